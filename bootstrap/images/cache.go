@@ -1,0 +1,186 @@
+package images
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/match"
+)
+
+// DefaultCache is $MLLAB_CACHE, or mllab under the user's cache directory.
+func DefaultCache() string {
+	if dir := os.Getenv("MLLAB_CACHE"); dir != "" {
+		return dir
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		base = os.TempDir()
+	}
+	return filepath.Join(base, "mllab")
+}
+
+// cache is the local OCI image layout: one image per component, found by the
+// key of what went into it. Its folder is a standard layout
+// (https://github.com/opencontainers/image-spec/blob/main/image-layout.md).
+type cache struct {
+	dir string
+	mu  sync.Mutex
+}
+
+// Annotations of an image's descriptor in index.json.
+const (
+	nameAnnotation = "org.opencontainers.image.ref.name"
+	keyAnnotation  = "mllab.key"
+)
+
+func openCache(dir string) (*cache, error) {
+	for _, d := range []string{dir, filepath.Join(dir, "work"), filepath.Join(dir, "images")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("image cache: %w", err)
+		}
+	}
+	return &cache{dir: dir}, nil
+}
+
+func (c *cache) layout() (layout.Path, error) {
+	dir := filepath.Join(c.dir, "images")
+	p, err := layout.FromPath(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return layout.Write(dir, empty.Index)
+	}
+	return p, err
+}
+
+// get returns the image made from key, or nil when there is none. An image
+// with a missing blob counts as none.
+func (c *cache) get(name, key string) (v1.Image, error) {
+	p, err := c.layout()
+	if err != nil {
+		return nil, fmt.Errorf("image cache: %w", err)
+	}
+	index, err := p.ImageIndex()
+	if err != nil {
+		return nil, fmt.Errorf("image cache: %w", err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("image cache: %w", err)
+	}
+	for _, d := range manifest.Manifests {
+		if d.Annotations[nameAnnotation] != name || d.Annotations[keyAnnotation] != key {
+			continue
+		}
+		img, err := p.Image(d.Digest)
+		if err != nil || !c.complete(img) {
+			return nil, nil
+		}
+		return img, nil
+	}
+	return nil, nil
+}
+
+// complete says whether every blob of the image is there at its full length.
+func (c *cache) complete(img v1.Image) bool {
+	m, err := img.Manifest()
+	if err != nil {
+		return false
+	}
+	for _, d := range append(m.Layers, m.Config) {
+		st, err := os.Stat(c.blob(d.Digest))
+		if err != nil || st.Size() != d.Size {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *cache) blob(h v1.Hash) string {
+	return filepath.Join(c.dir, "images", "blobs", h.Algorithm, h.Hex)
+}
+
+// put stores the image as the only one of its name and returns it as read back
+// from the cache. Layers made by newLayer in this cache are moved, not copied.
+func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
+	var stored v1.Image
+	err := c.locked(func(p layout.Path) error {
+		layers, err := img.Layers()
+		if err != nil {
+			return err
+		}
+		for _, l := range layers {
+			f, ok := l.(*fileLayer)
+			if !ok {
+				continue
+			}
+			blob := c.blob(f.digest)
+			if err := os.MkdirAll(filepath.Dir(blob), 0o755); err != nil {
+				return err
+			}
+			if err := os.Rename(f.path, blob); err != nil {
+				return err
+			}
+			f.path = blob
+		}
+		if err := p.WriteImage(img); err != nil {
+			return err
+		}
+		if err := p.ReplaceImage(img, match.Annotation(nameAnnotation, name), layout.WithAnnotations(map[string]string{
+			nameAnnotation: name, keyAnnotation: key,
+		})); err != nil {
+			return err
+		}
+		digest, err := img.Digest()
+		if err != nil {
+			return err
+		}
+		stored, err = p.Image(digest)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
+	}
+	return stored, nil
+}
+
+// prune removes blobs that no image refers to any more.
+func (c *cache) prune() error {
+	return c.locked(func(p layout.Path) error {
+		hashes, err := p.GarbageCollect()
+		if err != nil {
+			return err
+		}
+		for _, h := range hashes {
+			if err := p.RemoveBlob(h); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// locked runs f alone on this layout, among goroutines and processes.
+func (c *cache) locked(f func(layout.Path) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lock, err := os.OpenFile(filepath.Join(c.dir, "images.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // closing releases the lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return err
+	}
+	p, err := c.layout()
+	if err != nil {
+		return err
+	}
+	return f(p)
+}

@@ -1,0 +1,157 @@
+package images
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/run"
+)
+
+// debianSuite is the release the node is made of. Its systemd still boots on
+// cgroup v1.
+const debianSuite = "bookworm"
+
+// debian makes one archive of nodePackages with mmdebstrap, which checks
+// Debian's signatures with the host's archive keyring, and returns its path.
+// The archive is kept in the cache: a new one is made when the package list
+// changes or the cache is purged.
+func (b *built) debian(ctx context.Context, work string) (string, error) {
+	kept := filepath.Join(b.cache.dir, "debian-"+shortHash(debianSuite, nodePackages...)+".tar")
+	if _, err := os.Stat(kept); err == nil {
+		return kept, nil
+	}
+	task := b.report.Step("debian " + debianSuite)
+	tmp := filepath.Join(work, "debian.tar")
+	lines := &lastLine{each: func(_ int64, line string) { task.Update(strings.TrimPrefix(line, "I: ")) }}
+	err := b.run.Run(ctx, run.Cmd{
+		Path: "mmdebstrap",
+		Args: []string{
+			"--variant=minbase", "--format=tar",
+			"--include=" + strings.Join(nodePackages, ","),
+			// Nobody reads manuals on the node; a third of the archive is.
+			"--dpkgopt=path-exclude=/usr/share/man/*",
+			"--dpkgopt=path-exclude=/usr/share/locale/*",
+			"--dpkgopt=path-exclude=/usr/share/doc/*",
+			"--dpkgopt=path-include=/usr/share/doc/*/copyright",
+			debianSuite, tmp,
+		},
+		Env:    []string{"SOURCE_DATE_EPOCH=0"},
+		Stderr: lines,
+	})
+	if err == nil {
+		err = os.Rename(tmp, kept)
+	}
+	if err != nil {
+		err = fault.Hinted(fmt.Errorf("making the Debian archive: %w", err), "`mllab doctor` checks what source builds need")
+		task.Fail(err)
+		return "", err
+	}
+	task.Done("made")
+	return kept, nil
+}
+
+// eachDebianEntry calls f for every entry of a Debian archive; names have
+// neither "./" nor a trailing slash.
+func eachDebianEntry(archive string, f func(name string, h *tar.Header, body io.Reader) error) error {
+	file, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	tr := tar.NewReader(bufio.NewReaderSize(file, 1<<20))
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(archive), err)
+		}
+		name := strings.TrimPrefix(path.Clean(h.Name), "/")
+		if name == "." || strings.HasPrefix(name, "dev/") {
+			continue // a container gets its /dev from the runtime
+		}
+		if err := f(name, h, tr); err != nil {
+			return fmt.Errorf("%s: %s: %w", filepath.Base(archive), name, err)
+		}
+	}
+}
+
+func copyEntry(tw *tar.Writer, h *tar.Header, body io.Reader) error {
+	if err := tw.WriteHeader(h); err != nil {
+		return err
+	}
+	_, err := io.Copy(tw, body)
+	return err
+}
+
+// debianSubset writes the files of the named packages as a layer: a base image
+// without a shell or a package manager, but with what the archive's own
+// maintainer scripts made for those packages.
+func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
+	want := map[string]bool{}
+	for _, p := range packages {
+		want[p] = true
+	}
+	keep := map[string]bool{
+		"bin": true, "sbin": true, "lib": true, "lib64": true, "tmp": true,
+		"etc/passwd": true, "etc/group": true, "etc/ld.so.cache": true,
+	}
+	const lists = "var/lib/dpkg/info/"
+	err := eachDebianEntry(archive, func(name string, _ *tar.Header, body io.Reader) error {
+		pkg, ok := strings.CutSuffix(strings.TrimPrefix(name, lists), ".list")
+		pkg, _, _ = strings.Cut(pkg, ":")
+		if !ok || !strings.HasPrefix(name, lists) || !want[pkg] {
+			return nil
+		}
+		delete(want, pkg)
+		lines := bufio.NewScanner(body)
+		for lines.Scan() {
+			keep[mergedUsr(strings.TrimPrefix(path.Clean(lines.Text()), "/"))] = true
+		}
+		return lines.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	for p := range want {
+		return nil, fmt.Errorf("package %s is not in the Debian archive", p)
+	}
+	return newLayer(dir, func(tw *tar.Writer) error {
+		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
+			made := strings.HasPrefix(name, "etc/alternatives/") || strings.HasPrefix(h.Linkname, "/etc/alternatives/") ||
+				strings.HasPrefix(name, "etc/ssl/certs/")
+			if !keep[name] && !made {
+				return nil
+			}
+			if strings.HasPrefix(name, "usr/share/doc/") && !strings.HasSuffix(name, "/copyright") {
+				return nil
+			}
+			return copyEntry(tw, h, body)
+		})
+	})
+}
+
+// mergedUsr maps a path as a package lists it to where it is since Debian
+// merged /bin, /sbin and /lib into /usr.
+func mergedUsr(p string) string {
+	first, _, nested := strings.Cut(p, "/")
+	switch first {
+	case "bin", "sbin", "lib", "lib64":
+		if nested {
+			return "usr/" + p
+		}
+	}
+	return p
+}

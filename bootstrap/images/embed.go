@@ -1,0 +1,74 @@
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// embedded holds what `make build` packs: modules.tar and sampleapp.
+//
+//go:embed all:embedded
+var embedded embed.FS
+
+func embeddedFile(name string) ([]byte, error) {
+	data, err := embedded.ReadFile("embedded/" + name)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not part of this binary: build it with `make build`", name)
+	}
+	return data, nil
+}
+
+// moduleFiles returns the pinned files (go.mod, go.sum, sources, or
+// requirements.txt) of one module by file name.
+func moduleFiles(module string) (map[string][]byte, error) {
+	archive, err := embeddedFile("modules.tar")
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{}
+	tr := tar.NewReader(bytes.NewReader(archive))
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("modules.tar: %w", err)
+		}
+		name, ok := strings.CutPrefix(h.Name, module+"/")
+		if !ok {
+			continue
+		}
+		if files[name], err = io.ReadAll(tr); err != nil {
+			return nil, fmt.Errorf("modules.tar: %s: %w", h.Name, err)
+		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("module %q is not pinned under bootstrap/images/modules", module)
+	}
+	return files, nil
+}
+
+// unpackModule writes a module's pinned files into dir.
+func unpackModule(module, dir string) error {
+	files, err := moduleFiles(module)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

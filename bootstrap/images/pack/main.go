@@ -1,0 +1,74 @@
+// Command pack prepares what mllab embeds for building images: the pinned
+// modules as one archive (go:embed refuses folders that hold a go.mod) and the
+// sample model's binary. Run it from the repository's root.
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+const (
+	from = "bootstrap/images/modules"
+	to   = "bootstrap/images/embedded"
+)
+
+func main() {
+	if err := pack(); err != nil {
+		fmt.Fprintln(os.Stderr, "pack:", err)
+		os.Exit(1)
+	}
+}
+
+func pack() error {
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if err := tw.WriteHeader(&tar.Header{Name: filepath.ToSlash(rel), Mode: 0o644, Size: int64(len(data))}); err != nil {
+			return err
+		}
+		_, err = tw.Write(data)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := tw.Close(); err != nil {
+		return err
+	}
+	if err := writeIfChanged(filepath.Join(to, "modules.tar"), archive.Bytes(), 0o644); err != nil {
+		return err
+	}
+
+	sample := filepath.Join(to, "sampleapp")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", sample, "./sampleapp")
+	// The model runs on the node, whatever this machine is.
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	build.Stderr = os.Stderr
+	return build.Run()
+}
+
+// writeIfChanged keeps the file's time when nothing changed, so that the Go
+// build cache keeps what embeds it.
+func writeIfChanged(path string, data []byte, mode fs.FileMode) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	return os.WriteFile(path, data, mode)
+}

@@ -1,0 +1,259 @@
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	cimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+)
+
+// Where things are on the node. containerd's state lives on the anonymous
+// volume that kind mounts at /var, which an engine fills by copying; so what is
+// large stays outside of it, in the image's own layers, and the state only
+// holds links to it.
+const (
+	containerdRoot = "/var/lib/containerd"
+	contentDir     = "io.containerd.content.v1.content"
+	metadataDir    = "io.containerd.metadata.v1.bolt"
+	snapshotDir    = "io.containerd.snapshotter.v1.overlayfs"
+	unpackedRoot   = "/kind/unpacked"
+)
+
+// preload writes containerd's own records of the given images, as if it had
+// pulled and unpacked them and then discarded the layers (which kind's
+// containerd is configured to do), and returns the layers that put all of it on
+// a node: one with the records, one per image with its unpacked files.
+func preload(ctx context.Context, dir string, list map[string]v1.Image) (layers []v1.Layer, err error) {
+	root := filepath.Join(dir, "containerd")
+	store, err := openContainerd(root)
+	if err != nil {
+		return nil, fmt.Errorf("preloading images: %w", err)
+	}
+	records := tree{}
+	for _, ref := range sortedKeys(list) {
+		l, snapshot, err := store.add(ctx, dir, ref, list[ref])
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("preloading image %s: %w", ref, err), store.close())
+		}
+		if l != nil {
+			layers = append(layers, l)
+		}
+		records[path.Join(containerdRoot, snapshotDir, "snapshots", snapshot.id)] = node{link: path.Join(unpackedRoot, snapshot.chain)}
+	}
+	if err := store.close(); err != nil {
+		return nil, fmt.Errorf("preloading images: %w", err)
+	}
+	for _, d := range []string{contentDir, metadataDir} {
+		if err := records.addDir(filepath.Join(root, d), path.Join(containerdRoot, d), func(string) int64 { return 0o644 }); err != nil {
+			return nil, fmt.Errorf("preloading images: %w", err)
+		}
+	}
+	records[path.Join(containerdRoot, snapshotDir, "metadata.db")] = node{mode: 0o600, from: filepath.Join(root, snapshotDir, "metadata.db")}
+	// An upstream node image comes with images of its own: hide them.
+	records[path.Join(containerdRoot, ".wh..wh..opq")] = node{mode: 0o644}
+	l, err := newLayer(dir, records.write)
+	if err != nil {
+		return nil, fmt.Errorf("preloading images: %w", err)
+	}
+	return append([]v1.Layer{l}, layers...), nil
+}
+
+type containerdStore struct {
+	db          *bolt.DB
+	meta        *metadata.DB
+	content     content.Store
+	snapshotter snapshots.Snapshotter
+	images      cimages.Store
+	unpacked    map[string]string // chain ID -> snapshot ID
+}
+
+func openContainerd(root string) (*containerdStore, error) {
+	for _, d := range []string{contentDir, metadataDir, snapshotDir} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o711); err != nil {
+			return nil, err
+		}
+	}
+	blobs, err := local.NewStore(filepath.Join(root, contentDir))
+	if err != nil {
+		return nil, err
+	}
+	snapshotter, err := overlay.NewSnapshotter(filepath.Join(root, snapshotDir))
+	if err != nil {
+		return nil, err
+	}
+	db, err := bolt.Open(filepath.Join(root, metadataDir, "meta.db"), 0o644, nil)
+	if err != nil {
+		return nil, err
+	}
+	meta := metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{"overlayfs": snapshotter})
+	if err := meta.Init(context.Background()); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &containerdStore{
+		db: db, meta: meta, content: meta.ContentStore(),
+		snapshotter: meta.Snapshotter("overlayfs"), images: metadata.NewImageStore(meta),
+		unpacked: map[string]string{},
+	}, nil
+}
+
+func (s *containerdStore) close() error {
+	return errors.Join(s.snapshotter.Close(), s.db.Close())
+}
+
+type snapshot struct{ id, chain string }
+
+// add records one image and returns its unpacked files as a layer, or no layer
+// when another reference to the same files came first.
+func (s *containerdStore) add(ctx context.Context, dir, ref string, img v1.Image) (v1.Layer, snapshot, error) {
+	ctx = namespaces.WithNamespace(ctx, "k8s.io")
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		return nil, snapshot{}, err
+	}
+	var diffIDs []digest.Digest
+	for _, d := range cfg.RootFS.DiffIDs {
+		diffIDs = append(diffIDs, digest.Digest(d.String()))
+	}
+	chainID := identity.ChainID(diffIDs).String()
+
+	var layer v1.Layer
+	chain := strings.TrimPrefix(chainID, "sha256:")
+	id, known := s.unpacked[chain]
+	if !known {
+		if id, err = s.snapshot(ctx, chainID); err != nil {
+			return nil, snapshot{}, err
+		}
+		s.unpacked[chain] = id
+		if layer, err = unpackedLayer(dir, path.Join(unpackedRoot, chain), img); err != nil {
+			return nil, snapshot{}, err
+		}
+	}
+	return layer, snapshot{id, chain}, s.record(ctx, ref, img, chainID)
+}
+
+// snapshot commits one empty snapshot under the image's chain ID, without the
+// layers between: the runtime only ever asks for the last.
+func (s *containerdStore) snapshot(ctx context.Context, chainID string) (id string, err error) {
+	key := "unpack " + chainID
+	mounts, err := s.snapshotter.Prepare(ctx, key, "")
+	if err != nil {
+		return "", err
+	}
+	// .../snapshots/ID/fs: the one place where the snapshotter tells its ID.
+	id = path.Base(path.Dir(mounts[0].Source))
+	return id, s.snapshotter.Commit(ctx, chainID, key)
+}
+
+// record stores manifest, configuration and the image's name, with the labels
+// by which containerd's collector knows what belongs together
+// (https://github.com/containerd/containerd/blob/main/docs/garbage-collection.md).
+func (s *containerdStore) record(ctx context.Context, ref string, img v1.Image, chainID string) error {
+	manifest, err := img.RawManifest()
+	if err != nil {
+		return err
+	}
+	config, err := img.RawConfigFile()
+	if err != nil {
+		return err
+	}
+	mediaType, err := img.MediaType()
+	if err != nil {
+		return err
+	}
+	configDigest := digest.FromBytes(config)
+	if err := s.blob(ctx, config, map[string]string{"containerd.io/gc.ref.snapshot.overlayfs": chainID}); err != nil {
+		return err
+	}
+	if err := s.blob(ctx, manifest, map[string]string{"containerd.io/gc.ref.content.config": configDigest.String()}); err != nil {
+		return err
+	}
+	target := ocispec.Descriptor{MediaType: string(mediaType), Digest: digest.FromBytes(manifest), Size: int64(len(manifest))}
+	// The CRI plugin also looks images up by their configuration's digest.
+	for _, name := range []string{ref, configDigest.String()} {
+		_, err := s.images.Create(ctx, cimages.Image{
+			Name: name, Target: target, Labels: map[string]string{"io.cri-containerd.image": "managed"},
+		})
+		if err != nil && (name == ref || !strings.Contains(err.Error(), "already exists")) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *containerdStore) blob(ctx context.Context, data []byte, labels map[string]string) error {
+	d := digest.FromBytes(data)
+	return content.WriteBlob(ctx, s.content, d.String(), bytes.NewReader(data),
+		ocispec.Descriptor{Digest: d, Size: int64(len(data))}, content.WithLabels(labels))
+}
+
+// unpackedLayer is the image's flattened file system below at/fs, as the
+// overlay snapshotter lays a snapshot out.
+func unpackedLayer(dir, at string, img v1.Image) (v1.Layer, error) {
+	files := mutate.Extract(img)
+	defer files.Close()
+	at = strings.TrimPrefix(at, "/")
+	return newLayer(dir, func(tw *tar.Writer) error {
+		for _, d := range []string{at, path.Join(at, "fs"), path.Join(at, "work")} {
+			mode := int64(0o755)
+			if path.Base(d) == "work" {
+				mode = 0o711
+			}
+			if err := (node{mode: mode, dir: true}).write(tw, d); err != nil {
+				return err
+			}
+		}
+		tr := tar.NewReader(files)
+		for {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if path.Clean(h.Name) == "." {
+				continue
+			}
+			h.Name = path.Join(at, "fs", h.Name)
+			if h.Typeflag == tar.TypeDir {
+				h.Name += "/"
+			}
+			if h.Typeflag == tar.TypeLink {
+				h.Linkname = path.Join(at, "fs", h.Linkname)
+			}
+			if err := copyEntry(tw, h, tr); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,191 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
+)
+
+// registrySource is the Source that pulls upstream's images, with the credentials
+// that `docker login` left.
+type registrySource struct {
+	mirror string // host that stands in for every registry; empty for none
+	cache  *cache
+	report report.Reporter
+}
+
+func (r *registrySource) Name() string { return "registry" }
+
+// Key is the reference itself: upstream's tags are not moved.
+func (r *registrySource) Key(c Component) (string, error) {
+	if c.Upstream == "" {
+		return (&built{}).Key(c)
+	}
+	ref, err := r.reference(c)
+	if err != nil {
+		return "", err
+	}
+	return "registry " + runtime.GOARCH + " " + ref.Name(), nil
+}
+
+func (r *registrySource) reference(c Component) (name.Reference, error) {
+	ref, err := name.ParseReference(c.Upstream)
+	if err != nil || r.mirror == "" {
+		return ref, err
+	}
+	// Like a pull-through mirror: the path stays, the host goes.
+	return name.ParseReference(r.mirror + "/" + ref.Context().RepositoryStr() + ":" + ref.Identifier())
+}
+
+// parallelPulls is what registries bear without answering 429.
+const parallelPulls = 3
+
+// Images pulls list. What has no upstream is mllab's own and is assembled here.
+func (r *registrySource) Images(ctx context.Context, list []Component, each func(Component, v1.Image) error) error {
+	var own []Component
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	var one sync.Mutex
+	slots := make(chan struct{}, parallelPulls)
+	for _, c := range list {
+		if c.Upstream == "" {
+			own = append(own, c)
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+			case <-ctx.Done():
+				return
+			}
+			task := r.report.Step("pull " + c.Name)
+			img, err := r.pull(ctx, c, task.Update)
+			if err == nil {
+				one.Lock()
+				defer one.Unlock()
+				err = each(c, img)
+			}
+			if err != nil {
+				err = fmt.Errorf("pulling %s: %w", c.Upstream, err)
+				task.Fail(err)
+				cancel(err)
+				return
+			}
+			task.Done("pulled")
+		}()
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if len(own) == 0 {
+		return nil
+	}
+	return (&built{cache: r.cache, report: r.report}).Images(ctx, own, each)
+}
+
+func (r *registrySource) pull(ctx context.Context, c Component, reason func(string)) (v1.Image, error) {
+	ref, err := r.reference(c)
+	if err != nil {
+		return nil, err
+	}
+	return remote.Image(ref,
+		remote.WithContext(ctx),
+		remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
+		remote.WithTransport(&patient{next: remote.DefaultTransport, reason: reason}),
+	)
+}
+
+// reachable says whether the registry answers for a component, and if not why.
+func (r *registrySource) reachable(ctx context.Context, c Component) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	ref, err := r.reference(c)
+	if err != nil {
+		return err
+	}
+	_, err = remote.Head(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithRetryBackoff(remote.Backoff{Duration: time.Millisecond, Steps: 1}))
+	return err
+}
+
+// patient retries what a busy registry refuses (429, 503) after the time that
+// its Retry-After header asks for, or a doubling one without it
+// (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after).
+type patient struct {
+	next   http.RoundTripper
+	reason func(string)
+}
+
+// maxRetryAfter bounds one wait: longer is better told to the user.
+const maxRetryAfter = 2 * time.Minute
+
+func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	for try := 0; ; try++ {
+		resp, err := p.next.RoundTrip(req)
+		if err != nil || (resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable) || try == 5 || req.Body != nil {
+			return resp, err
+		}
+		wait := retryAfter(resp.Header.Get("Retry-After"), time.Now())
+		if wait == 0 {
+			wait = time.Second << try
+		}
+		if wait > maxRetryAfter {
+			return resp, nil
+		}
+		resp.Body.Close()
+		p.reason(fmt.Sprintf("%s answers %s: waiting %s as it asks", req.URL.Host, resp.Status, wait.Round(time.Second)))
+		select {
+		case <-time.After(wait):
+		case <-req.Context().Done():
+			return nil, context.Cause(req.Context())
+		}
+	}
+}
+
+// retryAfter reads a Retry-After value, seconds or a date; 0 for none.
+func retryAfter(value string, now time.Time) time.Duration {
+	if s, err := strconv.Atoi(value); err == nil && s > 0 {
+		return time.Duration(s) * time.Second
+	}
+	if t, err := http.ParseTime(value); err == nil && t.After(now) {
+		return t.Sub(now)
+	}
+	return 0
+}
+
+// explain adds what a person can do about a registry's refusal.
+func explain(err error) error {
+	var refused *transport.Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch refused.StatusCode {
+	case http.StatusTooManyRequests:
+		return fault.Hinted(err, "the registry limits pulls: `docker login` raises the limit, or build here with --images source")
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fault.Hinted(err, "`docker login` to that registry, or build here with --images source")
+	case http.StatusNotFound:
+		return fault.Hinted(err, "this registry does not have that tag; build here with --images source")
+	}
+	return err
+}

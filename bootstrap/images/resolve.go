@@ -1,0 +1,292 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
+	"mllab.local/internal/run"
+)
+
+// Options say what is wanted and where it may come from.
+type Options struct {
+	Cache      string   // folder of the image cache; empty means DefaultCache
+	Mode       string   // auto, source or registry
+	Mirror     string   // host that stands in for every registry; empty for none
+	Components []string // names from the table beside the cluster's own; empty means all
+	Report     report.Reporter
+	Run        run.Runner
+}
+
+// Node is the node image of one lock: what the components' keys add up to.
+type Node struct {
+	Ref    string            // name of the node image in the engine, tagged by the key
+	Key    string            // hash over all components' keys
+	Source string            // "source" or "registry"
+	Why    string            // why that source, for the user
+	Images map[string]string // component -> reference on the node
+
+	opts   Options
+	cache  *cache
+	images map[string]v1.Image
+	base   v1.Image
+}
+
+// nodeFormat is part of every node image's key; raise it when the way the
+// image is put together changes.
+const nodeFormat = "1"
+
+// Row is what List tells of a component.
+type Row struct {
+	Name      string `json:"name"`
+	Source    string `json:"source"`
+	Reference string `json:"reference"` // on the node
+	Upstream  string `json:"upstream,omitempty"`
+	Cached    bool   `json:"cached"`
+	Bytes     int64  `json:"bytes,omitempty"` // uncompressed, when cached
+}
+
+// plan is the choice of a source and what it still has to deliver.
+type plan struct {
+	source  Source
+	why     string
+	list    []Component
+	keys    map[string]string
+	cached  map[string]v1.Image
+	missing []Component
+}
+
+// Resolve builds or pulls what the cache lacks. It is cheap when nothing is
+// missing.
+func Resolve(ctx context.Context, o Options) (Node, error) {
+	c, p, err := o.plan(ctx)
+	if err != nil {
+		return Node{}, err
+	}
+	if len(p.missing) > 0 {
+		if err := checkDisk(c.dir, p); err != nil {
+			return Node{}, err
+		}
+		o.Report.Note("images: %d of %d to make from %s (%s)", len(p.missing), len(p.list), p.source.Name(), p.why)
+		task := o.Report.Step("images")
+		done := int64(0)
+		err := p.source.Images(ctx, p.missing, func(comp Component, img v1.Image) error {
+			stored, err := c.put(comp.Name, p.keys[comp.Name], img)
+			if err != nil {
+				return err
+			}
+			p.cached[comp.Name] = stored
+			done++
+			task.Progress(done, int64(len(p.missing)), "images")
+			task.Update(comp.Name)
+			return nil
+		})
+		if err == nil {
+			err = c.prune()
+		}
+		if err != nil {
+			task.Fail(err)
+			return Node{}, explain(err)
+		}
+		task.Done(fmt.Sprintf("%d made", len(p.missing)))
+	}
+
+	n := Node{
+		Source: p.source.Name(), Why: p.why, Images: map[string]string{},
+		opts: o, cache: c, images: map[string]v1.Image{}, base: p.cached[nodeComponent],
+	}
+	lock := []string{nodeFormat}
+	for _, comp := range p.list {
+		lock = append(lock, comp.Name, p.keys[comp.Name])
+		if comp.Name == nodeComponent {
+			continue
+		}
+		ref := comp.reference(p.keys[comp.Name])
+		n.Images[comp.Name], n.images[ref] = ref, p.cached[comp.Name]
+	}
+	files, err := nodeFiles()
+	if err != nil {
+		return Node{}, err
+	}
+	for _, f := range sortedKeys(files) {
+		lock = append(lock, f, string(files[f].data))
+	}
+	n.Key = shortHash("node", lock...)
+	n.Ref = "localhost/mllab-node:" + n.Key
+	return n, nil
+}
+
+// reference is the component's name on the node.
+func (c Component) reference(key string) string {
+	if c.Node != "" {
+		return c.Node
+	}
+	return "kind.local/" + c.Name + ":" + shortHash(c.Name, key)
+}
+
+// List tells what the table holds and what of it is cached, without building.
+func List(ctx context.Context, o Options) ([]Row, error) {
+	_, p, err := o.plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var rows []Row
+	for _, c := range p.list {
+		row := Row{Name: c.Name, Source: p.source.Name(), Reference: c.reference(p.keys[c.Name]), Upstream: c.Upstream}
+		if img := p.cached[c.Name]; img != nil {
+			row.Cached = true
+			layers, err := img.Layers()
+			if err != nil {
+				return nil, fmt.Errorf("image %s: %w", c.Name, err)
+			}
+			for _, l := range layers {
+				size, err := l.Size()
+				if err != nil {
+					return nil, fmt.Errorf("image %s: %w", c.Name, err)
+				}
+				row.Bytes += size
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+func (o Options) plan(ctx context.Context) (*cache, plan, error) {
+	if o.Cache == "" {
+		o.Cache = DefaultCache()
+	}
+	c, err := openCache(o.Cache)
+	if err != nil {
+		return nil, plan{}, err
+	}
+	list, err := Select(o.Components)
+	if err != nil {
+		return nil, plan{}, err
+	}
+	source := &built{cache: c, run: o.Run, report: o.Report}
+	pull := &registrySource{mirror: o.Mirror, cache: c, report: o.Report}
+	switch o.Mode {
+	case "source":
+		p, err := planFor(c, source, "as asked", list)
+		return c, p, err
+	case "registry":
+		p, err := planFor(c, pull, "as asked", list)
+		return c, p, err
+	case "auto", "":
+	default:
+		return nil, plan{}, fault.Usage("use auto, source or registry", "--images %q is no image source", o.Mode)
+	}
+	// What is cached decides first: it needs no network, and switching sources
+	// would restart every pod.
+	for _, s := range []Source{pull, source} {
+		p, err := planFor(c, s, "cached", list)
+		if err != nil || len(p.missing) == 0 {
+			return c, p, err
+		}
+	}
+	if err := pull.reachable(ctx, list[0]); err != nil {
+		p, e := planFor(c, source, "no registry reachable: "+firstLine(err), list)
+		return c, p, e
+	}
+	p, err := planFor(c, pull, "registry reachable", list)
+	return c, p, err
+}
+
+func planFor(c *cache, s Source, why string, list []Component) (plan, error) {
+	p := plan{source: s, why: why, list: list, keys: map[string]string{}, cached: map[string]v1.Image{}}
+	for _, comp := range list {
+		key, err := s.Key(comp)
+		if err != nil {
+			return p, err
+		}
+		p.keys[comp.Name] = key
+		img, err := c.get(comp.Name, key)
+		if err != nil {
+			return p, err
+		}
+		if img == nil {
+			p.missing = append(p.missing, comp)
+			continue
+		}
+		p.cached[comp.Name] = img
+	}
+	return p, nil
+}
+
+// Write streams the node image as a docker-archive, which every engine's
+// `load` reads. It needs about the image's size under the cache for a moment.
+func (n Node) Write(ctx context.Context, w io.Writer) error {
+	dir, err := os.MkdirTemp(filepath.Join(n.cache.dir, "work"), "node-")
+	if err != nil {
+		return fmt.Errorf("node image: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	img, err := nodeImage(ctx, dir, n.base, n.images)
+	if err != nil {
+		return fmt.Errorf("node image: %w", err)
+	}
+	ref, err := name.NewTag(n.Ref)
+	if err != nil {
+		return fmt.Errorf("node image: %w", err)
+	}
+	if err := tarball.Write(ref, img, ctxWriter{ctx, w}); err != nil {
+		return fmt.Errorf("node image: %w", err)
+	}
+	return nil
+}
+
+// Archive streams the named components' images as a docker-archive for a node
+// that runs already.
+func (n Node) Archive(ctx context.Context, names []string, w io.Writer) error {
+	list := map[name.Reference]v1.Image{}
+	for _, c := range names {
+		ref, err := name.NewTag(n.Images[c])
+		if err != nil {
+			return fmt.Errorf("image %s: %w", c, err)
+		}
+		list[ref] = n.images[n.Images[c]]
+	}
+	if err := tarball.MultiRefWrite(list, ctxWriter{ctx, w}); err != nil {
+		return fmt.Errorf("image archive: %w", err)
+	}
+	return nil
+}
+
+// ctxWriter refuses to write once ctx has ended.
+type ctxWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c ctxWriter) Write(p []byte) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
+}
+
+// shortHash is 12 hex digits over all its arguments.
+func shortHash(first string, rest ...string) string {
+	h := sha256.New()
+	for _, s := range append([]string{first}, rest...) {
+		fmt.Fprintf(h, "%d %s\n", len(s), s)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+func firstLine(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return s
+}

@@ -1,0 +1,394 @@
+package images
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
+	"mllab.local/internal/run"
+	"mllab.local/manifests"
+)
+
+// Source turns components into images. Images are OCI or Docker images for
+// linux on this machine's architecture.
+type Source interface {
+	Name() string
+	// Key changes whenever the component's image would.
+	Key(c Component) (string, error)
+	// Images calls each as soon as an image is there, one call at a time, and
+	// returns the first error. It cleans up after itself on any way out.
+	Images(ctx context.Context, list []Component, each func(Component, v1.Image) error) error
+}
+
+// built is the Source that compiles: Go modules through the module proxy with
+// go.sum, one hashed wheel, and one Debian archive with Debian's signatures.
+type built struct {
+	cache  *cache
+	run    run.Runner
+	report report.Reporter
+}
+
+func (b *built) Name() string { return "source" }
+
+// imageFormat is part of every built image's key; raise it when the way
+// images are put together changes.
+const imageFormat = "1"
+
+// Key covers the recipe, the pinned files of its modules and the toolchain.
+// Debian's archive has no lock: it is what was current at the first build.
+func (b *built) Key(c Component) (string, error) {
+	h := sha256.New()
+	recipe, err := json.Marshal(c.Build)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, runtime.GOARCH, recipe)
+	for _, name := range c.modules() {
+		fmt.Fprintf(h, "%s %+v\n", name, modules[name])
+		if name == sampleModule {
+			data, err := embeddedFile(sampleModule)
+			if err != nil {
+				return "", err
+			}
+			h.Write(data)
+			continue
+		}
+		files, err := moduleFiles(name)
+		if err != nil {
+			return "", err
+		}
+		for _, f := range slices.Sorted(maps.Keys(files)) {
+			fmt.Fprintf(h, "%s %d\n%s", f, len(files[f]), files[f])
+		}
+	}
+	if c.Name == nodeComponent {
+		files := tree{}
+		if err := nodeUpstream(files); err != nil {
+			return "", err
+		}
+		for _, p := range slices.Sorted(maps.Keys(files)) {
+			fmt.Fprintf(h, "%s %s\n%s", p, files[p].link, files[p].data)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Values(c.Build.Files)) {
+		data, err := manifests.Upstream(name)
+		if err != nil {
+			return "", err
+		}
+		h.Write(data)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// modules lists the modules whose binaries the component holds, in order.
+func (c Component) modules() []string {
+	seen := map[string]bool{}
+	for _, b := range c.Build.Binaries {
+		seen[b.Module] = true
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
+// The modules that no Go compiler makes.
+const (
+	sampleModule = "sampleapp"
+	wheelModule  = "envoy"
+	debianModule = "debian"
+)
+
+// Images builds what list needs, both cores busy: modules are downloaded ahead
+// of the compiler, and Debian's archive and the wheel arrive beside it.
+func (b *built) Images(ctx context.Context, list []Component, each func(Component, v1.Image) error) (err error) {
+	if runtime.GOOS != "linux" {
+		return fault.Usage("use --images registry", "images cannot be built from source on %s", runtime.GOOS)
+	}
+	work, err := os.MkdirTemp(filepath.Join(b.cache.dir, "work"), "build-")
+	if err != nil {
+		return fmt.Errorf("building images: %w", err)
+	}
+	defer os.RemoveAll(work)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	needs := map[string]*made{}
+	for _, c := range list {
+		for _, m := range c.modules() {
+			needs[m] = newMade()
+		}
+		if len(c.Build.Debian) > 0 {
+			needs[debianModule] = newMade()
+		}
+	}
+	var wg sync.WaitGroup
+	start := func(f func() error) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := f(); err != nil {
+				cancel(err)
+			}
+		}()
+	}
+	if m := needs[debianModule]; m != nil {
+		start(func() error { return m.by(b.debian(ctx, work)) })
+	}
+	if m := needs[wheelModule]; m != nil {
+		start(func() error { return m.by(b.wheel(ctx, work)) })
+	}
+	if m := needs[sampleModule]; m != nil {
+		start(func() error { return m.by(b.sample(work)) })
+	}
+	b.compileAll(ctx, work, needs, start)
+
+	var one sync.Mutex
+	for _, c := range list {
+		start(func() error {
+			for _, m := range c.modules() {
+				if err := needs[m].wait(ctx); err != nil {
+					return err
+				}
+			}
+			if len(c.Build.Debian) > 0 {
+				if err := needs[debianModule].wait(ctx); err != nil {
+					return err
+				}
+			}
+			one.Lock()
+			defer one.Unlock()
+			img, err := b.assemble(c, needs, work)
+			if err != nil {
+				return fmt.Errorf("assembling image %s: %w", c.Name, err)
+			}
+			return each(c, img)
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// made is something that is being built: a folder of binaries, or a file.
+type made struct {
+	done chan struct{}
+	path string
+}
+
+func newMade() *made { return &made{done: make(chan struct{})} }
+
+func (m *made) by(path string, err error) error {
+	if err == nil {
+		m.path = path
+		close(m.done)
+	}
+	return err
+}
+
+func (m *made) wait(ctx context.Context) error {
+	select {
+	case <-m.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// compileAll starts the downloads and the compilers of all needed Go modules.
+// One `go build` already uses every core but at its start and its links, and
+// two at once would compile shared packages twice; so there is one per four
+// cores, and the downloads run ahead.
+func (b *built) compileAll(ctx context.Context, work string, needs map[string]*made, start func(func() error)) {
+	var order []string
+	for _, m := range moduleOrder {
+		if needs[m] != nil {
+			order = append(order, m)
+		}
+	}
+	downloaded := make([]*made, len(order))
+	for i := range order {
+		downloaded[i] = newMade()
+	}
+	start(func() error {
+		for i, m := range order {
+			if err := downloaded[i].by(b.download(ctx, filepath.Join(work, m), m)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	queue := make(chan int, len(order))
+	for i := range order {
+		queue <- i
+	}
+	close(queue)
+	for range max(1, runtime.NumCPU()/4) {
+		start(func() error {
+			for i := range queue {
+				if err := downloaded[i].wait(ctx); err != nil {
+					return err
+				}
+				if err := needs[order[i]].by(b.compile(ctx, downloaded[i].path, order[i])); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// goEnv are settings that must not leak in from the user's environment.
+func goEnv(m module) []string {
+	cgo := "CGO_ENABLED=0"
+	if m.cgo {
+		cgo = "CGO_ENABLED=1"
+	}
+	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + runtime.GOARCH, "GOFLAGS=-mod=readonly -buildvcs=false"}
+}
+
+func (b *built) download(ctx context.Context, dir, name string) (string, error) {
+	if err := unpackModule(name, dir); err != nil {
+		return "", err
+	}
+	var out lastLine
+	err := b.run.Run(ctx, run.Cmd{Path: "go", Args: []string{"mod", "download"}, Dir: dir, Env: goEnv(modules[name]), Stdout: &out, Stderr: &out})
+	if err != nil {
+		return "", fault.Hinted(fmt.Errorf("downloading the modules of %s: %w", name, err), "check that the Go module proxy is reachable: `go env GOPROXY`")
+	}
+	return dir, nil
+}
+
+func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
+	m := modules[name]
+	task := b.report.Step("compile " + name)
+	pattern := "tool"
+	if m.pattern != "" {
+		pattern = m.pattern
+	}
+	out := filepath.Join(dir, "out")
+	lines := &lastLine{each: func(n int64, line string) {
+		task.Progress(n, 0, "packages")
+		task.Update(line)
+	}}
+	err := b.run.Run(ctx, run.Cmd{
+		Path: "go",
+		// -pgo=off: a default.pgo beside one main would compile every
+		// dependency once more for it.
+		Args:   []string{"build", "-v", "-trimpath", "-pgo=off", "-tags=" + m.tags, "-ldflags=-s -w" + m.ldflags, "-o", out + "/", pattern},
+		Dir:    dir,
+		Env:    goEnv(m),
+		Stderr: lines,
+	})
+	if err != nil {
+		err = fmt.Errorf("compiling %s: %w", name, err)
+		task.Fail(err)
+		return "", err
+	}
+	task.Done("compiled")
+	return out, nil
+}
+
+// sample writes the sample model's embedded binary where compilers put theirs.
+func (b *built) sample(work string) (string, error) {
+	data, err := embeddedFile(sampleModule)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(work, sampleModule)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, sampleModule), data, 0o755)
+}
+
+// assemble puts a component's image together from what was made.
+func (b *built) assemble(c Component, needs map[string]*made, dir string) (v1.Image, error) {
+	var layers []v1.Layer
+	if len(c.Build.Debian) > 0 {
+		base := debianSubset
+		if c.Name == nodeComponent {
+			base = debianRoot
+		}
+		l, err := base(dir, needs[debianModule].path, c.Build.Debian)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
+	files := tree{}
+	cfg := v1.Config{Entrypoint: c.Build.Entrypoint, Env: c.Build.Env, User: c.Build.User}
+	if c.Name == nodeComponent {
+		cfg = nodeConfig
+		if err := nodeBase(files, needs["containerd"].path); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range c.Build.Dirs {
+		files[d] = node{mode: 0o1777, dir: true}
+	}
+	for p, bin := range c.Build.Binaries {
+		files[p] = node{mode: 0o755, from: filepath.Join(needs[bin.Module].path, bin.Name)}
+	}
+	for p, name := range c.Build.Files {
+		data, err := manifests.Upstream(name)
+		if err != nil {
+			return nil, err
+		}
+		files[p] = node{mode: 0o644, data: data}
+	}
+	l, err := newLayer(dir, files.write)
+	if err != nil {
+		return nil, err
+	}
+	return newImage(append(layers, l), cfg)
+}
+
+func newImage(layers []v1.Layer, cfg v1.Config) (v1.Image, error) {
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	img, err := mutate.AppendLayers(img, layers...)
+	if err != nil {
+		return nil, err
+	}
+	file, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	file = file.DeepCopy()
+	file.OS, file.Architecture, file.Config = "linux", runtime.GOARCH, cfg
+	return mutate.ConfigFile(img, file)
+}
+
+// lastLine passes on each full line written to it, with its number.
+type lastLine struct {
+	each func(n int64, line string)
+	n    int64
+	rest []byte
+}
+
+func (l *lastLine) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		adv, line, _ := bufio.ScanLines(l.rest, false)
+		if adv == 0 {
+			return len(p), nil
+		}
+		l.rest = l.rest[adv:]
+		l.n++
+		if l.each != nil && len(line) > 0 {
+			l.each(l.n, string(line))
+		}
+	}
+}

@@ -1,0 +1,226 @@
+// Package images says where container images come from and puts them on the
+// node.
+//
+// The component table (this file) names every image of the lab. A Source turns
+// a component into an image: Built compiles it from pinned Go modules, PyPI
+// wheels and Debian packages, Registry pulls upstream's. Both end in one local
+// OCI layout, keyed by what went in, and from it the node image is assembled
+// with every other image already unpacked inside, so that a new cluster pulls,
+// copies and unpacks nothing.
+package images
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Component is a row of the image table: what it is upstream, and how it is
+// built from source.
+type Component struct {
+	Name string
+	// Upstream is the reference that a registry serves it under; empty when
+	// mllab itself is upstream.
+	Upstream string
+	// Node is the reference the node must know it by: what kubeadm asks for, and
+	// so part of every cluster. Empty means kind.local/NAME:TAG, a prefix that
+	// Knative never resolves remotely.
+	Node  string
+	Build Recipe
+}
+
+// Recipe is how a component's image is built: files over a base. Paths are
+// absolute paths in the image.
+type Recipe struct {
+	Debian     []string // packages whose files are the base; none means scratch
+	Binaries   map[string]Binary
+	Files      map[string]string // path in the image -> name of an embedded file
+	Entrypoint []string
+	Env        []string
+	User       string
+	Dirs       []string // empty directories, mode 1777
+}
+
+// Binary is one executable and the module that builds it. A module compiles
+// all its commands at once.
+type Binary struct{ Module, Name string }
+
+// module is how one nested Go module under modules/ is compiled.
+type module struct {
+	cgo     bool
+	tags    string
+	ldflags string
+	// pattern is what is built; empty means the module's tool lines.
+	pattern string
+}
+
+const (
+	kubeVersion  = "v1.34.4"
+	pauseImage   = "registry.k8s.io/pause:3.10.1"
+	istioVersion = "1.28.2"
+	envoyVersion = "1.36.2"
+)
+
+// kubeLDFlags stamps the version that kubeadm and kubelet compare with each
+// other; upstream's build does the same in hack/lib/version.sh.
+var kubeLDFlags = func() string {
+	var b strings.Builder
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		fmt.Fprintf(&b, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=34 -X %[1]s.gitTreeState=clean", pkg, kubeVersion)
+	}
+	return b.String()
+}()
+
+// modules in the order they are compiled: the largest first, so that the
+// short ones fill the end.
+var moduleOrder = []string{
+	"kubernetes", "istio", "knative-serving", "containerd", "coredns",
+	"knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
+}
+
+var modules = map[string]module{
+	"kubernetes":              {ldflags: kubeLDFlags},
+	"istio":                   {ldflags: " -X istio.io/istio/pkg/version.buildVersion=" + istioVersion + " -X istio.io/istio/pkg/version.buildStatus=Clean"},
+	"knative-serving":         {},
+	"knative-net-gateway-api": {},
+	"containerd":              {tags: "no_aufs,no_zfs,no_btrfs,no_devmapper", ldflags: " -X github.com/containerd/containerd/v2/version.Version=v2.3.7"},
+	"coredns":                 {pattern: "."},
+	"etcd":                    {},
+	"runc":                    {cgo: true, tags: "seccomp", ldflags: " -X main.version=1.5.2"},
+	"cni-plugins":             {},
+	"pause":                   {pattern: "."},
+}
+
+// iptablesPackages is the closure that kube-proxy and Istio's init container
+// need to program iptables, taken out of the node's own Debian archive.
+var iptablesPackages = []string{
+	"base-files", "libc6", "libgcc-s1", "gcc-12-base", "netbase", "ca-certificates",
+	"iptables", "nftables", "libnftables1", "libnftnl11", "libxtables12", "libip4tc2", "libip6tc2",
+	"libmnl0", "libnfnetlink0", "libnetfilter-conntrack3", "libedit2", "libbsd0", "libmd0",
+	"libtinfo6", "libgmp10", "libjansson4", "conntrack", "kmod", "libkmod2", "libzstd1",
+	"liblzma5", "libssl3", "libcrypt1",
+}
+
+// nodePackages is what kind's node image needs from Debian. The list follows
+// kind's images/base/Dockerfile less its storage clients; bookworm, because its
+// systemd 252 still boots on cgroup v1 hosts.
+var nodePackages = []string{
+	"systemd", "conntrack", "iptables", "nftables", "iproute2", "ethtool", "util-linux", "mount",
+	"kmod", "libseccomp2", "pigz", "e2fsprogs", "ca-certificates", "jq", "procps", "netbase",
+}
+
+// table is every image of the lab. Tags of the control plane are the ones that
+// kubeadm of this Kubernetes asks for.
+var table = []Component{
+	{
+		Name: nodeComponent, Upstream: "docker.io/kindest/node:" + kubeVersion, Node: "localhost/mllab-node",
+		Build: Recipe{Debian: nodePackages, Binaries: map[string]Binary{
+			"/usr/local/bin/containerd":              {"containerd", "containerd"},
+			"/usr/local/bin/containerd-shim-runc-v2": {"containerd", "containerd-shim-runc-v2"},
+			"/usr/local/bin/ctr":                     {"containerd", "ctr"},
+			"/usr/local/sbin/runc":                   {"runc", "runc"},
+			"/opt/cni/bin/host-local":                {"cni-plugins", "host-local"},
+			"/opt/cni/bin/loopback":                  {"cni-plugins", "loopback"},
+			"/opt/cni/bin/ptp":                       {"cni-plugins", "ptp"},
+			"/opt/cni/bin/portmap":                   {"cni-plugins", "portmap"},
+			"/usr/bin/kubelet":                       {"kubernetes", "kubelet"},
+			"/usr/bin/kubeadm":                       {"kubernetes", "kubeadm"},
+			"/usr/bin/kubectl":                       {"kubernetes", "kubectl"},
+		}},
+	},
+	kube("kube-apiserver", nil),
+	kube("kube-controller-manager", nil),
+	kube("kube-scheduler", nil),
+	kube("kube-proxy", iptablesPackages),
+	{
+		Name: "etcd", Upstream: "registry.k8s.io/etcd:3.6.5-0", Node: "registry.k8s.io/etcd:3.6.5-0",
+		Build: Recipe{Binaries: map[string]Binary{"/usr/local/bin/etcd": {"etcd", "server"}}, Env: []string{"PATH=/usr/local/bin"}, Dirs: []string{"/tmp"}},
+	},
+	{
+		Name: "coredns", Upstream: "registry.k8s.io/coredns/coredns:v1.12.1", Node: "registry.k8s.io/coredns/coredns:v1.12.1",
+		Build: Recipe{Binaries: map[string]Binary{"/coredns": {"coredns", "coredns"}}, Entrypoint: []string{"/coredns"}},
+	},
+	{
+		Name: "pause", Upstream: pauseImage, Node: pauseImage,
+		Build: Recipe{Binaries: map[string]Binary{"/pause": {"pause", "pause"}}, Entrypoint: []string{"/pause"}, User: "65535:65535"},
+	},
+	{
+		Name: "istio-pilot", Upstream: "docker.io/istio/pilot:" + istioVersion,
+		Build: Recipe{
+			Binaries:   map[string]Binary{"/usr/local/bin/pilot-discovery": {"istio", "pilot-discovery"}},
+			Files:      map[string]string{"/var/lib/istio/envoy/envoy_bootstrap_tmpl.json": "envoy_bootstrap.json"},
+			Entrypoint: []string{"/usr/local/bin/pilot-discovery"}, User: "1337:1337", Dirs: []string{"/tmp"},
+		},
+	},
+	{
+		Name: "istio-proxyv2", Upstream: "docker.io/istio/proxyv2:" + istioVersion,
+		Build: Recipe{
+			Debian: iptablesPackages,
+			Binaries: map[string]Binary{
+				"/usr/local/bin/pilot-agent": {"istio", "pilot-agent"},
+				"/usr/local/bin/envoy":       {"envoy", "envoy"},
+			},
+			Files:      map[string]string{"/var/lib/istio/envoy/envoy_bootstrap_tmpl.json": "envoy_bootstrap.json"},
+			Env:        []string{"ISTIO_META_ISTIO_PROXY_SHA=envoy-" + envoyVersion, "ISTIO_META_ISTIO_VERSION=" + istioVersion, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			Entrypoint: []string{"/usr/local/bin/pilot-agent"}, User: "1337:1337",
+			Dirs: []string{"/tmp", "/var/lib/istio/data", "/etc/istio/proxy"},
+		},
+	},
+	knative("activator"), knative("autoscaler"), knative("controller"), knative("webhook"), knative("queue"),
+	{
+		Name: "knative-net-gateway-api", Upstream: "gcr.io/knative-releases/knative.dev/net-gateway-api/cmd/controller:v1.21.0",
+		Build: static("knative-net-gateway-api", "controller"),
+	},
+	{
+		Name:  "sampleapp",
+		Build: static("sampleapp", "sampleapp"),
+	},
+}
+
+func kube(name string, debian []string) Component {
+	ref := "registry.k8s.io/" + name + ":" + kubeVersion
+	return Component{
+		Name: name, Upstream: ref, Node: ref,
+		Build: Recipe{
+			Debian:   debian,
+			Binaries: map[string]Binary{"/usr/local/bin/" + name: {"kubernetes", name}},
+			Env:      []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		},
+	}
+}
+
+func knative(name string) Component {
+	return Component{
+		Name:     "knative-" + name,
+		Upstream: "gcr.io/knative-releases/knative.dev/serving/cmd/" + name + ":v1.21.2",
+		Build:    static("knative-serving", name),
+	}
+}
+
+// static is an image of one static binary, run by a user without rights.
+func static(mod, name string) Recipe {
+	path := "/usr/local/bin/" + name
+	return Recipe{
+		Binaries:   map[string]Binary{path: {mod, name}},
+		Entrypoint: []string{path}, User: "65532:65532", Dirs: []string{"/tmp"},
+	}
+}
+
+// Select returns the cluster's own components and the named ones, in the
+// table's order. No names means all.
+func Select(names []string) ([]Component, error) {
+	want := map[string]bool{}
+	for _, n := range names {
+		want[n] = true
+	}
+	var out []Component
+	for _, c := range table {
+		if len(names) == 0 || c.Node != "" || want[c.Name] {
+			out = append(out, c)
+		}
+		delete(want, c.Name)
+	}
+	for n := range want {
+		return nil, fmt.Errorf("component %q is not in the image table", n)
+	}
+	return out, nil
+}

