@@ -1,17 +1,22 @@
 package images
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"mllab.local/internal/fault"
@@ -262,6 +267,49 @@ func (n Node) Archive(ctx context.Context, names []string, w io.Writer) error {
 		return fmt.Errorf("image archive: %w", err)
 	}
 	return nil
+}
+
+// Extract writes the binaries of the named components into dir, each under its
+// base name, for tests that run a control plane without a cluster.
+func (n Node) Extract(names []string, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("extracting binaries: %w", err)
+	}
+	for _, c := range table {
+		if !slices.Contains(names, c.Name) {
+			continue
+		}
+		for p := range c.Build.Binaries {
+			if err := extract(n.images[n.Images[c.Name]], p, filepath.Join(dir, filepath.Base(p))); err != nil {
+				return fmt.Errorf("extracting %s: %w", c.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func extract(img v1.Image, from, to string) error {
+	files := mutate.Extract(img)
+	defer files.Close()
+	for tr := tar.NewReader(files); ; {
+		h, err := tr.Next()
+		if err != nil {
+			return fmt.Errorf("%s: %w", from, err)
+		}
+		if "/"+strings.TrimPrefix(h.Name, "/") != from {
+			continue
+		}
+		// A new file, so that a binary that runs is not written into.
+		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, tr)
+		return errors.Join(err, f.Close())
+	}
 }
 
 // ctxWriter refuses to write once ctx has ended.

@@ -1,0 +1,39 @@
+# Every target is one line; scripts/ and Go hold the rest.
+.DEFAULT_GOAL := help
+.PHONY: help lab test unit e2e bench lint verify build tools clean
+BIN := bin/mllab
+# One build mode for mllab and for the images it compiles: they share the cache.
+export CGO_ENABLED ?= 0
+
+help: ## show this menu
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+lab: tools build ## install what is missing, build, bring the lab up, prove a canary delivery on it
+	$(BIN) up && $(BIN) scenario canary
+
+test: tools ## run all tests, the real cluster's too
+	scripts/test lint unit envtest e2e
+
+unit: build ## run the tests that need no cluster
+	scripts/test unit
+
+e2e: tools build ## run the tests on a real cluster
+	scripts/test e2e
+
+bench: tools build ## measure `up` against a plain kind cluster of the same node image
+	scripts/test bench
+
+lint: build ## check format, vet, staticcheck and known vulnerabilities
+	scripts/test lint
+
+verify: ## check every go.sum against the module cache, and that every go.mod is tidy
+	scripts/verify
+
+build: ## build bin/mllab
+	scripts/build
+
+tools: ## install what builds and labs need beside Go
+	scripts/install
+
+clean: ## remove the lab, and what builds and tests left
+	scripts/clean

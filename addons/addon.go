@@ -1,0 +1,125 @@
+// Package addons holds what the lab installs: one file per addon, the graph
+// between them, and the installer.
+//
+// An addon is data: its objects are a pure function of image references, and
+// its Verify uses it for real, as its users would, because an object's status
+// says what a controller believes.
+package addons
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/probe"
+)
+
+// Domain is the DNS suffix of every Knative Service: NAME.NAMESPACE.mllab.test.
+const Domain = "mllab.test"
+
+// NodePortHTTP is the node's port that reaches the gateway's port 80.
+const NodePortHTTP = 30080
+
+// Images gives the reference on the node for each component, for example
+// "istio-pilot": "kind.local/istio-pilot:3f1c…".
+type Images map[string]string
+
+// Env is what an addon is verified with.
+type Env struct {
+	Kube    *kube.Client
+	Gateway string // URL of the one gateway, http://127.0.0.1:8080
+	Send    probe.Sender
+}
+
+// Use does something with an addon on a cluster and tells reason what it still
+// waits for.
+type Use func(ctx context.Context, env Env, reason func(string)) error
+
+// Addon is one thing the lab installs.
+type Addon struct {
+	Name, Summary string
+	// Needs are addons that must be verified before this one's objects can be
+	// applied.
+	Needs []string
+	// Beside are addons whose objects must be on the cluster before this one's
+	// (they define kinds or namespaces), while the two come up side by side.
+	// They are verified before this one is.
+	Beside []string
+	// Images are the components that must be on the node.
+	Images []string
+	// Objects renders what is applied. It is pure: no cluster, and the same
+	// images give the same objects.
+	Objects func(ctx context.Context, im Images) ([]*unstructured.Unstructured, error)
+	// Later, if any, picks objects that are applied once the others are ready.
+	Later func(o *unstructured.Unstructured) bool
+	// Settle, if any, does after the first apply what a cloud would do and a lab
+	// has nobody for. Doing it again changes nothing.
+	Settle Use
+	// Verify uses the addon for real, as soon as its objects are ready, and
+	// leaves nothing behind.
+	Verify Use
+}
+
+// All returns every addon, in an order in which they can be installed.
+func All() []Addon {
+	return []Addon{gatewayAPI(), istio(), knative(), sample()}
+}
+
+// Select returns the named addons (none named: all) with everything they need,
+// in an order in which they can be installed. A name that is no addon is wrong
+// use.
+func Select(names ...string) ([]Addon, error) {
+	return choose(All(), names)
+}
+
+func choose(all []Addon, names []string) ([]Addon, error) {
+	known := map[string]Addon{}
+	var list []string
+	for _, a := range all {
+		known[a.Name] = a
+		list = append(list, a.Name)
+	}
+	if len(names) == 0 {
+		names = list
+	}
+	const (
+		open = iota + 1
+		done
+	)
+	state := map[string]int{}
+	var out []Addon
+	var visit func(name string, path []string) error
+	visit = func(name string, path []string) error {
+		a, ok := known[name]
+		switch {
+		case !ok && len(path) == 0:
+			return fault.Usage("addons are: "+strings.Join(list, ", "), "no addon is called %q", name)
+		case !ok:
+			return fmt.Errorf("addon %s needs %q, which does not exist", path[len(path)-1], name)
+		case state[name] == open:
+			return fmt.Errorf("addons need each other in a circle: %s", strings.Join(append(path, name), " -> "))
+		case state[name] == done:
+			return nil
+		}
+		state[name] = open
+		for _, need := range slices.Concat(a.Needs, a.Beside) {
+			if err := visit(need, append(slices.Clone(path), name)); err != nil {
+				return err
+			}
+		}
+		state[name] = done
+		out = append(out, a)
+		return nil
+	}
+	for _, name := range names {
+		if err := visit(name, nil); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,221 @@
+package addons
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/kube"
+	"mllab.local/internal/report"
+)
+
+// Result is what became of one addon.
+type Result struct {
+	Name          string        `json:"name"`
+	Changes       []kube.Change `json:"changes,omitempty"`
+	Seconds       float64       `json:"seconds"`       // from apply to ready
+	VerifySeconds float64       `json:"verifySeconds"` // its real use
+	Err           error         `json:"-"`
+}
+
+// Prepared starts rendering every addon of list and returns the list with the
+// outcome in place of the work: a cluster can be created meanwhile.
+func Prepared(ctx context.Context, list []Addon, im Images) []Addon {
+	list = slices.Clone(list)
+	for i, a := range list {
+		var objs []*unstructured.Unstructured
+		var err error
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			objs, err = a.Objects(ctx, im)
+		}()
+		list[i].Objects = func(ctx context.Context, _ Images) ([]*unstructured.Unstructured, error) {
+			if ended := await(ctx, done); ended != nil {
+				return nil, ended
+			}
+			return objs, err
+		}
+	}
+	return list
+}
+
+// Install brings the addons of list, which Select returned, onto the cluster,
+// each as soon as those before it allow. Nothing is applied before everything
+// is rendered. The first failure stops the others; its error names the addon.
+// There is one Result per addon, in list's order, on failure too.
+func Install(ctx context.Context, env Env, list []Addon, im Images, r report.Reporter) ([]Result, error) {
+	return install(ctx, env, list, im, r, hands{env.Kube.Apply, env.Kube.Wait})
+}
+
+// hands are what Install does to a cluster.
+type hands struct {
+	apply func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error)
+	wait  func(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error
+}
+
+// job is one addon on its way; its channels are closed when that has happened.
+type job struct {
+	addon             Addon
+	objs              []*unstructured.Unstructured
+	applied, verified chan struct{}
+	result            *Result
+}
+
+func install(ctx context.Context, env Env, list []Addon, im Images, r report.Reporter, h hands) ([]Result, error) {
+	results := make([]Result, len(list))
+	jobs := map[string]*job{}
+	rendering, rctx := errgroup.WithContext(ctx)
+	for i, a := range list {
+		results[i].Name = a.Name
+		j := &job{addon: a, applied: make(chan struct{}), verified: make(chan struct{}), result: &results[i]}
+		jobs[a.Name] = j
+		rendering.Go(func() (err error) {
+			if j.objs, err = a.Objects(rctx, im); err != nil {
+				j.result.Err = fmt.Errorf("%s: rendering: %w", a.Name, err)
+			}
+			return j.result.Err
+		})
+	}
+	if err := rendering.Wait(); err != nil {
+		return results, err
+	}
+	for _, a := range list {
+		for _, need := range slices.Concat(a.Needs, a.Beside) {
+			if jobs[need] == nil {
+				return results, fmt.Errorf("%s: needs %s, which is not among the addons to install", a.Name, need)
+			}
+		}
+	}
+	running, gctx := errgroup.WithContext(ctx)
+	for _, j := range jobs {
+		running.Go(func() error {
+			j.result.Err = j.run(gctx, env, jobs, r, h)
+			return j.result.Err
+		})
+	}
+	return results, running.Wait()
+}
+
+func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.Reporter, h hands) (err error) {
+	a := j.addon
+	task := report.Discard().Step("") // until it is its turn
+	defer func() {
+		if err == nil {
+			task.Done(summary(j.result.Changes))
+			return
+		}
+		// When another one failed, that is the reason and not its echo here.
+		if cause := context.Cause(ctx); ctx.Err() != nil && !errors.Is(cause, ctx.Err()) {
+			err = fmt.Errorf("stopped: %w", cause)
+		}
+		err = fmt.Errorf("%s: %w", a.Name, err)
+		task.Fail(err)
+	}()
+
+	for _, name := range a.Needs {
+		if err := await(ctx, jobs[name].verified); err != nil {
+			return fmt.Errorf("waiting for %s: %w", name, err)
+		}
+	}
+	for _, name := range a.Beside {
+		if err := await(ctx, jobs[name].applied); err != nil {
+			return fmt.Errorf("waiting for %s: %w", name, err)
+		}
+	}
+
+	task = r.Step(a.Name)
+	start := time.Now()
+	var now, later []*unstructured.Unstructured
+	for _, o := range j.objs {
+		if a.Later != nil && a.Later(o) {
+			later = append(later, o)
+		} else {
+			now = append(now, o)
+		}
+	}
+	apply := func(objs []*unstructured.Unstructured) error {
+		task.Update(fmt.Sprintf("applying %d objects", len(objs)))
+		changes, err := h.apply(ctx, objs)
+		j.result.Changes = append(j.result.Changes, changes...)
+		if err != nil {
+			return fmt.Errorf("applying: %w", err)
+		}
+		return nil
+	}
+	wait := func(objs []*unstructured.Unstructured) error {
+		if err := h.wait(ctx, objs, task.Update); err != nil {
+			return fmt.Errorf("waiting: %w", err)
+		}
+		return nil
+	}
+	if err := apply(now); err != nil {
+		return err
+	}
+	close(j.applied)
+	if a.Settle != nil {
+		if err := a.Settle(ctx, env, task.Update); err != nil {
+			return fmt.Errorf("settling: %w", err)
+		}
+	}
+	if err := wait(now); err != nil {
+		return err
+	}
+	if len(later) > 0 {
+		if err := apply(later); err != nil {
+			return err
+		}
+		if err := wait(later); err != nil {
+			return err
+		}
+	}
+	for _, name := range a.Beside {
+		task.Update("ready, waiting for " + name)
+		if err := await(ctx, jobs[name].verified); err != nil {
+			return fmt.Errorf("waiting for %s: %w", name, err)
+		}
+	}
+	j.result.Seconds = time.Since(start).Seconds()
+	task.Update("ready, verifying it by use")
+	start = time.Now()
+	err = a.Verify(ctx, env, task.Update)
+	j.result.VerifySeconds = time.Since(start).Seconds()
+	if err != nil {
+		return fmt.Errorf("verifying: %w", err)
+	}
+	close(j.verified)
+	return nil
+}
+
+func await(ctx context.Context, event <-chan struct{}) error {
+	select {
+	case <-event:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// summary is "unchanged", or "61 created, 1 unchanged".
+func summary(changes []kube.Change) string {
+	count := map[string]int{}
+	for _, c := range changes {
+		count[c.Action]++
+	}
+	if count["unchanged"] == len(changes) {
+		return "unchanged"
+	}
+	var parts []string
+	for _, action := range []string{"created", "configured", "unchanged"} {
+		if n := count[action]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, action))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

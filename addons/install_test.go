@@ -1,0 +1,322 @@
+package addons
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/report"
+)
+
+// diary records what happened, in order.
+type diary struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (d *diary) say(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.said = append(d.said, fmt.Sprintf(format, args...))
+}
+
+// index is when an entry was made, -1 for never.
+func (d *diary) index(entry string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Index(d.said, entry)
+}
+
+// fake is an addon of one object that is called like it.
+func (d *diary) fake(name string, needs, beside []string) Addon {
+	return Addon{
+		Name: name, Needs: needs, Beside: beside,
+		Objects: func(context.Context, Images) ([]*unstructured.Unstructured, error) {
+			d.say("render %s", name)
+			return []*unstructured.Unstructured{object("v1", "ConfigMap", "default", name, nil)}, nil
+		},
+		Verify: func(context.Context, Env, func(string)) error {
+			d.say("verify %s", name)
+			return nil
+		},
+	}
+}
+
+// hands write what they do into the diary; hook may hold them up or fail.
+func (d *diary) hands(hook func(ctx context.Context, doing, name string) error) hands {
+	return hands{
+		apply: func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error) {
+			name := objs[0].GetName()
+			d.say("apply %s", name)
+			return []kube.Change{{Object: kube.Name(objs[0]), Action: "created"}}, hook(ctx, "apply", name)
+		},
+		wait: func(ctx context.Context, objs []*unstructured.Unstructured, _ func(string)) error {
+			name := objs[0].GetName()
+			d.say("wait %s", name)
+			err := hook(ctx, "wait", name)
+			d.say("ready %s", name)
+			return err
+		},
+	}
+}
+
+// eventually returns when it is so, or ctx has ended.
+func eventually(ctx context.Context, so func() bool) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func nothing(context.Context, string, string) error { return nil }
+
+func TestAnAddonIsAppliedAfterItsNeedsAreVerifiedAndBesideOthersThatAreApplied(t *testing.T) {
+	d := &diary{}
+	list := []Addon{
+		d.fake("crds", nil, nil),
+		d.fake("mesh", nil, nil),
+		d.fake("serving", nil, []string{"crds", "mesh"}),
+		d.fake("model", []string{"serving"}, nil),
+	}
+	// mesh gets ready only once serving is: both must come up side by side,
+	// and serving, though ready first, must be verified second.
+	hook := func(ctx context.Context, doing, name string) error {
+		if doing == "wait" && name == "mesh" {
+			return eventually(ctx, func() bool { return d.index("ready serving") >= 0 })
+		}
+		return nil
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	defer stop()
+	results, err := install(ctx, Env{}, list, nil, report.Discard(), d.hands(hook))
+	if err != nil {
+		t.Fatalf("install: %v", err)
+	}
+	for _, pair := range [][2]string{
+		{"render model", "apply crds"}, // all rendered before anything is applied
+		{"render mesh", "apply crds"},
+		{"apply crds", "apply serving"},
+		{"apply mesh", "apply serving"},
+		{"verify mesh", "verify serving"},
+		{"verify serving", "apply model"},
+		{"apply model", "verify model"},
+	} {
+		first, second := d.index(pair[0]), d.index(pair[1])
+		if first < 0 || second < 0 || first > second {
+			t.Errorf("%q must come before %q in %v", pair[0], pair[1], d.said)
+		}
+	}
+	for i, r := range results {
+		if r.Name != list[i].Name || len(r.Changes) != 1 || r.Err != nil {
+			t.Errorf("result %d is %+v, want one change of %s", i, r, list[i].Name)
+		}
+	}
+}
+
+func TestObjectsForLaterAreAppliedWhenTheOthersAreReady(t *testing.T) {
+	d := &diary{}
+	a := d.fake("mesh", nil, nil)
+	a.Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
+		return []*unstructured.Unstructured{object("v1", "Pod", "x", "gate", nil), object("v1", "Pod", "x", "pilot", nil)}, nil
+	}
+	a.Later = func(o *unstructured.Unstructured) bool { return o.GetName() == "gate" }
+	results, err := install(context.Background(), Env{}, []Addon{a}, nil, report.Discard(), d.hands(nothing))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"apply pilot", "wait pilot", "ready pilot", "apply gate", "wait gate", "ready gate", "verify mesh"}
+	if !slices.Equal(d.said, want) {
+		t.Errorf("got %v, want %v", d.said, want)
+	}
+	if len(results[0].Changes) != 2 {
+		t.Errorf("changes are %v, want both objects'", results[0].Changes)
+	}
+}
+
+func TestAddonsAreRenderedAtTheSameTime(t *testing.T) {
+	d := &diary{}
+	both := make(chan struct{}, 2)
+	list := []Addon{d.fake("a", nil, nil), d.fake("b", nil, []string{"a"})}
+	for i := range list {
+		render := list[i].Objects
+		list[i].Objects = func(ctx context.Context, im Images) ([]*unstructured.Unstructured, error) {
+			both <- struct{}{} // each needs the other to be under way
+			if err := eventually(ctx, func() bool { return len(both) == 2 }); err != nil {
+				return nil, err
+			}
+			return render(ctx, im)
+		}
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	if _, err := install(ctx, Env{}, list, nil, report.Discard(), d.hands(nothing)); err != nil {
+		t.Fatalf("install: %v", err)
+	}
+}
+
+func TestNothingIsAppliedWhenAnAddonCannotBeRendered(t *testing.T) {
+	d := &diary{}
+	list := []Addon{d.fake("good", nil, nil), d.fake("bad", nil, nil)}
+	list[1].Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
+		return nil, errors.New("no image")
+	}
+	results, err := install(context.Background(), Env{}, list, nil, report.Discard(), d.hands(nothing))
+	if err == nil || !strings.HasPrefix(err.Error(), "bad: rendering: no image") {
+		t.Errorf("error is %v, want the addon's name, the doing and the cause", err)
+	}
+	if d.index("apply good") >= 0 {
+		t.Error("good was applied")
+	}
+	if results[1].Err == nil {
+		t.Error("the result of bad holds no error")
+	}
+}
+
+func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
+	for _, where := range []string{"apply", "wait", "verify", "settle"} {
+		t.Run(where, func(t *testing.T) {
+			d := &diary{}
+			list := []Addon{d.fake("slow", nil, nil), d.fake("broken", nil, nil), d.fake("after", []string{"broken"}, nil)}
+			boom := errors.New("boom")
+			fail := func(context.Context, Env, func(string)) error { return boom }
+			switch where {
+			case "verify":
+				list[1].Verify = fail
+			case "settle":
+				list[1].Settle = fail
+			}
+			slowWaits := make(chan struct{})
+			hook := func(ctx context.Context, doing, name string) error {
+				switch {
+				case name == "slow" && doing == "wait":
+					close(slowWaits)
+					<-ctx.Done() // only the other's failure ends this
+					return ctx.Err()
+				case name == "broken" && doing == "apply":
+					<-slowWaits
+				}
+				if name == "broken" && doing == where {
+					return boom
+				}
+				return nil
+			}
+			ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+			defer stop()
+			results, err := install(ctx, Env{}, list, nil, report.Discard(), d.hands(hook))
+			if !errors.Is(err, boom) || !strings.HasPrefix(err.Error(), "broken: ") || fault.Code(err) != 1 {
+				t.Errorf("error is %v with code %d, want broken's own with code 1", err, fault.Code(err))
+			}
+			if d.index("apply after") >= 0 {
+				t.Error("an addon was applied though what it needs had failed")
+			}
+			for _, r := range results {
+				if r.Err == nil || !errors.Is(r.Err, boom) {
+					t.Errorf("%s: error is %v, want it to say what stopped it", r.Name, r.Err)
+				}
+			}
+		})
+	}
+}
+
+func TestAnInterruptionIsReportedAsOne(t *testing.T) {
+	d := &diary{}
+	ctx, interrupt := context.WithCancel(context.Background())
+	hook := func(ctx context.Context, doing, _ string) error {
+		if doing == "wait" {
+			interrupt()
+			<-ctx.Done()
+			return fmt.Errorf("Deployment/x: %w (last: 0/1 ready)", ctx.Err())
+		}
+		return nil
+	}
+	_, err := install(ctx, Env{}, []Addon{d.fake("a", nil, nil)}, nil, report.Discard(), d.hands(hook))
+	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "last: 0/1 ready") {
+		t.Errorf("error is %v with code %d, want the last reason and code 130", err, fault.Code(err))
+	}
+}
+
+func TestAListThatLacksWhatAnAddonNeedsIsRefused(t *testing.T) {
+	d := &diary{}
+	_, err := install(context.Background(), Env{}, []Addon{d.fake("model", []string{"serving"}, nil)}, nil, report.Discard(), d.hands(nothing))
+	if err == nil || !strings.Contains(err.Error(), "model: needs serving") {
+		t.Errorf("error is %v, want it to name both", err)
+	}
+}
+
+func TestPreparedRendersOnceAndAhead(t *testing.T) {
+	d := &diary{}
+	list := Prepared(context.Background(), []Addon{d.fake("a", nil, nil)}, nil)
+	for range 2 {
+		objs, err := list[0].Objects(context.Background(), nil)
+		if err != nil || len(objs) != 1 {
+			t.Fatalf("got %d objects and %v, want 1", len(objs), err)
+		}
+	}
+	if len(d.said) != 1 {
+		t.Errorf("rendered %d times, want once", len(d.said))
+	}
+}
+
+func TestSelectAddsWhatIsNeededInAnOrderThatWorks(t *testing.T) {
+	list, err := Select("sample")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, a := range list {
+		for _, need := range slices.Concat(a.Needs, a.Beside) {
+			if !seen[need] {
+				t.Errorf("%s comes before %s, which it needs", a.Name, need)
+			}
+		}
+		seen[a.Name] = true
+	}
+	for _, name := range []string{"gateway-api", "istio", "knative", "sample"} {
+		if !seen[name] {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	if list, err = Select("istio"); err != nil || len(list) != 1 {
+		t.Errorf("istio alone brings %d addons and %v, want 1", len(list), err)
+	}
+	if list, err = Select(); err != nil || len(list) != len(All()) {
+		t.Errorf("no name brings %d addons and %v, want all %d", len(list), err, len(All()))
+	}
+	if list, err = Select("istio", "istio"); err != nil || len(list) != 1 {
+		t.Errorf("a name given twice brings %d addons and %v, want 1", len(list), err)
+	}
+}
+
+func TestSelectRefusesAnUnknownNameAsWrongUse(t *testing.T) {
+	_, err := Select("knativ")
+	if fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "knative") {
+		t.Errorf("error is %v (code %d, hint %q), want code 2 and the known names", err, fault.Code(err), fault.Hint(err))
+	}
+}
+
+func TestSelectRefusesACircle(t *testing.T) {
+	d := &diary{}
+	_, err := choose([]Addon{d.fake("a", []string{"b"}, nil), d.fake("b", nil, []string{"a"})}, []string{"a"})
+	if err == nil || !strings.Contains(err.Error(), "a -> b -> a") {
+		t.Errorf("error is %v, want the circle", err)
+	}
+	_, err = choose([]Addon{d.fake("a", []string{"ghost"}, nil)}, []string{"a"})
+	if err == nil || fault.Code(err) != 1 || !strings.Contains(err.Error(), "ghost") {
+		t.Errorf("error is %v, want our own mistake, naming ghost", err)
+	}
+}

@@ -1,0 +1,196 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"mllab.local/internal/fault"
+)
+
+// DownReport is what `down` took away, and what it left on purpose.
+type DownReport struct {
+	Cluster string   `json:"cluster"`
+	Removed []string `json:"removed"` // empty when there was nothing
+	Kept    []string `json:"kept"`
+}
+
+// The folders and files of an image cache; others in that folder are not mllab's.
+var cacheParts = []string{"images", "work", "images.lock"}
+
+// Down removes the cluster from whatever state it is in: container, volumes, kubeconfig, record, and the network if
+// mllab made it and nothing uses it. Doing it again removes nothing, without an error. The image cache and the node
+// images stay, unless o.Purge. A cluster without mllab's mark is refused with a fault.Usage, unharmed.
+func Down(ctx context.Context, o Options) (DownReport, error) { return down(ctx, o, realParts()) }
+
+func down(ctx context.Context, o Options, p parts) (DownReport, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return DownReport{}, err
+	}
+	r := DownReport{Cluster: o.Name, Removed: []string{}, Kept: []string{}}
+	s := o.store()
+	unlock, err := s.lock("down")
+	if err != nil {
+		return r, err
+	}
+	defer unlock()
+
+	st, broken := s.load() // a record that cannot be read is a record all the same
+	engines, err := enginesFor(ctx, o, p, st)
+	if ctx.Err() != nil {
+		return r, ctx.Err()
+	}
+	if err != nil {
+		if st != nil || broken != nil {
+			return r, fmt.Errorf("cluster %s has a record, but its engine cannot be asked: %w", o.Name, err)
+		}
+		o.Report.Note("no engine answers, so no container was looked for")
+	}
+	recorded := st != nil || broken != nil
+	for _, e := range engines {
+		if err := downOn(ctx, e, o, recorded, &r); err != nil {
+			return r, err
+		}
+	}
+	if recorded || exists(s.dir()) {
+		if err := os.RemoveAll(s.dir()); err != nil {
+			return r, fmt.Errorf("removing the record of cluster %s: %w", o.Name, err)
+		}
+		r.Removed = append(r.Removed, "kubeconfig and record "+s.dir())
+	}
+	if err := removeShared(ctx, engines, s, &r); err != nil {
+		return r, err
+	}
+	return r, cacheAfterDown(ctx, engines, o, &r)
+}
+
+// enginesFor returns the engine that was asked for and the one the cluster was made with; without either, every one
+// that works.
+func enginesFor(ctx context.Context, o Options, p parts, st *state) (list []*engine, err error) {
+	var names []string
+	for _, name := range Engines {
+		if name == o.Engine || st != nil && name == st.Engine {
+			names = append(names, name)
+		}
+	}
+	must := len(names) > 0
+	if !must {
+		names = Engines
+	}
+	var errs []error
+	for _, name := range names {
+		e, err := openEngine(ctx, p, name)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err == nil:
+			list = append(list, e)
+		case must:
+			return nil, err
+		default:
+			errs = append(errs, err)
+		}
+	}
+	if len(list) == 0 {
+		return nil, errors.Join(errs...)
+	}
+	return list, nil
+}
+
+// downOn removes the cluster's containers and volumes from one engine. Without a container the volumes are ours only if
+// there is a record.
+func downOn(ctx context.Context, e *engine, o Options, recorded bool, r *DownReport) error {
+	found, err := e.containers(ctx, o.Name)
+	if err != nil {
+		return err
+	}
+	for _, c := range found {
+		if !c.ours(o.Name) {
+			return fault.Usage(fmt.Sprintf("it was left alone; to remove it yourself: `kind delete cluster --name %s`", o.Name),
+				"cluster %s in %s is not mllab's (container %s, image %s)", o.Name, e.Name, c.Name, c.Image)
+		}
+	}
+	if len(found) == 0 && !recorded {
+		return nil
+	}
+	task := o.Report.Step("remove cluster " + o.Name)
+	removed, err := removeCluster(ctx, e, o.Name, found)
+	r.Removed = append(r.Removed, removed...)
+	if err != nil {
+		task.Fail(err)
+		return err
+	}
+	task.Done("removed")
+	return nil
+}
+
+// removeShared removes what mllab made for all its clusters when this was the last one.
+func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport) error {
+	m, err := s.loadMade()
+	if err != nil {
+		return err
+	}
+	for _, e := range engines {
+		if !slices.Contains(m.Networks, e.Name) {
+			continue
+		}
+		gone, err := e.removeNetwork(ctx)
+		if err != nil {
+			return fmt.Errorf("removing network %s: %w", kindNetwork, err)
+		}
+		if gone {
+			m.Networks = slices.DeleteFunc(m.Networks, func(n string) bool { return n == e.Name })
+			r.Removed = append(r.Removed, "network "+kindNetwork)
+		} else {
+			r.Kept = append(r.Kept, "network "+kindNetwork+", which other containers use")
+		}
+	}
+	if s.last() {
+		if m.LibModules && os.Remove("/lib/modules") == nil { // only if it is still empty
+			r.Removed = append(r.Removed, "/lib/modules, which was empty")
+		}
+		m.LibModules = false
+		if err := s.removeShared(); err != nil {
+			return err
+		}
+	}
+	return s.saveMade(m)
+}
+
+// cacheAfterDown says what of the images stays, or removes it.
+func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownReport) error {
+	var errs []error
+	for _, e := range engines {
+		refs, err := e.nodeImages(ctx)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listing the node images: %w", err))
+		}
+		for _, ref := range refs {
+			if !o.Purge {
+				r.Kept = append(r.Kept, "node image "+ref)
+			} else if err := e.removeImage(ctx, ref); err != nil {
+				errs = append(errs, fmt.Errorf("removing %s: %w", ref, err))
+			} else {
+				r.Removed = append(r.Removed, "node image "+ref)
+			}
+		}
+	}
+	used := usedBytes(o.Cache)
+	switch {
+	case used == 0 && !o.Purge:
+	case !o.Purge:
+		r.Kept = append(r.Kept, fmt.Sprintf("image cache %s (%s)", o.Cache, size(used)))
+	default:
+		for _, part := range cacheParts {
+			errs = append(errs, os.RemoveAll(filepath.Join(o.Cache, part)))
+		}
+		if os.Remove(o.Cache) == nil || used > 0 {
+			r.Removed = append(r.Removed, fmt.Sprintf("image cache %s (%s)", o.Cache, size(used)))
+		}
+	}
+	return errors.Join(errs...)
+}

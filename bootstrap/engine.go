@@ -1,0 +1,419 @@
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/run"
+)
+
+// engine is a container engine that answers.
+type engine struct {
+	run      run.Runner
+	Name     string
+	Version  string
+	Root     string // where it keeps images and containers
+	Cgroup   string // "v1" or "v2", as it sees it
+	Runtime  string // podman's OCI runtime
+	Rootless bool
+	Memory   uint64 // bytes that its host or virtual machine has
+}
+
+// engineError says why an engine cannot be used.
+type engineError struct {
+	name, what, fix string
+	installed       bool
+}
+
+func (e *engineError) Error() string { return e.name + " " + e.what }
+
+// findEngine returns the wanted engine, or the first that works: --engine, then what the cluster's record says, then
+// kind's own variable, then docker, podman, nerdctl. Errors are fault.Usage with the fix as the hint.
+func findEngine(ctx context.Context, p parts, flag string, st *state) (*engine, error) {
+	names := Engines
+	switch env := p.getenv("KIND_EXPERIMENTAL_PROVIDER"); {
+	case flag != "":
+		names = []string{flag}
+	case st != nil && st.Engine != "":
+		names = []string{st.Engine}
+	case env != "" && !slices.Contains(Engines, env):
+		return nil, fault.Usage("unset it, or set it to docker, podman or nerdctl", "KIND_EXPERIMENTAL_PROVIDER is %q, which is not an engine", env)
+	case env != "":
+		names = []string{env}
+	}
+	var tried []string
+	var fix string
+	for _, name := range names {
+		e, err := openEngine(ctx, p, name)
+		if err == nil {
+			return e, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		var ee *engineError
+		if errors.As(err, &ee) && (fix == "" || ee.installed) {
+			fix = ee.fix
+		}
+		tried = append(tried, err.Error())
+	}
+	if len(names) > 1 && !strings.Contains(strings.Join(tried, ""), "is installed") {
+		fix = "install one, such as podman (`sudo apt-get install podman`) or Docker (https://docs.docker.com/engine/install)"
+	}
+	if len(names) == 1 {
+		return nil, fault.Usage(fix, "%s", tried[0])
+	}
+	return nil, fault.Usage(fix, "no container engine works: %s", strings.Join(tried, "; "))
+}
+
+// openEngine asks the engine about itself: what answers `info` works, and what does not says why.
+func openEngine(ctx context.Context, p parts, name string) (*engine, error) {
+	if _, err := p.look(name); err != nil {
+		return nil, &engineError{name: name, what: "is not in PATH", fix: installFix(name)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // a daemon that hangs must not hang us
+	defer cancel()
+	out, err := run.Output(ctx, p.run, name, "info", "--format", "{{json .}}")
+	if err != nil {
+		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, ctx.Err()
+		}
+		return nil, whyNot(name, err)
+	}
+	e := &engine{Name: name, run: p.run}
+	if name == "podman" {
+		err = e.readPodman(out)
+	} else {
+		err = e.readDocker(out)
+	}
+	if err != nil {
+		return nil, &engineError{name: name, installed: true, what: "is installed, but " + err.Error(), fix: fmt.Sprintf("see what `%s info` says, or use --engine with another one", name)}
+	}
+	return e, nil
+}
+
+func (e *engine) readPodman(out string) error {
+	var info struct {
+		Host struct {
+			CgroupVersion string
+			MemTotal      uint64
+			OCIRuntime    struct{ Name string }
+			Security      struct{ Rootless bool }
+		}
+		Store   struct{ GraphRoot string }
+		Version struct{ Version string }
+	}
+	if err := json.Unmarshal([]byte(out), &info); err != nil {
+		return fmt.Errorf("its info cannot be read: %w", err)
+	}
+	e.Version, e.Root, e.Cgroup, e.Memory = info.Version.Version, info.Store.GraphRoot, info.Host.CgroupVersion, info.Host.MemTotal
+	e.Rootless, e.Runtime = info.Host.Security.Rootless, info.Host.OCIRuntime.Name
+	return nil
+}
+
+func (e *engine) readDocker(out string) error {
+	var info struct {
+		ServerVersion, DockerRootDir, CgroupVersion string
+		MemTotal                                    uint64
+		SecurityOptions, ServerErrors               []string
+	}
+	if err := json.Unmarshal([]byte(out), &info); err != nil {
+		return fmt.Errorf("its info cannot be read: %w", err)
+	}
+	if len(info.ServerErrors) > 0 {
+		return errors.New("its server says: " + info.ServerErrors[0])
+	}
+	if info.ServerVersion == "" { // podman's stand-in for docker, for one
+		return errors.New("it names no server version")
+	}
+	e.Version, e.Root, e.Memory, e.Cgroup = info.ServerVersion, info.DockerRootDir, info.MemTotal, "v"+orElse(info.CgroupVersion, "1")
+	e.Rootless = slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.Contains(o, "rootless") })
+	return nil
+}
+
+// whyNot sorts the error of an engine's `info` into what a person can do about it.
+func whyNot(name string, err error) error {
+	e := &engineError{name: name, installed: true}
+	text := strings.ToLower(err.Error())
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })
+	}
+	service := map[string]string{"docker": "docker", "nerdctl": "containerd"}[name]
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		e.what, e.fix = "is installed, but did not answer within 20 s", "restart it, then see what `"+name+" info` says"
+	case has("permission denied", "operation not permitted", "must be root"):
+		e.what = "is installed, but this user may not use it (permission denied)"
+		e.fix = "run mllab as root (`sudo mllab …`)"
+		if name == "docker" {
+			e.fix = "`sudo usermod -aG docker $USER` and log in again, or run mllab as root"
+		}
+	case has("cannot connect", "is the docker daemon running", "connection refused", "cannot access containerd", "rootless containerd not running", "no such file or directory", "unable to connect to podman"):
+		e.what, e.fix = "is installed, but its daemon is not running", "`sudo systemctl start "+service+"`"
+		if service == "" {
+			e.fix = "`podman machine start`"
+		}
+	default:
+		lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+		e.what, e.fix = "is installed, but fails: "+strings.TrimSpace(lines[len(lines)-1]), "see what `"+name+" info` says"
+	}
+	return e
+}
+
+func installFix(name string) string {
+	switch name {
+	case "docker":
+		return "install Docker (https://docs.docker.com/engine/install), or use another --engine"
+	case "podman":
+		return "`sudo apt-get install podman` (https://podman.io/docs/installation), or use another --engine"
+	}
+	return "install nerdctl and containerd (https://github.com/containerd/nerdctl/releases), or use another --engine"
+}
+
+// podmanConf returns the settings without which podman cannot start a node on this machine; "" when it needs none.
+//
+// Podman asks for its own default limits, which the kernel refuses to a process without CAP_SYS_RESOURCE when they are
+// above its hard limits (podman lowers nproc to pid_max first), and crun refuses hybrid cgroups. A node needs more than
+// podman's 2048 threads as well, once that file is ours.
+func podmanConf(m machine, e *engine) string {
+	var containers, eng string
+	if !e.Rootless && !m.SysResource && m.Nofile > 0 && m.Nofile < 1<<20 {
+		nproc := m.Nproc
+		if m.PidMax > 0 {
+			nproc = min(nproc, m.PidMax)
+		}
+		containers = fmt.Sprintf("[containers]\ndefault_ulimits = [\"nofile=%[1]d:%[1]d\", \"nproc=%[2]d:%[2]d\"]\npids_limit = 0\n", m.Nofile, nproc)
+	}
+	if m.Cgroup != "v2" && e.Runtime == "crun" && m.Tools["runc"] {
+		eng = "[engine]\nruntime = \"runc\"\n"
+	}
+	return containers + eng
+}
+
+// prepare gives podman the settings it needs here, through our own file and environment (kind runs podman with it);
+// nothing under /etc changes. Settings that the user made in CONTAINERS_CONF stay in force, alone.
+func (e *engine) prepare(p parts, s store, m machine) error {
+	conf := podmanConf(m, e)
+	if e.Name != "podman" || conf == "" || p.getenv("CONTAINERS_CONF") != "" {
+		return nil
+	}
+	// https://github.com/containers/common/blob/main/docs/containers.conf.5.md: CONTAINERS_CONF stands in for the
+	// files, the override is read on top of them but is not known to old versions.
+	key := "CONTAINERS_CONF_OVERRIDE"
+	if major, _, _ := strings.Cut(e.Version, "."); len(major) == 1 && major < "5" {
+		key = "CONTAINERS_CONF"
+	}
+	if err := writeFile(s.podmanConf(), []byte("# written by mllab for its own podman calls\n"+conf), 0o600); err != nil {
+		return fmt.Errorf("writing %s: %w", s.podmanConf(), err)
+	}
+	return p.setenv(key, s.podmanConf())
+}
+
+func (e *engine) out(ctx context.Context, args ...string) (string, error) {
+	return run.Output(ctx, e.run, e.Name, args...)
+}
+
+func (e *engine) lines(ctx context.Context, args ...string) ([]string, error) {
+	out, err := e.out(ctx, args...)
+	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' || r == '\r' }), err
+}
+
+// container is a container as the engine's records have it.
+type container struct {
+	ID, Name, Image string
+	Status          string // up, exited, created, ...: the first word that `ps` says
+	Port            int    // of the host, to the gateway's node port; 0 when it has none
+}
+
+const clusterLabel = "io.x-k8s.kind.cluster" // kind's, on all its containers
+
+// containers lists what has kind's label for the cluster, and whatever else has the node's name.
+func (e *engine) containers(ctx context.Context, cluster string) ([]container, error) {
+	var list []container
+	for _, filter := range []string{"label=" + clusterLabel + "=" + cluster, "name=^" + nodeName(cluster) + "$"} {
+		lines, err := e.lines(ctx, "ps", "-a", "--no-trunc", "--filter", filter, "--format", "{{.ID}}\t{{.Names}}\t{{.Image}}\t{{.Status}}\t{{.Ports}}")
+		if err != nil {
+			return nil, fmt.Errorf("listing the containers of cluster %s: %w", cluster, err)
+		}
+		for _, l := range lines {
+			c := readContainer(l)
+			if !slices.ContainsFunc(list, func(o container) bool { return o.ID == c.ID }) {
+				if c.Port == 0 { // docker lists no ports of a container that does not run
+					c.Port = e.boundPort(ctx, c.ID)
+				}
+				list = append(list, c)
+			}
+		}
+	}
+	return list, nil
+}
+
+func readContainer(line string) container {
+	f := append(strings.Split(line, "\t"), make([]string, 5)...)
+	c := container{ID: f[0], Name: f[1], Image: f[2]}
+	c.Status, _, _ = strings.Cut(strings.ToLower(f[3]), " ")
+	for _, p := range strings.Split(f[4], ", ") {
+		if host, inside, ok := strings.Cut(p, "->"); ok && inside == gatewayPort {
+			c.Port, _ = strconv.Atoi(host[strings.LastIndex(host, ":")+1:])
+		}
+	}
+	return c
+}
+
+// boundPort reads the port out of the container's configuration; a record that cannot be read has none.
+func (e *engine) boundPort(ctx context.Context, id string) int {
+	out, err := e.out(ctx, "container", "inspect", id)
+	var list []struct {
+		HostConfig struct {
+			PortBindings map[string][]struct{ HostPort string }
+		}
+	}
+	if err != nil || json.Unmarshal([]byte(out), &list) != nil || len(list) != 1 {
+		return 0
+	}
+	for _, b := range list[0].HostConfig.PortBindings[gatewayPort] {
+		if port, err := strconv.Atoi(b.HostPort); err == nil {
+			return port
+		}
+	}
+	return 0
+}
+
+// alive says whether a process answers in the container: podman's records say "running" long after every process of
+// the host has ended, and the id of a process may have been given to another.
+func (e *engine) alive(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	_, err := e.out(ctx, "exec", name, "true")
+	return err == nil
+}
+
+func (e *engine) start(ctx context.Context, name string) error {
+	_, err := e.out(ctx, "start", name)
+	return err
+}
+
+// remove removes a container by force. A container whose processes the engine has lost track of refuses the first
+// time: podman waits for an exit that it never sees, gives up, and then knows that it ended.
+func (e *engine) remove(ctx context.Context, id string) error {
+	if e.Name == "podman" {
+		_, _ = e.out(ctx, "kill", id) // its rm asks politely first, for ten seconds; what does not run cannot be killed
+	}
+	var err error
+	for range 3 {
+		if _, err = e.out(ctx, "rm", "-f", "-v", id); err == nil || strings.Contains(strings.ToLower(err.Error()), "no such container") {
+			return nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return fmt.Errorf("removing container %s: %w", id, err)
+}
+
+// volumes lists the volumes that kind labelled with the node's name: with podman they outlive the container.
+func (e *engine) volumes(ctx context.Context, node string) ([]string, error) {
+	return e.lines(ctx, "volume", "ls", "--quiet", "--filter", "label="+node)
+}
+
+func (e *engine) removeVolume(ctx context.Context, name string) error {
+	_, err := e.out(ctx, "volume", "rm", name)
+	return err
+}
+
+const kindNetwork = "kind"
+
+func (e *engine) hasNetwork(ctx context.Context) bool {
+	_, err := e.out(ctx, "network", "inspect", kindNetwork)
+	return err == nil
+}
+
+// removeNetwork removes kind's network unless a container, running or not, is attached to it.
+func (e *engine) removeNetwork(ctx context.Context) (removed bool, err error) {
+	users, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "network="+kindNetwork)
+	if err != nil || len(users) > 0 {
+		return false, err
+	}
+	if !e.hasNetwork(ctx) {
+		return true, nil
+	}
+	_, err = e.out(ctx, "network", "rm", kindNetwork)
+	return err == nil, err
+}
+
+func (e *engine) hasImage(ctx context.Context, ref string) bool {
+	_, err := e.out(ctx, "image", "inspect", ref)
+	return err == nil
+}
+
+// nodeImages lists the node images that mllab made.
+func (e *engine) nodeImages(ctx context.Context) ([]string, error) {
+	refs, err := e.lines(ctx, "images", "--format", "{{.Repository}}:{{.Tag}}")
+	return slices.DeleteFunc(refs, func(r string) bool { return !strings.HasPrefix(r, nodeImagePrefix) }), err
+}
+
+func (e *engine) removeImage(ctx context.Context, ref string) error {
+	_, err := e.out(ctx, "rmi", ref)
+	return err
+}
+
+// loadImage reads a docker-archive that write makes.
+func (e *engine) loadImage(ctx context.Context, write func(io.Writer) error) error {
+	return pipe(write, func(in io.Reader) error {
+		return e.run.Run(ctx, run.Cmd{Path: e.Name, Args: []string{"load"}, Stdin: in})
+	})
+}
+
+// pipe runs a writer and a reader against each other; the writer's error is the cause of the reader's.
+func pipe(write func(io.Writer) error, read func(io.Reader) error) error {
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := write(w)
+		_ = w.CloseWithError(err)
+		written <- err
+	}()
+	err := read(r)
+	_ = r.Close()
+	if werr := <-written; werr != nil && !errors.Is(werr, io.ErrClosedPipe) {
+		return werr
+	}
+	return err
+}
+
+// nodeMemory returns the bytes that the node and everything in it hold, without what the kernel could drop at once:
+// what the kubelet calls the working set.
+func (e *engine) nodeMemory(ctx context.Context, name string) (uint64, error) {
+	const script = "cd /sys/fs/cgroup; cat memory.current memory/memory.usage_in_bytes 2>/dev/null; cat memory.stat memory/memory.stat 2>/dev/null; true"
+	out, err := e.out(ctx, "exec", name, "sh", "-c", script)
+	if err != nil {
+		return 0, err
+	}
+	return workingSet(out)
+}
+
+func workingSet(out string) (uint64, error) {
+	first, rest, _ := strings.Cut(out, "\n")
+	used, err := strconv.ParseUint(strings.TrimSpace(first), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("reading the node's memory: %w", err)
+	}
+	for _, key := range []string{"\ntotal_inactive_file ", "\ninactive_file "} { // cgroup v1, v2
+		if _, after, ok := strings.Cut("\n"+rest, key); ok {
+			var idle uint64
+			if _, err := fmt.Fscan(bytes.NewBufferString(after), &idle); err == nil && idle < used {
+				return used - idle, nil
+			}
+		}
+	}
+	return used, nil
+}

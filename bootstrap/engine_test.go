@@ -1,0 +1,267 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/run"
+)
+
+// engines is a machine where the named ones are in PATH and answer `info` with a text or an error.
+func engines(answers map[string]any) parts {
+	w := &world{env: map[string]string{}}
+	p := w.parts()
+	p.getenv = func(k string) string { return w.env[k] }
+	p.setenv = func(k, v string) error { w.env[k] = v; return nil }
+	p.look = func(name string) (string, error) {
+		if _, ok := answers[name]; ok {
+			return "/usr/bin/" + name, nil
+		}
+		return "", exec.ErrNotFound
+	}
+	p.run = run.Func(func(_ context.Context, c run.Cmd) error {
+		if err, bad := answers[c.Path].(error); bad {
+			return err
+		}
+		_, err := io.WriteString(c.Stdout, answers[c.Path].(string))
+		return err
+	})
+	return p
+}
+
+func podmanInfo(t *testing.T) string {
+	data, err := os.ReadFile("testdata/podman-info.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+const dockerInfo = `{"ServerVersion":"28.2.2","DockerRootDir":"/var/lib/docker","CgroupVersion":"2","MemTotal":8323072000,"NCPU":4,"SecurityOptions":["name=seccomp,profile=builtin","name=rootless"]}`
+
+var dockerDown = errors.New("running docker info --format {{json .}}: exit status 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?")
+
+func TestTheFirstEngineThatWorksIsTaken(t *testing.T) {
+	both := map[string]any{"docker": dockerInfo, "podman": podmanInfo(t)}
+	down := map[string]any{"docker": dockerDown, "podman": podmanInfo(t)}
+	for _, c := range []struct {
+		name, flag, env, want string
+		record                *state
+		answers               map[string]any
+	}{
+		{"docker before podman", "", "", "docker", nil, both},
+		{"one that answers before one that does not", "", "", "podman", nil, down},
+		{"kind's variable before the order", "", "podman", "podman", nil, both},
+		{"the cluster's record before kind's variable", "", "docker", "podman", &state{Engine: "podman"}, both},
+		{"the flag before everything", "podman", "docker", "podman", &state{Engine: "docker"}, both},
+	} {
+		p := engines(c.answers)
+		if c.env != "" {
+			if err := p.setenv("KIND_EXPERIMENTAL_PROVIDER", c.env); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e, err := findEngine(t.Context(), p, c.flag, c.record)
+		if err != nil || e.Name != c.want {
+			t.Errorf("%s: %v, %v", c.name, e, err)
+		}
+	}
+}
+
+func TestWhatEnginesSayOfThemselvesIsRead(t *testing.T) {
+	p := engines(map[string]any{"podman": podmanInfo(t), "docker": dockerInfo})
+	e, err := findEngine(t.Context(), p, "podman", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.run = nil
+	if *e != (engine{Name: "podman", Version: "4.3.1", Root: "/var/lib/containers/storage", Cgroup: "v1", Runtime: "runc", Memory: 25276510208}) {
+		t.Errorf("podman: %+v", *e)
+	}
+	if e, err = findEngine(t.Context(), p, "docker", nil); err != nil {
+		t.Fatal(err)
+	}
+	e.run = nil
+	if *e != (engine{Name: "docker", Version: "28.2.2", Root: "/var/lib/docker", Cgroup: "v2", Rootless: true, Memory: 8323072000}) {
+		t.Errorf("docker: %+v", *e)
+	}
+}
+
+func TestWhyNoEngineCanBeUsedIsSaidWithItsFix(t *testing.T) {
+	for _, c := range []struct {
+		name, flag string
+		answers    map[string]any
+		what, fix  string
+	}{
+		{"none installed", "", nil, "docker is not in PATH; podman is not in PATH; nerdctl is not in PATH", "apt-get install podman"},
+		{"the wanted one is not installed", "nerdctl", nil, "nerdctl is not in PATH", "install nerdctl"},
+		{"docker's daemon is down", "docker", map[string]any{"docker": dockerDown}, "its daemon is not running", "sudo systemctl start docker"},
+		{"docker's daemon is down and nothing else is installed", "", map[string]any{"docker": dockerDown}, "docker is installed, but its daemon is not running; podman is not in PATH", "sudo systemctl start docker"},
+		{"docker's server is down and the client says so in its answer", "docker", map[string]any{"docker": `{"ServerErrors":["Cannot connect"]}`}, "its server says: Cannot connect", "docker info"},
+		{"docker's socket is not for this user", "docker", map[string]any{"docker": errors.New("exit status 1: permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock")}, "permission denied", "usermod -aG docker"},
+		{"containerd is not for this user", "nerdctl", map[string]any{"nerdctl": errors.New("exit status 1: rootless containerd not running? (hint: use `containerd-rootless-setuptool.sh install`)")}, "its daemon is not running", "systemctl start containerd"},
+		{"podman's machine is off", "podman", map[string]any{"podman": errors.New("exit status 125: Cannot connect to Podman. Please verify your connection")}, "its daemon is not running", "podman machine start"},
+		{"podman fails in another way", "podman", map[string]any{"podman": errors.New("exit status 125:\n  Error: database is malformed")}, "fails: Error: database is malformed", "podman info"},
+		{"podman calls itself docker", "docker", map[string]any{"docker": podmanInfo(t)}, "names no server version", "--engine"},
+		{"it answers nonsense", "podman", map[string]any{"podman": "hello"}, "its info cannot be read", "podman info"},
+	} {
+		_, err := findEngine(t.Context(), engines(c.answers), c.flag, nil)
+		if fault.Code(err) != 2 || !strings.Contains(err.Error(), c.what) || !strings.Contains(fault.Hint(err), c.fix) {
+			t.Errorf("%s: %v\n  hint: %s", c.name, err, fault.Hint(err))
+		}
+	}
+	p := engines(nil)
+	if err := p.setenv("KIND_EXPERIMENTAL_PROVIDER", "lima"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := findEngine(t.Context(), p, "", nil); fault.Code(err) != 2 || !strings.Contains(err.Error(), `KIND_EXPERIMENTAL_PROVIDER is "lima"`) {
+		t.Errorf("kind's variable: %v", err)
+	}
+}
+
+func TestPodmanSettingsAreMadeOnlyWhereTheyAreNeeded(t *testing.T) {
+	crun, runc := engine{Name: "podman", Runtime: "crun"}, engine{Name: "podman", Runtime: "runc"}
+	limited := goodMachine()
+	limited.SysResource, limited.Nofile, limited.Nproc = false, 20000, 96365
+	hybrid := goodMachine()
+	hybrid.Cgroup = "hybrid"
+	rootless := engine{Name: "podman", Runtime: "crun", Rootless: true}
+	noRunc := hybrid
+	noRunc.Tools = nil
+	for _, c := range []struct {
+		name string
+		m    machine
+		e    engine
+		want string
+	}{
+		{"a usual machine", goodMachine(), crun, ""},
+		{"limits that podman cannot raise", limited, runc, "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\npids_limit = 0\n"},
+		{"rootless podman lowers them itself", limited, rootless, ""},
+		{"hybrid cgroups with crun", hybrid, crun, "[engine]\nruntime = \"runc\"\n"},
+		{"hybrid cgroups with runc", hybrid, runc, ""},
+		{"hybrid cgroups without runc are doctor's", noRunc, crun, ""},
+	} {
+		if got := podmanConf(c.m, &c.e); got != c.want {
+			t.Errorf("%s:\n%s", c.name, got)
+		}
+	}
+}
+
+func TestANewPodmanKeepsTheUsersFileUnderneath(t *testing.T) {
+	m := goodMachine()
+	m.SysResource, m.Nofile, m.Nproc = false, 20000, 96365
+	for version, key := range map[string]string{"4.3.1": "CONTAINERS_CONF", "4.9.3": "CONTAINERS_CONF", "5.0.0": "CONTAINERS_CONF_OVERRIDE", "10.1.0": "CONTAINERS_CONF_OVERRIDE"} {
+		p, s := engines(nil), store{root: t.TempDir(), name: "x"}
+		e := engine{Name: "podman", Version: version}
+		if err := e.prepare(p, s, m); err != nil || p.getenv(key) != s.podmanConf() {
+			t.Errorf("%s: %s is %q, %v", version, key, p.getenv(key), err)
+		}
+	}
+}
+
+// Recorded from podman 4.3.1; the last two as docker writes them.
+func TestContainersAreReadFromPs(t *testing.T) {
+	for line, want := range map[string]container{
+		"91a7\tmllab-control-plane\tlocalhost/mllab-node:e24\tUp 3 minutes ago\t127.0.0.1:18080->30080/tcp, 127.0.0.1:37747->6443/tcp": {ID: "91a7", Name: "mllab-control-plane", Image: "localhost/mllab-node:e24", Status: "up", Port: 18080},
+		"cbc4\tbt-x\tlocalhost/mllab-node:b\tExited (-1) Less than a second ago\t127.0.0.1:18099->30080/tcp":                           {ID: "cbc4", Name: "bt-x", Image: "localhost/mllab-node:b", Status: "exited", Port: 18099},
+		"dfba\tbt-x\tlocalhost/mllab-node:b\tStopping\t127.0.0.1:18099->30080/tcp":                                                     {ID: "dfba", Name: "bt-x", Image: "localhost/mllab-node:b", Status: "stopping", Port: 18099},
+		"16cb\tbt-x\tkindest/node:v1\tUp 2 hours\t0.0.0.0:8080->80/tcp, [::]:30080->80/tcp":                                            {ID: "16cb", Name: "bt-x", Image: "kindest/node:v1", Status: "up"},
+		"16cb\tbt-x\tkindest/node:v1\tExited (137) 3 minutes ago\t":                                                                    {ID: "16cb", Name: "bt-x", Image: "kindest/node:v1", Status: "exited"},
+	} {
+		if got := readContainer(line); got != want {
+			t.Errorf("%q:\n got %+v\nwant %+v", line, got, want)
+		}
+	}
+}
+
+func TestThePortOfAStoppedContainerComesFromItsConfiguration(t *testing.T) {
+	e := &engine{Name: "docker", run: run.Func(func(_ context.Context, c run.Cmd) error {
+		out := ""
+		switch {
+		case c.Args[0] == "ps" && strings.Contains(strings.Join(c.Args, " "), "label="):
+			out = "16cb\tmllab-control-plane\tlocalhost/mllab-node:b\tExited (137) 3 minutes ago\t\n"
+		case c.Args[0] == "ps": // the same one, found by its name
+			out = "16cb\tmllab-control-plane\tlocalhost/mllab-node:b\tExited (137) 3 minutes ago\t\n"
+		case c.Args[0] == "container":
+			out = `[{"Id":"16cb","HostConfig":{"PortBindings":{"30080/tcp":[{"HostIp":"127.0.0.1","HostPort":"18099"}],"6443/tcp":[{"HostIp":"127.0.0.1","HostPort":"37747"}]}}}]`
+		}
+		_, err := io.WriteString(c.Stdout, out)
+		return err
+	})}
+	found, err := e.containers(t.Context(), "mllab")
+	if err != nil || len(found) != 1 || !found[0].ours("mllab") || found[0].Port != 18099 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+func TestAContainerThatTheEngineLostTrackOfIsRemovedInTheEnd(t *testing.T) {
+	tries := 0
+	e := &engine{Name: "podman", run: run.Func(func(_ context.Context, c run.Cmd) error {
+		if c.Args[0] == "kill" {
+			return errors.New("can only kill running containers")
+		}
+		if tries++; tries == 1 {
+			return errors.New("cannot remove container cbc4 as it could not be stopped: timed out waiting for file /run/libpod/exits/cbc4: internal libpod error")
+		}
+		return nil
+	})}
+	if err := e.remove(t.Context(), "cbc4"); err != nil || tries != 2 {
+		t.Errorf("%v after %d tries", err, tries)
+	}
+	e.run = run.Func(func(context.Context, run.Cmd) error { return errors.New("Error: No such container: cbc4") })
+	if err := e.remove(t.Context(), "cbc4"); err != nil {
+		t.Errorf("one that is gone: %v", err)
+	}
+	e.run = run.Func(func(context.Context, run.Cmd) error { return errors.New("storage is read-only") })
+	if err := e.remove(t.Context(), "cbc4"); err == nil || !strings.Contains(err.Error(), "removing container cbc4: storage is read-only") {
+		t.Errorf("one that stays: %v", err)
+	}
+}
+
+func TestTheWorkingSetLeavesOutWhatTheKernelCouldDrop(t *testing.T) {
+	for name, out := range map[string]string{
+		"cgroup v1": "1000\ncache 5\ninactive_file 1\ntotal_inactive_file 400\ntotal_active_file 7\n",
+		"cgroup v2": "1000\nanon 5\ninactive_file 400\nactive_file 7\n",
+	} {
+		if got, err := workingSet(out); err != nil || got != 600 {
+			t.Errorf("%s: %d, %v", name, got, err)
+		}
+	}
+	if _, err := workingSet(""); err == nil {
+		t.Error("no error for nothing")
+	}
+}
+
+func TestAnImageThatCannotBeWrittenIsTheReasonWhyItIsNotLoaded(t *testing.T) {
+	read := func(r io.Reader) error {
+		if _, err := io.ReadAll(r); err != nil {
+			return errors.New("load: unexpected end of archive")
+		}
+		return nil
+	}
+	full := errors.New("no space left on device")
+	if err := pipe(func(io.Writer) error { return full }, read); !errors.Is(err, full) {
+		t.Errorf("a writer that fails: %v", err)
+	}
+	refused := errors.New("load: no such driver")
+	err := pipe(func(w io.Writer) error { _, err := w.Write(make([]byte, 1<<20)); return err }, func(io.Reader) error { return refused })
+	if !errors.Is(err, refused) {
+		t.Errorf("a reader that fails: %v", err)
+	}
+}
+
+func TestOnlyMllabsNodeImagesAreListed(t *testing.T) {
+	w := newWorld(t)
+	w.images = []string{"docker.io/kindest/node:v1", testRef, "localhost/other:1"}
+	e := &engine{Name: "podman", run: run.Func(w.podman)}
+	if got, err := e.nodeImages(t.Context()); err != nil || !slices.Equal(got, []string{testRef}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}

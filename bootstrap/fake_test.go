@@ -1,0 +1,305 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mllab.local/addons"
+	"mllab.local/bootstrap/images"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/report"
+	"mllab.local/internal/run"
+)
+
+// world is a machine in memory: podman with its records, kind, the image cache and the lab's API.
+type world struct {
+	t          *testing.T
+	containers []container
+	dead       map[string]bool // containers whose processes are gone although the record says up
+	volumes    map[string]string
+	images     []string
+	network    bool
+	users      []string // other containers on kind's network
+	onNode     []string // images in the node's containerd
+	calls      []string // of the engine, those that change something
+	failing    map[string]error
+	env        map[string]string
+	machine    machine
+	installs   int
+	installErr error
+	awaitErr   error
+	addonErr   map[string]error
+	created    []string // configurations given to kind
+	createErr  []error  // one for each creation, nil for success
+	duringKind func()
+	written    []string // what went into the engine or the node
+	node       images.Node
+}
+
+const testRef = "localhost/mllab-node:abc"
+
+func newWorld(t *testing.T) *world {
+	im := map[string]string{"kube-apiserver": "registry.k8s.io/kube-apiserver:v1.34.4"}
+	for _, a := range addons.All() {
+		for _, c := range a.Images {
+			im[c] = "kind.local/" + c + ":1"
+		}
+	}
+	return &world{
+		t: t, dead: map[string]bool{}, volumes: map[string]string{}, failing: map[string]error{}, env: map[string]string{}, addonErr: map[string]error{},
+		machine: goodMachine(), node: images.Node{Ref: testRef, Source: "source", Images: im},
+	}
+}
+
+// goodMachine is one that nothing is wrong with.
+func goodMachine() machine {
+	tools := map[string]bool{}
+	for _, t := range []string{"go", "cc", "gcc", "mmdebstrap", "python3", "pip", "runc", "seccomp.h"} {
+		tools[t] = true
+	}
+	return machine{
+		OS: "linux", Root: true, Cgroup: "v2", SysResource: true, EngineSysResource: true, Nofile: 1 << 20, Nproc: 1 << 16, PidMax: 1 << 15,
+		InotifyInstances: 1024, InotifyWatches: 1 << 20, MemoryAvailable: 16 * gib, CPUs: 4, LibModules: true, Tools: tools,
+		CacheFree: 100 * gib, EngineFree: 100 * gib, EngineDisk: true,
+	}
+}
+
+func (w *world) parts() parts {
+	return parts{
+		run: run.Func(w.podman),
+		look: func(program string) (string, error) {
+			if program == "podman" {
+				return "/usr/bin/podman", nil
+			}
+			return "", exec.ErrNotFound
+		},
+		getenv: func(k string) string { return w.env[k] },
+		setenv: func(k, v string) error { w.env[k] = v; return nil },
+		machine: func(_ context.Context, _ Options, _ *engine, port int) machine {
+			m := w.machine
+			m.Port = port
+			return m
+		},
+		freePort: func() (int, error) { return 40123, nil },
+		resolve:  func(context.Context, images.Options) (images.Node, error) { return w.node, nil },
+		write: func(n images.Node, _ context.Context, out io.Writer) error {
+			_, err := io.WriteString(out, "image "+n.Ref)
+			return err
+		},
+		archive: func(_ images.Node, _ context.Context, names []string, out io.Writer) error {
+			_, err := io.WriteString(out, strings.Join(names, " "))
+			return err
+		},
+		cluster: func(e *engine, name, kubeconfig string, _ func(string)) cluster {
+			return &fakeKind{w, name, kubeconfig}
+		},
+		lab: func(string) (lab, error) { return w, nil },
+	}
+}
+
+func (w *world) await(ctx context.Context, _ time.Time, _ func(string)) (string, error) {
+	if w.awaitErr != nil {
+		return "", w.awaitErr
+	}
+	return "v1.34.4", ctx.Err()
+}
+
+func (w *world) install(ctx context.Context, _ string, list []addons.Addon, _ addons.Images, _ report.Reporter) ([]addons.Result, error) {
+	w.installs++
+	var results []addons.Result
+	for _, a := range list {
+		action := "unchanged"
+		if w.installs == 1 {
+			action = "created"
+		}
+		results = append(results, addons.Result{Name: a.Name, Changes: []kube.Change{{Object: "Namespace/" + a.Name, Action: action}}})
+	}
+	return results, errors.Join(w.installErr, ctx.Err())
+}
+
+func (w *world) ready(_ context.Context, a addons.Addon, _ addons.Images) error {
+	return w.addonErr[a.Name]
+}
+
+// fakeKind makes the container and the volume that kind would make.
+type fakeKind struct {
+	w                *world
+	name, kubeconfig string
+}
+
+func (k *fakeKind) create(ctx context.Context, config, image string) error {
+	w := k.w
+	w.created = append(w.created, config)
+	port := 0
+	for _, l := range strings.Split(config, "\n") {
+		_, _ = fmt.Sscanf(strings.TrimSpace(l), "hostPort: %d", &port)
+	}
+	w.add(container{ID: "id-" + k.name, Name: nodeName(k.name), Image: image, Status: "up", Port: port})
+	w.volumes["vol-"+k.name] = nodeName(k.name)
+	w.network = true
+	if w.duringKind != nil {
+		w.duringKind()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(w.createErr) > 0 {
+		err := w.createErr[0]
+		w.createErr = w.createErr[1:]
+		if err != nil {
+			return err
+		}
+	}
+	for _, ref := range w.node.Images {
+		w.onNode = append(w.onNode, ref)
+	}
+	return k.writeKubeconfig()
+}
+
+func (k *fakeKind) writeKubeconfig() error {
+	return writeFile(k.kubeconfig, []byte("kubeconfig of "+k.name), 0o600)
+}
+
+func (k *fakeKind) load(_ context.Context, write func(io.Writer) error) error {
+	var b strings.Builder
+	err := write(&b)
+	k.w.written = append(k.w.written, "node: "+b.String())
+	return err
+}
+
+func (w *world) add(c container) { w.containers = append(w.containers, c) }
+
+// podman answers like podman 4.3.1.
+func (w *world) podman(ctx context.Context, c run.Cmd) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	line := strings.Join(c.Args, " ")
+	for prefix, err := range w.failing {
+		if strings.HasPrefix(line, prefix) {
+			return err
+		}
+	}
+	say := func(lines ...string) error {
+		_, err := io.WriteString(c.Stdout, strings.Join(lines, "\n")+"\n")
+		return err
+	}
+	find := func(name string) int {
+		return slices.IndexFunc(w.containers, func(c container) bool { return c.Name == name || c.ID == name })
+	}
+	last := c.Args[len(c.Args)-1]
+	switch {
+	case strings.HasPrefix(line, "info"):
+		data, err := os.ReadFile(filepath.Join("testdata", "podman-info.json"))
+		if err != nil {
+			return err
+		}
+		return say(string(data))
+	case strings.HasPrefix(line, "ps -a --quiet --filter network=kind"):
+		users := slices.Clone(w.users)
+		for _, c := range w.containers {
+			users = append(users, c.ID)
+		}
+		return say(users...)
+	case strings.HasPrefix(line, "ps -a --no-trunc --filter label="):
+		var lines []string
+		for _, c := range w.containers {
+			if strings.Contains(line, "cluster="+strings.TrimSuffix(c.Name, "-control-plane")+" ") {
+				lines = append(lines, psLine(c))
+			}
+		}
+		return say(lines...)
+	case strings.HasPrefix(line, "ps -a --no-trunc --filter name="), strings.HasPrefix(line, "container inspect"):
+		return say("")
+	case strings.HasPrefix(line, "exec") && last == "true":
+		if i := find(c.Args[1]); i < 0 || w.containers[i].Status != "up" || w.dead[c.Args[1]] {
+			return errors.New("cannot exec in a stopped container")
+		}
+		return nil
+	case strings.Contains(line, " ctr "):
+		return say(w.onNode...)
+	case strings.Contains(line, "memory.current"):
+		return say("1000", "total_inactive_file 400")
+	case strings.HasPrefix(line, "image inspect"):
+		if !slices.Contains(w.images, last) {
+			return errors.New("image not known")
+		}
+		return nil
+	case strings.HasPrefix(line, "images"):
+		return say(w.images...)
+	case strings.HasPrefix(line, "network inspect"):
+		if !w.network {
+			return errors.New("network not found")
+		}
+		return nil
+	case strings.HasPrefix(line, "volume ls"):
+		var names []string
+		for v, label := range w.volumes {
+			if last == "label="+label {
+				names = append(names, v)
+			}
+		}
+		return say(names...)
+	}
+	// The rest changes something.
+	w.calls = append(w.calls, line)
+	switch {
+	case c.Args[0] == "start":
+		w.containers[find(last)].Status = "up"
+	case c.Args[0] == "kill":
+	case c.Args[0] == "rm":
+		if i := find(last); i >= 0 {
+			w.containers = slices.Delete(w.containers, i, i+1)
+		}
+	case strings.HasPrefix(line, "volume rm"):
+		delete(w.volumes, last)
+	case line == "network rm kind":
+		w.network = false
+	case c.Args[0] == "rmi":
+		w.images = slices.DeleteFunc(w.images, func(i string) bool { return i == last })
+	case c.Args[0] == "load":
+		data, err := io.ReadAll(c.Stdin)
+		if err != nil {
+			return err
+		}
+		w.written = append(w.written, "engine: "+string(data))
+		w.images = append(w.images, strings.TrimPrefix(string(data), "image "))
+	default:
+		w.t.Errorf("unexpected call: podman %s", line)
+	}
+	return nil
+}
+
+func psLine(c container) string {
+	status := map[string]string{"up": "Up 3 minutes ago", "exited": "Exited (137) 2 minutes ago", "created": "Created"}[c.Status]
+	ports := ""
+	if c.Port != 0 {
+		ports = fmt.Sprintf("127.0.0.1:%d->30080/tcp, 127.0.0.1:37747->6443/tcp", c.Port)
+	}
+	return strings.Join([]string{c.ID, c.Name, c.Image, orElse(status, c.Status), ports}, "\t")
+}
+
+// options are those of a call in this world, with fresh folders.
+func (w *world) options() Options {
+	return Options{Port: DefaultPort, State: filepath.Join(w.t.TempDir(), "state"), Cache: filepath.Join(w.t.TempDir(), "cache")}
+}
+
+// clean fails the test unless nothing is left of any cluster.
+func (w *world) clean(o Options) {
+	w.t.Helper()
+	if len(w.containers) > 0 || len(w.volumes) > 0 {
+		w.t.Errorf("left in the engine: %v %v", w.containers, w.volumes)
+	}
+	if files, _ := filepath.Glob(filepath.Join(o.State, "*", "*")); len(files) > 0 {
+		w.t.Errorf("left in the state folder: %v", files)
+	}
+}

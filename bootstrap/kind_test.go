@@ -1,0 +1,104 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
+	kinderrors "sigs.k8s.io/kind/pkg/errors"
+	kindexec "sigs.k8s.io/kind/pkg/exec"
+	"sigs.k8s.io/kind/pkg/log"
+	"sigs.k8s.io/yaml"
+
+	"mllab.local/addons"
+)
+
+func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
+	m := goodMachine()
+	old := m
+	old.Cgroup, old.EngineSysResource = "hybrid", false
+	mac := machine{OS: "darwin"}
+	for _, c := range []struct {
+		name, version string
+		m             machine
+		oom, cgroup   bool
+	}{
+		{"a usual machine", "v1.34.4", m, false, false},
+		{"an old one", "v1.34.4", old, true, false},
+		{"an old one with a kubelet that refuses it", "v1.35.0", old, true, true},
+		{"a Mac", "v1.35.0", mac, false, false},
+		{"an old one, version unknown", "", old, true, false},
+	} {
+		text, err := clusterConfig("lab", 8080, c.m, c.version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cfg v1alpha4.Cluster
+		if err := yaml.UnmarshalStrict([]byte(text), &cfg); err != nil {
+			t.Fatalf("%s: %v\n%s", c.name, err, text)
+		}
+		n := cfg.Networking
+		if cfg.Name != "lab" || n.APIServerAddress != "127.0.0.1" || n.PodSubnet != "10.244.0.0/16" || !n.DisableDefaultCNI || n.DNSSearch == nil || len(*n.DNSSearch) != 0 {
+			t.Errorf("%s: %+v", c.name, cfg)
+		}
+		if len(cfg.Nodes) != 1 || len(cfg.Nodes[0].ExtraPortMappings) != 1 || cfg.Nodes[0].ExtraPortMappings[0] != (v1alpha4.PortMapping{ListenAddress: "127.0.0.1", HostPort: 8080, ContainerPort: addons.NodePortHTTP}) {
+			t.Errorf("%s: nodes %+v", c.name, cfg.Nodes)
+		}
+		var kubelet map[string]any
+		if err := yaml.UnmarshalStrict([]byte(cfg.KubeadmConfigPatches[0]), &kubelet); err != nil {
+			t.Fatal(err)
+		}
+		if _, said := kubelet["failCgroupV1"]; said != c.cgroup || kubelet["serializeImagePulls"] != false {
+			t.Errorf("%s: kubelet %v", c.name, kubelet)
+		}
+		if said := len(cfg.ContainerdConfigPatches) == 1 && strings.Contains(cfg.ContainerdConfigPatches[0], "restrict_oom_score_adj = true"); said != c.oom {
+			t.Errorf("%s: containerd %v", c.name, cfg.ContainerdConfigPatches)
+		}
+	}
+	if gatewayPort != fmt.Sprintf("%d/tcp", addons.NodePortHTTP) {
+		t.Errorf("the mark is port %s, the gateway's is %d", gatewayPort, addons.NodePortHTTP)
+	}
+}
+
+func TestKindsTalkBecomesReasons(t *testing.T) {
+	var said []string
+	l := kindLog{said: func(s string) { said = append(said, s) }}
+	l.V(0).Infof("Creating cluster %q ...\n", "mllab")
+	l.V(0).Infof(" • %s  ...\n", "Ensuring node image (localhost/mllab-node:abc) 🖼")
+	l.V(0).Infof(" ✓ %s\n", "Starting control-plane 🕹️")
+	l.V(1).Info("debug")
+	l.Warn("enabling experimental podman provider")
+	l.V(0).Info("\n")
+	if want := "ensuring node image (localhost/mllab-node:abc)|starting control-plane"; strings.Join(said, "|") != want {
+		t.Errorf("said %q", said)
+	}
+	var _ log.Logger = l
+}
+
+func TestKindsErrorsKeepTheLastWordsOfWhatFailed(t *testing.T) {
+	err := kindError(kinderrors.Wrap(&kindexec.RunError{
+		Command: []string{"podman", "exec", "x"}, Output: []byte("line\n[wait-control-plane] timed out\n"), Inner: errors.New("exit status 1"),
+	}, "failed to init node with kubeadm"))
+	if want := "failed to init node with kubeadm:\n  line\n  [wait-control-plane] timed out"; err.Error() != want {
+		t.Errorf("%q", err)
+	}
+	silent := kindError(kinderrors.Wrap(&kindexec.RunError{Command: []string{"podman"}, Inner: errors.New("exit status 125")}, "failed to delete nodes"))
+	if !strings.Contains(silent.Error(), "exit status 125") {
+		t.Errorf("%q", silent)
+	}
+	if plain := errors.New("plain"); kindError(plain) != plain {
+		t.Error("another error changed")
+	}
+}
+
+func TestLoadingEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (ctxWriter{ctx, io.Discard}).Write([]byte("x")); !errors.Is(err, context.Canceled) {
+		t.Errorf("error: %v", err)
+	}
+}

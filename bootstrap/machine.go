@@ -1,0 +1,217 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"mllab.local/internal/run"
+)
+
+// machine is what doctor judges: readings, no opinions. Zero means unknown, for numbers.
+type machine struct {
+	OS                string
+	Root              bool
+	Cgroup            string // "v1", "hybrid", "v2"
+	SysResource       bool   // CAP_SYS_RESOURCE is in this process's bounding set
+	EngineSysResource bool   // ... and in that of the engine's daemon, where there is one on this machine
+	Nofile            uint64 // hard limits of this process
+	Nproc             uint64
+	PidMax            uint64
+	InotifyInstances  uint64
+	InotifyWatches    uint64
+	MemoryAvailable   uint64 // bytes
+	CPUs              int
+	LibModules        bool            // /lib/modules is there
+	Tools             map[string]bool // programs and headers that `source` and podman need
+	CacheFree         uint64          // bytes
+	CacheUsed         uint64          // bytes in the image cache
+	EngineFree        uint64          // bytes where the engine keeps its storage
+	EngineDisk        bool            // ... which is on this machine
+	Port              int             // of the gateway
+	PortErr           error           // why it cannot be listened on; nil when it can
+	PortHolder        string          // who has it, when that can be known
+}
+
+// readMachine takes the readings; e is nil when no engine works.
+func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) machine {
+	m := machine{OS: runtime.GOOS, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true, EngineSysResource: true}
+	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "python3", "runc"} {
+		_, err := p.look(tool)
+		m.Tools[tool] = err == nil
+	}
+	if m.Tools["python3"] {
+		_, err := run.Output(ctx, p.run, "python3", "-c", "import pip")
+		m.Tools["pip"] = err == nil
+	}
+	m.Tools["seccomp.h"] = exists("/usr/include/seccomp.h") || exists("/usr/local/include/seccomp.h")
+	m.CacheFree, _ = freeBytes(o.Cache)
+	m.CacheUsed = usedBytes(o.Cache)
+	if port != 0 {
+		if m.PortErr = listen(port); errors.Is(m.PortErr, syscall.EADDRINUSE) {
+			m.PortHolder = portHolder("/proc", port)
+		}
+	}
+	if e != nil {
+		free, err := freeBytes(e.Root)
+		m.EngineFree, m.EngineDisk = free, err == nil && exists(e.Root)
+	}
+	if m.OS == "linux" {
+		m.readLinux("/", e)
+	}
+	return m
+}
+
+// readLinux reads what /proc and /sys say, under another root in tests.
+func (m *machine) readLinux(root string, e *engine) {
+	switch {
+	case exists(root + "sys/fs/cgroup/cgroup.controllers"):
+		m.Cgroup = "v2"
+	case exists(root + "sys/fs/cgroup/unified/cgroup.controllers"):
+		m.Cgroup = "hybrid"
+	default:
+		m.Cgroup = "v1"
+	}
+	m.SysResource = sysResource(root + "proc/self/status")
+	m.EngineSysResource = m.SysResource
+	if e != nil && e.Name != "podman" { // podman has no daemon: its containers are children of this process
+		m.EngineSysResource = true
+		if status := daemonStatus(root+"proc", map[string]string{"docker": "dockerd", "nerdctl": "containerd"}[e.Name]); status != "" {
+			m.EngineSysResource = sysResource(status)
+		}
+	}
+	limits := readText(root + "proc/self/limits")
+	m.Nofile, m.Nproc = hardLimit(limits, "Max open files"), hardLimit(limits, "Max processes")
+	m.PidMax = number(readText(root + "proc/sys/kernel/pid_max"))
+	m.InotifyInstances = number(readText(root + "proc/sys/fs/inotify/max_user_instances"))
+	m.InotifyWatches = number(readText(root + "proc/sys/fs/inotify/max_user_watches"))
+	if _, after, ok := strings.Cut(readText(root+"proc/meminfo"), "MemAvailable:"); ok {
+		m.MemoryAvailable = number(after) * 1024
+	}
+	m.LibModules = exists(root + "lib/modules")
+}
+
+const capSysResource = 24 // linux/capability.h
+
+// sysResource reads the bounding set in a process's status file; what cannot be read is taken to have everything.
+func sysResource(status string) bool {
+	_, after, ok := strings.Cut(readText(status), "CapBnd:")
+	if !ok {
+		return true
+	}
+	set, err := strconv.ParseUint(strings.Fields(after + " -")[0], 16, 64)
+	return err != nil || set&(1<<capSysResource) != 0
+}
+
+// daemonStatus finds the status file of a daemon on this machine.
+func daemonStatus(proc, name string) string {
+	comms, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm")) // the pattern is well-formed
+	for _, c := range comms {
+		if strings.TrimSpace(readText(c)) == name {
+			return filepath.Join(filepath.Dir(c), "status")
+		}
+	}
+	return ""
+}
+
+// hardLimit reads a line of /proc/PID/limits, whose third column it is; "unlimited" and absence are 0.
+func hardLimit(limits, name string) uint64 {
+	_, after, _ := strings.Cut(limits, name)
+	line, _, _ := strings.Cut(after, "\n")
+	if f := strings.Fields(line); len(f) >= 2 {
+		return number(f[1])
+	}
+	return 0
+}
+
+// number reads the number that s begins with; 0 when it begins with none.
+func number(s string) uint64 {
+	f := strings.Fields(s)
+	if len(f) == 0 {
+		return 0
+	}
+	n, err := strconv.ParseUint(f[0], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func readText(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// freeBytes is what this user may still write at path, or where it would be made.
+func freeBytes(path string) (uint64, error) {
+	for !exists(path) && path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+	}
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("reading the free space at %s: %w", path, err)
+	}
+	return uint64(st.Bavail) * uint64(st.Bsize), nil
+}
+
+// usedBytes is what the files under path take; files that vanish meanwhile do not count.
+func usedBytes(path string) (sum uint64) {
+	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			sum += uint64(info.Size())
+		}
+		return nil
+	})
+	return sum
+}
+
+func listen(port int) error {
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// portHolder names the process that listens on the port, "" when it cannot be seen (another user's, without root).
+func portHolder(proc string, port int) string {
+	inodes := map[string]bool{}
+	for _, table := range []string{"net/tcp", "net/tcp6"} {
+		for _, line := range strings.Split(readText(filepath.Join(proc, table)), "\n") {
+			// columns: sl local_address rem_address st ... inode; 0A is LISTEN
+			if f := strings.Fields(line); len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+				inodes["socket:["+f[9]+"]"] = true
+			}
+		}
+	}
+	if len(inodes) == 0 {
+		return ""
+	}
+	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*")) // the pattern is well-formed
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil && inodes[target] {
+			pid := filepath.Dir(filepath.Dir(fd))
+			return fmt.Sprintf("%s (process %s)", strings.TrimSpace(readText(filepath.Join(pid, "comm"))), filepath.Base(pid))
+		}
+	}
+	return ""
+}

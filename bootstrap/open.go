@@ -1,0 +1,65 @@
+package bootstrap
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+)
+
+// Running is a lab that is up, for those who use it.
+type Running struct {
+	Kube     *kube.Client
+	URL      string            // of the gateway
+	Images   map[string]string // component -> reference on the node
+	Addons   []string
+	Evidence string // folder for what scenarios saw
+}
+
+// openBound is how long the API may take to answer: a lab that is up does at
+// once.
+const openBound = 10 * time.Second
+
+// Open connects to the lab that `up` made. A lab that is not there, not
+// finished or not answering is fault.CannotTest, with the command that mends it.
+func Open(ctx context.Context, o Options) (Running, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return Running{}, err
+	}
+	up := o.command("up")
+	st, err := o.store().load()
+	if err != nil {
+		return Running{}, err
+	}
+	switch {
+	case st == nil:
+		return Running{}, fault.CannotTest(up, "there is no lab %q", o.Name)
+	case st.Phase != phaseReady:
+		return Running{}, fault.CannotTest(up+" finishes it", "lab %q is half made", o.Name)
+	}
+	client, err := kube.Connect(o.store().kubeconfig())
+	if err != nil {
+		return Running{}, err
+	}
+	bounded, cancel := context.WithTimeout(ctx, openBound)
+	defer cancel()
+	if _, err := (liveLab{client}).await(bounded, time.Time{}, func(string) {}); err != nil {
+		if ctx.Err() != nil {
+			return Running{}, ctx.Err()
+		}
+		return Running{}, fault.CannotTest(up+" starts it again", "lab %q does not answer: %w", o.Name, err)
+	}
+	return Running{
+		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
+		Evidence: filepath.Join(o.store().dir(), "evidence"),
+	}, nil
+}
+
+// Lacks returns the addons among needs that the lab does not have.
+func (r Running) Lacks(needs []string) []string {
+	return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return slices.Contains(r.Addons, n) })
+}

@@ -1,0 +1,68 @@
+package bootstrap
+
+import "runtime"
+
+// PlanDoc is what `up` would do on this machine if there were nothing yet. Making it needs no engine.
+type PlanDoc struct {
+	Cluster    string      `json:"cluster"`
+	Engine     string      `json:"engine"`
+	URL        string      `json:"url"`
+	Images     string      `json:"images"`
+	Cache      string      `json:"cache"`
+	Kubeconfig string      `json:"kubeconfig"`
+	Steps      []string    `json:"steps"`
+	Addons     []PlanAddon `json:"addons"`
+	KindConfig string      `json:"kindConfig"`
+}
+
+// PlanAddon is an addon in the plan: it starts as soon as its needs are ready, and those beside it are applied.
+type PlanAddon struct {
+	Name    string   `json:"name"`
+	Summary string   `json:"summary"`
+	Needs   []string `json:"needs,omitempty"`
+	Beside  []string `json:"beside,omitempty"`
+}
+
+// Plan reads the options and this machine, and changes nothing.
+func Plan(o Options) (PlanDoc, error) {
+	m := machine{OS: runtime.GOOS, SysResource: true, EngineSysResource: true}
+	if m.OS == "linux" {
+		m.readLinux("/", nil)
+	}
+	return plan(o, m)
+}
+
+func plan(o Options, m machine) (PlanDoc, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return PlanDoc{}, err
+	}
+	list, err := selectAddons(o.Addons, nil)
+	if err != nil {
+		return PlanDoc{}, err
+	}
+	doc := PlanDoc{
+		Cluster: o.Name, Engine: orElse(o.Engine, "the first that works of docker, podman, nerdctl"), URL: url(o.Port),
+		Images: map[string]string{
+			"auto":     "from registries if they can be reached, else built from source",
+			"source":   "built from source: Go modules, Debian packages, one Python wheel",
+			"registry": "pulled from registries",
+		}[o.Mode],
+		Cache: o.Cache, Kubeconfig: o.store().kubeconfig(),
+		Steps: []string{
+			"check this machine, and refuse if it is not fit",
+			"get the images into the cache, and make the node image of them",
+			"create a kind cluster of one node, with the gateway on 127.0.0.1 only",
+			"wait until Kubernetes is ready",
+			"install the addons, and use each of them once",
+		},
+	}
+	if o.Port == 0 {
+		doc.URL = "http://127.0.0.1 on a free port"
+	}
+	for _, a := range list {
+		doc.Addons = append(doc.Addons, PlanAddon{a.Name, a.Summary, a.Needs, a.Beside})
+	}
+	doc.KindConfig, err = clusterConfig(o.Name, o.Port, m, "")
+	return doc, err
+}

@@ -1,0 +1,225 @@
+package bootstrap
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"mllab.local/internal/fault"
+)
+
+// Phases of a cluster. One that is found in phaseCreating was interrupted, and is worth nothing.
+const (
+	phaseCreating = "creating" // kind is at work
+	phaseCreated  = "created"  // a node with Kubernetes; addons may be missing
+	phaseReady    = "ready"    // `up` came to its end
+)
+
+// state is what mllab remembers of one cluster.
+type state struct {
+	Cluster     string            `json:"cluster"`
+	Phase       string            `json:"phase"`
+	Engine      string            `json:"engine"`
+	Port        int               `json:"port"`
+	NodeImage   string            `json:"nodeImage"`
+	ImageSource string            `json:"imageSource"`
+	Images      map[string]string `json:"images"`
+	Addons      []string          `json:"addons"`
+	Changed     time.Time         `json:"changed"`
+}
+
+// made is what mllab made on this host that its clusters share.
+type made struct {
+	Networks   []string `json:"networks,omitempty"` // engines whose network "kind" is ours
+	LibModules bool     `json:"libModules,omitempty"`
+}
+
+// store is the state folder, seen by one cluster: ROOT/NAME/{state.json,kubeconfig}, ROOT/NAME.lock, ROOT/made.json.
+type store struct{ root, name string }
+
+func (o Options) store() store { return store{root: o.State, name: o.Name} }
+
+func (s store) dir() string        { return filepath.Join(s.root, s.name) }
+func (s store) kubeconfig() string { return filepath.Join(s.dir(), "kubeconfig") }
+func (s store) stateFile() string  { return filepath.Join(s.dir(), "state.json") }
+func (s store) madeFile() string   { return filepath.Join(s.root, "made.json") }
+func (s store) lockFile() string   { return filepath.Join(s.root, s.name+".lock") }
+
+// podmanConf is the configuration that podman gets through its environment.
+func (s store) podmanConf() string { return filepath.Join(s.root, "containers.conf") }
+
+// load returns nil when there is no record.
+func (s store) load() (*state, error) {
+	var st state
+	found, err := readJSON(s.stateFile(), &st)
+	if err != nil {
+		return nil, fault.Hinted(err, "run `mllab down --name "+s.name+"`, then `mllab up` again")
+	}
+	if !found {
+		return nil, nil
+	}
+	return &st, nil
+}
+
+func (s store) save(st state) error {
+	st.Cluster, st.Changed = s.name, time.Now().UTC().Truncate(time.Second)
+	return writeJSON(s.stateFile(), st)
+}
+
+func (s store) loadMade() (m made, err error) {
+	_, err = readJSON(s.madeFile(), &m)
+	return m, err
+}
+
+// saveMade removes the file when nothing is left in it.
+func (s store) saveMade(m made) error {
+	if len(m.Networks) == 0 && !m.LibModules {
+		return removeFile(s.madeFile())
+	}
+	return writeJSON(s.madeFile(), m)
+}
+
+// last says whether no other cluster has a record here.
+func (s store) last() bool {
+	records, err := filepath.Glob(filepath.Join(s.root, "*", "state.json"))
+	for _, r := range records {
+		if r != s.stateFile() {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// removeShared removes the files that only serve clusters, when there is none but this one. Podman's configuration has to
+// stay as long as a container does: the process that watches over it was started with it.
+func (s store) removeShared() error {
+	if !s.last() {
+		return nil
+	}
+	leftovers, _ := filepath.Glob(filepath.Join(s.root, ".new-*")) // the pattern is well-formed
+	var errs []error
+	for _, f := range append(leftovers, s.podmanConf()) {
+		errs = append(errs, removeFile(f))
+	}
+	return errors.Join(errs...)
+}
+
+// lock makes sure that only one mllab works on the cluster; unlock leaves no file behind. The kernel drops the lock
+// when the process ends, however it ends.
+func (s store) lock(verb string) (unlock func(), err error) {
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state folder: %w", err)
+	}
+	for {
+		f, err := os.OpenFile(s.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
+		}
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err != nil {
+			holder, _ := os.ReadFile(s.lockFile()) // its text is for the message only
+			_ = f.Close()
+			if !errors.Is(err, syscall.EWOULDBLOCK) {
+				return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
+			}
+			return nil, fault.Hinted(fmt.Errorf("cluster %s is being worked on: %s", s.name, orElse(strings.TrimSpace(string(holder)), "by another mllab")),
+				"wait until that ends, or end it, and try again")
+		}
+		// The holder before us removes its file last; a lock on a removed file keeps nobody out.
+		held, herr := f.Stat()
+		there, terr := os.Stat(s.lockFile())
+		if herr != nil || terr != nil || !os.SameFile(held, there) {
+			_ = f.Close()
+			continue
+		}
+		text := fmt.Sprintf("mllab %s, process %d, since %s\n", verb, os.Getpid(), time.Now().Format(time.DateTime))
+		if err := errors.Join(f.Truncate(0), second(f.WriteString(text))); err != nil {
+			_ = f.Close()
+			return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
+		}
+		return func() {
+			_ = os.Remove(s.lockFile())
+			_ = f.Close()
+			_ = os.Remove(s.root) // only when nothing is left in it
+		}, nil
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// readJSON says whether the file is there.
+func readJSON(path string, into any) (bool, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, into)
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return true, nil
+}
+
+// writeJSON leaves the old file or the new one, never half of it, even when the machine dies meanwhile.
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := writeFile(path, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeFile(path string, data []byte, mode os.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err := errors.Join(second(f.Write(data)), f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil // renamed already; only its durability is in doubt
+	}
+	defer d.Close()
+	_ = d.Sync() // some file systems cannot sync a folder
+	return nil
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package bootstrap
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/fault"
+)
+
+// TestMain lets a test start this binary as a second mllab that holds a lock until it is killed.
+func TestMain(m *testing.M) {
+	if root := os.Getenv("HOLD_LOCK_IN"); root != "" {
+		_, err := store{root: root, name: "x"}.lock("up")
+		fmt.Println("held", err)
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+func TestALockIsNamedAndDiesWithItsHolder(t *testing.T) {
+	root := t.TempDir()
+	holder := exec.Command(os.Args[0])
+	holder.Env = append(os.Environ(), "HOLD_LOCK_IN="+root)
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, len("held <nil>"))
+	if _, err := out.Read(line); err != nil || string(line) != "held <nil>" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	s := store{root: root, name: "x"}
+	_, err = s.lock("down")
+	if want := fmt.Sprintf("cluster x is being worked on: mllab up, process %d, since ", holder.Process.Pid); err == nil || !strings.Contains(err.Error(), want) || fault.Hint(err) == "" {
+		t.Errorf("while it is held: %v, want %s", err, want)
+	}
+	if err := holder.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = holder.Wait() // it was killed
+	unlock, err := s.lock("down")
+	if err != nil {
+		t.Fatalf("after its holder was killed: %v", err)
+	}
+	unlock()
+	if _, err := os.Stat(s.lockFile()); !os.IsNotExist(err) {
+		t.Errorf("the lock's file stays: %v", err)
+	}
+}
+
+func TestARecordIsNeverHalfWritten(t *testing.T) {
+	s := store{root: t.TempDir(), name: "x"}
+	if err := s.save(state{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	stop := make(chan struct{})
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := s.save(state{Phase: phaseReady, NodeImage: strings.Repeat("x", i%5000)}); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for range 300 {
+		if data, err := os.ReadFile(s.stateFile()); err != nil || !json.Valid(data) {
+			t.Fatalf("half a record: %q, %v", data, err)
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(s.dir(), ".new-*"))
+	info, err := os.Stat(s.stateFile())
+	if err != nil || info.Mode().Perm() != 0o600 || len(left) > 0 {
+		t.Errorf("%v, %v, left %v", info, err, left)
+	}
+}
+
+func TestARecordThatCannotBeReplacedStays(t *testing.T) {
+	s := store{root: t.TempDir(), name: "x"}
+	if err := s.save(state{Phase: phaseCreated}); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeJSON(s.stateFile(), func() {}); err == nil {
+		t.Error("a function was written as JSON")
+	}
+	if st, err := s.load(); err != nil || st.Phase != phaseCreated || st.Cluster != "x" {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+func TestABrokenRecordSaysHowToMendIt(t *testing.T) {
+	s := store{root: t.TempDir(), name: "x"}
+	if st, err := s.load(); st != nil || err != nil {
+		t.Errorf("no record: %v, %v", st, err)
+	}
+	if err := writeFile(s.stateFile(), []byte(`{"phase":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.load(); err == nil || !strings.Contains(fault.Hint(err), "mllab down --name x") {
+		t.Errorf("%v, hint %q", err, fault.Hint(err))
+	}
+}

@@ -1,0 +1,134 @@
+package bootstrap
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"mllab.local/addons"
+)
+
+// StatusReport is what there is of a cluster, and whether it can be used.
+type StatusReport struct {
+	Cluster    string        `json:"cluster"`
+	Ready      bool          `json:"ready"`
+	Why        string        `json:"why,omitempty"` // it is not ready
+	Engine     string        `json:"engine,omitempty"`
+	Node       string        `json:"node,omitempty"` // state of its container
+	Kubernetes string        `json:"kubernetes,omitempty"`
+	Memory     uint64        `json:"memoryBytes,omitempty"`
+	URL        string        `json:"url,omitempty"`
+	Kubeconfig string        `json:"kubeconfig,omitempty"`
+	Addons     []AddonStatus `json:"addons,omitempty"`
+	Next       string        `json:"next"`
+}
+
+// AddonStatus says whether an addon's objects are ready, and if not, which one and why.
+type AddonStatus struct {
+	Name  string `json:"name"`
+	Ready bool   `json:"ready"`
+	Why   string `json:"why,omitempty"`
+}
+
+// How long status asks: what is ready says so at once.
+const (
+	statusBound = 5 * time.Second
+	addonBound  = 5 * time.Second
+)
+
+// Status looks at the cluster and changes nothing; a cluster that is not ready is no error.
+func Status(ctx context.Context, o Options) (StatusReport, error) { return status(ctx, o, realParts()) }
+
+func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return StatusReport{}, err
+	}
+	r := StatusReport{Cluster: o.Name, Next: o.command("up")}
+	st, err := o.store().load()
+	if err != nil {
+		return r, err
+	}
+	e, err := findEngine(ctx, p, o.Engine, st)
+	if err != nil {
+		if ctx.Err() != nil {
+			return r, ctx.Err()
+		}
+		r.Why, r.Next = err.Error(), "mllab doctor"
+		return r, nil
+	}
+	r.Engine = e.Name + " " + e.Version
+	found, err := e.containers(ctx, o.Name)
+	if err != nil {
+		return r, err
+	}
+	alive := len(found) == 1 && e.alive(ctx, found[0].Name)
+	act, why := decide(o.Name, found, alive, st)
+	if len(found) == 1 {
+		r.Node = fmt.Sprintf("%s %s", found[0].Name, found[0].Status)
+	}
+	if act != keep {
+		r.Why = "cluster " + o.Name + ": " + why
+		switch {
+		case act == create:
+			r.Why = "there is no cluster " + o.Name
+		case act == refuse:
+			r.Next = "mllab doctor --name " + o.Name
+		}
+		return r, nil
+	}
+	r.URL, r.Kubeconfig = url(found[0].Port), o.store().kubeconfig()
+	r.Memory, _ = e.nodeMemory(ctx, found[0].Name) // nice to know, no more
+	l, err := p.lab(r.Kubeconfig)
+	if err != nil {
+		r.Why = err.Error()
+		return r, nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, statusBound)
+	defer cancel()
+	if r.Kubernetes, err = l.await(bounded, time.Time{}, func(string) {}); err != nil {
+		r.Why = err.Error()
+		return r, ctx.Err()
+	}
+	if err := r.askAddons(ctx, l, st); err != nil {
+		return r, err
+	}
+	if st.Phase != phaseReady && r.Why == "" {
+		r.Why = "the last up did not come to its end"
+	}
+	if r.Ready = r.Why == ""; r.Ready {
+		r.Next = o.command("scenario canary")
+	}
+	return r, nil
+}
+
+// askAddons asks for all the addons that the cluster has at once.
+func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
+	if len(st.Addons) == 0 {
+		return nil
+	}
+	list, err := addons.Select(st.Addons...)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, addonBound)
+	defer cancel()
+	r.Addons = make([]AddonStatus, len(list))
+	var wg sync.WaitGroup
+	for i, a := range list {
+		wg.Go(func() {
+			r.Addons[i] = AddonStatus{Name: a.Name, Ready: true}
+			if err := l.ready(ctx, a, addons.Images(st.Images)); err != nil {
+				r.Addons[i] = AddonStatus{Name: a.Name, Why: err.Error()}
+			}
+		})
+	}
+	wg.Wait()
+	for _, a := range r.Addons {
+		if !a.Ready && r.Why == "" {
+			r.Why = a.Name + ": " + a.Why
+		}
+	}
+	return nil
+}

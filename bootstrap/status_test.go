@@ -1,0 +1,46 @@
+package bootstrap
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestStatus(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		do    func(w *world, o Options)
+		ready bool
+		why   string
+		next  string
+	}{
+		{"ready", func(*world, Options) {}, true, "", "mllab scenario canary"},
+		{"nothing there", func(w *world, o Options) { mustDown(w.t, w, o) }, false, "there is no cluster mllab", "mllab up"},
+		{"stopped", func(w *world, _ Options) { w.containers[0].Status = "exited" }, false, "its node is stopped", "mllab up"},
+		{"dead", func(w *world, _ Options) { w.dead["mllab-control-plane"] = true }, false, "processes are dead", "mllab up"},
+		{"foreign", func(w *world, _ Options) { w.containers[0].Image = "kindest/node:v1" }, false, "not mllab's", "mllab doctor --name mllab"},
+		{"no answer from Kubernetes", func(w *world, _ Options) { w.awaitErr = errors.New("waiting for Kubernetes: connection refused") }, false, "connection refused", "mllab up"},
+		{"an addon is broken", func(w *world, _ Options) {
+			w.addonErr["istio"] = errors.New("Deployment/istio-system/istiod: 0/1 ready")
+		}, false, "istio: Deployment/istio-system/istiod: 0/1 ready", "mllab up"},
+		{"no engine", func(w *world, _ Options) { w.failing["info"] = errors.New("exit status 1: Cannot connect to Podman") }, false, "podman is installed, but its daemon is not running", "mllab doctor"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			o := w.options()
+			mustUp(t, w, o)
+			c.do(w, o)
+			w.calls = nil
+			r, err := status(t.Context(), o, w.parts())
+			if err != nil || r.Ready != c.ready || !strings.Contains(r.Why, c.why) || r.Next != c.next {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if len(w.calls) > 0 {
+				t.Errorf("it changed something: %v", w.calls)
+			}
+			if c.ready && (r.Memory != 600 || r.URL != "http://127.0.0.1:8080" || r.Kubernetes != "v1.34.4" || len(r.Addons) == 0) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}

@@ -1,0 +1,451 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"mllab.local/addons"
+	"mllab.local/bootstrap/images"
+	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
+)
+
+// Summary is what `up` did, and how to go on.
+type Summary struct {
+	Cluster     string          `json:"cluster"`
+	Engine      string          `json:"engine"`
+	URL         string          `json:"url"`
+	Kubeconfig  string          `json:"kubeconfig"`
+	Kubernetes  string          `json:"kubernetes"`
+	NodeImage   string          `json:"nodeImage"`
+	ImageSource string          `json:"imageSource"`
+	Created     bool            `json:"created"` // the cluster was made by this call
+	Seconds     float64         `json:"seconds"`
+	Steps       []StepTime      `json:"steps"`
+	Addons      []addons.Result `json:"addons"`
+	Next        string          `json:"next"`
+}
+
+// StepTime is a step of `up`: how long it took, and what it changed.
+type StepTime struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+	Changed string  `json:"changed"`
+}
+
+// Bounds of the single waits, within Options.Timeout.
+const (
+	createBound  = 6 * time.Minute
+	apiBound     = 90 * time.Second
+	addonsBound  = 10 * time.Minute
+	cleanupBound = 90 * time.Second
+)
+
+// Up makes the cluster and everything on it, or what of it is missing. A second call changes nothing. After a call that
+// was interrupted, however hard, the next one goes on or begins anew.
+//
+// Errors: fault.Usage with every reason when this machine or the input is not fit, before anything is made; ctx.Err()
+// when ctx ended, and then no half-made cluster is left.
+func Up(ctx context.Context, o Options) (Summary, error) { return up(ctx, o, realParts()) }
+
+func up(ctx context.Context, o Options, p parts) (Summary, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return Summary{}, err
+	}
+	if _, err := selectAddons(o.Addons, nil); err != nil {
+		return Summary{}, err
+	}
+	unlock, err := o.store().lock("up")
+	if err != nil {
+		return Summary{}, err
+	}
+	defer unlock()
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+
+	u := &upRun{Options: o, parts: p, store: o.store(), began: time.Now()}
+	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
+	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.awaitKubernetes, u.loadMissing, u.installAddons} {
+		if err := step(ctx); err != nil {
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				err = fault.Hinted(err, fmt.Sprintf("it was given %s in all: raise --timeout, and `mllab up` goes on where it was", o.Timeout))
+			}
+			return u.sum, err
+		}
+	}
+	u.sum.Seconds = time.Since(u.began).Seconds()
+	return u.sum, nil
+}
+
+// upRun is one call of Up on its way.
+type upRun struct {
+	Options
+	parts
+	store  store
+	began  time.Time
+	sum    Summary
+	list   []addons.Addon
+	survey survey
+	st     state
+	node   images.Node
+}
+
+// timed runs one step, shows it and keeps its time; do returns what it changed.
+func (u *upRun) timed(name string, do func(report.Task) (string, error)) error {
+	began, task := time.Now(), u.Report.Step(name)
+	changed, err := do(task)
+	if err != nil {
+		task.Fail(err)
+		return err
+	}
+	task.Done(changed)
+	u.sum.Steps = append(u.sum.Steps, StepTime{name, time.Since(began).Seconds(), changed})
+	return nil
+}
+
+func (u *upRun) checkMachine(ctx context.Context) error {
+	return u.timed("check this machine", func(report.Task) (string, error) {
+		s, err := look(ctx, u.Options, u.parts)
+		if err != nil {
+			return "", err
+		}
+		if err := s.refusal(); err != nil {
+			return "", err
+		}
+		for _, f := range s.Findings {
+			if f.Level == LevelWarn && s.Action != keep {
+				u.Report.Note("%s: %s\n    fix: %s", f.ID, f.What, f.Fix)
+			}
+		}
+		u.survey, u.st = s, state{Engine: s.Engine.Name, Port: s.Port}
+		if s.State != nil {
+			u.st = *s.State
+			u.st.Port = s.Port
+		}
+		if u.list, err = selectAddons(u.Addons, u.st.Addons); err != nil {
+			return "", err
+		}
+		if u.st.Port == 0 {
+			if u.st.Port, err = u.freePort(); err != nil {
+				return "", err
+			}
+		}
+		if u.Port != u.st.Port && u.Port != 0 {
+			u.Report.Note("the gateway stays on port %d", u.st.Port)
+		}
+		u.sum.Engine, u.sum.URL = s.Engine.Name, url(u.st.Port)
+		return fmt.Sprintf("%s %s", s.Engine.Name, s.Engine.Version), s.Engine.prepare(u.parts, u.store, s.Machine)
+	})
+}
+
+// selectAddons returns the core addons, those asked for and those that the cluster has already, in install order.
+func selectAddons(names, have []string) ([]addons.Addon, error) {
+	var all []string
+	for _, a := range addons.All() {
+		all = append(all, a.Name)
+	}
+	all = append(all, names...)
+	for _, n := range have {
+		if !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	return addons.Select(all...)
+}
+
+// components are the images that the addons need on the node.
+func components(list []addons.Addon) []string {
+	set := map[string]bool{}
+	for _, a := range list {
+		for _, c := range a.Images {
+			set[c] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+func (u *upRun) resolveImages(ctx context.Context) error {
+	began := time.Now() // it shows its own steps
+	node, err := u.resolve(ctx, images.Options{
+		Cache: u.Cache, Mode: u.Mode, Mirror: u.Mirror, Components: components(u.list), Report: u.Report, Run: u.run,
+	})
+	if err != nil {
+		return fmt.Errorf("getting the images: %w", err)
+	}
+	u.node, u.sum.NodeImage, u.sum.ImageSource = node, node.Ref, node.Source
+	u.list = addons.Prepared(ctx, u.list, addons.Images(node.Images)) // rendered while the cluster is made
+	u.sum.Steps = append(u.sum.Steps, StepTime{"images", time.Since(began).Seconds(), "from " + node.Source + prefixed(": ", node.Why)})
+	return nil
+}
+
+// ensureCluster leaves a node container of ours that runs.
+func (u *upRun) ensureCluster(ctx context.Context) error {
+	e := u.survey.Engine
+	switch u.survey.Action {
+	case keep:
+		return u.timed("cluster", func(report.Task) (string, error) {
+			if old, now := u.st.Images["kube-apiserver"], u.node.Images["kube-apiserver"]; old != now && old != "" {
+				u.Report.Note("this cluster keeps Kubernetes as %s; `%s` and then up makes it %s", old, u.command("down"), now)
+			}
+			if !exists(u.store.kubeconfig()) {
+				return "kubeconfig written", u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).writeKubeconfig()
+			}
+			return "unchanged", nil
+		})
+	case revive:
+		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.revive(ctx, e, t) })
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		u.Report.Note("cluster %s could not be started again, so it is made anew", u.Name)
+	}
+	if err := u.loadNodeImage(ctx, e); err != nil {
+		return err
+	}
+	return u.timed("cluster", func(t report.Task) (string, error) { return "created", u.create(ctx, e, t) })
+}
+
+// revive starts a stopped node and returns when its API answers.
+func (u *upRun) revive(ctx context.Context, e *engine, t report.Task) error {
+	ctx, cancel := context.WithTimeout(ctx, apiBound)
+	defer cancel()
+	t.Update("starting " + nodeName(u.Name))
+	started := time.Now()
+	if err := e.start(ctx, nodeName(u.Name)); err != nil {
+		return fmt.Errorf("starting cluster %s: %w", u.Name, err)
+	}
+	if err := u.cluster(e, u.Name, u.store.kubeconfig(), t.Update).writeKubeconfig(); err != nil {
+		return fmt.Errorf("reading the kubeconfig of cluster %s: %w", u.Name, err)
+	}
+	l, err := u.lab(u.store.kubeconfig())
+	if err != nil {
+		return err
+	}
+	_, err = l.await(ctx, started, t.Update)
+	return err
+}
+
+func (u *upRun) loadNodeImage(ctx context.Context, e *engine) error {
+	return u.timed("node image", func(t report.Task) (string, error) {
+		if e.hasImage(ctx, u.node.Ref) {
+			return "unchanged", nil
+		}
+		err := e.loadImage(ctx, func(w io.Writer) error { return u.write(u.node, ctx, &counter{w: w, task: t}) })
+		if err != nil {
+			return "", fmt.Errorf("loading %s into %s: %w", u.node.Ref, e.Name, err)
+		}
+		return "loaded", nil
+	})
+}
+
+// counter shows how many bytes went through.
+type counter struct {
+	w    io.Writer
+	task report.Task
+	n    int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	c.task.Progress(c.n, 0, "B")
+	return n, err
+}
+
+// create makes the cluster. The record says "creating" before there is anything, so that whatever ends this process,
+// the next up or down knows what to take away.
+func (u *upRun) create(ctx context.Context, e *engine, t report.Task) error {
+	u.st.Phase, u.st.NodeImage, u.st.ImageSource, u.st.Images, u.st.Engine = phaseCreating, u.node.Ref, u.node.Source, u.node.Images, e.Name
+	if err := u.store.save(u.st); err != nil {
+		return err
+	}
+	if u.survey.Action != create {
+		t.Update("removing what is left of the old one")
+		if _, err := removeCluster(ctx, e, u.Name, u.survey.Found); err != nil {
+			return err
+		}
+	}
+	if err := u.makeHostParts(ctx, e); err != nil {
+		return err
+	}
+	config, err := clusterConfig(u.Name, u.st.Port, u.survey.Machine, tag(u.node.Images["kube-apiserver"]))
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, createBound)
+	defer cancel()
+	var last atomic.Value // kind's newest words; it may still talk when it was given up
+	c := u.cluster(e, u.Name, u.store.kubeconfig(), func(s string) { last.Store(s); t.Update(s) })
+	if err = c.create(bounded, config, u.node.Ref); err != nil && isNameTaken(err) && ctx.Err() == nil {
+		// A process of an earlier up that was killed had still been making a container.
+		if err = u.takeAway(ctx, e); err == nil {
+			err = c.create(bounded, config, u.node.Ref)
+		}
+	}
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w (last: %v)", err, last.Load())
+		}
+		if gone := u.takeAway(ctx, e); gone != nil {
+			return fmt.Errorf("creating cluster %s: %w; what is left of it could not be removed: %w", u.Name, err, gone)
+		}
+		return errors.Join(fmt.Errorf("creating cluster %s: %w", u.Name, err), os.RemoveAll(u.store.dir()), u.store.removeShared())
+	}
+	u.sum.Created = true
+	u.st.Phase = phaseCreated
+	return u.store.save(u.st)
+}
+
+// takeAway removes what a creation left, even when ctx has ended.
+func (u *upRun) takeAway(ctx context.Context, e *engine) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
+	defer cancel()
+	found, err := e.containers(ctx, u.Name)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(found, func(c container) bool { return !c.ours(u.Name) }) {
+		return fmt.Errorf("container %s is not mllab's", found[0].Name)
+	}
+	_, err = removeCluster(ctx, e, u.Name, found)
+	return err
+}
+
+// isNameTaken knows kind's and the engines' words for it.
+func isNameTaken(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "node(s) already exist") || strings.Contains(text, "name") && strings.Contains(text, "already in use")
+}
+
+// makeHostParts makes what all clusters of this machine share, and notes that it was mllab, before kind would.
+func (u *upRun) makeHostParts(ctx context.Context, e *engine) error {
+	m, err := u.store.loadMade()
+	if err != nil {
+		return err
+	}
+	before := made{slices.Clone(m.Networks), m.LibModules}
+	if !slices.Contains(m.Networks, e.Name) && !e.hasNetwork(ctx) {
+		m.Networks = append(m.Networks, e.Name)
+	}
+	mkdir := u.survey.Machine.OS == "linux" && u.survey.Machine.Root && !u.survey.Machine.LibModules
+	m.LibModules = m.LibModules || mkdir
+	if !slices.Equal(before.Networks, m.Networks) || before.LibModules != m.LibModules {
+		if err := u.store.saveMade(m); err != nil {
+			return err
+		}
+	}
+	if mkdir {
+		return os.MkdirAll("/lib/modules", 0o755)
+	}
+	return nil
+}
+
+func (u *upRun) awaitKubernetes(ctx context.Context) error {
+	return u.timed("kubernetes", func(t report.Task) (string, error) {
+		l, err := u.lab(u.store.kubeconfig())
+		if err != nil {
+			return "", err
+		}
+		bounded, cancel := context.WithTimeout(ctx, apiBound)
+		defer cancel()
+		u.sum.Kubernetes, err = l.await(bounded, time.Time{}, t.Update)
+		if err != nil {
+			if ctx.Err() == nil {
+				err = fault.Hinted(err, "the node runs, but Kubernetes in it does not answer: `"+u.command("down")+"`, then up again")
+			}
+			return "", err
+		}
+		return "ready " + u.sum.Kubernetes, nil
+	})
+}
+
+// loadMissing brings images that the addons need onto a node that was made without them, by an older mllab say.
+func (u *upRun) loadMissing(ctx context.Context) error {
+	if u.sum.Created {
+		return nil // they are in the node image
+	}
+	return u.timed("images on the node", func(t report.Task) (string, error) {
+		e := u.survey.Engine
+		there, err := e.lines(ctx, "exec", nodeName(u.Name), "ctr", "--namespace=k8s.io", "images", "ls", "-q")
+		if err != nil {
+			return "", fmt.Errorf("listing the images on %s: %w", nodeName(u.Name), err)
+		}
+		var missing []string
+		for _, c := range components(u.list) {
+			if !slices.Contains(there, u.node.Images[c]) {
+				missing = append(missing, c)
+			}
+		}
+		if len(missing) == 0 {
+			return "unchanged", nil
+		}
+		c := u.cluster(e, u.Name, u.store.kubeconfig(), t.Update)
+		if err := c.load(ctx, func(w io.Writer) error { return u.archive(u.node, ctx, missing, &counter{w: w, task: t}) }); err != nil {
+			return "", fmt.Errorf("loading %s into %s: %w", strings.Join(missing, ", "), nodeName(u.Name), err)
+		}
+		return "loaded " + strings.Join(missing, ", "), nil
+	})
+}
+
+func (u *upRun) installAddons(ctx context.Context) error {
+	began := time.Now() // they show their own steps
+	u.st.Images, u.st.ImageSource, u.st.Addons = u.node.Images, u.node.Source, nil
+	for _, a := range u.list {
+		u.st.Addons = append(u.st.Addons, a.Name)
+	}
+	if u.st.Phase != phaseReady || u.survey.State == nil || !slices.Equal(u.st.Addons, u.survey.State.Addons) {
+		u.st.Phase = phaseCreated
+		if err := u.store.save(u.st); err != nil {
+			return err
+		}
+	}
+	l, err := u.lab(u.store.kubeconfig())
+	if err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, addonsBound)
+	defer cancel()
+	u.sum.Addons, err = l.install(bounded, u.sum.URL, u.list, addons.Images(u.node.Images), u.Report)
+	if err != nil {
+		return fmt.Errorf("installing addons: %w", err)
+	}
+	u.sum.Steps = append(u.sum.Steps, StepTime{"addons", time.Since(began).Seconds(), changedBy(u.sum.Addons)})
+	u.st.Phase = phaseReady
+	return u.store.save(u.st)
+}
+
+// changedBy counts what the addons changed in the cluster: "unchanged", or "12 created, 1 configured".
+func changedBy(results []addons.Result) string {
+	counts := map[string]int{}
+	for _, r := range results {
+		for _, c := range r.Changes {
+			counts[c.Action]++
+		}
+	}
+	delete(counts, "unchanged")
+	var words []string
+	for _, action := range slices.Sorted(maps.Keys(counts)) {
+		words = append(words, fmt.Sprintf("%d %s", counts[action], action))
+	}
+	return orElse(strings.Join(words, ", "), "unchanged")
+}
+
+// command is how a person calls a verb for this cluster.
+func (o Options) command(verb string) string {
+	if o.Name == DefaultName {
+		return "mllab " + verb
+	}
+	return "mllab " + verb + " --name " + o.Name
+}
+
+// tag is v1.34.4 for registry.k8s.io/kube-apiserver:v1.34.4.
+func tag(ref string) string { return ref[strings.LastIndex(ref, ":")+1:] }

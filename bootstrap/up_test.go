@@ -1,0 +1,358 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"mllab.local/internal/fault"
+)
+
+// mustUp calls up and expects it to work.
+func mustUp(t *testing.T, w *world, o Options) Summary {
+	t.Helper()
+	sum, err := up(t.Context(), o, w.parts())
+	if err != nil {
+		t.Fatalf("up: %v", err)
+	}
+	return sum
+}
+
+func record(t *testing.T, o Options) *state {
+	t.Helper()
+	o, err := o.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := o.store().load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestUpMakesEverythingAndSaysHowToGoOn(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	sum := mustUp(t, w, o)
+	if !sum.Created || sum.URL != "http://127.0.0.1:8080" || sum.Engine != "podman" || sum.Kubernetes != "v1.34.4" || sum.Next != "mllab scenario canary" {
+		t.Errorf("summary: %+v", sum)
+	}
+	if st := record(t, o); st == nil || st.Phase != phaseReady || st.Port != 8080 || st.NodeImage != testRef || len(st.Addons) == 0 {
+		t.Errorf("record: %+v", st)
+	}
+	info, err := os.Stat(sum.Kubeconfig)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("kubeconfig: %v, %v", info, err)
+	}
+	if !slices.Equal(w.written, []string{"engine: image " + testRef}) {
+		t.Errorf("loaded: %v", w.written)
+	}
+	if len(sum.Addons) == 0 || sum.Steps[len(sum.Steps)-1].Changed == "unchanged" {
+		t.Errorf("steps: %+v", sum.Steps)
+	}
+}
+
+func TestASecondUpChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	w.calls = nil
+	sum := mustUp(t, w, o)
+	if sum.Created || len(w.calls) > 0 || len(w.created) != 1 {
+		t.Errorf("created %v, calls %v, creations %d", sum.Created, w.calls, len(w.created))
+	}
+	for _, s := range sum.Steps {
+		if s.Name == "cluster" && s.Changed != "unchanged" || s.Name == "images on the node" && s.Changed != "unchanged" {
+			t.Errorf("step %+v", s)
+		}
+	}
+}
+
+func TestUpRefusesWithEveryReasonBeforeAnythingIsMade(t *testing.T) {
+	w := newWorld(t)
+	w.machine.PortErr, w.machine.PortHolder = syscall.EADDRINUSE, "nginx (process 7)"
+	w.machine.MemoryAvailable = gib
+	o := w.options()
+	_, err := up(t.Context(), o, w.parts())
+	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "in use by nginx (process 7)") || !strings.Contains(err.Error(), "1.0 GiB available") || !strings.Contains(err.Error(), "2 reasons") {
+		t.Errorf("error: %v", err)
+	}
+	if len(w.calls)+len(w.created) > 0 {
+		t.Errorf("it changed something: %v", w.calls)
+	}
+	if _, err := os.Stat(o.State); !os.IsNotExist(err) {
+		t.Errorf("the state folder was left: %v", err)
+	}
+}
+
+func TestAForeignClusterOfThatNameIsLeftAlone(t *testing.T) {
+	for name, c := range map[string]container{
+		"another image":   {ID: "1", Name: "mllab-control-plane", Image: "docker.io/kindest/node:v1.34.0", Status: "up", Port: 8080},
+		"no gateway port": {ID: "1", Name: "mllab-control-plane", Image: testRef, Status: "up"},
+		"stopped":         {ID: "1", Name: "mllab-control-plane", Image: "docker.io/kindest/node:v1.34.0", Status: "exited"},
+	} {
+		for verb, call := range map[string]func(*world, Options) error{
+			"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.parts()); return err },
+			"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.parts()); return err },
+		} {
+			w := newWorld(t)
+			w.add(c)
+			err := call(w, w.options())
+			if fault.Code(err) != 2 || !strings.Contains(err.Error(), "not mllab's") {
+				t.Errorf("%s, %s: %v", name, verb, err)
+			}
+			if len(w.calls) > 0 || len(w.containers) != 1 {
+				t.Errorf("%s: %s touched it: %v", name, verb, w.calls)
+			}
+		}
+	}
+}
+
+func TestAMarkedClusterWithoutARecordIsForDownNotForUp(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	if err := os.RemoveAll(filepath.Join(o.State, DefaultName)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := up(t.Context(), o, w.parts())
+	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "no record") || !strings.Contains(err.Error(), "mllab down") {
+		t.Errorf("up: %v", err)
+	}
+	if _, err := down(t.Context(), o, w.parts()); err != nil {
+		t.Errorf("down: %v", err)
+	}
+	w.clean(o)
+}
+
+func TestWhatAnInterruptedUpLeftIsResumedOrReplaced(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		leave   func(w *world, st *state)
+		creates int
+		starts  bool
+	}{
+		{"killed before kind made anything", func(w *world, st *state) {
+			st.Phase = phaseCreating
+			w.containers, w.volumes = nil, map[string]string{}
+		}, 2, false},
+		{"killed while kind made the volume", func(w *world, st *state) { st.Phase = phaseCreating; w.containers = nil }, 2, false},
+		{"killed in kubeadm", func(w *world, st *state) { st.Phase = phaseCreating }, 2, false},
+		{"killed while addons came", func(w *world, st *state) { st.Phase = phaseCreated }, 1, false},
+		{"node stopped", func(w *world, _ *state) { w.containers[0].Status = "exited" }, 1, true},
+		{"node never started after a reboot", func(w *world, _ *state) { w.containers[0].Status = "created" }, 1, true},
+		{"node's processes ended behind the engine's back", func(w *world, _ *state) { w.dead[w.containers[0].Name] = true }, 2, false},
+		{"node in a state of podman's own", func(w *world, _ *state) { w.containers[0].Status = "stopping" }, 2, false},
+		{"node removed by hand", func(w *world, _ *state) { w.containers = nil }, 2, false},
+		{"node stopped and not startable", func(w *world, _ *state) {
+			w.containers[0].Status = "exited"
+			w.failing["start"] = errors.New("container state improper")
+		}, 2, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			o := w.options()
+			o.Port = 9000
+			mustUp(t, w, o)
+			st := *record(t, o)
+			c.leave(w, &st)
+			full, err := o.withDefaults()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := full.store().save(st); err != nil {
+				t.Fatal(err)
+			}
+			w.calls = nil
+			again := o
+			again.Port = DefaultPort // not given this time
+			if w.duringKind = func() { w.dead = map[string]bool{} }; c.creates == 1 {
+				w.duringKind = nil
+			}
+			sum := mustUp(t, w, again)
+			if len(w.created) != c.creates {
+				t.Errorf("created %d times, want %d", len(w.created), c.creates)
+			}
+			if started := slices.Contains(w.calls, "start mllab-control-plane"); started != c.starts {
+				t.Errorf("started: %v", w.calls)
+			}
+			if len(w.containers) != 1 || len(w.volumes) != 1 {
+				t.Errorf("containers %v, volumes %v", w.containers, w.volumes)
+			}
+			if sum.URL != "http://127.0.0.1:9000" {
+				t.Errorf("the address moved to %s", sum.URL)
+			}
+			if st := record(t, o); st.Phase != phaseReady {
+				t.Errorf("phase %s", st.Phase)
+			}
+			if _, err := down(t.Context(), o, w.parts()); err != nil {
+				t.Errorf("down: %v", err)
+			}
+			w.clean(o)
+		})
+	}
+}
+
+func TestAnInterruptDuringCreationLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.duringKind = cancel
+	o := w.options()
+	_, err := up(ctx, o, w.parts())
+	if fault.Code(err) != 130 {
+		t.Errorf("error %v, code %d", err, fault.Code(err))
+	}
+	w.clean(o)
+	// The network stays, noted as ours, until the next down.
+	if _, err := down(t.Context(), o, w.parts()); err != nil || w.network {
+		t.Errorf("down: %v, network %v", err, w.network)
+	}
+	if _, err := os.Stat(o.State); !os.IsNotExist(err) {
+		t.Errorf("the state folder was left: %v", err)
+	}
+}
+
+func TestAFailedCreationLeavesNothingAndKeepsItsReason(t *testing.T) {
+	w := newWorld(t)
+	w.createErr = []error{errors.New("failed to init node with kubeadm")}
+	o := w.options()
+	_, err := up(t.Context(), o, w.parts())
+	if fault.Code(err) != 1 || !strings.Contains(err.Error(), "creating cluster mllab: failed to init node with kubeadm") {
+		t.Errorf("error: %v", err)
+	}
+	w.clean(o)
+}
+
+func TestANodeThatAKilledUpWasStillMakingIsTakenAwayOnce(t *testing.T) {
+	w := newWorld(t)
+	w.createErr = []error{errors.New(`node(s) already exist for a cluster with the name "mllab"`), nil}
+	mustUp(t, w, w.options())
+	if len(w.created) != 2 {
+		t.Errorf("created %d times", len(w.created))
+	}
+}
+
+func TestAnInterruptDuringAddonsKeepsTheClusterForTheNextUp(t *testing.T) {
+	w := newWorld(t)
+	w.installErr = errors.New("istio: Deployment/istio-system/istiod: 0/1 ready")
+	o := w.options()
+	if _, err := up(t.Context(), o, w.parts()); fault.Code(err) != 1 {
+		t.Errorf("error: %v", err)
+	}
+	if st := record(t, o); st.Phase != phaseCreated || len(w.containers) != 1 {
+		t.Errorf("phase %s, containers %v", st.Phase, w.containers)
+	}
+	w.installErr = nil
+	if sum := mustUp(t, w, o); sum.Created {
+		t.Error("the cluster was made anew")
+	}
+}
+
+func TestThePort(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	o.Port = 0
+	if sum := mustUp(t, w, o); sum.URL != "http://127.0.0.1:40123" {
+		t.Errorf("auto: %s", sum.URL)
+	}
+	o.Port = DefaultPort
+	if sum := mustUp(t, w, o); sum.URL != "http://127.0.0.1:40123" {
+		t.Errorf("a cluster moved because no port was named: %s", sum.URL)
+	}
+	o.Port, o.PortGiven = 9999, true
+	_, err := up(t.Context(), o, w.parts())
+	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "gateway on port 40123") || !strings.Contains(err.Error(), "mllab down --name mllab && mllab up --port 9999") {
+		t.Errorf("another port: %v", err)
+	}
+	o.Port = 0
+	if sum := mustUp(t, w, o); sum.URL != "http://127.0.0.1:40123" {
+		t.Errorf("auto again: %s", sum.URL)
+	}
+}
+
+func TestImagesThatTheNodeLacksAreLoadedIntoIt(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	newer := map[string]string{}
+	for c, ref := range w.node.Images {
+		newer[c] = ref
+	}
+	newer["sampleapp"] = "kind.local/sampleapp:2"
+	w.node.Images, w.node.Ref, w.written = newer, "localhost/mllab-node:def", nil
+	mustUp(t, w, o)
+	if !slices.Equal(w.written, []string{"node: sampleapp"}) {
+		t.Errorf("loaded %v", w.written)
+	}
+	if st := record(t, o); st.Images["sampleapp"] != "kind.local/sampleapp:2" {
+		t.Errorf("record: %v", st.Images)
+	}
+}
+
+func TestTwoUpsAtOnceDoNotMeet(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	w.duringKind = func() {
+		_, err := up(t.Context(), o, w.parts())
+		if err == nil || !strings.Contains(err.Error(), "cluster mllab is being worked on: mllab up, process ") {
+			t.Errorf("the second up: %v", err)
+		}
+	}
+	mustUp(t, w, o)
+}
+
+func TestPodmanGetsItsSettingsWithoutTouchingTheUsers(t *testing.T) {
+	w := newWorld(t)
+	w.machine.SysResource, w.machine.EngineSysResource, w.machine.Nofile, w.machine.Nproc = false, false, 20000, 96365
+	o := w.options()
+	mustUp(t, w, o)
+	conf := w.env["CONTAINERS_CONF"]
+	data, err := os.ReadFile(conf)
+	if err != nil || !strings.Contains(string(data), `"nofile=20000:20000", "nproc=32768:32768"`) {
+		t.Errorf("%s: %s, %v", conf, data, err)
+	}
+	if !strings.Contains(w.created[0], "restrict_oom_score_adj = true") {
+		t.Errorf("kind's configuration: %s", w.created[0])
+	}
+	if _, err := down(t.Context(), o, w.parts()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(o.State); !os.IsNotExist(err) {
+		t.Errorf("the state folder was left: %v", err)
+	}
+
+	w = newWorld(t)
+	w.machine.SysResource, w.machine.Nofile = false, 20000
+	w.env["CONTAINERS_CONF"] = "/home/someone/containers.conf"
+	mustUp(t, w, w.options())
+	if w.env["CONTAINERS_CONF"] != "/home/someone/containers.conf" {
+		t.Error("the user's setting was replaced")
+	}
+}
+
+func TestWrongOptionsAreNamed(t *testing.T) {
+	for want, o := range map[string]Options{
+		`cluster name "Lab_1" is not valid`:  {Name: "Lab_1"},
+		`cluster name "../x" is not valid`:   {Name: "../x"},
+		"port 70000 is not between":          {Port: 70000},
+		`image source "bundle" is not known`: {Mode: "bundle"},
+		`engine "rkt" is not known`:          {Engine: "rkt"},
+		`no addon is called "nope"`:          {Addons: []string{"nope"}},
+	} {
+		w := newWorld(t)
+		o.State, o.Cache = t.TempDir(), t.TempDir()
+		_, err := up(t.Context(), o, w.parts())
+		if fault.Code(err) != 2 || fault.Hint(err) == "" || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v (hint %q), want %s", err, fault.Hint(err), want)
+		}
+		if _, err := Plan(o); fault.Code(err) != 2 {
+			t.Errorf("plan: %v", err)
+		}
+	}
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/bootstrap"
+)
+
+func newDoctor(a *app) *cobra.Command {
+	o := bootstrap.Options{Port: bootstrap.DefaultPort, Mode: bootstrap.DefaultMode}
+	c := &cobra.Command{
+		Use:   "doctor [flags]",
+		Short: "Check this machine, and say how to mend what is wrong",
+		Long: `Look at everything that mllab up needs of this machine, and change nothing. Exit
+code 2 when mllab up would refuse. Then: mend what fails, and mllab up`,
+		Example: `  mllab doctor
+  mllab doctor --images source -o json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			g := a.options()
+			o.Name, o.Cache, o.State, o.Report = g.Name, g.Cache, g.State, g.Report
+			o.PortGiven = c.Flags().Changed("port")
+			list, refused := bootstrap.Doctor(c.Context(), o)
+			if list == nil {
+				return refused
+			}
+			if err := a.print(list, func(w io.Writer) { printFindings(w, list) }); err != nil {
+				return err
+			}
+			return refused
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.Var((*port)(&o.Port), "port", "port that the gateway is to have, or auto")
+	f.Var(&choice{&o.Mode, bootstrap.Modes}, "images", "where images are to come from")
+	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
+	return c
+}
+
+func printFindings(w io.Writer, list []bootstrap.Finding) {
+	for _, f := range list {
+		fmt.Fprintf(w, "%-4s  %-16s %s\n", f.Level, f.ID, f.What)
+		if f.Fix != "" {
+			fmt.Fprintf(w, "      %-16s fix: %s\n", "", f.Fix)
+		}
+	}
+}

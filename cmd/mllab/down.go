@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/bootstrap"
+)
+
+func newDown(a *app) *cobra.Command {
+	var o bootstrap.Options
+	c := &cobra.Command{
+		Use:   "down [flags]",
+		Short: "Remove the lab; the image cache stays",
+		Long: `Remove the cluster, its volumes, its kubeconfig and its records, from whatever
+state it is in. A cluster that mllab did not make is refused. The image cache
+and the node image stay, so that the next mllab up is quick.`,
+		Example: `  mllab down
+  mllab down --purge       # also the cache and the node images`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			g := a.options()
+			o.Name, o.Cache, o.State, o.Report = g.Name, g.Cache, g.State, g.Report
+			r, err := bootstrap.Down(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			a.report.Close()
+			return a.print(r, func(w io.Writer) { printDown(w, r, o.Purge) })
+		},
+	}
+	c.Flags().SortFlags = false
+	c.Flags().BoolVar(&o.Purge, "purge", false, "also remove the image cache and the node images")
+	c.Flags().Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the one it was made with)")
+	return c
+}
+
+func printDown(w io.Writer, r bootstrap.DownReport, purged bool) {
+	if len(r.Removed) == 0 {
+		fmt.Fprintf(w, "nothing to remove: there is no cluster %s\n", r.Cluster)
+	}
+	for _, what := range r.Removed {
+		fmt.Fprintf(w, "removed  %s\n", what)
+	}
+	for _, what := range r.Kept {
+		fmt.Fprintf(w, "kept     %s\n", what)
+	}
+	if len(r.Kept) > 0 && !purged {
+		fmt.Fprintln(w, "next     mllab up, or mllab down --purge to remove what was kept")
+	}
+}

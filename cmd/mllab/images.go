@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/bootstrap/images"
+	"mllab.local/internal/run"
+)
+
+func newImages(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "images",
+		Short: "Show or make the lab's container images",
+		Long: `Show or make the lab's container images. They are pulled from upstream's
+registries, or, where none is reachable, built here from pinned Go modules, a
+PyPI wheel and Debian packages. ` + "`mllab up`" + ` makes what is missing by itself.`,
+		Example: `  mllab images list
+  mllab images build --images source`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(newImagesList(a), newImagesBuild(a), newImagesExtract(a))
+	return c
+}
+
+// imageFlags adds the flags that say where images come from.
+func imageFlags(c *cobra.Command, mode, mirror *string) {
+	*mode = "auto"
+	c.Flags().Var(&choice{mode, []string{"auto", "source", "registry"}}, "images", "where images come from")
+	c.Flags().StringVar(mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
+}
+
+func newImagesList(a *app) *cobra.Command {
+	var o images.Options
+	c := &cobra.Command{
+		Use:   "list [flags]",
+		Short: "List the images, their names on the node and what is cached",
+		Args:  noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
+			rows, err := images.List(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			return a.print(rows, func(w io.Writer) {
+				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(t, "NAME\tSOURCE\tCACHED\tON THE NODE")
+				for _, r := range rows {
+					cached := "no"
+					if r.Cached {
+						cached = fmt.Sprintf("%.0f MB", float64(r.Bytes)/1e6)
+					}
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.Name, r.Source, cached, r.Reference)
+				}
+				t.Flush()
+			})
+		},
+	}
+	imageFlags(c, &o.Mode, &o.Mirror)
+	return c
+}
+
+func newImagesBuild(a *app) *cobra.Command {
+	var o images.Options
+	c := &cobra.Command{
+		Use:   "build [flags]",
+		Short: "Make the images that the cache lacks",
+		Args:  noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
+			node, err := images.Resolve(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			a.report.Close()
+			result := struct {
+				Source string            `json:"source"`
+				Why    string            `json:"why"`
+				Node   string            `json:"node"`
+				Images map[string]string `json:"images"`
+			}{node.Source, node.Why, node.Ref, node.Images}
+			return a.print(result, func(w io.Writer) {
+				fmt.Fprintf(w, "%d images are cached, from %s (%s)\nnode image  %s\ncache       %s\nnext        mllab up\n",
+					len(node.Images)+1, node.Source, node.Why, node.Ref, a.global.cache)
+			})
+		},
+	}
+	imageFlags(c, &o.Mode, &o.Mirror)
+	return c
+}
+
+// newImagesExtract is for the tests that run kube-apiserver and etcd by
+// themselves, and not shown.
+func newImagesExtract(a *app) *cobra.Command {
+	var o images.Options
+	var to string
+	c := &cobra.Command{
+		Use:    "extract --to DIR NAME...",
+		Short:  "Write the binaries of images into a folder",
+		Hidden: true,
+		Args:   cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, names []string) error {
+			o.Cache, o.Report, o.Run, o.Components = a.global.cache, a.report, run.Exec{}, names
+			node, err := images.Resolve(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			return node.Extract(names, to)
+		},
+	}
+	imageFlags(c, &o.Mode, &o.Mirror)
+	c.Flags().StringVar(&to, "to", ".", "folder")
+	return c
+}

@@ -1,0 +1,67 @@
+// Command mllab makes a machine-learning delivery lab on this computer and proves with requests that it works.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
+)
+
+func main() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel()
+		fmt.Fprintln(os.Stderr, "\nstopping; what is half done is put away first (^C again ends at once)")
+		<-signals
+		os.Exit(130)
+	}()
+	a := &app{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, report: report.ForTerminal(os.Stderr)}
+	os.Exit(a.main(ctx, os.Args[1:]))
+}
+
+// app is one call of the program: where it talks, and what all verbs share.
+type app struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	report         report.Reporter
+	global         global
+}
+
+// main runs the verb and returns the exit code: 0 done, 1 failed, 2 wrong use, 3 could not test, 130 interrupted.
+func (a *app) main(ctx context.Context, args []string) int {
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	a.report.Close()
+	if err == nil {
+		return 0
+	}
+	if errors.Is(err, context.Canceled) && fault.Hint(err) == "" {
+		// What it was doing, and what it could not put away.
+		what := strings.TrimSuffix(strings.TrimSuffix(err.Error(), context.Canceled.Error()), ": ")
+		if what != "" {
+			what = ": " + what
+		}
+		fmt.Fprintln(a.stderr, "error: interrupted"+what)
+		return fault.Code(err)
+	}
+	fmt.Fprintln(a.stderr, "error: "+strings.TrimSpace(err.Error()))
+	if hint := fault.Hint(err); hint != "" {
+		fmt.Fprintln(a.stderr, "hint:  "+hint)
+	}
+	return fault.Code(err)
+}

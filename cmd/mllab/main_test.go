@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/report"
+)
+
+// call runs mllab in this process.
+func call(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, talk bytes.Buffer
+	a := &app{stdout: &out, stderr: &talk, getenv: func(k string) string { return env[k] }, report: report.New(&talk, report.Options{})}
+	code = a.main(t.Context(), args)
+	return code, out.String(), talk.String()
+}
+
+func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
+	for args, want := range map[string]string{
+		"upp":                      "error: mllab has no command \"upp\"\nhint:  did you mean `mllab up`?\n",
+		"stauts":                   "error: mllab has no command \"stauts\"\nhint:  did you mean `mllab status`?\n",
+		"frobnicate":               "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
+		"help frobnicate":          "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
+		"up now":                   "error: mllab up takes no argument, and got \"now\"\nhint:  see `mllab up --help`\n",
+		"up --prot 1":              "error: mllab up: unknown flag: --prot\nhint:  did you mean --port?\n",
+		"up --frobnicate":          "error: mllab up: unknown flag: --frobnicate\nhint:  see `mllab up --help`\n",
+		"up --port":                "error: mllab up: flag needs an argument: --port\nhint:  see `mllab up --help`\n",
+		"up --port 0":              "error: mllab up: invalid argument \"0\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
+		"up --port http":           "error: mllab up: invalid argument \"http\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
+		"up --images cloud":        "error: mllab up: invalid argument \"cloud\" for \"--images\" flag: it must be auto, source or registry\nhint:  see `mllab up --help`\n",
+		"up --engine rkt":          "error: mllab up: invalid argument \"rkt\" for \"--engine\" flag: it must be docker, podman or nerdctl\nhint:  see `mllab up --help`\n",
+		"-o yaml status":           "error: mllab status: invalid argument \"yaml\" for \"-o, --output\" flag: it must be text or json\nhint:  see `mllab status --help`\n",
+		"up --dry-run --name Lab_": "error: cluster name \"Lab_\" is not valid\nhint:  use up to 48 small letters, digits and dashes, such as --name lab-2\n",
+		"up --dry-run --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
+	} {
+		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
+		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {
+			t.Errorf("mllab %s: code %d, stdout %q\n got %s want %s", args, code, stdout, stderr, want)
+		}
+	}
+}
+
+func TestHelpIsShortAndNamesTheNextCommand(t *testing.T) {
+	for _, args := range []string{"", "--help", "help up", "up --help", "down --help", "status --help", "doctor --help", "version --help"} {
+		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
+		if lines := strings.Count(stdout, "\n"); code != 0 || stderr != "" || lines < 10 || lines > 32 || !strings.Contains(stdout, "Examples:\n  mllab ") {
+			t.Errorf("mllab %s: code %d, %d lines, stderr %q\n%s", args, code, lines, stderr, stdout)
+		}
+		for _, line := range strings.Split(stdout, "\n") {
+			if len(line) > 120 {
+				t.Errorf("mllab %s: a line of %d characters: %s", args, len(line), line)
+			}
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestTheDryRunIsWhatThePageSays(t *testing.T) {
+	code, stdout, stderr := call(t, nil, "up", "--dry-run", "--cache", "/cache", "--state", "/state", "--port", "9000")
+	if code != 0 || stderr != "" {
+		t.Fatalf("code %d: %s", code, stderr)
+	}
+	stdout, _, _ = strings.Cut(stdout, "  containerdConfigPatches:") // depends on the machine
+	const golden = "testdata/dry-run.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(stdout), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stdout != string(want) {
+		t.Errorf("got\n%s\nwant (-update writes it)\n%s", stdout, want)
+	}
+}
+
+func TestJSONIsAloneOnStdoutAndTheEnvironmentNamesTheFolders(t *testing.T) {
+	env := map[string]string{"MLLAB_NAME": "lab-2", "MLLAB_CACHE": "/c", "MLLAB_STATE": "/s"}
+	code, stdout, stderr := call(t, env, "up", "--dry-run", "-o", "json", "--port", "auto")
+	var plan struct{ Cluster, Cache, Kubeconfig, URL string }
+	if err := json.Unmarshal([]byte(stdout), &plan); err != nil || code != 0 || stderr != "" {
+		t.Fatalf("code %d, %v: %s%s", code, err, stdout, stderr)
+	}
+	if plan.Cluster != "lab-2" || plan.Cache != "/c" || plan.Kubeconfig != "/s/lab-2/kubeconfig" || !strings.Contains(plan.URL, "free port") {
+		t.Errorf("%+v", plan)
+	}
+	if _, stdout, _ = call(t, env, "up", "--dry-run", "--name", "other"); !strings.Contains(stdout, "/s/other/kubeconfig") {
+		t.Errorf("a flag does not win over the environment:\n%s", stdout)
+	}
+}
+
+func TestAnInterruptIsExitCode130(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, talk bytes.Buffer
+	a := &app{stdout: &out, stderr: &talk, getenv: func(string) string { return "" }, report: report.Discard()}
+	if code := a.main(ctx, []string{"status", "--state", t.TempDir()}); code != 130 || talk.String() != "error: interrupted\n" {
+		t.Errorf("code %d, %s", code, talk.String())
+	}
+}
+
+func TestVersionNamesWhatIsInstalled(t *testing.T) {
+	code, stdout, _ := call(t, nil, "version", "-o", "json")
+	var v versionInfo
+	if err := json.Unmarshal([]byte(stdout), &v); err != nil || code != 0 {
+		t.Fatalf("code %d, %v: %s", code, err, stdout)
+	}
+	for _, name := range []string{"istio", "knative", "gateway-api"} {
+		if v.Components[name] == "" {
+			t.Errorf("no version of %s in %s", name, stdout)
+		}
+	}
+}
+
+func TestCompletionIsThere(t *testing.T) {
+	code, stdout, _ := call(t, nil, "completion", "bash")
+	if code != 0 || !strings.Contains(stdout, "mllab") {
+		t.Errorf("code %d, %d bytes", code, len(stdout))
+	}
+}

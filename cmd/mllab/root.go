@@ -1,0 +1,204 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"mllab.local/bootstrap"
+	"mllab.local/bootstrap/images"
+	"mllab.local/internal/fault"
+)
+
+// global is what every verb understands.
+type global struct {
+	output, name, cache, state string
+}
+
+// options are what the global flags say to package bootstrap.
+func (a *app) options() bootstrap.Options {
+	return bootstrap.Options{Name: a.global.name, Cache: a.global.cache, State: a.global.state, Report: a.report}
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "mllab",
+		Short: "A lab for progressive delivery of models, on this computer",
+		Long: `mllab makes a lab for the progressive delivery of models on this computer: a
+kind cluster with Istio, Knative and a sample model. It then proves, with real
+requests, that canary, blue/green and shadow deliveries do what they claim.`,
+		Example: `  mllab up                 # make the lab
+  mllab scenario canary    # prove a canary delivery on it
+  mllab down               # remove it`,
+		Args:          noArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(newUp(a), newScenario(a), newStatus(a), newDown(a), newImages(a), newDoctor(a), newVersion(a))
+	root.SetHelpCommand(&cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Explain a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			about, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return noArgs(root, args)
+			}
+			return about.Help()
+		},
+	})
+	root.SetUsageTemplate(usage)
+	root.SetFlagErrorFunc(flagError)
+	env := func(key, other string) string {
+		if v := a.getenv(key); v != "" {
+			return v
+		}
+		return other
+	}
+	f := root.PersistentFlags()
+	f.SortFlags = false
+	a.global.output = "text"
+	f.VarP(&choice{&a.global.output, []string{"text", "json"}}, "output", "o", "how the result is written to stdout")
+	f.StringVar(&a.global.name, "name", env("MLLAB_NAME", bootstrap.DefaultName), "name of the cluster ($MLLAB_NAME)")
+	f.StringVar(&a.global.cache, "cache", env("MLLAB_CACHE", images.DefaultCache()), "folder of the image cache ($MLLAB_CACHE)")
+	f.StringVar(&a.global.state, "state", env("MLLAB_STATE", bootstrap.DefaultState()), "folder of kubeconfig and records ($MLLAB_STATE)")
+	return root
+}
+
+// usage is cobra's template in fewer lines.
+const usage = `Usage:
+  {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND [flags]{{else}}{{.UseLine}}{{end}}
+{{- if .HasExample}}
+
+Examples:
+{{.Example}}
+{{- end}}
+{{- if .HasAvailableSubCommands}}
+
+Commands:
+{{- range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{- end}}
+{{- if .HasAvailableLocalFlags}}
+
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{- end}}
+{{- if .HasAvailableInheritedFlags}}
+
+Everywhere:
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
+{{- end}}
+`
+
+// noArgs refuses arguments, and a word that is no command with the nearest one that is.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if !c.HasAvailableSubCommands() {
+		return fault.Usage(seeHelp(c), "%s takes no argument, and got %q", c.CommandPath(), args[0])
+	}
+	var names []string
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	hint := seeHelp(c)
+	if near := nearest(args[0], names); near != "" {
+		hint = fmt.Sprintf("did you mean `%s %s`?", c.CommandPath(), near)
+	}
+	return fault.Usage(hint, "%s has no command %q", c.CommandPath(), args[0])
+}
+
+func seeHelp(c *cobra.Command) string { return fmt.Sprintf("see `%s --help`", c.CommandPath()) }
+
+// flagError names the flag that was meant, if one is near.
+func flagError(c *cobra.Command, err error) error {
+	hint := seeHelp(c)
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		var names []string
+		c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := nearest(unknown.GetSpecifiedName(), names); near != "" {
+			hint = fmt.Sprintf("did you mean --%s?", near)
+		}
+	}
+	return fault.Usage(hint, "%s: %w", c.CommandPath(), err)
+}
+
+// nearest returns the name that word was meant to be, "" when none is near: more than two edits make another word, and
+// so does changing all of a short one.
+func nearest(word string, names []string) string {
+	best, near := min(3, len(word)), ""
+	for _, n := range names {
+		if d := distance(word, n); d < best {
+			best, near = d, n
+		}
+	}
+	return near
+}
+
+// distance is Levenshtein's: how many letters must be changed, added or taken away.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		above := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := above
+			if a[i] != b[j] {
+				change++
+			}
+			above = row[j+1]
+			row[j+1] = min(change, row[j]+1, above+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// choice is a flag with a few values.
+type choice struct {
+	value *string
+	of    []string
+}
+
+func (c *choice) String() string {
+	if c.value == nil {
+		return ""
+	}
+	return *c.value
+}
+
+func (c *choice) Type() string { return strings.Join(c.of, "|") }
+
+func (c *choice) Set(s string) error {
+	for _, v := range c.of {
+		if s == v {
+			*c.value = s
+			return nil
+		}
+	}
+	return fmt.Errorf("it must be %s or %s", strings.Join(c.of[:len(c.of)-1], ", "), c.of[len(c.of)-1])
+}
+
+// print writes a result: JSON for machines, or what text writes.
+func (a *app) print(result any, text func(io.Writer)) error {
+	if a.global.output != "json" {
+		text(a.stdout)
+		return nil
+	}
+	enc := json.NewEncoder(a.stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(result)
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/bootstrap"
+	"mllab.local/internal/fault"
+)
+
+func newStatus(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status [flags]",
+		Short: "Say whether the lab can be used",
+		Long: `Look at the engine, the node, Kubernetes and every addon, and say whether the lab
+can be used: exit code 0 when it can, 3 when it cannot. Then: the command it names`,
+		Example: `  mllab status
+  mllab status -o json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := bootstrap.Status(c.Context(), a.options())
+			if err != nil {
+				return err
+			}
+			if err := a.print(r, func(w io.Writer) { printStatus(w, r) }); err != nil {
+				return err
+			}
+			if !r.Ready {
+				return fault.CannotTest(r.Next, "not ready: %s", r.Why)
+			}
+			return nil
+		},
+	}
+}
+
+func printStatus(w io.Writer, r bootstrap.StatusReport) {
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%-11s %s\n", name, value)
+		}
+	}
+	row("cluster", r.Cluster+map[bool]string{true: ", ready", false: ", not ready"}[r.Ready])
+	row("engine", r.Engine)
+	row("node", r.Node)
+	row("kubernetes", r.Kubernetes)
+	if r.Memory > 0 {
+		row("memory", fmt.Sprintf("%.1f GiB in the node", float64(r.Memory)/(1<<30)))
+	}
+	row("gateway", r.URL)
+	row("kubeconfig", r.Kubeconfig)
+	for _, a := range r.Addons {
+		row("addon", fmt.Sprintf("%-14s %s", a.Name, map[bool]string{true: "ready", false: "not ready: " + a.Why}[a.Ready]))
+	}
+	if r.Ready {
+		row("next", r.Next)
+	}
+}

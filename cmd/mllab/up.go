@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/bootstrap"
+)
+
+func newUp(a *app) *cobra.Command {
+	o := bootstrap.Options{Port: bootstrap.DefaultPort, Mode: bootstrap.DefaultMode}
+	dry := false
+	c := &cobra.Command{
+		Use:   "up [flags]",
+		Short: "Make the lab, or what of it is missing",
+		Long: `Make the lab: check this machine, get the images, create a kind cluster, install
+Istio, Knative and the sample model, and use each of them once. Doing it again
+changes nothing; after an interruption it goes on. Then: mllab scenario canary`,
+		Example: `  mllab up
+  mllab up --port auto --images source`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			g := a.options()
+			o.Name, o.Cache, o.State, o.Report = g.Name, g.Cache, g.State, g.Report
+			o.PortGiven = c.Flags().Changed("port")
+			if dry {
+				plan, err := bootstrap.Plan(o)
+				if err != nil {
+					return err
+				}
+				return a.print(plan, func(w io.Writer) { printPlan(w, plan) })
+			}
+			sum, err := bootstrap.Up(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			a.report.Close()
+			return a.print(sum, func(w io.Writer) { printSummary(w, sum) })
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.Var((*port)(&o.Port), "port", "port of the gateway on 127.0.0.1, or auto for a free one")
+	f.Var(&choice{&o.Mode, bootstrap.Modes}, "images", "where images come from (auto: registries, if one answers)")
+	f.StringSliceVar(&o.Addons, "with", nil, "more addons, `NAME,...`")
+	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
+	f.StringVar(&o.Mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
+	f.DurationVar(&o.Timeout, "timeout", bootstrap.DefaultTimeout, "give up after this time")
+	f.BoolVar(&dry, "dry-run", false, "print the plan and change nothing")
+	return c
+}
+
+// port is a flag: a port number, or auto, which is 0.
+type port int
+
+func (p *port) String() string {
+	if *p == 0 {
+		return "auto"
+	}
+	return strconv.Itoa(int(*p))
+}
+
+func (p *port) Type() string { return "N|auto" }
+
+func (p *port) Set(s string) error {
+	if s == "auto" {
+		*p = 0
+		return nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("it must be a number from 1 to 65535, or auto")
+	}
+	*p = port(n)
+	return nil
+}
+
+func printSummary(w io.Writer, s bootstrap.Summary) {
+	verb := "is up, as it was"
+	if s.Created {
+		verb = "is up, new"
+	}
+	fmt.Fprintf(w, "cluster %s %s (%s, Kubernetes %s, images from %s)\n\n", s.Cluster, verb, s.Engine, s.Kubernetes, s.ImageSource)
+	for _, step := range s.Steps {
+		fmt.Fprintf(w, "  %-22s %7.1f s  %s\n", step.Name, step.Seconds, step.Changed)
+	}
+	for _, r := range s.Addons {
+		fmt.Fprintf(w, "    %-20s %7.1f s  + %.1f s to use it\n", r.Name, r.Seconds, r.VerifySeconds)
+	}
+	fmt.Fprintf(w, "  %-22s %7.1f s\n\ngateway     %s\nkubeconfig  %s\nnext        %s\n", "total", s.Seconds, s.URL, s.Kubeconfig, s.Next)
+}
+
+func printPlan(w io.Writer, p bootstrap.PlanDoc) {
+	fmt.Fprintf(w, "plan for cluster %s (nothing is changed)\n\n", p.Cluster)
+	for _, row := range [][2]string{{"engine", p.Engine}, {"gateway", p.URL}, {"images", p.Images}, {"cache", p.Cache}, {"kubeconfig", p.Kubeconfig}} {
+		fmt.Fprintf(w, "%-11s %s\n", row[0], row[1])
+	}
+	fmt.Fprintln(w, "\nsteps")
+	for i, s := range p.Steps {
+		fmt.Fprintf(w, "  %d. %s\n", i+1, s)
+	}
+	fmt.Fprintln(w, "\naddons")
+	for _, a := range p.Addons {
+		fmt.Fprintf(w, "  %-12s %s\n", a.Name, a.Summary)
+		if len(a.Needs) > 0 {
+			fmt.Fprintf(w, "  %-12s after %s is ready\n", "", strings.Join(a.Needs, ", "))
+		}
+		if len(a.Beside) > 0 {
+			fmt.Fprintf(w, "  %-12s beside %s\n", "", strings.Join(a.Beside, ", "))
+		}
+	}
+	fmt.Fprintf(w, "\nkind's configuration\n  %s\n", strings.ReplaceAll(strings.TrimSpace(p.KindConfig), "\n", "\n  "))
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/addons"
+)
+
+// versionInfo is what this binary is and what it installs.
+type versionInfo struct {
+	Version    string            `json:"version"`
+	Revision   string            `json:"revision,omitempty"`
+	Go         string            `json:"go"`
+	Components map[string]string `json:"components"`
+
+	order []string
+}
+
+func newVersion(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version [flags]",
+		Short:   "Say what this binary is, and what it installs",
+		Example: "  mllab version -o json",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v, err := readVersion()
+			if err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) { printVersion(w, v) })
+		},
+	}
+}
+
+func readVersion() (versionInfo, error) {
+	v := versionInfo{Version: "unknown", Components: map[string]string{}}
+	add := func(name, version string) {
+		v.Components[name] = version
+		v.order = append(v.order, name)
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v.Version, v.Go = info.Main.Version, info.GoVersion
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Revision = s.Value
+			}
+		}
+		for _, d := range info.Deps {
+			if d.Path == "sigs.k8s.io/kind" {
+				add("kind", d.Version)
+			}
+		}
+	}
+	installed, err := addons.Versions()
+	if err != nil {
+		return v, err
+	}
+	for _, i := range installed {
+		add(i.Name, i.Version)
+	}
+	return v, nil
+}
+
+func printVersion(w io.Writer, v versionInfo) {
+	fmt.Fprintf(w, "mllab %s (%s)\n", v.Version, v.Go)
+	if v.Revision != "" {
+		fmt.Fprintf(w, "%-16s %s\n", "revision", v.Revision)
+	}
+	for _, name := range v.order {
+		fmt.Fprintf(w, "%-16s %s\n", name, v.Components[name])
+	}
+}

@@ -1,0 +1,261 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/fluxcd/pkg/ssa"
+	ssaerrors "github.com/fluxcd/pkg/ssa/errors"
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// parallel is how many objects are written at once.
+const parallel = 16
+
+// Change says what became of one object: Object is its Name; Action is "created", "configured" or "unchanged".
+type Change struct {
+	Object string
+	Action string
+}
+
+// The order of writing; deleting goes the other way. Objects of one stage do not need each other to be accepted.
+const (
+	definitions = iota // namespaces, CRDs and cluster roles: what the others are made of
+	builtins           // what every API server knows
+	customs            // objects of CRDs
+	webhooks           // last, so that a webhook whose server is not up yet does not refuse its own neighbours
+	stages
+)
+
+func stage(obj *unstructured.Unstructured) int {
+	switch obj.GetKind() {
+	case "Namespace", "CustomResourceDefinition", "ClusterRole":
+		return definitions
+	case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
+		return webhooks
+	}
+	if scheme.Scheme.IsGroupRegistered(obj.GroupVersionKind().Group) {
+		return builtins
+	}
+	return customs
+}
+
+func staged(objs []*unstructured.Unstructured) [stages][]*unstructured.Unstructured {
+	var byStage [stages][]*unstructured.Unstructured
+	for _, obj := range objs {
+		byStage[stage(obj)] = append(byStage[stage(obj)], obj)
+	}
+	for _, s := range byStage {
+		sort.Stable(ssa.SortableUnstructureds(s)) // service accounts and configuration before what uses them
+	}
+	return byStage
+}
+
+// Apply makes the cluster hold objs by server-side apply, and says of each, in the order of writing, what that took.
+// An object whose dry run changes nothing is "unchanged" and is not written. Fields that we set and others changed are put back,
+// but for those that upstream leaves to its controllers (see prepare). Calls refused because a webhook or the API server
+// is not serving yet are repeated until ctx ends; the error then keeps the refusal. Beside an error are the changes made before it.
+func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) ([]Change, error) {
+	var changes []Change
+	fresh := map[schema.GroupKind]bool{} // kinds that this very call defines: the server may need a moment to serve them
+	for _, objs := range staged(objs) {
+		var crds []*unstructured.Unstructured
+		made := make([]Change, len(objs))
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(parallel)
+		for i, obj := range objs {
+			if obj.GetKind() == "CustomResourceDefinition" {
+				crds = append(crds, obj)
+				fresh[definedKind(obj)] = true
+			}
+			isFresh := fresh[obj.GroupVersionKind().GroupKind()]
+			g.Go(func() error {
+				return retry(gctx, obj, isFresh, func() (err error) {
+					made[i], err = c.applyOnce(gctx, obj)
+					return err
+				})
+			})
+		}
+		err := g.Wait()
+		changes = append(changes, slices.DeleteFunc(made, func(c Change) bool { return c.Action == "" })...)
+		if err == nil && len(crds) > 0 {
+			err = c.Wait(ctx, crds, nil)
+		}
+		if err != nil {
+			return changes, err
+		}
+	}
+	return changes, nil
+}
+
+func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) (Change, error) {
+	ready, err := c.prepare(ctx, obj)
+	if err != nil {
+		return Change{}, err
+	}
+	entry, err := c.manager.Apply(ctx, ready, ssa.DefaultApplyOptions())
+	if err != nil {
+		return Change{}, err
+	}
+	return Change{Object: Name(obj), Action: entry.Action.String()}, nil
+}
+
+func definedKind(crd *unstructured.Unstructured) schema.GroupKind {
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
+	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
+	return schema.GroupKind{Group: group, Kind: kind}
+}
+
+// prepare copies obj without the fields that upstream's manifest holds as a placeholder and a controller fills in the cluster.
+// Applying them would take them from the controller, which would take them back: no apply would ever be "unchanged".
+//   - A CRD's conversion caBundle.
+//   - The rules of an aggregated ClusterRole: https://kubernetes.io/docs/reference/access-authn-authz/rbac/#aggregated-clusterroles
+//   - Whatever another manager has written into the webhooks of a webhook configuration. Knative's webhook computes rules,
+//     namespaceSelector, caBundle and path: https://github.com/knative/pkg/blob/main/webhook/resourcesemantics/defaulting/defaulting.go ;
+//     istiod fills caBundle and turns failurePolicy to Fail once it serves.
+//
+// A Secret that is empty upstream needs nothing: an apply touches only the keys that it names.
+func (c *Client) prepare(ctx context.Context, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	obj = obj.DeepCopy()
+	switch obj.GetKind() {
+	case "CustomResourceDefinition":
+		unstructured.RemoveNestedField(obj.Object, "spec", "conversion", "webhook", "clientConfig", "caBundle")
+	case "ClusterRole":
+		if _, aggregated := obj.Object["aggregationRule"]; aggregated {
+			delete(obj.Object, "rules")
+		}
+	case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
+		live := &unstructured.Unstructured{}
+		live.SetGroupVersionKind(obj.GroupVersionKind())
+		if err := c.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
+			return obj, client.IgnoreNotFound(err)
+		}
+		return obj, yield(obj, live)
+	}
+	return obj, nil
+}
+
+// yield removes from obj's webhooks the fields that live's managedFields give to a manager other than ours.
+// https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management has the format.
+func yield(obj, live *unstructured.Unstructured) error {
+	hooks, _, err := unstructured.NestedSlice(obj.Object, "webhooks")
+	if err != nil {
+		return err
+	}
+	for _, entry := range live.GetManagedFields() {
+		if entry.Manager == owner || entry.FieldsV1 == nil {
+			continue
+		}
+		var fields struct {
+			Webhooks map[string]map[string]any `json:"f:webhooks"`
+		}
+		if err := json.Unmarshal(entry.FieldsV1.Raw, &fields); err != nil {
+			return fmt.Errorf("reading the managed fields of %s: %w", entry.Manager, err)
+		}
+		for _, hook := range hooks {
+			if hook, ok := hook.(map[string]any); ok {
+				name, _ := hook["name"].(string)
+				key, _ := json.Marshal(map[string]string{"name": name}) // cannot fail
+				drop(hook, fields.Webhooks["k:"+string(key)])
+				hook["name"] = name // identifies the hook; every manager owns it
+			}
+		}
+	}
+	return unstructured.SetNestedSlice(obj.Object, hooks, "webhooks")
+}
+
+// drop removes the fields of a managedFields tree from value, at the tree's leaves.
+func drop(value, fields map[string]any) {
+	for key, below := range fields {
+		name, isField := strings.CutPrefix(key, "f:")
+		if !isField {
+			continue
+		}
+		inner, isMap := value[name].(map[string]any)
+		if tree, _ := below.(map[string]any); isMap && len(tree) > 0 {
+			drop(inner, tree)
+		} else {
+			delete(value, name)
+		}
+	}
+}
+
+// retry repeats try while the cluster refuses for a reason that passes, until ctx ends. Errors begin with obj's Name.
+func retry(ctx context.Context, obj *unstructured.Unstructured, fresh bool, try func() error) error {
+	start := time.Now()
+	var last error
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil { // else err is only the echo of ctx's end
+			last = err
+		}
+		last = bare(last)
+		if ctx.Err() == nil && !passing(last, fresh) {
+			return fmt.Errorf("%s: %w", Name(obj), last)
+		}
+		select {
+		case <-ctx.Done():
+			return stopped(ctx, Name(obj), start, last.Error())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// bare is the cluster's own answer, without what the apply library writes before it.
+func bare(err error) error {
+	var dryRun *ssaerrors.DryRunErr
+	if errors.As(err, &dryRun) {
+		return dryRun.Unwrap()
+	}
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		return status.(error)
+	}
+	return err
+}
+
+// passing tells whether a refusal is one of a cluster that is still starting. fresh: obj's kind was defined a moment ago.
+func passing(err error, fresh bool) bool {
+	text := err.Error()
+	if fresh && (meta.IsNoMatchError(err) || strings.Contains(text, "could not find the requested resource")) {
+		return true
+	}
+	// The API server reports a webhook that it cannot reach as an internal error, which has no reason of its own.
+	return strings.Contains(text, "failed calling webhook") || strings.Contains(text, "conversion webhook for") ||
+		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
+		apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || // two writers at once; the next try sees the other's result
+		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err)
+}
+
+// stopError keeps the reason of a wait that ctx ended; errors.Is finds context.DeadlineExceeded or context.Canceled in it.
+type stopError struct {
+	text  string
+	cause error
+}
+
+func (e *stopError) Error() string { return e.text }
+func (e *stopError) Unwrap() error { return e.cause }
+
+func stopped(ctx context.Context, name string, since time.Time, last string) error {
+	cause := ctx.Err()
+	what := cause.Error()
+	if errors.Is(cause, context.DeadlineExceeded) {
+		what = fmt.Sprintf("timeout after %s", time.Since(since).Round(100*time.Millisecond))
+	}
+	return &stopError{text: fmt.Sprintf("%s: %s (last: %s)", name, what, last), cause: cause}
+}

@@ -1,0 +1,119 @@
+// Package kube is mllab's hand on one cluster: apply objects, wait for them with a reason, delete them, read their pods.
+// It is the only importer of controller-runtime and of Flux's server-side apply library.
+package kube
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/fluxcd/pkg/ssa"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/yaml"
+
+	"mllab.local/internal/fault"
+)
+
+// owner is the field manager of everything mllab applies.
+const owner = "mllab"
+
+// Client reads and writes one cluster without a cache: what it returns is what the API server holds now.
+type Client struct {
+	client.Client
+	watcher client.WithWatch
+	core    typedcore.CoreV1Interface
+	manager *ssa.ResourceManager
+}
+
+// Connect opens the cluster that the kubeconfig's current context names. It sends nothing yet.
+// A kubeconfig that does not exist is a fault with exit code 3: there is no lab to talk to.
+func Connect(kubeconfig string) (*Client, error) {
+	if _, err := os.Stat(kubeconfig); errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.CannotTest("mllab up", "no cluster yet: kubeconfig %q does not exist", kubeconfig)
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeconfig %s: %w", kubeconfig, err)
+	}
+	return New(cfg)
+}
+
+// New makes a Client from a REST configuration; Connect is New for a file.
+func New(cfg *rest.Config) (*Client, error) {
+	cfg = rest.CopyConfig(cfg)
+	cfg.UserAgent = owner
+	// The server's own priority and fairness is the limit; the client's default of 5 requests a second would make an apply take minutes.
+	cfg.QPS = -1
+	// Deprecation warnings are about upstream's manifests, which the user cannot change, and this package does not log.
+	cfg.WarningHandler = rest.NoWarnings{}
+	http, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", cfg.Host, err)
+	}
+	both, err := client.NewWithWatch(cfg, client.Options{HTTPClient: http})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", cfg.Host, err)
+	}
+	core, err := typedcore.NewForConfigAndClient(cfg, http)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", cfg.Host, err)
+	}
+	manager := ssa.NewResourceManager(both, nil, ssa.Owner{Field: owner, Group: "mllab.local"})
+	return &Client{Client: both, watcher: both, core: core, manager: manager}, nil
+}
+
+// Decode reads the objects of a YAML or JSON text of any number of documents, in their order. Empty documents are dropped.
+// A document that has a key twice, or is no single object (no apiVersion, kind or name), is an error that says which one.
+func Decode(data []byte) ([]*unstructured.Unstructured, error) {
+	var objs []*unstructured.Unstructured
+	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
+	for n := 1; ; n++ {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			return objs, nil
+		}
+		var text []byte
+		if err == nil {
+			text, err = yaml.YAMLToJSONStrict(doc)
+		}
+		if err == nil && string(text) == "null" {
+			continue
+		}
+		obj := &unstructured.Unstructured{}
+		if err == nil {
+			err = obj.UnmarshalJSON(text)
+		}
+		if err == nil && (obj.GetAPIVersion() == "" || obj.GetName() == "") {
+			err = fmt.Errorf("%s %q has no apiVersion or no name", obj.GetKind(), obj.GetName())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading document %d: %w", n, err)
+		}
+		objs = append(objs, obj)
+	}
+}
+
+// Name is how mllab writes an object everywhere: "Kind/namespace/name", or "Kind/name" for one without a namespace.
+func Name(obj client.Object) string {
+	kind := obj.GetObjectKind().GroupVersionKind().Kind
+	if kind == "" { // a typed object that was read from the server does not know its kind
+		if gvk, err := apiutil.GVKForObject(obj, scheme.Scheme); err == nil {
+			kind = gvk.Kind
+		}
+	}
+	if obj.GetNamespace() == "" {
+		return kind + "/" + obj.GetName()
+	}
+	return kind + "/" + obj.GetNamespace() + "/" + obj.GetName()
+}

@@ -1,0 +1,130 @@
+package kube
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// health is what an object's own status says.
+type health struct {
+	ready    bool
+	failed   bool   // and will not recover by itself
+	observed bool   // its controller has seen the newest spec
+	why      string // it is not ready
+}
+
+// healthOf judges by kstatus (https://github.com/fluxcd/cli-utils/tree/main/pkg/kstatus), and for the kinds that kstatus takes for
+// ready before their controller has seen them, also by the condition that the kind promises.
+func healthOf(obj *unstructured.Unstructured) health {
+	result, err := status.Compute(obj)
+	if err != nil {
+		return health{why: err.Error()}
+	}
+	h := health{
+		ready:    result.Status == status.CurrentStatus,
+		failed:   result.Status == status.FailedStatus && obj.GetKind() != "Deployment" && obj.GetKind() != "Pod", // their pods say what is final (see trouble)
+		observed: observed(obj),
+		why:      result.Message,
+	}
+	switch {
+	case result.Status == status.TerminatingStatus:
+		h.why = "being deleted"
+	case obj.GetKind() == "Pod" && status.GetStringField(obj.Object, ".status.phase", "") == string(corev1.PodFailed):
+		h.ready, h.failed, h.why = false, true, "failed" // kstatus: a pod that has ended is current
+	case h.ready && promised(obj) != "":
+		h.ready, h.why = condition(obj, promised(obj))
+	}
+	switch count, short := replicas(obj); {
+	case h.ready:
+		h.why = ""
+	case !h.observed:
+		h.why = "its controller has not seen the newest spec yet"
+	case short && !h.failed: // kstatus says the same in other words
+		h.why = join(", ", count, refusal(obj))
+	case count != "":
+		h.why = count + ", " + h.why
+	}
+	return h
+}
+
+// promised is the condition that must be True for obj to be in use; "" where kstatus knows better.
+func promised(obj *unstructured.Unstructured) string {
+	switch gk := obj.GroupVersionKind().GroupKind(); {
+	case gk == schema.GroupKind{Group: "batch", Kind: "Job"}:
+		return "Complete" // kstatus is content with a job that runs
+	case gk == schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}:
+		return "Available"
+	case gk == schema.GroupKind{Group: "gateway.networking.k8s.io", Kind: "Gateway"}:
+		return "Programmed"
+	case gk == schema.GroupKind{Group: "gateway.networking.k8s.io", Kind: "GatewayClass"}:
+		return "Accepted"
+	case gk == schema.GroupKind{Group: "serving.kserve.io", Kind: "InferenceService"},
+		gk.Group == "serving.knative.dev", strings.HasSuffix(gk.Group, ".toolkit.fluxcd.io"):
+		return "Ready"
+	}
+	return ""
+}
+
+// condition tells whether obj's condition of that type is True for its newest generation, and what it says if not.
+func condition(obj *unstructured.Unstructured, kind string) (bool, string) {
+	found, _, _ := unstructured.NestedSlice(obj.Object, "status", "conditions")
+	for _, each := range found {
+		cond, ok := each.(map[string]any)
+		if !ok || cond["type"] != kind {
+			continue
+		}
+		if generation, has := cond["observedGeneration"].(int64); has && generation < obj.GetGeneration() {
+			return false, kind + " is of an older generation"
+		}
+		if cond["status"] == string(corev1.ConditionTrue) {
+			return true, ""
+		}
+		reason, _ := cond["reason"].(string)
+		message, _ := cond["message"].(string)
+		return false, join(": ", "not "+kind, reason, message)
+	}
+	return false, "not " + kind + " yet"
+}
+
+// observed is false while status.observedGeneration is behind. A kind without that field is always observed.
+func observed(obj *unstructured.Unstructured) bool {
+	generation, found, _ := unstructured.NestedInt64(obj.Object, "status", "observedGeneration")
+	return !found || generation >= obj.GetGeneration()
+}
+
+// replicas is a workload's "0/1 ready" ("" for other kinds), and whether that is too few.
+func replicas(obj *unstructured.Unstructured) (text string, short bool) {
+	ready, want := status.GetIntField(obj.Object, ".status.readyReplicas", 0), status.GetIntField(obj.Object, ".spec.replicas", 1)
+	if obj.GetKind() == "DaemonSet" {
+		ready, want = status.GetIntField(obj.Object, ".status.numberReady", 0), status.GetIntField(obj.Object, ".status.desiredNumberScheduled", 0)
+	}
+	if obj.GroupVersionKind().Group != "apps" {
+		return "", false
+	}
+	return fmt.Sprintf("%d/%d ready", ready, want), ready < want
+}
+
+// refusal is why a Deployment's pods cannot even be made (a quota, a webhook, a missing service account).
+func refusal(obj *unstructured.Unstructured) string {
+	conditions, err := status.GetObjectWithConditions(obj.Object)
+	if err != nil {
+		return ""
+	}
+	for _, c := range conditions.Status.Conditions {
+		if c.Type == "ReplicaFailure" && c.Status == corev1.ConditionTrue {
+			return c.Message
+		}
+	}
+	return ""
+}
+
+// join joins the texts that are not empty.
+func join(separator string, texts ...string) string {
+	return strings.Join(slices.DeleteFunc(slices.Clone(texts), func(t string) bool { return t == "" }), separator)
+}

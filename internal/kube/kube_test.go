@@ -1,0 +1,310 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"mllab.local/internal/fault"
+)
+
+func decode(t *testing.T, text string) []*unstructured.Unstructured {
+	t.Helper()
+	objs, err := Decode([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objs
+}
+
+func TestConnectToAClusterThatWasNeverMadeNamesTheCommandThatMakesIt(t *testing.T) {
+	_, err := Connect(filepath.Join(t.TempDir(), "kubeconfig"))
+	if fault.Code(err) != 3 || fault.Hint(err) != "mllab up" {
+		t.Errorf("code %d, hint %q, error %v; want code 3 and the hint mllab up", fault.Code(err), fault.Hint(err), err)
+	}
+}
+
+func TestDecodeReadsEveryDocumentInOrder(t *testing.T) {
+	objs := decode(t, `# only a comment
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, namespace: x}
+data: {text: "--- not a separator"}
+---
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: b}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: c, namespace: x}, spec: {replicas: 2}}
+`)
+	var names []string
+	for _, obj := range objs {
+		names = append(names, Name(obj))
+	}
+	if got, want := strings.Join(names, " "), "ConfigMap/x/a Namespace/b Deployment/x/c"; got != want {
+		t.Errorf("decoded %s, want %s", got, want)
+	}
+	if n, _, err := unstructured.NestedInt64(objs[2].Object, "spec", "replicas"); n != 2 || err != nil {
+		t.Errorf("replicas are %d (%v), want the integer 2", n, err)
+	}
+}
+
+func TestDecodeRefusesWhatIsNoObjectAndSaysWhere(t *testing.T) {
+	good := "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n"
+	for name, bad := range map[string]string{
+		"no kind":                "apiVersion: v1\nmetadata: {name: a}",
+		"no name":                "apiVersion: v1\nkind: Namespace",
+		"a list":                 "apiVersion: v1\nkind: List\nitems: []",
+		"no version":             "kind: Namespace\nmetadata: {name: a}",
+		"a key that comes twice": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {}\ndata: {}",
+		"not YAML":               "a: [",
+	} {
+		if _, err := Decode([]byte(good + bad)); err == nil || !strings.Contains(err.Error(), "document 2") {
+			t.Errorf("%s: error %v, want one about document 2", name, err)
+		}
+	}
+}
+
+func TestNameOfATypedObjectHasItsKind(t *testing.T) {
+	if got := Name(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "a"}}); got != "Pod/x/a" {
+		t.Errorf("got %s, want Pod/x/a", got)
+	}
+}
+
+func TestHealthKnowsWhatEachKindPromises(t *testing.T) {
+	const deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a, generation: 2}\nspec: {replicas: 1}\n"
+	const service = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a, generation: 2}\n"
+	const gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: a, generation: 2}\n"
+	for _, c := range []struct {
+		name, object string
+		ready        bool
+		failed       bool
+		why          string
+	}{
+		{"a ConfigMap is ready when it exists", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}", true, false, ""},
+		{"a namespace that ends is not", "{apiVersion: v1, kind: Namespace, metadata: {name: a, deletionTimestamp: '2026-01-01T00:00:00Z'}}", false, false, "being deleted"},
+		{"a Deployment nobody has seen is not", deployment, false, false, "0/1 ready"},
+		{"a Deployment of an older generation is not", deployment + "status: {observedGeneration: 1, replicas: 1, readyReplicas: 1, availableReplicas: 1, updatedReplicas: 1, conditions: [{type: Available, status: 'True'}]}", false, false, "its controller has not seen the newest spec yet"},
+		{"a Deployment with all replicas is", deployment + "status: {observedGeneration: 2, replicas: 1, readyReplicas: 1, availableReplicas: 1, updatedReplicas: 1, conditions: [{type: Available, status: 'True'}, {type: Progressing, status: 'True', reason: NewReplicaSetAvailable}]}", true, false, ""},
+		{"a Deployment in a rollout says what is left", deployment + "status: {observedGeneration: 2, replicas: 2, readyReplicas: 1, availableReplicas: 1, updatedReplicas: 1}", false, false, "1/1 ready, Pending termination: 1"},
+		{"a Deployment past its own deadline may still recover", deployment + "status: {observedGeneration: 2, conditions: [{type: Progressing, status: 'False', reason: ProgressDeadlineExceeded}]}", false, false, "0/1 ready"},
+		{"a Deployment that may not make pods says why", deployment + "status: {observedGeneration: 2, conditions: [{type: ReplicaFailure, status: 'True', message: exceeded quota}]}", false, false, "0/1 ready, exceeded quota"},
+		{"a DaemonSet counts nodes", "{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: a, generation: 1}, status: {observedGeneration: 1, desiredNumberScheduled: 3, currentNumberScheduled: 3, updatedNumberScheduled: 3, numberReady: 2}}", false, false, "2/3 ready"},
+		{"a Job that runs is not", "{apiVersion: batch/v1, kind: Job, metadata: {name: a}, status: {startTime: '2026-01-01T00:00:00Z', active: 1}}", false, false, "not Complete yet"},
+		{"a Job that is complete is", "{apiVersion: batch/v1, kind: Job, metadata: {name: a}, status: {conditions: [{type: Complete, status: 'True'}]}}", true, false, ""},
+		{"a Job that failed has failed", "{apiVersion: batch/v1, kind: Job, metadata: {name: a}, status: {failed: 1, conditions: [{type: Failed, status: 'True'}]}}", false, true, "Job Failed. failed: 1/1"},
+		{"a Pod that failed has failed", "{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {phase: Failed}}", false, true, "failed"},
+		{"a Knative Service nobody has seen is not", service, false, false, "not Ready yet"},
+		{"a Knative Service of an older generation is not", service + "status: {observedGeneration: 1, conditions: [{type: Ready, status: 'True'}]}", false, false, "its controller has not seen the newest spec yet"},
+		{"a Knative Service that is Ready is", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: 'True'}]}", true, false, ""},
+		{"a Knative Service that is not Ready says why", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: 'False', reason: RevisionFailed, message: no image}]}", false, false, "no image"},
+		{"a core Service is no Knative Service", "{apiVersion: v1, kind: Service, metadata: {name: a}}", true, false, ""},
+		{"a Gateway that is only Accepted is not", gateway + "status: {conditions: [{type: Accepted, status: 'True', observedGeneration: 2}]}", false, false, "not Programmed yet"},
+		{"a Gateway programmed before its last change is not", gateway + "status: {conditions: [{type: Programmed, status: 'True', observedGeneration: 1}]}", false, false, "Programmed is of an older generation"},
+		{"a Gateway that is Programmed is", gateway + "status: {conditions: [{type: Programmed, status: 'True', observedGeneration: 2}]}", true, false, ""},
+		{"a Gateway that cannot be programmed says why", gateway + "status: {conditions: [{type: Programmed, status: 'False', reason: AddressNotAssigned, message: no service, observedGeneration: 2}]}", false, false, "not Programmed: AddressNotAssigned: no service"},
+		{"an APIService nobody serves is not", "{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: a}, status: {conditions: [{type: Available, status: 'False', reason: MissingEndpoints}]}}", false, false, "not Available: MissingEndpoints"},
+		{"a Flux Kustomization nobody has seen is not", "{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, metadata: {name: a, generation: 1}}", false, false, "not Ready yet"},
+		{"a Flux object that is stalled has failed", "{apiVersion: source.toolkit.fluxcd.io/v1, kind: GitRepository, metadata: {name: a}, status: {conditions: [{type: Stalled, status: 'True', message: bad URL}]}}", false, true, "bad URL"},
+		{"a CRD whose names are taken has failed", "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: a}, status: {conditions: [{type: NamesAccepted, status: 'False', message: taken}]}}", false, true, "taken"},
+	} {
+		if h := healthOf(decode(t, c.object)[0]); h.ready != c.ready || h.failed != c.failed || h.why != c.why {
+			t.Errorf("%s: ready %t, failed %t, why %q; want %t, %t, %q", c.name, h.ready, h.failed, h.why, c.ready, c.failed, c.why)
+		}
+	}
+}
+
+func waiting(reason, message string) corev1.ContainerStatus {
+	return corev1.ContainerStatus{Name: "app", Image: "ghcr.io/app:1", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}
+}
+
+func ended(code int32, reason string) corev1.ContainerState {
+	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: reason}}
+}
+
+func TestDiagnosisTellsWhatTimeMendsFromWhatItDoesNot(t *testing.T) {
+	crash := func(restarts int32) corev1.ContainerStatus {
+		c := waiting("CrashLoopBackOff", "back-off 40s")
+		c.RestartCount, c.LastTerminationState = restarts, ended(2, "Error")
+		return c
+	}
+	running := corev1.ContainerStatus{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+	wellAgain, oomAgain := running, running
+	wellAgain.Ready, wellAgain.LastTerminationState = true, ended(137, "OOMKilled")
+	oomAgain.LastTerminationState = ended(137, "OOMKilled")
+	pulling := &corev1.Event{Reason: "Pulling", Message: `Pulling image "kind.local/app:1"`, InvolvedObject: corev1.ObjectReference{FieldPath: "spec.containers{app}"}}
+	local := waiting("ErrImagePull", "no such host")
+	local.Image = "kind.local/app:1"
+	noVolume := &corev1.Event{Reason: "FailedMount", Type: corev1.EventTypeWarning, Message: "secret \"certs\" not found\nmore"}
+	for _, c := range []struct {
+		name      string
+		container corev1.ContainerStatus
+		last      *corev1.Event
+		final     bool
+		text      string
+		log       string // "", "now" or "before"
+	}{
+		{"an image that does not exist", waiting("ImagePullBackOff", "manifest unknown"), nil, true, "container app: cannot pull ghcr.io/app:1: ImagePullBackOff: manifest unknown", ""},
+		{"an image nobody may pull", waiting("ErrImagePull", "pull access denied, repository does not exist"), nil, true, "container app: cannot pull ghcr.io/app:1: ErrImagePull: pull access denied, repository does not exist", ""},
+		{"a registry that times out", waiting("ErrImagePull", "i/o timeout"), nil, false, "container app: cannot pull ghcr.io/app:1: ErrImagePull: i/o timeout", ""},
+		{"a back-off that does not say of what", waiting("ImagePullBackOff", `Back-off pulling image "a"`), nil, false, `container app: cannot pull ghcr.io/app:1: ImagePullBackOff: Back-off pulling image "a"`, ""},
+		{"an image that only the node could have", local, nil, true, "container app: cannot pull kind.local/app:1: ErrImagePull: no such host", ""},
+		{"an image that was never loaded", waiting("ErrImageNeverPull", "not present"), nil, true, "container app: ErrImageNeverPull: not present", ""},
+		{"an invalid image name", waiting("InvalidImageName", "bad"), nil, true, "container app: InvalidImageName: bad", ""},
+		{"a missing ConfigMap", waiting("CreateContainerConfigError", `configmap "a" not found`), nil, true, `container app: CreateContainerConfigError: configmap "a" not found`, ""},
+		{"the third crash", crash(3), nil, true, "container app: CrashLoopBackOff after 3 restarts, exit code 2", "before"},
+		{"the second crash", crash(2), nil, false, "container app: CrashLoopBackOff after 2 restarts, exit code 2", "before"},
+		{"out of memory just now", corev1.ContainerStatus{Name: "app", State: ended(137, "OOMKilled")}, nil, true, "container app: OOMKilled: it needs more memory than its limit", "now"},
+		{"out of memory before this start", oomAgain, nil, true, "container app: OOMKilled: it needs more memory than its limit", "before"},
+		{"out of memory once, well now", wellAgain, nil, false, "", ""},
+		{"a container that ended badly once", corev1.ContainerStatus{Name: "app", State: ended(1, "Error")}, nil, false, "container app: ended with exit code 1", "now"},
+		{"a container that ended well", corev1.ContainerStatus{Name: "app", State: ended(0, "Completed")}, nil, false, "", ""},
+		{"a pull", waiting("ContainerCreating", ""), pulling, false, "container app: pulling kind.local/app:1", ""},
+		{"a pull for another container", corev1.ContainerStatus{Name: "proxy", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}, pulling, false, "container proxy: starting", ""},
+		{"a volume that cannot be mounted", waiting("ContainerCreating", ""), noVolume, false, `container app: starting: FailedMount: secret "certs" not found`, ""},
+		{"a container that is not ready", running, nil, false, "container app: runs, not ready", "now"},
+	} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{c.container}}}
+		got := diagnose(pod, c.last, time.Now())
+		log := ""
+		if got.container != "" {
+			log = map[bool]string{true: "before", false: "now"}[got.previous]
+		}
+		if got.final != c.final || got.text != c.text || log != c.log {
+			t.Errorf("%s: final %t, %q, log %q; want %t, %q, %q", c.name, got.final, got.text, log, c.final, c.text, c.log)
+		}
+	}
+}
+
+func TestDiagnosisNamesTheContainerThatHoldsThePod(t *testing.T) {
+	yes, no := true, false
+	ready := corev1.ContainerStatus{Name: "ready", Ready: true, Started: &yes, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+	sidecar := corev1.ContainerStatus{Name: "sidecar", Started: &yes, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+	initial := corev1.ContainerStatus{Name: "initial", Started: &no, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+	for _, c := range []struct {
+		name   string
+		status corev1.PodStatus
+		want   string
+	}{
+		{"a ready one is passed over", corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{ready, waiting("ContainerCreating", "")}}, "container app: starting"},
+		{"a final one comes before a slow one", corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "slow", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}, waiting("ErrImageNeverPull", "")}}, "container app: ErrImageNeverPull"},
+		{"an init container comes before what it holds up", corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{initial}, ContainerStatuses: []corev1.ContainerStatus{waiting("PodInitializing", "")}}, "container initial: runs, not ready"},
+		{"a sidecar that has started holds nothing up", corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{sidecar}, ContainerStatuses: []corev1.ContainerStatus{waiting("ContainerCreating", "")}}, "container app: starting"},
+		{"an evicted pod", corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "node is low on memory"}, "Evicted node is low on memory"},
+	} {
+		if got := diagnose(&corev1.Pod{Status: c.status}, nil, time.Now()); got.text != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got.text, c.want)
+		}
+	}
+}
+
+func TestAPodThatNoNodeTakesIsFinalOnlyAfterAWhile(t *testing.T) {
+	now := time.Now()
+	pod := &corev1.Pod{Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, LastTransitionTime: metav1.NewTime(now), Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "Insufficient cpu"}}}}
+	for waited, want := range map[time.Duration]bool{19 * time.Second: false, 21 * time.Second: true} {
+		if got := diagnose(pod, nil, now.Add(waited)); got.final != want || got.text != "unschedulable: Insufficient cpu" {
+			t.Errorf("after %s: final %t, %q; want %t", waited, got.final, got.text, want)
+		}
+	}
+}
+
+// seenPods is a view of pods, given as "name label=value".
+func seenPods(t *testing.T, names ...string) *view {
+	t.Helper()
+	v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}}
+	for i, name := range names {
+		name, labels, _ := strings.Cut(name, " ")
+		text := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: x, creationTimestamp: '2026-01-01T00:00:0%dZ', labels: {%s}}}", name, i, strings.Replace(labels, "=", ": ", 1))
+		n := news{from: podsIn("x"), objects: decode(t, text), all: i == 0}
+		v.take(n)
+	}
+	return v
+}
+
+func TestAWorkloadIsJudgedByThePodsOfItsNewestTemplate(t *testing.T) {
+	const revision = "serving.knative.dev/revision="
+	for _, c := range []struct {
+		name, object string
+		seen         *view
+		want         string
+	}{
+		{"a Deployment's by its selector, newest first", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, namespace: x}, spec: {selector: {matchLabels: {app: a}}}}", seenPods(t, "one app=a", "other app=b", "two app=a"), "two one"},
+		{"a Pod's by its name", "{apiVersion: v1, kind: Pod, metadata: {name: one, namespace: x}}", seenPods(t, "one", "two"), "one"},
+		{"a StatefulSet's of the new revision", "{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: a, namespace: x}, spec: {selector: {}}, status: {updateRevision: v2}}", seenPods(t, "old controller-revision-hash=v1", "new controller-revision-hash=v2"), "new"},
+		{"a Knative Service's of the revision made last", "{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: a, namespace: x}, status: {latestCreatedRevisionName: a-2}}", seenPods(t, "old "+revision+"a-1", "new "+revision+"a-2"), "new"},
+		{"a Knative Service's before its first revision", "{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: a, namespace: x}}", seenPods(t, "old "+revision+"a-1"), ""},
+	} {
+		live := decode(t, c.object)[0]
+		var got []string
+		for _, pod := range c.seen.podsOf(live) {
+			if c.seen.current(live, pod) {
+				got = append(got, pod.Name)
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %v, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestOnlyRefusalsOfAStartingClusterAreRepeated(t *testing.T) {
+	gr := schema.GroupResource{Group: "serving.knative.dev", Resource: "services"}
+	noKind := &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "x", Kind: "Y"}}
+	for _, c := range []struct {
+		err   error
+		fresh bool
+		want  bool
+	}{
+		{apierrors.NewInternalError(errors.New(`failed calling webhook "webhook.serving.knative.dev": dial tcp: connect: connection refused`)), false, true},
+		{apierrors.NewInternalError(errors.New(`failed calling webhook "a": no endpoints available for service "webhook"`)), false, true},
+		{apierrors.NewInternalError(errors.New("conversion webhook for x/v1, Kind=Y failed")), false, true},
+		{apierrors.NewTooManyRequests("slow down", 1), false, true},
+		{noKind, true, true},
+		{noKind, false, false},
+		{apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "absent"), true, false},
+		{apierrors.NewForbidden(gr, "a", errors.New("no")), false, false},
+		{apierrors.NewBadRequest(`admission webhook "validation" denied the request: bad image`), false, false},
+		{apierrors.NewInvalid(schema.GroupKind{Kind: "Job"}, "a", nil), false, false},
+	} {
+		if got := passing(fmt.Errorf("Kind/x/y dry-run failed: %w", c.err), c.fresh); got != c.want {
+			t.Errorf("%v (fresh %t): repeated %t, want %t", c.err, c.fresh, got, c.want)
+		}
+	}
+}
+
+func TestARefusalThatLastsIsStillThereWhenTimeIsUp(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+	defer cancel()
+	obj := decode(t, "{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: a, namespace: x}}")[0]
+	calls := 0
+	err := retry(ctx, obj, false, func() error {
+		if calls++; ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return apierrors.NewInternalError(errors.New("failed calling webhook: connection refused"))
+	})
+	want := regexp.MustCompile(`^Service/x/a: timeout after [0-9.]+m?s \(last: Internal error occurred: failed calling webhook: connection refused\)$`)
+	if !errors.Is(err, context.DeadlineExceeded) || !want.MatchString(err.Error()) || calls < 2 {
+		t.Errorf("after %d calls: %v, want %s", calls, err, want)
+	}
+	stop, cancelled := context.WithCancel(t.Context())
+	cancelled()
+	err = retry(stop, obj, false, func() error { return errors.New("failed calling webhook") })
+	if fault.Code(err) != 130 {
+		t.Errorf("interrupted: exit code %d of %v, want 130", fault.Code(err), err)
+	}
+}

@@ -1,0 +1,679 @@
+//go:build envtest
+
+// These tests talk to a real kube-apiserver and etcd: KUBEBUILDER_ASSETS names the directory that holds both.
+// No controller and no kubelet runs, so the tests write what those would write.
+
+package kube
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	admission "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+func TestAgainstARealAPIServer(t *testing.T) {
+	dir := os.Getenv("KUBEBUILDER_ASSETS")
+	for _, file := range []string{"kube-apiserver", "etcd"} {
+		if _, err := os.Stat(filepath.Join(dir, file)); dir == "" || err != nil {
+			t.Fatalf("set KUBEBUILDER_ASSETS to a directory that holds kube-apiserver and etcd; it is %q", dir)
+		}
+	}
+	server := &envtest.Environment{BinaryAssetsDirectory: dir}
+	cfg, err := server.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *Client)
+	}{
+		{"a second apply writes nothing", secondApplyWritesNothing},
+		{"a second apply of Knative writes nothing, whatever its webhook has written", secondApplyOfKnative},
+		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
+		{"a webhook configuration still takes our own changes", webhookConfigurationTakesOurChanges},
+		{"an apply refused by a webhook that is not up waits for it", applyWaitsForAWebhook},
+		{"an apply that the server refuses for good fails at once", applyFailsAtOnce},
+		{"a wait that times out keeps its last reason", waitKeepsItsReason},
+		{"a reason is told once, and again only when it changes", reasonsAreToldOnce},
+		{"a wait ends when the last object is ready", waitEndsWhenReady},
+		{"a wait outlives watches that expire", waitOutlivesItsWatches},
+		{"a wait fails at once on an image that does not exist", waitFailsOnAMissingImage},
+		{"a wait fails on a crash loop with the last log lines of the run before", waitFailsOnACrashLoop},
+		{"a wait ignores the pods of the last template", waitIgnoresOldPods},
+		{"a delete waits until finalizers let go", deleteWaitsForFinalizers},
+		{"a namespace is gone when its content is, and says what remains", deleteNamespace},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
+	}
+}
+
+func file(t *testing.T, name string) []*unstructured.Unstructured {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return decode(t, string(text))
+}
+
+func apply(t *testing.T, c *Client, objs []*unstructured.Unstructured) []Change {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	start := time.Now()
+	changes, err := c.Apply(ctx, objs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("applied %d objects in %s", len(objs), time.Since(start).Round(time.Millisecond))
+	return changes
+}
+
+// namespace makes a namespace for one test.
+func namespace(t *testing.T, c *Client, name string) {
+	t.Helper()
+	must(t, c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func expect(t *testing.T, changes []Change, n int, action string) {
+	t.Helper()
+	if len(changes) != n {
+		t.Errorf("%d changes, want %d", len(changes), n)
+	}
+	for _, change := range changes {
+		if change.Action != action {
+			t.Errorf("%s was %s, want %s", change.Object, change.Action, action)
+		}
+	}
+}
+
+func versions(t *testing.T, c *Client, objs []*unstructured.Unstructured) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, obj := range objs {
+		found[Name(obj)] = live(t, c, obj).GetResourceVersion()
+	}
+	return found
+}
+
+func live(t *testing.T, c *Client, obj *unstructured.Unstructured) *unstructured.Unstructured {
+	t.Helper()
+	got := &unstructured.Unstructured{}
+	got.SetGroupVersionKind(obj.GroupVersionKind())
+	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(obj), got))
+	return got
+}
+
+// applyAgain applies objs and fails unless that left every one of them alone.
+func applyAgain(t *testing.T, c *Client, objs []*unstructured.Unstructured) {
+	t.Helper()
+	before := versions(t, c, objs)
+	expect(t, apply(t, c, objs), len(objs), "unchanged")
+	for name, version := range versions(t, c, objs) {
+		if version != before[name] {
+			t.Errorf("%s was written: version %s became %s", name, before[name], version)
+		}
+	}
+}
+
+// controller is the field manager of whatever is not mllab.
+const controller = client.FieldOwner("controller")
+
+// controllersRun writes what upstream leaves to its controllers, as they write it: read, fill in, update.
+// Knative's webhook: https://github.com/knative/pkg/blob/main/webhook/resourcesemantics/defaulting/defaulting.go
+func controllersRun(t *testing.T, c *Client, objs []*unstructured.Unstructured) {
+	t.Helper()
+	ca := base64.StdEncoding.EncodeToString(certificate(t))
+	for _, obj := range objs {
+		now := live(t, c, obj)
+		switch now.GetKind() {
+		case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
+			hooks, _, err := unstructured.NestedSlice(now.Object, "webhooks")
+			must(t, err)
+			for _, hook := range hooks {
+				hook := hook.(map[string]any)
+				must(t, unstructured.SetNestedField(hook, ca, "clientConfig", "caBundle"))
+				must(t, unstructured.SetNestedField(hook, "/admit", "clientConfig", "service", "path"))
+				hook["failurePolicy"] = map[any]string{"Ignore": "Fail", "Fail": "Ignore"}[hook["failurePolicy"]]
+				hook["namespaceSelector"] = map[string]any{"matchExpressions": []any{map[string]any{"key": "webhooks.knative.dev/exclude", "operator": "DoesNotExist"}}}
+				hook["rules"] = []any{map[string]any{"apiGroups": []any{"other.mllab.test"}, "apiVersions": []any{"v1"}, "operations": []any{"CREATE"}, "resources": []any{"things", "things/status"}}}
+			}
+			must(t, unstructured.SetNestedSlice(now.Object, hooks, "webhooks"))
+		case "ClusterRole":
+			if now.Object["aggregationRule"] == nil {
+				continue
+			}
+			now.Object["rules"] = []any{map[string]any{"apiGroups": []any{""}, "resources": []any{"pods"}, "verbs": []any{"get"}}}
+		case "Secret":
+			must(t, unstructured.SetNestedField(now.Object, "MQ==", "data", "filled"))
+		case "CustomResourceDefinition":
+			if _, converts, _ := unstructured.NestedMap(now.Object, "spec", "conversion", "webhook"); !converts {
+				continue
+			}
+			must(t, unstructured.SetNestedField(now.Object, ca, "spec", "conversion", "webhook", "clientConfig", "caBundle"))
+		case "Deployment":
+			if _, ours, _ := unstructured.NestedInt64(obj.Object, "spec", "replicas"); ours {
+				continue
+			}
+			// an autoscaler
+			must(t, unstructured.SetNestedField(now.Object, int64(3), "spec", "replicas"))
+		default:
+			continue
+		}
+		must(t, c.Update(t.Context(), now, controller))
+	}
+}
+
+// certificate makes a CA bundle that the API server accepts.
+func certificate(t *testing.T) []byte {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func secondApplyWritesNothing(t *testing.T, c *Client) {
+	objs := file(t, "testdata/lab.yaml")
+	expect(t, apply(t, c, objs), len(objs), "created")
+	applyAgain(t, c, objs)
+	controllersRun(t, c, objs)
+	applyAgain(t, c, objs)
+	if !reflect.DeepEqual(objs, file(t, "testdata/lab.yaml")) {
+		t.Error("the caller's objects were written to")
+	}
+}
+
+func secondApplyOfKnative(t *testing.T, c *Client) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "knative.dev/serving").Output()
+	must(t, err)
+	var all, objs []*unstructured.Unstructured
+	must(t, filepath.WalkDir(filepath.Join(strings.TrimSpace(string(out)), "config", "core"), func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".yaml" {
+			all = append(all, file(t, path)...)
+		}
+		return err
+	}))
+	defined := map[schema.GroupKind]bool{}
+	for _, obj := range all {
+		defined[definedKind(obj)] = true
+	}
+	for _, obj := range all {
+		// Some CRDs are links to other modules, which a module zip does not hold.
+		if stage(obj) != customs || defined[obj.GroupVersionKind().GroupKind()] {
+			objs = append(objs, obj)
+		}
+	}
+	if len(objs) < 40 {
+		t.Fatalf("found only %d objects", len(objs))
+	}
+	expect(t, apply(t, c, objs), len(objs), "created")
+	controllersRun(t, c, objs)
+	applyAgain(t, c, objs)
+}
+
+func driftIsPutBack(t *testing.T, c *Client) {
+	namespace(t, c, "drift")
+	objs := decode(t, `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, namespace: drift, labels: {ours: "1"}}
+data: {ours: "1"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: quiet, namespace: drift}
+data: {ours: "1"}
+`)
+	apply(t, c, objs)
+	now := live(t, c, objs[0])
+	must(t, unstructured.SetNestedStringMap(now.Object, map[string]string{"ours": "2", "theirs": "3"}, "data"))
+	now.SetLabels(map[string]string{"ours": "2", "theirs": "3"})
+	must(t, c.Update(t.Context(), now, controller))
+	changes := apply(t, c, objs)
+	want := []Change{{"ConfigMap/drift/a", "configured"}, {"ConfigMap/drift/quiet", "unchanged"}}
+	if !slices.Equal(changes, want) {
+		t.Errorf("changes %v, want %v", changes, want)
+	}
+	now = live(t, c, objs[0])
+	data, _, _ := unstructured.NestedStringMap(now.Object, "data")
+	both := map[string]string{"ours": "1", "theirs": "3"}
+	if !maps.Equal(data, both) || !maps.Equal(now.GetLabels(), both) {
+		t.Errorf("data %v, labels %v; want %v in both", data, now.GetLabels(), both)
+	}
+}
+
+func webhookConfigurationTakesOurChanges(t *testing.T, c *Client) {
+	objs := decode(t, `
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: ours.mllab.test}
+webhooks:
+- name: ours.mllab.test
+  admissionReviewVersions: [v1]
+  clientConfig: {service: {name: webhook, namespace: absent}}
+  failurePolicy: Ignore
+  sideEffects: None
+  timeoutSeconds: 10
+  rules:
+  - {apiGroups: [absent.mllab.test], apiVersions: ["*"], operations: [CREATE], resources: [widgets]}
+`)
+	apply(t, c, objs)
+	controllersRun(t, c, objs)
+	hooks, _, _ := unstructured.NestedSlice(objs[0].Object, "webhooks")
+	hooks[0].(map[string]any)["timeoutSeconds"] = int64(3)
+	must(t, unstructured.SetNestedSlice(objs[0].Object, hooks, "webhooks"))
+	expect(t, apply(t, c, objs), 1, "configured")
+	var now admission.ValidatingWebhookConfiguration
+	must(t, c.Get(t.Context(), types.NamespacedName{Name: "ours.mllab.test"}, &now))
+	hook := now.Webhooks[0]
+	if *hook.TimeoutSeconds != 3 || len(hook.ClientConfig.CABundle) == 0 || hook.Rules[0].APIGroups[0] != "other.mllab.test" || *hook.FailurePolicy != admission.Fail {
+		t.Errorf("timeout %d, %d bytes of CA, rules %v, policy %s; want our new timeout and the controller's rest", *hook.TimeoutSeconds, len(hook.ClientConfig.CABundle), hook.Rules, *hook.FailurePolicy)
+	}
+}
+
+// refuseConfigMaps registers a webhook for the ConfigMaps of a namespace at an address where nobody listens.
+func refuseConfigMaps(t *testing.T, c *Client, ns string) client.Object {
+	t.Helper()
+	namespace(t, c, ns)
+	url, none, fail, scope := "https://127.0.0.1:1/", admission.SideEffectClassNone, admission.Fail, admission.NamespacedScope
+	hook := &admission.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: ns + ".mllab.test"},
+		Webhooks: []admission.ValidatingWebhook{{
+			Name: ns + ".mllab.test", AdmissionReviewVersions: []string{"v1"}, SideEffects: &none, FailurePolicy: &fail,
+			ClientConfig:      admission.WebhookClientConfig{URL: &url},
+			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: ns}},
+			Rules: []admission.RuleWithOperations{{
+				Operations: []admission.OperationType{admission.OperationAll},
+				Rule:       admission.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"configmaps"}, Scope: &scope},
+			}},
+		}},
+	}
+	must(t, c.Create(t.Context(), hook))
+	objs := decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: probe, namespace: "+ns+"}}")
+	for { // the API server takes a moment to call it
+		err := c.Create(t.Context(), objs[0].DeepCopy(), client.DryRunAll)
+		if err != nil && strings.Contains(err.Error(), "failed calling webhook") {
+			return hook
+		}
+		must(t, err)
+	}
+}
+
+func applyWaitsForAWebhook(t *testing.T, c *Client) {
+	hook := refuseConfigMaps(t, c, "refused")
+	objs := decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: refused}}")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := c.Apply(ctx, objs)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "ConfigMap/refused/a: timeout after ") || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("error %v, want a timeout that keeps the webhook's refusal", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		time.Sleep(500 * time.Millisecond)
+		done <- c.Client.Delete(context.WithoutCancel(t.Context()), hook)
+	}()
+	expect(t, apply(t, c, objs), 1, "created")
+	must(t, <-done)
+}
+
+func applyFailsAtOnce(t *testing.T, c *Client) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	namespace(t, c, "wrong")
+	good := "{apiVersion: v1, kind: Namespace, metadata: {name: wrong}}\n---\n"
+	for object, want := range map[string]string{
+		"{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: absent}}":         `ConfigMap/absent/a: namespaces "absent" not found`,
+		"{apiVersion: absent.mllab.test/v1, kind: Thing, metadata: {name: a}}":              "Thing/a: no matches for kind",
+		"{apiVersion: v1, kind: Service, metadata: {name: a, namespace: wrong}, spec: {}}":  "Service/wrong/a: ",
+		"{apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: wrong}, dta: {}}": "ConfigMap/wrong/b: ",
+	} {
+		start := time.Now()
+		changes, err := c.Apply(ctx, decode(t, good+object))
+		if err == nil || !strings.HasPrefix(err.Error(), want) || time.Since(start) > 10*time.Second {
+			t.Errorf("after %s: error %v, want %s…", time.Since(start), err, want)
+		}
+		if len(changes) != 1 || changes[0].Object != "Namespace/wrong" {
+			t.Errorf("changes %v, want the one that was made before the error", changes)
+		}
+	}
+}
+
+const deployment = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app, namespace: %s}
+spec:
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec: {containers: [{name: app, image: "kind.local/app:1"}]}
+`
+
+// workload applies a Deployment in a namespace of its own and makes one pod of it.
+func workload(t *testing.T, c *Client, ns string) ([]*unstructured.Unstructured, *corev1.Pod) {
+	t.Helper()
+	namespace(t, c, ns)
+	objs := decode(t, fmt.Sprintf(deployment, ns))
+	apply(t, c, objs)
+	return objs, makePod(t, c, ns, "app-1", nil)
+}
+
+func makePod(t *testing.T, c *Client, ns, name string, by *metav1.OwnerReference) *corev1.Pod {
+	t.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{"app": "app"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "kind.local/app:1"}}},
+	}
+	if by != nil {
+		pod.OwnerReferences = []metav1.OwnerReference{*by}
+	}
+	must(t, c.Create(t.Context(), pod))
+	return pod
+}
+
+// kubelet writes a pod's status.
+func kubelet(t *testing.T, c *Client, pod *corev1.Pod, container corev1.ContainerStatus) {
+	t.Helper()
+	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{container}}
+	must(t, c.Status().Update(t.Context(), pod))
+}
+
+// makeReady writes the status of a Deployment whose pods all run.
+func makeReady(t *testing.T, c *Client, obj *unstructured.Unstructured) {
+	t.Helper()
+	var d appsv1.Deployment
+	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(obj), &d))
+	d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: 1, ReadyReplicas: 1, AvailableReplicas: 1, UpdatedReplicas: 1, Conditions: []appsv1.DeploymentCondition{
+		{Type: appsv1.DeploymentAvailable, Status: corev1.ConditionTrue},
+		{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionTrue, Reason: "NewReplicaSetAvailable"},
+	}}
+	must(t, c.Status().Update(t.Context(), &d))
+}
+
+func waitKeepsItsReason(t *testing.T, c *Client) {
+	objs, pod := workload(t, c, "slow")
+	objs = append(objs, decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: absent, namespace: slow}}")...)
+	kubelet(t, c, pod, waiting("ContainerCreating", ""))
+	must(t, c.Create(t.Context(), &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: "slow", Name: "e"},
+		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "slow", Name: pod.Name, UID: pod.UID, FieldPath: "spec.containers{app}"},
+		Reason:         "Pulling", Message: `Pulling image "kind.local/app:1"`, Type: corev1.EventTypeNormal, LastTimestamp: metav1.Now(),
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	err := c.Wait(ctx, objs, nil)
+	want := "Deployment/slow/app: timeout after 1.5s (last: 0/1 ready, container app: pulling kind.local/app:1)\nConfigMap/slow/absent: timeout after 1.5s (last: not there yet)"
+	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
+		t.Errorf("error %v, want\n%s", err, want)
+	}
+}
+
+// background waits for objs and returns the reasons it told so far, and its end.
+func background(t *testing.T, wait func(reason func(string)) error) (told func() []string, end func() error) {
+	t.Helper()
+	var mu sync.Mutex
+	var reasons []string
+	done := make(chan error, 1)
+	go func() {
+		done <- wait(func(r string) {
+			mu.Lock()
+			defer mu.Unlock()
+			reasons = append(reasons, r)
+		})
+	}()
+	told = func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(reasons)
+	}
+	return told, func() error {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(30 * time.Second):
+			return errors.New("still waiting; told " + strings.Join(told(), " | "))
+		}
+	}
+}
+
+// eventually waits for the newest reason to be want.
+func eventually(t *testing.T, told func() []string, want string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if all := told(); len(all) > 0 && all[len(all)-1] == want {
+			return
+		}
+	}
+	t.Fatalf("told %q, want the last to be %q", told(), want)
+}
+
+func reasonsAreToldOnce(t *testing.T, c *Client) {
+	objs, pod := workload(t, c, "told")
+	told, end := background(t, func(reason func(string)) error { return c.Wait(t.Context(), objs, reason) })
+	eventually(t, told, "Deployment/told/app: 0/1 ready")
+	kubelet(t, c, pod, waiting("ContainerCreating", ""))
+	eventually(t, told, "Deployment/told/app: 0/1 ready, container app: starting")
+	for i := range 3 { // news that change no reason
+		pod.Annotations = map[string]string{"n": fmt.Sprint(i)}
+		must(t, c.Update(t.Context(), pod))
+	}
+	kubelet(t, c, pod, corev1.ContainerStatus{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+	eventually(t, told, "Deployment/told/app: 0/1 ready, container app: runs, not ready")
+	makeReady(t, c, objs[0])
+	must(t, end())
+	if all := told(); len(all) != 3 {
+		t.Errorf("told %q, want each of the 3 reasons once", all)
+	}
+}
+
+func waitEndsWhenReady(t *testing.T, c *Client) {
+	namespace(t, c, "two")
+	objs := decode(t, fmt.Sprintf(deployment, "two")+"---"+strings.ReplaceAll(fmt.Sprintf(deployment, "two"), "name: app, ", "name: b, "))
+	told, end := background(t, func(reason func(string)) error { return c.Wait(t.Context(), objs, reason) })
+	eventually(t, told, "Deployment/two/app: not there yet (and 1 more)")
+	apply(t, c, objs)
+	makeReady(t, c, objs[0])
+	eventually(t, told, "Deployment/two/b: 0/1 ready")
+	makeReady(t, c, objs[1])
+	must(t, end())
+}
+
+func waitOutlivesItsWatches(t *testing.T, c *Client) {
+	objs, _ := workload(t, c, "expired")
+	var mu sync.Mutex
+	expired := 0
+	real := c.watcher
+	hard := *c
+	hard.watcher = interceptor.NewClient(real, interceptor.Funcs{Watch: func(ctx context.Context, inner client.WithWatch, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if expired++; expired > 3 {
+			return inner.Watch(ctx, list, opts...)
+		}
+		w := watch.NewFakeWithChanSize(1, false)
+		w.Error(&apierrors.NewResourceExpired("too old").ErrStatus)
+		return w, nil
+	}})
+	_, end := background(t, func(reason func(string)) error { return hard.Wait(t.Context(), objs, reason) })
+	makeReady(t, c, objs[0])
+	must(t, end())
+}
+
+func waitFailsOnAMissingImage(t *testing.T, c *Client) {
+	objs, pod := workload(t, c, "missing")
+	told, end := background(t, func(reason func(string)) error { return c.Wait(t.Context(), objs, reason) })
+	eventually(t, told, "Deployment/missing/app: 0/1 ready")
+	kubelet(t, c, pod, waiting("ImagePullBackOff", "ghcr.io/app:1: not found"))
+	start := time.Now()
+	err := end()
+	want := "Deployment/missing/app: 0/1 ready, container app: cannot pull ghcr.io/app:1: ImagePullBackOff: ghcr.io/app:1: not found"
+	if err == nil || err.Error() != want || time.Since(start) > 5*time.Second {
+		t.Errorf("after %s: error %v, want at once\n%s", time.Since(start), err, want)
+	}
+	pods, err := c.Pods(t.Context(), "missing", map[string]string{"app": "app"})
+	if err != nil || len(pods) != 1 || pods[0].Name != "app-1" {
+		t.Errorf("pods %v (%v), want app-1", pods, err)
+	}
+	if pods, err := c.Pods(t.Context(), "missing", map[string]string{"app": "other"}); err != nil || len(pods) != 0 {
+		t.Errorf("pods %v (%v), want none", pods, err)
+	}
+	if text, err := c.PodLogs(t.Context(), "missing", "app-1", "app", 5); err != nil || text != "" {
+		t.Errorf("log of a pod on no node: %q (%v), want none", text, err)
+	}
+	if _, err := c.PodLogs(t.Context(), "missing", "absent", "app", 5); err == nil || !strings.HasPrefix(err.Error(), `reading the log of Pod/missing/absent container "app": `) {
+		t.Errorf("log of a pod that is not there: %v, want an error that names it", err)
+	}
+}
+
+func waitFailsOnACrashLoop(t *testing.T, c *Client) {
+	var asked string
+	node := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // what a kubelet answers to the API server
+		asked = r.URL.Path + "?" + r.URL.Query().Encode()
+		fmt.Fprint(w, "first line\npanic: no model\n")
+	}))
+	t.Cleanup(node.Close)
+	address, err := netip.ParseAddrPort(node.Listener.Addr().String())
+	must(t, err)
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
+	must(t, c.Create(t.Context(), n))
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address.Addr().String()}}
+	n.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(address.Port())
+	must(t, c.Status().Update(t.Context(), n))
+
+	objs, pod := workload(t, c, "crash")
+	must(t, c.SubResource("binding").Create(t.Context(), pod, &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}))
+	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+	container := waiting("CrashLoopBackOff", "back-off 40s restarting failed container")
+	container.RestartCount, container.LastTerminationState = 3, ended(2, "Error")
+	kubelet(t, c, pod, container)
+	err = c.Wait(t.Context(), objs, nil)
+	want := "Deployment/crash/app: 0/1 ready, container app: CrashLoopBackOff after 3 restarts, exit code 2\nlast log lines of app-1 container app:\n  first line\n  panic: no model"
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want\n%s", err, want)
+	}
+	if want := "/containerLogs/crash/app-1/app?previous=true&tailLines=10"; asked != want {
+		t.Errorf("the kubelet was asked for %s, want %s", asked, want)
+	}
+}
+
+func waitIgnoresOldPods(t *testing.T, c *Client) {
+	namespace(t, c, "rollout")
+	objs := decode(t, fmt.Sprintf(deployment, "rollout"))
+	apply(t, c, objs)
+	const revision = "deployment.kubernetes.io/revision"
+	d := live(t, c, objs[0])
+	d.SetAnnotations(map[string]string{revision: "2"})
+	must(t, c.Update(t.Context(), d, controller))
+	for n, name := range []string{"app-old", "app-new"} {
+		rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "rollout", Name: name, Annotations: map[string]string{revision: fmt.Sprint(n + 1)}}}
+		rs.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "app"}}
+		rs.Spec.Template.Labels = map[string]string{"app": "app"}
+		rs.Spec.Template.Spec.Containers = []corev1.Container{{Name: "app", Image: "kind.local/app:1"}}
+		must(t, c.Create(t.Context(), rs))
+		pod := makePod(t, c, "rollout", name+"-1", metav1.NewControllerRef(rs, appsv1.SchemeGroupVersion.WithKind("ReplicaSet")))
+		kubelet(t, c, pod, []corev1.ContainerStatus{waiting("ErrImageNeverPull", "old"), waiting("ContainerCreating", "")}[n])
+	}
+	told, end := background(t, func(reason func(string)) error { return c.Wait(t.Context(), objs, reason) })
+	eventually(t, told, "Deployment/rollout/app: 0/1 ready, container app: starting")
+	makeReady(t, c, objs[0])
+	must(t, end())
+}
+
+func deleteWaitsForFinalizers(t *testing.T, c *Client) {
+	namespace(t, c, "held")
+	objs := decode(t, `
+{apiVersion: v1, kind: ConfigMap, metadata: {name: held, namespace: held, finalizers: [mllab.test/hold]}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: free, namespace: held}}
+---
+{apiVersion: absent.mllab.test/v1, kind: Thing, metadata: {name: never, namespace: held}}
+`)
+	apply(t, c, objs[:2])
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := c.Delete(ctx, objs)
+	want := "ConfigMap/held/held: timeout after 1s (last: being deleted, finalizers mllab.test/hold)"
+	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
+		t.Errorf("error %v, want\n%s", err, want)
+	}
+	_, end := background(t, func(func(string)) error { return c.Delete(t.Context(), objs) })
+	now := live(t, c, objs[0])
+	now.SetFinalizers(nil)
+	must(t, c.Update(t.Context(), now, controller))
+	must(t, end())
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(now), now); !apierrors.IsNotFound(err) {
+		t.Errorf("after Delete: %v, want not found", err)
+	}
+}
+
+func deleteNamespace(t *testing.T, c *Client) {
+	namespace(t, c, "goner")
+	told, end := background(t, func(reason func(string)) error { return c.DeleteNamespace(t.Context(), "goner", reason) })
+	eventually(t, told, "Namespace/goner: being deleted")
+	// No namespace controller runs here, so this test is it: it reports what is left, then lets go.
+	var ns corev1.Namespace
+	must(t, c.Get(t.Context(), types.NamespacedName{Name: "goner"}, &ns))
+	ns.Status.Conditions = []corev1.NamespaceCondition{
+		{Type: corev1.NamespaceDeletionDiscoveryFailure, Status: corev1.ConditionFalse, Message: "all resources discovered"},
+		{Type: corev1.NamespaceContentRemaining, Status: corev1.ConditionTrue, Message: "Some resources are remaining: pods. has 2 resource instances"},
+	}
+	must(t, c.Status().Update(t.Context(), &ns))
+	eventually(t, told, "Namespace/goner: being deleted, Some resources are remaining: pods. has 2 resource instances")
+	ns.Spec.Finalizers = nil
+	must(t, c.SubResource("finalize").Update(t.Context(), &ns))
+	must(t, end())
+	must(t, c.DeleteNamespace(t.Context(), "goner", nil)) // again
+}

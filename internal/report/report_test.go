@@ -1,0 +1,356 @@
+package report
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs (-update writes it)\n--- got\n%s\n--- want\n%s", path, got, want)
+	}
+}
+
+// testClock is a clock that moves when told.
+type testClock struct{ t time.Time }
+
+func (c *testClock) now() time.Time          { return c.t }
+func (c *testClock) advance(d time.Duration) { c.t = c.t.Add(d) }
+
+func TestPlainOutputIsOneLinePerEvent(t *testing.T) {
+	var out bytes.Buffer
+	clock := &testClock{time.Unix(1_700_000_000, 0)}
+	r := newReporter(&out, Options{Now: clock.now})
+
+	images := r.Step("images")
+	istio := r.Step("istio")
+	images.Progress(0, 1_200_000_000, "B")
+	istio.Update("Deployment/istio-system/istiod: 0/1 ready")
+	for i := range int64(40) { // 40 s
+		clock.advance(time.Second)
+		images.Progress((i+1)*12_000_000, 1_200_000_000, "B")
+		istio.Update("Deployment/istio-system/istiod: 0/1 ready,\n pulling\x1b[2K image") // changed once
+		r.tick()
+	}
+	r.Note("using %s\nfrom %s", "podman", "PATH")
+	istio.Done("ready")
+	clock.advance(50 * time.Second)
+	images.Fail(errors.New("pulling istio-pilot: connection reset\n  retry 1\n  retry 2"))
+	knative := r.Step("knative")
+	knative.Progress(3, 12, "objects")
+	clock.advance(14200 * time.Millisecond)
+	knative.Progress(9, 12, "objects")
+	clock.advance(10 * time.Second) // nothing new: nothing said
+	r.tick()
+	knative.Done("")
+	r.Step("flux").Update("GitRepository/flux-system/lab: cloning")
+	clock.advance(3 * time.Second)
+	r.Close()
+	golden(t, "plain.golden", out.Bytes())
+}
+
+func TestAPlainReasonIsSaidAtMostEveryTenSecondsAndOnlyWhenItChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := New(&out, Options{})
+		a := r.Step("a")
+		b := r.Step("b")
+		time.Sleep(time.Second / 2) // between the reporter's own looks
+		for i := range 25 {
+			a.Update(fmt.Sprintf("try %d", i))
+			b.Update("same")
+			time.Sleep(time.Second)
+		}
+		r.Close()
+		want := "a: started\nb: started\n" +
+			"a: try 0 (0s)\nb: same (0s)\n" +
+			"a: try 10 (10s)\n" +
+			"a: try 20 (20s)\n" +
+			"a: not finished after 25.5 s: try 24\nb: not finished after 25.5 s: same\n"
+		if got := out.String(); got != want {
+			t.Errorf("got\n%swant\n%s", got, want)
+		}
+	})
+}
+
+func TestAHeldBackReasonComesOutLaterWithoutAnotherUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := New(&out, Options{})
+		defer r.Close()
+		a := r.Step("a")
+		a.Update("scheduling")
+		time.Sleep(2 * time.Second)
+		a.Update("pulling")
+		time.Sleep(5 * time.Minute)
+		a.Done("ready")
+		want := "a: started\na: scheduling (0s)\na: pulling (10s)\na: done after 5m 02s: ready\n"
+		if got := out.String(); got != want {
+			t.Errorf("got\n%swant\n%s", got, want)
+		}
+	})
+}
+
+func TestOnlyTheFirstEndOfAStepCounts(t *testing.T) {
+	var out bytes.Buffer
+	clock := &testClock{time.Unix(0, 0)}
+	r := New(&out, Options{Now: clock.now})
+	a := r.Step("a")
+	a.Done("created")
+	a.Fail(errors.New("late"))
+	a.Done("again")
+	a.Update("still here")
+	a.Progress(1, 2, "objects")
+	r.Close()
+	r.Close()
+	b := r.Step("b") // after Close: still told, nothing live
+	b.Fail(nil)
+	want := "a: started\na: done after 0.0 s: created\nb: started\nb: FAILED after 0.0 s: failed without a reason\n"
+	if got := out.String(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+// screen plays what a terminal would show: text, line breaks, carriage returns and "erase to the end of the line".
+func screen(t *testing.T, written string) []string {
+	t.Helper()
+	written = regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(written, "")
+	var lines []string
+	var line []rune
+	column := 0
+	for i, c := range written {
+		switch {
+		case c == '\x1b':
+			if !strings.HasPrefix(written[i:], "\x1b[K") {
+				t.Fatalf("unexpected escape in %q", written[i:min(i+10, len(written))])
+			}
+			line = line[:column]
+		case strings.HasSuffix(written[:i], "\x1b") || strings.HasSuffix(written[:i], "\x1b["): // the rest of it
+		case c == '\r':
+			column = 0
+		case c == '\n':
+			lines, line, column = append(lines, string(line)), nil, 0
+		default:
+			line = append(line[:column], append([]rune{c}, line[min(column+1, len(line)):]...)...)
+			column++
+		}
+	}
+	return append(lines, string(line))
+}
+
+func TestTheLiveLineShowsStepsDoneAndTheLongestRunningStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := New(&out, Options{Live: true})
+		bottom := func() string {
+			synctest.Wait()
+			lines := screen(t, out.String())
+			return lines[len(lines)-1]
+		}
+		istio := r.Step("istio")
+		istio.Update("Deployment/istio-system/istiod: 0/1 ready")
+		time.Sleep(2 * time.Second)
+		knative := r.Step("knative")
+		knative.Update("waiting for CRDs")
+		r.Step("flux").Done("unchanged")
+		time.Sleep(39*time.Second + 200*time.Millisecond)
+
+		if got, want := bottom(), "33% ███░░░░░░░░░ (1/3)  istio 41s  Deployment/istio-system/istiod: 0/…  +1 more"; got != want {
+			t.Errorf("live line\n%s, want\n%s", got, want)
+		}
+		istio.Done("ready")
+		if got, want := bottom(), "66% ███████░░░░░ (2/3)  knative 39s  waiting for CRDs"; got != want {
+			t.Errorf("live line\n%s, want\n%s", got, want)
+		}
+		knative.Update("Deployment/knative-serving/activator: 1/1 ready") // shorter and longer lines leave no rest
+		time.Sleep(time.Second)
+		knative.Update("almost")
+		time.Sleep(time.Second)
+		if got, want := bottom(), "66% ███████░░░░░ (2/3)  knative 41s  almost"; got != want {
+			t.Errorf("live line\n%s, want\n%s", got, want)
+		}
+		r.Note("a remark\nof two lines")
+		knative.Fail(errors.New("Deployment/knative-serving/webhook: crash loop\nlog line"))
+		r.Close()
+
+		want := []string{
+			"✓ flux  unchanged  0.0 s",
+			"✓ istio  ready  41.2 s",
+			"a remark",
+			"of two lines",
+			"✗ knative  Deployment/knative-serving/webhook: crash loop ...  41.2 s",
+			"",
+		}
+		if got := screen(t, out.String()); strings.Join(got, "\n") != strings.Join(want, "\n") {
+			t.Errorf("screen at the end\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	})
+}
+
+func TestTheLiveLineShowsBytesRateAndTimeLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := New(&out, Options{Live: true})
+		images := r.Step("images")
+		for i := range int64(41) {
+			images.Progress(i*12_000_000, 1_200_000_000, "B")
+			time.Sleep(time.Second)
+		}
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		lines := screen(t, out.String())
+		// 12 MB/s over the window, whose end is a second after the last count
+		if got, want := lines[len(lines)-1], regexp.MustCompile(`^0% ░{12} \(0/1\)  images 41s  480\.0 MB/1\.2 GB, 11\.\d MB/s, 1m 0\ds left$`); !want.MatchString(got) {
+			t.Errorf("live line %q, want %s", got, want)
+		}
+		r.Close()
+	})
+}
+
+func TestTheLiveLineNeverReachesTheLastColumn(t *testing.T) {
+	var out bytes.Buffer
+	r := newReporter(&out, Options{Live: true})
+	defer r.Close()
+	for range 30 {
+		r.Step(strings.Repeat("long-name", 20)).Update(strings.Repeat("reason ", 50))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if got := len([]rune(r.liveLine())); got > 79 {
+		t.Errorf("%d columns of 80", got)
+	}
+}
+
+func TestCloseClearsTheLiveLineAndNamesWhatNeverEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := New(&out, Options{Live: true})
+		a := r.Step("a")
+		a.Update("waiting for b")
+		time.Sleep(1500 * time.Millisecond)
+		r.Close()
+		time.Sleep(time.Minute) // nothing draws any more
+		a.Done("late")
+		want := "· a  waiting for b  1.5 s\n"
+		if got := strings.Join(screen(t, out.String()), "\n"); got != want {
+			t.Errorf("screen %q, want %q", got, want)
+		}
+	})
+}
+
+func TestColorOnlyWhenAskedFor(t *testing.T) {
+	for _, color := range []bool{false, true} {
+		var out bytes.Buffer
+		r := New(&out, Options{Live: true, Color: color})
+		r.Step("a").Done("ready")
+		r.Step("b").Fail(io.EOF)
+		r.Close()
+		if got := strings.Contains(out.String(), "\x1b[32m✓\x1b[0m a") && strings.Contains(out.String(), "\x1b[31m✗\x1b[0m b"); got != color {
+			t.Errorf("Color %t: %q", color, out.String())
+		}
+		if !color && strings.Contains(out.String(), "m✓") {
+			t.Errorf("colour without being asked: %q", out.String())
+		}
+	}
+}
+
+func TestAFileIsNotATerminal(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r := ForTerminal(f)
+	r.Step("a").Done("ready")
+	r.Close()
+	got, err := os.ReadFile(f.Name())
+	if err != nil || !regexp.MustCompile(`^a: started\na: done after 0\.\d s: ready\n$`).Match(got) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestATerminalIsLiveUnlessDumbAndColouredUnlessNoColor(t *testing.T) {
+	tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	for _, c := range []struct {
+		env         map[string]string
+		live, color bool
+	}{
+		{map[string]string{"TERM": "xterm"}, true, true},
+		{map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, true, false},
+		{map[string]string{"TERM": "dumb"}, false, false},
+	} {
+		got := terminalOptions(tty, func(k string) string { return c.env[k] })
+		if got.Live != c.live || got.Color != c.color {
+			t.Errorf("%v: live %t, colour %t; want %t, %t", c.env, got.Live, got.Color, c.live, c.color)
+		}
+	}
+}
+
+func TestManyStepsAtOnceWriteWholeLines(t *testing.T) {
+	for _, live := range []bool{false, true} {
+		var out bytes.Buffer // not safe for concurrent use: the reporter must be
+		r := New(&out, Options{Live: live})
+		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond) // some ticks of the live line
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for n := 0; n < 50 || ctx.Err() == nil; n++ {
+					task := r.Step(fmt.Sprintf("step-%d", i))
+					task.Update("reason")
+					task.Progress(int64(n), 50, "objects")
+					r.Note("note")
+					task.Done("ready")
+				}
+			})
+		}
+		wg.Wait()
+		r.Close()
+		line := regexp.MustCompile(`^(step-\d: (started|done after \d\.\d s: ready|(reason|0/50 objects|\d+/50 objects, reason|\d+/50 objects).*)|✓ step-\d  ready  \d\.\d s|note|)$`)
+		for _, l := range screen(t, out.String()) {
+			if !line.MatchString(l) {
+				t.Fatalf("live %t: torn line %q", live, l)
+			}
+		}
+	}
+}
+
+func TestDiscardTakesEverything(t *testing.T) {
+	r := Discard()
+	task := r.Step("a")
+	task.Update("x")
+	task.Progress(1, 2, "B")
+	task.Done("y")
+	task.Fail(nil)
+	r.Note("z")
+	r.Close()
+}

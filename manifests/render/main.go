@@ -1,0 +1,308 @@
+// Render writes the upstream files that mllab embeds into manifests/upstream,
+// out of Go modules whose versions are pinned in go.mod files: nothing of
+// upstream's is committed, and no version is written down twice.
+//
+// Run it in the repository: go run ./manifests/render. It does nothing when
+// the module versions and its own source are those of the last time.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+)
+
+// self is part of the stamp: another renderer renders again.
+//
+//go:embed main.go
+var self []byte
+
+const (
+	upstream = "manifests/upstream"
+	stamp    = "modules.txt"
+	nested   = "bootstrap/images/modules"
+	// serving and gateway are nested modules whose pins decide what the
+	// images are built from, so the manifests of the same versions fit them.
+	serving = nested + "/knative-serving"
+	gateway = nested + "/knative-net-gateway-api"
+)
+
+// source is files of one module, as pinned by the go.mod in folder pin.
+type source struct {
+	pin, module string
+	globs       []string
+}
+
+// output is one rendered file: the YAML documents of its sources in order, or,
+// without a normal form of its own, the one file as it is.
+type output struct {
+	name    string
+	sources []source
+}
+
+var outputs = []output{
+	{"gateway-api.yaml", []source{
+		// The standard channel is what Istio's guide installs, and has every
+		// kind that net-gateway-api watches. The experimental one has twice as
+		// many, and the API server works for each.
+		{gateway, "sigs.k8s.io/gateway-api", []string{"config/crd/standard/gateway.networking.*.yaml"}},
+	}},
+	{"knative.yaml", []source{
+		{serving, "knative.dev/serving", []string{"config/core/*.yaml", "config/core/*/*.yaml"}},
+		// Links in the serving repository, and a module's zip has no links.
+		{serving, "knative.dev/networking", []string{
+			"config/certificate.yaml", "config/config-network.yaml", "config/domain-claim.yaml",
+			"config/ingress.yaml", "config/serverlessservice.yaml",
+		}},
+		{serving, "knative.dev/caching", []string{"config/image.yaml"}},
+		{gateway, "knative.dev/net-gateway-api", []string{
+			"config/200-clusterrole.yaml", "config/300-controller.yaml", "config/config-gateway.yaml",
+			"third_party/istio/*.yaml",
+		}},
+	}},
+	{"envoy_bootstrap.json", []source{
+		{".", "istio.io/istio", []string{"tools/packaging/common/envoy_bootstrap.json"}},
+	}},
+}
+
+// kindBase is the tree that kind lays over its node image.
+var kindBase = source{".", "sigs.k8s.io/kind", []string{"images/base/files"}}
+
+// shown are modules that nothing is rendered from but whose version is shown.
+var shown = []source{
+	// Istio's own module has no release tags; its API's version carries the number.
+	{pin: nested + "/istio", module: "istio.io/client-go"},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := render(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "manifests/render:", err)
+		os.Exit(1)
+	}
+}
+
+func render(ctx context.Context) error {
+	root, err := goList(ctx, ".", "-f", "{{.Dir}}")
+	if err != nil {
+		return err
+	}
+	mods, err := resolve(ctx, strings.TrimSpace(root))
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(strings.TrimSpace(root), upstream)
+	want := stampText(mods)
+	if have, err := os.ReadFile(filepath.Join(dir, stamp)); err == nil && string(have) == want && complete(dir) {
+		return nil
+	}
+	if err := clear(dir); err != nil {
+		return err
+	}
+	for _, o := range outputs {
+		text, err := o.text(mods)
+		if err != nil {
+			return fmt.Errorf("rendering %s: %w", o.name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, o.name), text, 0o644); err != nil {
+			return err
+		}
+	}
+	files := os.DirFS(filepath.Join(mods[kindBase.key()].dir, kindBase.globs[0]))
+	if err := os.CopyFS(filepath.Join(dir, "kind-base"), files); err != nil {
+		return fmt.Errorf("copying kind's base files: %w", err)
+	}
+	// Last, so that an interrupted run is done again.
+	return os.WriteFile(filepath.Join(dir, stamp), []byte(want), 0o644)
+}
+
+// module is where one pinned module lies.
+type module struct{ version, dir string }
+
+func (s source) key() string { return s.pin + " " + s.module }
+
+// resolve finds every module, downloading what the module cache lacks.
+func resolve(ctx context.Context, root string) (map[string]module, error) {
+	pins := map[string][]string{}
+	for _, s := range allSources() {
+		if !slices.Contains(pins[s.pin], s.module) {
+			pins[s.pin] = append(pins[s.pin], s.module)
+		}
+	}
+	out := map[string]module{}
+	for pin, names := range pins {
+		dir := filepath.Join(root, pin)
+		args := append([]string{"-f", "{{.Path}} {{.Version}} {{.Dir}}"}, names...)
+		list, err := goList(ctx, dir, args...)
+		if err == nil && missing(list) {
+			if _, err = goRun(ctx, dir, append([]string{"mod", "download"}, names...)...); err == nil {
+				list, err = goList(ctx, dir, args...)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("finding modules of %s: %w", filepath.Join(pin, "go.mod"), err)
+		}
+		for line := range strings.Lines(list) {
+			f := strings.SplitN(strings.TrimSpace(line), " ", 3)
+			if len(f) < 3 {
+				return nil, fmt.Errorf("finding modules of %s: %s has no folder", filepath.Join(pin, "go.mod"), line)
+			}
+			out[source{pin: pin, module: f[0]}.key()] = module{f[1], f[2]}
+		}
+	}
+	return out, nil
+}
+
+func allSources() []source {
+	all := append([]source{kindBase}, shown...)
+	for _, o := range outputs {
+		all = append(all, o.sources...)
+	}
+	return all
+}
+
+// missing says whether a module of the list has no folder yet.
+func missing(list string) bool {
+	for line := range strings.Lines(list) {
+		if len(strings.Fields(line)) < 3 {
+			return true
+		}
+	}
+	return false
+}
+
+// stampText is one line per module and one for this program.
+func stampText(mods map[string]module) string {
+	lines := []string{}
+	for _, s := range allSources() {
+		line := s.module + " " + mods[s.key()].version
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	slices.Sort(lines)
+	return fmt.Sprintf("# what the files here are rendered from\n%s\nrenderer %x\n", strings.Join(lines, "\n"), sha256.Sum256(self))
+}
+
+// complete says whether every output is there: a stamp alone proves nothing.
+func complete(dir string) bool {
+	names := []string{"kind-base"}
+	for _, o := range outputs {
+		names = append(names, o.name)
+	}
+	return !slices.ContainsFunc(names, func(n string) bool {
+		_, err := os.Stat(filepath.Join(dir, n))
+		return err != nil
+	})
+}
+
+// clear removes what an earlier renderer left, the committed .gitignore kept.
+func clear(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	// The stamp goes first, or an interruption here could leave it with half of the files.
+	if err := os.RemoveAll(filepath.Join(dir, stamp)); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == ".gitignore" {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o output) text(mods map[string]module) ([]byte, error) {
+	var head, body bytes.Buffer
+	for _, s := range o.sources {
+		m := mods[s.key()]
+		fmt.Fprintf(&head, "# rendered from %s@%s\n", s.module, m.version)
+		for _, g := range s.globs {
+			files, err := fs.Glob(os.DirFS(m.dir), g)
+			if err != nil {
+				return nil, err
+			}
+			if len(files) == 0 {
+				return nil, fmt.Errorf("%s@%s has no %s", s.module, m.version, g)
+			}
+			for _, f := range files { // Glob sorts
+				b, err := os.ReadFile(filepath.Join(m.dir, f))
+				if err != nil {
+					return nil, err
+				}
+				if filepath.Ext(f) != ".yaml" {
+					return b, nil
+				}
+				if err := normal(&body, b); err != nil {
+					return nil, fmt.Errorf("%s@%s/%s: %w", s.module, m.version, f, err)
+				}
+			}
+		}
+	}
+	return append(head.Bytes(), body.Bytes()...), nil
+}
+
+// normal appends the documents in data with sorted keys and without comments.
+func normal(out *bytes.Buffer, data []byte) error {
+	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
+	for {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		j, err := yaml.YAMLToJSON(doc)
+		if err != nil {
+			return err
+		}
+		if string(j) == "null" {
+			continue // only comments
+		}
+		y, err := yaml.JSONToYAML(j)
+		if err != nil {
+			return err
+		}
+		out.WriteString("---\n")
+		out.Write(y)
+	}
+}
+
+func goList(ctx context.Context, dir string, args ...string) (string, error) {
+	return goRun(ctx, dir, append([]string{"list", "-m"}, args...)...)
+}
+
+func goRun(ctx context.Context, dir string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	// A workspace would overrule the pins of the nested modules.
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, bytes.TrimSpace(exit.Stderr))
+	}
+	return string(out), err
+}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// What every answer carries; a proxy's own answer carries none of it.
+const (
+	headerTarget   = "X-Mllab-Target"
+	headerRevision = "X-Mllab-Revision"
+	headerPod      = "X-Mllab-Pod"
+)
+
+// The request's ID. Envoy may replace the first or change a digit of it, and leaves the second alone, so the second is
+// the one to trust. Both are echoed.
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-request-id
+const (
+	headerRequestID = "X-Request-Id"
+	headerID        = "X-Mllab-Id"
+)
+
+// maxLogged bounds what is logged of one model input or output, in bytes.
+const maxLogged = 1024
+
+// statusGone is logged for a client that left before its answer; nothing is sent.
+const statusGone = 499
+
+type app struct {
+	config
+	log      *slog.Logger
+	random   func() float64 // 0 <= x < 1
+	seen     *seen
+	draining atomic.Bool
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+// newApp returns the application; random decides which requests fail.
+func newApp(c config, log *slog.Logger, random func() float64) *app {
+	a := &app{
+		config:   c,
+		log:      log,
+		random:   random,
+		seen:     newSeen(c.seenKeep),
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sampleapp_requests_total", Help: "Requests to the model by status code.",
+		}, []string{"code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sampleapp_request_duration_seconds", Help: "Time from a request's headers to the end of its answer.",
+			Buckets: prometheus.DefBuckets,
+		}, []string{"code"}),
+	}
+	who := prometheus.Labels{"target": c.target, "revision": c.revision}
+	prometheus.WrapRegistererWith(who, a.registry).MustRegister(a.requests, a.seconds)
+	return a
+}
+
+func (a *app) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", a.model(a.hello))
+	mux.Handle("POST /{$}", a.model(a.predict))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "alive\n") })
+	mux.HandleFunc("GET /readyz", a.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /seen", a.showSeen)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set(headerTarget, a.target)
+		h.Set(headerRevision, a.revision)
+		h.Set(headerPod, a.pod)
+		if a.draining.Load() {
+			// Let each client leave its connection after an answer: an idle one that is closed under a request loses it.
+			h.Set("Connection", "close")
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (a *app) ready(w http.ResponseWriter, _ *http.Request) {
+	if a.draining.Load() {
+		text(w, http.StatusServiceUnavailable, "draining\n")
+		return
+	}
+	text(w, http.StatusOK, "ready\n")
+}
+
+// showSeen answers /seen?since=N.
+func (a *app) showSeen(w http.ResponseWriter, r *http.Request) {
+	n := 0
+	if v := r.URL.Query().Get("since"); v != "" {
+		var err error
+		if n, err = strconv.Atoi(v); err != nil || n < 0 {
+			text(w, http.StatusBadRequest, fmt.Sprintf("since=%q: want a whole number of 0 or more\n", v))
+			return
+		}
+	}
+	s := a.seen.since(n)
+	s.Target, s.Revision, s.Pod = a.target, a.revision, a.pod
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(s) // it can only fail when the client has left
+}
+
+// answer is what a model path answers.
+type answer struct {
+	code        int
+	contentType string
+	body        []byte
+}
+
+// model wraps a model path: it notes the request's ID, waits, decides on a fault, answers, measures and logs.
+func (a *app) model(f func(w http.ResponseWriter, r *http.Request) (in []byte, out answer)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		id := requestID(w.Header(), r.Header)
+		a.seen.add(id)
+
+		in, out := f(w, r) // the body is read even for a fault, as an application that fails late does
+		if a.random() < a.failShare {
+			out = answer{http.StatusInternalServerError, textType, []byte("injected fault\n")}
+		}
+		if wait(r.Context(), a.delay) != nil {
+			out = answer{code: statusGone}
+		} else {
+			w.Header().Set("Content-Type", out.contentType)
+			w.Header().Set("Content-Length", strconv.Itoa(len(out.body)))
+			w.WriteHeader(out.code)
+			_, _ = w.Write(out.body) // it can only fail when the client has left
+		}
+
+		took := time.Since(begin)
+		code := strconv.Itoa(out.code)
+		a.requests.WithLabelValues(code).Inc()
+		a.seconds.WithLabelValues(code).Observe(took.Seconds())
+		a.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
+			slog.String("request_id", id),
+			slog.String("method", r.Method),
+			slog.String("path", r.URL.Path),
+			slog.Int("code", out.code),
+			slog.Float64("duration_ms", float64(took.Microseconds())/1000),
+			slog.String("input", bounded(in)),
+			slog.String("output", bounded(out.body)),
+		)
+		if out.code == statusGone {
+			panic(http.ErrAbortHandler) // otherwise net/http would answer 200
+		}
+	})
+}
+
+// requestID echoes the request's IDs into the answer and returns the one to trust, made up when there is none.
+func requestID(answer, request http.Header) string {
+	given, own := request.Get(headerRequestID), request.Get(headerID)
+	id := own
+	if id == "" {
+		id = given
+	}
+	if id == "" {
+		id = rand.Text()
+	}
+	if given == "" {
+		given = id
+	}
+	answer.Set(headerRequestID, given)
+	if own != "" {
+		answer.Set(headerID, own)
+	}
+	return id
+}
+
+// hello answers who this is.
+func (a *app) hello(http.ResponseWriter, *http.Request) ([]byte, answer) {
+	return nil, answer{http.StatusOK, textType, []byte(a.target + "\n")}
+}
+
+// predict answers a model input.
+func (a *app) predict(w http.ResponseWriter, r *http.Request) ([]byte, answer) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return body, refusal(http.StatusRequestEntityTooLarge, fmt.Errorf("the input is larger than %d bytes", a.maxBody))
+	case err != nil:
+		return body, refusal(http.StatusBadRequest, fmt.Errorf("reading the input: %w", err))
+	}
+	instances, err := readInput(body)
+	if err != nil {
+		return body, refusal(http.StatusBadRequest, err)
+	}
+	numbers, err := predict(instances)
+	if err != nil {
+		return body, refusal(http.StatusBadRequest, err)
+	}
+	return body, jsonAnswer(http.StatusOK, output{a.target, numbers})
+}
+
+func refusal(code int, err error) answer {
+	return jsonAnswer(code, map[string]string{"error": err.Error()})
+}
+
+// jsonAnswer is for values that JSON can hold.
+func jsonAnswer(code int, v any) answer {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return answer{http.StatusInternalServerError, textType, []byte(err.Error() + "\n")}
+	}
+	return answer{code, "application/json", append(body, '\n')}
+}
+
+const textType = "text/plain; charset=utf-8"
+
+func text(w http.ResponseWriter, code int, s string) {
+	w.Header().Set("Content-Type", textType)
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, s) // it can only fail when the client has left
+}
+
+// wait returns after d, or with an error when ctx ends first.
+func wait(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// bounded is the beginning of b for a log line, with its size if there is more.
+func bounded(b []byte) string {
+	if len(b) <= maxLogged {
+		return string(b)
+	}
+	return fmt.Sprintf("%s… (%d bytes)", b[:maxLogged], len(b))
+}

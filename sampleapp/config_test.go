@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestWithoutVariablesTheDefaultsHold(t *testing.T) {
+	for _, vars := range []map[string]string{nil, {"TARGET": "", "PORT": "", "FAIL_PERCENT": "", "DELAY": "", "POD_NAME": ""}} {
+		c, err := readConfig(env(vars), host)
+		want := config{target: "world", pod: "host-1", port: 8080, drain: 5 * time.Second, seenKeep: 20000, maxBody: 2 << 20}
+		if err != nil || c != want {
+			t.Errorf("%+v, %v; want %+v", c, err, want)
+		}
+	}
+}
+
+func TestEachVariableIsRead(t *testing.T) {
+	c, err := readConfig(env(map[string]string{
+		"TARGET": "v2 blue", "PORT": "9000", "FAIL_PERCENT": "12.5", "DELAY": "250ms", "DRAIN": "0s", "SEEN_KEEP": "7", "MAX_BODY": "100",
+		"K_REVISION": "model-00001", "POD_NAME": "pod-a",
+	}), host)
+	want := config{"v2 blue", "model-00001", "pod-a", 9000, 0.125, 250 * time.Millisecond, 0, 7, 100}
+	if err != nil || c != want {
+		t.Errorf("%+v, %v; want %+v", c, err, want)
+	}
+}
+
+func TestABadValueIsNamedWithItsVariable(t *testing.T) {
+	for name, values := range map[string][]string{
+		"TARGET":       {"a\nb", "wörld", " v1", strings.Repeat("x", 254)},
+		"K_REVISION":   {"a\r\nX-Other: 1"},
+		"POD_NAME":     {"pod "},
+		"PORT":         {"http", "-1", "65536", "80.5"},
+		"FAIL_PERCENT": {"-0.1", "100.1", "NaN", "Inf", "10%", "many"},
+		"DELAY":        {"5", "-1s", "soon"},
+		"DRAIN":        {"-1s", "1"},
+		"SEEN_KEEP":    {"0", "1000001"},
+		"MAX_BODY":     {"0", "1GB"},
+	} {
+		for _, v := range values {
+			_, err := readConfig(env(map[string]string{name: v}), host)
+			if err == nil || !strings.HasPrefix(err.Error(), name+"=") || !strings.Contains(err.Error(), "want ") {
+				t.Errorf("%s=%q: %v", name, v, err)
+			}
+		}
+	}
+	_, err := readConfig(env(map[string]string{"PORT": "x", "DELAY": "y"}), host)
+	if err == nil || !strings.Contains(err.Error(), `PORT="x"`) || !strings.Contains(err.Error(), `DELAY="y"`) {
+		t.Errorf("not all at once: %v", err)
+	}
+	_, err = readConfig(env(nil), func() (string, error) { return "", errors.New("no host name") })
+	if err == nil || !strings.Contains(err.Error(), "POD_NAME") {
+		t.Errorf("no pod name at all: %v", err)
+	}
+}

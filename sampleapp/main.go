@@ -1,0 +1,101 @@
+// Command sampleapp is the lab's sample model server. Every answer says who gave it: the body of GET / is TARGET, and
+// headers name the target, the revision and the pod, so that a scenario can count who answered.
+//
+// Environment (a bad value ends it with exit code 2):
+//
+//	TARGET        who it says it is (default "world")
+//	PORT          where it listens (default 8080; 0 picks a free port, which the log names)
+//	FAIL_PERCENT  how many requests in a hundred get a 500, at random (0 to 100, fractions allowed; default 0)
+//	DELAY         how long each answer waits (Go duration; default 0s)
+//	DRAIN         how long new requests are still served after SIGTERM (Go duration; default 5s)
+//	SEEN_KEEP     how many request IDs /seen remembers (default 20000)
+//	MAX_BODY      the largest model input in bytes (default 2097152)
+//	K_REVISION    the revision it names (Knative sets it)
+//	POD_NAME      the pod it names (default: the host name, which in a pod is the pod's name)
+//
+// Paths: GET / and POST / are the model; /healthz, /readyz, /metrics and /seen are about it.
+//
+// Exit codes: 0 after SIGTERM or SIGINT with every request answered, 1 when it could not listen or requests were cut
+// off, 2 for a bad value.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// stopTimeout bounds how long started requests may take after the drain. With the default DRAIN it stays below
+// Kubernetes' grace period of 30 s, after which the kernel ends the process.
+const stopTimeout = 20 * time.Second
+
+func main() { os.Exit(run(os.LookupEnv, os.Stdout, os.Stderr)) }
+
+// run is the whole life of the process; it returns the exit code.
+func run(env func(string) (string, bool), stdout, stderr io.Writer) int {
+	c, err := readConfig(env, os.Hostname)
+	if err != nil {
+		fmt.Fprintf(stderr, "sampleapp: %v\n", err)
+		return 2
+	}
+	// The handler is installed before the port is open, and by us: process 1 of a container has no default action for
+	// SIGTERM, so nobody else would end it.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	log := slog.New(slog.NewJSONHandler(stdout, nil))
+	if err := serve(ctx, stop, c, log); err != nil {
+		log.Error("stopped", "error", err.Error())
+		return 1
+	}
+	log.Info("stopped")
+	return 0
+}
+
+// serve answers requests until ctx ends, drains, and returns when every request is answered; release is called when
+// the end begins, so that a second signal ends the process at once.
+func serve(ctx context.Context, release func(), c config, log *slog.Logger) error {
+	l, err := net.Listen("tcp", ":"+strconv.Itoa(c.port))
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	app := newApp(c, log, rand.Float64)
+	srv := &http.Server{
+		Handler:           app.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		// No IdleTimeout: a proxy that keeps a connection longer than we do may send a request just as we close it,
+		// and that request would be lost.
+	}
+	log.Info("listening", "address", l.Addr().String(), "target", c.target, "revision", c.revision, "pod", c.pod)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	release()
+
+	log.Info("draining", "for", c.drain.String())
+	app.draining.Store(true)
+	select {
+	case err := <-served:
+		return fmt.Errorf("serving: %w", err)
+	case <-time.After(c.drain):
+	}
+	end, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := srv.Shutdown(end); err != nil {
+		return errors.Join(fmt.Errorf("waiting %s for the last requests: %w", stopTimeout, err), srv.Close())
+	}
+	return nil
+}

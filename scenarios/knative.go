@@ -1,0 +1,86 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"knative.dev/pkg/apis"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+	"sigs.k8s.io/yaml"
+
+	"mllab.local/internal/fault"
+	"mllab.local/manifests"
+)
+
+// service is a Knative Service from a manifest, on its way through a story.
+type service struct {
+	base    servingv1.Service
+	image   string
+	version string            // TARGET and name of the newest revision
+	env     map[string]string // of the newest revision beside TARGET
+	order   []string          // versions in the order of traffic
+}
+
+func loadService(file string) (*service, error) {
+	data, err := manifests.Scenarios.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{env: map[string]string{}}
+	if err := yaml.UnmarshalStrict(data, &s.base); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
+}
+
+func (s *service) revision(version string) string { return s.base.Name + "-" + version }
+
+// object is the Service with the given percents, one for each version in
+// order. Every version keeps a tag, so that it has an address of its own and
+// stays warm at 0 %. It is checked as Knative's own webhook would: an error is
+// wrong use, and nothing has been applied.
+func (s *service) object(percents []int64) (*unstructured.Unstructured, error) {
+	svc := s.base.DeepCopy()
+	svc.Spec.Template.Name = s.revision(s.version)
+	c := &svc.Spec.Template.Spec.Containers[0]
+	c.Image = s.image
+	c.Env = []corev1.EnvVar{{Name: "TARGET", Value: s.version}}
+	for _, name := range sortedKeys(s.env) {
+		c.Env = append(c.Env, corev1.EnvVar{Name: name, Value: s.env[name]})
+	}
+	svc.Spec.Traffic = nil
+	for i, version := range s.order {
+		latest := false
+		svc.Spec.Traffic = append(svc.Spec.Traffic, servingv1.TrafficTarget{
+			Tag: version, RevisionName: s.revision(version), LatestRevision: &latest, Percent: &percents[i],
+		})
+	}
+	ctx := apis.WithinCreate(context.Background())
+	checked := svc.DeepCopy()
+	checked.SetDefaults(ctx)
+	if err := checked.Validate(ctx); err != nil {
+		return nil, fault.Usage("percentages must be whole and sum to 100", "Service/%s is not valid: %w", s.base.Name, err)
+	}
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(svc)
+	if err != nil {
+		return nil, fmt.Errorf("Service/%s: %w", s.base.Name, err)
+	}
+	delete(fields, "status")
+	return &unstructured.Unstructured{Object: fields}, nil
+}
+
+// percents are shares as Knative takes them.
+func percents(shares []float64) ([]int64, error) {
+	out := make([]int64, len(shares))
+	for i, s := range shares {
+		out[i] = int64(math.Round(100 * s))
+		if math.Abs(100*s-float64(out[i])) > 1e-9 {
+			return nil, fault.Usage("use whole percentages, such as --shares 90/10", "Knative splits traffic in whole percents, and %g %% is none", 100*s)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,143 @@
+// Package scenarios holds the stories of progressive delivery and proves them
+// with requests.
+//
+// A scenario is steps. Each changes the world and waits until the change is in
+// force, then checks a claim with one sample that is judged once. Its controls
+// are ways to make the world wrong behind the scenario's back: a control passes
+// when the scenario's own verdict then fails, for the stated reason.
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// Scenario is one story. It is made by its function with the options of one
+// run and must not be run twice.
+type Scenario struct {
+	Name     string
+	Summary  string
+	Needs    []string // addons that must be on the lab
+	Steps    []Step
+	Controls []Control
+}
+
+// Step is one change of the world and the claim that must hold after it.
+type Step struct {
+	Name string
+	// Change brings the world into the step's state and returns when that is in
+	// force, however long it takes. It is the barrier before the sample.
+	Change func(ctx context.Context, l *Lab) error
+	// Check observes once. It returns a *Refuted when a claim does not hold, and
+	// evidence in either case.
+	Check func(ctx context.Context, l *Lab) (Evidence, error)
+}
+
+// Control breaks the world on purpose.
+type Control struct {
+	Name    string
+	Summary string
+	// After names the step whose change is followed by Break; empty means
+	// before the first step.
+	After   string
+	Break   func(ctx context.Context, l *Lab) error
+	Catches Claim // what must then be refuted
+}
+
+// Claim names an assertion of a check.
+type Claim string
+
+// The claims that scenarios make.
+const (
+	Answers Claim = "answers" // every request is answered 200 by a version that is expected
+	Shares  Claim = "shares"  // the versions answer in the stated shares
+	NoLoss  Claim = "no-loss" // no request of the watcher is lost
+)
+
+// Refuted says that a claim does not hold, with sentences that say why.
+type Refuted struct {
+	Claim   Claim
+	Reasons []string
+}
+
+func (r *Refuted) Error() string {
+	return fmt.Sprintf("claim %q does not hold: %s", r.Claim, strings.Join(r.Reasons, "; "))
+}
+
+// Evidence is what a check saw.
+type Evidence struct {
+	Says    string         `json:"says"`              // one line for a person
+	Verdict *split.Verdict `json:"verdict,omitempty"` // of a sample
+	Tally   *probe.Tally   `json:"tally,omitempty"`
+	Watch   *Watched       `json:"watch,omitempty"`
+	File    string         `json:"file,omitempty"` // every answer with its request ID, one JSON object a line
+}
+
+// Watched is what an open-loop watcher saw from its start to its end.
+type Watched struct {
+	Sent    int     `json:"sent"`
+	Lost    int     `json:"lost"`   // not answered 200 by the application
+	Missed  int     `json:"missed"` // due, but never sent
+	Rate    float64 `json:"rate"`   // requests per second
+	Bound   float64 `json:"bound"`  // the loss rate is below this with 95 % confidence
+	Outage  float64 `json:"outage"` // seconds: a longer outage would have been seen with 95 %
+	Seconds float64 `json:"seconds"`
+}
+
+// Options of one run; New fills in what is zero.
+type Options struct {
+	Shares   []float64 // of the canary's first split, old version first
+	Requests int       // in one sample
+	Alpha    float64   // how often a right split may be refused, for each sample
+}
+
+// Defaults of Options.
+const (
+	DefaultRequests = 1000
+	DefaultAlpha    = 1e-6
+	DefaultShares   = "90/10"
+)
+
+// All returns every scenario with the given options, in the order to learn
+// them. The error is wrong use.
+func All(o Options) ([]Scenario, error) {
+	if len(o.Shares) == 0 {
+		shares, err := split.ParseShares(DefaultShares)
+		if err != nil {
+			return nil, err
+		}
+		o.Shares = shares
+	}
+	if o.Requests == 0 {
+		o.Requests = DefaultRequests
+	}
+	if o.Alpha == 0 {
+		o.Alpha = DefaultAlpha
+	}
+	c, err := canary(o)
+	if err != nil {
+		return nil, err
+	}
+	return []Scenario{c}, nil
+}
+
+// New returns the named scenario.
+func New(name string, o Options) (Scenario, error) {
+	all, err := All(o)
+	if err != nil {
+		return Scenario{}, err
+	}
+	var names []string
+	for _, s := range all {
+		if s.Name == name {
+			return s, nil
+		}
+		names = append(names, s.Name)
+	}
+	return Scenario{}, fault.Usage("scenarios are: "+strings.Join(names, ", "), "no scenario is called %q", name)
+}
