@@ -128,6 +128,7 @@ type parts struct {
 	resolve  func(context.Context, images.Options) (images.Node, error)
 	write    func(images.Node, context.Context, io.Writer) error // the node image as a docker-archive
 	archive  func(images.Node, context.Context, []string, io.Writer) error
+	render   func(context.Context, []addons.Addon, addons.Images) []addons.Addon // starts rendering
 	cluster  func(e *engine, name, kubeconfig string, said func(string)) cluster
 	lab      func(kubeconfig string) (lab, error)
 }
@@ -155,7 +156,7 @@ type lab interface {
 func realParts() parts {
 	p := parts{
 		run: run.Exec{}, look: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort,
-		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, cluster: newKindCluster, lab: connect,
+		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Prepared, cluster: newKindCluster, lab: connect,
 	}
 	p.machine = func(ctx context.Context, o Options, e *engine, port int) machine {
 		return readMachine(ctx, p, o, e, port)

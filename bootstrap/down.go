@@ -90,6 +90,7 @@ func enginesFor(ctx context.Context, o Options, p parts, st *state) (list []*eng
 		case err == nil:
 			list = append(list, e)
 		case must:
+			_, err = findEngine(ctx, p, name, nil) // with its fix
 			return nil, err
 		default:
 			errs = append(errs, err)

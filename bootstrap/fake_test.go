@@ -99,6 +99,7 @@ func (w *world) parts() parts {
 			_, err := io.WriteString(out, strings.Join(names, " "))
 			return err
 		},
+		render: func(_ context.Context, list []addons.Addon, _ addons.Images) []addons.Addon { return list },
 		cluster: func(e *engine, name, kubeconfig string, _ func(string)) cluster {
 			return &fakeKind{w, name, kubeconfig}
 		},

@@ -182,7 +182,7 @@ func (u *upRun) resolveImages(ctx context.Context) error {
 		return fmt.Errorf("getting the images: %w", err)
 	}
 	u.node, u.sum.NodeImage, u.sum.ImageSource = node, node.Ref, node.Source
-	u.list = addons.Prepared(ctx, u.list, addons.Images(node.Images)) // rendered while the cluster is made
+	u.list = u.render(ctx, u.list, addons.Images(node.Images)) // rendered while the cluster is made
 	u.sum.Steps = append(u.sum.Steps, StepTime{"images", time.Since(began).Seconds(), "from " + node.Source + prefixed(": ", node.Why)})
 	return nil
 }

@@ -105,8 +105,7 @@ func (s *canaryStory) shift(percents ...int64) func(context.Context, *Lab) error
 			return err
 		}
 		if s.watcher == nil {
-			s.watcher = probe.Watch(ctx, l.Send, probe.Request{URL: l.Gateway, Host: l.host(s.service.base.Name)}, watchRate)
-			l.cleanup(func() { s.watcher.Stop() })
+			s.watcher = l.watch(l.host(s.service.base.Name), watchRate)
 		}
 		return nil
 	}

@@ -31,6 +31,7 @@ type Lab struct {
 	Namespace string // the run's own
 	task      report.Task
 	cleanups  []func()
+	ctx       context.Context // the run's: a watcher outlives the step that starts it
 }
 
 // cleanup has f called after the run, however that ends; the last one first.
@@ -137,6 +138,13 @@ func (l *Lab) keep(name string, answers []probe.Answer) (string, error) {
 		}
 	}
 	return path, f.Close()
+}
+
+// watch starts an open-loop watcher of host, which ends with the run at last.
+func (l *Lab) watch(host string, rate float64) *probe.Watcher {
+	w := probe.Watch(l.ctx, l.Send, probe.Request{URL: l.Gateway, Host: host}, rate)
+	l.cleanup(func() { w.Stop() })
+	return w
 }
 
 // confidence of the bounds that a watcher states.

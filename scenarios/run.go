@@ -78,7 +78,7 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (Result,
 		r.Control, r.Catches = c.Name, c.Catches
 		title += ", control " + c.Name
 	}
-	l.Namespace = "mllab-" + s.Name
+	l.Namespace, l.ctx = "mllab-"+s.Name, ctx
 	if l.Evidence != "" {
 		l.Evidence += "/" + s.Name
 		if c != nil {

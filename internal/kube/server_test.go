@@ -71,6 +71,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 	}{
 		{"a second apply writes nothing", secondApplyWritesNothing},
 		{"a second apply of Knative writes nothing, whatever its webhook has written", secondApplyOfKnative},
+		{"a CRD is established when its apply returns", crdIsEstablished},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
 		{"a webhook configuration still takes our own changes", webhookConfigurationTakesOurChanges},
 		{"an apply refused by a webhook that is not up waits for it", applyWaitsForAWebhook},
@@ -261,6 +262,19 @@ func secondApplyOfKnative(t *testing.T, c *Client) {
 	expect(t, apply(t, c, objs), len(objs), "created")
 	controllersRun(t, c, objs)
 	applyAgain(t, c, objs)
+}
+
+func crdIsEstablished(t *testing.T, c *Client) {
+	crd := file(t, "testdata/lab.yaml")[1]
+	for i := range 5 {
+		group := fmt.Sprintf("g%d.mllab.test", i)
+		crd.SetName("widgets." + group)
+		must(t, unstructured.SetNestedField(crd.Object, group, "spec", "group"))
+		apply(t, c, []*unstructured.Unstructured{crd})
+		if ready, why := condition(live(t, c, crd), "Established"); !ready {
+			t.Errorf("%s: %s", Name(crd), why)
+		}
+	}
 }
 
 func driftIsPutBack(t *testing.T, c *Client) {
@@ -533,21 +547,18 @@ func waitEndsWhenReady(t *testing.T, c *Client) {
 
 func waitOutlivesItsWatches(t *testing.T, c *Client) {
 	objs, _ := workload(t, c, "expired")
-	var mu sync.Mutex
-	expired := 0
-	real := c.watcher
+	var tried sync.Map // kinds
 	hard := *c
-	hard.watcher = interceptor.NewClient(real, interceptor.Funcs{Watch: func(ctx context.Context, inner client.WithWatch, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if expired++; expired > 3 {
+	hard.watcher = interceptor.NewClient(c.watcher, interceptor.Funcs{Watch: func(ctx context.Context, inner client.WithWatch, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+		if _, again := tried.LoadOrStore(list.GetObjectKind().GroupVersionKind(), true); again {
 			return inner.Watch(ctx, list, opts...)
 		}
 		w := watch.NewFakeWithChanSize(1, false)
 		w.Error(&apierrors.NewResourceExpired("too old").ErrStatus)
 		return w, nil
 	}})
-	_, end := background(t, func(reason func(string)) error { return hard.Wait(t.Context(), objs, reason) })
+	told, end := background(t, func(reason func(string)) error { return hard.Wait(t.Context(), objs, reason) })
+	eventually(t, told, "Deployment/expired/app: 0/1 ready")
 	makeReady(t, c, objs[0])
 	must(t, end())
 }
