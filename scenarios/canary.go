@@ -125,7 +125,7 @@ func (s *canaryStory) claim(percents []int64) split.Claim {
 
 func (s *canaryStory) split(percents ...int64) func(context.Context, *Lab) (Evidence, error) {
 	return func(ctx context.Context, l *Lab) (Evidence, error) {
-		return l.sample(ctx, fmt.Sprint(percents), l.host(s.service.base.Name), s.claim(percents))
+		return l.sample(ctx, l.host(s.service.base.Name), s.claim(percents))
 	}
 }
 
@@ -133,7 +133,7 @@ func (s *canaryStory) split(percents ...int64) func(context.Context, *Lab) (Evid
 // only v1.
 func (s *canaryStory) byTag(ctx context.Context, l *Lab) (Evidence, error) {
 	only := split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0}, {Name: "v2", Share: 1}}, N: tagRequests, Alpha: s.Alpha}
-	e, err := l.sample(ctx, "v2 by tag", l.host("v2-"+s.service.base.Name), only)
+	e, err := l.sample(ctx, l.host("v2-"+s.service.base.Name), only)
 	if err != nil {
 		return e, err
 	}

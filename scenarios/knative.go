@@ -48,7 +48,7 @@ func (s *service) object(percents []int64) (*unstructured.Unstructured, error) {
 	svc.Spec.Template.Name = s.revision(s.version)
 	c := &svc.Spec.Template.Spec.Containers[0]
 	c.Image = s.image
-	c.Env = []corev1.EnvVar{{Name: "TARGET", Value: s.version}}
+	c.Env = append(c.Env, corev1.EnvVar{Name: "TARGET", Value: s.version})
 	for _, name := range sortedKeys(s.env) {
 		c.Env = append(c.Env, corev1.EnvVar{Name: name, Value: s.env[name]})
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -29,6 +30,9 @@ type Lab struct {
 	Report   report.Reporter
 
 	Namespace string // the run's own
+	at        string // the step that is being told
+	kept      int    // evidence files so far
+	applied   []*unstructured.Unstructured
 	task      report.Task
 	cleanups  []func()
 	ctx       context.Context // the run's: a watcher outlives the step that starts it
@@ -52,6 +56,7 @@ func (l *Lab) apply(ctx context.Context, objs ...*unstructured.Unstructured) err
 	for _, o := range objs {
 		o.SetNamespace(l.Namespace)
 	}
+	l.applied = append(l.applied, objs...)
 	if _, err := l.Kube.Apply(ctx, objs); err != nil {
 		return err
 	}
@@ -59,7 +64,7 @@ func (l *Lab) apply(ctx context.Context, objs ...*unstructured.Unstructured) err
 }
 
 // sample sends n requests to host once and judges who answered.
-func (l *Lab) sample(ctx context.Context, name, host string, claim split.Claim) (Evidence, error) {
+func (l *Lab) sample(ctx context.Context, host string, claim split.Claim) (Evidence, error) {
 	if err := claim.Check(); err != nil {
 		return Evidence{}, err
 	}
@@ -74,7 +79,7 @@ func (l *Lab) sample(ctx context.Context, name, host string, claim split.Claim) 
 	tally := probe.Count(answers)
 	e := Evidence{Tally: &tally}
 	var err error
-	if e.File, err = l.keep(name, answers); err != nil {
+	if e.File, err = l.keep(answers); err != nil {
 		return e, err
 	}
 	if refuted := answered(tally); refuted != nil {
@@ -118,15 +123,18 @@ func describe(v split.Verdict) string {
 	return s + fmt.Sprintf(", power %.2f against %s", split.Power, strings.Join(caught[:1], ", "))
 }
 
-// keep writes the answers to the evidence folder and returns the file's path.
-func (l *Lab) keep(name string, answers []probe.Answer) (string, error) {
+// keep writes the answers to a file of the evidence folder, named by number
+// and step, and returns its path.
+func (l *Lab) keep(answers []probe.Answer) (string, error) {
 	if l.Evidence == "" {
 		return "", nil
 	}
 	if err := os.MkdirAll(l.Evidence, 0o700); err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
 	}
-	path := filepath.Join(l.Evidence, strings.NewReplacer(" ", "-", "/", "-", "%", "").Replace(name)+".jsonl")
+	l.kept++
+	words := strings.FieldsFunc(l.at, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	path := filepath.Join(l.Evidence, fmt.Sprintf("%02d-%s.jsonl", l.kept, strings.Join(words, "-")))
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
@@ -156,7 +164,7 @@ func (l *Lab) watched(w *probe.Watcher, rate float64) (Evidence, error) {
 	tally := probe.Count(record.Answers)
 	var err error
 	e := Evidence{Tally: &tally}
-	if e.File, err = l.keep("watch", record.Answers); err != nil {
+	if e.File, err = l.keep(record.Answers); err != nil {
 		return e, err
 	}
 	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: rate, Outage: 3 / rate}

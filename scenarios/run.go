@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -80,9 +82,9 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (Result,
 	}
 	l.Namespace, l.ctx = "mllab-"+s.Name, ctx
 	if l.Evidence != "" {
-		l.Evidence += "/" + s.Name
-		if c != nil {
-			l.Evidence += "-control-" + c.Name
+		l.Evidence = filepath.Join(l.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(title))
+		if err := os.RemoveAll(l.Evidence); err != nil {
+			return r, fmt.Errorf("removing the last run's evidence: %w", err)
 		}
 	}
 	err := l.tell(ctx, s, c, title, keep, &r)
@@ -116,7 +118,13 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, title string, ke
 		}
 		if !keep {
 			task := l.Report.Step(title + ": clean up")
-			if e := l.Kube.DeleteNamespace(ctx, l.Namespace, task.Update); e != nil {
+			// Their finalizers run now; the namespace's controller, which comes
+			// after 5 s, would else wait another 5 for them.
+			e := l.Kube.Delete(ctx, l.applied)
+			if e == nil {
+				e = l.Kube.DeleteNamespace(ctx, l.Namespace, task.Update)
+			}
+			if e != nil {
 				task.Fail(e)
 				err = errors.Join(err, fmt.Errorf("cleaning up after %s: %w", title, e))
 				return
@@ -130,7 +138,7 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, title string, ke
 		}
 	}
 	for _, step := range s.Steps {
-		l.task = l.Report.Step(title + ": " + step.Name)
+		l.at, l.task = step.Name, l.Report.Step(title+": "+step.Name)
 		result, err := l.step(ctx, step, c)
 		r.Steps = append(r.Steps, result)
 		if err != nil {

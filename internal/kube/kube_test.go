@@ -261,6 +261,25 @@ func TestAWorkloadIsJudgedByThePodsOfItsNewestTemplate(t *testing.T) {
 	}
 }
 
+func TestPodsThatAreAboutToGoDoNotFailTheirWorkload(t *testing.T) {
+	for _, c := range []struct {
+		name, seen, deleted string
+		fails               bool
+	}{
+		{"a pod of the newest spec", "2", "", true},
+		{"a pod of a spec that its controller has yet to replace", "1", "", false},
+		{"a pod that is being deleted", "2", "deletionTimestamp: '2026-01-01T00:00:00Z'", false},
+	} {
+		live := decode(t, "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, namespace: x, generation: 2}, spec: {selector: {}}, status: {observedGeneration: "+c.seen+"}}")[0]
+		pod := decode(t, "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: x, "+c.deleted+"}, status: {containerStatuses: [{name: app, state: {waiting: {reason: ErrImageNeverPull}}}]}}")
+		v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}}
+		v.take(news{from: podsIn("x"), all: true, objects: pod})
+		if why, err := (&Client{}).pending(t.Context(), v, live, live); (err != nil) != c.fails || why == "" {
+			t.Errorf("%s: %q, error %v; want one: %t", c.name, why, err, c.fails)
+		}
+	}
+}
+
 func TestOnlyRefusalsOfAStartingClusterAreRepeated(t *testing.T) {
 	gr := schema.GroupResource{Group: "serving.knative.dev", Resource: "services"}
 	noKind := &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "x", Kind: "Y"}}

@@ -24,6 +24,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -61,6 +62,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	cfg.QPS, cfg.Burst = 0, 0 // as a kubeconfig gives them
 	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -71,6 +73,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 	}{
 		{"a second apply writes nothing", secondApplyWritesNothing},
 		{"a second apply of Knative writes nothing, whatever its webhook has written", secondApplyOfKnative},
+		{"hundreds of objects take seconds", hundredsTakeSeconds},
 		{"a CRD is established when its apply returns", crdIsEstablished},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
 		{"a webhook configuration still takes our own changes", webhookConfigurationTakesOurChanges},
@@ -262,6 +265,19 @@ func secondApplyOfKnative(t *testing.T, c *Client) {
 	expect(t, apply(t, c, objs), len(objs), "created")
 	controllersRun(t, c, objs)
 	applyAgain(t, c, objs)
+}
+
+func hundredsTakeSeconds(t *testing.T, c *Client) {
+	objs := decode(t, "{apiVersion: v1, kind: Namespace, metadata: {name: many}}")
+	for i := range 200 {
+		objs = append(objs, decode(t, fmt.Sprintf("{apiVersion: v1, kind: ConfigMap, metadata: {name: c%d, namespace: many}, data: {n: '%d'}}", i, i))...)
+	}
+	start := time.Now()
+	expect(t, apply(t, c, objs), len(objs), "created")
+	expect(t, apply(t, c, objs), len(objs), "unchanged")
+	if took := time.Since(start); took > 30*time.Second { // about 1 s on an idle machine; at client-go's default of 5 requests a second, minutes
+		t.Errorf("two applies of %d objects took %s", len(objs), took)
+	}
 }
 
 func crdIsEstablished(t *testing.T, c *Client) {
@@ -457,6 +473,11 @@ func makeReady(t *testing.T, c *Client, obj *unstructured.Unstructured) {
 	must(t, c.Status().Update(t.Context(), &d))
 }
 
+// timeless is an error's text with N for how long it took.
+func timeless(err error) string {
+	return regexp.MustCompile(`timeout after [0-9.]+s`).ReplaceAllString(err.Error(), "timeout after N")
+}
+
 func waitKeepsItsReason(t *testing.T, c *Client) {
 	objs, pod := workload(t, c, "slow")
 	objs = append(objs, decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: absent, namespace: slow}}")...)
@@ -469,8 +490,8 @@ func waitKeepsItsReason(t *testing.T, c *Client) {
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
 	err := c.Wait(ctx, objs, nil)
-	want := "Deployment/slow/app: timeout after 1.5s (last: 0/1 ready, container app: pulling kind.local/app:1)\nConfigMap/slow/absent: timeout after 1.5s (last: not there yet)"
-	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
+	want := "Deployment/slow/app: timeout after N (last: 0/1 ready, container app: pulling kind.local/app:1)\nConfigMap/slow/absent: timeout after N (last: not there yet)"
+	if !errors.Is(err, context.DeadlineExceeded) || timeless(err) != want {
 		t.Errorf("error %v, want\n%s", err, want)
 	}
 }
@@ -610,7 +631,9 @@ func waitFailsOnACrashLoop(t *testing.T, c *Client) {
 	container := waiting("CrashLoopBackOff", "back-off 40s restarting failed container")
 	container.RestartCount, container.LastTerminationState = 3, ended(2, "Error")
 	kubelet(t, c, pod, container)
-	err = c.Wait(t.Context(), objs, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	err = c.Wait(ctx, objs, nil)
 	want := "Deployment/crash/app: 0/1 ready, container app: CrashLoopBackOff after 3 restarts, exit code 2\nlast log lines of app-1 container app:\n  first line\n  panic: no model"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want\n%s", err, want)
@@ -656,8 +679,8 @@ func deleteWaitsForFinalizers(t *testing.T, c *Client) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err := c.Delete(ctx, objs)
-	want := "ConfigMap/held/held: timeout after 1s (last: being deleted, finalizers mllab.test/hold)"
-	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
+	want := "ConfigMap/held/held: timeout after N (last: being deleted, finalizers mllab.test/hold)"
+	if !errors.Is(err, context.DeadlineExceeded) || timeless(err) != want {
 		t.Errorf("error %v, want\n%s", err, want)
 	}
 	_, end := background(t, func(func(string)) error { return c.Delete(t.Context(), objs) })

@@ -1,0 +1,222 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/report"
+	"mllab.local/internal/split"
+)
+
+// gateway answers as the n-th of targets says, over and over; "" is a proxy's
+// own 503.
+func gateway(t *testing.T, targets ...string) *Lab {
+	t.Helper()
+	var n atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		target := targets[int(n.Add(1)-1)%len(targets)]
+		if target == "" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set(probe.HeaderTarget, target)
+		w.Header().Set(probe.HeaderPod, "pod")
+		w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
+	}))
+	t.Cleanup(srv.Close)
+	return &Lab{
+		Send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
+		task: report.Discard().Step(""), at: "90/10", ctx: t.Context(),
+	}
+}
+
+func nineToOne(n int) split.Claim {
+	return split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0.9}, {Name: "v2", Share: 0.1}}, N: n, Alpha: 1e-6}
+}
+
+// mix is ten targets of which so many are v2.
+func mix(v2 int) []string {
+	return append(slices.Repeat([]string{"v1"}, 10-v2), slices.Repeat([]string{"v2"}, v2)...)
+}
+
+func TestASampleIsJudgedByWhoAnswered(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		answers []string
+		refutes Claim
+		says    string
+	}{
+		{"the claimed split passes", mix(1), "", "power"},
+		{"half of it to each is refuted", mix(5), Shares, "v2"},
+		{"a leg that gets nothing is refuted", mix(0), Shares, "0 of 1000"},
+		{"an unknown version is refuted", append(mix(1), "v3"), Shares, "v3"},
+		{"a proxy's error is refuted as its own", append(mix(1), ""), Answers, "503"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := gateway(t, tc.answers...)
+			e, err := l.sample(t.Context(), "model", nineToOne(1000))
+			var refuted *Refuted
+			switch {
+			case tc.refutes == "" && err != nil:
+				t.Fatal(err)
+			case tc.refutes != "" && (!errors.As(err, &refuted) || refuted.Claim != tc.refutes):
+				t.Fatalf("got %v, want claim %q refuted", err, tc.refutes)
+			}
+			if said := e.Says + strings.Join(reasons(refuted), " "); !strings.Contains(said, tc.says) {
+				t.Errorf("it says %q, want %q in it", said, tc.says)
+			}
+			data, err := os.ReadFile(e.File)
+			if err != nil || strings.Count(string(data), "\n") != 1000 || !strings.Contains(e.File, "01-90-10") {
+				t.Errorf("evidence %s holds %d answers: %v", e.File, strings.Count(string(data), "\n"), err)
+			}
+		})
+	}
+}
+
+func reasons(r *Refuted) []string {
+	if r == nil {
+		return nil
+	}
+	return r.Reasons
+}
+
+func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		answers []string
+		refutes Claim
+	}{{"none lost", []string{"v1"}, ""}, {"one in ten lost", append(mix(0)[:9], ""), NoLoss}} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := gateway(t, tc.answers...)
+			seen := make(chan struct{})
+			var n atomic.Int64
+			l.Send = counted{l.Send, func() {
+				if n.Add(1) == 40 {
+					close(seen)
+				}
+			}}
+			w := l.watch("model", 500)
+			<-seen
+			e, err := l.watched(w, 500)
+			var refuted *Refuted
+			if errors.As(err, &refuted); (tc.refutes == "") != (err == nil) || err != nil && (refuted == nil || refuted.Claim != tc.refutes) {
+				t.Fatalf("got %v", err)
+			}
+			if e.Watch.Sent < 40 || e.Watch.Bound <= 0 || e.Watch.Bound >= 1 {
+				t.Errorf("got %+v", e.Watch)
+			}
+		})
+	}
+}
+
+type counted struct {
+	probe.Sender
+	sent func()
+}
+
+func (c counted) Send(ctx context.Context, r probe.Request) probe.Answer {
+	defer c.sent()
+	return c.Sender.Send(ctx, r)
+}
+
+func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
+	l := gateway(t, "v1")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	l.ctx = ctx
+	if _, err := l.watched(l.watch("model", 0.01), 0.01); err == nil {
+		t.Error("it passed")
+	}
+}
+
+func TestTrafficThatKnativeWouldRefuseIsWrongUse(t *testing.T) {
+	s, err := loadService("scenarios/canary/service.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.image, s.version, s.order = "kind.local/sampleapp:x", "v2", []string{"v1", "v2"}
+	if _, err := s.object([]int64{90, 10}); err != nil {
+		t.Fatalf("90/10: %v", err)
+	}
+	for _, wrong := range [][]int64{{90, 20}, {50, 40}, {-1, 101}} {
+		if _, err := s.object(wrong); fault.Code(err) != 2 {
+			t.Errorf("%v gave %v (exit %d), want exit 2", wrong, err, fault.Code(err))
+		}
+	}
+}
+
+func TestEveryVersionKeepsItsTagAndItsEnvironment(t *testing.T) {
+	s, err := loadService("scenarios/canary/service.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.image, s.version, s.order, s.env = "img", "v2", []string{"v1", "v2"}, map[string]string{"FAIL_PERCENT": "5"}
+	for range 2 { // asking twice must not add up
+		obj, err := s.object([]int64{100, 0})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := obj.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{`"tag":"v1"`, `"tag":"v2"`, `"percent":0`, `"name":"model-v2"`, `"FAIL_PERCENT"`} {
+			if strings.Count(string(text), want) != 1 {
+				t.Errorf("%s is there %d times: %s", want, strings.Count(string(text), want), text)
+			}
+		}
+	}
+}
+
+func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
+	for _, o := range []Options{
+		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7},
+	} {
+		if _, err := New("canary", o); fault.Code(err) != 2 {
+			t.Errorf("%+v gave %v", o, err)
+		}
+	}
+	if _, err := New("canery", Options{}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "canary") {
+		t.Errorf("an unknown scenario gave %v (hint %q)", err, fault.Hint(err))
+	}
+}
+
+func TestEveryControlBreaksAStepThatIsToldAndNamesItsClaim(t *testing.T) {
+	all, err := All(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		if len(s.Controls) == 0 {
+			t.Errorf("%s has no control", s.Name)
+		}
+		for _, c := range s.Controls {
+			told := c.After == "" || slices.ContainsFunc(s.Steps, func(step Step) bool { return step.Name == c.After })
+			if !told || c.Catches == "" || c.Summary == "" {
+				t.Errorf("%s: control %+v", s.Name, c)
+			}
+		}
+	}
+}
+
+func TestAControlPassesOnlyForItsOwnReason(t *testing.T) {
+	for _, tc := range []struct {
+		refuted Claim
+		says    string
+	}{{Shares, ""}, {"", "not caught"}, {Answers, "wrong reason"}} {
+		r := Result{Scenario: "s", Control: "c", Catches: Shares, Refuted: tc.refuted}
+		r.Pass = r.Refuted == r.Catches
+		if err := r.Err(); (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("refuted %q gave %v", tc.refuted, err)
+		}
+	}
+}
