@@ -197,7 +197,7 @@ func drop(value, fields map[string]any) {
 func retry(ctx context.Context, obj *unstructured.Unstructured, fresh bool, try func() error) error {
 	start := time.Now()
 	var last error
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		err := try()
 		if err == nil {
 			return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,9 +28,11 @@ func (c *Client) DeleteNamespace(ctx context.Context, name string, reason func(s
 	ns := &unstructured.Unstructured{}
 	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
 	ns.SetName(name)
+	var beside sync.WaitGroup
+	defer beside.Wait() // or its last call could meet a new namespace of that name
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go c.hurry(ctx, name)
+	beside.Go(func() { c.hurry(ctx, name) })
 	return c.remove(ctx, []*unstructured.Unstructured{ns}, reason)
 }
 

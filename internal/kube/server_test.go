@@ -392,7 +392,7 @@ func applyWaitsForAWebhook(t *testing.T, c *Client) {
 	}
 	done := make(chan error, 1)
 	go func() {
-		time.Sleep(500 * time.Millisecond)
+		<-time.After(500 * time.Millisecond)
 		done <- c.Client.Delete(context.WithoutCancel(t.Context()), hook)
 	}()
 	expect(t, apply(t, c, objs), 1, "created")
@@ -527,7 +527,7 @@ func background(t *testing.T, wait func(reason func(string)) error) (told func()
 // eventually waits for the newest reason to be want.
 func eventually(t *testing.T, told func() []string, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
 		if all := told(); len(all) > 0 && all[len(all)-1] == want {
 			return
 		}

@@ -1,0 +1,223 @@
+package arch
+
+import (
+	"go/ast"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// page is a page for users, cut into prose and code.
+type page struct {
+	path, text string
+	commands   []string // lines of `sh` blocks, lines behind "$ " in other blocks, and code in sentences
+}
+
+// pages reads the README and docs/.
+func pages(t *testing.T) []page {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []page
+	for _, f := range append(files, filepath.Join(root, "README.md")) {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, page{path: f, text: string(text), commands: commands(string(text))})
+	}
+	return all
+}
+
+var inSentence = regexp.MustCompile("`([^`]+)`")
+
+func commands(text string) (list []string) {
+	inBlock, shell := false, false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if info, fence := strings.CutPrefix(line, "```"); fence {
+			inBlock = !inBlock
+			shell = inBlock && info == "sh"
+			continue
+		}
+		prompt, typed := strings.CutPrefix(line, "$ ")
+		switch {
+		case inBlock && typed:
+			list = append(list, prompt)
+		case inBlock && shell:
+			list = append(list, line)
+		case !inBlock:
+			for _, m := range inSentence.FindAllStringSubmatch(line, -1) {
+				list = append(list, m[1])
+			}
+		}
+	}
+	return list
+}
+
+// words are a command line's, up to its comment; a line of several commands is several lists.
+func words(command string) (lists [][]string) {
+	command, _, _ = strings.Cut(command, " #")
+	for _, part := range strings.Split(command, "&&") {
+		if w := strings.Fields(part); len(w) > 0 {
+			lists = append(lists, w)
+		}
+	}
+	return lists
+}
+
+// vocabulary is what cmd/mllab understands.
+type vocabulary struct{ verbs, flags []string }
+
+// read finds verbs in `Use: "verb ..."` and flags in calls such as f.StringVar(&o.X, "flag", ...).
+func (v *vocabulary) read(t *testing.T, s source) {
+	t.Helper()
+	text := func(e ast.Expr) (string, bool) {
+		l, ok := e.(*ast.BasicLit)
+		if !ok || l.Kind != token.STRING {
+			return "", false
+		}
+		value, err := strconv.Unquote(l.Value)
+		return value, err == nil
+	}
+	ast.Inspect(s.syntax, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.KeyValueExpr:
+			if key, ok := n.Key.(*ast.Ident); ok && key.Name == "Use" {
+				if use, ok := text(n.Value); ok {
+					v.verbs = append(v.verbs, strings.Fields(use)[0])
+				}
+			}
+		case *ast.CallExpr:
+			call, ok := n.Fun.(*ast.SelectorExpr)
+			if !ok || !(strings.HasSuffix(call.Sel.Name, "Var") || strings.HasSuffix(call.Sel.Name, "VarP")) {
+				break
+			}
+			for i, arg := range n.Args[1:] {
+				// The name, and the letter of those that have one; after that come default and help.
+				if name, ok := text(arg); ok && (i == 0 || i == 1 && strings.HasSuffix(call.Sel.Name, "VarP")) {
+					v.flags = append(v.flags, name)
+				}
+			}
+		}
+		return true
+	})
+}
+
+// understands says what of a call of mllab does not exist; "" when all does.
+func (v vocabulary) lacks(args []string) string {
+	verbs := true
+	for i, a := range args {
+		flag := strings.TrimLeft(a, "-")
+		flag, _, _ = strings.Cut(flag, "=")
+		switch {
+		case strings.HasPrefix(a, "-"):
+			verbs = false // what follows may be a flag's value
+			if !slices.Contains(v.flags, flag) && flag != "help" {
+				return "flag " + a
+			}
+		case !verbs, strings.ToUpper(a) == a, a == "…": // a value, or a placeholder
+		case i == 1 && args[0] == "scenario" && isScenario(a):
+		case i == 1 && args[0] == "completion":
+		case !slices.Contains(v.verbs, a) && a != "completion":
+			return "command " + a
+		}
+	}
+	return ""
+}
+
+// isScenario knows a scenario by its folder of YAML.
+func isScenario(name string) bool {
+	_, err := os.Stat(filepath.Join(root, "manifests", "scenarios", name))
+	return err == nil
+}
+
+func TestCommandsInThePagesExist(t *testing.T) {
+	var known vocabulary
+	for _, s := range program(t, token.NewFileSet()) {
+		if s.in([]string{"cmd/mllab"}) {
+			known.read(t, s)
+		}
+	}
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := map[string]int{}
+	for _, p := range pages(t) {
+		for _, c := range p.commands {
+			for _, w := range words(c) {
+				switch filepath.Base(w[0]) {
+				case "make":
+					for _, target := range w[1:] {
+						checked["make"]++
+						if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(target) + `:`).Match(makefile) {
+							t.Errorf("%s: `%s`: the Makefile has no target %s", p.path, c, target)
+						}
+					}
+				case "mllab":
+					checked["mllab"]++
+					if lack := known.lacks(w[1:]); lack != "" {
+						t.Errorf("%s: `%s`: mllab has no %s", p.path, c, lack)
+					}
+				}
+			}
+		}
+	}
+	if checked["make"] < 4 || checked["mllab"] < 8 {
+		t.Errorf("only %v were found: this test reads the pages wrongly", checked)
+	}
+	for call, want := range map[string]string{
+		"up": "", "up --port 9000 -o json": "", "scenario canary --controls": "", "scenario NAME": "", "completion bash": "",
+		"upp": "command upp", "scenario canry": "command canry", "up --prot 1": "flag --prot", "down -x": "flag -x",
+	} {
+		if got := known.lacks(strings.Fields(call)); got != want {
+			t.Errorf("mllab %s: lacks %q, want %q", call, got, want)
+		}
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
+
+func TestLinksInThePagesLeadSomewhere(t *testing.T) {
+	for _, p := range pages(t) {
+		for _, m := range link.FindAllStringSubmatch(p.text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(p.path), m[1])); err != nil {
+				t.Errorf("%s: %v", p.path, err)
+			}
+		}
+	}
+}
+
+func TestEveryFindingOfDoctorIsExplained(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs", "troubleshooting.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := os.ReadFile(filepath.Join(root, "bootstrap", "doctor.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, m := range regexp.MustCompile(`say\("([a-z-]+)"|\{"(tool-[a-z-]+)"`).FindAllStringSubmatch(string(code), -1) {
+		ids[m[1]+m[2]] = true
+	}
+	if len(ids) < 10 {
+		t.Errorf("only %d findings were found in doctor.go", len(ids))
+	}
+	for id := range ids {
+		if !strings.Contains(string(text), "`"+id+"`") {
+			t.Errorf("troubleshooting.md does not explain %s", id)
+		}
+	}
+}
