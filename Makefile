@@ -14,16 +14,16 @@ lab: tools build ## install what is missing, build, bring the lab up, prove a ca
 test: tools ## run all tests, the real cluster's too
 	scripts/test lint unit envtest e2e
 
-unit: build ## run the tests that need no cluster
+unit: ## run the tests that need no cluster
 	scripts/test unit
 
-e2e: tools build ## run the tests on a real cluster
+e2e: tools ## run the tests on a real cluster
 	scripts/test e2e
 
-bench: tools build ## measure `up` against a plain kind cluster of the same node image
+bench: tools ## measure `up` against a plain kind cluster of the same node image
 	scripts/test bench
 
-lint: build ## check format, vet, staticcheck and known vulnerabilities
+lint: ## check format, vet, staticcheck, and that go.mod is tidy
 	scripts/test lint
 
 verify: ## check every go.sum against the module cache, and that every go.mod is tidy

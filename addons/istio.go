@@ -15,6 +15,7 @@ import (
 
 	"mllab.local/internal/mesh"
 	"mllab.local/internal/probe"
+	"mllab.local/manifests"
 )
 
 // istio is istiod, sidecar injection and the one ingress gateway.
@@ -50,7 +51,7 @@ func istioObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, e
 	if err != nil {
 		return nil, err
 	}
-	objs, err := mesh.Render(mesh.Options{PilotImage: pilot, ProxyImage: proxy, NodePortHTTP: NodePortHTTP})
+	objs, err := mesh.Render(mesh.Options{Operator: manifests.Istio, PilotImage: pilot, ProxyImage: proxy})
 	if err != nil {
 		return nil, err
 	}

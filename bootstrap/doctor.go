@@ -262,10 +262,12 @@ func findings(o Options, s survey) []Finding {
 			id, fix, what string
 			ok            bool
 		}{
-			{"tool-go", "install Go 1.26 or newer: https://go.dev/doc/install", "Go", m.Tools["go"]},
+			{"tool-go", "install Go 1.26.8 or newer: https://go.dev/doc/install", "Go", m.Tools["go"]},
 			{"tool-cc", "`sudo apt-get install gcc libc6-dev`", "a C compiler (for runc)", m.Tools["cc"] || m.Tools["gcc"]},
 			{"tool-seccomp", "`sudo apt-get install libseccomp-dev`", "libseccomp's headers (for runc)", m.Tools["seccomp.h"]},
+			{"tool-pkg-config", "`sudo apt-get install pkg-config`", "pkg-config (for runc)", m.Tools["pkg-config"]},
 			{"tool-mmdebstrap", "`sudo apt-get install mmdebstrap`", "mmdebstrap (for the node's Debian)", m.Tools["mmdebstrap"]},
+			{"tool-keyring", "`sudo apt-get install debian-archive-keyring`", "Debian's archive keys (for the node's Debian)", m.Tools["keyring"]},
 			{"tool-pip", "`sudo apt-get install python3-pip`", "python3 with pip (for Envoy's wheel)", m.Tools["python3"] && m.Tools["pip"]},
 		} {
 			if t.ok {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 
+	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
 )
 
@@ -17,9 +17,6 @@ type DownReport struct {
 	Removed []string `json:"removed"` // empty when there was nothing
 	Kept    []string `json:"kept"`
 }
-
-// The folders and files of an image cache; others in that folder are not mllab's.
-var cacheParts = []string{"images", "work", "images.lock"}
 
 // Down removes the cluster from whatever state it is in: container, volumes, kubeconfig, record, and the network if
 // mllab made it and nothing uses it. Doing it again removes nothing, without an error. The image cache and the node
@@ -186,10 +183,8 @@ func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownRe
 	case !o.Purge:
 		r.Kept = append(r.Kept, fmt.Sprintf("image cache %s (%s)", o.Cache, size(used)))
 	default:
-		for _, part := range cacheParts {
-			errs = append(errs, os.RemoveAll(filepath.Join(o.Cache, part)))
-		}
-		if os.Remove(o.Cache) == nil || used > 0 {
+		errs = append(errs, images.Purge(o.Cache))
+		if used > 0 {
 			r.Removed = append(r.Removed, fmt.Sprintf("image cache %s (%s)", o.Cache, size(used)))
 		}
 	}

@@ -44,7 +44,7 @@ type machine struct {
 // readMachine takes the readings; e is nil when no engine works.
 func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) machine {
 	m := machine{OS: runtime.GOOS, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true, EngineSysResource: true}
-	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "python3", "runc"} {
+	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "pkg-config", "python3", "runc"} {
 		_, err := p.look(tool)
 		m.Tools[tool] = err == nil
 	}
@@ -53,6 +53,7 @@ func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) m
 		m.Tools["pip"] = err == nil
 	}
 	m.Tools["seccomp.h"] = exists("/usr/include/seccomp.h") || exists("/usr/local/include/seccomp.h")
+	m.Tools["keyring"] = exists("/usr/share/keyrings/debian-archive-keyring.gpg")
 	m.CacheFree, _ = freeBytes(o.Cache)
 	m.CacheUsed = usedBytes(o.Cache)
 	if port != 0 {

@@ -17,6 +17,7 @@ type Running struct {
 	Images   map[string]string // component -> reference on the node
 	Addons   []string
 	Evidence string // folder for what scenarios saw
+	Close    func() // lets others work on the lab again
 }
 
 // openBound is how long the API may take to answer: a lab that is up does at
@@ -25,11 +26,23 @@ const openBound = 10 * time.Second
 
 // Open connects to the lab that `up` made. A lab that is not there, not
 // finished or not answering is fault.CannotTest, with the command that mends it.
-func Open(ctx context.Context, o Options) (Running, error) {
-	o, err := o.withDefaults()
+//
+// The lab is the caller's alone until Close: two at once would disturb each
+// other's numbers, and `down` would take it away in the middle.
+func Open(ctx context.Context, o Options, verb string) (lab Running, err error) {
+	o, err = o.withDefaults()
 	if err != nil {
 		return Running{}, err
 	}
+	unlock, err := o.store().lock(verb)
+	if err != nil {
+		return Running{}, err
+	}
+	defer func() {
+		if err != nil {
+			unlock()
+		}
+	}()
 	up := o.command("up")
 	st, err := o.store().load()
 	if err != nil {
@@ -55,7 +68,7 @@ func Open(ctx context.Context, o Options) (Running, error) {
 	}
 	return Running{
 		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
-		Evidence: filepath.Join(o.store().dir(), "evidence"),
+		Evidence: filepath.Join(o.store().dir(), "evidence"), Close: unlock,
 	}, nil
 }
 

@@ -38,6 +38,12 @@ func canary(o Options) (Scenario, error) {
 	if err := s.claim(first).Check(); err != nil {
 		return Scenario{}, fault.Usage("see `mllab scenario canary --help`", "canary: %w", err)
 	}
+	for _, percents := range [][]int64{first, {50, 50}} {
+		if need := s.claim(percents).Needed(); o.Requests < need {
+			return Scenario{}, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+				"%d requests are too few for %s: a version that gets nothing would pass", o.Requests, splitName(percents))
+		}
+	}
 	if s.service, err = loadService("scenarios/canary/service.yaml"); err != nil {
 		return Scenario{}, err
 	}

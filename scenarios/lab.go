@@ -30,6 +30,8 @@ type Lab struct {
 	Report   report.Reporter
 
 	Namespace string // the run's own
+	title     string // of the run
+	made      bool   // the namespace is there
 	at        string // the step that is being told
 	kept      int    // evidence files so far
 	applied   []*unstructured.Unstructured

@@ -27,6 +27,7 @@ type Result struct {
 	Refuted  Claim        `json:"refuted,omitempty"` // the first claim that did not hold
 	Catches  Claim        `json:"catches,omitempty"` // of a control: the claim that must not hold
 	Reasons  []string     `json:"reasons,omitempty"`
+	Error    string       `json:"error,omitempty"` // why nothing could be tested
 	Seconds  float64      `json:"seconds"`
 }
 
@@ -44,6 +45,8 @@ type StepResult struct {
 // that does not hold is 1.
 func (r Result) Err() error {
 	switch {
+	case r.Error != "":
+		return errors.New(r.Error)
 	case r.Pass:
 		return nil
 	case r.Control == "":
@@ -71,75 +74,73 @@ const (
 // when the right claim then fails.
 //
 // The error says why nothing could be tested (fault.CannotTest), or is
-// ctx.Err(); a claim that does not hold is a Result with Pass false.
-func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (Result, error) {
+// ctx.Err() after ^C; a claim that does not hold is a Result with Pass false. A
+// clean-up that fails is an error too, beside the Result.
+func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Result, err error) {
 	began := time.Now()
-	r := Result{Scenario: s.Name}
-	title := s.Name
+	r = Result{Scenario: s.Name}
+	defer func() {
+		r.Seconds = time.Since(began).Seconds()
+		if err != nil {
+			r.Pass, r.Error = false, err.Error()
+		}
+	}()
+	l.title = s.Name
 	if c != nil {
 		r.Control, r.Catches = c.Name, c.Catches
-		title += ", control " + c.Name
+		l.title += ", control " + c.Name
 	}
 	l.Namespace, l.ctx = "mllab-"+s.Name, ctx
 	if l.Evidence != "" {
-		l.Evidence = filepath.Join(l.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(title))
+		l.Evidence = filepath.Join(l.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
 		if err := os.RemoveAll(l.Evidence); err != nil {
 			return r, fmt.Errorf("removing the last run's evidence: %w", err)
 		}
 	}
-	err := l.tell(ctx, s, c, title, keep, &r)
-	r.Seconds = time.Since(began).Seconds()
-	if ctx.Err() != nil {
-		return r, context.Cause(ctx)
+	err = l.freshNamespace(ctx)
+	broken := false
+	if err == nil {
+		broken, err = l.tell(ctx, s, c, &r)
 	}
+	unclean := l.cleanUp(ctx, keep)
+
 	var refuted *Refuted
-	if errors.As(err, &refuted) {
-		r.Refuted, r.Reasons, err = refuted.Claim, refuted.Reasons, nil
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return r, errors.Join(ctx.Err(), unclean)
+	case errors.As(err, &refuted):
+		r.Refuted, r.Reasons = refuted.Claim, refuted.Reasons
+	case err != nil && fault.Code(err) != 1:
+		return r, errors.Join(err, unclean)
+	case err != nil:
+		return r, fault.CannotTest(fault.Hint(err), "%s: %w", l.title, errors.Join(err, unclean))
 	}
-	if err != nil {
-		if fault.Code(err) == 1 {
-			err = fault.CannotTest(fault.Hint(err), "%s: %w", title, err)
-		}
-		return r, err
+	// A claim that fails before the world is broken catches nothing.
+	r.Pass = r.Refuted == r.Catches && broken == (c != nil)
+	if unclean != nil {
+		return r, fault.CannotTest("", "cleaning up after %s: %w", l.title, unclean)
 	}
-	r.Pass = r.Refuted == r.Catches
 	return r, nil
 }
 
-func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, title string, keep bool, r *Result) (err error) {
-	if err := l.freshNamespace(ctx, title, keep); err != nil {
-		return err
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
-		defer cancel()
-		for _, f := range slices.Backward(l.cleanups) {
-			f()
+// tell goes through the steps and says whether the control's break was made.
+func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (broken bool, err error) {
+	breakAfter := func(step string) error {
+		if c == nil || c.After != step {
+			return nil
 		}
-		if !keep {
-			task := l.Report.Step(title + ": clean up")
-			// Their finalizers run now; the namespace's controller, which comes
-			// after 5 s, would else wait another 5 for them.
-			e := l.Kube.Delete(ctx, l.applied)
-			if e == nil {
-				e = l.Kube.DeleteNamespace(ctx, l.Namespace, task.Update)
-			}
-			if e != nil {
-				task.Fail(e)
-				err = errors.Join(err, fmt.Errorf("cleaning up after %s: %w", title, e))
-				return
-			}
-			task.Done("removed " + l.Namespace)
-		}
-	}()
-	if c != nil && c.After == "" {
+		broken = true
 		if err := c.Break(ctx, l); err != nil {
 			return fmt.Errorf("breaking the world: %w", err)
 		}
+		return nil
+	}
+	if err := breakAfter(""); err != nil {
+		return broken, err
 	}
 	for _, step := range s.Steps {
-		l.at, l.task = step.Name, l.Report.Step(title+": "+step.Name)
-		result, err := l.step(ctx, step, c)
+		l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
+		result, err := l.step(ctx, step, breakAfter)
 		r.Steps = append(r.Steps, result)
 		if err != nil {
 			l.task.Fail(err)
@@ -147,14 +148,40 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, title string, ke
 			if !errors.As(err, &refuted) {
 				err = fmt.Errorf("step %q: %w", step.Name, err)
 			}
-			return err
+			return broken, err
 		}
 		l.task.Done(result.Evidence.Says)
 	}
+	return broken, nil
+}
+
+// cleanUp runs what was put down for it, last first, and removes the namespace,
+// also after ^C.
+func (l *Lab) cleanUp(ctx context.Context, keep bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
+	defer cancel()
+	for _, f := range slices.Backward(l.cleanups) {
+		f()
+	}
+	if keep || !l.made {
+		return nil
+	}
+	task := l.Report.Step(l.title + ": clean up")
+	// Their finalizers run now; the namespace's controller, which comes after
+	// 5 s, would else wait another 5 for them.
+	err := l.Kube.Delete(ctx, l.applied)
+	if err == nil {
+		err = l.Kube.DeleteNamespace(ctx, l.Namespace, task.Update)
+	}
+	if err != nil {
+		task.Fail(err)
+		return err
+	}
+	task.Done("removed " + l.Namespace)
 	return nil
 }
 
-func (l *Lab) step(ctx context.Context, step Step, c *Control) (StepResult, error) {
+func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error) (StepResult, error) {
 	result := StepResult{Name: step.Name}
 	began := time.Now()
 	if step.Change != nil {
@@ -165,10 +192,8 @@ func (l *Lab) step(ctx context.Context, step Step, c *Control) (StepResult, erro
 		}
 	}
 	result.Barrier = time.Since(began).Seconds()
-	if c != nil && c.After == step.Name {
-		if err := c.Break(ctx, l); err != nil {
-			return result, fmt.Errorf("breaking the world: %w", err)
-		}
+	if err := breakAfter(step.Name); err != nil {
+		return result, err
 	}
 	began = time.Now()
 	evidence, err := step.Check(ctx, l)
@@ -178,8 +203,8 @@ func (l *Lab) step(ctx context.Context, step Step, c *Control) (StepResult, erro
 
 // freshNamespace makes the run's namespace; one that an interrupted run left
 // is removed first, one that is not ours is left alone.
-func (l *Lab) freshNamespace(ctx context.Context, title string, keep bool) error {
-	task := l.Report.Step(title + ": namespace")
+func (l *Lab) freshNamespace(ctx context.Context) error {
+	task := l.Report.Step(l.title + ": namespace")
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{managedLabel: managedBy}}}
 	var old corev1.Namespace
 	err := l.Kube.Get(ctx, client.ObjectKeyFromObject(ns), &old)
@@ -199,11 +224,8 @@ func (l *Lab) freshNamespace(ctx context.Context, title string, keep bool) error
 		task.Fail(err)
 		return err
 	}
-	done := l.Namespace
-	if keep {
-		done += " (it stays)"
-	}
-	task.Done(done)
+	l.made = true
+	task.Done(l.Namespace)
 	return nil
 }
 

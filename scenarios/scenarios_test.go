@@ -179,7 +179,7 @@ func TestEveryVersionKeepsItsTagAndItsEnvironment(t *testing.T) {
 
 func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
 	for _, o := range []Options{
-		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7},
+		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Shares: []float64{0.99, 0.01}},
 	} {
 		if _, err := New("canary", o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)

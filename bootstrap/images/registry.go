@@ -55,7 +55,7 @@ func (r *registrySource) reference(c Component) (name.Reference, error) {
 const parallelPulls = 3
 
 // Images pulls list. What has no upstream is mllab's own and is assembled here.
-func (r *registrySource) Images(ctx context.Context, list []Component, each func(Component, v1.Image) error) error {
+func (r *registrySource) Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error {
 	var own []Component
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -99,7 +99,7 @@ func (r *registrySource) Images(ctx context.Context, list []Component, each func
 	if len(own) == 0 {
 		return nil
 	}
-	return (&built{cache: r.cache, report: r.report}).Images(ctx, own, each)
+	return (&built{cache: r.cache, report: r.report}).Images(ctx, work, own, each)
 }
 
 func (r *registrySource) pull(ctx context.Context, c Component, reason func(string)) (v1.Image, error) {

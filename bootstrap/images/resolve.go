@@ -85,18 +85,7 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 		}
 		o.Report.Note("images: %d of %d to make from %s (%s)", len(p.missing), len(p.list), p.source.Name(), p.why)
 		task := o.Report.Step("images")
-		done := int64(0)
-		err := p.source.Images(ctx, p.missing, func(comp Component, img v1.Image) error {
-			stored, err := c.put(comp.Name, p.keys[comp.Name], img)
-			if err != nil {
-				return err
-			}
-			p.cached[comp.Name] = stored
-			done++
-			task.Progress(done, int64(len(p.missing)), "images")
-			task.Update(comp.Name)
-			return nil
-		})
+		err := c.work(ctx, func(work string) error { return p.make(ctx, c, work, task) })
 		if err == nil {
 			err = c.prune()
 		}
@@ -130,6 +119,22 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 	n.Key = shortHash("node", lock...)
 	n.Ref = "localhost/mllab-node:" + n.Key
 	return n, nil
+}
+
+// make has the source deliver what is missing and keeps it in the cache.
+func (p plan) make(ctx context.Context, c *cache, work string, task report.Task) error {
+	done := int64(0)
+	return p.source.Images(ctx, work, p.missing, func(comp Component, img v1.Image) error {
+		stored, err := c.put(comp.Name, p.keys[comp.Name], img)
+		if err != nil {
+			return err
+		}
+		p.cached[comp.Name] = stored
+		done++
+		task.Progress(done, int64(len(p.missing)), "images")
+		task.Update(comp.Name)
+		return nil
+	})
 }
 
 // reference is the component's name on the node.
@@ -233,20 +238,18 @@ func planFor(c *cache, s Source, why string, list []Component) (plan, error) {
 // Write streams the node image as a docker-archive, which every engine's
 // `load` reads. It needs about the image's size under the cache for a moment.
 func (n Node) Write(ctx context.Context, w io.Writer) error {
-	dir, err := os.MkdirTemp(filepath.Join(n.cache.dir, "work"), "node-")
+	err := n.cache.work(ctx, func(dir string) error {
+		img, err := nodeImage(ctx, dir, n.base, n.images)
+		if err != nil {
+			return err
+		}
+		ref, err := name.NewTag(n.Ref)
+		if err != nil {
+			return err
+		}
+		return tarball.Write(ref, img, ctxWriter{ctx, w})
+	})
 	if err != nil {
-		return fmt.Errorf("node image: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	img, err := nodeImage(ctx, dir, n.base, n.images)
-	if err != nil {
-		return fmt.Errorf("node image: %w", err)
-	}
-	ref, err := name.NewTag(n.Ref)
-	if err != nil {
-		return fmt.Errorf("node image: %w", err)
-	}
-	if err := tarball.Write(ref, img, ctxWriter{ctx, w}); err != nil {
 		return fmt.Errorf("node image: %w", err)
 	}
 	return nil

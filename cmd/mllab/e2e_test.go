@@ -238,6 +238,7 @@ func TestLab(t *testing.T) {
 			{"scenario canary --shares 50/25/25", "two"},
 			{"scenario canary --requests 0", "--requests 0"},
 			{"scenario canary --alpha 2", "alpha"},
+			{"scenario canary --shares 99/1", "too few"},
 			{"scenario canry", "canary"},
 			{"scenario canary -o xml", "xml"},
 			{"up --port 99999", "99999"},
@@ -494,7 +495,7 @@ func TestLab(t *testing.T) {
 		defer busy.Close()
 		other := c
 		other.env = append(slices.Clone(c.env), "MLLAB_STATE="+stateWithGateway(t, c.state, busy.Listener.Addr().(*net.TCPAddr).Port))
-		r := other.run("scenario", "canary", "--requests", "50", "-o", "junit")
+		r := other.run("scenario", "canary", "--requests", "200", "-o", "junit")
 		r.exits(t, 1, "503")
 		var suites struct {
 			Failures int `xml:"failures,attr"`

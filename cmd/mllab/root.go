@@ -31,7 +31,7 @@ func newRoot(a *app) *cobra.Command {
 		Short: "A lab for progressive delivery of models, on this computer",
 		Long: `mllab makes a lab for the progressive delivery of models on this computer: a
 kind cluster with Istio, Knative and a sample model. It then proves, with real
-requests, that canary, blue/green and shadow deliveries do what they claim.`,
+requests, that a delivery does what it claims, and says how sure that is.`,
 		Example: `  mllab up                 # make the lab
   mllab scenario canary    # prove a canary delivery on it
   mllab down               # remove it`,

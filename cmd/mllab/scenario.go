@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -113,6 +114,9 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 			if o.Shares, err = split.ParseShares(shares); err != nil {
 				return fault.Usage("such as --shares 90/10", "--shares %q: %w", shares, err)
 			}
+			if timeout <= 0 {
+				return fault.Usage("such as --timeout 10m", "--timeout %s is not a time to come", timeout)
+			}
 			if o.Requests < 1 || o.Requests > maxRequests {
 				return fault.Usage(fmt.Sprintf("between 1 and %d", maxRequests), "--requests %d is out of range", o.Requests)
 			}
@@ -147,19 +151,15 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 const maxRequests = 500_000
 
 func (a *app) runScenario(c *cobra.Command, name string, o scenarios.Options, runs []*scenarios.Control, keep bool, timeout time.Duration) error {
-	lab, err := bootstrap.Open(c.Context(), a.options())
+	lab, err := bootstrap.Open(c.Context(), a.options(), "scenario "+name)
 	if err != nil {
 		return err
 	}
-	ctx := c.Context()
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	defer lab.Close()
+	ctx, cancel := context.WithTimeout(c.Context(), timeout)
+	defer cancel()
 	var results []scenarios.Result
-	var failed error
-	for i := range runs {
+	for i, control := range runs {
 		// A story is told once: each run has its own.
 		s, err := scenarios.New(name, o)
 		if err != nil {
@@ -168,33 +168,37 @@ func (a *app) runScenario(c *cobra.Command, name string, o scenarios.Options, ru
 		if lacks := lab.Lacks(s.Needs); len(lacks) > 0 {
 			return fault.CannotTest("mllab up --with "+strings.Join(lacks, ","), "scenario %s needs %s", name, strings.Join(lacks, ", "))
 		}
-		control := runs[i]
 		if control != nil {
 			control = &s.Controls[i]
 		}
-		sender := probe.NewHTTP(10 * time.Second)
-		r, err := scenarios.Run(ctx, scenarios.Lab{
-			Kube: lab.Kube, Send: sender, Gateway: lab.URL, Domain: addons.Domain,
-			Image: lab.Images["sampleapp"], Evidence: lab.Evidence, Report: a.report,
-		}, s, control, keep)
-		sender.Close()
-		if err != nil {
-			return err
-		}
+		r, failed := a.runOne(ctx, lab, s, control, keep)
 		results = append(results, r)
-		if e := r.Err(); e != nil && failed == nil {
-			failed = e
+		// The first thing that could not be tested outweighs every verdict.
+		if err = failed; err != nil {
+			break
 		}
 	}
 	a.report.Close()
-	if a.global.output == "junit" {
-		if err := report.JUnit(a.stdout, junitCases(results)); err != nil {
-			return err
+	if err == nil {
+		for _, r := range results {
+			if err = r.Err(); err != nil {
+				break
+			}
 		}
-	} else if err := a.print(results, func(w io.Writer) { printResults(w, results) }); err != nil {
-		return err
 	}
-	return failed
+	if a.global.output == "junit" {
+		return errors.Join(err, report.JUnit(a.stdout, junitCases(results)))
+	}
+	return errors.Join(err, a.print(results, func(w io.Writer) { printResults(w, results) }))
+}
+
+func (a *app) runOne(ctx context.Context, lab bootstrap.Running, s scenarios.Scenario, c *scenarios.Control, keep bool) (scenarios.Result, error) {
+	sender := probe.NewHTTP(10 * time.Second)
+	defer sender.Close()
+	return scenarios.Run(ctx, scenarios.Lab{
+		Kube: lab.Kube, Send: sender, Gateway: lab.URL, Domain: addons.Domain,
+		Image: lab.Images["sampleapp"], Evidence: lab.Evidence, Report: a.report,
+	}, s, c, keep)
 }
 
 func printResults(w io.Writer, results []scenarios.Result) {
@@ -225,6 +229,9 @@ func mark(pass bool) string {
 // verdict is the last line of a run: what was claimed and what it rests on.
 func verdict(r scenarios.Result) string {
 	word := map[bool]string{true: "PASS", false: "FAIL"}[r.Pass]
+	if r.Error != "" {
+		return fmt.Sprintf("NOT TESTED %s (%.1f s)", r.Error, r.Seconds)
+	}
 	if r.Control != "" {
 		if r.Pass {
 			return fmt.Sprintf("%s %s, control %s: caught, claim %q failed as it must: %s (%.1f s)", word, r.Scenario, r.Control, r.Refuted, strings.Join(r.Reasons, "; "), r.Seconds)
@@ -276,7 +283,7 @@ func junitCases(results []scenarios.Result) []report.Case {
 				c.Output = s.Evidence.Says
 			}
 			if !s.Pass {
-				c.Failure = strings.Join(r.Reasons, "\n")
+				c.Failure = strings.Join(append(r.Reasons, r.Error), "\n")
 			}
 			cases = append(cases, c)
 		}

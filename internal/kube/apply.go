@@ -27,8 +27,8 @@ const parallel = 16
 
 // Change says what became of one object: Object is its Name; Action is "created", "configured" or "unchanged".
 type Change struct {
-	Object string
-	Action string
+	Object string `json:"object"`
+	Action string `json:"action"`
 }
 
 // The order of writing; deleting goes the other way. Objects of one stage do not need each other to be accepted.

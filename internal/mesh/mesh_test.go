@@ -7,7 +7,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-var options = Options{PilotImage: "kind.local/pilot:1", ProxyImage: "kind.local/proxy:1", NodePortHTTP: 30080}
+var operator = []byte("kind: IstioOperator\nspec: {values: {pilot: {autoscaleEnabled: false}}}\n")
+
+var options = Options{Operator: operator, PilotImage: "kind.local/pilot:1", ProxyImage: "kind.local/proxy:1"}
 
 func TestRenderGivesCRDsIstiodAndOneGatewayWithoutACluster(t *testing.T) {
 	objs, err := Render(options)
@@ -62,8 +64,8 @@ func TestRenderLeavesNoFieldWithoutAValue(t *testing.T) {
 
 func TestRenderRefusesIncompleteOptions(t *testing.T) {
 	for _, o := range []Options{
-		{ProxyImage: "p", NodePortHTTP: 1},
-		{PilotImage: "p", NodePortHTTP: 1},
+		{Operator: operator, ProxyImage: "p"},
+		{Operator: operator, PilotImage: "p"},
 		{PilotImage: "p", ProxyImage: "p"},
 	} {
 		if _, err := Render(o); err == nil {

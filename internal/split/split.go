@@ -101,6 +101,19 @@ func (c Claim) legAlpha() float64 {
 
 func exact(share float64) bool { return share < tolerance || share > 1-tolerance }
 
+// Needed returns how many requests the claim must have so that a leg that
+// gets nothing is refused: for every leg the accepted interval then begins
+// above 0. The chance of no answer in n is (1-share)^n.
+func (c Claim) Needed() int {
+	need := 1
+	for _, l := range c.Legs {
+		if !exact(l.Share) {
+			need = max(need, int(math.Ceil(math.Log(c.legAlpha()/2)/math.Log1p(-l.Share))))
+		}
+	}
+	return need
+}
+
 // Regions returns the accepted interval of every leg, in the claim's order: the narrowest that leaves at most half of the
 // leg's alpha in each tail of its exact binomial. The error is Check's.
 func (c Claim) Regions() ([]Region, error) {

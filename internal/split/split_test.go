@@ -523,3 +523,25 @@ func FuzzParseShares(f *testing.F) {
 		}
 	})
 }
+
+func TestNeededIsTheFirstNThatRefusesASilentLeg(t *testing.T) {
+	for _, tc := range []struct {
+		share float64
+		want  int
+	}{{0.1, 138}, {0.05, 283}, {0.01, 1444}, {0.5, 21}} {
+		c := Claim{Legs: []Leg{{"a", 1 - tc.share}, {"b", tc.share}}, Alpha: 1e-6}
+		if got := c.Needed(); got != tc.want {
+			t.Errorf("%v: needed %d, want %d", tc.share, got, tc.want)
+		}
+		for n, refused := range map[int]bool{tc.want - 1: false, tc.want: true} {
+			c.N = n
+			v, err := c.Judge(map[string]int{"a": n})
+			if err != nil || v.Pass == refused {
+				t.Errorf("%v of %d: a silent leg is refused: %v (%v), want %v", tc.share, n, !v.Pass, err, refused)
+			}
+		}
+	}
+	if got := (Claim{Legs: []Leg{{"a", 1}, {"b", 0}}, N: 1, Alpha: 1e-6}).Needed(); got != 1 {
+		t.Errorf("an exact claim needs %d", got)
+	}
+}

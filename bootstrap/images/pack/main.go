@@ -57,7 +57,7 @@ func pack() error {
 	}
 
 	sample := filepath.Join(to, "sampleapp")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", sample, "./sampleapp")
+	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", "-s -w -buildid=", "-o", sample, "./sampleapp")
 	// The model runs on the node, whatever this machine is.
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	build.Stderr = os.Stderr
