@@ -63,7 +63,7 @@ func newWorld(t *testing.T) *world {
 // goodMachine is one that nothing is wrong with.
 func goodMachine() machine {
 	tools := map[string]bool{}
-	for _, t := range []string{"go", "cc", "gcc", "mmdebstrap", "python3", "pip", "runc", "seccomp.h"} {
+	for _, t := range []string{"go", "cc", "gcc", "mmdebstrap", "python3", "pip", "runc", "seccomp.h", "pkg-config", "keyring"} {
 		tools[t] = true
 	}
 	return machine{
