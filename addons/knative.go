@@ -11,8 +11,6 @@ import (
 	"mllab.local/internal/kube"
 )
 
-const knativeServing = "knative-serving"
-
 // knative is Knative Serving with the Gateway API as its ingress, on the one
 // gateway of istio: net-gateway-api's Gateways name that gateway's Service,
 // and a second, cluster-internal Service on port 8081 of the same pods.

@@ -46,11 +46,11 @@ func podmanInfo(t *testing.T) string {
 
 const dockerInfo = `{"ServerVersion":"28.2.2","DockerRootDir":"/var/lib/docker","CgroupVersion":"2","MemTotal":8323072000,"NCPU":4,"SecurityOptions":["name=seccomp,profile=builtin","name=rootless"]}`
 
-var dockerDown = errors.New("running docker info --format {{json .}}: exit status 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?")
+var errDockerDown = errors.New("running docker info --format {{json .}}: exit status 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?")
 
 func TestTheFirstEngineThatWorksIsTaken(t *testing.T) {
 	both := map[string]any{"docker": dockerInfo, "podman": podmanInfo(t)}
-	down := map[string]any{"docker": dockerDown, "podman": podmanInfo(t)}
+	down := map[string]any{"docker": errDockerDown, "podman": podmanInfo(t)}
 	for _, c := range []struct {
 		name, flag, env, want string
 		record                *state
@@ -102,8 +102,8 @@ func TestWhyNoEngineCanBeUsedIsSaidWithItsFix(t *testing.T) {
 	}{
 		{"none installed", "", nil, "docker is not in PATH; podman is not in PATH; nerdctl is not in PATH", "apt-get install podman"},
 		{"the wanted one is not installed", "nerdctl", nil, "nerdctl is not in PATH", "install nerdctl"},
-		{"docker's daemon is down", "docker", map[string]any{"docker": dockerDown}, "its daemon is not running", "sudo systemctl start docker"},
-		{"docker's daemon is down and nothing else is installed", "", map[string]any{"docker": dockerDown}, "docker is installed, but its daemon is not running; podman is not in PATH", "sudo systemctl start docker"},
+		{"docker's daemon is down", "docker", map[string]any{"docker": errDockerDown}, "its daemon is not running", "sudo systemctl start docker"},
+		{"docker's daemon is down and nothing else is installed", "", map[string]any{"docker": errDockerDown}, "docker is installed, but its daemon is not running; podman is not in PATH", "sudo systemctl start docker"},
 		{"docker's server is down and the client says so in its answer", "docker", map[string]any{"docker": `{"ServerErrors":["Cannot connect"]}`}, "its server says: Cannot connect", "docker info"},
 		{"docker's socket is not for this user", "docker", map[string]any{"docker": errors.New("exit status 1: permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock")}, "permission denied", "usermod -aG docker"},
 		{"containerd is not for this user", "nerdctl", map[string]any{"nerdctl": errors.New("exit status 1: rootless containerd not running? (hint: use `containerd-rootless-setuptool.sh install`)")}, "its daemon is not running", "systemctl start containerd"},

@@ -171,14 +171,14 @@ func TestFaultsComeWithTheStatedProbability(t *testing.T) {
 }
 
 func TestAnAnswerWaitsForDELAYAndNoLongerThanItsClient(t *testing.T) {
-	_, s, log := start(t, map[string]string{"DELAY": "150ms"})
+	_, s, _ := start(t, map[string]string{"DELAY": "150ms"})
 	begin := time.Now()
 	do(t, "GET", s.URL, "")
 	if took := time.Since(begin); took < 150*time.Millisecond {
 		t.Errorf("took %s", took)
 	}
 
-	_, s, log = start(t, map[string]string{"DELAY": "1h"})
+	_, s, log := start(t, map[string]string{"DELAY": "1h"})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	req, _ := http.NewRequestWithContext(ctx, "GET", s.URL, nil)

@@ -67,7 +67,7 @@ func (s *service) object(percents []int64) (*unstructured.Unstructured, error) {
 	}
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(svc)
 	if err != nil {
-		return nil, fmt.Errorf("Service/%s: %w", s.base.Name, err)
+		return nil, fmt.Errorf("converting Service/%s: %w", s.base.Name, err)
 	}
 	delete(fields, "status")
 	return &unstructured.Unstructured{Object: fields}, nil

@@ -161,9 +161,9 @@ func (a *app) runScenario(c *cobra.Command, name string, o scenarios.Options, ru
 	var results []scenarios.Result
 	for i, control := range runs {
 		// A story is told once: each run has its own.
-		s, err := scenarios.New(name, o)
-		if err != nil {
-			return err
+		s, wrong := scenarios.New(name, o)
+		if wrong != nil {
+			return wrong
 		}
 		if lacks := lab.Lacks(s.Needs); len(lacks) > 0 {
 			return fault.CannotTest("mllab up --with "+strings.Join(lacks, ","), "scenario %s needs %s", name, strings.Join(lacks, ", "))
@@ -171,10 +171,11 @@ func (a *app) runScenario(c *cobra.Command, name string, o scenarios.Options, ru
 		if control != nil {
 			control = &s.Controls[i]
 		}
-		r, failed := a.runOne(ctx, lab, s, control, keep)
+		var r scenarios.Result
+		r, err = a.runOne(ctx, lab, s, control, keep)
 		results = append(results, r)
 		// The first thing that could not be tested outweighs every verdict.
-		if err = failed; err != nil {
+		if err != nil {
 			break
 		}
 	}
