@@ -255,8 +255,8 @@ func goEnv(m module) []string {
 		cgo = "CGO_ENABLED=1"
 	}
 	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + runtime.GOARCH, "GOFLAGS=-mod=readonly -buildvcs=false",
-		// The compiler collects its garbage less often: a sixth less CPU time
-		// for some hundred megabytes.
+		// The compiler collects its garbage less often: less CPU time, for
+		// more memory.
 		"GOGC=300"}
 }
 

@@ -1,5 +1,5 @@
 // Command coredns is CoreDNS with the plugins that kubeadm's Corefile names and
-// no others: upstream's full set takes five times as long to compile.
+// no others: upstream's full set is far more to compile.
 package main
 
 import (
