@@ -24,6 +24,9 @@ const (
 	headerPod      = "X-Mllab-Pod"
 )
 
+// headerConverted says whether an answer led to what a business wants, such as an order.
+const headerConverted = "X-Mllab-Converted"
+
 // The request's ID. Envoy may replace the first or change a digit of it, and leaves the second alone, so the second is
 // the one to trust. Both are echoed.
 // https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-request-id
@@ -43,19 +46,21 @@ type app struct {
 	log      *slog.Logger
 	random   func() float64 // 0 <= x < 1
 	seen     *seen
+	faults   *faultState
 	draining atomic.Bool
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 }
 
-// newApp returns the application; random decides which requests fail.
+// newApp returns the application; random decides which requests fail and which convert.
 func newApp(c config, log *slog.Logger, random func() float64) *app {
 	a := &app{
 		config:   c,
 		log:      log,
 		random:   random,
 		seen:     newSeen(c.seenKeep),
+		faults:   newFaultState(c),
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sampleapp_requests_total", Help: "Requests to the model by status code.",
@@ -78,15 +83,23 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", a.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /seen", a.showSeen)
+	relay := a.relayHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.faults.get().Hang {
+			hang(r)
+		}
 		h := w.Header()
-		h.Set(headerTarget, a.target)
-		h.Set(headerRevision, a.revision)
-		h.Set(headerPod, a.pod)
 		if a.draining.Load() {
 			// Let each client leave its connection after an answer: an idle one that is closed under a request loses it.
 			h.Set("Connection", "close")
 		}
+		if a.relay.Host != "" && r.URL.Path != "/healthz" && r.URL.Path != "/readyz" {
+			relay.ServeHTTP(w, r)
+			return
+		}
+		h.Set(headerTarget, a.target)
+		h.Set(headerRevision, a.revision)
+		h.Set(headerPod, a.pod)
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -94,6 +107,10 @@ func (a *app) handler() http.Handler {
 func (a *app) ready(w http.ResponseWriter, _ *http.Request) {
 	if a.draining.Load() {
 		text(w, http.StatusServiceUnavailable, "draining\n")
+		return
+	}
+	if !a.faults.get().Ready {
+		text(w, http.StatusServiceUnavailable, "not ready (fault)\n")
 		return
 	}
 	text(w, http.StatusOK, "ready\n")
@@ -111,8 +128,7 @@ func (a *app) showSeen(w http.ResponseWriter, r *http.Request) {
 	}
 	s := a.seen.since(n)
 	s.Target, s.Revision, s.Pod = a.target, a.revision, a.pod
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(s) // it can only fail when the client has left
+	writeJSON(w, s)
 }
 
 // answer is what a model path answers.
@@ -122,20 +138,29 @@ type answer struct {
 	body        []byte
 }
 
-// model wraps a model path: it notes the request's ID, waits, decides on a fault, answers, measures and logs.
-func (a *app) model(f func(w http.ResponseWriter, r *http.Request) (in []byte, out answer)) http.Handler {
+// modelPath answers a request; the prediction is JSON, or empty if there is none.
+type modelPath func(w http.ResponseWriter, r *http.Request) (in, prediction []byte, out answer)
+
+// model wraps a model path: it notes the request's ID and prediction, waits, decides on a fault, answers, measures and
+// logs.
+func (a *app) model(f modelPath) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		id := requestID(w.Header(), r.Header)
-		a.seen.add(id)
+		n := a.seen.add(id)
 
-		in, out := f(w, r) // the body is read even for a fault, as an application that fails late does
-		if a.random() < a.failShare {
+		in, prediction, out := f(w, r) // the body is read even for a fault, as an application that fails late does
+		a.seen.setOutput(n, prediction)
+		faults := a.faults.get()
+		if a.random() < faults.FailPercent/100 {
 			out = answer{http.StatusInternalServerError, textType, []byte("injected fault\n")}
 		}
-		if wait(r.Context(), a.delay) != nil {
+		if wait(r.Context(), faults.delay) != nil {
 			out = answer{code: statusGone}
 		} else {
+			if out.code == http.StatusOK && a.convertPercent != unset {
+				w.Header().Set(headerConverted, strconv.FormatBool(a.random() < a.convertPercent/100))
+			}
 			w.Header().Set("Content-Type", out.contentType)
 			w.Header().Set("Content-Length", strconv.Itoa(len(out.body)))
 			w.WriteHeader(out.code)
@@ -182,29 +207,30 @@ func requestID(answer, request http.Header) string {
 }
 
 // hello answers who this is.
-func (a *app) hello(http.ResponseWriter, *http.Request) ([]byte, answer) {
-	return nil, answer{http.StatusOK, textType, []byte(a.target + "\n")}
+func (a *app) hello(http.ResponseWriter, *http.Request) (in, prediction []byte, out answer) {
+	return nil, nil, answer{http.StatusOK, textType, []byte(a.target + "\n")}
 }
 
 // predict answers a model input.
-func (a *app) predict(w http.ResponseWriter, r *http.Request) ([]byte, answer) {
+func (a *app) predict(w http.ResponseWriter, r *http.Request) (in, prediction []byte, out answer) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return body, refusal(http.StatusRequestEntityTooLarge, fmt.Errorf("the input is larger than %d bytes", a.maxBody))
+		return body, nil, refusal(http.StatusRequestEntityTooLarge, fmt.Errorf("the input is larger than %d bytes", a.maxBody))
 	case err != nil:
-		return body, refusal(http.StatusBadRequest, fmt.Errorf("reading the input: %w", err))
+		return body, nil, refusal(http.StatusBadRequest, fmt.Errorf("reading the input: %w", err))
 	}
 	instances, err := readInput(body)
 	if err != nil {
-		return body, refusal(http.StatusBadRequest, err)
+		return body, nil, refusal(http.StatusBadRequest, err)
 	}
-	numbers, err := predict(instances)
+	numbers, err := predict(instances, a.driftPercent)
 	if err != nil {
-		return body, refusal(http.StatusBadRequest, err)
+		return body, nil, refusal(http.StatusBadRequest, err)
 	}
-	return body, jsonAnswer(http.StatusOK, output{a.target, numbers})
+	prediction, _ = json.Marshal(numbers) // JSON can hold each of them
+	return body, prediction, jsonAnswer(http.StatusOK, output{a.target, numbers})
 }
 
 func refusal(code int, err error) answer {
@@ -218,6 +244,12 @@ func jsonAnswer(code int, v any) answer {
 		return answer{http.StatusInternalServerError, textType, []byte(err.Error() + "\n")}
 	}
 	return answer{code, "application/json", append(body, '\n')}
+}
+
+// writeJSON answers with a value that JSON can hold.
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // it can only fail when the client has left
 }
 
 const textType = "text/plain; charset=utf-8"

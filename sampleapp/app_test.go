@@ -170,6 +170,46 @@ func TestFaultsComeWithTheStatedProbability(t *testing.T) {
 	}
 }
 
+func TestOnlyAnswersOf200SayWhetherTheyConverted(t *testing.T) {
+	for _, c := range []struct {
+		percent, fail, method, body string
+		want                        []string
+	}{
+		{"", "0", "GET", "", nil},
+		{"0", "0", "GET", "", []string{"false"}},
+		{"100", "0", "GET", "", []string{"true"}},
+		{"100", "0", "POST", `{"instances":[1]}`, []string{"true"}},
+		{"100", "0", "POST", `hello`, nil},
+		{"100", "100", "GET", "", nil},
+	} {
+		_, s, _ := start(t, map[string]string{"CONVERT_PERCENT": c.percent, "FAIL_PERCENT": c.fail})
+		resp, _ := do(t, c.method, s.URL, c.body)
+		if got := resp.Header["X-Mllab-Converted"]; !slices.Equal(got, c.want) {
+			t.Errorf("%+v: %d with %q", c, resp.StatusCode, got)
+		}
+	}
+	_, s, _ := start(t, map[string]string{"CONVERT_PERCENT": "100"})
+	if resp, _ := do(t, "GET", s.URL+"/healthz", ""); resp.Header["X-Mllab-Converted"] != nil {
+		t.Error("/healthz converts: it is no model path")
+	}
+}
+
+func TestAnswersConvertWithTheStatedProbability(t *testing.T) {
+	a, _, _ := start(t, map[string]string{"CONVERT_PERCENT": "2.5"})
+	h := a.handler()
+	converted := 0
+	for range 4000 {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		if w.Header().Get("X-Mllab-Converted") == "true" {
+			converted++
+		}
+	}
+	if converted < 51 || converted > 151 { // 100 ± 5 standard deviations
+		t.Errorf("%d of 4000 converted", converted)
+	}
+}
+
 func TestAnAnswerWaitsForDELAYAndNoLongerThanItsClient(t *testing.T) {
 	_, s, _ := start(t, map[string]string{"DELAY": "150ms"})
 	begin := time.Now()
@@ -223,6 +263,53 @@ func TestAModelInputGetsItsPredictions(t *testing.T) {
 	}
 }
 
+func TestADriftingVersionDisagreesOnItsShareOfInputsAlways(t *testing.T) {
+	const n = 4000
+	var in struct {
+		Instances [][]float64 `json:"instances"`
+	}
+	for i := range n {
+		in.Instances = append(in.Instances, []float64{float64(i % 63), float64(i / 63)})
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	predictions := func(percent string) []float64 {
+		t.Helper()
+		_, s, _ := start(t, map[string]string{"DRIFT_PERCENT": percent})
+		var out output
+		resp, got := do(t, "POST", s.URL, string(body))
+		if err := json.Unmarshal([]byte(got), &out); err != nil || resp.StatusCode != 200 || len(out.Prediction) != n {
+			t.Fatalf("%d %.100s: %v", resp.StatusCode, got, err)
+		}
+		return out.Prediction
+	}
+	base := predictions("")
+	for percent, want := range map[string][2]int{
+		"0":   {0, 0},
+		"2.5": {51, 151},    // 100 ± 5 standard deviations
+		"30":  {1056, 1344}, // 1200 ± 5
+		"100": {n, n},
+	} {
+		got := predictions(percent)
+		differ := 0
+		for i, y := range got {
+			if y == base[i]+1 {
+				differ++
+			} else if y != base[i] {
+				t.Fatalf("DRIFT_PERCENT=%s: %v instead of %v", percent, y, base[i])
+			}
+		}
+		if differ < want[0] || differ > want[1] {
+			t.Errorf("DRIFT_PERCENT=%s: %d of %d differ, want %d to %d", percent, differ, n, want[0], want[1])
+		}
+		if !slices.Equal(predictions(percent), got) {
+			t.Errorf("DRIFT_PERCENT=%s: the same inputs got other answers", percent)
+		}
+	}
+}
+
 func TestOtherMethodsAndPathsAreRefused(t *testing.T) {
 	a, s, _ := start(t, nil)
 	for _, c := range []struct {
@@ -248,7 +335,7 @@ func TestSeenListsModelRequestsInOrder(t *testing.T) {
 		}
 		return a
 	}
-	if _, body := do(t, "GET", s.URL+"/seen", ""); body != `{"target":"v2","revision":"r","pod":"host-1","count":0,"from":0,"ids":[]}`+"\n" {
+	if _, body := do(t, "GET", s.URL+"/seen", ""); body != `{"target":"v2","revision":"r","pod":"host-1","count":0,"from":0,"ids":[],"outputs":[]}`+"\n" {
 		t.Errorf("nothing seen: %s", body)
 	}
 	send := func(id string) {
@@ -288,6 +375,82 @@ func TestSeenListsModelRequestsInOrder(t *testing.T) {
 		if resp, body := do(t, "GET", s.URL+"/seen?since="+bad, ""); resp.StatusCode != 400 || !strings.Contains(body, bad) {
 			t.Errorf("since=%s: %d %q", bad, resp.StatusCode, body)
 		}
+	}
+}
+
+func TestSeenListsThePredictionOfEachRequest(t *testing.T) {
+	_, s, _ := start(t, map[string]string{"FAIL_PERCENT": "100"}) // a fault takes the answer, not the output
+	do(t, "GET", s.URL, "")
+	do(t, "POST", s.URL, `{"instances": [1, [1, 2, 3]]}`)
+	do(t, "POST", s.URL, "hello")
+	do(t, "POST", s.URL, `{"instances": [`+strings.Repeat("1, ", 1000)+`1]}`)
+	long := ("[" + strings.Repeat("1.5,", 1000))[:maxOutput]
+	if got, want := seenOutputs(t, s.URL, ""), []string{"", "[1.5,3.5]", "", long}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := seenOutputs(t, s.URL, "?since=3"); !slices.Equal(got, []string{long}) {
+		t.Errorf("since the third %q", got)
+	}
+}
+
+// seenOutputs asks /seen, where each ID must have an output.
+func seenOutputs(t *testing.T, url, query string) []string {
+	t.Helper()
+	var a seenAnswer
+	_, body := do(t, "GET", url+"/seen"+query, "")
+	if err := json.Unmarshal([]byte(body), &a); err != nil || len(a.Outputs) != len(a.IDs) {
+		t.Fatalf("%s: %v", body, err)
+	}
+	return a.Outputs
+}
+
+func TestAPredictionIsSeenBeforeDELAYAndAfterItsClientHasLeft(t *testing.T) {
+	_, s, _ := start(t, map[string]string{"DELAY": "1h"})
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	left := make(chan error, 1)
+	go func() {
+		req, _ := http.NewRequestWithContext(ctx, "POST", s.URL, strings.NewReader(`{"instances":[1]}`))
+		_, err := http.DefaultClient.Do(req)
+		left <- err
+	}()
+	seen := func() bool { return slices.Equal(seenOutputs(t, s.URL, ""), []string{"[1.5]"}) }
+	eventually(t, "the output of a request that waits", seen)
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v", err)
+	}
+	if !seen() {
+		t.Error("forgotten when the client left")
+	}
+}
+
+func TestALatePredictionIsNotTakenForAnotherRequests(t *testing.T) {
+	a, s, _ := start(t, map[string]string{"SEEN_KEEP": "2"})
+	do(t, "POST", s.URL, `{"instances":[8]}`)
+	do(t, "POST", s.URL, `{"instances":[9]}`)
+	body, rest := io.Pipe()
+	answered := make(chan error, 1)
+	go func() {
+		resp, err := http.Post(s.URL, "application/json", body)
+		if err == nil {
+			resp.Body.Close()
+		}
+		answered <- err
+	}()
+	eventually(t, "the slow request is seen", func() bool { return a.seen.since(0).Count == 3 })
+	if got := seenOutputs(t, s.URL, ""); !slices.Equal(got, []string{"[9.5]", ""}) {
+		t.Errorf("before it is computed %q", got)
+	}
+	do(t, "POST", s.URL, `{"instances":[2]}`)
+	do(t, "POST", s.URL, `{"instances":[3]}`) // it takes the slow one's place
+	io.WriteString(rest, `{"instances":[1]}`)
+	rest.Close()
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	if got := seenOutputs(t, s.URL, ""); !slices.Equal(got, []string{"[2.5]", "[3.5]"}) {
+		t.Errorf("%q", got)
 	}
 }
 

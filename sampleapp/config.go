@@ -3,7 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -13,12 +13,27 @@ import (
 type config struct {
 	target, revision, pod string
 	port                  int
-	failShare             float64 // 0..1
+	adminPort             int // or unset
+	failPercent           float64
+	convertPercent        float64 // or unset
+	driftPercent          float64
 	delay                 time.Duration
 	drain                 time.Duration
 	seenKeep              int
 	maxBody               int64
+	relay                 url.URL // without a host: not a relay
 }
+
+// unset is a number that has no default.
+const unset = -1
+
+// What a bad value is told, by the environment and by PUT /faults.
+const (
+	wantPercent  = "a number from 0 to 100"
+	wantDuration = `a duration of 0 or more, such as "250ms"`
+)
+
+func isPercent(p float64) bool { return p >= 0 && p <= 100 }
 
 // defaultDrain covers the way of "this pod ends" to the last proxy, which Kubernetes starts at the same moment as it
 // sends SIGTERM: EndpointSlice, at most 1 s of kube-proxy's batching, Istio's debounce (100 ms, up to 10 s only while
@@ -48,6 +63,9 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 	}
 	integer := func(name, fallback string, low, high int) int {
 		v := get(name, fallback)
+		if v == "" {
+			return unset
+		}
 		n, err := strconv.Atoi(v)
 		if err != nil || n < low || n > high {
 			bad(name, v, fmt.Sprintf("a whole number from %d to %d", low, high))
@@ -58,29 +76,49 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 		v := get(name, fallback)
 		d, err := time.ParseDuration(v)
 		if err != nil || d < 0 {
-			bad(name, v, `a duration of 0 or more, such as "250ms"`)
+			bad(name, v, wantDuration)
 		}
 		return d
 	}
+	percent := func(name, fallback string) float64 {
+		v := get(name, fallback)
+		if v == "" {
+			return unset
+		}
+		p, err := strconv.ParseFloat(v, 64)
+		if err != nil || !isPercent(p) {
+			bad(name, v, wantPercent)
+		}
+		return p
+	}
 
 	c := config{
-		target:   text("TARGET", "world"),
-		revision: text("K_REVISION", ""),
-		port:     integer("PORT", "8080", 0, 65535),
-		delay:    duration("DELAY", "0s"),
-		drain:    duration("DRAIN", defaultDrain),
-		seenKeep: integer("SEEN_KEEP", "20000", 1, 1_000_000),
-		maxBody:  int64(integer("MAX_BODY", "2097152", 1, 1<<30)),
+		target:         text("TARGET", "world"),
+		revision:       text("K_REVISION", ""),
+		port:           integer("PORT", "8080", 0, 65535),
+		adminPort:      integer("ADMIN_PORT", "", 0, 65535),
+		failPercent:    percent("FAIL_PERCENT", "0"),
+		convertPercent: percent("CONVERT_PERCENT", ""),
+		driftPercent:   percent("DRIFT_PERCENT", "0"),
+		delay:          duration("DELAY", "0s"),
+		drain:          duration("DRAIN", defaultDrain),
+		seenKeep:       integer("SEEN_KEEP", "20000", 1, 1_000_000),
+		maxBody:        int64(integer("MAX_BODY", "2097152", 1, 1<<30)),
 	}
 	host, err := hostname()
 	if c.pod = text("POD_NAME", host); c.pod == "" {
 		errs = append(errs, fmt.Errorf("POD_NAME is not set, and there is no host name to take instead: %v", err))
 	}
-	percent := get("FAIL_PERCENT", "0")
-	p, err := strconv.ParseFloat(percent, 64)
-	if err != nil || math.IsNaN(p) || p < 0 || p > 100 {
-		bad("FAIL_PERCENT", percent, "a number from 0 to 100")
+	if c.adminPort == c.port && c.port != 0 {
+		bad("ADMIN_PORT", strconv.Itoa(c.adminPort), "another port than PORT")
 	}
-	c.failShare = p / 100
+	if v := get("RELAY", ""); v != "" {
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "http" || u.Hostname() == "" {
+			bad("RELAY", v, `a URL such as "http://model.demo"`)
+		} else {
+			c.relay = *u
+		}
+	}
 	return c, errors.Join(errs...)
 }

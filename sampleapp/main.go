@@ -3,17 +3,35 @@
 //
 // Environment (a bad value ends it with exit code 2):
 //
-//	TARGET        who it says it is (default "world")
-//	PORT          where it listens (default 8080; 0 picks a free port, which the log names)
-//	FAIL_PERCENT  how many requests in a hundred get a 500, at random (0 to 100, fractions allowed; default 0)
-//	DELAY         how long each answer waits (Go duration; default 0s)
-//	DRAIN         how long new requests are still served after SIGTERM (Go duration; default 5s)
-//	SEEN_KEEP     how many request IDs /seen remembers (default 20000)
-//	MAX_BODY      the largest model input in bytes (default 2097152)
-//	K_REVISION    the revision it names (Knative sets it)
-//	POD_NAME      the pod it names (default: the host name, which in a pod is the pod's name)
+//	TARGET           who it says it is (default "world")
+//	PORT             where it listens (default 8080; 0 picks a free port, which the log names)
+//	ADMIN_PORT       where it listens for /faults (0 picks a free port, which the log names; default: nowhere)
+//	FAIL_PERCENT     how many requests in a hundred get a 500, at random (0 to 100, fractions allowed; default 0)
+//	CONVERT_PERCENT  how many answers of 200 in a hundred say X-Mllab-Converted: true, at random, the others false: a
+//	                 business outcome for A/B tests (0 to 100, fractions allowed; default: the header is not sent)
+//	DRIFT_PERCENT    how many inputs in a hundred get a prediction that is 1 more than the other versions', always the
+//	                 same inputs (0 to 100, fractions allowed; default 0)
+//	DELAY            how long each answer waits (Go duration; default 0s)
+//	DRAIN            how long new requests are still served after SIGTERM (Go duration; default 5s)
+//	SEEN_KEEP        how many requests /seen remembers (default 20000)
+//	MAX_BODY         the largest model input in bytes (default 2097152)
+//	K_REVISION       the revision it names (Knative sets it)
+//	POD_NAME         the pod it names (default: the host name, which in a pod is the pod's name)
+//	RELAY            the http URL of another server: this one is then no model but a client of that one (default: none)
 //
-// Paths: GET / and POST / are the model; /healthz, /readyz, /metrics and /seen are about it.
+// Paths: GET / and POST / are the model; /healthz, /readyz, /metrics and /seen are about it. /seen lists the requests
+// to the model: their IDs, and for each a prediction or "".
+//
+// A relay answers /healthz and /readyz itself and passes every other request on once, as it came, to the host that
+// RELAY names. The answer comes back with one more header, X-Mllab-Relay, the relay's pod: who answered is what the
+// other server says. The relay's own 502 names nobody.
+//
+// GET /faults on ADMIN_PORT says which faults are on, and PUT /faults changes those it names:
+//
+//	{"ready":true,"hang":false,"failPercent":0,"delay":"0s"}
+//
+// Without ready, /readyz answers 503. With hang, every path of PORT, /healthz too, blocks until its client leaves.
+// failPercent and delay start as FAIL_PERCENT and DELAY, and are for the model only.
 //
 // Exit codes: 0 after SIGTERM or SIGINT with every request answered, 1 when it could not listen or requests were cut
 // off, 2 for a bad value.
@@ -76,7 +94,17 @@ func serve(ctx context.Context, release func(), c config, log *slog.Logger) erro
 		// and that request would be lost.
 	}
 	log.Info("listening", "address", l.Addr().String(), "target", c.target, "revision", c.revision, "pod", c.pod)
-	served := make(chan error, 1)
+	served := make(chan error, 2)
+	if c.adminPort != unset {
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(c.adminPort))
+		if err != nil {
+			return fmt.Errorf("listening for ADMIN_PORT: %w", err)
+		}
+		admin := &http.Server{Handler: app.admin(), ReadHeaderTimeout: srv.ReadHeaderTimeout}
+		defer admin.Close() // it is there during the drain, and holds up no end
+		log.Info("admin listening", "address", l.Addr().String())
+		go func() { served <- admin.Serve(l) }()
+	}
 	go func() { served <- srv.Serve(l) }()
 	select {
 	case err := <-served:

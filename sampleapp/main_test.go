@@ -226,6 +226,46 @@ func TestNothingIsLostWhenClientsLeaveDuringTheDrain(t *testing.T) {
 	}
 }
 
+func TestADMIN_PORTServesFaultsUntilTheEnd(t *testing.T) {
+	p := launch(t, "DRAIN=1500ms", "ADMIN_PORT=0")
+	var entry struct{ Msg, Address string }
+	eventually(t, "the log names the admin port", func() bool {
+		lines := strings.Split(p.log.String(), "\n")
+		return len(lines) > 2 && json.Unmarshal([]byte(lines[1]), &entry) == nil && entry.Msg == "admin listening"
+	})
+	_, port, err := net.SplitHostPort(entry.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults := "http://127.0.0.1:" + port + "/faults"
+	put(t, faults, `{"ready":false}`)
+	if resp, body := do(t, "GET", p.url+"/readyz", ""); resp.StatusCode != 503 || body != "not ready (fault)\n" {
+		t.Errorf("/readyz %d %q", resp.StatusCode, body)
+	}
+	p.signal(t, syscall.SIGTERM)
+	eventually(t, "/readyz says that it drains", func() bool {
+		_, body := do(t, "GET", p.url+"/readyz", "")
+		return body == "draining\n"
+	})
+	if got := status(faults); got != 200 {
+		t.Errorf("/faults %d while draining", got)
+	}
+	if code := p.exit(t); code != 0 {
+		t.Errorf("exit code %d: %s", code, p.log)
+	}
+}
+
+func TestWithoutADMIN_PORTThereIsOneListener(t *testing.T) {
+	p := launch(t, "DRAIN=0s")
+	if got := status(p.url); got != 200 {
+		t.Fatalf("/ %d", got)
+	}
+	p.signal(t, syscall.SIGTERM)
+	if code := p.exit(t); code != 0 || strings.Contains(p.log.String(), "admin") {
+		t.Errorf("exit code %d: %s", code, p.log)
+	}
+}
+
 func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	p := launch(t, "DRAIN=1h")
 	p.signal(t, os.Interrupt)

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math"
 )
@@ -34,9 +36,10 @@ type output struct {
 	Prediction []float64 `json:"prediction"`
 }
 
-// predict is the model: 0.5 + x1/1 + x2/2 + x3/3 + … for each instance. It is fixed, so two versions of the sample
-// differ only in who they say they are, and a mirrored request must give the same numbers.
-func predict(instances []instance) ([]float64, error) {
+// predict is the model: 0.5 + x1/1 + x2/2 + x3/3 + … for each instance, and 1 more where this version drifts. Without
+// drift it is fixed, so two versions of the sample differ only in who they say they are, and a mirrored request must
+// give the same numbers.
+func predict(instances []instance, driftPercent float64) ([]float64, error) {
 	out := make([]float64, len(instances))
 	for i, in := range instances {
 		y := 0.5
@@ -46,23 +49,40 @@ func predict(instances []instance) ([]float64, error) {
 		if math.IsInf(y, 0) || math.IsNaN(y) {
 			return nil, fmt.Errorf("instance %d is too large", i)
 		}
+		if drifts(in, driftPercent) {
+			y++
+		}
 		out[i] = y
 	}
 	return out, nil
 }
 
-// readInput reads one JSON object with at least one instance, and nothing after it.
+// drifts picks percent of all inputs, by the input alone: the same input always gets the same answer.
+func drifts(in instance, percent float64) bool {
+	h := fnv.New64a()
+	_ = binary.Write(h, binary.BigEndian, []float64(in)) // a hash refuses nothing
+	return float64(h.Sum64()%1_000_000) < percent*10_000
+}
+
+// readInput reads one JSON object with at least one instance.
 func readInput(body []byte) ([]instance, error) {
 	var in input
-	d := json.NewDecoder(bytes.NewReader(body))
-	if err := d.Decode(&in); err != nil {
-		return nil, fmt.Errorf(`want JSON like {"instances": [[1, 2], [3, 4]]}: %w`, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("want one JSON object and nothing after it")
+	if err := decode(json.NewDecoder(bytes.NewReader(body)), &in, `{"instances": [[1, 2], [3, 4]]}`); err != nil {
+		return nil, err
 	}
 	if len(in.Instances) == 0 {
 		return nil, errors.New(`want at least one of "instances"`)
 	}
 	return in.Instances, nil
+}
+
+// decode reads one JSON object, such as the example, and nothing after it.
+func decode(d *json.Decoder, v any, example string) error {
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("want JSON like %s: %w", example, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("want one JSON object and nothing after it")
+	}
+	return nil
 }

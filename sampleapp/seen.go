@@ -2,33 +2,49 @@ package main
 
 import "sync"
 
-// maxID bounds what is remembered of one request ID.
-const maxID = 128
+// What is remembered of one request ID and of one prediction is bounded, in bytes.
+const (
+	maxID     = 128
+	maxOutput = 128
+)
 
-// seen remembers the last request IDs in the order of their arrival, each as often as it came.
+// seen remembers the last requests in the order of their arrival, an ID as often as it came.
 type seen struct {
 	mu    sync.Mutex
-	count int      // of all, remembered or not
-	ids   []string // ring: request number n (from 0) is at n % cap
+	count int           // of all, remembered or not
+	ring  []seenRequest // request number n (from 0) is at n % cap
 }
 
-func newSeen(keep int) *seen { return &seen{ids: make([]string, 0, keep)} }
+type seenRequest struct{ id, output string }
 
-func (s *seen) add(id string) {
+func newSeen(keep int) *seen { return &seen{ring: make([]seenRequest, 0, keep)} }
+
+// add returns the request's number.
+func (s *seen) add(id string) int {
 	// A copy: a part of it would keep the whole of the request's header in memory.
 	id = string([]byte(id[:min(len(id), maxID)]))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.ids) < cap(s.ids) {
-		s.ids = append(s.ids, id)
+	if len(s.ring) < cap(s.ring) {
+		s.ring = append(s.ring, seenRequest{id: id})
 	} else {
-		s.ids[s.count%cap(s.ids)] = id
+		s.ring[s.count%cap(s.ring)] = seenRequest{id: id}
 	}
 	s.count++
+	return s.count - 1
 }
 
-// seenAnswer is what /seen says. IDs[i] is the ID of request number From+i; requests before From are no longer
-// remembered, or were not asked for. A pod that is replaced starts at 0: read every pod.
+// setOutput fills in the prediction of request number n, unless a later request has taken its place.
+func (s *seen) setOutput(n int, prediction []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n >= s.count-len(s.ring) {
+		s.ring[n%cap(s.ring)].output = string(prediction[:min(len(prediction), maxOutput)])
+	}
+}
+
+// seenAnswer is what /seen says. IDs[i] is the ID of request number From+i, and Outputs[i] its prediction; requests
+// before From are no longer remembered, or were not asked for. A pod that is replaced starts at 0: read every pod.
 type seenAnswer struct {
 	Target   string   `json:"target"`
 	Revision string   `json:"revision"`
@@ -36,16 +52,18 @@ type seenAnswer struct {
 	Count    int      `json:"count"`
 	From     int      `json:"from"`
 	IDs      []string `json:"ids"`
+	Outputs  []string `json:"outputs"` // as JSON; empty for a GET, a refused input, and until it is computed
 }
 
-// since returns the IDs that came after the first n requests.
+// since returns the requests that came after the first n requests.
 func (s *seen) since(n int) seenAnswer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	from := min(max(n, s.count-len(s.ids)), s.count)
-	a := seenAnswer{Count: s.count, From: from, IDs: make([]string, 0, s.count-from)}
-	for i := from; i < s.count; i++ {
-		a.IDs = append(a.IDs, s.ids[i%cap(s.ids)])
+	from := min(max(n, s.count-len(s.ring)), s.count)
+	a := seenAnswer{Count: s.count, From: from, IDs: make([]string, s.count-from), Outputs: make([]string, s.count-from)}
+	for i := range a.IDs {
+		r := s.ring[(from+i)%cap(s.ring)]
+		a.IDs[i], a.Outputs[i] = r.id, r.output
 	}
 	return a
 }

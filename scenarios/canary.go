@@ -2,7 +2,10 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -13,76 +16,142 @@ import (
 // an outage of 60 ms.
 const watchRate = 50
 
-// canaryStory is a new version that takes over step by step on a Knative
-// Service's traffic split, and is taken back.
+// canaryStory is a new version that takes over on a Knative Service, step by
+// step or gradually, and is taken back.
 type canaryStory struct {
 	Options
 	service *service
-	watcher *probe.Watcher
+	watcher *watch
 	faults  map[string]map[string]string // version -> environment that makes it fail
+	atOnce  bool                         // a control's: Knative is not told to go gradually
 }
 
 // canary: v1 serves all; v2 arrives at 0 % and is tried by its own address;
-// v2 gets the first share, half, all; then v1 is back. A watcher runs through
+// v2 gets its shares one after the other, at last all; then v1 is back. When a
+// step's claim fails, v1 gets everything back at once. A watcher runs through
 // all of it.
 func canary(o Options) (Scenario, error) {
-	first, err := percents(o.Shares)
-	if err != nil {
-		return Scenario{}, err
-	}
-	if len(first) != 2 {
-		return Scenario{}, fault.Usage("use two shares, old version first, such as --shares 90/10", "a canary has two versions, and %d shares were given", len(first))
-	}
 	s := &canaryStory{Options: o}
-	// The flags are judged before anything is touched.
-	if err := s.claim(first).Check(); err != nil {
-		return Scenario{}, fault.Usage("see `mllab scenario canary --help`", "canary: %w", err)
-	}
-	for _, percents := range [][]int64{first, {50, 50}} {
-		if need := s.claim(percents).Needed(); o.Requests < need {
-			return Scenario{}, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
-				"%d requests are too few for %s: a version that gets nothing would pass", o.Requests, splitName(percents))
-		}
-	}
+	var err error
 	if s.service, err = loadService("scenarios/canary/service.yaml"); err != nil {
 		return Scenario{}, err
 	}
 	s.service.version, s.service.order = "v1", []string{"v1"}
-	firstName := splitName(first)
-	return Scenario{
+	sc := Scenario{
 		Name:    "canary",
 		Summary: "a new version takes over step by step, and is taken back",
 		Needs:   []string{"knative"},
-		Steps: []Step{
-			{"v1 serves", s.deploy("v1", 100), s.split(100)},
-			{"v2 at 0 %, by its tag", s.deploy("v2", 100, 0), s.byTag},
-			{firstName, s.shift(first...), s.split(first...)},
-			{"50/50", s.shift(50, 50), s.split(50, 50)},
-			{"v2 serves", s.shift(0, 100), s.split(0, 100)},
-			{"rollback to v1", s.shift(100, 0), s.split(100, 0)},
-			{"no request lost", nil, s.lossless},
+		Takes:   []string{"shares", "steps", "gradual"},
+		Undo: &Step{
+			Name: "automatic rollback to v1", Change: s.rollBack, Check: s.split(100, 0),
+			Idea: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
 		},
-		Controls: []Control{
-			{
-				Name: "weights", Summary: "traffic is 50/50 where " + firstName + " is claimed",
-				After: firstName, Break: s.shift(50, 50), Catches: Shares,
-			},
-			{
-				Name: "empty-leg", Summary: "v2 receives nothing where " + firstName + " is claimed",
-				After: firstName, Break: s.shift(100, 0), Catches: Shares,
-			},
-			{
-				Name: "errors", Summary: "v2 answers 500 one time in twenty",
-				Break: func(context.Context, *Lab) error {
-					s.faults = map[string]map[string]string{"v2": {"FAIL_PERCENT": "5"}}
-					return nil
-				}, Catches: Answers,
-			},
+	}
+	if o.Gradual != 0 {
+		return sc, s.gradually(&sc)
+	}
+	shares, err := s.shares()
+	if err != nil {
+		return Scenario{}, err
+	}
+	sc.Steps = []Step{
+		{
+			Name: "v1 serves", Change: s.deploy("v1", 100), Check: s.split(100),
+			Idea: "A Knative Service holds revisions of a model and a traffic block that says which of them answers. A watcher begins to send requests at a fixed rate, and goes on until the end.",
+			Look: "Every answer says v1.",
 		},
-	}, nil
+		{
+			Name: "v2 at 0 %, by its tag", Change: s.deploy("v2", 100, 0), Check: s.byTag,
+			Idea: "The new version runs beside the old one without traffic. Its tag gives it an address of its own, so it can be tried before anybody depends on it.",
+			Look: "The tag's address answers v2, the Service's own still v1 only.",
+		},
+	}
+	for _, percents := range shares {
+		sc.Steps = append(sc.Steps, Step{
+			Name: splitName(percents), Change: s.shift(percents...), Check: s.split(percents...),
+			Idea: fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", percents[1]),
+			Look: "Both counts lie in the interval that a right split leaves only once in a million samples.",
+		})
+	}
+	sc.Steps = append(sc.Steps,
+		Step{
+			Name: "v2 serves", Change: s.shift(0, 100), Check: s.split(0, 100),
+			Idea: "The new version has proven itself and takes everything. The old one stays, with its tag, at 0 %.",
+			Look: "Every answer says v2: with 100 % a single other one fails.",
+		},
+		Step{
+			Name: "rollback to v1", Change: s.shift(100, 0), Check: s.split(100, 0),
+			Idea: "Going back is the same change as going on, because the old revision is still there.",
+			Look: "How many seconds it took to be in force, and that every answer says v1.",
+		},
+		s.lossless())
+	first := sc.Steps[2].Name
+	sc.Controls = []Control{
+		{
+			Name: "weights", Summary: "traffic is 50/50 where " + first + " is claimed",
+			After: first, Break: s.shift(50, 50), Catches: Shares,
+		},
+		{
+			Name: "empty-leg", Summary: "v2 receives nothing where " + first + " is claimed",
+			After: first, Break: s.shift(100, 0), Catches: Shares,
+		},
+		{
+			Name: "errors", Summary: "v2 answers 500 one time in twenty",
+			Break: s.failing, Catches: Answers,
+		},
+	}
+	return sc, nil
+}
+
+// shares are the splits that the story goes through before v2 has all: the
+// first share and half, or those asked for. They are judged before anything is
+// touched.
+func (s *canaryStory) shares() ([][]int64, error) {
+	var all [][]int64
+	if len(s.Weights) > 0 {
+		last := 0
+		for _, w := range s.Weights {
+			if w <= last || w > 100 {
+				return nil, fault.Usage("use rising whole percents of the new version, such as --steps 1,5,25,50,100", "%d %% cannot follow %d %%", w, last)
+			}
+			if last = w; w < 100 { // the story ends there by itself
+				all = append(all, []int64{int64(100 - w), int64(w)})
+			}
+		}
+		if len(all) == 0 {
+			return nil, fault.Usage("use at least one share below 100, such as --steps 10,100", "--steps has no split to prove")
+		}
+	} else {
+		first, err := percents(s.Shares)
+		if err != nil {
+			return nil, err
+		}
+		if len(first) != 2 {
+			return nil, fault.Usage("use two shares, old version first, such as --shares 90/10", "a canary has two versions, and %d shares were given", len(first))
+		}
+		if all = [][]int64{first}; first[0] != 50 {
+			all = append(all, []int64{50, 50})
+		}
+	}
+	for _, percents := range all {
+		if err := s.claim(percents).Check(); err != nil {
+			return nil, fault.Usage("see `mllab scenario canary --help`", "canary: %w", err)
+		}
+		if need := s.claim(percents).Needed(); s.Requests < need {
+			return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+				"%d requests are too few for %s: a version that gets nothing would pass", s.Requests, splitName(percents))
+		}
+	}
+	return all, nil
 }
 
 func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0], percents[1]) }
+
+// failing has v2 answer some requests with 500.
+func (s *canaryStory) failing(context.Context, *Lab) error {
+	s.faults = map[string]map[string]string{"v2": {"FAIL_PERCENT": "5"}}
+	return nil
+}
 
 // deploy adds a version and gives it its first percentage.
 func (s *canaryStory) deploy(version string, percents ...int64) func(context.Context, *Lab) error {
@@ -111,10 +180,16 @@ func (s *canaryStory) shift(percents ...int64) func(context.Context, *Lab) error
 			return err
 		}
 		if s.watcher == nil {
-			s.watcher = l.watch(l.host(s.service.base.Name), watchRate)
+			s.watcher = l.watch(l.to(s.service.base.Name), watchRate)
 		}
 		return nil
 	}
+}
+
+// rollBack gives v1 all the traffic, when there is another version.
+func (s *canaryStory) rollBack(ctx context.Context, l *Lab) error {
+	percents := []int64{100, 0}[:len(s.service.order)]
+	return s.shift(percents...)(ctx, l)
 }
 
 func (s *canaryStory) claim(percents []int64) split.Claim {
@@ -131,7 +206,7 @@ func (s *canaryStory) claim(percents []int64) split.Claim {
 
 func (s *canaryStory) split(percents ...int64) func(context.Context, *Lab) (Evidence, error) {
 	return func(ctx context.Context, l *Lab) (Evidence, error) {
-		return l.sample(ctx, l.host(s.service.base.Name), s.claim(percents))
+		return l.sample(ctx, l.to(s.service.base.Name), s.claim(percents))
 	}
 }
 
@@ -139,7 +214,7 @@ func (s *canaryStory) split(percents ...int64) func(context.Context, *Lab) (Evid
 // only v1.
 func (s *canaryStory) byTag(ctx context.Context, l *Lab) (Evidence, error) {
 	only := split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0}, {Name: "v2", Share: 1}}, N: tagRequests, Alpha: s.Alpha}
-	e, err := l.sample(ctx, l.host("v2-"+s.service.base.Name), only)
+	e, err := l.sample(ctx, l.to("v2-"+s.service.base.Name), only)
 	if err != nil {
 		return e, err
 	}
@@ -150,6 +225,172 @@ func (s *canaryStory) byTag(ctx context.Context, l *Lab) (Evidence, error) {
 // share is the next steps' claim.
 const tagRequests = 20
 
-func (s *canaryStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
-	return l.watched(s.watcher, watchRate)
+func (s *canaryStory) lossless() Step {
+	return Step{
+		Name: "no request lost",
+		Check: func(_ context.Context, l *Lab) (Evidence, error) {
+			return l.watched(s.watcher)
+		},
+		Idea: "A delivery is only good if nobody noticed it. The watcher sent at its own pace through all of the changes, half of it over new connections, and never tried twice.",
+		Look: "None lost, and how small a loss this number of requests could have missed.",
+	}
+}
+
+// gradually fills in the story in which Knative itself moves the traffic, a
+// little every second or so, over the time that its annotation gives.
+// https://knative.dev/docs/serving/rolling-out-latest-revision/
+func (s *canaryStory) gradually(sc *Scenario) error {
+	if s.Gradual < minGradual || s.Gradual > maxGradual || s.Gradual%time.Second != 0 {
+		return fault.Usage("such as --gradual 30s", "--gradual %s is not a number of whole seconds from %s to %s", s.Gradual, minGradual, maxGradual)
+	}
+	took := fmt.Sprintf("v2 takes over in %s", s.Gradual)
+	sc.Steps = []Step{
+		{
+			Name: "v1 serves", Change: s.latest("v1"), Check: s.split(100),
+			Idea: "All traffic goes to the newest revision, whichever that is.",
+			Look: "Every answer says v1.",
+		},
+		{
+			Name: took, Change: s.begin, Check: s.ramp,
+			Idea: "With a rollout duration Knative does not give the newest revision everything at once: it begins with 1 % and adds a little at each of its steps.",
+			Look: "How v2's share grows from one fifth of the time to the next.",
+		},
+		{
+			Name: "v2 serves", Change: s.settled, Check: s.split(0, 100),
+			Idea: "When the time is over, the old revision has nothing left.",
+			Look: "Every answer says v2.",
+		},
+		s.lossless(),
+	}
+	sc.Controls = []Control{
+		{
+			Name: "at-once", Summary: "Knative is not told to go gradually",
+			Break: func(context.Context, *Lab) error { s.atOnce = true; return nil }, Catches: Shares,
+		},
+		{Name: "errors", Summary: "v2 answers 500 one time in twenty", Break: s.failing, Catches: Answers},
+	}
+	// Only the old revision's name brings it back: "newest" would be v2 again.
+	sc.Undo.Change = func(ctx context.Context, l *Lab) error {
+		s.service.rollout, s.service.order = 0, []string{"v1"}
+		return s.shift(100)(ctx, l)
+	}
+	return nil
+}
+
+const (
+	minGradual = 10 * time.Second // Knative's steps are a second or more
+	maxGradual = 2 * time.Minute  // a step's bound
+)
+
+// latest deploys a version as the newest revision, which gets all traffic in
+// the end.
+func (s *canaryStory) latest(version string) func(context.Context, *Lab) error {
+	return func(ctx context.Context, l *Lab) error {
+		s.service.image, s.service.version, s.service.order, s.service.env = l.Image, version, nil, s.faults[version]
+		if !s.atOnce {
+			s.service.rollout = s.Gradual
+		}
+		return s.shift()(ctx, l)
+	}
+}
+
+// begin writes v2 and does not wait: the Service is Ready only when the rollout
+// is over.
+func (s *canaryStory) begin(ctx context.Context, l *Lab) error {
+	s.service.version, s.service.env = "v2", s.faults["v2"]
+	obj, err := s.service.object(nil)
+	if err != nil {
+		return err
+	}
+	return l.write(ctx, obj)
+}
+
+// settled returns when Knative calls the rollout done.
+func (s *canaryStory) settled(ctx context.Context, l *Lab) error {
+	return l.Kube.Wait(ctx, l.applied, l.task.Update)
+}
+
+// rampWindows is in how many parts of the rollout's time the shares are judged,
+// and rampSlack how far v2's true share may be from a straight line in each:
+// Knative's steps are not equal, and the first v2 answer is a matter of chance.
+const (
+	rampWindows = 5
+	rampSlack   = 0.3
+)
+
+// ramp watches until v2 has everything, and judges how it got there.
+func (s *canaryStory) ramp(ctx context.Context, l *Lab) (Evidence, error) {
+	w := l.watch(l.to(s.service.base.Name), watchRate)
+	ctx, cancel := context.WithTimeout(ctx, 2*s.Gradual+30*time.Second)
+	defer cancel()
+	began := time.Now()
+	streak := 0
+	err := l.until(ctx, "the end of the rollout", func() string {
+		// As many in a row would come by chance only once in 10^6 at 90 %.
+		for ; streak < 130; streak++ {
+			r := l.to(s.service.base.Name)
+			if a := l.send.Send(ctx, r); a.Target != "v2" {
+				streak = 0
+				return fmt.Sprintf("answered by %q after %.0f s", a.Target, time.Since(began).Seconds())
+			}
+		}
+		return ""
+	})
+	if err != nil {
+		return Evidence{}, err
+	}
+	record := w.Stop()
+	tally := probe.Count(record.Answers)
+	e := Evidence{Tally: &tally}
+	if e.File, err = l.keep(record.Answers); err != nil {
+		return e, err
+	}
+	if record.Missed > 0 {
+		return e, fmt.Errorf("the watcher could not send %d requests in time: nothing can be said about the rollout", record.Missed)
+	}
+	if refuted := answered(tally); refuted != nil {
+		e.Says = refuted.Reasons[0]
+		return e, refuted
+	}
+	return s.judgeRamp(e, record.Answers)
+}
+
+// judgeRamp compares v2's share in each part of the rollout's time, from its
+// first answer on, with a straight line.
+func (s *canaryStory) judgeRamp(e Evidence, answers []probe.Answer) (Evidence, error) {
+	first := slices.IndexFunc(answers, func(a probe.Answer) bool { return a.Target == "v2" })
+	if first < 0 {
+		return e, errors.New("the watcher saw no answer of v2")
+	}
+	began := answers[first].Scheduled
+	var n, v2 [rampWindows]int
+	for _, a := range answers[first:] {
+		at := int(a.Scheduled.Sub(began) * rampWindows / s.Gradual)
+		if at >= rampWindows {
+			break
+		}
+		n[at]++
+		if a.Target == "v2" {
+			v2[at]++
+		}
+	}
+	var reasons []string
+	e.Says = "v2's share by fifths of the time:"
+	for i := range rampWindows {
+		line := (float64(i) + 0.5) / rampWindows
+		lo, hi, err := split.Between(n[i], max(0, line-rampSlack), min(1, line+rampSlack), s.Alpha/rampWindows)
+		if err != nil {
+			return e, err
+		}
+		e.Figures = append(e.Figures, Figure{fmt.Sprintf("v2 in part %d of %d", i+1, rampWindows), float64(v2[i]) / float64(n[i]), ""})
+		e.Says += fmt.Sprintf(" %d of %d (accepted %d..%d)", v2[i], n[i], lo, hi)
+		if v2[i] < lo || v2[i] > hi {
+			reasons = append(reasons, fmt.Sprintf("part %d of %d: v2 answered %d of %d, accepted %d..%d", i+1, rampWindows, v2[i], n[i], lo, hi))
+		}
+	}
+	e.Says += fmt.Sprintf(", alpha %.0e", s.Alpha)
+	if len(reasons) > 0 {
+		return e, &Refuted{Shares, reasons}
+	}
+	return e, nil
 }

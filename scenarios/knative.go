@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"knative.dev/pkg/apis"
+	"knative.dev/serving/pkg/apis/serving"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 	"sigs.k8s.io/yaml"
 
@@ -22,7 +24,8 @@ type service struct {
 	image   string
 	version string            // TARGET and name of the newest revision
 	env     map[string]string // of the newest revision beside TARGET
-	order   []string          // versions in the order of traffic
+	order   []string          // versions in the order of traffic; none: all to the newest
+	rollout time.Duration     // over which the newest gets its traffic; 0: at once
 }
 
 func loadService(file string) (*service, error) {
@@ -51,6 +54,9 @@ func (s *service) object(percents []int64) (*unstructured.Unstructured, error) {
 	c.Env = append(c.Env, corev1.EnvVar{Name: "TARGET", Value: s.version})
 	for _, name := range sortedKeys(s.env) {
 		c.Env = append(c.Env, corev1.EnvVar{Name: name, Value: s.env[name]})
+	}
+	if s.rollout > 0 {
+		svc.Annotations = map[string]string{serving.RolloutDurationKey: s.rollout.String()}
 	}
 	svc.Spec.Traffic = nil
 	for i, version := range s.order {

@@ -1,40 +1,52 @@
 package scenarios
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"text/template"
 	"time"
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/report"
 	"mllab.local/internal/split"
+	"mllab.local/manifests"
 )
 
 // Lab is the running lab as one run of a scenario sees it.
 type Lab struct {
 	Kube     *kube.Client
-	Send     probe.Sender
 	Gateway  string // URL of the one gateway
 	Domain   string // suffix of the hosts behind it
 	Image    string // the sample model's image on the node
 	Evidence string // folder for the answers of every sample; empty keeps none
 	Report   report.Reporter
+	// Teach, if any, shows a person what comes next and returns when they go on.
+	Teach func(ctx context.Context, text string) error
 
 	Namespace string // the run's own
-	title     string // of the run
-	made      bool   // the namespace is there
-	at        string // the step that is being told
-	kept      int    // evidence files so far
-	applied   []*unstructured.Unstructured
+	send      probe.Sender
+	title     string                       // of the run
+	made      bool                         // the namespace is there
+	at        string                       // the step that is being told
+	lesson    string                       // of the step, until it is shown
+	kept      int                          // evidence files so far
+	marks     int                          // of routes so far
+	applied   []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
 	task      report.Task
 	cleanups  []func()
 	ctx       context.Context // the run's: a watcher outlives the step that starts it
@@ -47,48 +59,252 @@ func (l *Lab) cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
 // cores, enough that a stuck connection does not stop the sample.
 const sampleWorkers = 8
 
-// host is the Host under which the gateway serves a Knative Service.
-func (l *Lab) host(service string) string {
-	return service + "." + l.Namespace + "." + l.Domain
+// host is the name under which the gateway serves something of the run's: a
+// Knative Service, or the hosts of a VirtualService.
+func (l *Lab) host(name string) string {
+	return name + "." + l.Namespace + "." + l.Domain
+}
+
+// to is a request to the gateway for that name.
+func (l *Lab) to(name string) probe.Request {
+	return probe.Request{URL: l.Gateway, Host: l.host(name)}
 }
 
 // apply writes objects into the run's namespace and returns when they are
 // ready.
 func (l *Lab) apply(ctx context.Context, objs ...*unstructured.Unstructured) error {
-	for _, o := range objs {
-		o.SetNamespace(l.Namespace)
-	}
-	l.applied = append(l.applied, objs...)
-	if _, err := l.Kube.Apply(ctx, objs); err != nil {
+	if err := l.write(ctx, objs...); err != nil {
 		return err
 	}
 	return l.Kube.Wait(ctx, objs, l.task.Update)
 }
 
-// sample sends n requests to host once and judges who answered.
-func (l *Lab) sample(ctx context.Context, host string, claim split.Claim) (Evidence, error) {
+// write is apply without the wait, for what is not meant to become ready.
+func (l *Lab) write(ctx context.Context, objs ...*unstructured.Unstructured) error {
+	for _, o := range objs {
+		o.SetNamespace(l.Namespace)
+	}
+	if err := l.teach(ctx, l.changes(objs)); err != nil {
+		return err
+	}
+	for _, o := range objs {
+		if i := l.find(o); i >= 0 {
+			l.applied[i] = o
+		} else {
+			l.applied = append(l.applied, o)
+		}
+	}
+	_, err := l.Kube.Apply(ctx, objs)
+	return err
+}
+
+// remove deletes objects of the run and returns when they are gone.
+func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) error {
+	var names []string
+	for _, o := range objs {
+		o.SetNamespace(l.Namespace)
+		names = append(names, "- "+kube.Name(o))
+		if i := l.find(o); i >= 0 {
+			l.applied = slices.Delete(l.applied, i, i+1)
+		}
+	}
+	if err := l.teach(ctx, "Deleted:\n"+strings.Join(names, "\n")); err != nil {
+		return err
+	}
+	return l.Kube.Delete(ctx, objs)
+}
+
+// find is the place of o among what was applied, or -1.
+func (l *Lab) find(o *unstructured.Unstructured) int {
+	return slices.IndexFunc(l.applied, func(has *unstructured.Unstructured) bool {
+		return has.GroupVersionKind() == o.GroupVersionKind() && has.GetName() == o.GetName()
+	})
+}
+
+// undisturbed says that the world is as the run made it: a verdict on a world
+// that somebody else has changed would be about another one.
+func (l *Lab) undisturbed(ctx context.Context) error {
+	changed, err := l.Kube.Drift(ctx, l.applied)
+	if err != nil {
+		return fmt.Errorf("looking whether the world is still the run's own: %w", err)
+	}
+	if len(changed) > 0 {
+		return fault.CannotTest("leave namespace "+l.Namespace+" alone while it runs, and run it again",
+			"somebody else changed %s meanwhile: what was seen proves nothing", strings.Join(changed, ", "))
+	}
+	return nil
+}
+
+// render fills a manifest of the stories in, as a Go template, and reads its
+// objects. What data does not have is an error.
+func render(file string, data any) ([]*unstructured.Unstructured, error) {
+	text, err := manifests.Scenarios.ReadFile("scenarios/" + file)
+	if err != nil {
+		return nil, err
+	}
+	t, err := template.New(file).Option("missingkey=error").Parse(string(text))
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, data); err != nil {
+		return nil, err
+	}
+	objs, err := kube.Decode(b.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return objs, nil
+}
+
+// model is the sample model as a plain Deployment, called NAME-VERSION, with
+// the labels app and version.
+type model struct {
+	Name, Version string
+	Image         string // the lab's when empty
+	Env           map[string]string
+	Replicas      int  // 1 when zero
+	NoReadiness   bool // no readiness probe
+}
+
+// deployment is m as an object.
+func (l *Lab) deployment(m model) (*unstructured.Unstructured, error) {
+	if m.Image == "" {
+		m.Image = l.Image
+	}
+	if m.Replicas == 0 {
+		m.Replicas = 1
+	}
+	objs, err := render("model.yaml", m)
+	if err != nil {
+		return nil, err
+	}
+	return objs[0], nil
+}
+
+// labels select the pods of m.
+func (m model) labels() map[string]string {
+	return map[string]string{"app": m.Name, "version": m.Version}
+}
+
+// mark is a new name for the state of a route, for its answers to carry.
+func (l *Lab) mark() string {
+	l.marks++
+	return strconv.Itoa(l.marks)
+}
+
+// inForceStreak is how many fresh connections in a row must be answered by a
+// route's new state: each reaches one of a proxy's few workers at random, and a
+// worker that lags behind then hides with a chance of 2^-20.
+const inForceStreak = 20
+
+// inForce returns when r is answered by the state of a route that carries mark.
+// Istio has no status that says so: https://github.com/istio/istio/issues/16211
+func (l *Lab) inForce(ctx context.Context, r probe.Request, mark string) error {
+	r.Fresh = true
+	streak := 0
+	return l.until(ctx, "the route's new state", func() string {
+		for ; streak < inForceStreak; streak++ {
+			if a := l.send.Send(ctx, r); a.Route != mark {
+				streak = 0
+				return fmt.Sprintf("answered by state %q instead of %q (%s)", a.Route, mark, cmp.Or(a.Problem(), "200"))
+			}
+		}
+		return ""
+	})
+}
+
+// until asks again and again until ready has no reason left why it is not, or
+// ctx ends.
+func (l *Lab) until(ctx context.Context, what string, ready func() string) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		why := ready()
+		if why == "" {
+			return nil
+		}
+		l.task.Update("waiting for " + what + ": " + why)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w (last: %s)", what, ctx.Err(), why)
+		}
+	}
+}
+
+// seen is what one pod of the sample model says of the requests that reached
+// it: IDs[i] is the ID of the i-th one after From, and Outputs[i] the numbers
+// that it answered, as JSON.
+type seen struct {
+	Target, Pod string
+	Count, From int
+	IDs         []string
+	Outputs     []string
+}
+
+// modelPort and adminPort are the sample model's; only pods that are meant to
+// be broken while they run have the second.
+const (
+	modelPort = 8080
+	adminPort = 9090
+)
+
+// seen asks each pod with these labels what reached it, by the API server and
+// not by the traffic's own way.
+func (l *Lab) seen(ctx context.Context, labels map[string]string) ([]seen, error) {
+	pods, err := l.Kube.Pods(ctx, l.Namespace, labels)
+	if err != nil {
+		return nil, err
+	}
+	var all []seen
+	for _, p := range pods {
+		body, err := l.Kube.FromPod(ctx, l.Namespace, p.Name, modelPort, "seen")
+		if err != nil {
+			return nil, err
+		}
+		var s seen
+		if err := json.Unmarshal(body, &s); err != nil {
+			return nil, fmt.Errorf("reading what Pod/%s has seen: %w", p.Name, err)
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// faults are what a pod of the sample model can be told to do wrong while it
+// runs; what is not set stays.
+type faults struct {
+	Ready       *bool    `json:"ready,omitempty"`
+	Hang        *bool    `json:"hang,omitempty"`
+	FailPercent *float64 `json:"failPercent,omitempty"`
+	Delay       string   `json:"delay,omitempty"`
+}
+
+// breakPod tells a pod to do wrong.
+func (l *Lab) breakPod(ctx context.Context, pod string, f faults) error {
+	body, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	_, err = l.Kube.ToPod(ctx, l.Namespace, pod, adminPort, "faults", body)
+	return err
+}
+
+// sample sends n requests once and judges who answered.
+func (l *Lab) sample(ctx context.Context, r probe.Request, claim split.Claim) (Evidence, error) {
 	if err := claim.Check(); err != nil {
 		return Evidence{}, err
 	}
-	done := int64(0)
-	answers := probe.Burst(ctx, l.Send, probe.Request{URL: l.Gateway, Host: host}, claim.N, sampleWorkers, func(probe.Answer) {
-		done++
-		l.task.Progress(done, int64(claim.N), "requests")
-	})
-	if err := ctx.Err(); err != nil {
-		return Evidence{}, err
-	}
-	tally := probe.Count(answers)
-	e := Evidence{Tally: &tally}
-	var err error
-	if e.File, err = l.keep(answers); err != nil {
+	_, e, err := l.burst(ctx, r, claim.N)
+	if err != nil {
 		return e, err
 	}
-	if refuted := answered(tally); refuted != nil {
+	if refuted := answered(*e.Tally); refuted != nil {
 		e.Says = refuted.Reasons[0]
 		return e, refuted
 	}
-	verdict, err := claim.Judge(tally.Counts)
+	verdict, err := claim.Judge(e.Tally.Counts)
 	if err != nil {
 		return e, err
 	}
@@ -97,6 +313,51 @@ func (l *Lab) sample(ctx context.Context, host string, claim split.Claim) (Evide
 		return e, &Refuted{Shares, verdict.Reasons}
 	}
 	return e, nil
+}
+
+// burst sends a request n times, shows who answers, and keeps the answers as
+// evidence. It judges nothing.
+func (l *Lab) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+	counts, failed, done := map[string]int{}, 0, 0
+	answers := probe.Burst(ctx, l.send, r, n, sampleWorkers, func(a probe.Answer) {
+		done++
+		if a.OK() {
+			counts[a.Target]++
+		} else {
+			failed++
+		}
+		l.task.Progress(int64(done), int64(n), "requests")
+		l.task.Bars(bars(counts, failed, done))
+	})
+	if err := ctx.Err(); err != nil {
+		return answers, Evidence{}, err
+	}
+	tally := probe.Count(answers)
+	file, err := l.keep(answers)
+	return answers, Evidence{Tally: &tally, File: file}, err
+}
+
+// bars are a tally as a person watches it grow.
+func bars(counts map[string]int, failed, done int) func() []report.Bar {
+	copied := maps.Clone(counts)
+	return func() []report.Bar {
+		var all []report.Bar
+		for _, target := range sortedKeys(copied) {
+			lo, hi := split.Interval(copied[target], done, confidence)
+			share := float64(copied[target]) / float64(done)
+			all = append(all, report.Bar{Name: target, Share: share,
+				Text: fmt.Sprintf("%d  %.1f %% (%.1f..%.1f %%)", copied[target], 100*share, 100*lo, 100*hi)})
+		}
+		if failed > 0 {
+			all = append(all, report.Bar{Name: "errors", Share: float64(failed) / float64(done), Text: strconv.Itoa(failed), Bad: true})
+		}
+		return all
+	}
+}
+
+// refute says that a claim does not hold, and why.
+func refute(claim Claim, format string, args ...any) error {
+	return &Refuted{claim, []string{fmt.Sprintf(format, args...)}}
 }
 
 // answered refutes that every request was answered by the application.
@@ -150,18 +411,24 @@ func (l *Lab) keep(answers []probe.Answer) (string, error) {
 	return path, f.Close()
 }
 
-// watch starts an open-loop watcher of host, which ends with the run at last.
-func (l *Lab) watch(host string, rate float64) *probe.Watcher {
-	w := probe.Watch(l.ctx, l.Send, probe.Request{URL: l.Gateway, Host: host}, rate)
+// watch is an open-loop watcher and its rate in requests per second.
+type watch struct {
+	*probe.Watcher
+	rate float64
+}
+
+// watch starts a watcher, which ends with the run at last.
+func (l *Lab) watch(r probe.Request, rate float64) *watch {
+	w := &watch{probe.Watch(l.ctx, l.send, r, rate), rate}
 	l.cleanup(func() { w.Stop() })
 	return w
 }
 
-// confidence of the bounds that a watcher states.
+// confidence of the bounds and intervals that are stated.
 const confidence = 0.95
 
-// watched stops a watcher and judges what it saw.
-func (l *Lab) watched(w *probe.Watcher, rate float64) (Evidence, error) {
+// watched stops a watcher and judges whether it lost anything.
+func (l *Lab) watched(w *watch) (Evidence, error) {
 	record := w.Stop()
 	tally := probe.Count(record.Answers)
 	var err error
@@ -169,7 +436,7 @@ func (l *Lab) watched(w *probe.Watcher, rate float64) (Evidence, error) {
 	if e.File, err = l.keep(record.Answers); err != nil {
 		return e, err
 	}
-	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: rate, Outage: 3 / rate}
+	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: w.rate, Outage: 3 / w.rate}
 	if tally.Sent > 0 {
 		seen.Seconds = record.Answers[tally.Sent-1].Scheduled.Sub(record.Answers[0].Scheduled).Seconds()
 	}

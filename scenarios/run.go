@@ -11,11 +11,14 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/probe"
 )
 
 // Result is the outcome of one run: of a scenario, or of one of its controls.
@@ -57,6 +60,13 @@ func (r Result) Err() error {
 	return fmt.Errorf("%s: control %s was caught for the wrong reason: %q instead of %q: %s", r.Scenario, r.Control, r.Refuted, r.Catches, strings.Join(r.Reasons, "; "))
 }
 
+// Namespace is where a scenario runs; its controls run in namespaces of their
+// own, whose names go on with "-" and the control's.
+func Namespace(scenario string) string { return "mllab-" + scenario }
+
+// requestBound is how long one request may take.
+const requestBound = 10 * time.Second
+
 // stepBound is how long one step's change may take to be in force.
 const stepBound = 3 * time.Minute
 
@@ -85,19 +95,22 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 			r.Pass, r.Error = false, err.Error()
 		}
 	}()
-	l.title = s.Name
+	l.title, l.Namespace, l.ctx = s.Name, Namespace(s.Name), ctx
 	if c != nil {
 		r.Control, r.Catches = c.Name, c.Catches
 		l.title += ", control " + c.Name
+		l.Namespace += "-" + c.Name
 	}
-	l.Namespace, l.ctx = "mllab-"+s.Name, ctx
+	sender := probe.NewHTTP(requestBound)
+	defer sender.Close()
+	l.send = sender
 	if l.Evidence != "" {
 		l.Evidence = filepath.Join(l.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
 		if err := os.RemoveAll(l.Evidence); err != nil {
 			return r, fmt.Errorf("removing the last run's evidence: %w", err)
 		}
 	}
-	err = l.freshNamespace(ctx)
+	err = l.freshNamespace(ctx, s.Mesh)
 	broken := false
 	if err == nil {
 		broken, err = l.tell(ctx, s, c, &r)
@@ -117,6 +130,10 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 	}
 	// A claim that fails before the world is broken catches nothing.
 	r.Pass = r.Refuted == r.Catches && broken == (c != nil)
+	// Nor does one that was caught, if what it had done to the world stays.
+	if s.Undo != nil && r.Refuted != "" {
+		r.Pass = r.Pass && r.Steps[len(r.Steps)-1].Pass
+	}
 	if unclean != nil {
 		return r, fault.CannotTest("", "cleaning up after %s: %w", l.title, unclean)
 	}
@@ -138,21 +155,40 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (brok
 	if err := breakAfter(""); err != nil {
 		return broken, err
 	}
-	for _, step := range s.Steps {
+	for i, step := range s.Steps {
 		l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
+		l.begin(i+1, len(s.Steps), step)
 		result, err := l.step(ctx, step, breakAfter)
 		r.Steps = append(r.Steps, result)
 		if err != nil {
 			l.task.Fail(err)
 			var refuted *Refuted
-			if !errors.As(err, &refuted) {
+			switch {
+			case !errors.As(err, &refuted):
 				err = fmt.Errorf("step %q: %w", step.Name, err)
+			case s.Undo != nil:
+				l.undo(ctx, *s.Undo, r, refuted)
 			}
 			return broken, err
 		}
 		l.task.Done(result.Evidence.Says)
 	}
 	return broken, nil
+}
+
+// undo takes a step back after a claim was refuted, and adds to the reasons
+// when that does not work either.
+func (l *Lab) undo(ctx context.Context, step Step, r *Result, refuted *Refuted) {
+	l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
+	l.lesson = ""
+	result, err := l.step(ctx, step, func(string) error { return nil })
+	r.Steps = append(r.Steps, result)
+	if err != nil {
+		l.task.Fail(err)
+		refuted.Reasons = append(refuted.Reasons, step.Name+": "+err.Error())
+		return
+	}
+	l.task.Done(result.Evidence.Says)
 }
 
 // cleanUp runs what was put down for it, last first, and removes the namespace,
@@ -186,6 +222,9 @@ func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error
 	began := time.Now()
 	if step.Change != nil {
 		bounded, cancel := context.WithTimeout(ctx, stepBound)
+		if l.Teach != nil { // a person has as long as they need
+			bounded, cancel = context.WithCancel(ctx)
+		}
 		defer cancel()
 		if err := step.Change(bounded, l); err != nil {
 			return result, err
@@ -195,17 +234,26 @@ func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error
 	if err := breakAfter(step.Name); err != nil {
 		return result, err
 	}
+	if err := l.teach(ctx, ""); err != nil {
+		return result, err
+	}
 	began = time.Now()
 	evidence, err := step.Check(ctx, l)
+	if err == nil {
+		err = l.undisturbed(ctx)
+	}
 	result.Seconds, result.Evidence, result.Pass = time.Since(began).Seconds(), &evidence, err == nil
 	return result, err
 }
 
 // freshNamespace makes the run's namespace; one that an interrupted run left
 // is removed first, one that is not ours is left alone.
-func (l *Lab) freshNamespace(ctx context.Context) error {
+func (l *Lab) freshNamespace(ctx context.Context, mesh bool) error {
 	task := l.Report.Step(l.title + ": namespace")
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{managedLabel: managedBy}}}
+	if mesh {
+		ns.Labels["istio-injection"] = "enabled"
+	}
 	var old corev1.Namespace
 	err := l.Kube.Get(ctx, client.ObjectKeyFromObject(ns), &old)
 	switch {
@@ -230,3 +278,63 @@ func (l *Lab) freshNamespace(ctx context.Context) error {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// Job is one run that is asked for. Its story has not been told yet.
+type Job struct {
+	Scenario Scenario
+	Control  *Control // nil: the story itself
+}
+
+// RunAll runs every job, up to workers of them at a time; those that must be
+// alone come last, one by one. A job that fails does not stop the others, only
+// the end of ctx does. There is one Result per job that was begun, in order;
+// the error is the first one that kept something from being tested.
+func RunAll(ctx context.Context, l Lab, jobs []Job, keep bool, workers int) ([]Result, error) {
+	results, errs := make([]Result, len(jobs)), make([]error, len(jobs))
+	run := func(i int) {
+		results[i], errs[i] = Run(ctx, l, jobs[i].Scenario, jobs[i].Control, keep)
+	}
+	var beside errgroup.Group
+	beside.SetLimit(workers)
+	for i, j := range jobs {
+		if !j.Scenario.Alone && ctx.Err() == nil {
+			beside.Go(func() error { run(i); return nil })
+		}
+	}
+	_ = beside.Wait()
+	for i, j := range jobs {
+		if j.Scenario.Alone && ctx.Err() == nil {
+			run(i)
+		}
+	}
+	results = slices.DeleteFunc(results, func(r Result) bool { return r.Scenario == "" })
+	for _, err := range errs {
+		if err != nil {
+			return results, err
+		}
+	}
+	return results, ctx.Err()
+}
+
+// Reset removes what runs of a scenario left, with --keep or killed, and
+// returns the namespaces it removed: the next run begins at its start anyway.
+func Reset(ctx context.Context, c *kube.Client, s Scenario, reason func(string)) ([]string, error) {
+	names := []string{Namespace(s.Name)}
+	for _, control := range s.Controls {
+		names = append(names, names[0]+"-"+control.Name)
+	}
+	var removed []string
+	for _, name := range names {
+		var ns corev1.Namespace
+		err := c.Get(ctx, client.ObjectKey{Name: name}, &ns)
+		if err == nil && ns.Labels[managedLabel] == managedBy {
+			if err = c.DeleteNamespace(ctx, name, reason); err == nil {
+				removed = append(removed, name)
+			}
+		}
+		if client.IgnoreNotFound(err) != nil {
+			return removed, fmt.Errorf("removing namespace %s: %w", name, err)
+		}
+	}
+	return removed, nil
+}

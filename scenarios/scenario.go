@@ -10,7 +10,9 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -23,13 +25,22 @@ type Scenario struct {
 	Name     string
 	Summary  string
 	Needs    []string // addons that must be on the lab
+	Takes    []string // the Options that it heeds beside Requests, Alpha and Short: "shares", "steps", "gradual", "samples"
+	Mesh     bool     // its pods get a sidecar
+	Alone    bool     // it measures time, so nothing else runs beside it
 	Steps    []Step
+	Undo     *Step // what is done, and must hold, when the claim of a step fails
 	Controls []Control
 }
 
 // Step is one change of the world and the claim that must hold after it.
 type Step struct {
 	Name string
+	// Idea says in at most two sentences what the step is about, and Look what
+	// to look at in its evidence: for a person who learns the pattern.
+	Idea, Look string
+	// Long steps are left out of a short run.
+	Long bool
 	// Change brings the world into the step's state and returns when that is in
 	// force, however long it takes. It is the barrier before the sample.
 	Change func(ctx context.Context, l *Lab) error
@@ -54,9 +65,22 @@ type Claim string
 
 // The claims that scenarios make.
 const (
-	Answers Claim = "answers" // every request is answered 200 by a version that is expected
-	Shares  Claim = "shares"  // the versions answer in the stated shares
-	NoLoss  Claim = "no-loss" // no request of the watcher is lost
+	Answers   Claim = "answers"   // every request is answered 200 by a version that is expected
+	Shares    Claim = "shares"    // the versions answer in the stated shares
+	NoLoss    Claim = "no-loss"   // no request of the watcher is lost
+	Zero      Claim = "zero"      // a quiet service has no pod left
+	OnePod    Claim = "one-pod"   // a cold request is answered by the one pod that it started
+	Warm      Claim = "warm"      // a quiet service keeps its pod, which then answers
+	Mirror    Claim = "mirror"    // the shadow gets the requests that it should, each once
+	Caller    Claim = "caller"    // the caller sees nothing of the shadow
+	Routes    Claim = "routes"    // every request reaches the version that its header or cookie names
+	Outcome   Claim = "outcome"   // the arms' outcomes differ, or do not, as claimed
+	Cutover   Claim = "cutover"   // after the drain window no old version answers
+	Readiness Claim = "readiness" // an unready pod gets no request
+	Liveness  Claim = "liveness"  // a hanging pod is restarted
+	Ejection  Claim = "ejection"  // a failing replica gets no more requests
+	Bounds    Claim = "bounds"    // the caller's wait and errors stay within what is configured
+	Release   Claim = "release"   // the release's history and what answers agree
 )
 
 // Refuted says that a claim does not hold, with sentences that say why.
@@ -75,7 +99,15 @@ type Evidence struct {
 	Verdict *split.Verdict `json:"verdict,omitempty"` // of a sample
 	Tally   *probe.Tally   `json:"tally,omitempty"`
 	Watch   *Watched       `json:"watch,omitempty"`
+	Figures []Figure       `json:"figures,omitempty"`
 	File    string         `json:"file,omitempty"` // every answer with its request ID, one JSON object a line
+}
+
+// Figure is one measured number, such as {"sandbox", 0.31, "s"}.
+type Figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit,omitempty"`
 }
 
 // Watched is what an open-loop watcher saw from its start to its end.
@@ -91,16 +123,22 @@ type Watched struct {
 
 // Options of one run; New fills in what is zero.
 type Options struct {
-	Shares   []float64 // of the canary's first split, old version first
-	Requests int       // in one sample
-	Alpha    float64   // how often a right split may be refused, for each sample
+	Shares   []float64     // of the canary's first split, old version first
+	Weights  []int         // of the canary's new version, step by step, in percent; nil: by Shares
+	Gradual  time.Duration // of the canary: Knative itself moves the traffic over this time
+	Samples  int           // cold starts
+	Requests int           // in one sample
+	Alpha    float64       // how often a right split may be refused, for each sample
+	Short    bool          // leave out the long steps
 }
 
 // Defaults of Options.
 const (
 	DefaultRequests = 1000
+	ShortRequests   = 300 // of a short run
 	DefaultAlpha    = 1e-6
 	DefaultShares   = "90/10"
+	DefaultSamples  = 3
 )
 
 // All returns every scenario with the given options, in the order to learn
@@ -115,15 +153,46 @@ func All(o Options) ([]Scenario, error) {
 	}
 	if o.Requests == 0 {
 		o.Requests = DefaultRequests
+		if o.Short {
+			o.Requests = ShortRequests
+		}
 	}
 	if o.Alpha == 0 {
 		o.Alpha = DefaultAlpha
 	}
-	c, err := canary(o)
-	if err != nil {
-		return nil, err
+	if o.Samples == 0 {
+		o.Samples = DefaultSamples
+		if o.Short {
+			o.Samples = 1
+		}
 	}
-	return []Scenario{c}, nil
+	var all []Scenario
+	for _, make := range []func(Options) (Scenario, error){canary} {
+		s, err := make(o)
+		if err != nil {
+			return nil, err
+		}
+		if o.Short {
+			s.Steps = slices.DeleteFunc(s.Steps, func(step Step) bool { return step.Long })
+			s.Controls = slices.DeleteFunc(s.Controls, func(c Control) bool { return c.After != "" && !s.has(c.After) })
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// Control returns the named control, nil when there is none.
+func (s Scenario) Control(name string) *Control {
+	for i, c := range s.Controls {
+		if c.Name == name {
+			return &s.Controls[i]
+		}
+	}
+	return nil
+}
+
+func (s Scenario) has(step string) bool {
+	return slices.ContainsFunc(s.Steps, func(each Step) bool { return each.Name == step })
 }
 
 // New returns the named scenario.

@@ -34,7 +34,7 @@ func gateway(t *testing.T, targets ...string) *Lab {
 	}))
 	t.Cleanup(srv.Close)
 	return &Lab{
-		Send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
+		send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
 		task: report.Discard().Step(""), at: "90/10", ctx: t.Context(),
 	}
 }
@@ -63,7 +63,7 @@ func TestASampleIsJudgedByWhoAnswered(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := gateway(t, tc.answers...)
-			e, err := l.sample(t.Context(), "model", nineToOne(1000))
+			e, err := l.sample(t.Context(), l.to("model"), nineToOne(1000))
 			var refuted *Refuted
 			switch {
 			case tc.refutes == "" && err != nil:
@@ -99,14 +99,14 @@ func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
 			l := gateway(t, tc.answers...)
 			seen := make(chan struct{})
 			var n atomic.Int64
-			l.Send = counted{l.Send, func() {
+			l.send = counted{l.send, func() {
 				if n.Add(1) == 40 {
 					close(seen)
 				}
 			}}
-			w := l.watch("model", 500)
+			w := l.watch(l.to("model"), 500)
 			<-seen
-			e, err := l.watched(w, 500)
+			e, err := l.watched(w)
 			var refuted *Refuted
 			if errors.As(err, &refuted); (tc.refutes == "") != (err == nil) || err != nil && (refuted == nil || refuted.Claim != tc.refutes) {
 				t.Fatalf("got %v", err)
@@ -133,7 +133,7 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	l.ctx = ctx
-	if _, err := l.watched(l.watch("model", 0.01), 0.01); err == nil {
+	if _, err := l.watched(l.watch(l.to("model"), 0.01)); err == nil {
 		t.Error("it passed")
 	}
 }

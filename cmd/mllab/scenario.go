@@ -14,7 +14,6 @@ import (
 	"mllab.local/addons"
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
-	"mllab.local/internal/probe"
 	"mllab.local/internal/report"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios"
@@ -158,27 +157,26 @@ func (a *app) runScenario(c *cobra.Command, name string, o scenarios.Options, ru
 	defer lab.Close()
 	ctx, cancel := context.WithTimeout(c.Context(), timeout)
 	defer cancel()
-	var results []scenarios.Result
-	for i, control := range runs {
+	var jobs []scenarios.Job
+	for _, control := range runs {
 		// A story is told once: each run has its own.
-		s, wrong := scenarios.New(name, o)
-		if wrong != nil {
-			return wrong
+		s, err := scenarios.New(name, o)
+		if err != nil {
+			return err
 		}
 		if lacks := lab.Lacks(s.Needs); len(lacks) > 0 {
 			return fault.CannotTest("mllab up --with "+strings.Join(lacks, ","), "scenario %s needs %s", name, strings.Join(lacks, ", "))
 		}
+		job := scenarios.Job{Scenario: s}
 		if control != nil {
-			control = &s.Controls[i]
+			job.Control = s.Control(control.Name)
 		}
-		var r scenarios.Result
-		r, err = a.runOne(ctx, lab, s, control, keep)
-		results = append(results, r)
-		// The first thing that could not be tested outweighs every verdict.
-		if err != nil {
-			break
-		}
+		jobs = append(jobs, job)
 	}
+	results, err := scenarios.RunAll(ctx, scenarios.Lab{
+		Kube: lab.Kube, Gateway: lab.URL, Domain: addons.Domain,
+		Image: lab.Images["sampleapp"], Evidence: lab.Evidence, Report: a.report,
+	}, jobs, keep, 1)
 	a.report.Close()
 	if err == nil {
 		for _, r := range results {
@@ -191,15 +189,6 @@ func (a *app) runScenario(c *cobra.Command, name string, o scenarios.Options, ru
 		return errors.Join(err, report.JUnit(a.stdout, junitCases(results)))
 	}
 	return errors.Join(err, a.print(results, func(w io.Writer) { printResults(w, results) }))
-}
-
-func (a *app) runOne(ctx context.Context, lab bootstrap.Running, s scenarios.Scenario, c *scenarios.Control, keep bool) (scenarios.Result, error) {
-	sender := probe.NewHTTP(10 * time.Second)
-	defer sender.Close()
-	return scenarios.Run(ctx, scenarios.Lab{
-		Kube: lab.Kube, Send: sender, Gateway: lab.URL, Domain: addons.Domain,
-		Image: lab.Images["sampleapp"], Evidence: lab.Evidence, Report: a.report,
-	}, s, c, keep)
 }
 
 func printResults(w io.Writer, results []scenarios.Result) {

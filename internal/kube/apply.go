@@ -101,6 +101,31 @@ func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) (
 	return changes, nil
 }
 
+// Drift names the objects of objs whose live state an Apply would change: those that somebody else changed or removed.
+// Nothing is written.
+func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) ([]string, error) {
+	drifted := make([]string, len(objs))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, obj := range objs {
+		g.Go(func() error {
+			return retry(gctx, obj, false, func() error {
+				ready, err := c.prepare(gctx, obj)
+				if err != nil {
+					return err
+				}
+				entry, _, _, err := c.manager.Diff(gctx, ready, ssa.DefaultDiffOptions())
+				if err == nil && entry.Action != ssa.UnchangedAction {
+					drifted[i] = Name(obj)
+				}
+				return err
+			})
+		})
+	}
+	err := g.Wait()
+	return slices.DeleteFunc(drifted, func(name string) bool { return name == "" }), err
+}
+
 func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) (Change, error) {
 	ready, err := c.prepare(ctx, obj)
 	if err != nil {

@@ -35,6 +35,13 @@ const (
 	HeaderID        = "X-Mllab-Id"
 )
 
+// HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. HeaderConverted is the
+// sample model's stand-in for a business outcome.
+const (
+	HeaderRoute     = "X-Mllab-Route"
+	HeaderConverted = "X-Mllab-Converted"
+)
+
 // MaxBody is how many bytes of an answer's body are read. A longer one is an error of that answer.
 const MaxBody = 1 << 20
 
@@ -54,6 +61,8 @@ type Answer struct {
 	Target    string        `json:"target,omitempty"`
 	Revision  string        `json:"revision,omitempty"`
 	Pod       string        `json:"pod,omitempty"`
+	Route     string        `json:"route,omitempty"`
+	Converted string        `json:"converted,omitempty"`
 	Status    int           `json:"status,omitempty"` // 0: no answer came
 	Body      string        `json:"body,omitempty"`
 	Err       string        `json:"err,omitempty"`
@@ -144,6 +153,7 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
 	a.Target, a.Revision, a.Pod = resp.Header.Get(HeaderTarget), resp.Header.Get(HeaderRevision), resp.Header.Get(HeaderPod)
+	a.Route, a.Converted = resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderConverted)
 	a.Router = a.Target == "" && a.Revision == "" && a.Pod == ""
 	if a.Echo = resp.Header.Get(HeaderID); a.Echo == "" && !a.Router {
 		a.Echo = resp.Header.Get(HeaderRequestID)

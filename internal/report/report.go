@@ -31,8 +31,17 @@ type Reporter interface {
 type Task interface {
 	Update(reason string)                    // the newest reason why it is not done yet
 	Progress(done, total int64, unit string) // unit "B" for bytes, else a plural noun; total 0 when unknown
+	Bars(bars func() []Bar)                  // what it counts, asked for whenever it is drawn; only a terminal shows it
 	Done(result string)                      // it ended well: "ready", "unchanged"
 	Fail(err error)                          // it ended badly; the first line of err is shown
+}
+
+// Bar is one line of a count: its share of all, in 0..1, and words beside it.
+type Bar struct {
+	Name  string
+	Share float64
+	Text  string
+	Bad   bool
 }
 
 // Options says what the writer can show; Now is time.Now when nil.
@@ -71,6 +80,7 @@ func (silent) Note(string, ...any)           {}
 func (silent) Close()                        {}
 func (silent) Update(string)                 {}
 func (silent) Progress(int64, int64, string) {}
+func (silent) Bars(func() []Bar)             {}
 func (silent) Done(string)                   {}
 func (silent) Fail(error)                    {}
 
@@ -238,9 +248,10 @@ type task struct {
 	name    string
 	begin   time.Time
 	reason  string
-	meter   *meter    // nil until Progress is called
-	said    time.Time // when plain mode last said its reason
-	changed bool      // since then
+	meter   *meter       // nil until Progress is called
+	said    time.Time    // when plain mode last said its reason
+	changed bool         // since then
+	bars    func() []Bar // nil when it counts nothing
 }
 
 // state is what is known of a running step: how far, and why not further.
@@ -326,4 +337,11 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// Bars sets what the step counts.
+func (t *task) Bars(bars func() []Bar) {
+	t.r.mu.Lock()
+	defer t.r.mu.Unlock()
+	t.bars = bars
 }

@@ -84,6 +84,15 @@ func UpperBound(lost, n int, confidence float64) float64 {
 	return high
 }
 
+// Interval returns the exact two-sided confidence interval of a rate of which count of n were seen, in 0..1: each end is
+// false with probability at most (1-confidence)/2. Without a sample it is 0..1; NaN as for UpperBound.
+//
+// Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
+func Interval(count, n int, confidence float64) (low, high float64) {
+	oneSided := (1 + confidence) / 2
+	return 1 - UpperBound(n-count, n, oneSided), UpperBound(count, n, oneSided)
+}
+
 // bisect narrows low..high, where holds(low) is true and holds(high) is false, to the place where it changes.
 func bisect(low, high float64, holds func(float64) bool) (float64, float64) {
 	for range 50 {

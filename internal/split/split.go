@@ -143,6 +143,17 @@ func (c Claim) Regions() ([]Region, error) {
 	return regions, nil
 }
 
+// Between returns the interval of counts, both ends included, that is accepted of n draws when the true share may be
+// anything from low to high: a share inside is refused with probability at most alpha. The error is wrong input.
+func Between(n int, low, high, alpha float64) (lo, hi int, err error) {
+	if n < 1 || !(0 <= low && low <= high && high <= 1) || !(alpha > 0 && alpha < 1) {
+		return 0, 0, fmt.Errorf("cannot judge %d draws of a share from %v to %v with alpha %v", n, low, high, alpha)
+	}
+	lo, _ = newBinomial(n, low).region(alpha / 2)
+	_, hi = newBinomial(n, high).region(alpha / 2)
+	return lo, hi, nil
+}
+
 // Judge compares answers counted by leg name with the claim. A count under a name that is no leg, a total that is not N
 // and a leg outside its region each fail with a reason. The error is Check's, or a negative count.
 func (c Claim) Judge(counts map[string]int) (Verdict, error) {
