@@ -271,7 +271,7 @@ func (s *canaryStory) gradually(sc *Scenario) error {
 	}
 	// Only the old revision's name brings it back: "newest" would be v2 again.
 	sc.Undo.Change = func(ctx context.Context, l *Lab) error {
-		s.service.rollout, s.service.order = 0, []string{"v1"}
+		s.service.order = []string{"v1"}
 		return s.shift(100)(ctx, l)
 	}
 	return nil
@@ -323,16 +323,22 @@ func (s *canaryStory) ramp(ctx context.Context, l *Lab) (Evidence, error) {
 	w := l.watch(l.to(s.service.base.Name), watchRate)
 	ctx, cancel := context.WithTimeout(ctx, 2*s.Gradual+30*time.Second)
 	defer cancel()
-	began := time.Now()
-	streak := 0
+	// As many in a row would come by chance only once in 10^6 at 90 %.
+	const streak = 130
+	var first time.Time // answer of v2 here; all of the time after it is judged
+	inRow := 0
 	err := l.until(ctx, "the end of the rollout", func() string {
-		// As many in a row would come by chance only once in 10^6 at 90 %.
-		for ; streak < 130; streak++ {
-			r := l.to(s.service.base.Name)
-			if a := l.send.Send(ctx, r); a.Target != "v2" {
-				streak = 0
-				return fmt.Sprintf("answered by %q after %.0f s", a.Target, time.Since(began).Seconds())
+		for ; inRow < streak; inRow++ {
+			if a := l.send.Send(ctx, l.to(s.service.base.Name)); a.Target != "v2" {
+				inRow = 0
+				return fmt.Sprintf("%q still answers", a.Target)
 			}
+			if first.IsZero() {
+				first = time.Now()
+			}
+		}
+		if time.Since(first) < s.Gradual {
+			return "v2 answers, before its time"
 		}
 		return ""
 	})

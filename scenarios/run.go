@@ -57,6 +57,9 @@ func (r Result) Err() error {
 	case r.Refuted == "":
 		return fmt.Errorf("%s: control %s was not caught: every claim held in a broken world", r.Scenario, r.Control)
 	}
+	if r.Refuted == r.Catches {
+		return fmt.Errorf("%s: control %s was caught, but not in a world that it had broken, or what it broke could not be undone: %s", r.Scenario, r.Control, strings.Join(r.Reasons, "; "))
+	}
 	return fmt.Errorf("%s: control %s was caught for the wrong reason: %q instead of %q: %s", r.Scenario, r.Control, r.Refuted, r.Catches, strings.Join(r.Reasons, "; "))
 }
 

@@ -137,6 +137,8 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&shares, "shares", scenarios.DefaultShares, "first split, old version first, in whole percents")
 	f.IntVar(&o.Requests, "requests", scenarios.DefaultRequests, "requests in each sample")
+	f.DurationVar(&o.Gradual, "gradual", 0, "tmp")
+	f.IntSliceVar(&o.Weights, "steps", nil, "tmp")
 	f.Float64Var(&o.Alpha, "alpha", scenarios.DefaultAlpha, "how often a right split may be refused, for each sample")
 	f.BoolVar(&controls, "controls", false, "break the world in each known way instead, and see the verdict fail")
 	f.BoolVar(&keep, "keep", false, "leave the namespace mllab-"+about.Name+" to look at")
