@@ -42,6 +42,12 @@ kubeadmConfigPatches:
   apiVersion: kubelet.config.k8s.io/v1beta1
   kind: KubeletConfiguration
   serializeImagePulls: false
+{{- if .ShortBackOff}}
+  featureGates:
+    KubeletCrashLoopBackOffMax: true
+  crashLoopBackOff:
+    maxContainerRestartPeriod: 5s
+{{- end}}
 {{- if .FailCgroupV1}}
   failCgroupV1: false
 {{- end}}
@@ -54,7 +60,8 @@ containerdConfigPatches:
 {{- end}}
 `))
 
-// clusterConfig returns kind's configuration. What depends on the machine: without CAP_SYS_RESOURCE nothing in the
+// clusterConfig returns kind's configuration. After a node was stopped, controllers that come before what they need end
+// once or twice: the kubelet would make them wait up to five minutes, and with its newer setting 5 s. What depends on the machine: without CAP_SYS_RESOURCE nothing in the
 // node may lower its oom_score_adj, so containerd must not try; and a kubelet from 1.35 on refuses cgroup v1 unless
 // told otherwise, with a setting that older ones do not all know.
 func clusterConfig(name string, port int, m machine, kubeVersion string) (string, error) {
@@ -62,6 +69,7 @@ func clusterConfig(name string, port int, m machine, kubeVersion string) (string
 	err := kindConfig.Execute(&b, map[string]any{
 		"Name": name, "Port": port, "NodePort": addons.NodePortHTTP,
 		"RestrictOOM":  m.OS == "linux" && !m.EngineSysResource,
+		"ShortBackOff": minor(kubeVersion) >= 32,
 		"FailCgroupV1": m.OS == "linux" && m.Cgroup != "v2" && minor(kubeVersion) >= 35,
 	})
 	if err != nil {

@@ -29,7 +29,11 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	poll := time.NewTicker(200 * time.Millisecond)
 	defer poll.Stop()
 	last := "not asked yet"
+	dropped := since.IsZero() // only a cluster that was stopped has leases of the dead
 	for {
+		if !dropped {
+			dropped = l.kube.DropLeases(ctx, since) == nil // when it fails the API does not answer yet, which the next call says
+		}
 		version, why := l.nodeReady(ctx, since)
 		if why == "" {
 			return version, nil

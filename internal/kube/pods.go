@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	crashes  = 3                // restarts after which a crash loop is taken for final
+	crashes  = 5                // restarts after which a crash loop is taken for final
 	patience = 20 * time.Second // for the scheduler: a node that has just joined is tainted for some seconds
 	logLines = 10               // of a failed container, in the error
 )

@@ -629,12 +629,12 @@ func waitFailsOnACrashLoop(t *testing.T, c *Client) {
 	must(t, c.SubResource("binding").Create(t.Context(), pod, &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}))
 	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
 	container := waiting("CrashLoopBackOff", "back-off 40s restarting failed container")
-	container.RestartCount, container.LastTerminationState = 3, ended(2, "Error")
+	container.RestartCount, container.LastTerminationState = 5, ended(2, "Error")
 	kubelet(t, c, pod, container)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	err = c.Wait(ctx, objs, nil)
-	want := "Deployment/crash/app: 0/1 ready, container app: CrashLoopBackOff after 3 restarts, exit code 2\nlast log lines of app-1 container app:\n  first line\n  panic: no model"
+	want := "Deployment/crash/app: 0/1 ready, container app: CrashLoopBackOff after 5 restarts, exit code 2\nlast log lines of app-1 container app:\n  first line\n  panic: no model"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want\n%s", err, want)
 	}
