@@ -33,6 +33,7 @@ import (
 
 	admission "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	coordination "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,6 +77,8 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"hundreds of objects take seconds", hundredsTakeSeconds},
 		{"a CRD is established when its apply returns", crdIsEstablished},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
+		{"drift is what somebody else changed or removed, and is not written", driftIsNamed},
+		{"only leases that nobody renews any more are dropped", deadLeasesAreDropped},
 		{"a webhook configuration still takes our own changes", webhookConfigurationTakesOurChanges},
 		{"an apply refused by a webhook that is not up waits for it", applyWaitsForAWebhook},
 		{"an apply that the server refuses for good fails at once", applyFailsAtOnce},
@@ -321,6 +324,67 @@ data: {ours: "1"}
 	both := map[string]string{"ours": "1", "theirs": "3"}
 	if !maps.Equal(data, both) || !maps.Equal(now.GetLabels(), both) {
 		t.Errorf("data %v, labels %v; want %v in both", data, now.GetLabels(), both)
+	}
+}
+
+func driftIsNamed(t *testing.T, c *Client) {
+	namespace(t, c, "drifted")
+	objs := decode(t, `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: same, namespace: drifted}
+data: {ours: "1"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: changed, namespace: drifted}
+data: {ours: "1"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: removed, namespace: drifted}
+data: {ours: "1"}
+`)
+	apply(t, c, objs)
+	names, err := c.Drift(t.Context(), objs)
+	if err != nil || len(names) > 0 {
+		t.Fatalf("drift %v of what nobody touched: %v", names, err)
+	}
+	now := live(t, c, objs[1])
+	must(t, unstructured.SetNestedField(now.Object, "2", "data", "ours"))
+	must(t, c.Update(t.Context(), now, controller))
+	must(t, c.Client.Delete(t.Context(), objs[2].DeepCopy()))
+	names, err = c.Drift(t.Context(), objs)
+	want := []string{"ConfigMap/drifted/changed", "ConfigMap/drifted/removed"}
+	if err != nil || !slices.Equal(names, want) {
+		t.Errorf("drift %v: %v; want %v", names, err, want)
+	}
+	if data, _, _ := unstructured.NestedString(live(t, c, objs[1]).Object, "data", "ours"); data != "2" {
+		t.Errorf("looking for drift wrote %q", data)
+	}
+}
+
+func deadLeasesAreDropped(t *testing.T, c *Client) {
+	namespace(t, c, "leases")
+	stopped := time.Now()
+	lease := func(ns, name string, renewed time.Time) *coordination.Lease {
+		at := metav1.NewMicroTime(renewed)
+		l := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: coordination.LeaseSpec{RenewTime: &at}}
+		must(t, c.Create(t.Context(), l))
+		return l
+	}
+	dead := lease("leases", "dead", stopped.Add(-time.Second))
+	held := lease("leases", "held", stopped.Add(time.Second))
+	if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: corev1.NamespaceNodeLease}}); !apierrors.IsAlreadyExists(err) {
+		must(t, err)
+	}
+	node := lease(corev1.NamespaceNodeLease, "node", stopped.Add(-time.Second))
+	must(t, c.DropLeases(t.Context(), stopped))
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(dead), dead); !apierrors.IsNotFound(err) {
+		t.Errorf("the lease of a leader that is gone: %v", err)
+	}
+	for _, l := range []*coordination.Lease{held, node} {
+		must(t, c.Get(t.Context(), client.ObjectKeyFromObject(l), l))
 	}
 }
 

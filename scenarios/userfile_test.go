@@ -1,0 +1,275 @@
+package scenarios
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/report"
+	"mllab.local/scenarios/file"
+)
+
+const examples = "../manifests/scenarios/examples/"
+
+// read reads a user's scenario.
+func read(t *testing.T, text string) (func() Scenario, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "mine.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return ReadFile(path, "mllab.test", []string{"istio", "knative"}, Options{})
+}
+
+// mine is a user's scenario of these steps.
+func mine(steps string) string {
+	return "apiVersion: mllab.local/v1alpha1\nkind: Scenario\nname: mine\nsummary: a story\nsteps:\n" + steps
+}
+
+func TestEveryExampleIsATellableStory(t *testing.T) {
+	files, err := filepath.Glob(examples + "*.yaml")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%d examples: %v", len(files), err)
+	}
+	for _, path := range files {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			story, err := ReadFile(path, "mllab.test", []string{"istio", "knative"}, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := story()
+			if s.Name != strings.TrimSuffix(filepath.Base(path), ".yaml") || len(s.Controls) == 0 || len(s.Needs) == 0 || !s.Confined {
+				t.Errorf("got %+v", s)
+			}
+			for _, step := range s.Steps {
+				if step.Check == nil {
+					t.Errorf("step %s checks nothing", step.Name)
+				}
+			}
+		})
+	}
+}
+
+func TestAFilesClaimsAreOurs(t *testing.T) {
+	ours := []string{string(Answers), string(Shares), string(Routes), string(Mirror), string(Zero), string(NoLoss)}
+	for _, e := range []file.Expect{
+		file.ExpectSplit{}, file.ExpectAll{}, file.ExpectAll{Headers: map[string]string{"a": "b"}}, file.ExpectMirror{}, file.ExpectZeroPods{}, file.ExpectNoLoss{},
+	} {
+		for _, claim := range e.Claims() {
+			if !slices.Contains(ours, claim) {
+				t.Errorf("%T claims %q", e, claim)
+			}
+		}
+	}
+}
+
+func TestAFileThatCannotBeReadIsWrongUse(t *testing.T) {
+	for _, path := range []string{"nowhere.yaml", t.TempDir()} {
+		if _, err := ReadFile(path, "mllab.test", nil, Options{}); fault.Code(err) != 2 || fault.Hint(err) == "" {
+			t.Errorf("%s gave %v", path, err)
+		}
+	}
+}
+
+func TestWhatTheClusterWouldRefuseIsWrongUseWithItsLine(t *testing.T) {
+	const deployment = `  - apply:
+      - apiVersion: apps/v1
+        kind: Deployment
+        metadata: {name: web}
+        spec:
+          selector: {matchLabels: {app: web}}
+          template:
+            metadata: {labels: {app: web}}
+            spec: {containers: [{name: web, image: "${image}", resources: {requests: {cpu: "10 crowns"}}}]}
+`
+	const service = `  - apply:
+      - apiVersion: serving.knative.dev/v1
+        kind: Service
+        metadata: {name: model}
+        spec:
+          template: {spec: {containers: [{name: model, image: "${image}"}]}}
+          traffic: [{latestRevision: true, percent: 90}]
+`
+	const claim = "  - apply: [{knative: {name: m, version: v1}}]\n    expect-all: {of: m, version: v1}\n"
+	for _, tc := range []struct{ steps, says string }{
+		{deployment + claim, "mine.yaml:6: mine.yaml:7: Deployment.apps/web is not valid: "},
+		{service + claim, "Traffic targets sum to 90, want 100"},
+		{claim + "controls:\n  - name: c\n    summary: s\n    break:\n      - " + strings.ReplaceAll(strings.TrimPrefix(deployment, "  - "), "\n", "\n    ") + "\n    catches: shares\n", "mine.yaml:9: mine.yaml:13: Deployment"},
+	} {
+		if _, err := read(t, mine(tc.steps)); fault.Code(err) != 2 || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("got %v, want %q", err, tc.says)
+		}
+	}
+}
+
+// objects of the n-th step, after those before it.
+func objects(t *testing.T, text string, n int) string {
+	t.Helper()
+	f, err := file.Read("mine.yaml", []byte(text), file.Rules{Domain: "mllab.test", Requests: 1000, Alpha: 1e-6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, l := newUserStory(1e-6), &Lab{Image: "kind.local/app:1", Namespace: "ns", Domain: "mllab.test"}
+	for i, s := range f.Steps {
+		objs, err := u.objects(l, s.Change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == n {
+			var b strings.Builder
+			for _, o := range objs {
+				b.WriteString(asYAML(o))
+			}
+			return b.String()
+		}
+	}
+	t.Fatalf("there is no step %d", n)
+	return ""
+}
+
+func has(t *testing.T, text string, wants ...string) {
+	t.Helper()
+	for _, want := range wants {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+func TestARouteIsMadeAndChangedForAModel(t *testing.T) {
+	text := mine(`  - apply: [{model: {name: m, version: v1, env: {DELAY: 1s}}}]
+  - apply: [{model: {name: m, version: v2, replicas: 2}}]
+  - split: {of: m, percent: {v2: 25, v1: 75}}
+  - mirror: {of: m, to: v2, percent: 12.5}
+  - expect-all: {of: v2-m, version: v2}
+`)
+	has(t, objects(t, text, 0), "name: m-v1", "value: 1s", "kind: Gateway", "- m.ns.mllab.test", "- v1-m.ns.mllab.test", "weight: 100", `X-Mllab-Route: "1"`)
+	has(t, objects(t, text, 1), "name: m-v2", "replicas: 2", "exact: v2-m.ns.mllab.test", "host: m-v2\n      weight: 0", `X-Mllab-Route: "2"`)
+	has(t, objects(t, text, 2), "host: m-v1\n      weight: 75", "host: m-v2\n      weight: 25", `X-Mllab-Route: "3"`)
+	has(t, objects(t, text, 3), "host: m-v2\n    mirrorPercentage:\n      value: 12.5", "weight: 75", `X-Mllab-Route: "4"`)
+}
+
+func TestAModelWithoutARouteIsLeftToTheAuthor(t *testing.T) {
+	text := objects(t, mine("  - apply: [{model: {name: m, version: v1, route: false}}, {knative: {name: k, version: v1}}]\n  - expect-all: {of: k, version: v1}\n"), 0)
+	has(t, text, "kind: Deployment", "name: m-v1")
+	if strings.Contains(text, "VirtualService") {
+		t.Errorf("it has a route:\n%s", text)
+	}
+}
+
+func TestARevisionIsAddedWithoutTraffic(t *testing.T) {
+	text := mine(`  - apply: [{knative: {name: m, version: v1}}]
+  - apply: [{knative: {name: m, version: v2, min-scale: 0, window: 6s, env: {FAIL_PERCENT: "5"}}}]
+  - split: {of: m, percent: {v2: 40, v1: 60}}
+  - expect-all: {of: v2-m, version: v2}
+`)
+	has(t, objects(t, text, 0), "name: m-v1", `autoscaling.knative.dev/min-scale: "1"`, "percent: 100\n    revisionName: m-v1")
+	has(t, objects(t, text, 1), "name: m-v2", `autoscaling.knative.dev/min-scale: "0"`, "autoscaling.knative.dev/window: 6s", "FAIL_PERCENT", "percent: 0\n    revisionName: m-v2\n    tag: v2")
+	has(t, objects(t, text, 2), "percent: 60\n    revisionName: m-v1", "percent: 40\n    revisionName: m-v2")
+}
+
+func TestABreakChangesWhatIsAppliedLater(t *testing.T) {
+	u, l := newUserStory(1e-6), &Lab{Image: "kind.local/app:1", Namespace: "ns", Domain: "mllab.test"}
+	if _, err := u.objects(l, file.Env{Of: "m", Version: "v2", Set: map[string]string{"FAIL_PERCENT": "50"}}); err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[string]bool{"v1": false, "v2": true} {
+		objs, err := u.objects(l, file.Apply{Models: []file.Model{{Name: "m", Version: version, Replicas: 1, Env: map[string]string{"DELAY": "0s"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(asYAML(objs[0]), "FAIL_PERCENT"); got != want {
+			t.Errorf("%s fails: %v", version, got)
+		}
+	}
+}
+
+// told runs the check of one step against a gateway.
+func told(t *testing.T, l *Lab, e file.Expect) (Evidence, *Refuted, error) {
+	t.Helper()
+	evidence, err := newUserStory(1e-6).check(t.Context(), l, file.Step{Expect: e})
+	var refuted *Refuted
+	if errors.As(err, &refuted) {
+		err = nil
+	}
+	return evidence, refuted, err
+}
+
+func TestAnExpectationIsRefutedByItsOwnClaim(t *testing.T) {
+	header := map[string]string{"x-user": "me"}
+	for _, tc := range []struct {
+		name    string
+		answers []string
+		expect  file.Expect
+		refutes Claim
+	}{
+		{"all", []string{"v1"}, file.ExpectAll{Of: "m", Version: "v1", Requests: 50}, ""},
+		{"one stray", append(slices.Repeat([]string{"v1"}, 49), "v2"), file.ExpectAll{Of: "m", Version: "v1", Requests: 50}, Shares},
+		{"another", []string{"v2"}, file.ExpectAll{Of: "m", Version: "v1", Headers: header, Requests: 50}, Routes},
+		{"a proxy's error", []string{""}, file.ExpectAll{Of: "m", Version: "v1", Headers: header, Requests: 50}, Answers},
+		{"the split", mix(1), file.ExpectSplit{Of: "m", Shares: []file.Share{{Version: "v1", Percent: 90}, {Version: "v2", Percent: 10}}, Requests: 1000, Alpha: 1e-6}, ""},
+		{"another split", mix(5), file.ExpectSplit{Of: "m", Shares: []file.Share{{Version: "v1", Percent: 90}, {Version: "v2", Percent: 10}}, Requests: 1000, Alpha: 1e-6}, Shares},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, refuted, err := told(t, gateway(t, tc.answers...), tc.expect)
+			if err != nil || (refuted == nil) != (tc.refutes == "") || refuted != nil && refuted.Claim != tc.refutes {
+				t.Errorf("got %v, %v, want %q refuted", refuted, err, tc.refutes)
+			}
+		})
+	}
+}
+
+func TestARequestCarriesItsHeadersAndCookies(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cookie, err := r.Cookie("group")
+		if err == nil && cookie.Value == "b" && r.Header.Get("X-User") == "me" && r.Host == "m.ns.mllab.test" {
+			w.Header().Set(probe.HeaderTarget, "v2")
+		}
+		w.Header().Set(probe.HeaderPod, "pod")
+	}))
+	t.Cleanup(srv.Close)
+	l := &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Namespace: "ns", Domain: "mllab.test", task: report.Discard().Step("")}
+	_, refuted, err := told(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"group": "b"}})
+	if err != nil || refuted != nil {
+		t.Errorf("got %v, %v", refuted, err)
+	}
+}
+
+func TestAShadowIsJudgedByTheRequestsThatReachedIt(t *testing.T) {
+	const n = 1000
+	var answers []probe.Answer
+	for i := range n {
+		answers = append(answers, probe.Answer{ID: fmt.Sprint(i)})
+	}
+	for _, tc := range []struct {
+		name    string
+		percent float64
+		got     int
+		twice   int
+		pass    bool
+	}{
+		{"all", 100, n, 0, true}, {"one is missing", 100, n - 1, 0, false}, {"one came twice", 100, n, 1, false}, {"none", 100, 0, 0, false},
+		{"a tenth", 10, 100, 0, true}, {"half of it", 10, 500, 0, false}, {"none of a tenth", 10, 0, 0, false}, {"off", 0, 0, 0, true}, {"not off", 0, 1, 0, false},
+	} {
+		times := map[string]int{"of another": 3}
+		for i := range tc.got {
+			times[fmt.Sprint(i)] = 1
+		}
+		if tc.twice > 0 {
+			times["0"] = 2
+		}
+		e, err := judgeMirror(Evidence{}, answers, times, file.ExpectMirror{Of: "m", To: "v2", Percent: tc.percent, Requests: n, Alpha: 1e-6})
+		var refuted *Refuted
+		if tc.pass != (err == nil) || err != nil && (!errors.As(err, &refuted) || refuted.Claim != Mirror) || e.Verdict == nil {
+			t.Errorf("%s: got %v", tc.name, err)
+		}
+	}
+}
