@@ -108,7 +108,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	task := report.Discard().Step("") // until it is its turn
 	defer func() {
 		if err == nil {
-			task.Done(summary(j.result.Changes))
+			task.Done(Summary(j.result.Changes))
 			return
 		}
 		// When another one failed, that is the reason and not its echo here.
@@ -202,8 +202,8 @@ func await(ctx context.Context, event <-chan struct{}) error {
 	}
 }
 
-// summary is "unchanged", or "61 created, 1 unchanged".
-func summary(changes []kube.Change) string {
+// Summary counts changes: "unchanged", or "61 created, 1 unchanged".
+func Summary(changes []kube.Change) string {
 	count := map[string]int{}
 	for _, c := range changes {
 		count[c.Action]++

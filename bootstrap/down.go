@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
@@ -170,7 +171,9 @@ func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownRe
 		for _, ref := range refs {
 			if !o.Purge {
 				r.Kept = append(r.Kept, "node image "+ref)
-			} else if err := e.removeImage(ctx, ref); err != nil {
+			} else if err := e.removeImage(ctx, ref); inUse(err) {
+				r.Kept = append(r.Kept, "node image "+ref+", which another lab uses")
+			} else if err != nil {
 				errs = append(errs, fmt.Errorf("removing %s: %w", ref, err))
 			} else {
 				r.Removed = append(r.Removed, "node image "+ref)
@@ -189,4 +192,9 @@ func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownRe
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// inUse knows docker's and podman's words for an image that a container is made of.
+func inUse(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "in use by") || strings.Contains(err.Error(), "is using its referenced image"))
 }

@@ -15,6 +15,7 @@ import (
 	"mllab.local/addons"
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
 	"mllab.local/internal/report"
 )
 
@@ -418,25 +419,13 @@ func (u *upRun) installAddons(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("installing addons: %w", err)
 	}
-	u.sum.Steps = append(u.sum.Steps, StepTime{"addons", time.Since(began).Seconds(), changedBy(u.sum.Addons)})
+	var changes []kube.Change
+	for _, r := range u.sum.Addons {
+		changes = append(changes, r.Changes...)
+	}
+	u.sum.Steps = append(u.sum.Steps, StepTime{"addons", time.Since(began).Seconds(), addons.Summary(changes)})
 	u.st.Phase = phaseReady
 	return u.store.save(u.st)
-}
-
-// changedBy counts what the addons changed in the cluster: "unchanged", or "12 created, 1 configured".
-func changedBy(results []addons.Result) string {
-	counts := map[string]int{}
-	for _, r := range results {
-		for _, c := range r.Changes {
-			counts[c.Action]++
-		}
-	}
-	delete(counts, "unchanged")
-	var words []string
-	for _, action := range slices.Sorted(maps.Keys(counts)) {
-		words = append(words, fmt.Sprintf("%d %s", counts[action], action))
-	}
-	return orElse(strings.Join(words, ", "), "unchanged")
 }
 
 // command is how a person calls a verb for this cluster.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -65,7 +66,7 @@ func staged(objs []*unstructured.Unstructured) [stages][]*unstructured.Unstructu
 }
 
 // Apply makes the cluster hold objs by server-side apply, and says of each, in the order of writing, what that took.
-// An object whose dry run changes nothing is "unchanged" and is not written. Fields that we set and others changed are put back,
+// An object whose dry run changes nothing is "unchanged" and is not written; one that is not there is written at once. Fields that we set and others changed are put back,
 // but for those that upstream leaves to its controllers (see prepare). Calls refused because a webhook or the API server
 // is not serving yet are repeated until ctx ends; the error then keeps the refusal. Beside an error are the changes made before it.
 func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) ([]Change, error) {
@@ -129,6 +130,17 @@ func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) (
 func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) (Change, error) {
 	ready, err := c.prepare(ctx, obj)
 	if err != nil {
+		return Change{}, err
+	}
+	there := &metav1.PartialObjectMetadata{}
+	there.SetGroupVersionKind(obj.GroupVersionKind())
+	if err := c.Get(ctx, client.ObjectKeyFromObject(obj), there); apierrors.IsNotFound(err) {
+		// There is nothing that a dry run could be compared with, and on a new cluster it would double the server's work.
+		if err := c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(ready), client.ForceOwnership, client.FieldOwner(owner)); err != nil {
+			return Change{}, err
+		}
+		return Change{Object: Name(obj), Action: ssa.CreatedAction.String()}, nil
+	} else if err != nil {
 		return Change{}, err
 	}
 	entry, err := c.manager.Apply(ctx, ready, ssa.DefaultApplyOptions())
