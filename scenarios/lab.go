@@ -36,24 +36,32 @@ type Lab struct {
 	Evidence string // folder for the answers of every sample; empty keeps none
 	Report   report.Reporter
 	// Teach, if any, shows a person what comes next and returns when they go on.
-	Teach func(ctx context.Context, text string) error
+	Teach func(ctx context.Context, lesson Lesson) error
 
 	Namespace string // the run's own
 	send      probe.Sender
 	title     string                       // of the run
 	made      bool                         // the namespace is there
 	at        string                       // the step that is being told
-	lesson    string                       // of the step, until it is shown
+	lesson    Lesson                       // of the step, until it is shown
+	thought   time.Duration                // what a person took for the lessons so far
 	kept      int                          // evidence files so far
 	marks     int                          // of routes so far
 	applied   []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
+	wrote     time.Time                    // when the newest change was sent: a person who is taught reads before that
 	task      report.Task
+	watching  []*watch // that run
 	cleanups  []func()
+	removals  []func(context.Context) error
 	ctx       context.Context // the run's: a watcher outlives the step that starts it
 }
 
 // cleanup has f called after the run, however that ends; the last one first.
 func (l *Lab) cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
+
+// removal has f called before the namespace is removed, unless that is kept: it
+// removes what was not made by apply.
+func (l *Lab) removal(f func(context.Context) error) { l.removals = append(l.removals, f) }
 
 // sampleWorkers send the requests of a sample. Few enough not to queue on two
 // cores, enough that a stuck connection does not stop the sample.
@@ -88,28 +96,30 @@ func (l *Lab) write(ctx context.Context, objs ...*unstructured.Unstructured) err
 		return err
 	}
 	for _, o := range objs {
+		o = o.DeepCopy() // the story may go on with its own
 		if i := l.find(o); i >= 0 {
 			l.applied[i] = o
 		} else {
 			l.applied = append(l.applied, o)
 		}
 	}
+	l.wrote = time.Now()
 	_, err := l.Kube.Apply(ctx, objs)
 	return err
 }
 
 // remove deletes objects of the run and returns when they are gone.
 func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) error {
-	var names []string
 	for _, o := range objs {
 		o.SetNamespace(l.Namespace)
-		names = append(names, "- "+kube.Name(o))
+	}
+	if err := l.teach(ctx, removals(objs)); err != nil {
+		return err
+	}
+	for _, o := range objs {
 		if i := l.find(o); i >= 0 {
 			l.applied = slices.Delete(l.applied, i, i+1)
 		}
-	}
-	if err := l.teach(ctx, "Deleted:\n"+strings.Join(names, "\n")); err != nil {
-		return err
 	}
 	return l.Kube.Delete(ctx, objs)
 }
@@ -259,17 +269,26 @@ func (l *Lab) seen(ctx context.Context, labels map[string]string) ([]seen, error
 	}
 	var all []seen
 	for _, p := range pods {
-		body, err := l.Kube.FromPod(ctx, l.Namespace, p.Name, modelPort, "seen")
+		s, err := l.seenBy(ctx, p.Name, 0)
 		if err != nil {
 			return nil, err
-		}
-		var s seen
-		if err := json.Unmarshal(body, &s); err != nil {
-			return nil, fmt.Errorf("reading what Pod/%s has seen: %w", p.Name, err)
 		}
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// seenBy asks one pod what reached it after the first n requests.
+func (l *Lab) seenBy(ctx context.Context, pod string, n int) (seen, error) {
+	body, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("seen?since=%d", n))
+	if err != nil {
+		return seen{}, err
+	}
+	var s seen
+	if err := json.Unmarshal(body, &s); err != nil {
+		return seen{}, fmt.Errorf("reading what Pod/%s has seen: %w", pod, err)
+	}
+	return s, nil
 }
 
 // faults are what a pod of the sample model can be told to do wrong while it
@@ -283,12 +302,24 @@ type faults struct {
 
 // breakPod tells a pod to do wrong.
 func (l *Lab) breakPod(ctx context.Context, pod string, f faults) error {
+	return l.breakPods(ctx, []string{pod}, f)
+}
+
+// breakPods tells each of these pods to do wrong.
+func (l *Lab) breakPods(ctx context.Context, pods []string, f faults) error {
 	body, err := json.Marshal(f)
 	if err != nil {
 		return err
 	}
-	_, err = l.Kube.ToPod(ctx, l.Namespace, pod, adminPort, "faults", body)
-	return err
+	if err := l.teach(ctx, fmt.Sprintf("Told to do wrong: %s\n- %s\n", body, strings.Join(pods, "\n- "))); err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		if _, err := l.Kube.ToPod(ctx, l.Namespace, pod, adminPort, "faults", body); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sample sends n requests once and judges who answered.
@@ -318,8 +349,14 @@ func (l *Lab) sample(ctx context.Context, r probe.Request, claim split.Claim) (E
 // burst sends a request n times, shows who answers, and keeps the answers as
 // evidence. It judges nothing.
 func (l *Lab) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+	return l.burstBy(ctx, l.send, r, n)
+}
+
+// burstBy is burst by a sender of its own, such as one that gives each request
+// another body.
+func (l *Lab) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
 	counts, failed, done := map[string]int{}, 0, 0
-	answers := probe.Burst(ctx, l.send, r, n, sampleWorkers, func(a probe.Answer) {
+	answers := probe.Burst(ctx, by, r, n, sampleWorkers, func(a probe.Answer) {
 		done++
 		if a.OK() {
 			counts[a.Target]++
@@ -327,7 +364,7 @@ func (l *Lab) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer
 			failed++
 		}
 		l.task.Progress(int64(done), int64(n), "requests")
-		l.task.Bars(bars(counts, failed, done))
+		l.count(bars(counts, failed, done))
 	})
 	if err := ctx.Err(); err != nil {
 		return answers, Evidence{}, err
@@ -346,13 +383,30 @@ func bars(counts map[string]int, failed, done int) func() []report.Bar {
 			lo, hi := split.Interval(copied[target], done, confidence)
 			share := float64(copied[target]) / float64(done)
 			all = append(all, report.Bar{Name: target, Share: share,
-				Text: fmt.Sprintf("%d  %.1f %% (%.1f..%.1f %%)", copied[target], 100*share, 100*lo, 100*hi)})
+				Text: fmt.Sprintf("%6d  %5.1f %% (%.1f..%.1f %%)", copied[target], 100*share, 100*lo, 100*hi)})
 		}
 		if failed > 0 {
-			all = append(all, report.Bar{Name: "errors", Share: float64(failed) / float64(done), Text: strconv.Itoa(failed), Bad: true})
+			all = append(all, report.Bar{Name: "errors", Share: float64(failed) / float64(done), Text: fmt.Sprintf("%6d", failed), Bad: true})
 		}
 		return all
 	}
+}
+
+// count shows bars in the terminal, and below them what the watchers see.
+func (l *Lab) count(own func() []report.Bar) {
+	watching := slices.Clone(l.watching)
+	l.task.Bars(func() (all []report.Bar) {
+		if own != nil {
+			all = own()
+		}
+		for _, w := range watching {
+			if sent, lost := w.Seen(); sent > 0 {
+				all = append(all, report.Bar{Name: "watcher", Share: float64(sent-lost) / float64(sent),
+					Text: fmt.Sprintf("%6d sent, %d lost", sent, lost), Bad: lost > 0})
+			}
+		}
+		return all
+	})
 }
 
 // refute says that a claim does not hold, and why.
@@ -421,6 +475,8 @@ type watch struct {
 func (l *Lab) watch(r probe.Request, rate float64) *watch {
 	w := &watch{probe.Watch(l.ctx, l.send, r, rate), rate}
 	l.cleanup(func() { w.Stop() })
+	l.watching = append(l.watching, w)
+	l.count(nil)
 	return w
 }
 
@@ -430,6 +486,7 @@ const confidence = 0.95
 // watched stops a watcher and judges whether it lost anything.
 func (l *Lab) watched(w *watch) (Evidence, error) {
 	record := w.Stop()
+	l.watching = slices.DeleteFunc(l.watching, func(each *watch) bool { return each == w })
 	tally := probe.Count(record.Answers)
 	var err error
 	e := Evidence{Tally: &tally}

@@ -13,12 +13,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
+	"mllab.local/internal/report"
 )
 
 // Result is the outcome of one run: of a scenario, or of one of its controls.
@@ -30,12 +32,13 @@ type Result struct {
 	Refuted  Claim        `json:"refuted,omitempty"` // the first claim that did not hold
 	Catches  Claim        `json:"catches,omitempty"` // of a control: the claim that must not hold
 	Reasons  []string     `json:"reasons,omitempty"`
-	Error    string       `json:"error,omitempty"` // why nothing could be tested
+	Error    string       `json:"error,omitempty"`   // why nothing could be tested
+	Skipped  string       `json:"skipped,omitempty"` // why it was not tried at all
 	Seconds  float64      `json:"seconds"`
 }
 
 // StepResult is what one step saw. Barrier is the time that its change took to
-// be in force.
+// be in force; what a person took to think is in none of the times.
 type StepResult struct {
 	Name     string    `json:"name"`
 	Pass     bool      `json:"pass"`
@@ -44,13 +47,13 @@ type StepResult struct {
 	Evidence *Evidence `json:"evidence,omitempty"`
 }
 
-// Err is nil for a pass, and else what the exit code is made from: a claim
-// that does not hold is 1.
+// Err is nil for a pass and for what was skipped, and else what the exit code is
+// made from: a claim that does not hold is 1.
 func (r Result) Err() error {
 	switch {
 	case r.Error != "":
 		return errors.New(r.Error)
-	case r.Pass:
+	case r.Pass, r.Skipped != "":
 		return nil
 	case r.Control == "":
 		return fmt.Errorf("%s: claim %q does not hold: %s", r.Scenario, r.Refuted, strings.Join(r.Reasons, "; "))
@@ -90,10 +93,10 @@ const (
 // ctx.Err() after ^C; a claim that does not hold is a Result with Pass false. A
 // clean-up that fails is an error too, beside the Result.
 func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Result, err error) {
-	began := time.Now()
+	began := l.now()
 	r = Result{Scenario: s.Name}
 	defer func() {
-		r.Seconds = time.Since(began).Seconds()
+		r.Seconds = l.now().Sub(began).Seconds()
 		if err != nil {
 			r.Pass, r.Error = false, err.Error()
 		}
@@ -113,7 +116,7 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 			return r, fmt.Errorf("removing the last run's evidence: %w", err)
 		}
 	}
-	err = l.freshNamespace(ctx, s.Mesh)
+	err = l.freshNamespace(ctx, s)
 	broken := false
 	if err == nil {
 		broken, err = l.tell(ctx, s, c, &r)
@@ -150,17 +153,20 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (brok
 			return nil
 		}
 		broken = true
+		l.lesson = Lesson{Name: "control " + c.Name, Idea: fmt.Sprintf("Behind the scenario's back: %s. Claim %q must then fail.", c.Summary, c.Catches)}
 		if err := c.Break(ctx, l); err != nil {
 			return fmt.Errorf("breaking the world: %w", err)
 		}
-		return nil
+		return l.teach(ctx, "")
 	}
+	l.task = report.Discard().Step("") // until the first step
 	if err := breakAfter(""); err != nil {
 		return broken, err
 	}
 	for i, step := range s.Steps {
 		l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
-		l.begin(i+1, len(s.Steps), step)
+		l.count(nil)
+		l.lesson = Lesson{Step: i + 1, Steps: len(s.Steps), Name: step.Name, Idea: step.Idea, Look: step.Look}
 		result, err := l.step(ctx, step, breakAfter)
 		r.Steps = append(r.Steps, result)
 		if err != nil {
@@ -183,7 +189,7 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (brok
 // when that does not work either.
 func (l *Lab) undo(ctx context.Context, step Step, r *Result, refuted *Refuted) {
 	l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
-	l.lesson = ""
+	l.lesson = Lesson{}
 	result, err := l.step(ctx, step, func(string) error { return nil })
 	r.Steps = append(r.Steps, result)
 	if err != nil {
@@ -209,6 +215,9 @@ func (l *Lab) cleanUp(ctx context.Context, keep bool) error {
 	// Their finalizers run now; the namespace's controller, which comes after
 	// 5 s, would else wait another 5 for them.
 	err := l.Kube.Delete(ctx, l.applied)
+	for _, f := range l.removals {
+		err = errors.Join(err, f(ctx))
+	}
 	if err == nil {
 		err = l.Kube.DeleteNamespace(ctx, l.Namespace, task.Update)
 	}
@@ -222,7 +231,7 @@ func (l *Lab) cleanUp(ctx context.Context, keep bool) error {
 
 func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error) (StepResult, error) {
 	result := StepResult{Name: step.Name}
-	began := time.Now()
+	began := l.now()
 	if step.Change != nil {
 		bounded, cancel := context.WithTimeout(ctx, stepBound)
 		if l.Teach != nil { // a person has as long as they need
@@ -233,45 +242,43 @@ func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error
 			return result, err
 		}
 	}
-	result.Barrier = time.Since(began).Seconds()
+	result.Barrier = l.now().Sub(began).Seconds()
+	if err := l.teach(ctx, ""); err != nil { // of a step that applies nothing
+		return result, err
+	}
 	if err := breakAfter(step.Name); err != nil {
 		return result, err
 	}
-	if err := l.teach(ctx, ""); err != nil {
-		return result, err
-	}
-	began = time.Now()
+	l.task.Update("") // what the change waited for is there
+	began = l.now()
 	evidence, err := step.Check(ctx, l)
 	if err == nil {
 		err = l.undisturbed(ctx)
 	}
-	result.Seconds, result.Evidence, result.Pass = time.Since(began).Seconds(), &evidence, err == nil
+	result.Seconds, result.Evidence, result.Pass = l.now().Sub(began).Seconds(), &evidence, err == nil
 	return result, err
 }
 
 // freshNamespace makes the run's namespace; one that an interrupted run left
 // is removed first, one that is not ours is left alone.
-func (l *Lab) freshNamespace(ctx context.Context, mesh bool) error {
+func (l *Lab) freshNamespace(ctx context.Context, s Scenario) error {
 	task := l.Report.Step(l.title + ": namespace")
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{managedLabel: managedBy}}}
-	if mesh {
+	if s.Mesh {
 		ns.Labels["istio-injection"] = "enabled"
+	} else if s.Confined {
+		// Not in the mesh: Istio's init container needs NET_ADMIN, which no level
+		// but "privileged" allows.
+		// https://kubernetes.io/docs/concepts/security/pod-security-standards/
+		ns.Labels["pod-security.kubernetes.io/enforce"] = "baseline"
 	}
-	var old corev1.Namespace
-	err := l.Kube.Get(ctx, client.ObjectKeyFromObject(ns), &old)
-	switch {
-	case err != nil:
-		err = client.IgnoreNotFound(err)
-	case old.Labels[managedLabel] != managedBy:
-		err = fault.CannotTest("remove it, or use another cluster", "it is there and not mllab's")
-	default:
-		err = l.Kube.DeleteNamespace(ctx, l.Namespace, task.Update)
-	}
+	_, err := removeNamespace(ctx, l.Kube, l.Namespace, task.Update)
 	if err == nil {
-		err = l.Kube.Create(ctx, ns)
+		if err = l.Kube.Create(ctx, ns); err != nil {
+			err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
+		}
 	}
 	if err != nil {
-		err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
 		task.Fail(err)
 		return err
 	}
@@ -290,33 +297,58 @@ type Job struct {
 
 // RunAll runs every job, up to workers of them at a time; those that must be
 // alone come last, one by one. A job that fails does not stop the others, only
-// the end of ctx does. There is one Result per job that was begun, in order;
-// the error is the first one that kept something from being tested.
+// the end of ctx does. There is one Result per job, in order; the error is ^C's,
+// or else the first one that kept something from being tested.
 func RunAll(ctx context.Context, l Lab, jobs []Job, keep bool, workers int) ([]Result, error) {
+	return runAll(ctx, jobs, workers, func(j Job) (Result, error) { return Run(ctx, l, j.Scenario, j.Control, keep) })
+}
+
+func runAll(ctx context.Context, jobs []Job, workers int, run func(Job) (Result, error)) ([]Result, error) {
 	results, errs := make([]Result, len(jobs)), make([]error, len(jobs))
-	run := func(i int) {
-		results[i], errs[i] = Run(ctx, l, jobs[i].Scenario, jobs[i].Control, keep)
+	begin := func(i int) {
+		if ctx.Err() != nil {
+			results[i], errs[i] = jobs[i].notBegun(ctx.Err())
+			return
+		}
+		results[i], errs[i] = run(jobs[i])
 	}
 	var beside errgroup.Group
 	beside.SetLimit(workers)
 	for i, j := range jobs {
-		if !j.Scenario.Alone && ctx.Err() == nil {
-			beside.Go(func() error { run(i); return nil })
+		if !j.Scenario.Alone {
+			beside.Go(func() error { begin(i); return nil })
 		}
 	}
 	_ = beside.Wait()
 	for i, j := range jobs {
-		if j.Scenario.Alone && ctx.Err() == nil {
-			run(i)
+		if j.Scenario.Alone {
+			begin(i)
 		}
 	}
-	results = slices.DeleteFunc(results, func(r Result) bool { return r.Scenario == "" })
+	var first error
 	for _, err := range errs {
-		if err != nil {
+		switch {
+		case errors.Is(err, context.Canceled):
 			return results, err
+		case first == nil:
+			first = err
 		}
 	}
-	return results, ctx.Err()
+	return results, first
+}
+
+// notBegun is the result of a job whose turn came after the end of the context.
+func (j Job) notBegun(ended error) (Result, error) {
+	r := Result{Scenario: j.Scenario.Name}
+	if j.Control != nil {
+		r.Control, r.Catches = j.Control.Name, j.Control.Catches
+	}
+	err := fmt.Errorf("not begun: %w", ended)
+	r.Error = err.Error()
+	if errors.Is(ended, context.Canceled) {
+		return r, err
+	}
+	return r, fault.CannotTest("", "%s: %w", j.Scenario.Name, err)
 }
 
 // Reset removes what runs of a scenario left, with --keep or killed, and
@@ -328,16 +360,32 @@ func Reset(ctx context.Context, c *kube.Client, s Scenario, reason func(string))
 	}
 	var removed []string
 	for _, name := range names {
-		var ns corev1.Namespace
-		err := c.Get(ctx, client.ObjectKey{Name: name}, &ns)
-		if err == nil && ns.Labels[managedLabel] == managedBy {
-			if err = c.DeleteNamespace(ctx, name, reason); err == nil {
-				removed = append(removed, name)
-			}
+		there, err := removeNamespace(ctx, c, name, reason)
+		if err != nil {
+			return removed, err
 		}
-		if client.IgnoreNotFound(err) != nil {
-			return removed, fmt.Errorf("removing namespace %s: %w", name, err)
+		if there {
+			removed = append(removed, name)
 		}
 	}
 	return removed, nil
+}
+
+// removeNamespace removes a namespace that a run made, and says whether it was
+// there. One that no run made is left alone, which is an error.
+func removeNamespace(ctx context.Context, c *kube.Client, name string, reason func(string)) (bool, error) {
+	var ns corev1.Namespace
+	err := c.Get(ctx, client.ObjectKey{Name: name}, &ns)
+	switch {
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err == nil && ns.Labels[managedLabel] != managedBy:
+		return false, fault.CannotTest("remove it, or use another cluster", "namespace %s is there and not mllab's", name)
+	case err == nil:
+		err = c.DeleteNamespace(ctx, name, reason)
+	}
+	if err != nil {
+		return false, fmt.Errorf("removing namespace %s: %w", name, err)
+	}
+	return true, nil
 }

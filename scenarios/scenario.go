@@ -28,6 +28,7 @@ type Scenario struct {
 	Takes    []string // the Options that it heeds beside Requests, Alpha and Short: "shares", "steps", "gradual", "samples"
 	Mesh     bool     // its pods get a sidecar
 	Alone    bool     // it measures time, so nothing else runs beside it
+	Confined bool     // a user wrote it: its pods are held to Pod Security's baseline
 	Steps    []Step
 	Undo     *Step // what is done, and must hold, when the claim of a step fails
 	Controls []Control
@@ -141,13 +142,32 @@ const (
 	DefaultSamples  = 3
 )
 
+// stories make the scenarios, in the order to learn them.
+var stories = []func(Options) (Scenario, error){
+	canary, blueGreen, shadow, abTest, scaleToZero, minScale, probes, resilience, helmRelease,
+}
+
 // All returns every scenario with the given options, in the order to learn
 // them. The error is wrong use.
 func All(o Options) ([]Scenario, error) {
+	var all []Scenario
+	for _, story := range stories {
+		s, err := o.scenario(story)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// scenario is the story with these options, or with the defaults of those that
+// are zero.
+func (o Options) scenario(story func(Options) (Scenario, error)) (Scenario, error) {
 	if len(o.Shares) == 0 {
 		shares, err := split.ParseShares(DefaultShares)
 		if err != nil {
-			return nil, err
+			return Scenario{}, err
 		}
 		o.Shares = shares
 	}
@@ -166,19 +186,12 @@ func All(o Options) ([]Scenario, error) {
 			o.Samples = 1
 		}
 	}
-	var all []Scenario
-	for _, make := range []func(Options) (Scenario, error){canary} {
-		s, err := make(o)
-		if err != nil {
-			return nil, err
-		}
-		if o.Short {
-			s.Steps = slices.DeleteFunc(s.Steps, func(step Step) bool { return step.Long })
-			s.Controls = slices.DeleteFunc(s.Controls, func(c Control) bool { return c.After != "" && !s.has(c.After) })
-		}
-		all = append(all, s)
+	s, err := story(o)
+	if err == nil && o.Short {
+		s.Steps = slices.DeleteFunc(s.Steps, func(step Step) bool { return step.Long })
+		s.Controls = slices.DeleteFunc(s.Controls, func(c Control) bool { return c.After != "" && !s.has(c.After) })
 	}
-	return all, nil
+	return s, err
 }
 
 // Control returns the named control, nil when there is none.
@@ -195,16 +208,16 @@ func (s Scenario) has(step string) bool {
 	return slices.ContainsFunc(s.Steps, func(each Step) bool { return each.Name == step })
 }
 
-// New returns the named scenario.
+// New returns the named scenario. Only that one judges the options.
 func New(name string, o Options) (Scenario, error) {
-	all, err := All(o)
+	all, err := All(Options{})
 	if err != nil {
 		return Scenario{}, err
 	}
 	var names []string
-	for _, s := range all {
+	for i, s := range all {
 		if s.Name == name {
-			return s, nil
+			return o.scenario(stories[i])
 		}
 		names = append(names, s.Name)
 	}

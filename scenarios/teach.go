@@ -2,8 +2,9 @@ package scenarios
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/pmezard/go-difflib/difflib"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -12,32 +13,32 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// begin keeps what a step is about, for the next time a person is asked.
-func (l *Lab) begin(n, of int, s Step) {
-	if l.Teach == nil {
-		return
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "Step %d of %d: %s\n", n, of, s.Name)
-	for _, text := range []string{s.Idea, s.Look} {
-		if text != "" {
-			b.WriteString("\n" + text + "\n")
-		}
-	}
-	l.lesson += b.String()
+// Lesson is what a person is shown before they go on: what a step is about,
+// before its first change, and each change itself.
+type Lesson struct {
+	Step, Steps int    // its number and how many there are; 0 for what is no step
+	Name        string // empty when it was shown already
+	Idea, Look  string
+	Change      string // a diff of YAML; empty when nothing is applied
 }
 
 // teach shows what is about to be done, after what the step is about, and
 // returns when the person goes on. Without a person, or with nothing to show,
 // it returns at once.
 func (l *Lab) teach(ctx context.Context, change string) error {
-	text := strings.TrimSpace(l.lesson + "\n" + change)
-	if l.Teach == nil || text == "" {
+	lesson := l.lesson
+	lesson.Change = change
+	if l.Teach == nil || lesson == (Lesson{}) {
 		return nil
 	}
-	l.lesson = ""
-	return l.Teach(ctx, text)
+	l.lesson = Lesson{}
+	began := time.Now()
+	defer func() { l.thought += time.Since(began) }()
+	return l.Teach(ctx, lesson)
 }
+
+// now is a clock that stands still while a person thinks.
+func (l *Lab) now() time.Time { return time.Now().Add(-l.thought) }
 
 // changes is what applying objs would change of what the run has applied, as a
 // unified diff of their YAML.
@@ -47,15 +48,25 @@ func (l *Lab) changes(objs []*unstructured.Unstructured) string {
 	}
 	var b strings.Builder
 	for _, o := range objs {
-		before := ""
+		before, from := "", "not there yet"
 		if i := l.find(o); i >= 0 {
-			before = asYAML(l.applied[i])
+			before, from = asYAML(l.applied[i]), "as it is"
 		}
 		// Both sides are in memory, so writing cannot fail.
 		diff, _ := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-			A: difflib.SplitLines(before), B: difflib.SplitLines(asYAML(o)), FromFile: "now", ToFile: kube.Name(o), Context: 3,
+			A: slices.Collect(strings.Lines(before)), B: slices.Collect(strings.Lines(asYAML(o))),
+			FromFile: from, ToFile: kube.Name(o), Context: 3,
 		})
 		b.WriteString(diff)
+	}
+	return b.String()
+}
+
+// removals is changes for objects that are about to be deleted.
+func removals(objs []*unstructured.Unstructured) string {
+	var b strings.Builder
+	for _, o := range objs {
+		b.WriteString("--- " + kube.Name(o) + "\n+++ deleted\n")
 	}
 	return b.String()
 }

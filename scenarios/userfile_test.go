@@ -19,8 +19,8 @@ import (
 
 const examples = "../manifests/scenarios/examples/"
 
-// read reads a user's scenario.
-func read(t *testing.T, text string) (func() Scenario, error) {
+// readMine reads a user's scenario.
+func readMine(t *testing.T, text string) (func() Scenario, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mine.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -104,14 +104,14 @@ func TestWhatTheClusterWouldRefuseIsWrongUseWithItsLine(t *testing.T) {
 		{service + claim, "Traffic targets sum to 90, want 100"},
 		{claim + "controls:\n  - name: c\n    summary: s\n    break:\n      - " + strings.ReplaceAll(strings.TrimPrefix(deployment, "  - "), "\n", "\n    ") + "\n    catches: shares\n", "mine.yaml:9: mine.yaml:13: Deployment"},
 	} {
-		if _, err := read(t, mine(tc.steps)); fault.Code(err) != 2 || !strings.Contains(err.Error(), tc.says) {
+		if _, err := readMine(t, mine(tc.steps)); fault.Code(err) != 2 || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("got %v, want %q", err, tc.says)
 		}
 	}
 }
 
-// objects of the n-th step, after those before it.
-func objects(t *testing.T, text string, n int) string {
+// userObjects are those of the n-th step, after those before it.
+func userObjects(t *testing.T, text string, n int) string {
 	t.Helper()
 	f, err := file.Read("mine.yaml", []byte(text), file.Rules{Domain: "mllab.test", Requests: 1000, Alpha: 1e-6})
 	if err != nil {
@@ -135,7 +135,7 @@ func objects(t *testing.T, text string, n int) string {
 	return ""
 }
 
-func has(t *testing.T, text string, wants ...string) {
+func contains(t *testing.T, text string, wants ...string) {
 	t.Helper()
 	for _, want := range wants {
 		if !strings.Contains(text, want) {
@@ -151,15 +151,15 @@ func TestARouteIsMadeAndChangedForAModel(t *testing.T) {
   - mirror: {of: m, to: v2, percent: 12.5}
   - expect-all: {of: v2-m, version: v2}
 `)
-	has(t, objects(t, text, 0), "name: m-v1", "value: 1s", "kind: Gateway", "- m.ns.mllab.test", "- v1-m.ns.mllab.test", "weight: 100", `X-Mllab-Route: "1"`)
-	has(t, objects(t, text, 1), "name: m-v2", "replicas: 2", "exact: v2-m.ns.mllab.test", "host: m-v2\n      weight: 0", `X-Mllab-Route: "2"`)
-	has(t, objects(t, text, 2), "host: m-v1\n      weight: 75", "host: m-v2\n      weight: 25", `X-Mllab-Route: "3"`)
-	has(t, objects(t, text, 3), "host: m-v2\n    mirrorPercentage:\n      value: 12.5", "weight: 75", `X-Mllab-Route: "4"`)
+	contains(t, userObjects(t, text, 0), "name: m-v1", "value: 1s", "kind: Gateway", "- m.ns.mllab.test", "- v1-m.ns.mllab.test", "weight: 100", `X-Mllab-Route: "1"`)
+	contains(t, userObjects(t, text, 1), "name: m-v2", "replicas: 2", "exact: v2-m.ns.mllab.test", "host: m-v2\n      weight: 0", `X-Mllab-Route: "2"`)
+	contains(t, userObjects(t, text, 2), "host: m-v1\n      weight: 75", "host: m-v2\n      weight: 25", `X-Mllab-Route: "3"`)
+	contains(t, userObjects(t, text, 3), "host: m-v2\n    mirrorPercentage:\n      value: 12.5", "weight: 75", `X-Mllab-Route: "4"`)
 }
 
 func TestAModelWithoutARouteIsLeftToTheAuthor(t *testing.T) {
-	text := objects(t, mine("  - apply: [{model: {name: m, version: v1, route: false}}, {knative: {name: k, version: v1}}]\n  - expect-all: {of: k, version: v1}\n"), 0)
-	has(t, text, "kind: Deployment", "name: m-v1")
+	text := userObjects(t, mine("  - apply: [{model: {name: m, version: v1, route: false}}, {knative: {name: k, version: v1}}]\n  - expect-all: {of: k, version: v1}\n"), 0)
+	contains(t, text, "kind: Deployment", "name: m-v1")
 	if strings.Contains(text, "VirtualService") {
 		t.Errorf("it has a route:\n%s", text)
 	}
@@ -171,9 +171,9 @@ func TestARevisionIsAddedWithoutTraffic(t *testing.T) {
   - split: {of: m, percent: {v2: 40, v1: 60}}
   - expect-all: {of: v2-m, version: v2}
 `)
-	has(t, objects(t, text, 0), "name: m-v1", `autoscaling.knative.dev/min-scale: "1"`, "percent: 100\n    revisionName: m-v1")
-	has(t, objects(t, text, 1), "name: m-v2", `autoscaling.knative.dev/min-scale: "0"`, "autoscaling.knative.dev/window: 6s", "FAIL_PERCENT", "percent: 0\n    revisionName: m-v2\n    tag: v2")
-	has(t, objects(t, text, 2), "percent: 60\n    revisionName: m-v1", "percent: 40\n    revisionName: m-v2")
+	contains(t, userObjects(t, text, 0), "name: m-v1", `autoscaling.knative.dev/min-scale: "1"`, "percent: 100\n    revisionName: m-v1")
+	contains(t, userObjects(t, text, 1), "name: m-v2", `autoscaling.knative.dev/min-scale: "0"`, "autoscaling.knative.dev/window: 6s", "FAIL_PERCENT", "percent: 0\n    revisionName: m-v2\n    tag: v2")
+	contains(t, userObjects(t, text, 2), "percent: 60\n    revisionName: m-v1", "percent: 40\n    revisionName: m-v2")
 }
 
 func TestABreakChangesWhatIsAppliedLater(t *testing.T) {
@@ -192,8 +192,8 @@ func TestABreakChangesWhatIsAppliedLater(t *testing.T) {
 	}
 }
 
-// told runs the check of one step against a gateway.
-func told(t *testing.T, l *Lab, e file.Expect) (Evidence, *Refuted, error) {
+// expected runs the check of one step against a gateway.
+func expected(t *testing.T, l *Lab, e file.Expect) (Evidence, *Refuted, error) {
 	t.Helper()
 	evidence, err := newUserStory(1e-6).check(t.Context(), l, file.Step{Expect: e})
 	var refuted *Refuted
@@ -219,7 +219,7 @@ func TestAnExpectationIsRefutedByItsOwnClaim(t *testing.T) {
 		{"another split", mix(5), file.ExpectSplit{Of: "m", Shares: []file.Share{{Version: "v1", Percent: 90}, {Version: "v2", Percent: 10}}, Requests: 1000, Alpha: 1e-6}, Shares},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, refuted, err := told(t, gateway(t, tc.answers...), tc.expect)
+			_, refuted, err := expected(t, gateway(t, tc.answers...), tc.expect)
 			if err != nil || (refuted == nil) != (tc.refutes == "") || refuted != nil && refuted.Claim != tc.refutes {
 				t.Errorf("got %v, %v, want %q refuted", refuted, err, tc.refutes)
 			}
@@ -237,7 +237,7 @@ func TestARequestCarriesItsHeadersAndCookies(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	l := &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Namespace: "ns", Domain: "mllab.test", task: report.Discard().Step("")}
-	_, refuted, err := told(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"group": "b"}})
+	_, refuted, err := expected(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"group": "b"}})
 	if err != nil || refuted != nil {
 		t.Errorf("got %v, %v", refuted, err)
 	}
@@ -266,7 +266,7 @@ func TestAShadowIsJudgedByTheRequestsThatReachedIt(t *testing.T) {
 		if tc.twice > 0 {
 			times["0"] = 2
 		}
-		e, err := judgeMirror(Evidence{}, answers, times, file.ExpectMirror{Of: "m", To: "v2", Percent: tc.percent, Requests: n, Alpha: 1e-6})
+		e, err := judgeCopies(Evidence{}, answers, times, file.ExpectMirror{Of: "m", To: "v2", Percent: tc.percent, Requests: n, Alpha: 1e-6})
 		var refuted *Refuted
 		if tc.pass != (err == nil) || err != nil && (!errors.As(err, &refuted) || refuted.Claim != Mirror) || e.Verdict == nil {
 			t.Errorf("%s: got %v", tc.name, err)

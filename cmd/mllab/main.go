@@ -18,22 +18,25 @@ import (
 func main() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	talk := report.ForTerminal(os.Stderr)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
 		cancel()
-		fmt.Fprintln(os.Stderr, "\nstopping; what is half done is put away first (^C again ends at once)")
+		talk.Note("\nstopping; what is half done is put away first (^C again ends at once)")
 		<-signals
 		os.Exit(130)
 	}()
-	a := &app{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, report: report.ForTerminal(os.Stderr)}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, color: report.IsColored(os.Stderr), getenv: os.Getenv, report: talk}
 	os.Exit(a.main(ctx, os.Args[1:]))
 }
 
 // app is one call of the program: where it talks, and what all verbs share.
 type app struct {
+	stdin          *os.File
 	stdout, stderr io.Writer
+	color          bool // stderr shows colours
 	getenv         func(string) string
 	report         report.Reporter
 	global         global

@@ -16,7 +16,12 @@ import (
 func call(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, talk bytes.Buffer
-	a := &app{stdout: &out, stderr: &talk, getenv: func(k string) string { return env[k] }, report: report.New(&talk, report.Options{})}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	a := &app{stdin: null, stdout: &out, stderr: &talk, getenv: func(k string) string { return env[k] }, report: report.New(&talk, report.Options{})}
 	code = a.main(t.Context(), args)
 	return code, out.String(), talk.String()
 }

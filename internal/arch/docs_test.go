@@ -124,6 +124,7 @@ func (v vocabulary) lacks(args []string) string {
 				return "flag " + a
 			}
 		case !verbs, strings.ToUpper(a) == a, a == "…": // a value, or a placeholder
+		case i == 2 && args[1] == "run" && strings.HasSuffix(a, ".yaml"):
 		case i == 1 && args[0] == "scenario" && isScenario(a):
 		case i == 1 && args[0] == "completion":
 		case !slices.Contains(v.verbs, a) && a != "completion":

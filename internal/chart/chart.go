@@ -1,7 +1,7 @@
-// Package chart renders Helm charts without a cluster, and is the only importer of helm v3.
+// Package chart renders Helm charts without a cluster, keeps releases of them on one, and is the only importer of helm v3.
 //
-// It calls Helm's loader, values and template engine, not its install action: there is no release to keep, and a dry run
-// of the action brings its storage, registry and cluster clients along.
+// Render calls Helm's loader, values and template engine, not its install action: what an addon applies has no release, and
+// needs no cluster. A Release is Helm's own, by its actions.
 package chart
 
 import (

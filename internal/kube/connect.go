@@ -34,6 +34,7 @@ type Client struct {
 	watcher client.WithWatch
 	core    typedcore.CoreV1Interface
 	manager *ssa.ResourceManager
+	config  *rest.Config
 }
 
 // Connect opens the cluster that the kubeconfig's current context names. It sends nothing yet.
@@ -70,7 +71,7 @@ func New(cfg *rest.Config) (*Client, error) {
 		return nil, fmt.Errorf("connecting to %s: %w", cfg.Host, err)
 	}
 	manager := ssa.NewResourceManager(both, nil, ssa.Owner{Field: owner, Group: "mllab.local"})
-	return &Client{Client: both, watcher: both, core: core, manager: manager}, nil
+	return &Client{Client: both, watcher: both, core: core, manager: manager, config: cfg}, nil
 }
 
 // Decode reads the objects of a YAML or JSON text of any number of documents, in their order. Empty documents are dropped.

@@ -49,6 +49,8 @@ func healthOf(obj *unstructured.Unstructured) health {
 		h.why = join(", ", count, refusal(obj))
 	case count != "":
 		h.why = count + ", " + h.why
+	case h.why == "": // a condition need not have a message, and no reason at all would mean ready
+		h.why = "not ready, and it does not say why"
 	}
 	return h
 }

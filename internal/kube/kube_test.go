@@ -112,6 +112,7 @@ func TestHealthKnowsWhatEachKindPromises(t *testing.T) {
 		{"a Knative Service of an older generation is not", service + "status: {observedGeneration: 1, conditions: [{type: Ready, status: 'True'}]}", false, false, "its controller has not seen the newest spec yet"},
 		{"a Knative Service that is Ready is", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: 'True'}]}", true, false, ""},
 		{"a Knative Service that is not Ready says why", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: 'False', reason: RevisionFailed, message: no image}]}", false, false, "no image"},
+		{"a Knative Service that is not Ready and does not say why is not", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: Unknown}]}", false, false, "not ready, and it does not say why"},
 		{"a core Service is no Knative Service", "{apiVersion: v1, kind: Service, metadata: {name: a}}", true, false, ""},
 		{"a Gateway that is only Accepted is not", gateway + "status: {conditions: [{type: Accepted, status: 'True', observedGeneration: 2}]}", false, false, "not Programmed yet"},
 		{"a Gateway programmed before its last change is not", gateway + "status: {conditions: [{type: Programmed, status: 'True', observedGeneration: 1}]}", false, false, "Programmed is of an older generation"},

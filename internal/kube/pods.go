@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -29,6 +30,21 @@ func (c *Client) Pods(ctx context.Context, ns string, labels map[string]string) 
 		return nil, fmt.Errorf("listing pods of namespace %s: %w", ns, err)
 	}
 	return list.Items, nil
+}
+
+// Watch tells every change of list's kind in a namespace from now on, until ctx ends, Stop is called, or the server ends it: it does
+// not begin again, so that whoever counts changes knows when some may be missing.
+func (c *Client) Watch(ctx context.Context, ns string, list client.ObjectList) (watch.Interface, error) {
+	opts := &client.ListOptions{Namespace: ns}
+	if err := c.List(ctx, list, opts); err != nil {
+		return nil, fmt.Errorf("listing in namespace %s before watching it: %w", ns, err)
+	}
+	opts.Raw = &metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}
+	w, err := c.watcher.Watch(ctx, list, opts)
+	if err != nil {
+		return nil, fmt.Errorf("watching namespace %s: %w", ns, err)
+	}
+	return w, nil
 }
 
 // PodLogs returns the last lines (tail; 0 for all) of a container's log; container "" means the pod's only one.

@@ -91,6 +91,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"a wait ignores the pods of the last template", waitIgnoresOldPods},
 		{"a delete waits until finalizers let go", deleteWaitsForFinalizers},
 		{"a namespace is gone when its content is, and says what remains", deleteNamespace},
+		{"a watch tells what changes after its begin, and ends when it is stopped", watchTellsChanges},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
 	}
@@ -774,4 +775,23 @@ func deleteNamespace(t *testing.T, c *Client) {
 	must(t, c.SubResource("finalize").Update(t.Context(), &ns))
 	must(t, end())
 	must(t, c.DeleteNamespace(t.Context(), "goner", nil)) // again
+}
+
+func watchTellsChanges(t *testing.T, c *Client) {
+	namespace(t, c, "watched")
+	namespace(t, c, "unwatched")
+	old := makePod(t, c, "watched", "old", nil)
+	w, err := c.Watch(t.Context(), "watched", &corev1.PodList{})
+	must(t, err)
+	makePod(t, c, "unwatched", "other", nil)
+	makePod(t, c, "watched", "new", nil)
+	must(t, c.Client.Delete(t.Context(), old, client.GracePeriodSeconds(0)))
+	for _, want := range []string{"ADDED new", "MODIFIED old", "DELETED old"} {
+		if e := <-w.ResultChan(); fmt.Sprint(e.Type, " ", e.Object.(*corev1.Pod).Name) != want {
+			t.Errorf("told %s %v, want %s", e.Type, e.Object, want)
+		}
+	}
+	w.Stop()
+	for range w.ResultChan() { // it would hang if the channel stayed open
+	}
 }

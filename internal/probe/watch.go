@@ -48,8 +48,10 @@ type Watcher struct {
 	stop     sync.Once
 	final    Record // what Stop returns
 
-	mu     sync.Mutex
-	record Record
+	mu       sync.Mutex
+	record   Record
+	answered int // of the record's answers, how many are final
+	failed   int // of these, how many are not OK
 }
 
 // Watch sends r at a constant rate until Stop is called or ctx ends: an open loop, where a slow answer delays no other
@@ -121,8 +123,12 @@ func (w *Watcher) dispatch(i int, due time.Time) {
 		a := w.send.Send(w.inFlight, r)
 		a.Fresh, a.Scheduled, a.Sent, a.Latency = r.Fresh, due, sent, time.Since(due)
 		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.record.Answers[place] = a
-		w.mu.Unlock()
+		w.answered++
+		if !a.OK() {
+			w.failed++
+		}
 	})
 }
 
@@ -132,11 +138,26 @@ func (w *Watcher) miss() {
 	w.record.Missed++
 }
 
+// Seen says how many requests came to an end so far, and how many of them not well. Only Stop's record is whole.
+func (w *Watcher) Seen() (answered, failed int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.answered, w.failed
+}
+
 // Mark notes that something happens now.
 func (w *Watcher) Mark(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.record.Marks = append(w.record.Marks, Mark{name, time.Now()})
+}
+
+// Answered returns the answers that have come so far, in the order of their schedule; the watch goes on.
+func (w *Watcher) Answered() []Answer {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// What has no latency stands in for an answer that is still due.
+	return slices.DeleteFunc(slices.Clone(w.record.Answers), func(a Answer) bool { return a.Latency == 0 })
 }
 
 // Stop ends the schedule, waits up to StopWait for the answers in flight, breaks off the rest (they are failed answers

@@ -287,3 +287,49 @@ func TestWatchRefusesARateThatIsNone(t *testing.T) {
 		}()
 	}
 }
+
+func TestAWatcherSaysWhatItHasSeenSoFar(t *testing.T) {
+	var n atomic.Int64
+	hang := make(chan struct{})
+	w := Watch(t.Context(), fake(func(context.Context, Request) Answer {
+		switch i := n.Add(1); {
+		case i > 30: // no answer yet
+			<-hang
+			return Answer{Status: 200, Target: "v1"}
+		case i%3 == 0:
+			return Answer{Status: 500, Target: "v1"}
+		}
+		return Answer{Status: 200, Target: "v1"}
+	}), Request{}, 1000)
+	eventually(t, "30 were answered", func() bool { answered, _ := w.Seen(); return answered == 30 })
+	eventually(t, "more are open", func() bool { return n.Load() > 40 })
+	if answered, failed := w.Seen(); answered != 30 || failed != 10 {
+		t.Errorf("%d answered, %d failed", answered, failed)
+	}
+	close(hang)
+	r := w.Stop()
+	if answered, failed := w.Seen(); answered != len(r.Answers) || failed != 10 {
+		t.Errorf("%d answered of %d, %d failed", answered, len(r.Answers), failed)
+	}
+}
+
+func TestWhatIsSeenMeanwhileIsOnlyWhatWasAnswered(t *testing.T) {
+	release := make(chan struct{})
+	var n atomic.Int64
+	w := Watch(t.Context(), fake(func(context.Context, Request) Answer {
+		if n.Add(1) > 3 {
+			<-release
+		}
+		return Answer{Status: 200, Target: "v1"}
+	}), Request{}, 200)
+	eventually(t, "some are answered and some in flight", func() bool { return len(w.Answered()) == 3 && n.Load() > 5 })
+	for _, a := range w.Answered() {
+		if !a.OK() {
+			t.Errorf("got %+v", a)
+		}
+	}
+	close(release)
+	if r := w.Stop(); len(r.Answers) <= 5 || len(w.Answered()) != len(r.Answers) {
+		t.Errorf("%d answers at the end, %d seen", len(r.Answers), len(w.Answered()))
+	}
+}

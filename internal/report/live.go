@@ -3,17 +3,41 @@ package report
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 )
 
-// liveLine is the bottom line: steps done of those begun, then the step that runs longest. It has no line break and
-// is short enough not to wrap.
-func (r *reporter) liveLine() string {
-	t := r.running[0]
+// live is the area at the bottom: a line about one step, and below it what that counts. The step is the first running
+// one that counts something, or else the one that runs longest. No line reaches the last column, where some terminals
+// would wrap it, and there are fewer lines than the terminal has rows, so that the cursor can go back up.
+func (r *reporter) live() []string {
+	if !r.Live || r.closed || len(r.running) == 0 {
+		return nil
+	}
+	t, bars := r.running[0], []Bar(nil)
+	for _, each := range r.running {
+		if each.bars == nil {
+			continue
+		}
+		if bars = each.bars(); len(bars) > 0 {
+			t = each
+			break
+		}
+	}
+	columns, rows := r.room()
+	columns = max(columns-1, 0)
+	bars = bars[:min(len(bars), max(rows-2, 0))]
+	return append([]string{r.liveLine(t, columns)}, r.barLines(bars, columns)...)
+}
+
+// liveLine is steps done of those begun, then the step t. It has no line break.
+func (r *reporter) liveLine(t *task, columns int) string {
 	now := r.Now()
 	text := fmt.Sprintf("%s %s", t.name, clock(now.Sub(t.begin)))
 	if state := t.state(now); state != "" {
@@ -24,10 +48,48 @@ func (r *reporter) liveLine() string {
 		others = fmt.Sprintf("  +%d more", n)
 	}
 	bar := overall(r.ended, r.begun)
-	// A line that reaches the last column makes some terminals wrap.
-	room := width(r.w) - 1 - len([]rune(bar+others))
-	line := []rune(bar + cut(text, room) + others)
-	return string(line[:min(len(line), max(width(r.w)-1, 0))])
+	line := []rune(bar + cut(text, columns-length(bar+others)) + others)
+	return string(line[:min(len(line), columns)])
+}
+
+// How wide a bar and its name may be, and how wide a bar is at least.
+const (
+	mostCells, leastCells = 24, 4
+	mostName              = 24
+)
+
+// barLines draws bars below each other, aligned. A narrow terminal gets shorter bars, then cut lines.
+func (r *reporter) barLines(bars []Bar, columns int) []string {
+	bars = slices.Clone(bars) // they are the caller's
+	names, texts := 0, 0
+	for i := range bars {
+		// Without line breaks, but with the spaces that align.
+		bars[i].Name, bars[i].Text = cut(oneLine(bars[i].Name), mostName), strings.ReplaceAll(clean(bars[i].Text), "\n", " ")
+		names, texts = max(names, length(bars[i].Name)), max(texts, length(bars[i].Text))
+	}
+	const gaps = 6 // two columns each before the name, the bar and the text
+	cells := min(max(columns-gaps-names-texts, leastCells), mostCells)
+	var lines []string
+	for _, b := range bars {
+		full := filled(b.Share, cells)
+		line := fmt.Sprintf("  %-*s  %s%s  %s", names, b.Name, strings.Repeat("█", full), strings.Repeat("░", cells-full), b.Text)
+		if line = cut(line, columns); b.Bad && r.Color {
+			line = "\x1b[31m" + line + "\x1b[0m"
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// filled is how many of the cells stand for share. Little is not drawn as nothing, nor nearly all as all.
+func filled(share float64, cells int) int {
+	switch {
+	case !(share > 0):
+		return 0
+	case share >= 1:
+		return cells
+	}
+	return min(max(int(math.Round(share*float64(cells))), 1), cells-1)
 }
 
 // overall draws the bar of steps. It is drawn afresh each time, because its total grows as steps begin, and a bar of
@@ -46,15 +108,18 @@ func overall(ended, begun int) string {
 	return strings.TrimSpace(bar.String()) + "  "
 }
 
-// width returns the columns of the terminal w, or 80.
-func width(w io.Writer) int {
+// terminalSize returns the size of the terminal w, or 80 columns and 24 rows.
+func terminalSize(w io.Writer) (columns, rows int) {
 	if f, ok := w.(*os.File); ok {
-		if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 {
-			return columns
+		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
+			return columns, rows
 		}
 	}
-	return 80
+	return 80, 24
 }
+
+// length is how many columns s takes.
+func length(s string) int { return utf8.RuneCountInString(s) }
 
 // cut shortens s to n columns.
 func cut(s string, n int) string {

@@ -1,7 +1,8 @@
 // Package report tells a person what is going on (progress, on stderr) and writes results for machines (JUnit).
 //
-// On a terminal there is one live line at the bottom and a permanent line above it for each finished step; elsewhere
-// each event is one plain line, and a step's reason is repeated only when it changed, at most every 10 s.
+// On a terminal there is a live line at the bottom, with bars below it while a step counts, and a permanent line above
+// it for each finished step; elsewhere each event is one plain line, and a step's reason is repeated only when it
+// changed, at most every 10 s.
 package report
 
 import (
@@ -24,7 +25,7 @@ import (
 type Reporter interface {
 	Step(name string) Task           // a piece of work begins
 	Note(format string, args ...any) // one remark on its own line
-	Close()                          // clears the live line and names the steps that never ended; more calls do nothing
+	Close()                          // clears the live area and names the steps that never ended; more calls do nothing
 }
 
 // Task is one step that runs. Only the first Done or Fail counts, and nothing is shown of it after that.
@@ -36,7 +37,7 @@ type Task interface {
 	Fail(err error)                          // it ended badly; the first line of err is shown
 }
 
-// Bar is one line of a count: its share of all, in 0..1, and words beside it.
+// Bar is one line of a count: its share of all, in 0..1, and words beside it. A Bad one is red where there is colour.
 type Bar struct {
 	Name  string
 	Share float64
@@ -58,15 +59,21 @@ func newReporter(w io.Writer, o Options) *reporter {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &reporter{w: w, Options: o}
+	return &reporter{w: w, Options: o, room: func() (int, int) { return terminalSize(w) }}
 }
 
 // ForTerminal returns a Reporter for f: live when f is a terminal that can move its cursor (TERM is not "dumb"), and
 // coloured unless NO_COLOR is set (https://no-color.org).
 func ForTerminal(f *os.File) Reporter { return New(f, terminalOptions(f, os.Getenv)) }
 
+// IsTerminal tells whether f is a terminal.
+func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// IsColored tells whether f is a terminal that ForTerminal would write colours to.
+func IsColored(f *os.File) bool { return terminalOptions(f, os.Getenv).Color }
+
 func terminalOptions(f *os.File, getenv func(string) string) Options {
-	live := term.IsTerminal(int(f.Fd())) && getenv("TERM") != "dumb"
+	live := IsTerminal(f) && getenv("TERM") != "dumb"
 	return Options{Live: live, Color: live && getenv("NO_COLOR") == ""}
 }
 
@@ -92,13 +99,14 @@ const (
 
 type reporter struct {
 	Options
-	w io.Writer
+	w    io.Writer
+	room func() (columns, rows int) // of the terminal
 
 	mu      sync.Mutex
 	running []*task // in the order of their beginnings, so the first one runs longest
 	begun   int
 	ended   int
-	drawn   bool        // a live line is on the screen
+	drawn   int         // lines of the live area that are on the screen
 	timer   *time.Timer // armed while steps run
 	closed  bool
 }
@@ -127,7 +135,7 @@ func (r *reporter) Note(format string, args ...any) {
 	r.show(text + "\n")
 }
 
-// Close clears the live line and names the steps that never ended.
+// Close clears the live area and names the steps that never ended.
 func (r *reporter) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +155,7 @@ func (r *reporter) Close() {
 	r.show(lines.String())
 }
 
-// arm sets the timer that keeps the live line moving, or brings held-back reasons out.
+// arm sets the timer that keeps the live area moving, or brings held-back reasons out.
 func (r *reporter) arm() {
 	every := plainEvery
 	if r.Live {
@@ -178,17 +186,32 @@ func (r *reporter) tick() {
 	r.arm()
 }
 
-// show writes permanent text, whole lines, and redraws the live line below it: one Write, so that it cannot flicker.
+// show writes permanent text, whole lines, and redraws the live area below it in one Write. Without text each line is
+// written over the old one, and only what is left of that is erased: nothing goes blank, so nothing flickers.
 func (r *reporter) show(text string) {
+	const eraseLine, eraseBelow = "\x1b[K", "\x1b[J"
 	var b strings.Builder
-	if r.drawn {
-		b.WriteString("\r\x1b[K")
+	if r.drawn > 0 {
+		b.WriteString("\r")
+	}
+	if r.drawn > 1 {
+		fmt.Fprintf(&b, "\x1b[%dA", r.drawn-1) // up
+	}
+	lines := r.live()
+	if r.drawn > 0 && (text != "" || len(lines) == 0) {
+		b.WriteString(eraseBelow)
 	}
 	b.WriteString(text)
-	r.drawn = r.Live && !r.closed && len(r.running) > 0
-	if r.drawn {
-		b.WriteString(r.liveLine())
+	for i, line := range lines {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		b.WriteString(line + eraseLine)
 	}
+	if text == "" && r.drawn > len(lines) && len(lines) > 0 {
+		b.WriteString(eraseBelow)
+	}
+	r.drawn = len(lines)
 	if b.Len() > 0 {
 		_, _ = io.WriteString(r.w, b.String()) // progress is best effort: work goes on when stderr is gone
 	}
@@ -288,6 +311,13 @@ func (t *task) Progress(done, total int64, unit string) {
 	}
 }
 
+// Bars sets what the step counts; the live area takes it up with its next drawing.
+func (t *task) Bars(bars func() []Bar) {
+	t.r.mu.Lock()
+	defer t.r.mu.Unlock()
+	t.bars = bars
+}
+
 // news notes a change; the live line takes it up with its next drawing.
 func (t *task) news() {
 	t.changed = true
@@ -325,7 +355,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(clean(s)), " 
 // escapes are the terminal's control sequences: colours, cursor movements.
 var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[ -/]*[@-~]")
 
-// clean drops control characters other than line breaks: they would move the cursor of the live line.
+// clean drops control characters other than line breaks: they would move the cursor of the live area.
 func clean(s string) string {
 	s = escapes.ReplaceAllString(s, "")
 	return strings.Map(func(r rune) rune {
@@ -337,11 +367,4 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
-}
-
-// Bars sets what the step counts.
-func (t *task) Bars(bars func() []Bar) {
-	t.r.mu.Lock()
-	defer t.r.mu.Unlock()
-	t.bars = bars
 }

@@ -7,14 +7,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -136,31 +139,55 @@ func TestOnlyTheFirstEndOfAStepCounts(t *testing.T) {
 	}
 }
 
-// screen plays what a terminal would show: text, line breaks, carriage returns and "erase to the end of the line".
+// screen plays what a terminal would show that is wide enough: text, line breaks, carriage returns, colours (which it
+// drops), "up", "erase to the end of the line" and "erase to the end of the screen".
 func screen(t *testing.T, written string) []string {
 	t.Helper()
-	written = regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(written, "")
-	var lines []string
-	var line []rune
-	column := 0
-	for i, c := range written {
-		switch {
-		case c == '\x1b':
-			if !strings.HasPrefix(written[i:], "\x1b[K") {
-				t.Fatalf("unexpected escape in %q", written[i:min(i+10, len(written))])
+	rows := [][]rune{nil}
+	row, column := 0, 0
+	escape := regexp.MustCompile("^\x1b\\[([0-9;]*)([AJKm])")
+	for len(written) > 0 {
+		if e := escape.FindStringSubmatch(written); e != nil {
+			switch e[2] {
+			case "A":
+				up, err := strconv.Atoi(e[1])
+				if err != nil || up > row {
+					t.Fatalf("up by %q from row %d", e[1], row)
+				}
+				row -= up
+			case "J":
+				rows = rows[:row+1]
+				fallthrough
+			case "K":
+				rows[row] = rows[row][:min(column, len(rows[row]))]
 			}
-			line = line[:column]
-		case strings.HasSuffix(written[:i], "\x1b") || strings.HasSuffix(written[:i], "\x1b["): // the rest of it
-		case c == '\r':
+			written = written[len(e[0]):]
+			continue
+		}
+		c, n := utf8.DecodeRuneInString(written)
+		written = written[n:]
+		switch c {
+		case '\x1b':
+			t.Fatalf("unexpected escape before %q", written[:min(10, len(written))])
+		case '\r':
 			column = 0
-		case c == '\n':
-			lines, line, column = append(lines, string(line)), nil, 0
+		case '\n':
+			if row, column = row+1, 0; row == len(rows) {
+				rows = append(rows, nil)
+			}
 		default:
-			line = append(line[:column], append([]rune{c}, line[min(column+1, len(line)):]...)...)
+			for len(rows[row]) <= column {
+				rows[row] = append(rows[row], ' ')
+			}
+			rows[row][column] = c
 			column++
 		}
 	}
-	return append(lines, string(line))
+	var lines []string
+	for _, r := range rows {
+		lines = append(lines, string(r))
+	}
+	return lines
 }
 
 func TestTheLiveLineShowsStepsDoneAndTheLongestRunningStep(t *testing.T) {
@@ -241,8 +268,120 @@ func TestTheLiveLineNeverReachesTheLastColumn(t *testing.T) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if got := len([]rune(r.liveLine())); got > 79 {
+	if got := length(r.live()[0]); got > 79 {
 		t.Errorf("%d columns of 80", got)
+	}
+}
+
+// counted is what a canary counts, and what it counts a moment later.
+var counted = [][]Bar{
+	{{Name: "v1", Share: 0.901, Text: "   901   90.1 % (88.1..91.9 %)"}, {Name: "v2", Share: 0.099, Text: "    99    9.9 % (8.1..11.9 %)"}},
+	{{Name: "v1", Share: 0.9, Text: "  1350   90.0 % (88.4..91.5 %)"}, {Name: "v2", Share: 0.099, Text: "   149    9.9 % (8.5..11.6 %)"}, {Name: "errors", Share: 0.0007, Text: "     1", Bad: true}},
+}
+
+func TestTheLiveAreaShowsBarsAndLeavesNothing(t *testing.T) {
+	var out, shown bytes.Buffer
+	clock := &testClock{time.Unix(0, 0)}
+	r := newReporter(&out, Options{Live: true, Now: clock.now})
+	look := func(what string) {
+		fmt.Fprintf(&shown, "== %s\n%s\n", what, strings.Join(screen(t, out.String()), "\n"))
+	}
+	r.Step("namespace").Done("mllab-canary")
+	other := r.Step("shadow: v1 serves")
+	canary := r.Step("canary: 90/10")
+	canary.Progress(1000, 2000, "requests")
+	bars := counted[0]
+	canary.Bars(func() []Bar { return bars })
+	clock.advance(3 * time.Second)
+	r.tick()
+	look("the first running step that counts has bars below the live line")
+	bars = counted[1]
+	r.tick()
+	look("they are redrawn in place, one more than before")
+	r.Note("a remark\nof two lines")
+	look("a remark stands above them")
+	bars = counted[0]
+	r.tick()
+	look("one fewer leaves no rest")
+	other.Bars(func() []Bar { return nil })
+	canary.Done("n=2000")
+	look("they go with their step")
+	other.Done("ready")
+	r.Close()
+	look("and nothing is left at the end")
+	golden(t, "bars.golden", shown.Bytes())
+}
+
+func TestALiveAreaIsRedrawnWithoutGoingBlank(t *testing.T) {
+	var out bytes.Buffer
+	r := newReporter(&out, Options{Live: true})
+	defer r.Close()
+	r.Step("a").Bars(func() []Bar { return counted[1] })
+	r.tick()
+	drawn := len(screen(t, out.String()))
+	out.Reset()
+	r.tick()
+	got := out.String()
+	if want := fmt.Sprintf("\r\x1b[%dA", drawn-1); !strings.HasPrefix(got, want) || strings.Contains(got, "\x1b[J") || strings.Count(got, "\x1b[K") != drawn {
+		t.Errorf("%q, want %q and each of %d lines written over", got, want, drawn)
+	}
+	for _, line := range strings.Split(strings.TrimPrefix(got, fmt.Sprintf("\r\x1b[%dA", drawn-1)), "\n") {
+		if strings.HasPrefix(line, "\x1b[K") {
+			t.Errorf("a line is erased before it is written: %q", line)
+		}
+	}
+}
+
+func TestBarsFitTheTerminal(t *testing.T) {
+	for _, size := range [][2]int{{80, 24}, {50, 24}, {30, 24}, {12, 24}, {1, 24}, {80, 4}, {80, 2}, {80, 1}} {
+		r := newReporter(io.Discard, Options{Live: true})
+		r.room = func() (int, int) { return size[0], size[1] }
+		r.Step("canary: 90/10").Bars(func() []Bar { return counted[1] })
+		r.mu.Lock()
+		lines := r.live()
+		r.mu.Unlock()
+		r.Close()
+		if len(lines) > max(size[1]-1, 1) {
+			t.Errorf("%d columns, %d rows: %d lines", size[0], size[1], len(lines))
+		}
+		for _, line := range lines {
+			if length(line) >= size[0] {
+				t.Errorf("%d columns, %d rows: %q takes %d", size[0], size[1], line, length(line))
+			}
+		}
+	}
+}
+
+func TestABadBarIsRedOnlyWithColour(t *testing.T) {
+	for _, color := range []bool{false, true} {
+		r := newReporter(io.Discard, Options{Live: true, Color: color})
+		lines := r.barLines(counted[1], 79)
+		if strings.Contains(lines[0], "\x1b") || strings.HasPrefix(lines[2], "\x1b[31m") != color || strings.HasSuffix(lines[2], "\x1b[0m") != color {
+			t.Errorf("colour %t: %q", color, lines)
+		}
+	}
+}
+
+func TestABarSaysNeitherNothingNorAllBeforeItIs(t *testing.T) {
+	for share, want := range map[float64]int{-1: 0, 0: 0, math.NaN(): 0, 0.001: 1, 0.5: 10, 0.999: 19, 1: 20, 2: 20} {
+		if got := filled(share, 20); got != want {
+			t.Errorf("share %g fills %d of 20, want %d", share, got, want)
+		}
+	}
+}
+
+func TestBarsAreOnlyForATerminal(t *testing.T) {
+	var out bytes.Buffer
+	clock := &testClock{time.Unix(0, 0)}
+	r := newReporter(&out, Options{Now: clock.now})
+	a := r.Step("a")
+	a.Bars(func() []Bar { t.Error("asked for"); return counted[0] })
+	clock.advance(time.Minute)
+	r.tick()
+	a.Done("ready")
+	r.Close()
+	if want := "a: started\na: done after 1m 00s: ready\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
 	}
 }
 

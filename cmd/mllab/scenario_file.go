@@ -1,0 +1,55 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/addons"
+	"mllab.local/internal/fault"
+	"mllab.local/scenarios"
+)
+
+func newScenarioFile(a *app) *cobra.Command {
+	p := proof{parallel: 1}
+	c := &cobra.Command{
+		Use:   "run FILE [flags]",
+		Short: "Run a scenario of your own, from a YAML file",
+		Long: `Run a scenario that you have written as YAML. All of the file is judged before
+anything is touched. Its objects stay in the run's own namespace.`,
+		Example: `  mllab scenario run ./my.yaml
+  mllab scenario run ./my.yaml --step
+  mllab scenario run ./my.yaml --controls`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fault.Usage(seeHelp(c), "%s takes one file, and got %d", c.CommandPath(), len(args))
+			}
+			p.verb = "scenario run " + args[0]
+			var story func() scenarios.Scenario
+			return a.prove(c, &p, func(o scenarios.Options) (_ []scenarios.Scenario, err error) {
+				if story == nil { // read once: the file may change meanwhile
+					if story, err = scenarios.ReadFile(args[0], addons.Domain, addonNames(), o); err != nil {
+						return nil, err
+					}
+				}
+				s := story()
+				if p.controls && len(s.Controls) == 0 {
+					return nil, fault.Usage("add `controls:`, or leave --controls out", "scenario %s has no controls: nothing would be tested", s.Name)
+				}
+				return []scenarios.Scenario{s}, nil
+			})
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.BoolVar(&p.teach, "step", false, "explain each step and show its changes first, and wait for Enter")
+	a.proofFlags(c, &p, "leave the namespace to look at", 10*time.Minute)
+	return c
+}
+
+func addonNames() (names []string) {
+	for _, each := range addons.All() {
+		names = append(names, each.Name)
+	}
+	return names
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"mllab.local/internal/report"
+	"mllab.local/internal/split"
+	"mllab.local/scenarios"
+)
+
+// printTable writes one row for each run.
+func printTable(w io.Writer, results []scenarios.Result, asked []scenarios.Scenario) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "scenario\tverdict\tsteps\tseconds\trests on")
+	for _, r := range results {
+		i := slices.IndexFunc(asked, func(s scenarios.Scenario) bool { return s.Name == r.Scenario })
+		ok := 0
+		for _, s := range r.Steps {
+			if s.Pass {
+				ok++
+			}
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d/%d\t%.1f\t%s\n", title(r), word(r), ok, len(asked[i].Steps), r.Seconds, restsOn(r))
+	}
+	t.Flush()
+	fmt.Fprintln(w)
+}
+
+// printSteps writes one row for each step of a story. A control has only its
+// verdict.
+func printSteps(w io.Writer, results []scenarios.Result) {
+	for _, r := range results {
+		if r.Control != "" || len(r.Steps) == 0 {
+			continue
+		}
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "\tstep\tin force\tchecked\tevidence")
+		for _, s := range r.Steps {
+			mark := "FAIL"
+			if s.Pass {
+				mark = "ok"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%.1f s\t%.1f s\t%s\n", mark, s.Name, s.Barrier, s.Seconds, says(s))
+		}
+		t.Flush()
+	}
+}
+
+// says is a step's evidence in one line, with the figures that it does not
+// name itself.
+func says(s scenarios.StepResult) string {
+	if s.Evidence == nil {
+		return ""
+	}
+	var more []string
+	for _, f := range s.Evidence.Figures {
+		if !strings.Contains(s.Evidence.Says, f.Name) {
+			more = append(more, strings.TrimSpace(fmt.Sprintf("%s %.4g %s", f.Name, f.Value, f.Unit)))
+		}
+	}
+	if len(more) == 0 {
+		return s.Evidence.Says
+	}
+	return strings.TrimPrefix(s.Evidence.Says+"; ", "; ") + strings.Join(more, ", ")
+}
+
+// title names a run.
+func title(r scenarios.Result) string {
+	if r.Control != "" {
+		return r.Scenario + ", control " + r.Control
+	}
+	return r.Scenario
+}
+
+// word is the verdict on a run.
+func word(r scenarios.Result) string {
+	switch {
+	case r.Skipped != "":
+		return "SKIPPED"
+	case r.Error != "":
+		return "NOT TESTED"
+	case r.Pass:
+		return "PASS"
+	}
+	return "FAIL"
+}
+
+// restsOn is in a few words what a verdict rests on.
+func restsOn(r scenarios.Result) string {
+	switch {
+	case r.Skipped != "":
+		return r.Skipped
+	case r.Error != "":
+		return "nothing"
+	case r.Refuted != "":
+		return fmt.Sprintf("claim %q fails", r.Refuted)
+	case !r.Pass:
+		return "no claim fails"
+	}
+	requests, watched := 0, 0
+	for _, s := range r.Steps {
+		switch e := s.Evidence; {
+		case e == nil:
+		case e.Watch != nil:
+			watched += e.Watch.Sent
+		case e.Tally != nil:
+			requests += e.Tally.Sent
+		}
+	}
+	var parts []string
+	for _, n := range []struct {
+		count int
+		unit  string
+	}{{requests, "requests"}, {watched, "watched requests"}} {
+		if n.count > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n.count, n.unit))
+		}
+	}
+	return cmp.Or(strings.Join(parts, ", "), "what its steps saw")
+}
+
+// printVerdict writes the last lines about a run: what was claimed, and what it
+// rests on where that is more than all or nothing.
+func printVerdict(w io.Writer, r scenarios.Result) {
+	var why string
+	switch {
+	case r.Skipped != "":
+		fmt.Fprintf(w, "%s %s: %s\n", word(r), title(r), r.Skipped)
+		return
+	case r.Error != "":
+		why = strings.TrimPrefix(r.Error, title(r)+": ")
+	case !r.Pass:
+		why = strings.TrimPrefix(r.Err().Error(), r.Scenario+": ")
+	case r.Control != "":
+		why = fmt.Sprintf("caught, claim %q failed as it must: %s", r.Refuted, strings.Join(r.Reasons, "; "))
+	}
+	line := fmt.Sprintf("%s %s (%.1f s)", word(r), title(r), r.Seconds)
+	if why != "" {
+		line += ": " + why
+	}
+	fmt.Fprintln(w, line)
+	if !r.Pass || r.Control != "" {
+		return
+	}
+	for _, s := range r.Steps {
+		if e := s.Evidence; e != nil && (e.Verdict == nil || chance(*e.Verdict)) && says(s) != "" {
+			fmt.Fprintf(w, "  %s: %s\n", s.Name, says(s))
+		}
+	}
+}
+
+// chance says whether a verdict is about a split, not about all or nothing.
+func chance(v split.Verdict) bool {
+	return slices.ContainsFunc(v.Regions, func(r split.Region) bool { return r.Share > 0 && r.Share < 1 })
+}
+
+// junitCases are one case for each step of a story and one for each control. A
+// run that ended beside its steps has a case that says so.
+func junitCases(results []scenarios.Result) []report.Case {
+	var cases []report.Case
+	for _, r := range results {
+		switch {
+		case r.Skipped != "":
+			cases = append(cases, report.Case{Suite: r.Scenario, Name: "all steps", Skipped: r.Skipped})
+			continue
+		case r.Control != "":
+			c := report.Case{Suite: r.Scenario, Name: "control " + r.Control, Seconds: r.Seconds, Output: strings.Join(r.Reasons, "\n")}
+			if err := r.Err(); err != nil {
+				c.Failure = err.Error()
+			}
+			cases = append(cases, c)
+			continue
+		}
+		told := false
+		for _, s := range r.Steps {
+			c := report.Case{Suite: r.Scenario, Name: s.Name, Seconds: s.Barrier + s.Seconds, Output: says(s)}
+			if !s.Pass {
+				told = true
+				c.Failure = strings.TrimSpace(strings.Join(append(slices.Clone(r.Reasons), r.Error), "\n"))
+			}
+			cases = append(cases, c)
+		}
+		if err := r.Err(); err != nil && !told {
+			cases = append(cases, report.Case{Suite: r.Scenario, Name: "run", Failure: err.Error()})
+		}
+	}
+	return cases
+}

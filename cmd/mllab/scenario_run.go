@@ -1,0 +1,378 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/addons"
+	"mllab.local/bootstrap"
+	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
+	"mllab.local/internal/split"
+	"mllab.local/scenarios"
+)
+
+// Bounds of what can be asked for.
+const (
+	maxRequests = 500_000 // in one sample: about ten minutes on two cores
+	maxSamples  = 200
+	maxParallel = 16
+	maxGradual  = time.Hour
+)
+
+// proof is what one call asks to be proven.
+type proof struct {
+	verb           string
+	all            bool
+	options        scenarios.Options
+	shares         string
+	steps          percentages
+	junit          string
+	controls, keep bool
+	teach          bool
+	timeout        time.Duration
+	parallel       int
+}
+
+func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
+	p := proof{verb: "scenario " + about.Name, parallel: 1}
+	c := &cobra.Command{
+		Use:   about.Name + " [flags]",
+		Short: strings.ToUpper(about.Summary[:1]) + about.Summary[1:],
+		Example: fmt.Sprintf(`  mllab scenario %[1]s
+  mllab scenario %[1]s --step              # explain each step, and wait for Enter
+  mllab scenario %[1]s --controls          # break the world on purpose: each must be caught`, about.Name),
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.prove(c, &p, func(o scenarios.Options) ([]scenarios.Scenario, error) {
+				s, err := scenarios.New(about.Name, o)
+				return []scenarios.Scenario{s}, err
+			})
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	takes := func(name string) bool { return slices.Contains(about.Takes, name) }
+	if takes("shares") {
+		f.StringVar(&p.shares, "shares", scenarios.DefaultShares, "first split, old version first, in whole percents")
+	}
+	if takes("steps") {
+		f.Var(&p.steps, "steps", "shares of the new version, one step each, such as 1,5,25,50,100")
+	}
+	if takes("gradual") {
+		f.DurationVar(&p.options.Gradual, "gradual", 0, "let Knative itself shift the traffic over this time, such as 30s")
+	}
+	if takes("samples") {
+		f.IntVar(&p.options.Samples, "samples", scenarios.DefaultSamples, "how often it is measured (with --short: 1)")
+	}
+	f.BoolVar(&p.teach, "step", false, "explain each step and show its changes first, and wait for Enter")
+	a.proofFlags(c, &p, "leave the namespace "+scenarios.Namespace(about.Name)+" to look at", 10*time.Minute)
+	return c
+}
+
+func newScenarioAll(a *app) *cobra.Command {
+	p := proof{verb: "scenario all", all: true}
+	c := &cobra.Command{
+		Use:   "all [flags]",
+		Short: "Run every scenario that the lab has the addons for",
+		Long: `Run every scenario that the lab has the addons for, some at a time; those that
+measure time run alone, after the others. What the lab has no addon for is
+skipped, and the command that adds it is named.`,
+		Example: `  mllab scenario all
+  mllab scenario all --short --junit report.xml
+  mllab scenario all --controls`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.prove(c, &p, scenarios.All) },
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.IntVar(&p.parallel, "parallel", 3, "how many run at a time")
+	a.proofFlags(c, &p, "leave the namespaces to look at", 30*time.Minute)
+	return c
+}
+
+// proofFlags adds the flags that every proof has.
+func (a *app) proofFlags(c *cobra.Command, p *proof, keep string, timeout time.Duration) {
+	f := c.Flags()
+	f.BoolVar(&p.options.Short, "short", false, "leave out long steps, and send fewer requests")
+	f.IntVar(&p.options.Requests, "requests", scenarios.DefaultRequests, fmt.Sprintf("requests in each sample (with --short: %d)", scenarios.ShortRequests))
+	f.Float64Var(&p.options.Alpha, "alpha", scenarios.DefaultAlpha, "how often a right split may be refused, for each sample")
+	f.BoolVar(&p.controls, "controls", false, "break the world in each known way instead, and see the verdict fail")
+	f.BoolVar(&p.keep, "keep", false, keep)
+	f.DurationVar(&p.timeout, "timeout", timeout, "for all of it")
+	f.StringVar(&p.junit, "junit", "", "write a JUnit report to `FILE`, too")
+	a.global.output = "text"
+	f.VarP(&choice{&a.global.output, []string{"text", "json", "junit"}}, "output", "o", "how the result is written to stdout")
+}
+
+// percentages is a flag: rising whole percents.
+type percentages []int
+
+func (p *percentages) String() string {
+	var words []string
+	for _, n := range *p {
+		words = append(words, strconv.Itoa(n))
+	}
+	return strings.Join(words, ",")
+}
+
+func (p *percentages) Type() string { return "N,..." }
+
+func (p *percentages) Set(s string) error {
+	*p = nil
+	last := 0
+	for _, word := range strings.Split(s, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(word))
+		if err != nil || n <= last || n > 100 {
+			return fmt.Errorf("%q: they must be whole percents from 1 to 100, each more than the one before, such as 1,5,25,50,100", word)
+		}
+		*p, last = append(*p, n), n
+	}
+	return nil
+}
+
+// judge returns the options that the flags give; what is not given is zero, so
+// that it has its default of a long or a short run.
+func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
+	o = p.options
+	given := c.Flags().Changed
+	if given("shares") && given("steps") {
+		return o, fault.Usage("use --steps alone: it names every share", "--shares and --steps contradict each other")
+	}
+	if given("shares") {
+		if o.Shares, err = split.ParseShares(p.shares); err != nil {
+			return o, fault.Usage("such as --shares 90/10", "--%w", err)
+		}
+	}
+	o.Weights = p.steps
+	if given("gradual") && (o.Gradual < time.Second || o.Gradual > maxGradual || o.Gradual%time.Second != 0) {
+		return o, fault.Usage("such as --gradual 30s", "--gradual %s is not in whole seconds from 1s to %s", o.Gradual, maxGradual)
+	}
+	for _, n := range []struct {
+		flag  string
+		value *int
+		most  int
+	}{{"requests", &o.Requests, maxRequests}, {"samples", &o.Samples, maxSamples}} {
+		if !given(n.flag) {
+			*n.value = 0
+		} else if *n.value < 1 || *n.value > n.most {
+			return o, fault.Usage(fmt.Sprintf("between 1 and %d", n.most), "--%s %d is out of range", n.flag, *n.value)
+		}
+	}
+	if !given("alpha") {
+		o.Alpha = 0
+	} else if !(o.Alpha > 0 && o.Alpha < 0.5) {
+		return o, fault.Usage("such as --alpha 1e-6", "--alpha %g is not between 0 and 0.5", o.Alpha)
+	}
+	switch {
+	case p.parallel < 1 || p.parallel > maxParallel:
+		return o, fault.Usage(fmt.Sprintf("between 1 and %d", maxParallel), "--parallel %d is out of range", p.parallel)
+	case p.timeout <= 0:
+		return o, fault.Usage("such as --timeout 10m", "--timeout %s is not a time to come", p.timeout)
+	case p.teach && given("timeout"):
+		return o, fault.Usage("leave --timeout out, and stop with ^C", "--step waits for you, and --timeout would not")
+	case given("junit") && p.junit == "":
+		return o, fault.Usage("such as --junit report.xml", "--junit has no file name")
+	}
+	return o, nil
+}
+
+// prove runs what is asked for and writes the result. What is wrong with the
+// flags is said before anything is touched.
+func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]scenarios.Scenario, error)) error {
+	o, err := p.judge(c)
+	if err != nil {
+		return err
+	}
+	asked, err := ask(o)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), p.timeout)
+	if p.teach { // a person has as long as they need
+		ctx, cancel = context.WithCancel(c.Context())
+	}
+	defer cancel()
+	var teach func(context.Context, scenarios.Lesson) error
+	if p.teach {
+		if teach, err = a.teach(cancel); err != nil {
+			return err
+		}
+	}
+	file, err := createReport(p.junit)
+	if err != nil {
+		return err
+	}
+	defer file.discard()
+
+	lab, err := bootstrap.Open(c.Context(), a.options(), p.verb)
+	if err != nil {
+		var none []scenarios.Result
+		for _, s := range asked {
+			none = append(none, scenarios.Result{Scenario: s.Name, Error: err.Error()})
+		}
+		return errors.Join(err, file.write(none))
+	}
+	defer lab.Close()
+	jobs, skipped, err := p.jobs(asked, func() ([]scenarios.Scenario, error) { return ask(o) }, lab.Lacks)
+	var results []scenarios.Result
+	if err == nil {
+		results, err = scenarios.RunAll(ctx, scenarios.Lab{
+			Kube: lab.Kube, Gateway: lab.URL, Domain: addons.Domain, Image: lab.Images["sampleapp"],
+			Evidence: lab.Evidence, Report: a.report, Teach: teach,
+		}, jobs, p.keep, p.parallel)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fault.Hinted(err, fmt.Sprintf("use a longer --timeout than %s", p.timeout))
+		}
+	}
+	a.report.Close()
+	results = append(results, skipped...)
+	err = errors.Join(outcome(results, err), file.write(results))
+	if a.global.output == "junit" {
+		return errors.Join(err, report.JUnit(a.stdout, junitCases(results)))
+	}
+	return errors.Join(err, a.print(results, func(w io.Writer) {
+		if p.all {
+			printTable(w, results, asked)
+		} else {
+			printSteps(w, results)
+		}
+		for _, r := range results {
+			printVerdict(w, r)
+		}
+	}))
+}
+
+// jobs are the runs that are asked for, and the results of those that the lab
+// has no addon for. With none left to run nothing can be tested.
+func (p *proof) jobs(asked []scenarios.Scenario, again func() ([]scenarios.Scenario, error), lacks func([]string) []string) (jobs []scenarios.Job, skipped []scenarios.Result, err error) {
+	var missing []string
+	for i, s := range asked {
+		why := ""
+		if lacking := lacks(s.Needs); len(lacking) > 0 {
+			missing = append(missing, lacking...)
+			why = fmt.Sprintf("it needs %s: `%s`", strings.Join(lacking, ", "), addCommand(lacking))
+		} else if p.controls && len(s.Controls) == 0 {
+			why = "a short run has none of its controls"
+		}
+		if why != "" {
+			skipped = append(skipped, scenarios.Result{Scenario: s.Name, Skipped: why})
+			continue
+		}
+		controls := []*scenarios.Control{nil}
+		if p.controls {
+			controls = nil
+			for i := range s.Controls {
+				controls = append(controls, &s.Controls[i])
+			}
+		}
+		for _, control := range controls {
+			// A story is told once: each run has its own.
+			fresh, err := again()
+			if err != nil {
+				return nil, nil, err
+			}
+			job := scenarios.Job{Scenario: fresh[i]}
+			if control != nil {
+				job.Control = job.Scenario.Control(control.Name)
+			}
+			jobs = append(jobs, job)
+		}
+	}
+	if len(jobs) > 0 {
+		return jobs, skipped, nil
+	}
+	hint := ""
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		hint = addCommand(slices.Compact(missing))
+	}
+	var reasons []string
+	for _, r := range skipped {
+		reasons = append(reasons, r.Scenario+": "+r.Skipped)
+	}
+	return nil, skipped, fault.CannotTest(hint, "nothing can be tested: %s", strings.Join(reasons, "; "))
+}
+
+// addCommand is what adds addons to the lab.
+func addCommand(lacking []string) string { return "mllab up --with " + strings.Join(lacking, ",") }
+
+// outcome is the error of all runs together: ^C before a claim that does not
+// hold, that before what could not be tested.
+func outcome(results []scenarios.Result, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	var failed []error
+	for _, r := range results {
+		if refuted := r.Err(); refuted != nil && r.Error == "" {
+			failed = append(failed, refuted)
+		}
+	}
+	switch len(failed) {
+	case 0:
+		return err
+	case 1:
+		return failed[0]
+	}
+	return fmt.Errorf("%d of %d runs failed, the first: %w", len(failed), len(results), failed[0])
+}
+
+// reportFile is a JUnit report on its way: it appears whole, or not at all. Nil
+// is none.
+type reportFile struct {
+	path string
+	tmp  *os.File
+}
+
+// createReport makes sure that the report can be written, before there is one.
+func createReport(path string) (*reportFile, error) {
+	if path == "" {
+		return nil, nil
+	}
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fault.Usage("name a file", "--junit %s is there and not a file", path)
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".mllab-junit-*")
+	if err != nil {
+		var about *fs.PathError // which names a file that nobody asked for
+		if errors.As(err, &about) {
+			err = about.Err
+		}
+		return nil, fault.Usage("name a file in a folder that can be written to", "--junit %s: %w", path, err)
+	}
+	return &reportFile{path, tmp}, nil
+}
+
+func (f *reportFile) write(results []scenarios.Result) error {
+	if f == nil {
+		return nil
+	}
+	err := errors.Join(report.JUnit(f.tmp, junitCases(results)), f.tmp.Chmod(0o644), f.tmp.Close())
+	if err == nil {
+		err = os.Rename(f.tmp.Name(), f.path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing --junit %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// discard removes what was not written to its end.
+func (f *reportFile) discard() {
+	if f != nil {
+		_ = f.tmp.Close()
+		_ = os.Remove(f.tmp.Name()) // not there any more when it was written
+	}
+}

@@ -1,0 +1,470 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/report"
+	"mllab.local/internal/split"
+	"mllab.local/scenarios"
+)
+
+func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
+	dir := t.TempDir()
+	for args, want := range map[string]string{
+		"scenario canry":                          "error: no scenario is called \"canry\"\nhint:  did you mean `mllab scenario canary`?\n",
+		"scenario lst":                            "error: no scenario is called \"lst\"\nhint:  did you mean `mllab scenario list`?\n",
+		"scenario nothing":                        "error: no scenario is called \"nothing\"\nhint:  scenarios are: ",
+		"scenario list nothing":                   "error: no scenario is called \"nothing\"\nhint:  scenarios are: ",
+		"scenario list canary canary":             "error: mllab scenario list takes one scenario, and got [\"canary\" \"canary\"]\nhint:  see",
+		"scenario reset":                          "error: mllab scenario reset needs the name of a scenario\nhint:  see `mllab scenario list`\n",
+		"scenario reset nothing":                  "error: no scenario is called \"nothing\"\nhint:  scenarios are: ",
+		"scenario canary --shares 90/20":          "error: --shares \"90/20\": they add up to 110 %, not 100 %\nhint:  such as --shares 90/10\n",
+		"scenario canary --requests 0":            "error: --requests 0 is out of range\nhint:  between 1 and 500000\n",
+		"scenario canary --alpha 0":               "error: --alpha 0 is not between 0 and 0.5\nhint:  such as --alpha 1e-6\n",
+		"scenario canary --alpha NaN":             "error: --alpha NaN is not between 0 and 0.5\nhint:",
+		"scenario canary --timeout -1s":           "error: --timeout -1s is not a time to come\nhint:",
+		"scenario canary --junit=":                "error: --junit has no file name\nhint:  such as --junit report.xml\n",
+		"scenario canary --junit " + dir:          "error: --junit " + dir + " is there and not a file\nhint:  name a file\n",
+		"scenario canary --junit /dev/null":       "error: --junit /dev/null is there and not a file\nhint:  name a file\n",
+		"scenario canary --junit " + dir + "/a/b": "error: --junit " + dir + "/a/b: no such file or directory\nhint:  name a file in a folder that can be written to\n",
+		"scenario canary --step --timeout 1m":     "error: --step waits for you, and --timeout would not\nhint:  leave --timeout out",
+		"scenario canary --step":                  "error: --step waits for Enter, and standard input is no terminal\nhint:  run it in a terminal",
+		"scenario canary --samples 3":             "error: mllab scenario canary: unknown flag: --samples\nhint:  see `mllab scenario canary --help`\n",
+		"scenario all --shares 90/10":             "error: mllab scenario all: unknown flag: --shares\nhint:",
+		"scenario all --parallel 0":               "error: --parallel 0 is out of range\nhint:  between 1 and 16\n",
+		"scenario all extra":                      "error: mllab scenario all takes no argument, and got \"extra\"\nhint:",
+		"scenario all -o xml":                     "error: mllab scenario all: invalid argument \"xml\" for \"-o, --output\" flag: it must be text, json or junit\nhint:",
+	} {
+		state := t.TempDir()
+		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE": state}, strings.Fields(args)...)
+		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {
+			t.Errorf("mllab %s: code %d, stdout %q\n got %s want %s", args, code, stdout, stderr, want)
+		}
+		if left, _ := os.ReadDir(state); len(left) > 0 {
+			t.Errorf("mllab %s touched the lab's state: %v", args, left)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("refused reports left %v", left)
+	}
+}
+
+func TestFlagsAreThereOnlyForScenariosThatHeedThem(t *testing.T) {
+	for _, tc := range []struct {
+		takes, args, want string // what the error says; without a lab a right call says so
+	}{
+		{"shares", "--shares 80/20", "there is no lab"},
+		{"", "--shares 80/20", "unknown flag: --shares"},
+		{"steps", "--steps 1,5,25,50,100", "there is no lab"},
+		{"", "--steps 1,5", "unknown flag: --steps"},
+		{"steps", "--steps 1,x", `invalid argument "1,x" for "--steps" flag: "x": they must be whole percents`},
+		{"steps", "--steps 5,5", `"5": they must be whole percents from 1 to 100, each more than the one before`},
+		{"steps", "--steps 50,101", `"101": they must be`},
+		{"steps", "--steps 0,50", `"0": they must be`},
+		{"steps", "--steps 12.5", `"12.5": they must be`},
+		{"steps shares", "--steps 50 --shares 80/20", "--shares and --steps contradict each other"},
+		{"gradual", "--gradual 30s", "there is no lab"},
+		{"", "--gradual 30s", "unknown flag: --gradual"},
+		{"gradual", "--gradual 0s", "--gradual 0s is not in whole seconds"},
+		{"gradual", "--gradual 1.5s", "--gradual 1.5s is not in whole seconds"},
+		{"gradual", "--gradual 2h", "--gradual 2h0m0s is not in whole seconds"},
+		{"samples", "--samples 5", "there is no lab"},
+		{"samples", "--samples 0", "--samples 0 is out of range"},
+		{"", "--samples 5", "unknown flag: --samples"},
+		{"", "--short --requests 200 --alpha 1e-3 --timeout 1m", "there is no lab"},
+	} {
+		var out, talk bytes.Buffer
+		a := &app{stdout: &out, stderr: &talk, report: report.Discard()}
+		a.global.state, a.global.name = t.TempDir(), "mllab"
+		c := newScenarioRun(a, scenarios.Scenario{Name: "canary", Summary: "a story", Takes: strings.Fields(tc.takes)})
+		c.SetArgs(strings.Fields(tc.args))
+		c.SilenceErrors, c.SilenceUsage = true, true
+		c.SetFlagErrorFunc(flagError)
+		err := c.ExecuteContext(t.Context())
+		wantCode := 2
+		if tc.want == "there is no lab" {
+			wantCode = 3
+		}
+		if err == nil || !strings.Contains(err.Error(), tc.want) || fault.Code(err) != wantCode || fault.Hint(err) == "" {
+			t.Errorf("takes %q, %s: %v (exit %d, hint %q)", tc.takes, tc.args, err, fault.Code(err), fault.Hint(err))
+		}
+	}
+}
+
+func TestWhatIsNotGivenHasTheRunsOwnDefault(t *testing.T) {
+	for args, want := range map[string]scenarios.Options{
+		"":                            {},
+		"--short":                     {Short: true},
+		"--short --requests 1000":     {Short: true, Requests: 1000},
+		"--alpha 1e-3 --requests 200": {Alpha: 1e-3, Requests: 200},
+	} {
+		p := proof{parallel: 1}
+		c := &cobra.Command{}
+		(&app{}).proofFlags(c, &p, "", time.Minute)
+		if err := c.ParseFlags(strings.Fields(args)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.judge(c); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %+v, want %+v (%v)", args, got, want, err)
+		}
+	}
+}
+
+func TestScenarioHelpIsShort(t *testing.T) {
+	for _, args := range []string{"scenario", "scenario canary --help", "scenario all --help", "scenario list --help", "scenario reset --help"} {
+		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
+		if lines := strings.Count(stdout, "\n"); code != 0 || stderr != "" || lines < 10 || lines > 36 || !strings.Contains(stdout, "Examples:\n  mllab ") {
+			t.Errorf("mllab %s: code %d, %d lines, stderr %q\n%s", args, code, lines, stderr, stdout)
+		}
+		for line := range strings.Lines(stdout) {
+			if len(line) > 121 {
+				t.Errorf("mllab %s: a line of %d characters: %s", args, len(line), line)
+			}
+		}
+	}
+}
+
+func TestTheListIsShortAndOneScenarioIsTold(t *testing.T) {
+	all, err := scenarios.All(scenarios.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, _ := call(t, nil, "scenario", "list")
+	if code != 0 || strings.Count(stdout, "\n") != len(all)+1 {
+		t.Errorf("code %d:\n%s", code, stdout)
+	}
+	for line := range strings.Lines(stdout) {
+		if len([]rune(line)) > 129 {
+			t.Errorf("a line of %d columns: %s", len([]rune(line)), line)
+		}
+	}
+	code, stdout, _ = call(t, nil, "scenario", "list", "canary")
+	for _, want := range []string{"canary: ", "needs knative", "  1. v1 serves\n", "  weights ", "shares"} {
+		if code != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("code %d, no %q in:\n%s", code, want, stdout)
+		}
+	}
+	var rows []outline
+	_, stdout, _ = call(t, nil, "scenario", "list", "canary", "-o", "json")
+	if err := json.Unmarshal([]byte(stdout), &rows); err != nil || len(rows) != 1 || len(rows[0].Steps) < 3 || len(rows[0].Controls) == 0 {
+		t.Errorf("%v: %s", err, stdout)
+	}
+}
+
+func TestJobsAreWhatTheLabHasTheAddonsFor(t *testing.T) {
+	asked := []scenarios.Scenario{
+		{Name: "canary", Needs: []string{"knative"}, Controls: []scenarios.Control{{Name: "weights"}, {Name: "errors"}}},
+		{Name: "gitops", Needs: []string{"knative", "flux"}},
+		{Name: "metrics", Needs: []string{"flux"}},
+	}
+	lacks := func(missing ...string) func([]string) []string {
+		return func(needs []string) (lacking []string) {
+			for _, n := range needs {
+				for _, m := range missing {
+					if n == m {
+						lacking = append(lacking, n)
+					}
+				}
+			}
+			return lacking
+		}
+	}
+	again := func() ([]scenarios.Scenario, error) { return asked, nil }
+	p := &proof{}
+	jobs, skipped, err := p.jobs(asked[:2], again, lacks("flux"))
+	if err != nil || len(jobs) != 1 || jobs[0].Control != nil || len(skipped) != 1 || !strings.Contains(skipped[0].Skipped, "mllab up --with flux") {
+		t.Errorf("jobs %+v, skipped %+v, %v", jobs, skipped, err)
+	}
+	_, skipped, err = p.jobs(asked, again, lacks("flux", "knative"))
+	if fault.Code(err) != 3 || fault.Hint(err) != "mllab up --with flux,knative" || len(skipped) != 3 {
+		t.Errorf("nothing to test: %v (exit %d, hint %q), skipped %+v", err, fault.Code(err), fault.Hint(err), skipped)
+	}
+	p.controls = true
+	jobs, _, err = p.jobs(asked[:1], again, lacks())
+	if err != nil || len(jobs) != 2 || jobs[0].Control.Name != "weights" || jobs[1].Control.Name != "errors" {
+		t.Errorf("controls %+v, %v", jobs, err)
+	}
+	if _, _, err = p.jobs([]scenarios.Scenario{{Name: "short"}}, again, lacks()); fault.Code(err) != 3 {
+		t.Errorf("no control to run: %v", err)
+	}
+}
+
+// someResults are one of each outcome.
+var someResults = []scenarios.Result{
+	{Scenario: "canary", Pass: true, Seconds: 23.94, Steps: []scenarios.StepResult{
+		{Name: "v1 serves", Pass: true, Barrier: 2.2, Seconds: 0.9, Evidence: &scenarios.Evidence{
+			Says: "n=1000 v1 1000 (accepted 1000..1000), exact: one stray answer fails", Tally: &probe.Tally{Sent: 1000},
+			Verdict: &split.Verdict{Regions: []split.Region{{Leg: "v1", Share: 1}}},
+		}},
+		{Name: "90/10", Pass: true, Barrier: 1.7, Seconds: 1.6, Evidence: &scenarios.Evidence{
+			Says: "n=1000 v1 901 (accepted 851..943), v2 99 (accepted 57..149), alpha 1e-06", Tally: &probe.Tally{Sent: 1000},
+			Verdict: &split.Verdict{Regions: []split.Region{{Leg: "v1", Share: 0.9}, {Leg: "v2", Share: 0.1}}},
+		}},
+		{Name: "no request lost", Pass: true, Evidence: &scenarios.Evidence{
+			Says: "0 of 759 watched requests lost", Tally: &probe.Tally{Sent: 759}, Watch: &scenarios.Watched{Sent: 759},
+		}},
+	}},
+	{Scenario: "cold", Pass: true, Seconds: 41, Steps: []scenarios.StepResult{
+		{Name: "one request", Pass: true, Evidence: &scenarios.Evidence{
+			Says: "answered after 2.31 s by the one pod it started", Figures: []scenarios.Figure{{Name: "pod", Value: 1}, {Name: "sandbox", Value: 0.31234, Unit: "s"}, {Name: "retries", Value: 0}},
+		}},
+	}},
+	{Scenario: "shadow", Refuted: scenarios.Mirror, Reasons: []string{"v2 saw 99 of 100 requests"}, Seconds: 12, Steps: []scenarios.StepResult{
+		{Name: "v1 serves", Pass: true, Evidence: &scenarios.Evidence{}},
+		{Name: "mirrored", Barrier: 1, Seconds: 2, Evidence: &scenarios.Evidence{Says: "v2 saw 99 of 100 requests"}},
+	}},
+	{Scenario: "zero", Error: "zero: step \"quiet\": waiting for no pod: context deadline exceeded", Seconds: 5, Steps: []scenarios.StepResult{{Name: "quiet"}}},
+	{Scenario: "arms", Error: "arms: making namespace mllab-arms: refused"},
+	{Scenario: "canary", Control: "weights", Pass: true, Refuted: scenarios.Shares, Catches: scenarios.Shares, Reasons: []string{"leg v2: 510 of 1000"}, Seconds: 9},
+	{Scenario: "canary", Control: "errors", Catches: scenarios.Answers, Seconds: 20},
+	{Scenario: "shadow", Control: "off", Catches: scenarios.Mirror, Refuted: scenarios.Caller, Reasons: []string{"a 503"}, Seconds: 8},
+	{Scenario: "gitops", Skipped: "it needs flux: `mllab up --with flux`"},
+}
+
+func TestResultsAsText(t *testing.T) {
+	var asked []scenarios.Scenario
+	for _, name := range []string{"canary", "cold", "shadow", "zero", "arms", "gitops"} {
+		asked = append(asked, scenarios.Scenario{Name: name, Steps: make([]scenarios.Step, 3)})
+	}
+	var b bytes.Buffer
+	printSteps(&b, someResults)
+	fmt.Fprintln(&b)
+	printTable(&b, someResults, asked)
+	for _, r := range someResults {
+		printVerdict(&b, r)
+	}
+	const golden = "testdata/results.txt"
+	if *update {
+		if err := os.WriteFile(golden, b.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("got\n%s\nwant (-update writes it)\n%s", b.String(), want)
+	}
+}
+
+func TestEveryRunIsInTheJUnitReport(t *testing.T) {
+	cases := junitCases(someResults)
+	type outcome struct{ failure, skipped string }
+	want := map[string]outcome{
+		"canary v1 serves":       {},
+		"canary 90/10":           {},
+		"canary no request lost": {},
+		"cold one request":       {},
+		"shadow v1 serves":       {},
+		"shadow mirrored":        {failure: "v2 saw 99 of 100 requests"},
+		"zero quiet":             {failure: "zero: step \"quiet\": waiting for no pod: context deadline exceeded"},
+		"arms run":               {failure: "arms: making namespace mllab-arms: refused"},
+		"canary control weights": {},
+		"canary control errors":  {failure: "canary: control errors was not caught: every claim held in a broken world"},
+		"shadow control off":     {failure: `shadow: control off was caught for the wrong reason: "caller" instead of "mirror": a 503`},
+		"gitops all steps":       {skipped: "it needs flux: `mllab up --with flux`"},
+	}
+	if len(cases) != len(want) {
+		t.Errorf("%d cases, want %d", len(cases), len(want))
+	}
+	for _, c := range cases {
+		w, there := want[c.Suite+" "+c.Name]
+		if !there || c.Failure != w.failure || c.Skipped != w.skipped {
+			t.Errorf("%s %s: %+v, want %+v", c.Suite, c.Name, c, w)
+		}
+	}
+	// All steps passed, and then the clean-up failed.
+	cases = junitCases([]scenarios.Result{{Scenario: "s", Error: "cleaning up", Steps: []scenarios.StepResult{{Name: "a", Pass: true}}}})
+	if len(cases) != 2 || cases[0].Failure != "" || cases[1].Failure != "cleaning up" {
+		t.Errorf("%+v", cases)
+	}
+}
+
+func TestTheExitCodeIsOfTheWorstThatIsKnown(t *testing.T) {
+	passed := scenarios.Result{Scenario: "a", Pass: true}
+	failed := scenarios.Result{Scenario: "b", Refuted: scenarios.Shares, Reasons: []string{"why"}}
+	untested := scenarios.Result{Scenario: "c", Error: "no pod"}
+	skipped := scenarios.Result{Scenario: "d", Skipped: "no addon"}
+	cannot := fault.CannotTest("", "no pod")
+	for _, tc := range []struct {
+		name    string
+		results []scenarios.Result
+		err     error
+		code    int
+		says    string
+	}{
+		{"all passed", []scenarios.Result{passed, skipped}, nil, 0, ""},
+		{"one failed", []scenarios.Result{passed, failed}, nil, 1, `b: claim "shares" does not hold: why`},
+		{"two failed", []scenarios.Result{failed, passed, failed}, nil, 1, "2 of 3 runs failed"},
+		{"one could not be tested", []scenarios.Result{passed, untested}, cannot, 3, "no pod"},
+		{"a claim that fails says more", []scenarios.Result{untested, failed}, cannot, 1, "shares"},
+		{"^C before all", []scenarios.Result{failed, untested}, fmt.Errorf("step: %w", context.Canceled), 130, ""},
+	} {
+		err := outcome(tc.results, tc.err)
+		if fault.Code(err) != tc.code || err != nil && !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v (exit %d), want exit %d", tc.name, err, fault.Code(err), tc.code)
+		}
+	}
+}
+
+func TestAReportAppearsWholeOrNotAtAll(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "report.xml")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := createReport(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := os.ReadFile(path); string(text) != "old" {
+		t.Errorf("before it is written there is %q", text)
+	}
+	if err := f.write(someResults); err != nil {
+		t.Fatal(err)
+	}
+	f.discard()
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(text), `failures="5"`) || !strings.HasSuffix(string(text), "</testsuites>\n") {
+		t.Errorf("%v: %s", err, text)
+	}
+	if st, _ := os.Stat(path); st.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v", st.Mode())
+	}
+	g, err := createReport(filepath.Join(dir, "never.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.discard()
+	if files, _ := os.ReadDir(dir); len(files) != 1 {
+		t.Errorf("left: %v", files)
+	}
+	var none *reportFile
+	if none.discard(); none.write(nil) != nil {
+		t.Error("no report is asked for, and it fails")
+	}
+}
+
+func TestWithoutALabTheReportSaysThatNothingWasTested(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report.xml")
+	code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE": t.TempDir()}, "scenario", "canary", "--junit", path)
+	if code != 3 || stdout != "" || !strings.Contains(stderr, "there is no lab") {
+		t.Errorf("code %d, stdout %q, stderr %s", code, stdout, stderr)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(text), `failures="1"`) || !strings.Contains(string(text), "there is no lab") {
+		t.Errorf("%v: %s", err, text)
+	}
+}
+
+// pupil is a teacher who reads from this.
+func pupil(t *testing.T, in *os.File, color bool) (*app, *bytes.Buffer) {
+	t.Helper()
+	var talk bytes.Buffer
+	return &app{stdin: in, stderr: &talk, color: color, report: report.Discard()}, &talk
+}
+
+func pipe(t *testing.T, typed string) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); w.Close() })
+	if _, err := w.WriteString(typed); err != nil {
+		t.Fatal(err)
+	}
+	return r, w
+}
+
+var aLesson = scenarios.Lesson{Step: 2, Steps: 7, Name: "90/10", Idea: "A tenth of the users meet v2.", Look: "the count of v2.",
+	Change: "--- as it is\n+++ Service/ns/model\n@@ -1,3 +1,3 @@\n traffic:\n-- percent: 100\n+- percent: 90\n"}
+
+func TestEachEnterGoesOnAndTheEndOfInputStops(t *testing.T) {
+	in, w := pipe(t, "\n\n")
+	w.Close()
+	a, talk := pupil(t, in, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	teach, err := a.teach(cancel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := teach(ctx, aLesson); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := `
+== Step 2 of 7: 90/10
+A tenth of the users meet v2.
+
+This is about to be changed:
+--- as it is
++++ Service/ns/model
+@@ -1,3 +1,3 @@
+ traffic:
+-- percent: 100
++- percent: 90
+
+Look at: the count of v2.
+
+Enter goes on, ^C stops: 
+`
+	if got := talk.String(); got != want+want {
+		t.Errorf("got\n%swant twice\n%s", got, want)
+	}
+	if err := teach(ctx, aLesson); fault.Code(err) != 130 || ctx.Err() == nil {
+		t.Errorf("at the end of input: %v, the run is stopped: %v", err, ctx.Err())
+	}
+}
+
+func TestAnInterruptDoesNotWaitForEnter(t *testing.T) {
+	in, _ := pipe(t, "")
+	a, _ := pupil(t, in, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	teach, err := a.teach(cancel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if err := teach(ctx, aLesson); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestNobodyCanPressEnterOnDevNull(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	a, _ := pupil(t, null, false)
+	if _, err := a.teach(func() {}); fault.Code(err) != 2 || fault.Hint(err) == "" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestADiffIsColouredOnlyWithColour(t *testing.T) {
+	for _, color := range []bool{false, true} {
+		teacher := &teacher{color: color}
+		got := teacher.text(aLesson)
+		if strings.Contains(got, "\x1b[31m-- percent: 100\x1b[0m\n\x1b[32m+- percent: 90\x1b[0m\n") != color || strings.Contains(got, "\x1b") != color {
+			t.Errorf("colour %t: %q", color, got)
+		}
+	}
+}

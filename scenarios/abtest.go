@@ -1,0 +1,363 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// abStory sends users to one of two arms by a header or a cookie, and compares
+// how many convert.
+type abStory struct {
+	Options
+	header, cookie string         // what arm B's route looks at
+	converts       map[string]int // version -> percent of its users
+	users          int            // in each arm
+}
+
+// The arms' versions. A/A needs a second copy of the model that serves arm A:
+// what differs then can only be the apparatus.
+const (
+	armA    = "v1"
+	armCopy = "v1-copy"
+	armB    = "v2"
+)
+
+const (
+	armHeader = "x-group"
+	// A whole cookie of the list that the header holds, which has "; " between
+	// cookies: https://www.rfc-editor.org/rfc/rfc6265#section-4.2.1
+	// Envoy matches a regex with the whole value.
+	armCookie = "(.*; ?)?group=b(;.*)?"
+)
+
+// missRate is how often the real difference may be missed: as seldom as a
+// default alpha gives a false alarm.
+const missRate = 1e-6
+
+// abTest: a header or a cookie picks the arm, and near misses do not; two
+// copies of a model show no difference; the new model converts more.
+func abTest(o Options) (Scenario, error) {
+	if !(o.Alpha > 0 && o.Alpha < 0.5) {
+		return Scenario{}, fault.Usage("such as --alpha 1e-6", "ab-test: alpha %v is not between 0 and 0.5", o.Alpha)
+	}
+	s := &abStory{
+		Options: o, header: armHeader, cookie: armCookie,
+		converts: map[string]int{armA: 10, armCopy: 10, armB: 20},
+	}
+	return Scenario{
+		Name:    "ab-test",
+		Summary: "a header or a cookie picks the arm, and the arms' outcomes are compared",
+		Needs:   []string{"istio"},
+		Steps: []Step{
+			{
+				Name: "a tag picks the arm",
+				Idea: "In an A/B test a user stays in one arm, so the route looks at something that the user keeps: a header or a cookie. " +
+					"Such a route is not left to chance, so one stray answer refutes it.",
+				Look: "The near misses: a value in capitals, a longer one, another cookie that ends alike. All must stay in arm A.",
+				Change: func(ctx context.Context, l *Lab) error {
+					if err := s.plan(); err != nil {
+						return err
+					}
+					if err := s.deploy(ctx, l); err != nil {
+						return err
+					}
+					return s.route(ctx, l, armB)
+				},
+				Check: s.routes,
+			},
+			{
+				Name: "A/A: no difference",
+				Idea: "Before two models are compared, one is compared with itself. " +
+					"A difference would come from the routes, the counting or the test.",
+				Look:   "The p-value is as likely to be high as low, and a difference is claimed once in 1/alpha runs.",
+				Change: func(ctx context.Context, l *Lab) error { return s.route(ctx, l, armCopy) },
+				Check:  s.outcome(armCopy, split.NoDifference),
+			},
+			{
+				Name: "A/B: B converts more",
+				Idea: "How many users are needed follows from what shall be told apart, before the first one comes. " +
+					"The test is done once, when they all have come.",
+				Look:   "The difference with its interval: the p-value only says that there is one, not how large it is.",
+				Change: func(ctx context.Context, l *Lab) error { return s.route(ctx, l, armB) },
+				Check:  s.outcome(armB, split.BMore),
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "misspelt", Summary: "the route looks at the header x-groop",
+				Break: func(context.Context, *Lab) error { s.header = "x-groop"; return nil }, Catches: Routes,
+			},
+			{
+				Name: "prefix", Summary: "the route looks for group=b anywhere in the cookies",
+				Break: func(context.Context, *Lab) error { s.cookie = ".*group=b.*"; return nil }, Catches: Routes,
+			},
+			{
+				Name: "same-arm", Summary: "v2 converts no more users than v1",
+				Break: func(context.Context, *Lab) error { s.converts[armB] = s.converts[armA]; return nil }, Catches: Outcome,
+			},
+		},
+	}, nil
+}
+
+// The rates that the test is planned to tell apart.
+const rateA, rateB = 0.10, 0.20
+
+// plan computes how many users each arm needs; --requests may ask for more.
+func (s *abStory) plan() error {
+	need, err := split.Users(rateA, rateB, s.Alpha, missRate)
+	if err != nil {
+		return fault.Usage("use a larger --alpha", "ab-test: %w", err)
+	}
+	s.users = max(need, s.Requests)
+	return nil
+}
+
+// deploy makes one pod of each version.
+func (s *abStory) deploy(ctx context.Context, l *Lab) error {
+	var objs []*unstructured.Unstructured
+	for _, version := range sortedKeys(s.converts) {
+		obj, err := l.deployment(model{Name: "model", Version: version, Env: map[string]string{"CONVERT_PERCENT": strconv.Itoa(s.converts[version])}})
+		if err != nil {
+			return err
+		}
+		objs = append(objs, obj)
+	}
+	return l.apply(ctx, objs...)
+}
+
+// route gives arm B to a version, and returns when the gateway routes so and
+// each version answers at its own address.
+func (s *abStory) route(ctx context.Context, l *Lab, b string) error {
+	mark, versions := l.mark(), sortedKeys(s.converts)
+	objs, err := render("ab-test/routes.yaml", map[string]any{
+		"Host": l.host("model"), "Versions": versions, "B": b, "Header": s.header, "Cookie": s.cookie, "Mark": mark,
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, objs...); err != nil {
+		return err
+	}
+	if err := l.inForce(ctx, l.to("model"), mark); err != nil {
+		return err
+	}
+	for _, version := range versions {
+		r := l.to(version + "-model")
+		r.Fresh = true
+		err := l.until(ctx, "version "+version, func() string { return l.send.Send(ctx, r).Problem() })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// user is a kind of request and whether it belongs to arm B.
+type user struct {
+	name   string
+	header http.Header
+	b      bool
+}
+
+// users are all kinds: untagged, tagged, and those who nearly are. Spaces
+// around a header's value are not among them: they are not part of it
+// (https://www.rfc-editor.org/rfc/rfc9110#section-5.5) and not sent.
+func users() []user {
+	var all []user
+	add := func(b bool, name string, header http.Header) { all = append(all, user{name, header, b}) }
+	add(false, "no tag", nil)
+	for _, h := range []struct {
+		name   string
+		values []string
+		b      bool
+	}{
+		{"x-group", []string{"b"}, true},
+		{"X-GROUP", []string{"b"}, true}, // a header's name has no case
+		{"x-group", []string{"B"}, false},
+		{"x-group", []string{"bb"}, false},
+		{"x-group", []string{"ab"}, false},
+		{"x-group", []string{"b b"}, false},
+		{"x-group", []string{"a"}, false},
+		{"x-group", []string{""}, false},
+		{"x-group", []string{"b", "a"}, false}, // twice is a list: "b,a"
+		{"x-groups", []string{"b"}, false},
+		{"group", []string{"b"}, false},
+	} {
+		add(h.b, fmt.Sprintf("header %s: %q", h.name, h.values), http.Header{h.name: h.values})
+	}
+	for _, c := range []struct {
+		cookies string
+		b       bool
+	}{
+		{"group=b", true},
+		{"a=1; group=b", true},
+		{"group=b; c=2", true},
+		{"a=1; group=b; c=2", true},
+		{"a=1;group=b;c=2", true}, // not as browsers send it, but proxies do
+		{"group=ba", false},
+		{"group=ab", false},
+		{"group=B", false},
+		{"Group=b", false}, // a cookie's name has a case
+		{"group=", false},
+		{"xgroup=b", false},
+		{"a=group=b", false},
+		{"a=1; xgroup=b; c=2", false},
+		{"a=1; group=ba; c=2", false},
+	} {
+		add(c.b, fmt.Sprintf("cookie %q", c.cookies), http.Header{"Cookie": {c.cookies}})
+	}
+	return all
+}
+
+// routes sends requests of every kind and refutes each kind that reached the
+// wrong version.
+func (s *abStory) routes(ctx context.Context, l *Lab) (Evidence, error) {
+	kinds := users()
+	var headers []http.Header
+	for _, u := range kinds {
+		headers = append(headers, u.header)
+	}
+	each := (s.Requests + len(kinds) - 1) / len(kinds)
+	answers, e, err := l.inTurn(ctx, headers, each)
+	if err != nil {
+		return e, err
+	}
+	refuted := &Refuted{Claim: Routes}
+	tagged := 0
+	for i, u := range kinds {
+		want := armA
+		if u.b {
+			want = armB
+			tagged++
+		}
+		var astray []probe.Answer
+		for _, a := range answers[i] {
+			if a.Target != want {
+				astray = append(astray, a)
+			}
+		}
+		if len(astray) > 0 {
+			refuted.Reasons = append(refuted.Reasons, fmt.Sprintf("%s: %d of %d answered by %s instead of %s, the first: request %s",
+				u.name, len(astray), each, astray[0].Target, want, astray[0].ID))
+		}
+	}
+	e.Says = fmt.Sprintf("%d kinds of %d requests: %d tagged ones all %s, %d untagged and near misses all %s, exact: one stray answer fails",
+		len(kinds), each, tagged, armB, len(kinds)-tagged, armA)
+	if len(refuted.Reasons) > 0 {
+		e.Says = refuted.Reasons[0]
+		return e, refuted
+	}
+	return e, nil
+}
+
+// outcome sends users to both arms, of which B is served by the given version,
+// and judges what the comparison concludes.
+func (s *abStory) outcome(b string, want split.Conclusion) func(context.Context, *Lab) (Evidence, error) {
+	return func(ctx context.Context, l *Lab) (Evidence, error) {
+		answers, e, err := l.inTurn(ctx, []http.Header{nil, {"Cookie": {"group=b"}}}, s.users)
+		if err != nil {
+			return e, err
+		}
+		var arms [2]split.Arm
+		for i, version := range []string{armA, b} {
+			for _, a := range answers[i] {
+				if a.Target != version {
+					return e, refute(Routes, "a user of arm %c was answered by %s instead of %s (request %s)", 'A'+i, a.Target, version, a.ID)
+				}
+				converted, err := strconv.ParseBool(a.Converted)
+				if err != nil {
+					return e, fmt.Errorf("request %s: the answer does not say whether the user converted: %w", a.ID, err)
+				}
+				arms[i].Users++
+				if converted {
+					arms[i].Converted++
+				}
+			}
+		}
+		return s.judge(e, arms[0], arms[1], want)
+	}
+}
+
+// judge compares the arms, and says how often the conclusion is wrong.
+func (s *abStory) judge(e Evidence, a, b split.Arm, want split.Conclusion) (Evidence, error) {
+	got, err := split.Compare(a, b, s.Alpha)
+	if err != nil {
+		return e, err
+	}
+	low, high := split.DifferenceInterval(a, b, confidence)
+	points := func(name string, share float64) Figure { return Figure{name, 100 * share, "points"} }
+	e.Figures = append(e.Figures, Figure{"A converted", float64(a.Converted), "users"}, Figure{"B converted", float64(b.Converted), "users"},
+		points("difference", got.Difference), points("at least", low), points("at most", high), Figure{Name: "p", Value: got.P})
+	e.Says = fmt.Sprintf("A %d of %d, B %d of %d converted: %+.1f points (%+.1f..%+.1f with %.0f %%), p %.2g: %s, alpha %.0e",
+		a.Converted, a.Users, b.Converted, b.Users, 100*got.Difference, 100*low, 100*high, 100*confidence, got.P, got.Conclusion, s.Alpha)
+	if want == split.NoDifference {
+		e.Says += fmt.Sprintf("; a B of %.1f %% would have been shown with %.2f", 100*split.ShownFrom(a.Users, rateA, s.Alpha), split.Power)
+	} else {
+		e.Says += fmt.Sprintf(", missed in %.0e of runs if %.0f and %.0f %% convert", split.Missed(a.Users, rateA, rateB, s.Alpha), 100*rateA, 100*rateB)
+	}
+	if got.Conclusion != want {
+		return e, refute(Outcome, "the test concludes %q where %q is claimed: %s", got.Conclusion, want, e.Says)
+	}
+	return e, nil
+}
+
+// inTurn sends n requests with each of the headers, one after the other, so
+// that what changes with time meets all alike. It returns the answers by
+// header; one that is not the application's 200 refutes.
+func (l *Lab) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
+	t := &turns{Sender: l.send, headers: headers, turn: map[string]int{}}
+	total, done := n*len(headers), 0
+	all := probe.Burst(ctx, t, l.to("model"), total, sampleWorkers, func(probe.Answer) {
+		done++
+		l.task.Progress(int64(done), int64(total), "requests")
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, Evidence{}, err
+	}
+	tally := probe.Count(all)
+	file, err := l.keep(all)
+	e := Evidence{Tally: &tally, File: file}
+	if err != nil {
+		return nil, e, err
+	}
+	if refuted := answered(tally); refuted != nil {
+		e.Says = refuted.Reasons[0]
+		return nil, e, refuted
+	}
+	by := make([][]probe.Answer, len(headers))
+	for _, a := range all {
+		by[t.turn[a.ID]] = append(by[t.turn[a.ID]], a)
+	}
+	return by, e, nil
+}
+
+// turns is a Sender that gives each request the next of its headers.
+type turns struct {
+	probe.Sender
+	headers []http.Header
+	mu      sync.Mutex
+	next    int
+	turn    map[string]int // request ID -> place among headers
+}
+
+func (t *turns) Send(ctx context.Context, r probe.Request) probe.Answer {
+	t.mu.Lock()
+	turn := t.next % len(t.headers)
+	t.next++
+	t.mu.Unlock()
+	r.Header = t.headers[turn]
+	a := t.Sender.Send(ctx, r)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turn[a.ID] = turn
+	return a
+}

@@ -1,0 +1,499 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// The two colours, which are also what their pods answer.
+const (
+	blue  = "blue"
+	green = "green"
+)
+
+// switchRate is how many requests per second watch a switch: with 95 % they see
+// an outage of 20 ms.
+const switchRate = 150
+
+// drainWindow is how long after a switch is in force the old colour may still
+// answer. In force is what Kubernetes or Knative says; the gateway learns of a
+// Service's new endpoints only after that, some tenths of a second on two idle
+// cores.
+const drainWindow = 3 * time.Second
+
+// way is a way to run two colours behind one shared address. Each of its
+// functions returns when what it does is in force.
+type way interface {
+	shared(l *Lab) probe.Request
+	own(l *Lab, colour string) probe.Request
+	begin(ctx context.Context, l *Lab, colour string) error  // has the shared address served by the first colour
+	deploy(ctx context.Context, l *Lab, colour string) error // beside the first one, at its own address
+	point(ctx context.Context, l *Lab, colour string) error  // switches the shared address
+}
+
+// blueGreenStory is one way's: green is tried beside blue, and the shared
+// address is switched and switched back. A watcher runs through all of it.
+type blueGreenStory struct {
+	Options
+	way
+	drain        time.Duration
+	watcher      *watch
+	turns        []turn
+	beforeSwitch func(ctx context.Context, l *Lab) error // what a control does wrong then, if any
+}
+
+// turn is when the shared address became a colour's: asked for, and said to be
+// in force.
+type turn struct {
+	colour        string
+	made, inForce time.Time
+}
+
+// blueGreen tells the story both ways, one after the other. Only plain
+// Deployments have blue removed: when a revision's pods end is for Knative's
+// autoscaler to say.
+func blueGreen(o Options) (Scenario, error) {
+	// The flags are judged before anything is touched.
+	if err := (&blueGreenStory{Options: o}).only(blue).Check(); err != nil {
+		return Scenario{}, fault.Usage("see `mllab scenario blue-green --help`", "blue-green: %w", err)
+	}
+	routed, err := loadService("scenarios/blue-green/knative.yaml")
+	if err != nil {
+		return Scenario{}, err
+	}
+	selector, revision := selectorWay{"model"}, &revisionWay{routed}
+	first := &blueGreenStory{Options: o, way: selector, drain: drainWindow}
+	second := &blueGreenStory{Options: o, way: revision, drain: drainWindow}
+	return Scenario{
+		Name:    "blue-green",
+		Summary: "two versions side by side: all traffic is switched at once, and back",
+		Needs:   []string{"istio", "knative"},
+		Alone:   true,
+		Steps: append(first.steps("Service",
+			Step{
+				Name: "Service: green again", Change: first.switchTo(green), Check: first.switched, Long: true,
+				Idea: "What was wrong is mended, and green gets the shared address once more.",
+				Look: "The same times again: one switch is no measurement.",
+			},
+			Step{
+				Name: "Service: blue is removed", Change: selector.removeBlue, Check: first.sampled(selector.shared, green), Long: true,
+				Idea: "The old colour is removed only when the drain window is over. From here on there is no fast way back.",
+				Look: "No request notices.",
+			}), second.steps("Knative")...),
+		Controls: []Control{
+			{
+				Name: "early-delete", Summary: "blue is removed before the Service's selector is switched",
+				Break: func(context.Context, *Lab) error {
+					first.beforeSwitch = selector.removeBlueInUse
+					return nil
+				}, Catches: NoLoss,
+			},
+			{
+				Name: "green-not-ready", Summary: "green is not ready when it is to be tried",
+				After: "Service: green by its own address", Break: selector.makeGreenUnready, Catches: Answers,
+			},
+			{
+				Name: "sticky", Summary: "the gateway's route is pinned to blue, so that the switched selector has no effect",
+				After: "Service: green by its own address", Break: selector.pin, Catches: Cutover,
+			},
+			{
+				Name: "leftover", Summary: "one request in ten still goes to blue's revision after the switch",
+				After: "Knative: switch to green", Break: func(ctx context.Context, l *Lab) error {
+					return revision.traffic(ctx, l, 10, 90)
+				}, Catches: Cutover,
+			},
+		},
+	}, nil
+}
+
+// only is the claim that every answer is one colour's.
+func (s *blueGreenStory) only(colour string) split.Claim {
+	other := map[string]string{blue: green, green: blue}[colour]
+	return split.Claim{Legs: []split.Leg{{Name: colour, Share: 1}, {Name: other, Share: 0}}, N: s.Requests, Alpha: s.Alpha}
+}
+
+// steps tells the story, with more after the rollback.
+func (s *blueGreenStory) steps(name string, more ...Step) []Step {
+	greens := func(l *Lab) probe.Request { return s.own(l, green) }
+	steps := []Step{
+		{
+			Name: name + ": blue serves", Change: s.begin, Check: s.sampled(s.shared, blue),
+			Idea: "Blue is the version in use. Everybody calls one shared address, and all of that is blue's.",
+			Look: "All answers are blue's. From here on a watcher calls the shared address " + fmt.Sprint(switchRate) + " times a second.",
+		},
+		{
+			Name: name + ": green by its own address", Change: s.deployGreen, Check: s.sampled(greens, green),
+			Idea: "Green starts beside blue and is tried where no user is: at an address of its own.",
+			Look: "Green's own address answers green only, while the shared one still answers blue only.",
+		},
+		{
+			Name: name + ": switch to green", Change: s.switchTo(green), Check: s.switched,
+			Idea: "One write gives the whole shared address to green. Blue stays, for what is still on its way and for the way back.",
+			Look: "How long after the write blue last answered. After the drain window one answer of blue fails.",
+		},
+		{
+			Name: name + ": rollback to blue", Change: s.switchTo(blue), Check: s.switched,
+			Idea: "The way back is the same write. It is as fast, because blue never stopped.",
+			Look: "The same times, the other way round.",
+		},
+	}
+	return append(append(steps, more...), Step{
+		Name: name + ": no request lost", Check: s.lossless,
+		Idea: "The watcher is stopped, and its whole record is judged.",
+		Look: "How little loss so many requests would have shown.",
+	})
+}
+
+func (s *blueGreenStory) begin(ctx context.Context, l *Lab) error {
+	if err := s.way.begin(ctx, l, blue); err != nil {
+		return err
+	}
+	now := time.Now()
+	s.turns = []turn{{blue, now, now}}
+	s.watcher = l.watch(s.shared(l), switchRate)
+	return nil
+}
+
+func (s *blueGreenStory) deployGreen(ctx context.Context, l *Lab) error {
+	return s.deploy(ctx, l, green)
+}
+
+// sampled draws a sample at an address, which must be one colour's, and judges
+// what the watcher has seen of the shared one until then.
+func (s *blueGreenStory) sampled(at func(*Lab) probe.Request, colour string) func(context.Context, *Lab) (Evidence, error) {
+	return func(ctx context.Context, l *Lab) (Evidence, error) {
+		e, err := l.sample(ctx, at(l), s.only(colour))
+		if err != nil {
+			return e, err
+		}
+		seen, err := s.unlost()
+		if err != nil {
+			return e, err
+		}
+		if _, err := s.judge(seen); err != nil {
+			return e, err
+		}
+		e.Says += fmt.Sprintf("; shared address (%s's turn): 0 of %d watched requests lost or of the wrong colour",
+			s.turns[len(s.turns)-1].colour, len(seen))
+		return e, nil
+	}
+}
+
+func (s *blueGreenStory) switchTo(colour string) func(context.Context, *Lab) error {
+	return func(ctx context.Context, l *Lab) error {
+		if s.beforeSwitch != nil {
+			if err := s.beforeSwitch(ctx, l); err != nil {
+				return err
+			}
+		}
+		if err := s.point(ctx, l, colour); err != nil {
+			return err
+		}
+		s.turns = append(s.turns, turn{colour, l.wrote, time.Now()})
+		return nil
+	}
+}
+
+// switched judges the newest turn: when its drain window is over, a sample is
+// drawn, and it and all that the watcher has seen are judged.
+func (s *blueGreenStory) switched(ctx context.Context, l *Lab) (Evidence, error) {
+	now := s.turns[len(s.turns)-1]
+	select {
+	case <-time.After(time.Until(now.inForce.Add(s.drain))):
+	case <-ctx.Done():
+		return Evidence{}, ctx.Err()
+	}
+	sample, e, err := l.burst(ctx, s.shared(l), s.Requests)
+	if err != nil {
+		return e, err
+	}
+	if refuted := answered(*e.Tally); refuted != nil {
+		return e, refuted
+	}
+	seen, err := s.unlost()
+	if err != nil {
+		return e, err
+	}
+	c, err := s.judge(append(seen, sample...))
+	if err != nil {
+		return e, err
+	}
+	if c.settled == 0 {
+		return e, errors.New("nobody asked after the drain window")
+	}
+	inForce, old := now.inForce.Sub(now.made), s.turns[len(s.turns)-2].colour
+	e.Figures = []Figure{{"in force", inForce.Seconds(), "s"}, {"first new answer", c.first.Seconds(), "s"}, {"last old answer", c.last.Seconds(), "s"}}
+	e.Says = fmt.Sprintf("first %s %.2f s, last %s %.2f s after the switch; %s 0 of %d after %.2f s (in force %.2f + drain window %.0f): below %.2f %% with %.0f %% confidence; 0 of %d watched requests lost",
+		now.colour, c.first.Seconds(), old, c.last.Seconds(),
+		old, c.settled, (inForce + s.drain).Seconds(), inForce.Seconds(), s.drain.Seconds(), 100*split.UpperBound(0, c.settled, confidence), 100*confidence, len(seen))
+	return e, nil
+}
+
+func (s *blueGreenStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
+	e, err := l.watched(s.watcher)
+	if err == nil {
+		_, err = s.judge(s.watcher.Stop().Answers)
+	}
+	return e, err
+}
+
+// cutover is how the newest turn was followed: when the new colour answered
+// first and the old one last, after it was asked for, and how many answers came
+// after its drain window.
+type cutover struct {
+	first, last time.Duration
+	settled     int
+}
+
+// unlost is what the watcher has seen until now; it refutes that nothing of
+// that is lost.
+func (s *blueGreenStory) unlost() ([]probe.Answer, error) {
+	seen := s.watcher.Answered()
+	if len(seen) == 0 {
+		return nil, errors.New("the watcher has seen nothing")
+	}
+	if refuted := answered(probe.Count(seen)); refuted != nil {
+		refuted.Claim = NoLoss
+		return nil, refuted
+	}
+	return seen, nil
+}
+
+// judge refutes that every answer is from the colour whose turn it was or, up to
+// the end of the drain window, from the one before.
+func (s *blueGreenStory) judge(answers []probe.Answer) (cutover, error) {
+	var c cutover
+	var wrong []string
+	for _, a := range answers {
+		came := a.Scheduled.Add(a.Latency)
+		n := len(s.turns) - 1
+		for n > 0 && came.Before(s.turns[n].made) {
+			n--
+		}
+		now, since := s.turns[n], came.Sub(s.turns[n].made)
+		old := n > 0 && a.Target == s.turns[n-1].colour
+		settled := came.After(now.inForce.Add(s.drain))
+		if a.Target != now.colour && (!old || settled) {
+			wrong = append(wrong, fmt.Sprintf("%q answered %.2f s after the switch to %s, in force after %.2f s, with a drain window of %s (request %s)",
+				a.Target, since.Seconds(), now.colour, now.inForce.Sub(now.made).Seconds(), s.drain, a.ID))
+		}
+		if n < len(s.turns)-1 {
+			continue
+		}
+		if old {
+			c.last = max(c.last, since)
+		} else if c.first == 0 || since < c.first {
+			c.first = since
+		}
+		if settled {
+			c.settled++
+		}
+	}
+	if len(wrong) > 0 {
+		return c, refute(Cutover, "%d of %d answers were of the wrong colour, the first: %s", len(wrong), len(answers), wrong[0])
+	}
+	return c, nil
+}
+
+// selectorWay switches by the selector of a plain Kubernetes Service, which the
+// gateway reaches by a VirtualService. The colours are Deployments.
+type selectorWay struct{ name string }
+
+func (w selectorWay) shared(l *Lab) probe.Request { return l.to(w.name) }
+
+func (w selectorWay) own(l *Lab, colour string) probe.Request { return l.to(w.name + "-" + colour) }
+
+func (w selectorWay) model(colour string) model {
+	return model{Name: w.name, Version: colour, Env: map[string]string{
+		"ADMIN_PORT": fmt.Sprint(adminPort),
+		// A colour is removed when nobody asks it any more.
+		"DRAIN": "1s",
+	}}
+}
+
+func (w selectorWay) begin(ctx context.Context, l *Lab, colour string) error {
+	if err := w.deploy(ctx, l, colour); err != nil {
+		return err
+	}
+	if err := w.point(ctx, l, colour); err != nil {
+		return err
+	}
+	return w.route(ctx, l, w.name, w.name)
+}
+
+func (w selectorWay) deploy(ctx context.Context, l *Lab, colour string) error {
+	deployment, err := l.deployment(w.model(colour))
+	if err != nil {
+		return err
+	}
+	own := w.name + "-" + colour
+	if err := w.service(ctx, l, own, colour, deployment); err != nil {
+		return err
+	}
+	return w.route(ctx, l, own, own)
+}
+
+func (w selectorWay) point(ctx context.Context, l *Lab, colour string) error {
+	return w.service(ctx, l, w.name, colour)
+}
+
+// removeBlue returns when no pod of blue is left.
+func (w selectorWay) removeBlue(ctx context.Context, l *Lab) error {
+	deployment, err := l.deployment(w.model(blue))
+	if err != nil {
+		return err
+	}
+	if err := l.remove(ctx, deployment); err != nil {
+		return err
+	}
+	return l.until(ctx, "blue's pods to go", func() string {
+		pods, err := l.Kube.Pods(ctx, l.Namespace, w.model(blue).labels())
+		switch {
+		case err != nil:
+			return err.Error()
+		case len(pods) > 0:
+			return "Pod/" + pods[0].Name + " is there"
+		}
+		return ""
+	})
+}
+
+// service has a Service select a colour, beside other objects, and returns when
+// its endpoints are that colour's pods and no others.
+func (w selectorWay) service(ctx context.Context, l *Lab, name, colour string, beside ...*unstructured.Unstructured) error {
+	objs, err := render("blue-green/service.yaml", map[string]string{"Name": name, "Version": colour})
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, append(beside, objs...)...); err != nil {
+		return err
+	}
+	return l.until(ctx, "the endpoints of Service/"+name, func() string {
+		pods, err := w.endpoints(ctx, l, name)
+		switch {
+		case err != nil:
+			return err.Error()
+		case len(pods) == 0:
+			return "none is ready"
+		}
+		if i := slices.IndexFunc(pods, func(pod string) bool { return !strings.HasPrefix(pod, w.name+"-"+colour+"-") }); i >= 0 {
+			return "Pod/" + pods[i] + " is one"
+		}
+		return ""
+	})
+}
+
+// endpoints are the pods that a Service's EndpointSlices call ready.
+func (w selectorWay) endpoints(ctx context.Context, l *Lab, service string) ([]string, error) {
+	var list discoveryv1.EndpointSliceList
+	if err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service}); err != nil {
+		return nil, fmt.Errorf("listing the endpoints of Service/%s: %w", service, err)
+	}
+	var pods []string
+	for _, slice := range list.Items {
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready != nil && *e.Conditions.Ready && e.TargetRef != nil {
+				pods = append(pods, e.TargetRef.Name)
+			}
+		}
+	}
+	return pods, nil
+}
+
+// route brings a name at the gateway to a Service.
+func (w selectorWay) route(ctx context.Context, l *Lab, name, service string) error {
+	mark := l.mark()
+	objs, err := render("blue-green/route.yaml", map[string]string{"Name": name, "Host": l.host(name), "Service": service, "Mark": mark})
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, objs...); err != nil {
+		return err
+	}
+	return l.inForce(ctx, l.to(name), mark)
+}
+
+// pin takes the shared address past its Service.
+func (w selectorWay) pin(ctx context.Context, l *Lab) error {
+	return w.route(ctx, l, w.name, w.name+"-"+blue)
+}
+
+// removeBlueInUse does it while the shared address is blue's.
+func (w selectorWay) removeBlueInUse(ctx context.Context, l *Lab) error {
+	if err := w.removeBlue(ctx, l); err != nil {
+		return err
+	}
+	return l.untilFails(ctx, w.shared(l))
+}
+
+// makeGreenUnready has its readiness probe fail.
+func (w selectorWay) makeGreenUnready(ctx context.Context, l *Lab) error {
+	pods, err := l.Kube.Pods(ctx, l.Namespace, w.model(green).labels())
+	if err != nil {
+		return err
+	}
+	ready := false
+	for _, p := range pods {
+		if err := l.breakPod(ctx, p.Name, faults{Ready: &ready}); err != nil {
+			return err
+		}
+	}
+	return l.untilFails(ctx, w.own(l, green))
+}
+
+// untilFails returns when what a control has broken can be seen.
+func (l *Lab) untilFails(ctx context.Context, r probe.Request) error {
+	return l.until(ctx, r.Host+" to fail", func() string {
+		if l.send.Send(ctx, r).OK() {
+			return "it is answered"
+		}
+		return ""
+	})
+}
+
+// revisionWay switches by the traffic of a Knative Service. The colours are its
+// revisions, each with a tag.
+type revisionWay struct{ *service }
+
+func (w *revisionWay) shared(l *Lab) probe.Request { return l.to(w.base.Name) }
+
+func (w *revisionWay) own(l *Lab, colour string) probe.Request {
+	return l.to(colour + "-" + w.base.Name)
+}
+
+func (w *revisionWay) begin(ctx context.Context, l *Lab, colour string) error {
+	w.image, w.version, w.order = l.Image, colour, []string{colour}
+	return w.traffic(ctx, l, 100)
+}
+
+func (w *revisionWay) deploy(ctx context.Context, l *Lab, colour string) error {
+	w.version, w.order = colour, append(w.order, colour)
+	return w.traffic(ctx, l, 100, 0)
+}
+
+func (w *revisionWay) point(ctx context.Context, l *Lab, colour string) error {
+	percents := make([]int64, len(w.order))
+	percents[slices.Index(w.order, colour)] = 100
+	return w.traffic(ctx, l, percents...)
+}
+
+// traffic returns when Knative has seen every gateway answer by it.
+func (w *revisionWay) traffic(ctx context.Context, l *Lab, percents ...int64) error {
+	obj, err := w.object(percents)
+	if err != nil {
+		return err
+	}
+	return l.apply(ctx, obj)
+}

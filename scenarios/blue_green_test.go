@@ -1,0 +1,225 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/report"
+)
+
+// switchboard is a way without a cluster: atShared says who answers the n-th
+// request to the shared address, and greens who answers green's own; "" is a
+// proxy's 503.
+type switchboard struct {
+	atShared, greens atomic.Pointer[func(n int64) string]
+	onPoint          func(colour string)
+}
+
+func always(colour string) *func(int64) string {
+	f := func(int64) string { return colour }
+	return &f
+}
+
+func (b *switchboard) shared(l *Lab) probe.Request             { return l.to("shared") }
+func (b *switchboard) own(l *Lab, colour string) probe.Request { return l.to(colour) }
+
+func (b *switchboard) begin(_ context.Context, _ *Lab, colour string) error {
+	b.atShared.Store(always(colour))
+	return nil
+}
+
+func (b *switchboard) deploy(context.Context, *Lab, string) error {
+	b.greens.CompareAndSwap(nil, always(green))
+	return nil
+}
+
+func (b *switchboard) point(_ context.Context, l *Lab, colour string) error {
+	l.wrote = time.Now()
+	b.onPoint(colour)
+	return nil
+}
+
+func (b *switchboard) lab(t *testing.T) *Lab {
+	t.Helper()
+	var n atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who := b.greens.Load()
+		if strings.HasPrefix(r.Host, "shared.") {
+			who = b.atShared.Load()
+		}
+		target := (*who)(n.Add(1))
+		if target == "" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set(probe.HeaderTarget, target)
+	}))
+	t.Cleanup(srv.Close)
+	return &Lab{
+		send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
+		task: report.Discard().Step(""), ctx: t.Context(),
+	}
+}
+
+func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
+	const drain = 200 * time.Millisecond
+	after := func(d time.Duration, then, now string) *func(int64) string {
+		end := time.Now().Add(d)
+		f := func(int64) string {
+			if time.Now().Before(end) {
+				return now
+			}
+			return then
+		}
+		return &f
+	}
+	for _, tc := range []struct {
+		name    string
+		breaks  func(b *switchboard, s *blueGreenStory)
+		refutes Claim
+		at      string // the step that sees it
+	}{
+		{"a clean switch passes", func(*switchboard, *blueGreenStory) {}, "", ""},
+		{"an old answer within the window passes", func(b *switchboard, _ *blueGreenStory) {
+			b.onPoint = func(c string) {
+				b.atShared.Store(after(drain/2, c, map[string]string{green: blue, blue: green}[c]))
+			}
+		}, "", ""},
+		{"a switch that is not followed is refuted", func(b *switchboard, _ *blueGreenStory) {
+			b.onPoint = func(string) {}
+		}, Cutover, "x: switch to green"},
+		{"one old answer in fifty after the window is refuted", func(b *switchboard, _ *blueGreenStory) {
+			b.onPoint = func(c string) {
+				f := func(n int64) string {
+					if n%50 == 0 {
+						return blue
+					}
+					return c
+				}
+				b.atShared.Store(&f)
+			}
+		}, Cutover, "x: switch to green"},
+		{"a green answer before the switch is refuted", func(b *switchboard, _ *blueGreenStory) {
+			f := func(int64) string { b.atShared.Store(always(green)); return green }
+			b.greens.Store(&f)
+		}, Cutover, "x: green by its own address"},
+		{"a third version is refuted", func(b *switchboard, _ *blueGreenStory) {
+			b.onPoint = func(string) { b.atShared.Store(after(drain/2, green, "red")) }
+		}, Cutover, "x: switch to green"},
+		{"an outage before the switch is refuted", func(b *switchboard, s *blueGreenStory) {
+			s.beforeSwitch = func(ctx context.Context, l *Lab) error {
+				b.atShared.Store(always(""))
+				lost := len(s.watcher.Answered()) + 20
+				return l.until(ctx, "some loss", func() string {
+					if len(s.watcher.Answered()) < lost {
+						return "not yet"
+					}
+					return ""
+				})
+			}
+		}, NoLoss, "x: switch to green"},
+		{"a green that does not answer is refuted before the switch", func(b *switchboard, _ *blueGreenStory) {
+			b.greens.Store(always(""))
+		}, Answers, "x: green by its own address"},
+		{"blue at green's own address is refuted", func(b *switchboard, _ *blueGreenStory) {
+			b.greens.Store(always(blue))
+		}, Shares, "x: green by its own address"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := &switchboard{}
+			b.onPoint = func(c string) { b.atShared.Store(always(c)) }
+			s := &blueGreenStory{Options: Options{Requests: 100, Alpha: DefaultAlpha}, way: b, drain: drain}
+			tc.breaks(b, s)
+			l := b.lab(t)
+			at, err := tell(t, l, s)
+			var refuted *Refuted
+			switch {
+			case tc.refutes == "" && err != nil:
+				t.Fatal(err)
+			case tc.refutes != "" && (!errors.As(err, &refuted) || refuted.Claim != tc.refutes || at != tc.at):
+				t.Fatalf("got %v at %q, want claim %q refuted at %q", err, at, tc.refutes, tc.at)
+			}
+		})
+	}
+}
+
+// tell goes through the steps to the one with an error.
+func tell(t *testing.T, l *Lab, s *blueGreenStory) (string, error) {
+	t.Helper()
+	t.Cleanup(func() { s.watcher.Stop() })
+	for _, step := range s.steps("x") {
+		l.at = step.Name
+		if step.Change != nil {
+			if err := step.Change(t.Context(), l); err != nil {
+				return step.Name, err
+			}
+		}
+		e, err := step.Check(t.Context(), l)
+		if err != nil {
+			return step.Name, err
+		}
+		if e.Says == "" || e.File == "" {
+			t.Errorf("%s: got %+v", step.Name, e)
+		}
+	}
+	return "", nil
+}
+
+func TestAnAnswerIsJudgedByTheTurnInWhichItCame(t *testing.T) {
+	start := time.Now()
+	at := func(s float64) time.Time { return start.Add(time.Duration(s * float64(time.Second))) }
+	s := &blueGreenStory{drain: 3 * time.Second, turns: []turn{{blue, at(0), at(0)}, {green, at(10), at(11)}, {blue, at(20), at(21)}}}
+	answer := func(target string, came float64) probe.Answer {
+		return probe.Answer{Target: target, Status: 200, Scheduled: at(came - 0.5), Latency: 500 * time.Millisecond}
+	}
+	for _, tc := range []struct {
+		target string
+		came   float64
+		ok     bool
+	}{
+		{blue, 1, true},
+		{green, 9.9, false},
+		{blue, 10.1, true}, {green, 10.1, true},
+		{blue, 13.9, true}, {blue, 14.1, false}, {green, 14.1, true},
+		{green, 23.9, true}, {green, 24.1, false}, {blue, 24.1, true},
+		{"red", 10.1, false},
+	} {
+		_, err := s.judge([]probe.Answer{answer(tc.target, tc.came)})
+		if (err == nil) != tc.ok {
+			t.Errorf("%s at %v s: got %v", tc.target, tc.came, err)
+		}
+	}
+	c, err := s.judge([]probe.Answer{answer(blue, 9), answer(green, 20.2), answer(blue, 20.1), answer(green, 20.3), answer(blue, 24.1), answer(blue, 25)})
+	want := cutover{first: 100 * time.Millisecond, last: 300 * time.Millisecond, settled: 2}
+	if err != nil || c != want {
+		t.Errorf("got %+v, %v, want %+v", c, err, want)
+	}
+}
+
+func TestBlueGreenJudgesItsOptions(t *testing.T) {
+	for _, o := range []Options{{Requests: -1}, {Alpha: 0.7}} {
+		if _, err := New("blue-green", o); fault.Code(err) != 2 {
+			t.Errorf("%+v gave %v", o, err)
+		}
+	}
+}
+
+func TestBlueGreenManifestsAreFilledIn(t *testing.T) {
+	for file, data := range map[string]map[string]string{
+		"service.yaml": {"Name": "model", "Version": blue},
+		"route.yaml":   {"Name": "model", "Host": "model.ns.mllab.test", "Service": "model", "Mark": "1"},
+	} {
+		objs, err := render("blue-green/"+file, data)
+		if err != nil || len(objs) == 0 || objs[0].GetName() != "model" {
+			t.Errorf("%s: got %v, %v", file, objs, err)
+		}
+	}
+}

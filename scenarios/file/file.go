@@ -1,0 +1,291 @@
+// Package file reads a scenario that a user has written as YAML, and judges all
+// of it before anything is touched: its form, what it refers to, and that its
+// objects stay within the run's own namespace.
+//
+// It knows no cluster and makes nothing. Package scenarios tells the story.
+package file
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"mllab.local/internal/fault"
+)
+
+// APIVersion and Kind begin every file.
+const (
+	APIVersion = "mllab.local/v1alpha1"
+	Kind       = "Scenario"
+)
+
+// MaxWithin bounds every wait that a file asks for.
+const MaxWithin = 3 * time.Minute
+
+// Rules are what a file is judged by beside its own text.
+type Rules struct {
+	Domain   string   // suffix of the hosts behind the gateway
+	Addons   []string // that a lab can have
+	Taken    []string // names of mllab's own scenarios
+	Requests int      // of a sample for which the file has no number
+	Alpha    float64  // the same
+}
+
+// File is a scenario that can be told.
+type File struct {
+	Name, Summary string
+	Needs         []string // addons, also those that its steps imply
+	Mesh          bool
+	Steps         []Step
+	Controls      []Control
+}
+
+// Step has a change, a wait, an expectation, or several of them, in this order.
+type Step struct {
+	Where            string // "my.yaml:12"
+	Name, Idea, Look string
+	Change           Change
+	Wait             Wait
+	Expect           Expect
+}
+
+// Change is one of Apply, Delete, Split, Mirror, Watch and, in a break, Env;
+// nil is none.
+type Change any
+
+// Apply writes models and objects.
+type Apply struct {
+	Models  []Model
+	Objects []Object
+}
+
+// Model is a version of the sample model: a Knative Service's revision, or a
+// Deployment with a Service and, if Route, a share of a route from the gateway.
+type Model struct {
+	Where              string
+	Name, Version      string
+	Env                map[string]string
+	Knative, Route     bool
+	Replicas           int    // of a Deployment
+	MinScale, MaxScale int    // of a revision
+	Window             string // of a revision: how long it must be quiet to lose a pod
+}
+
+// Object is written as it is, but for its placeholders.
+type Object struct {
+	Where  string
+	fields map[string]any
+}
+
+// Ref names an object.
+type Ref struct{ Group, Kind, Name string }
+
+func (r Ref) String() string {
+	if r.Group == "" {
+		return r.Kind + "/" + r.Name
+	}
+	return r.Kind + "." + r.Group + "/" + r.Name
+}
+
+// Delete removes objects that were applied.
+type Delete struct{ Refs []Ref }
+
+// Split divides the traffic of a model among its versions.
+type Split struct {
+	Of     string
+	Shares []Share
+}
+
+// Share is in percent.
+type Share struct {
+	Version string
+	Percent float64
+}
+
+// Mirror copies requests to a version whose answers nobody gets.
+type Mirror struct {
+	Of, To  string
+	Percent float64
+}
+
+// Watch begins to send requests at a constant rate.
+type Watch struct {
+	Of   string
+	Rate float64
+}
+
+// Env is what a version gets that is applied from now on, beside its own.
+type Env struct {
+	Of, Version string
+	Set         map[string]string
+}
+
+// Wait is what a step waits for after its change.
+type Wait struct {
+	No     bool          // not even until what is applied is ready
+	Ready  *Ref          // this object is ready
+	Mark   string        // the route of Of answers with this mark
+	Of     string        //
+	Within time.Duration // 0: as long as a step may take
+}
+
+// Expect is one of ExpectSplit, ExpectAll, ExpectMirror, ExpectZeroPods and
+// ExpectNoLoss; nil is none.
+type Expect interface{ Claims() []string }
+
+// ExpectSplit claims that the versions answer in these shares.
+type ExpectSplit struct {
+	Of       string
+	Shares   []Share
+	Requests int
+	Alpha    float64
+}
+
+// ExpectAll claims that every answer is from one version.
+type ExpectAll struct {
+	Of, Version      string
+	Headers, Cookies map[string]string
+	Requests         int
+}
+
+// ExpectMirror claims that of the requests to a model, each answered, this
+// part reached the shadow, each once.
+type ExpectMirror struct {
+	Of, To   string
+	Percent  float64
+	Requests int
+	Alpha    float64
+}
+
+// ExpectZeroPods claims that a quiet Knative Service has no pod left by then.
+type ExpectZeroPods struct {
+	Of     string
+	Within time.Duration
+}
+
+// ExpectNoLoss ends a watch and claims that it lost nothing.
+type ExpectNoLoss struct{ Of string }
+
+// Claims are those that can be refuted.
+func (ExpectSplit) Claims() []string { return []string{"answers", "shares"} }
+
+// Claims of all answers are about routes when the request says who it is.
+func (e ExpectAll) Claims() []string { return []string{"answers", e.Claim()} }
+
+// Claim is the one beside answers.
+func (e ExpectAll) Claim() string {
+	if len(e.Headers)+len(e.Cookies) > 0 {
+		return "routes"
+	}
+	return "shares"
+}
+
+func (ExpectMirror) Claims() []string   { return []string{"answers", "mirror"} }
+func (ExpectZeroPods) Claims() []string { return []string{"zero"} }
+func (ExpectNoLoss) Claims() []string   { return []string{"no-loss"} }
+
+// Control breaks the world after a step; "" is before the first.
+type Control struct {
+	Where                         string
+	Name, Summary, After, Catches string
+	Break                         []Change
+}
+
+// Vars fill placeholders in.
+type Vars struct{ Image, Namespace, Domain string }
+
+var placeholder = regexp.MustCompile(`\$\{[^}]*\}?`)
+
+var goodPlaceholder = regexp.MustCompile(`^\$\{(image|namespace|host:[a-z]([-a-z0-9]{0,61}[a-z0-9])?)\}$`)
+
+// badPlaceholder is the first one that does not exist.
+func badPlaceholder(s string) string {
+	for _, p := range placeholder.FindAllString(s, -1) {
+		if !goodPlaceholder.MatchString(p) {
+			return p
+		}
+	}
+	return ""
+}
+
+// Fill is the object with its placeholders filled in; a copy.
+func (o Object) Fill(v Vars) map[string]any { return v.fill(o.fields).(map[string]any) }
+
+func (v Vars) fill(x any) any {
+	switch x := x.(type) {
+	case string:
+		return placeholder.ReplaceAllStringFunc(x, func(p string) string {
+			switch name, isHost := strings.CutPrefix(p, "${host:"); {
+			case isHost:
+				return strings.TrimSuffix(name, "}") + "." + v.Namespace + "." + v.Domain
+			case p == "${image}":
+				return v.Image
+			}
+			return v.Namespace
+		})
+	case map[string]any:
+		m := map[string]any{}
+		for k, each := range x {
+			m[k] = v.fill(each)
+		}
+		return m
+	case []any:
+		l := make([]any, len(x))
+		for i, each := range x {
+			l[i] = v.fill(each)
+		}
+		return l
+	}
+	return x
+}
+
+// Ref is the object's.
+func (o Object) Ref() Ref {
+	api, _ := o.fields["apiVersion"].(string)
+	kind, _ := o.fields["kind"].(string)
+	meta, _ := o.fields["metadata"].(map[string]any)
+	name, _ := meta["name"].(string)
+	group, _, grouped := strings.Cut(api, "/")
+	if !grouped {
+		group = ""
+	}
+	return Ref{group, kind, name}
+}
+
+// maxProblems are told at once; the rest is often their consequence.
+const maxProblems = 10
+
+// Read reads a file, whose name is for its problems. The error is wrong use
+// and names each problem with line, column and field.
+func Read(name string, data []byte, rules Rules) (*File, error) {
+	name = filepath.Base(name)
+	r := &reader{rules: rules}
+	var f *File
+	if len(data) > MaxBytes {
+		r.say(place{1, 1}, wholeFile, "it has more than %d bytes; make it smaller", MaxBytes)
+	} else if root := r.tree(data); root != nil && len(r.problems) == 0 {
+		if scenario.check(r, root); len(r.problems) == 0 {
+			f = r.story(name, root)
+		}
+	}
+	if len(r.problems) == 0 {
+		return f, nil
+	}
+	slices.SortStableFunc(r.problems, func(a, b problem) int { return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column)) })
+	var lines []string
+	for i, p := range r.problems {
+		if i == maxProblems {
+			lines = append(lines, fmt.Sprintf("and %d more", len(r.problems)-i))
+			break
+		}
+		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s: %s", name, p.line, p.column, p.path, p.says))
+	}
+	return nil, fault.Usage("mend the file; nothing was applied", "%s", strings.Join(lines, "\n"))
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,222 @@
+package file
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"mllab.local/internal/fault"
+)
+
+var rules = Rules{
+	Domain: "mllab.test", Addons: []string{"gateway-api", "istio", "knative", "sample"}, Taken: []string{"canary"}, Requests: 1000, Alpha: 1e-6,
+}
+
+// first is the first problem's place, field and text.
+var first = regexp.MustCompile(`^([^:]+):(\d+):(\d+): (\S.*?): (.*)`)
+
+func TestEveryMistakeIsNamedByLineFieldAndReason(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil || len(files) < 30 {
+		t.Fatalf("%d files: %v", len(files), err)
+	}
+	for _, path := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".yaml"), func(t *testing.T) {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// "# want LINE FIELD: TEXT" is the file's first line.
+			line, _, _ := strings.Cut(string(data), "\n")
+			want := regexp.MustCompile(`^# want (\d+) (\S+|\(the file\)): (.*)$`).FindStringSubmatch(line)
+			if want == nil {
+				t.Fatalf("%s does not begin with what it wants: %s", path, line)
+			}
+			f, err := Read(path, data, rules)
+			if f != nil || fault.Code(err) != 2 || fault.Hint(err) == "" {
+				t.Fatalf("file %v, exit code %d: %v", f, fault.Code(err), err)
+			}
+			got := first.FindStringSubmatch(err.Error())
+			if got == nil || got[1] != filepath.Base(path) || got[2] != want[1] || got[4] != want[2] || !strings.Contains(got[5], want[3]) || !strings.Contains(got[5], "; ") {
+				t.Errorf("got  %v\nwant %s", err, line)
+			}
+		})
+	}
+}
+
+func TestWhatIsTooLargeIsRefusedQuickly(t *testing.T) {
+	line := func(s string, n int) string { return strings.Repeat(s, n) }
+	for name, data := range map[string]string{
+		"a file of more than 1 MiB":    line("# x\n", MaxBytes/4+1),
+		"many values":                  "a: [" + line("x,", maxNodes+1) + "]",
+		"many keys":                    line("x: y\n", 100_000),
+		"open brackets":                line("[", MaxBytes),
+		"open braces":                  line("{x: ", MaxBytes/4),
+		"many anchors":                 line("- &a x\n", 100_000),
+		"aliases of aliases":           "a: &a [x]\n" + line("b: &a [*a,*a]\n", 1000),
+		"a mistake at the end of much": line("# x\n", 100_000) + "a: [",
+		"a mistake after much":         "a:\n" + line("  - x\n", 100_000) + " b: c\n" + line("#\n", 100_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			if _, err := Read("big.yaml", []byte(data), rules); fault.Code(err) != 2 || !first.MatchString(err.Error()) {
+				t.Errorf("got %.300v", err)
+			}
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+func TestWhatIsNoYAMLIsRefused(t *testing.T) {
+	for _, data := range []string{"", "\n# only a comment\n", "text", "[]", "null", "\xff\xfe", "\ufeff", "a\x00b", "---\n---\n", "%TAG", "- !<x", "? [a]\n: b\n", "{? a, ? b}"} {
+		if _, err := Read("no.yaml", []byte(data), rules); fault.Code(err) != 2 || !first.MatchString(err.Error()) {
+			t.Errorf("%q gave %v", data, err)
+		}
+	}
+}
+
+const story = `apiVersion: mllab.local/v1alpha1
+kind: Scenario
+name: mine
+summary: a story
+steps:
+  - apply:
+      - model: {name: model, version: v1, replicas: 2}
+      - apiVersion: networking.istio.io/v1
+        kind: VirtualService
+        metadata: {name: own, namespace: "${namespace}"}
+        spec:
+          hosts: ["own.${namespace}.mllab.test", model-v1]
+          gateways: ["${namespace}/own"]
+          http: [{route: [{destination: {host: "model-v1.${namespace}.svc.cluster.local"}}]}]
+      - apiVersion: apps/v1
+        kind: Deployment
+        metadata: {name: web}
+        spec:
+          selector: {matchLabels: {app: web}}
+          template:
+            metadata: {labels: {app: web}}
+            spec: {containers: [{name: web, image: "${image}", env: [{name: AT, value: "http://${host:own}/${namespace}"}]}]}
+    wait: {mark: x, of: own}
+  - name: watched
+    watch: {of: model}
+    expect-split: {of: model, percent: {v1: 100}}
+  - expect-all: {of: own, version: v1, cookies: {who: me}, requests: 20}
+controls:
+  - name: c
+    summary: s
+    after: watched
+    break: [{delete: [Deployment/model-v1]}]
+    catches: no-loss
+`
+
+func TestAStoryIsReadAsItIsWritten(t *testing.T) {
+	f, err := Read("dir/mine.yaml", []byte(story), rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprintf("%s %v %v", f.Name, f.Needs, f.Mesh)
+	for _, s := range f.Steps {
+		got += fmt.Sprintf("\n%s %q %T %+v %+v", s.Where, s.Name, s.Change, s.Wait, s.Expect)
+	}
+	want := `mine [istio] false
+mine.yaml:6 "1 apply, wait" file.Apply {No:false Ready:<nil> Mark:x Of:own Within:0s} <nil>
+mine.yaml:24 "watched" file.Watch {No:false Ready:<nil> Mark: Of: Within:0s} {Of:model Shares:[{Version:v1 Percent:100}] Requests:1000 Alpha:1e-06}
+mine.yaml:27 "3 expect-all" <nil> {No:false Ready:<nil> Mark: Of: Within:0s} {Of:own Version:v1 Headers:map[] Cookies:map[who:me] Requests:20}
+mine.yaml "no request to model lost" <nil> {No:false Ready:<nil> Mark: Of: Within:0s} {Of:model}`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if m := f.Steps[0].Change.(Apply).Models[0]; !m.Route || m.Replicas != 2 || m.Knative {
+		t.Errorf("got %+v", m)
+	}
+	if c := f.Controls[0]; c.After != "watched" || c.Catches != "no-loss" || c.Break[0].(Delete).Refs[0].String() != "Deployment.apps/model-v1" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestPlaceholdersAreFilledInAndTheRestIsAsWritten(t *testing.T) {
+	f, err := Read("mine.yaml", []byte(story), rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs := f.Steps[0].Change.(Apply).Objects
+	v := Vars{Image: "kind.local/app:1", Namespace: "ns", Domain: "mllab.test"}
+	got := fmt.Sprint(objs[0].Fill(v), objs[1].Fill(v))
+	for _, want := range []string{
+		"namespace:ns", "hosts:[own.ns.mllab.test model-v1]", "gateways:[ns/own]", "host:model-v1.ns.svc.cluster.local", "exportTo:[. istio-system]",
+		"image:kind.local/app:1", "value:http://own.ns.mllab.test/ns", "imagePullPolicy:Never",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in %s", want, got)
+		}
+	}
+	if again := fmt.Sprint(objs[0].Fill(v), objs[1].Fill(v)); again != got || strings.Contains(got, "${") {
+		t.Errorf("a second time it is %s", again)
+	}
+}
+
+func TestWhatIsWrittenTwiceByAnAliasIsReadTwice(t *testing.T) {
+	text := strings.Replace(story, "expect-all: {of: own, version: v1, cookies: {who: me}, requests: 20}", "expect-all: &all {of: own, version: v1}\n  - expect-all: *all", 1)
+	f, err := Read("mine.yaml", []byte(text), rules)
+	if err != nil || len(f.Steps) != 5 || fmt.Sprint(f.Steps[2].Expect) != fmt.Sprint(f.Steps[3].Expect) {
+		t.Errorf("got %+v: %v", f, err)
+	}
+}
+
+func TestAllProblemsAreToldUpToTen(t *testing.T) {
+	text := strings.Replace(story, "watch: {of: model}", "watch: {of: model, rate: 0}", 1)
+	text = strings.Replace(text, "catches: no-loss", "catch: no-loss", 1)
+	_, err := Read("mine.yaml", []byte(text), rules)
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 3 || !strings.HasPrefix(lines[0], "mine.yaml:25:") || !strings.HasPrefix(lines[1], "mine.yaml:29:") {
+		t.Errorf("got\n%v", err)
+	}
+	_, err = Read("mine.yaml", append([]byte(story), bytes.Repeat([]byte("\"\": x\n"), 20)...), rules)
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 11 || !strings.HasPrefix(lines[10], "and ") {
+		t.Errorf("got\n%v", err)
+	}
+}
+
+// FuzzRead: whatever is read, the reader ends, and says where a problem is.
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(story))
+	for _, pattern := range []string{"testdata/bad/*.yaml", "../../manifests/scenarios/examples/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			f.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, path := range files {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(data)
+		}
+	}
+	v := Vars{Image: "i", Namespace: "n", Domain: "d"}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		read, err := Read("x.yaml", data, rules)
+		if err != nil {
+			if fault.Code(err) != 2 || read != nil || !first.MatchString(err.Error()) {
+				t.Fatalf("%d %v", fault.Code(err), err)
+			}
+			return
+		}
+		for _, s := range read.Steps {
+			if a, ok := s.Change.(Apply); ok {
+				for _, o := range a.Objects {
+					if got := fmt.Sprint(o.Fill(v)); strings.Contains(got, "${") {
+						t.Fatalf("not filled in: %s", got)
+					}
+				}
+			}
+		}
+	})
+}

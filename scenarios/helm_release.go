@@ -1,0 +1,256 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/chart"
+	"mllab.local/internal/fault"
+	"mllab.local/manifests"
+)
+
+// helmStory is a release of the sample's chart: installed, upgraded, upgraded
+// to what cannot run, and rolled back.
+type helmStory struct {
+	Options
+	atomic  bool // the upgrade to v3 is undone when it fails
+	chart   fs.FS
+	release *chart.Release
+	watcher *watch
+	undone  time.Duration // how long v3 was waited for and undone
+}
+
+// releaseName is also the Knative Service's.
+const releaseName = "model"
+
+// helmRelease: v1 is installed, v2 takes its place, v3 does not start and is
+// undone by Helm, and a rollback brings v1 back. A watcher runs through all of
+// it.
+func helmRelease(o Options) (Scenario, error) {
+	files, err := fs.Sub(manifests.FS, "charts/sample")
+	if err != nil {
+		return Scenario{}, err
+	}
+	if o.Requests < 1 {
+		return Scenario{}, fault.Usage("such as --requests 1000", "helm-release: %d requests prove nothing", o.Requests)
+	}
+	s := &helmStory{Options: o, atomic: true, chart: files}
+	return Scenario{
+		Name:    "helm-release",
+		Summary: "a Helm release is upgraded, undone when it fails, and rolled back",
+		Needs:   []string{"knative"},
+		Steps: []Step{
+			{
+				Name: "install v1",
+				Idea: "A release is a chart with values, under a name. " +
+					"Helm keeps each revision of it in a Secret beside what it installed.",
+				Look:   "The history says what should run; the answers say what does. Both must name v1.",
+				Change: s.install,
+				Check:  s.agrees("1 v1 deployed"),
+			},
+			{
+				Name: "upgrade to v2",
+				Idea: "An upgrade writes the chart with new values. " +
+					"Knative keeps the old version until the new one is ready.",
+				Look:   "Revision 1 is superseded, not gone: it can be returned to.",
+				Change: func(ctx context.Context, l *Lab) error { return s.upgrade(ctx, l, "v2", l.Image) },
+				Check:  s.agrees("1 v1 superseded, 2 v2 deployed"),
+			},
+			{
+				Name: "v3 does not start and is undone",
+				Idea: "With --atomic Helm waits until what it wrote is ready, and else writes the last good revision again. " +
+					"Helm itself takes a Knative Service for ready at once, so the lab brings the wait.",
+				Look:   "Revision 3 failed, revision 4 is a copy of 2. No user has noticed.",
+				Change: s.upgradeToNothing,
+				Check:  s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"),
+			},
+			{
+				Name: "rollback to revision 1",
+				Idea: "A rollback goes forward: it makes a new revision from an old one.",
+				Look: "Revision 5 says v1, and so does every answer.",
+				Change: func(ctx context.Context, l *Lab) error {
+					return s.helm(ctx, l, "rollback "+releaseName+" 1", func() error { return s.release.Rollback(ctx, 1) })
+				},
+				Check: s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 superseded, 5 v1 deployed"),
+			},
+			{Name: "no request lost", Check: s.lossless},
+		},
+		Controls: []Control{
+			{
+				Name: "no-rollback", Summary: "v3 is upgraded to without --atomic: nobody waits, nobody undoes it",
+				Break: func(context.Context, *Lab) error { s.atomic = false; return nil }, Catches: Release,
+			},
+			{
+				Name: "by-hand", Summary: "somebody changes the live Service behind Helm's back",
+				After: "upgrade to v2", Break: changeByHand, Catches: Release,
+			},
+		},
+	}, nil
+}
+
+// values are the chart's for one version of the model.
+func (s *helmStory) values(version, image string) map[string]any {
+	// No version may be cold or grow in the middle of a sample.
+	return map[string]any{"image": image, "target": version, "minScale": 1, "maxScale": 1}
+}
+
+// helm does what the `helm` command would with the same words.
+func (s *helmStory) helm(ctx context.Context, l *Lab, words string, do func() error) error {
+	if err := l.teach(ctx, "helm --namespace "+l.Namespace+" "+words); err != nil {
+		return err
+	}
+	if s.watcher != nil {
+		s.watcher.Mark("helm " + words)
+	}
+	return do()
+}
+
+func (s *helmStory) install(ctx context.Context, l *Lab) (err error) {
+	if s.release, err = chart.NewRelease(l.Kube, l.Namespace, releaseName); err != nil {
+		return err
+	}
+	s.release.Reason = l.task.Update
+	l.removal(s.release.Uninstall)
+	err = s.helm(ctx, l, "install "+releaseName+" charts/sample --set target=v1", func() error {
+		return s.release.Install(ctx, s.chart, s.values("v1", l.Image))
+	})
+	if err != nil {
+		return err
+	}
+	s.watcher = l.watch(l.to(releaseName), watchRate)
+	return nil
+}
+
+func (s *helmStory) upgrade(ctx context.Context, l *Lab, version, image string) error {
+	words := fmt.Sprintf("upgrade %s charts/sample --set image=%s,target=%s", releaseName, image, version)
+	if s.atomic {
+		words += " --atomic"
+	}
+	s.release.Reason = l.task.Update
+	return s.helm(ctx, l, words, func() error { return s.release.Upgrade(ctx, s.chart, s.values(version, image), s.atomic) })
+}
+
+// upgradeToNothing upgrades to an image that nobody has built. That this fails
+// is part of the story, and the history's to say.
+func (s *helmStory) upgradeToNothing(ctx context.Context, l *Lab) error {
+	image := l.Image[:strings.LastIndex(l.Image, ":")+1] + "never-built"
+	began := time.Now()
+	err := s.upgrade(ctx, l, "v3", image)
+	s.undone = time.Since(began)
+	if errors.Is(err, chart.ErrNotReady) {
+		return nil
+	}
+	return err
+}
+
+// agrees checks that the release's history is as claimed, and that what is
+// live and what answers is what its deployed revision says.
+func (s *helmStory) agrees(history string) func(context.Context, *Lab) (Evidence, error) {
+	return func(ctx context.Context, l *Lab) (Evidence, error) {
+		revisions, err := s.release.History(ctx)
+		if err != nil {
+			return Evidence{}, err
+		}
+		_, e, err := l.burst(ctx, l.to(releaseName), s.Requests)
+		if err != nil {
+			return e, err
+		}
+		if refuted := answered(*e.Tally); refuted != nil {
+			e.Says = refuted.Reasons[0]
+			return e, refuted
+		}
+		e.Says = "history " + historyText(revisions)
+		drifted, err := l.Kube.Drift(ctx, newest(revisions).Objects)
+		if err != nil {
+			return e, err
+		}
+		if reasons := disagree(revisions, history, e.Tally.Counts, drifted); len(reasons) > 0 {
+			return e, &Refuted{Release, reasons}
+		}
+		e.Says += fmt.Sprintf("; n=%d %s, exact: one stray answer fails", e.Tally.Sent, countsText(e.Tally.Counts))
+		e.Figures = []Figure{{Name: "revisions", Value: float64(len(revisions))}}
+		if s.undone > 0 {
+			e.Figures = append(e.Figures, Figure{"failed and undone", s.undone.Seconds(), "s"})
+		}
+		return e, nil
+	}
+}
+
+// newest is the revision that Helm says is deployed.
+func newest(revisions []chart.Revision) (deployed chart.Revision) {
+	for _, r := range revisions {
+		if r.Status == "deployed" {
+			deployed = r
+		}
+	}
+	return deployed
+}
+
+// historyText is a history in words, such as "1 v1 superseded, 2 v2 deployed".
+func historyText(revisions []chart.Revision) string {
+	var parts []string
+	for _, r := range revisions {
+		parts = append(parts, fmt.Sprintf("%d %v %s", r.Number, r.Values["target"], r.Status))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// disagree returns why a history is not as claimed, or not what answers and
+// what is live: drifted names the objects that are not as the deployed revision
+// says.
+func disagree(revisions []chart.Revision, claimed string, counts map[string]int, drifted []string) (reasons []string) {
+	say := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
+	if found := historyText(revisions); found != claimed {
+		say("the history is %s where %s is claimed", found, claimed)
+	}
+	deployed := newest(revisions)
+	if target := fmt.Sprint(deployed.Values["target"]); len(counts) != 1 || counts[target] == 0 {
+		say("revision %d says %s, and the answers are %s", deployed.Number, target, countsText(counts))
+	}
+	if len(drifted) > 0 {
+		say("%s is not as revision %d says", strings.Join(drifted, ", "), deployed.Number)
+	}
+	return reasons
+}
+
+// countsText is a tally in words, such as "v1 1000".
+func countsText(counts map[string]int) string {
+	var parts []string
+	for _, target := range sortedKeys(counts) {
+		parts = append(parts, fmt.Sprintf("%s %d", target, counts[target]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (s *helmStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
+	return l.watched(s.watcher)
+}
+
+// changeByHand edits the live Service, and returns when that is in force.
+func changeByHand(ctx context.Context, l *Lab) error {
+	live := &unstructured.Unstructured{}
+	live.SetAPIVersion("serving.knative.dev/v1")
+	live.SetKind("Service")
+	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: releaseName}, live); err != nil {
+		return err
+	}
+	containers, _, err := unstructured.NestedSlice(live.Object, "spec", "template", "spec", "containers")
+	if err != nil {
+		return err
+	}
+	containers[0].(map[string]any)["env"] = []any{map[string]any{"name": "TARGET", "value": "by-hand"}}
+	if err := unstructured.SetNestedSlice(live.Object, containers, "spec", "template", "spec", "containers"); err != nil {
+		return err
+	}
+	if err := l.Kube.Update(ctx, live); err != nil {
+		return err
+	}
+	return l.Kube.Wait(ctx, []*unstructured.Unstructured{live}, l.task.Update)
+}

@@ -1,0 +1,189 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// Of the stories about single pods behind one Service.
+
+// pods are the names of the pods with these labels that are to stay, sorted.
+func (l *Lab) pods(ctx context.Context, labels map[string]string) ([]string, error) {
+	all, err := l.Kube.Pods(ctx, l.Namespace, labels)
+	var names []string
+	for _, p := range all {
+		if p.DeletionTimestamp == nil {
+			names = append(names, p.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, err
+}
+
+// short is the part of a pod's name that differs from its siblings'.
+func short(pod string) string { return pod[strings.LastIndexByte(pod, '-')+1:] }
+
+// evenly claims that each pod answers as many requests as any other.
+func evenly(pods []string, n int, alpha float64) split.Claim {
+	c := split.Claim{N: n, Alpha: alpha}
+	for _, p := range pods {
+		c.Legs = append(c.Legs, split.Leg{Name: short(p), Share: 1 / float64(len(pods))})
+	}
+	return c
+}
+
+// byPod counts answers of 200 by who gave them.
+func byPod(answers []probe.Answer) map[string]int {
+	counts := map[string]int{}
+	for _, a := range answers {
+		if a.OK() {
+			counts[short(a.Pod)]++
+		}
+	}
+	return counts
+}
+
+// judge puts the verdict on counts into e, and refutes a claim that they do not
+// fit.
+func (e *Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) error {
+	v, err := c.Judge(counts)
+	if err != nil {
+		return err
+	}
+	e.Verdict, e.Says = &v, describe(v)
+	if !v.Pass {
+		return &Refuted{refutes, v.Reasons}
+	}
+	return nil
+}
+
+// sampleByPod sends n requests once. Each must be answered 200, and the pods'
+// counts must fit the claim.
+func (l *Lab) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
+	answers, e, err := l.burst(ctx, r, c.N)
+	if err != nil {
+		return e, err
+	}
+	if refuted := answered(*e.Tally); refuted != nil {
+		e.Says = refuted.Reasons[0]
+		return e, refuted
+	}
+	return e, e.judge(c, byPod(answers), refutes)
+}
+
+// allAnswer returns when each pod has answered 200.
+func (l *Lab) allAnswer(ctx context.Context, r probe.Request, pods []string) error {
+	missing := slices.Clone(pods)
+	return l.until(ctx, "an answer of each pod", func() string {
+		for i := 0; i < outStreak && len(missing) > 0; i++ {
+			if a := l.send.Send(ctx, r); a.OK() {
+				missing = slices.DeleteFunc(missing, func(p string) bool { return p == a.Pod })
+			}
+		}
+		return strings.Join(missing, ", ")
+	})
+}
+
+// within is until with a bound that is part of a claim: what is not so in time
+// refutes it. An error of ready ends it, for then nothing was seen.
+func (l *Lab) within(ctx context.Context, bound time.Duration, claim Claim, what string, ready func() (string, error)) error {
+	bounded, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	var why string
+	var unseen error
+	err := l.until(bounded, what, func() string {
+		if why, unseen = ready(); unseen != nil {
+			return ""
+		}
+		return why
+	})
+	switch {
+	case unseen != nil:
+		return unseen
+	case err != nil && ctx.Err() == nil:
+		return refute(claim, "%s: not within %s: %s", what, bound, why)
+	}
+	return err
+}
+
+// outStreak is how many answers in a row must be other pods' until a pod is
+// taken to be out of the rotation: one that still has its third of the requests
+// then hides with a chance of (2/3)^60, 3 in 10^11.
+const outStreak = 60
+
+// leaves returns when a pod answers no more, with the time of its last answer
+// since the call; zero if there was none.
+func (l *Lab) leaves(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) (last time.Time, err error) {
+	streak := 0
+	err = l.within(ctx, bound, claim, "no request for "+pod, func() (string, error) {
+		for ; streak < outStreak; streak++ {
+			a := l.send.Send(ctx, r)
+			switch {
+			case a.Err != "":
+				streak = 0
+				return a.Err, ctx.Err()
+			case a.Pod == pod:
+				streak, last = 0, time.Now()
+				return "it still answers", nil
+			}
+		}
+		return "", nil
+	})
+	return last, err
+}
+
+// backTries are sent together, ten times a second, for a pod that is to answer
+// again: in three seconds one with a third of the requests cannot but be met.
+const backTries = 5
+
+// comesBack returns when a pod answers 200.
+func (l *Lab) comesBack(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) error {
+	return l.within(ctx, bound, claim, "an answer of "+pod, func() (string, error) {
+		for range backTries {
+			if a := l.send.Send(ctx, r); a.OK() && a.Pod == pod {
+				return "", nil
+			}
+		}
+		return "none yet", ctx.Err()
+	})
+}
+
+// inRotation says whether the EndpointSlices of a Service call a pod ready:
+// that is what gateways go by.
+func (l *Lab) inRotation(ctx context.Context, service, pod string) (bool, error) {
+	var list discoveryv1.EndpointSliceList
+	err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service})
+	if err != nil {
+		return false, fmt.Errorf("listing the EndpointSlices of Service/%s: %w", service, err)
+	}
+	for _, s := range list.Items {
+		for _, e := range s.Endpoints {
+			if e.TargetRef != nil && e.TargetRef.Name == pod {
+				return e.Conditions.Ready != nil && *e.Conditions.Ready, nil
+			}
+		}
+	}
+	return false, fmt.Errorf("no EndpointSlice of Service/%s has Pod/%s", service, pod)
+}
+
+// restarts is how often the containers of a pod were restarted.
+func (l *Lab) restarts(ctx context.Context, pod string) (n int32, err error) {
+	var p corev1.Pod
+	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: pod}, &p); err != nil {
+		return 0, fmt.Errorf("asking for Pod/%s: %w", pod, err)
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		n += c.RestartCount
+	}
+	return n, nil
+}

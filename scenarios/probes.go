@@ -1,0 +1,400 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/split"
+)
+
+// What the probes of manifests/scenarios/probes/model.yaml come to: the first
+// one of a pod that hangs begins up to a period later, and each then fails by
+// its timeout, which is as long.
+const (
+	unreadyAfter = (1 + 2) * time.Second     // period, failureThreshold timeouts
+	killedAfter  = (1 + 5 + 1) * time.Second // the same of liveness, and the grace period
+	// On a small busy machine. From the kubelet to the gateway there are the API
+	// server, the EndpointSlice, istiod and its push.
+	toGateway = 3 * time.Second
+	toStart   = 8 * time.Second
+
+	outBound     = unreadyAfter + toGateway
+	restartBound = killedAfter + toStart
+)
+
+// probesStory is a Deployment whose readiness probe takes pods out of the
+// rotation and stops a bad rollout, and whose liveness probe restarts them.
+type probesStory struct {
+	Options
+	v1, v2   probed
+	pods     []string // of v1: the first turns unready, the last hangs
+	hungAt   time.Time
+	restarts int32  // of the pod that hangs, before it did
+	watcher  *watch // of the steps since the last one that judged it
+}
+
+// probed is a version of the model as the manifest takes it.
+type probed struct {
+	Version, Image string
+	Ready          string // path of the readiness probe; empty: there is none
+	NoLiveness     bool
+	FailPercent    int
+}
+
+// probes: a pod that says it is not ready gets no requests, one that hangs is
+// restarted, and a version that is never ready does not replace the old one.
+func probes(o Options) (Scenario, error) {
+	s := &probesStory{
+		Options: o,
+		v1:      probed{Version: "v1", Ready: "/readyz"},
+		// Its probe tries the model, and the model fails.
+		v2: probed{Version: "v2", Ready: "/", FailPercent: 100},
+	}
+	if err := enough("probes", evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha)); err != nil {
+		return Scenario{}, err
+	}
+	const stuck = "v2 is never ready"
+	return Scenario{
+		Name:    "probes",
+		Summary: "probes take a pod out of the rotation, restart it, and stop a bad rollout",
+		Needs:   []string{"istio"},
+		Alone:   true,
+		Steps: []Step{
+			{
+				Name: "three pods serve",
+				Idea: "Three pods stand behind one Service. The kubelet asks each whether it is ready for requests, and whether it is alive.",
+				Look: "Each pod answers a third.", Change: s.serve, Check: s.all,
+			},
+			{
+				Name: "one is not ready",
+				Idea: "A pod that fails its readiness probe is not restarted. It only leaves the rotation until it is ready again.",
+				Look: "How long that takes, and that it then answers nothing.", Change: s.unready, Check: s.out,
+			},
+			{
+				Name:   "it is ready again",
+				Look:   "It answers its third again.",
+				Change: s.ready, Check: s.back,
+			},
+			{
+				Name:  "no request lost",
+				Idea:  "A pod that says in time that it is not ready still answers what reaches it.",
+				Look:  "Leaving and coming back have cost no request.",
+				Check: s.lossless,
+			},
+			{
+				Name: "one hangs",
+				Idea: "A pod that hangs fails both probes. Readiness takes it out of the rotation first, then liveness has it restarted.",
+				Look: "The times: out of the rotation, restarted, answering.", Change: s.hang, Check: s.restarted,
+			},
+			{
+				Name:  "what the hang cost",
+				Idea:  "Until the readiness probe has failed, the hanging pod still gets its third, and all of that is lost.",
+				Look:  "How many requests were lost, and that none was due later than the probe allows.",
+				Check: s.cost,
+			},
+			{
+				Name: stuck, Long: true,
+				Idea: "A rollout goes on only when the new pod is ready. The new version fails every request, and its readiness probe finds out.",
+				Look: "The rollout is stuck, and only v1 answers.", Change: s.rollOut, Check: s.onlyV1,
+			},
+			{
+				Name: "rollback to v1", Long: true,
+				Idea: "Nothing has to be repaired: v1 has never left.", Look: "Only v1 answers.",
+				Change: s.rollBack, Check: s.onlyV1,
+			},
+			{
+				Name: "the rollout cost nothing", Long: true,
+				Look: "From before the rollout until after the rollback no request was lost.", Check: s.lossless,
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "no-readiness", Summary: "the pods have no readiness probe",
+				Break:   func(context.Context, *Lab) error { s.v1.Ready = ""; return nil },
+				Catches: Readiness,
+			},
+			{
+				Name: "no-liveness", Summary: "the pods have no liveness probe",
+				Break:   func(context.Context, *Lab) error { s.v1.NoLiveness = true; return nil },
+				Catches: Liveness,
+			},
+			{
+				Name: "shallow-probe", Summary: "v2's readiness probe does not try the model, so v2 takes over",
+				After: stuck, Break: s.shallow, Catches: Answers,
+			},
+		},
+	}, nil
+}
+
+// enough says that a sample of the claim would notice a leg that gets nothing.
+func enough(scenario string, c split.Claim) error {
+	if err := c.Check(); err != nil {
+		return fault.Usage("see `mllab scenario "+scenario+" --help`", "%s: %w", scenario, err)
+	}
+	if need := c.Needed(); c.N < need {
+		return fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+			"%s: %d requests are too few: a leg that gets nothing would pass", scenario, c.N)
+	}
+	return nil
+}
+
+func (s *probesStory) deployment(l *Lab, p probed) (*unstructured.Unstructured, error) {
+	p.Image = l.Image
+	objs, err := render("probes/model.yaml", p)
+	if err != nil {
+		return nil, err
+	}
+	return objs[0], nil
+}
+
+// serve returns when each pod of v1 has answered through the gateway.
+func (s *probesStory) serve(ctx context.Context, l *Lab) error {
+	deployment, err := s.deployment(l, s.v1)
+	if err != nil {
+		return err
+	}
+	mark := l.mark()
+	objs, err := render("probes/route.yaml", map[string]string{"Host": l.host("model"), "Namespace": l.Namespace, "Mark": mark})
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, append(objs, deployment)...); err != nil {
+		return err
+	}
+	if err := l.inForce(ctx, l.to("model"), mark); err != nil {
+		return err
+	}
+	if s.pods, err = l.pods(ctx, map[string]string{"app": "model"}); err != nil {
+		return err
+	}
+	if err := l.allAnswer(ctx, l.to("model"), s.pods); err != nil {
+		return err
+	}
+	s.watcher = l.watch(l.to("model"), watchRate)
+	return nil
+}
+
+func (s *probesStory) all(ctx context.Context, l *Lab) (Evidence, error) {
+	return l.sampleByPod(ctx, l.to("model"), evenly(s.pods, s.Requests, s.Alpha), Shares)
+}
+
+func (s *probesStory) unready(ctx context.Context, l *Lab) error {
+	no := false
+	s.watcher.Mark("not ready")
+	return l.breakPod(ctx, s.pods[0], faults{Ready: &no})
+}
+
+// out waits for the pod's last answer, which has a bound, and only then looks
+// whether it gets a request.
+func (s *probesStory) out(ctx context.Context, l *Lab) (Evidence, error) {
+	pod, began := s.pods[0], time.Now()
+	last, err := l.leaves(ctx, l.to("model"), pod, outBound, Readiness)
+	if err != nil {
+		return Evidence{}, err
+	}
+	listed, err := l.inRotation(ctx, "model", pod)
+	if err != nil {
+		return Evidence{}, err
+	}
+	if listed {
+		return Evidence{}, refute(Readiness, "Pod/%s gets no request, though its EndpointSlice says that it is ready", pod)
+	}
+	claim := split.Claim{N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: short(pod), Share: 0}}}
+	for _, other := range s.pods[1:] {
+		claim.Legs = append(claim.Legs, split.Leg{Name: short(other), Share: 1 / float64(len(s.pods)-1)})
+	}
+	e, err := l.sampleByPod(ctx, l.to("model"), claim, Readiness)
+	took := max(0, last.Sub(began).Seconds())
+	e.Figures = []Figure{{"last answer", took, "s"}}
+	e.Says = fmt.Sprintf("its last answer after %.1f s; %s", took, e.Says)
+	return e, err
+}
+
+func (s *probesStory) ready(ctx context.Context, l *Lab) error {
+	yes := true
+	s.watcher.Mark("ready again")
+	return l.breakPod(ctx, s.pods[0], faults{Ready: &yes})
+}
+
+func (s *probesStory) back(ctx context.Context, l *Lab) (Evidence, error) {
+	began := time.Now()
+	if err := l.comesBack(ctx, l.to("model"), s.pods[0], outBound, Readiness); err != nil {
+		return Evidence{}, err
+	}
+	took := time.Since(began)
+	e, err := s.all(ctx, l)
+	e.Figures = []Figure{{"back in the rotation", took.Seconds(), "s"}}
+	e.Says = fmt.Sprintf("back in the rotation after %.1f s; %s", took.Seconds(), e.Says)
+	return e, err
+}
+
+func (s *probesStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
+	return l.watched(s.watcher)
+}
+
+// hung is the pod that hangs: not the one that was unready.
+func (s *probesStory) hung() string { return s.pods[len(s.pods)-1] }
+
+func (s *probesStory) hang(ctx context.Context, l *Lab) (err error) {
+	if s.restarts, err = l.restarts(ctx, s.hung()); err != nil {
+		return err
+	}
+	yes := true
+	s.watcher = l.watch(l.to("model"), watchRate)
+	err = l.breakPod(ctx, s.hung(), faults{Hang: &yes})
+	s.hungAt = time.Now()
+	return err
+}
+
+func (s *probesStory) restarted(ctx context.Context, l *Lab) (Evidence, error) {
+	var e Evidence
+	note := func(name string) {
+		e.Figures = append(e.Figures, Figure{name, time.Since(s.hungAt).Seconds(), "s"})
+	}
+	err := l.within(ctx, outBound, Readiness, "Pod/"+s.hung()+" out of the rotation", func() (string, error) {
+		listed, err := l.inRotation(ctx, "model", s.hung())
+		if listed {
+			return "its EndpointSlice says that it is ready", err
+		}
+		return "", err
+	})
+	if err != nil {
+		return e, err
+	}
+	note("out of the rotation")
+	err = l.within(ctx, restartBound, Liveness, "a restart of Pod/"+s.hung(), func() (string, error) {
+		now, err := l.restarts(ctx, s.hung())
+		if now > s.restarts {
+			return "", err
+		}
+		return "no container of it was restarted", err
+	})
+	if err != nil {
+		return e, err
+	}
+	note("restarted")
+	if err := l.comesBack(ctx, l.to("model"), s.hung(), toStart, Liveness); err != nil {
+		return e, err
+	}
+	note("answers again")
+	e.Says = fmt.Sprintf("out of the rotation %.1f s after it hung, restarted after %.1f s, answering again after %.1f s",
+		e.Figures[0].Value, e.Figures[1].Value, e.Figures[2].Value)
+	return e, nil
+}
+
+func (s *probesStory) cost(_ context.Context, l *Lab) (Evidence, error) {
+	e, err := l.watched(s.watcher)
+	if lossy := (*Refuted)(nil); err != nil && !errors.As(err, &lossy) {
+		return e, err
+	}
+	return e, s.judgeCost(&e)
+}
+
+// judgeCost judges what the watcher lost. Each request that was due until the
+// pod was out of the rotation reached it with a chance of one third.
+func (s *probesStory) judgeCost(e *Evidence) error {
+	third := 1 / float64(len(s.pods))
+	most, err := split.Claim{N: int(watchRate * outBound.Seconds()), Alpha: s.Alpha, Legs: []split.Leg{
+		{Name: "hangs", Share: third}, {Name: "others", Share: 1 - third},
+	}}.Regions()
+	if err != nil {
+		return err
+	}
+	var last time.Duration // due so long after the hang
+	for _, a := range e.Tally.Failed {
+		last = max(last, a.Scheduled.Sub(s.hungAt))
+	}
+	lost := len(e.Tally.Failed)
+	e.Figures = []Figure{{"lost", float64(lost), ""}, {"last lost one was due after", last.Seconds(), "s"}, {"longest wait", e.Tally.Max.Seconds(), "s"}}
+	e.Says = fmt.Sprintf("%d of %d watched requests lost, the last one due %.1f s after the hang; the longest wait was %.1f s; accepted: %d lost, due within %s",
+		lost, e.Tally.Sent, last.Seconds(), e.Tally.Max.Seconds(), most[0].Hi, outBound)
+	if lost > most[0].Hi || last > outBound {
+		return refute(Bounds, "%s", e.Says)
+	}
+	return nil
+}
+
+// rollOut returns when the rollout is stuck, or done.
+func (s *probesStory) rollOut(ctx context.Context, l *Lab) error {
+	s.watcher = l.watch(l.to("model"), watchRate)
+	v2, err := s.deployment(l, s.v2)
+	if err != nil {
+		return err
+	}
+	if err := l.write(ctx, v2); err != nil {
+		return err
+	}
+	return l.until(ctx, "the rollout to be stuck or done", func() string {
+		var d appsv1.Deployment
+		if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: "model"}, &d); err != nil {
+			return err.Error()
+		}
+		pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"app": "model", "version": "v2"})
+		switch {
+		case err != nil:
+			return err.Error()
+		case d.Status.ObservedGeneration < d.Generation || !runs(pods):
+			return "no pod of v2 runs yet"
+		case d.Status.UpdatedReplicas == *d.Spec.Replicas && d.Status.AvailableReplicas == *d.Spec.Replicas && d.Status.Replicas == *d.Spec.Replicas:
+			return ""
+		}
+		for _, c := range d.Status.Conditions {
+			// https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#failed-deployment
+			if c.Type == appsv1.DeploymentProgressing && c.Reason == "ProgressDeadlineExceeded" {
+				return ""
+			}
+		}
+		return fmt.Sprintf("%d of %d pods are v2's", d.Status.UpdatedReplicas, *d.Spec.Replicas)
+	})
+}
+
+// runs says whether a container of the pods does: one that never ran proves
+// nothing about probes.
+func runs(pods []corev1.Pod) bool {
+	for _, p := range pods {
+		for _, c := range p.Status.ContainerStatuses {
+			if c.State.Running != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *probesStory) shallow(ctx context.Context, l *Lab) error {
+	s.v2.Ready = s.v1.Ready
+	v2, err := s.deployment(l, s.v2)
+	if err != nil {
+		return err
+	}
+	return l.apply(ctx, v2)
+}
+
+func (s *probesStory) rollBack(ctx context.Context, l *Lab) error {
+	v1, err := s.deployment(l, s.v1)
+	if err != nil {
+		return err
+	}
+	s.watcher.Mark("rollback")
+	return l.apply(ctx, v1)
+}
+
+func (s *probesStory) onlyV1(ctx context.Context, l *Lab) (Evidence, error) {
+	e, err := l.sample(ctx, l.to("model"), split.Claim{
+		N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: "v1", Share: 1}, {Name: "v2", Share: 0}},
+	})
+	if err != nil {
+		return e, err
+	}
+	pods, err := l.pods(ctx, map[string]string{"app": "model", "version": "v2"})
+	e.Says += fmt.Sprintf("; pods of v2: %d", len(pods))
+	return e, err
+}

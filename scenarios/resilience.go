@@ -1,0 +1,410 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// What the routes and pods of the story are set to.
+const (
+	slowAnswer   = 3 * time.Second        // of a slow model
+	routeTimeout = 500 * time.Millisecond // of the route
+	// A caller of a busy machine waits a little longer than the timeout.
+	waitBound = routeTimeout + time.Second
+
+	flakyShare   = 0.3 // of a flaky model's answers are 500s
+	routeRetries = 2   // of the route
+
+	ejectBound   = 10 * time.Second // for the gateway to know the rule and to meet three errors in a row
+	ejectionTime = 10 * time.Second // baseEjectionTime
+	// The gateway looks every second whether a pod may come back.
+	backBound = ejectionTime + time.Second + toGateway
+)
+
+const (
+	// slowRequests are one round of a sample's workers: each shows the same.
+	slowRequests = sampleWorkers
+	// boundedRequests take three seconds, at half a second for each round.
+	boundedRequests = 6 * sampleWorkers
+	// ejectRequests at most are sent while a pod is ejected: a longer sample
+	// would still run when it comes back.
+	ejectRequests = 1000
+)
+
+// resilienceStory is what a gateway can do for a caller when the model is slow,
+// flaky, or broken in one place.
+type resilienceStory struct {
+	Options
+	pods      []string
+	timeout   string // of the route that claims one
+	retries   int    // likewise
+	ejection  string // likewise
+	ejectedAt time.Time
+}
+
+// resilience: a timeout bounds the caller's wait, retries its errors, and
+// outlier detection takes a broken replica out of the rotation. Each is seen
+// without first.
+func resilience(o Options) (Scenario, error) {
+	s := &resilienceStory{Options: o, timeout: istioSeconds(routeTimeout), retries: routeRetries, ejection: istioSeconds(ejectionTime)}
+	for _, c := range []split.Claim{
+		evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha), errorClaim(flakyShare, o.Requests, o.Alpha),
+	} {
+		if err := enough("resilience", c); err != nil {
+			return Scenario{}, err
+		}
+	}
+	return Scenario{
+		Name:    "resilience",
+		Summary: "timeouts, retries and outlier detection bound what a caller suffers",
+		Needs:   []string{"istio"},
+		Alone:   true,
+		Steps: []Step{
+			{
+				Name: "three pods serve",
+				Idea: "Three pods stand behind one Service, and the gateway picks one of them at random for each request.",
+				Look: "Each pod answers a third.", Change: s.serve, Check: s.all,
+			},
+			{
+				Name: "slow, no timeout",
+				Idea: "Every pod now takes 3 s to answer. Without a timeout the caller waits for as long as the model takes.",
+				Look: "Every wait is 3 s or more.", Change: s.slow, Check: s.waits,
+			},
+			{
+				Name: "slow, timeout",
+				Idea: "The route gets a timeout of 0.5 s. The caller gets an error, but soon, and can do something else.",
+				Look: "Every answer is the gateway's own 504, and how long the longest wait was.", Change: s.limit, Check: s.bounded,
+			},
+			{
+				Name: "flaky, no retries",
+				Idea: "Every pod now fails three requests in ten, at random. The caller sees each of these failures.",
+				Look: "Three requests in ten fail.", Change: s.flaky, Check: s.errors(flakyShare),
+			},
+			{
+				Name: "flaky, retries",
+				Idea: "The gateway tries a failed request twice more. It fails for the caller only when all three tries fail.",
+				Look: "How few errors are left, and how many more requests the pods get for that.", Change: s.retry, Check: s.retried,
+			},
+			{
+				Name: "one pod fails",
+				Idea: "Now one pod of three fails every request. Its readiness probe does not notice.",
+				Look: "A third of the requests fail.", Change: s.oneFails, Check: s.errors(1. / 3),
+			},
+			{
+				Name: "outlier detection",
+				Idea: "The gateway counts what each pod answers. After three errors in a row it ejects the pod for 10 s.",
+				Look: "The ejected pod gets no request, and no request fails.", Change: s.eject, Check: s.without,
+			},
+			{
+				Name: "healed and back", Long: true,
+				Idea: "The pod is well again, but the gateway does not know: it gives the pod requests again when its time is over.",
+				Look: "How long it was out, and that it answers its third again.", Change: s.heal, Check: s.back,
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "no-timeout", Summary: "the route has no timeout where one is claimed",
+				Break:   func(context.Context, *Lab) error { s.timeout = ""; return nil },
+				Catches: Bounds,
+			},
+			{
+				Name: "no-retries", Summary: "the route does not retry where retries are claimed",
+				Break:   func(context.Context, *Lab) error { s.retries = 0; return nil },
+				Catches: Bounds,
+			},
+			{
+				Name: "no-ejection", Summary: "the DestinationRule has no outlier detection where it is claimed",
+				Break:   func(context.Context, *Lab) error { s.ejection = ""; return nil },
+				Catches: Ejection,
+			},
+		},
+	}, nil
+}
+
+// istioSeconds is a duration as Istio takes it: in seconds only.
+func istioSeconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s"
+}
+
+// routing is how requests reach the model.
+type routing struct {
+	Host, Namespace, Mark string
+	Timeout               string // empty: none
+	Retries               int
+	Ejection              string // for how long a pod is ejected; empty: none is
+}
+
+// route sets the way and returns when the gateway goes by it.
+func (s *resilienceStory) route(ctx context.Context, l *Lab, w routing) error {
+	w.Host, w.Namespace, w.Mark = l.host("model"), l.Namespace, l.mark()
+	objs, err := render("resilience/route.yaml", w)
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, objs...); err != nil {
+		return err
+	}
+	// The model's faults are not about this path.
+	r := l.to("model")
+	r.URL += "/readyz"
+	return l.inForce(ctx, r, w.Mark)
+}
+
+func (s *resilienceStory) serve(ctx context.Context, l *Lab) error {
+	m := model{Name: "model", Version: "v1", Replicas: 3, Env: map[string]string{
+		"ADMIN_PORT": strconv.Itoa(adminPort),
+		// Each pod must remember its part of a sample's tries.
+		"SEEN_KEEP": strconv.Itoa(max(20_000, s.Requests)),
+	}}
+	deployment, err := l.deployment(m)
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, deployment); err != nil {
+		return err
+	}
+	if err := s.route(ctx, l, routing{}); err != nil {
+		return err
+	}
+	if s.pods, err = l.pods(ctx, m.labels()); err != nil {
+		return err
+	}
+	return l.allAnswer(ctx, l.to("model"), s.pods)
+}
+
+func (s *resilienceStory) all(ctx context.Context, l *Lab) (Evidence, error) {
+	return l.sampleByPod(ctx, l.to("model"), evenly(s.pods, s.Requests, s.Alpha), Shares)
+}
+
+func (s *resilienceStory) slow(ctx context.Context, l *Lab) error {
+	return l.breakPods(ctx, s.pods, faults{Delay: slowAnswer.String()})
+}
+
+// waits shows what the timeout is there for.
+func (s *resilienceStory) waits(ctx context.Context, l *Lab) (Evidence, error) {
+	_, e, err := l.burst(ctx, l.to("model"), slowRequests)
+	if err != nil {
+		return e, err
+	}
+	if refuted := answered(*e.Tally); refuted != nil {
+		return e, refuted
+	}
+	e.Says = fmt.Sprintf("%d of %d answered 200, after %.1f to %.1f s", e.Tally.Sent, e.Tally.Sent, e.Tally.Min.Seconds(), e.Tally.Max.Seconds())
+	if e.Tally.Min < slowAnswer {
+		return e, fault.CannotTest("", "the pods are not slow: a request was answered after %s", e.Tally.Min)
+	}
+	return e, nil
+}
+
+func (s *resilienceStory) limit(ctx context.Context, l *Lab) error {
+	return s.route(ctx, l, routing{Timeout: s.timeout})
+}
+
+func (s *resilienceStory) bounded(ctx context.Context, l *Lab) (Evidence, error) {
+	answers, e, err := l.burst(ctx, l.to("model"), boundedRequests)
+	if err != nil {
+		return e, err
+	}
+	var wrong []string
+	for _, a := range answers {
+		if !a.Router || a.Status != 504 || a.Latency > waitBound {
+			wrong = append(wrong, fmt.Sprintf("status %d after %.1f s %s", a.Status, a.Latency.Seconds(), a.Problem()))
+		}
+	}
+	e.Says = fmt.Sprintf("%d of %d answered 504 by the gateway within %s, the last after %.2f s: otherwise below %.1f %% with %.0f %% confidence",
+		len(answers)-len(wrong), len(answers), waitBound, e.Tally.Max.Seconds(), 100*split.UpperBound(len(wrong), len(answers), confidence), 100*confidence)
+	if len(wrong) > 0 {
+		return e, refute(Bounds, "%d of %d requests were not answered 504 by the gateway within %s, the first: %s", len(wrong), len(answers), waitBound, wrong[0])
+	}
+	return e, nil
+}
+
+func (s *resilienceStory) flaky(ctx context.Context, l *Lab) error {
+	percent := 100 * flakyShare
+	if err := l.breakPods(ctx, s.pods, faults{FailPercent: &percent, Delay: "0s"}); err != nil {
+		return err
+	}
+	return s.route(ctx, l, routing{})
+}
+
+// What becomes of a request here.
+const (
+	isOK    = "ok"
+	isError = "errors" // the model's own
+)
+
+// errorClaim claims which share of n requests the model fails.
+func errorClaim(share float64, n int, alpha float64) split.Claim {
+	return split.Claim{N: n, Alpha: alpha, Legs: []split.Leg{{Name: isOK, Share: 1 - share}, {Name: isError, Share: share}}}
+}
+
+// outcomes counts what became of requests. What is neither OK nor the model's
+// own 500 counts under its problem, which is no leg of any claim.
+func outcomes(answers []probe.Answer) map[string]int {
+	counts := map[string]int{}
+	for _, a := range answers {
+		switch {
+		case a.OK():
+			counts[isOK]++
+		case a.Err == "" && !a.Router && a.Status == 500:
+			counts[isError]++
+		default:
+			counts[a.Problem()]++
+		}
+	}
+	return counts
+}
+
+// errors judges the share of errors without any help.
+func (s *resilienceStory) errors(share float64) func(context.Context, *Lab) (Evidence, error) {
+	return func(ctx context.Context, l *Lab) (Evidence, error) {
+		answers, e, err := l.burst(ctx, l.to("model"), s.Requests)
+		if err != nil {
+			return e, err
+		}
+		return e, e.judge(errorClaim(share, s.Requests, s.Alpha), outcomes(answers), Shares)
+	}
+}
+
+func (s *resilienceStory) retry(ctx context.Context, l *Lab) error {
+	return s.route(ctx, l, routing{Retries: s.retries})
+}
+
+// retried judges the errors that are left, from above only: fewer are no harm.
+// What they cost is how often the pods say that each request came to them.
+func (s *resilienceStory) retried(ctx context.Context, l *Lab) (Evidence, error) {
+	answers, e, err := l.burst(ctx, l.to("model"), s.Requests)
+	if err != nil {
+		return e, err
+	}
+	left := math.Pow(flakyShare, 1+routeRetries)
+	regions, err := errorClaim(left, s.Requests, s.Alpha).Regions()
+	if err != nil {
+		return e, err
+	}
+	most, counts := regions[1].Hi, outcomes(answers)
+	failed := len(answers) - counts[isOK]
+	e.Says = fmt.Sprintf("n=%d errors %d (accepted up to %d, expected %.0f, without retries %.0f)",
+		s.Requests, failed, most, left*float64(s.Requests), flakyShare*float64(s.Requests))
+	if failed > most {
+		return e, refute(Bounds, "%d of %d requests failed, with %d retries at most %d are accepted (alpha %g)", failed, len(answers), routeRetries, most, s.Alpha)
+	}
+	pods, err := l.seen(ctx, map[string]string{"app": "model"})
+	if err != nil {
+		return e, err
+	}
+	tries := triesOf(answers, pods)
+	total, again, longest := 0, 0, 0
+	for _, n := range tries {
+		total, longest = total+n, max(longest, n)
+		if n > 1 {
+			again++
+		}
+	}
+	e.Figures = []Figure{{"tries per request", float64(total) / float64(len(answers)), ""}}
+	e.Says += fmt.Sprintf("; %d tries, %.2f for each request", total, float64(total)/float64(len(answers)))
+	switch {
+	case slices.Min(tries) == 0:
+		return e, fault.CannotTest("", "the pods do not remember every request of the sample")
+	case longest > 1+routeRetries:
+		return e, refute(Bounds, "a request was tried %d times, %d are configured", longest, 1+routeRetries)
+	}
+	// A request is tried again when its first try fails: this says that the
+	// model was as flaky as claimed, and not simply well.
+	says := e.Says
+	err = e.judge(split.Claim{N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: "tried once", Share: 1 - flakyShare}, {Name: "again", Share: flakyShare}}},
+		map[string]int{"tried once": len(answers) - again, "again": again}, Shares)
+	e.Says = says
+	return e, err
+}
+
+// triesOf is how often each request came to the pods.
+func triesOf(answers []probe.Answer, pods []seen) []int {
+	came := map[string]int{}
+	for _, p := range pods {
+		for _, id := range p.IDs {
+			came[id]++
+		}
+	}
+	tries := make([]int, len(answers))
+	for i, a := range answers {
+		tries[i] = came[a.ID]
+	}
+	return tries
+}
+
+// broken is the one pod that fails, and then is ejected.
+func (s *resilienceStory) broken() string { return s.pods[0] }
+
+func (s *resilienceStory) oneFails(ctx context.Context, l *Lab) error {
+	none, every := 0., 100.
+	if err := l.breakPods(ctx, s.pods[1:], faults{FailPercent: &none}); err != nil {
+		return err
+	}
+	if err := l.breakPod(ctx, s.broken(), faults{FailPercent: &every}); err != nil {
+		return err
+	}
+	return s.route(ctx, l, routing{})
+}
+
+func (s *resilienceStory) eject(ctx context.Context, l *Lab) error {
+	return s.route(ctx, l, routing{Ejection: s.ejection})
+}
+
+// without lets the gateway meet the errors that it ejects a pod for, which has
+// a bound, and only then looks whether the pod gets a request.
+func (s *resilienceStory) without(ctx context.Context, l *Lab) (Evidence, error) {
+	var err error
+	if s.ejectedAt, err = l.leaves(ctx, l.to("model"), s.broken(), ejectBound, Ejection); err != nil {
+		return Evidence{}, err
+	}
+	if s.ejectedAt.IsZero() {
+		return Evidence{}, fault.CannotTest("", "Pod/%s got no request from the beginning: nothing was ejected", s.broken())
+	}
+	answers, e, err := l.burst(ctx, l.to("model"), min(s.Requests, ejectRequests))
+	if err != nil {
+		return e, err
+	}
+	got := 0
+	for _, a := range answers {
+		if a.Pod == s.broken() {
+			got++
+		}
+	}
+	e.Says = fmt.Sprintf("n=%d: %d requests to the ejected pod, %d errors: below %.2f %% with %.0f %% confidence",
+		len(answers), got, len(e.Tally.Failed), 100*split.UpperBound(len(e.Tally.Failed), len(answers), confidence), 100*confidence)
+	switch {
+	case got > 0 && time.Since(s.ejectedAt) > ejectionTime:
+		return e, fault.CannotTest("run it again, with less beside it", "the sample took longer than a pod is ejected")
+	case got > 0:
+		return e, refute(Ejection, "%d of %d requests reached Pod/%s, which was ejected", got, len(answers), s.broken())
+	}
+	if refuted := answered(*e.Tally); refuted != nil {
+		return e, refuted
+	}
+	return e, nil
+}
+
+func (s *resilienceStory) heal(ctx context.Context, l *Lab) error {
+	none := 0.
+	return l.breakPod(ctx, s.broken(), faults{FailPercent: &none})
+}
+
+func (s *resilienceStory) back(ctx context.Context, l *Lab) (Evidence, error) {
+	if err := l.comesBack(ctx, l.to("model"), s.broken(), backBound, Ejection); err != nil {
+		return Evidence{}, err
+	}
+	out := time.Since(s.ejectedAt)
+	e, err := s.all(ctx, l)
+	e.Figures = []Figure{{"ejected for", out.Seconds(), "s"}}
+	e.Says = fmt.Sprintf("answers again %.1f s after its last error; %s", out.Seconds(), e.Says)
+	return e, err
+}

@@ -1,0 +1,118 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"mllab.local/internal/fault"
+)
+
+// several are jobs with these names; one in capitals must be alone.
+func several(names ...string) []Job {
+	var jobs []Job
+	for _, n := range names {
+		jobs = append(jobs, Job{Scenario: Scenario{Name: n, Alone: strings.ToUpper(n) == n}})
+	}
+	return jobs
+}
+
+func TestRunsGoBesideEachOtherUnlessOneMustBeAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		running, most := []string{}, 0
+		var order []string
+		results, err := runAll(t.Context(), several("a", "B", "c", "d", "E", "f"), 3, func(j Job) (Result, error) {
+			name := j.Scenario.Name
+			mu.Lock()
+			running, order = append(running, name), append(order, name)
+			most = max(most, len(running))
+			if j.Scenario.Alone && len(running) > 1 {
+				t.Errorf("beside each other: %v", running)
+			}
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			running = slices.DeleteFunc(running, func(r string) bool { return r == name })
+			return Result{Scenario: name, Pass: true}, nil
+		})
+		if err != nil || most != 3 {
+			t.Errorf("%v, at most %d at a time", err, most)
+		}
+		if tail := order[4:]; !slices.Equal(tail, []string{"B", "E"}) {
+			t.Errorf("begun in the order %v", order)
+		}
+		var got []string
+		for _, r := range results {
+			got = append(got, r.Scenario)
+		}
+		if want := []string{"a", "B", "c", "d", "E", "f"}; !slices.Equal(got, want) {
+			t.Errorf("results of %v, want %v", got, want)
+		}
+	})
+}
+
+func TestARunThatFailsStopsNoOther(t *testing.T) {
+	untestable := fault.CannotTest("", "no pod")
+	results, err := runAll(t.Context(), several("a", "b", "C"), 1, func(j Job) (Result, error) {
+		if j.Scenario.Name == "a" {
+			return Result{Scenario: "a", Error: "no pod"}, untestable
+		}
+		return Result{Scenario: j.Scenario.Name, Pass: j.Scenario.Name == "C"}, nil
+	})
+	if !errors.Is(err, untestable) || len(results) != 3 || !results[2].Pass {
+		t.Errorf("%+v, %v", results, err)
+	}
+}
+
+func TestWhatWasNotBegunIsNotLeftOut(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		end  func() (context.Context, context.CancelFunc)
+		code int
+	}{
+		{"^C", func() (context.Context, context.CancelFunc) { return context.WithCancel(context.Background()) }, 130},
+		{"the time is up", func() (context.Context, context.CancelFunc) { return context.WithTimeout(context.Background(), 0) }, 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ctx, cancel := tc.end()
+			defer cancel()
+			jobs := several("a", "b", "C")
+			jobs[1].Control = &Control{Name: "off", Catches: Shares}
+			results, err := runAll(ctx, jobs, 1, func(j Job) (Result, error) {
+				cancel()
+				return Result{Scenario: j.Scenario.Name, Pass: true}, nil
+			})
+			if fault.Code(err) != tc.code || len(results) != 3 {
+				t.Fatalf("%+v, %v (exit %d)", results, err, fault.Code(err))
+			}
+			if b := results[1]; b.Pass || b.Control != "off" || b.Error == "" || b.Err() == nil {
+				t.Errorf("%+v", b)
+			}
+		})
+	}
+}
+
+func TestAnInterruptOutranksWhatCouldNotBeTested(t *testing.T) {
+	_, err := runAll(t.Context(), several("a", "b"), 1, func(j Job) (Result, error) {
+		if j.Scenario.Name == "a" {
+			return Result{}, fault.CannotTest("", "no pod")
+		}
+		return Result{}, context.Canceled
+	})
+	if fault.Code(err) != 130 {
+		t.Errorf("%v (exit %d)", err, fault.Code(err))
+	}
+}
+
+func TestASkippedRunIsNeitherAPassNorAnError(t *testing.T) {
+	if r := (Result{Scenario: "s", Skipped: "it needs flux"}); r.Err() != nil || r.Pass {
+		t.Errorf("%+v: %v", r, r.Err())
+	}
+}

@@ -1,0 +1,627 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// shadowStory is a new version that gets a copy of the traffic and whose
+// answers nobody sees, by the mirror of an Istio VirtualService.
+type shadowStory struct {
+	Options
+	drift int               // percent of the inputs for which v2 predicts something else
+	pods  map[string]string // version -> its one pod
+}
+
+const (
+	partlyMirrored = 20 // percent
+	claimedDrift   = 10 // percent
+
+	// faultRequests are enough to say that less than 1 % was lost (with 95 %).
+	// Each of them waits in the proxies for as long as v2 sleeps.
+	faultRequests = 300
+	shadowSleep   = 10 * time.Second
+	callerBound   = shadowSleep / 2 // a caller who waits for v2 is over it
+
+	// largeBody is the largest input that the model takes. Envoy before 1.33 did
+	// not mirror bodies over 1 MiB:
+	// https://www.envoyproxy.io/docs/envoy/latest/version_history/v1.33/v1.33.0
+	largeBody    = 2 << 20
+	bodyRequests = 20
+
+	// A version remembers at least as many requests as one check sends, and as
+	// many again that should not have come.
+	seenKeep = 20_000
+
+	// versionHeader with v2 is v2's own address, see route.yaml.
+	versionHeader = "X-Mllab-Version"
+	// aside is a path of the model that /seen does not list.
+	aside = "/metrics"
+)
+
+// shadow: v1 serves all; v2 gets a copy of all of it, from outside and from
+// inside the mesh; their predictions are compared; v2 gets a part; then v2 goes
+// wrong in every way, and the caller must not notice.
+func shadow(o Options) (Scenario, error) {
+	s := &shadowStory{Options: o, drift: claimedDrift, pods: map[string]string{}}
+	// The flags are judged before anything is touched.
+	for _, claim := range []split.Claim{s.copies(o.Requests, partlyMirrored), s.differences()} {
+		if err := claim.Check(); err != nil {
+			return Scenario{}, fault.Usage("see `mllab scenario shadow --help`", "shadow: %w", err)
+		}
+		if need := claim.Needed(); o.Requests < need {
+			return Scenario{}, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+				"%d requests are too few to tell %g %% from nothing", o.Requests, 100*claim.Legs[0].Share)
+		}
+	}
+	const (
+		outside = "mirrored, from outside"
+		inside  = "mirrored, from inside"
+	)
+	partly := fmt.Sprintf("%d %% mirrored", partlyMirrored)
+	sleeps := fmt.Sprintf("v2 sleeps %.0f s", shadowSleep.Seconds())
+	return Scenario{
+		Name:    "shadow",
+		Summary: "a new version gets a copy of the traffic, and no caller notices",
+		Needs:   []string{"istio"},
+		Mesh:    true,
+		Steps: []Step{
+			{
+				Name:   "v1 alone",
+				Idea:   "v2 is deployed and can be reached, but no traffic goes to it. The VirtualService holds for the gateway and for the mesh.",
+				Look:   "Every answer is v1's, and v2 has received nothing.",
+				Change: s.deploy, Check: s.check("model", o.Requests, 0),
+			},
+			{
+				Name:   outside,
+				Idea:   "The gateway sends a copy of each request to v2 and throws its answers away: v2 meets real traffic, and nobody depends on it.",
+				Look:   "The caller gets v1's answers only; by their IDs all requests reached v1 once, and v2 once.",
+				Change: s.route(route{Mirrored: 100}), Check: s.check("model", o.Requests, 100),
+			},
+			{
+				Name:  inside,
+				Idea:  "A client in the mesh calls http://model, and it is its own sidecar that mirrors. That needs the gateway \"mesh\" in the VirtualService.",
+				Look:  "The same as before, for requests that came by the client's pod.",
+				Check: s.check("client", o.Requests, 100),
+			},
+			{
+				Name:  "predictions compared",
+				Idea:  "This is what a shadow is for: both versions answer the same inputs, so their predictions can be compared before anybody depends on v2's.",
+				Look:  fmt.Sprintf("v2 was made to differ for %d %% of all inputs; how often did it in the sample?", claimedDrift),
+				Check: s.compare,
+			},
+			{
+				Name:   partly,
+				Idea:   "A copy of all traffic doubles the load, so often a part must do. Envoy draws for each request whether it is mirrored.",
+				Look:   "v2's count lies in the accepted interval, and the caller sees nothing of it.",
+				Change: s.route(route{Mirrored: partlyMirrored}), Check: s.check("model", o.Requests, partlyMirrored),
+			},
+			{
+				Name:   sleeps,
+				Idea:   "The proxy does not wait for the shadow.",
+				Look:   fmt.Sprintf("The slowest answer of v1: well below v2's %s.", shadowSleep),
+				Change: s.sleep, Check: s.check("model", s.few(), 100),
+			},
+			{
+				Name:   "v2 answers 500",
+				Idea:   "Errors of the shadow end at the proxy.",
+				Look:   "All answers are 200 and v1's, though v2 received every request.",
+				Change: s.fail, Check: s.check("model", s.few(), 100),
+			},
+			{
+				Name:   "bodies of 2 MiB",
+				Idea:   "Large inputs are mirrored while they arrive. Envoy before 1.33 silently left out of the mirror what was over 1 MiB.",
+				Look:   "v2 received every request, and could predict from each: no body was cut.",
+				Long:   true,
+				Change: s.heal, Check: s.bodies,
+			},
+			{
+				Name:   "v2 scaled to zero",
+				Idea:   "A shadow that is gone is no outage.",
+				Look:   "All answers are 200 and v1's, while the route still mirrors to v2.",
+				Change: s.scaleToZero, Check: s.check("model", s.few(), 0),
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "mirror-off", Summary: "nothing is mirrored where everything is claimed to be",
+				After: outside, Break: s.route(route{}), Catches: Mirror,
+			},
+			{
+				Name: "half", Summary: "half of the requests are mirrored where all are claimed to be",
+				After: outside, Break: s.route(route{Mirrored: 50}), Catches: Mirror,
+			},
+			{
+				Name: "leak", Summary: "v2 answers one caller in twenty",
+				After: outside, Break: s.route(route{Mirrored: 100, Leaked: 5}), Catches: Caller,
+			},
+			{
+				Name: "gateway-only", Summary: "the route does not hold for the mesh: a client inside gets v1 and v2 in turns",
+				After: inside, Break: s.route(route{Mirrored: 100, Outside: true}), Catches: Caller,
+			},
+			{
+				Name: "wait", Summary: fmt.Sprintf("one caller in twenty waits %s", route{}.Hold()),
+				After: sleeps, Break: s.route(route{Mirrored: 100, Held: 5}), Catches: Caller,
+			},
+			{
+				Name: "drift", Summary: fmt.Sprintf("v2 differs for %d %% of the inputs where %d %% are claimed", 3*claimedDrift, claimedDrift),
+				Break: func(context.Context, *Lab) error {
+					s.drift = 3 * claimedDrift
+					return nil
+				}, Catches: Outcome,
+			},
+		},
+	}, nil
+}
+
+// few is the size of a sample whose requests all stay open in v2.
+func (s *shadowStory) few() int { return min(s.Requests, faultRequests) }
+
+// copies claims that percent of n requests are mirrored.
+func (s *shadowStory) copies(n int, percent float64) split.Claim {
+	share := percent / 100
+	return split.Claim{Legs: []split.Leg{{Name: "mirrored", Share: share}, {Name: "not mirrored", Share: 1 - share}}, N: n, Alpha: s.Alpha}
+}
+
+// differences claims how often v2 predicts something else than v1.
+func (s *shadowStory) differences() split.Claim {
+	const share = claimedDrift / 100.0
+	return split.Claim{Legs: []split.Leg{{Name: "differ", Share: share}, {Name: "agree", Share: 1 - share}}, N: s.Requests, Alpha: s.Alpha}
+}
+
+// version is v1 or v2.
+func (s *shadowStory) version(l *Lab, version string) (model, *unstructured.Unstructured, error) {
+	m := model{Name: "model", Version: version, Env: map[string]string{
+		"DRAIN":     "0s", // no step ends a pod that a caller depends on
+		"SEEN_KEEP": strconv.Itoa(max(seenKeep, 2*s.Requests)),
+	}}
+	if version == "v2" {
+		m.Env["ADMIN_PORT"], m.Env["DRIFT_PERCENT"] = strconv.Itoa(adminPort), strconv.Itoa(s.drift)
+	}
+	obj, err := l.deployment(m)
+	return m, obj, err
+}
+
+// deploy brings both versions, the client, and the route to v1, and returns
+// when both proxies can reach both versions.
+func (s *shadowStory) deploy(ctx context.Context, l *Lab) error {
+	objs, err := render("shadow/services.yaml", struct{ Model, Client string }{l.host("model"), l.host("client")})
+	if err != nil {
+		return err
+	}
+	client, err := l.deployment(model{Name: "client", Version: "relay", Env: map[string]string{"RELAY": "http://model", "DRAIN": "0s"}})
+	if err != nil {
+		return err
+	}
+	objs = append(objs, client)
+	var versions []model
+	for _, name := range []string{"v1", "v2"} {
+		m, obj, err := s.version(l, name)
+		if err != nil {
+			return err
+		}
+		objs, versions = append(objs, obj), append(versions, m)
+	}
+	if err := l.apply(ctx, objs...); err != nil {
+		return err
+	}
+	for _, m := range versions {
+		pods, err := l.Kube.Pods(ctx, l.Namespace, m.labels())
+		if err != nil {
+			return err
+		}
+		if len(pods) != 1 {
+			return fmt.Errorf("%s has %d pods instead of one", m.Version, len(pods))
+		}
+		s.pods[m.Version] = pods[0].Name
+	}
+	if err := s.route(route{})(ctx, l); err != nil {
+		return err
+	}
+	// A proxy that did not know v2's pod yet would mirror nothing.
+	for _, by := range []string{"model", "client"} {
+		r := direct(l.to(by))
+		r.URL += aside
+		err := l.until(ctx, "v2 to be reached by "+r.Host, func() string {
+			if a := l.send.Send(ctx, r); !a.OK() || a.Target != "v2" {
+				return fmt.Sprintf("answered by %q (%s)", a.Target, a.Problem())
+			}
+			return ""
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// direct is r to v2 by its own address.
+func direct(r probe.Request) probe.Request {
+	r.Header = http.Header{versionHeader: {"v2"}}
+	return r
+}
+
+// route is a state of the model's route.
+type route struct {
+	Host, Mark string
+	Mirrored   int  // percent of which v2 gets a copy
+	Leaked     int  // percent that v2 answers
+	Held       int  // percent that wait longer than a caller may
+	Outside    bool // it holds for the gateway only
+}
+
+// Hold is how long those wait.
+func (route) Hold() string { return (callerBound + time.Second).String() }
+
+// Kept is the percentage that v1 answers.
+func (r route) Kept() int { return 100 - r.Leaked }
+
+// route writes the route and returns when the gateway and the client's sidecar
+// answer by it.
+func (s *shadowStory) route(to route) func(context.Context, *Lab) error {
+	return func(ctx context.Context, l *Lab) error {
+		to.Host, to.Mark = l.host("model"), l.mark()
+		objs, err := render("shadow/route.yaml", to)
+		if err != nil {
+			return err
+		}
+		if err := l.apply(ctx, objs...); err != nil {
+			return err
+		}
+		inside := to.Mark
+		if to.Outside {
+			inside = "" // the answer of a route without marks
+		}
+		for by, mark := range map[string]string{"model": to.Mark, "client": inside} {
+			r := l.to(by)
+			r.URL += aside // what asks is not part of any sample
+			if err := l.inForce(ctx, r, mark); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// sleep mirrors everything to a v2 that sleeps.
+func (s *shadowStory) sleep(ctx context.Context, l *Lab) error {
+	if err := s.route(route{Mirrored: 100})(ctx, l); err != nil {
+		return err
+	}
+	if err := l.breakPod(ctx, s.pods["v2"], faults{Delay: shadowSleep.String()}); err != nil {
+		return err
+	}
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if a := l.send.Send(short, direct(l.to("model"))); a.Status != 0 {
+		return fmt.Errorf("v2 does not sleep: it answered %d after %s", a.Status, a.Latency)
+	}
+	return nil
+}
+
+// fail makes v2 answer 500 to everything.
+func (s *shadowStory) fail(ctx context.Context, l *Lab) error {
+	all := 100.0
+	if err := l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &all, Delay: "0s"}); err != nil {
+		return err
+	}
+	if a := l.send.Send(ctx, direct(l.to("model"))); a.Status != http.StatusInternalServerError || a.Target != "v2" {
+		return fmt.Errorf("v2 does not fail: status %d from %q %s", a.Status, a.Target, a.Err)
+	}
+	return nil
+}
+
+// heal ends the faults.
+func (s *shadowStory) heal(ctx context.Context, l *Lab) error {
+	none := 0.0
+	return l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &none, Delay: "0s"})
+}
+
+// scaleToZero takes v2's pod away and returns when the gateway knows.
+func (s *shadowStory) scaleToZero(ctx context.Context, l *Lab) error {
+	_, obj, err := s.version(l, "v2")
+	if err != nil {
+		return err
+	}
+	if err := unstructured.SetNestedField(obj.Object, int64(0), "spec", "replicas"); err != nil {
+		return err
+	}
+	delete(s.pods, "v2")
+	if err := l.apply(ctx, obj); err != nil {
+		return err
+	}
+	return l.until(ctx, "v2 to be gone", func() string {
+		if a := l.send.Send(ctx, direct(l.to("model"))); a.Status != http.StatusServiceUnavailable || !a.Router {
+			return fmt.Sprintf("status %d from %q %s", a.Status, a.Target, a.Err)
+		}
+		return ""
+	})
+}
+
+// check sends n requests to a host and judges that the caller got v1's answers
+// only, and that v2 received percent of the requests.
+func (s *shadowStory) check(host string, n int, percent float64) func(context.Context, *Lab) (Evidence, error) {
+	return func(ctx context.Context, l *Lab) (Evidence, error) {
+		sample, err := s.observe(ctx, l, l.send, l.to(host), s.copies(n, percent))
+		if err != nil {
+			return Evidence{}, err
+		}
+		return sample.judge()
+	}
+}
+
+// bodies sends large requests and judges that they reached v2 in full.
+func (s *shadowStory) bodies(ctx context.Context, l *Lab) (Evidence, error) {
+	r := l.to("model")
+	r.Method, r.Body = http.MethodPost, padded(largeBody)
+	sample, err := s.observe(ctx, l, l.send, r, s.copies(bodyRequests, 100))
+	if err != nil {
+		return Evidence{}, err
+	}
+	e, err := sample.judge()
+	if err != nil {
+		return e, err
+	}
+	// The model refuses an input that breaks off.
+	if cut := count(sample.v2.Outputs, ""); cut > 0 {
+		return e, refute(Mirror, "v2 could not predict from %d of %d bodies of %d bytes", cut, bodyRequests, largeBody)
+	}
+	e.Says += fmt.Sprintf(", and predicted from each body of %d bytes", largeBody)
+	return e, nil
+}
+
+// padded is a model input of so many bytes.
+func padded(size int) []byte {
+	input := []byte(`{"instances":[[1]]}`)
+	return append(input, bytes.Repeat([]byte(" "), size-len(input))...)
+}
+
+func count(all []string, one string) (n int) {
+	for _, each := range all {
+		if each == one {
+			n++
+		}
+	}
+	return n
+}
+
+// inputs gives each request an input that no other has, at random.
+type inputs struct {
+	probe.Sender
+	sent atomic.Int64
+}
+
+func (i *inputs) Send(ctx context.Context, r probe.Request) probe.Answer {
+	r.Method, r.Body = http.MethodPost, fmt.Appendf(nil, `{"instances":[[%v,%d]]}`, rand.Float64(), i.sent.Add(1))
+	return i.Sender.Send(ctx, r)
+}
+
+// compare sends an input with each request and judges how often the versions'
+// predictions differ.
+func (s *shadowStory) compare(ctx context.Context, l *Lab) (Evidence, error) {
+	sample, err := s.observe(ctx, l, &inputs{Sender: l.send}, l.to("model"), s.copies(s.Requests, 100))
+	if err != nil {
+		return Evidence{}, err
+	}
+	e, err := sample.judge()
+	if err != nil {
+		return e, err
+	}
+	differ, err := differing(sample.v1, sample.v2)
+	if err != nil {
+		return e, err
+	}
+	verdict, err := s.differences().Judge(map[string]int{"differ": differ, "agree": s.Requests - differ})
+	if err != nil {
+		return e, err
+	}
+	agreed := s.Requests - differ
+	rate := float64(agreed) / float64(s.Requests)
+	lo, hi := split.Interval(agreed, s.Requests, confidence)
+	e.Verdict = &verdict
+	e.Figures = []Figure{{"agreement", 100 * rate, "%"}, {"agreement, low", 100 * lo, "%"}, {"agreement, high", 100 * hi, "%"}}
+	e.Says = fmt.Sprintf("v1 and v2 agree on %.1f %% (%.1f..%.1f %% with %.0f %% confidence) of %d distinct inputs: %s",
+		100*rate, 100*lo, 100*hi, 100*confidence, s.Requests, describe(verdict))
+	if !verdict.Pass {
+		return e, &Refuted{Outcome, verdict.Reasons}
+	}
+	return e, nil
+}
+
+// differing counts the requests to which v2 did not predict what v1 did. The
+// sample model's predictions are exact, so their text is compared.
+func differing(v1, v2 seen) (int, error) {
+	shadows := map[string]string{}
+	for i, id := range v2.IDs {
+		shadows[id] = v2.Outputs[i]
+	}
+	differ := 0
+	for i, id := range v1.IDs {
+		if v1.Outputs[i] == "" {
+			return 0, fmt.Errorf("v1 has no prediction for request %s", id)
+		}
+		if shadows[id] != v1.Outputs[i] {
+			differ++
+		}
+	}
+	return differ, nil
+}
+
+// mirrorSample is what became of the requests of one check.
+type mirrorSample struct {
+	claim    split.Claim
+	answers  []probe.Answer
+	evidence Evidence
+	v1, v2   seen // what reached them since the check began
+}
+
+// observe sends the requests of a claim and returns when nothing more arrives.
+func (s *shadowStory) observe(ctx context.Context, l *Lab, by probe.Sender, r probe.Request, claim split.Claim) (mirrorSample, error) {
+	sample := mirrorSample{claim: claim}
+	before := map[string]int{}
+	for version, pod := range s.pods {
+		has, err := l.seenBy(ctx, pod, math.MaxInt)
+		if err != nil {
+			return sample, err
+		}
+		before[version] = has.Count
+	}
+	var err error
+	if sample.answers, sample.evidence, err = l.burstBy(ctx, by, r, claim.N); err != nil {
+		return sample, err
+	}
+	want := int(math.Round(float64(claim.N) * claim.Legs[0].Share))
+	for version, pod := range s.pods {
+		if version == "v2" {
+			if err := settled(ctx, l, pod, before[version]+want); err != nil {
+				return sample, err
+			}
+		}
+		got, err := l.seenBy(ctx, pod, before[version])
+		switch {
+		case err != nil:
+			return sample, err
+		case got.From != before[version]:
+			return sample, fmt.Errorf("%s has %d requests on record, from number %d on, instead of all since number %d: it was restarted, or got far more than were sent",
+				version, got.Count, got.From, before[version])
+		case version == "v1":
+			sample.v1 = got
+		default:
+			sample.v2 = got
+		}
+	}
+	return sample, nil
+}
+
+// A mirrored request may arrive after the caller has its answer. The last one
+// has come when nothing did for a while: a short one if the count is as it
+// should be.
+const (
+	silence     = time.Second
+	longQuiet   = 3 * time.Second
+	settleBound = 30 * time.Second
+)
+
+// settled returns when a pod receives nothing more. It should then have
+// received want requests.
+func settled(ctx context.Context, l *Lab, pod string, want int) error {
+	ctx, cancel := context.WithTimeout(ctx, settleBound)
+	defer cancel()
+	count, since := -1, time.Now()
+	var failed error
+	err := l.until(ctx, "the last mirrored request", func() string {
+		now, err := l.seenBy(ctx, pod, math.MaxInt)
+		if err != nil {
+			failed = err
+			return ""
+		}
+		if now.Count != count {
+			count, since = now.Count, time.Now()
+		}
+		pause := longQuiet
+		if count == want {
+			pause = silence
+		}
+		if time.Since(since) < pause {
+			return fmt.Sprintf("v2 has received %d of %d", count, want)
+		}
+		return ""
+	})
+	return errors.Join(err, failed)
+}
+
+// judge refutes Caller or Mirror, or says what holds.
+func (m mirrorSample) judge() (Evidence, error) {
+	e := m.evidence
+	if refuted := caller(*e.Tally); refuted != nil {
+		e.Says = refuted.Reasons[0]
+		return e, refuted
+	}
+	v1, v2 := received(m.answers, m.v1.IDs), received(m.answers, m.v2.IDs)
+	verdict, err := m.claim.Judge(map[string]int{"mirrored": v2.once, "not mirrored": v2.missing})
+	if err != nil {
+		return e, err
+	}
+	e.Verdict = &verdict
+	region := verdict.Regions[0]
+	switch {
+	case v1 != arrivals{once: m.claim.N}:
+		e.Says = fmt.Sprintf("v1 received %s of %d requests", v1, m.claim.N)
+	case !verdict.Pass || v2.strange > 0:
+		e.Says = fmt.Sprintf("v2 received %s of %d requests: %d..%d are accepted, each once", v2, m.claim.N, region.Lo, region.Hi)
+	default:
+		e.Says = fmt.Sprintf("v1 answered %d of %d (loss below %.2f %% with %.0f %% confidence), the slowest after %s; ",
+			m.claim.N, m.claim.N, 100*split.UpperBound(0, m.claim.N, confidence), 100*confidence, e.Tally.Max.Round(time.Millisecond))
+		switch {
+		case region.Lo != region.Hi:
+			e.Says += describe(verdict)
+		case v2.once == 0:
+			e.Says += "v2 received none"
+		default:
+			e.Says += fmt.Sprintf("v2 received %d, each once", v2.once)
+		}
+		return e, nil
+	}
+	return e, &Refuted{Mirror, []string{e.Says}}
+}
+
+// caller refutes that every request was answered 200 by v1, and by far sooner
+// than v2 may take.
+func caller(t probe.Tally) *Refuted {
+	refuted := answered(t)
+	switch {
+	case refuted != nil:
+		refuted.Claim = Caller
+	case t.Counts["v1"] != t.Sent:
+		refuted = &Refuted{Caller, []string{fmt.Sprintf("%d of %d answers are not v1's", t.Sent-t.Counts["v1"], t.Sent)}}
+	case t.Max >= callerBound:
+		refuted = &Refuted{Caller, []string{fmt.Sprintf("the slowest answer took %s, and below %s is claimed", t.Max.Round(time.Millisecond), callerBound)}}
+	}
+	return refuted
+}
+
+// arrivals says how often the requests of a sample reached a version.
+type arrivals struct {
+	once, missing, again int // of those that were sent: arrived once, never, more than once
+	strange              int // others that arrived
+}
+
+func (a arrivals) String() string {
+	return fmt.Sprintf("%d once, %d never, %d more than once, and %d that nobody sent,", a.once, a.missing, a.again, a.strange)
+}
+
+func received(sent []probe.Answer, ids []string) (a arrivals) {
+	times := map[string]int{}
+	for _, id := range ids {
+		times[id]++
+	}
+	for _, s := range sent {
+		switch times[s.ID] {
+		case 0:
+			a.missing++
+		case 1:
+			a.once++
+		default:
+			a.again++
+		}
+		delete(times, s.ID)
+	}
+	for _, n := range times {
+		a.strange += n
+	}
+	return a
+}

@@ -1,0 +1,624 @@
+package scenarios
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"knative.dev/pkg/apis"
+	"knative.dev/serving/pkg/apis/autoscaling"
+	"knative.dev/serving/pkg/apis/serving"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+	"mllab.local/scenarios/file"
+)
+
+// ReadFile reads a user's own scenario and returns what makes it, anew for each
+// run. All of it is judged here: the error is wrong use, and nothing was
+// touched. domain is that of the gateway's hosts, addons are those a lab can
+// have; of the options Requests, Alpha and Short count.
+func ReadFile(path, domain string, addons []string, o Options) (func() Scenario, error) {
+	data, err := readBounded(path)
+	if err != nil {
+		return nil, fault.Usage("give the path of a scenario's YAML file", "reading the scenario: %w", err)
+	}
+	own, err := All(Options{})
+	if err != nil {
+		return nil, err
+	}
+	rules := file.Rules{Domain: domain, Addons: addons, Requests: o.Requests, Alpha: cmp.Or(o.Alpha, DefaultAlpha)}
+	if rules.Requests == 0 {
+		rules.Requests = DefaultRequests
+		if o.Short {
+			rules.Requests = ShortRequests
+		}
+	}
+	for _, s := range own {
+		rules.Taken = append(rules.Taken, s.Name)
+	}
+	f, err := file.Read(path, data, rules)
+	if err != nil {
+		return nil, err
+	}
+	if err := rehearse(f, domain); err != nil {
+		return nil, fault.Usage("mend the file; nothing was applied", "%w", err)
+	}
+	return func() Scenario { return userScenario(f, rules.Alpha) }, nil
+}
+
+// readBounded reads a file, one byte more than may be used.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, file.MaxBytes+1))
+}
+
+// userStory is a scenario from a file while it is told.
+type userStory struct {
+	alpha    float64
+	services map[string]*userService      // Knative's, by name
+	routes   map[string]*userRoute        // Istio's, by name
+	env      map[string]map[string]string // of versions still to come, by userVersion
+	watchers map[string]*watch            // by what they watch
+}
+
+// userService is a Knative Service and the percents of its versions, in order.
+type userService struct {
+	*service
+	percents []int64
+}
+
+// userRoute is what userfile/route.yaml is made from.
+type userRoute struct {
+	Name, Host    string
+	Versions      []userLeg
+	Mark          string
+	Mirror        string // Service
+	MirrorPercent float64
+}
+
+type userLeg struct {
+	Version, Host, Service string
+	Percent                int64
+}
+
+func newUserStory(alpha float64) *userStory {
+	return &userStory{alpha, map[string]*userService{}, map[string]*userRoute{}, map[string]map[string]string{}, map[string]*watch{}}
+}
+
+// userScenario makes the steps and controls of f.
+func userScenario(f *file.File, alpha float64) Scenario {
+	u := newUserStory(alpha)
+	s := Scenario{Name: f.Name, Summary: f.Summary, Needs: f.Needs, Mesh: f.Mesh, Confined: true}
+	for _, each := range f.Steps {
+		step := Step{Name: each.Name, Idea: each.Idea, Look: each.Look}
+		if each.Change != nil || each.Wait != (file.Wait{}) {
+			step.Change = func(ctx context.Context, l *Lab) error {
+				err := u.change(ctx, l, each.Change, each.Wait.No)
+				if err == nil {
+					err = u.wait(ctx, l, each.Wait)
+				}
+				return inFile(each.Where, err)
+			}
+		}
+		step.Check = func(ctx context.Context, l *Lab) (Evidence, error) { return u.check(ctx, l, each) }
+		s.Steps = append(s.Steps, step)
+	}
+	for _, each := range f.Controls {
+		s.Controls = append(s.Controls, Control{
+			Name: each.Name, Summary: each.Summary, After: each.After, Catches: Claim(each.Catches),
+			Break: func(ctx context.Context, l *Lab) error {
+				for _, c := range each.Break {
+					if err := u.change(ctx, l, c, false); err != nil {
+						return inFile(each.Where, err)
+					}
+				}
+				return nil
+			},
+		})
+	}
+	return s
+}
+
+// inFile adds the line of the file that an error is from.
+func inFile(where string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// rehearse makes every object of f, in every run that there can be, as if on a
+// lab, and checks it as the cluster would: what Kubernetes' and Knative's own
+// types refuse is refused before anything is touched.
+func rehearse(f *file.File, domain string) error {
+	for _, control := range append([]file.Control{{}}, f.Controls...) {
+		u := newUserStory(DefaultAlpha)
+		l := &Lab{Image: "kind.local/sampleapp:1", Namespace: Namespace(f.Name), Domain: domain}
+		broken := func(after string) error {
+			if control.After != after {
+				return nil
+			}
+			for _, c := range control.Break {
+				if _, err := u.objects(l, c); err != nil {
+					return inFile(control.Where, err)
+				}
+			}
+			return nil
+		}
+		if err := broken(""); err != nil {
+			return err
+		}
+		for _, s := range f.Steps {
+			if _, err := u.objects(l, s.Change); err != nil {
+				return inFile(s.Where, err)
+			}
+			if err := broken(s.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// objects notes what a change does to the story's models, and returns what must
+// be applied for it.
+func (u *userStory) objects(l *Lab, c file.Change) (objs []*unstructured.Unstructured, err error) {
+	switch c := c.(type) {
+	case file.Apply:
+		return u.applied(l, c)
+	case file.Split:
+		if s := u.services[c.Of]; s != nil {
+			s.percents = percentsOf(c.Shares, s.order)
+			o, err := s.object(s.percents)
+			return []*unstructured.Unstructured{o}, err
+		}
+		route := u.routes[c.Of]
+		for i, percent := range percentsOf(c.Shares, route.order()) {
+			route.Versions[i].Percent = percent
+		}
+		return route.objects(l)
+	case file.Mirror:
+		route := u.routes[c.Of]
+		route.Mirror, route.MirrorPercent = c.Of+"-"+c.To, c.Percent
+		return route.objects(l)
+	case file.Env:
+		if u.env[c.Of+"-"+c.Version] == nil {
+			u.env[c.Of+"-"+c.Version] = map[string]string{}
+		}
+		maps.Copy(u.env[c.Of+"-"+c.Version], c.Set)
+	}
+	return nil, nil
+}
+
+// percentsOf are the percents of versions; one that is not named has none.
+func percentsOf(shares []file.Share, versions []string) []int64 {
+	out := make([]int64, len(versions))
+	for _, s := range shares {
+		out[slices.Index(versions, s.Version)] = int64(s.Percent)
+	}
+	return out
+}
+
+func (r *userRoute) order() (versions []string) {
+	for _, leg := range r.Versions {
+		versions = append(versions, leg.Version)
+	}
+	return versions
+}
+
+// objects are the route with a new mark.
+func (r *userRoute) objects(l *Lab) ([]*unstructured.Unstructured, error) {
+	r.Mark = l.mark()
+	return render("userfile/route.yaml", r)
+}
+
+// applied are the objects of an apply. The first version of a model has all of
+// its traffic, further ones have none until a split.
+func (u *userStory) applied(l *Lab, a file.Apply) (objs []*unstructured.Unstructured, err error) {
+	var routes []*userRoute
+	for _, m := range a.Models {
+		env := maps.Clone(m.Env)
+		if env == nil {
+			env = map[string]string{}
+		}
+		maps.Copy(env, u.env[m.Name+"-"+m.Version])
+		if m.Knative {
+			o, err := u.revision(l, m, env)
+			if err != nil {
+				return nil, inFile(m.Where, err)
+			}
+			objs = append(objs, o)
+			continue
+		}
+		deployment, err := l.deployment(model{Name: m.Name, Version: m.Version, Env: env, Replicas: m.Replicas})
+		if err != nil {
+			return nil, inFile(m.Where, err)
+		}
+		service, err := render("userfile/service.yaml", m)
+		if err != nil {
+			return nil, inFile(m.Where, err)
+		}
+		objs = append(append(objs, deployment), service...)
+		if !m.Route {
+			continue
+		}
+		route := u.routes[m.Name]
+		if route == nil {
+			route = &userRoute{Name: m.Name, Host: l.host(m.Name)}
+			u.routes[m.Name] = route
+		}
+		if !slices.Contains(route.order(), m.Version) {
+			leg := userLeg{m.Version, l.host(m.Version + "-" + m.Name), m.Name + "-" + m.Version, 0}
+			if len(route.Versions) == 0 {
+				leg.Percent = 100
+			}
+			route.Versions = append(route.Versions, leg)
+		}
+		if !slices.Contains(routes, route) {
+			routes = append(routes, route)
+		}
+	}
+	for _, route := range routes {
+		more, err := route.objects(l)
+		if err != nil {
+			return nil, err
+		}
+		objs = append(objs, more...)
+	}
+	for _, o := range a.Objects {
+		obj := &unstructured.Unstructured{Object: o.Fill(file.Vars{Image: l.Image, Namespace: l.Namespace, Domain: l.Domain})}
+		if err := validObject(obj); err != nil {
+			return nil, inFile(o.Where, fmt.Errorf("%s is not valid: %w", o.Ref(), err))
+		}
+		objs = append(objs, obj)
+	}
+	return objs, nil
+}
+
+// revision is the Knative Service of a model with a new version.
+func (u *userStory) revision(l *Lab, m file.Model, env map[string]string) (*unstructured.Unstructured, error) {
+	s := u.services[m.Name]
+	if s == nil {
+		base, err := loadService("scenarios/canary/service.yaml")
+		if err != nil {
+			return nil, err
+		}
+		base.base.Name = m.Name
+		s = &userService{service: base}
+		u.services[m.Name] = s
+	}
+	s.image, s.version, s.env = l.Image, m.Version, env
+	s.order, s.percents = append(s.order, m.Version), append(s.percents, 0)
+	if len(s.percents) == 1 {
+		s.percents[0] = 100
+	}
+	s.base.Spec.Template.Annotations = map[string]string{
+		autoscaling.MinScaleAnnotationKey: strconv.Itoa(m.MinScale), autoscaling.MaxScaleAnnotationKey: strconv.Itoa(m.MaxScale),
+	}
+	if m.Window != "" {
+		s.base.Spec.Template.Annotations[autoscaling.WindowAnnotationKey] = m.Window
+	}
+	return s.object(s.percents)
+}
+
+// validObject checks an author's own object by its Go type. Istio's are the cluster's
+// to judge.
+func validObject(o *unstructured.Unstructured) error {
+	var into any
+	switch o.GetAPIVersion() + " " + o.GetKind() {
+	case "apps/v1 Deployment":
+		into = &appsv1.Deployment{}
+	case "v1 Service":
+		into = &corev1.Service{}
+	case "v1 ConfigMap":
+		into = &corev1.ConfigMap{}
+	case "serving.knative.dev/v1 Service":
+		into = &servingv1.Service{}
+	default:
+		return nil
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, into, true); err != nil {
+		return err
+	}
+	if s, ok := into.(*servingv1.Service); ok {
+		ctx := apis.WithinCreate(context.Background())
+		s.SetDefaults(ctx)
+		if err := s.Validate(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// change makes a change and returns when it is in force, or with noWait as soon
+// as it is written.
+func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, noWait bool) error {
+	switch c := c.(type) {
+	case file.Delete:
+		var objs []*unstructured.Unstructured
+		for _, ref := range c.Refs {
+			o, err := l.named(ref)
+			if err != nil {
+				return err
+			}
+			objs = append(objs, o)
+		}
+		return l.remove(ctx, objs...)
+	case file.Watch:
+		u.watchers[c.Of] = l.watch(l.to(c.Of), c.Rate)
+		return nil
+	}
+	objs, err := u.objects(l, c)
+	if err != nil || len(objs) == 0 {
+		return err
+	}
+	if noWait {
+		return l.write(ctx, objs...)
+	}
+	if err := l.apply(ctx, objs...); err != nil {
+		return err
+	}
+	return u.inForce(ctx, l, c)
+}
+
+// inForce returns when the routes that a change touches answer with their new
+// marks, and its models by those of their pods that stay. Knative's own
+// readiness says so much already.
+func (u *userStory) inForce(ctx context.Context, l *Lab, c file.Change) error {
+	var names []string
+	var models []file.Model
+	switch c := c.(type) {
+	case file.Apply:
+		for _, m := range c.Models {
+			if m.Route && !m.Knative {
+				names, models = append(names, m.Name), append(models, m)
+			}
+		}
+	case file.Split:
+		names = []string{c.Of}
+	case file.Mirror:
+		names = []string{c.Of}
+	}
+	for _, name := range names {
+		if route := u.routes[name]; route != nil {
+			if err := l.inForce(ctx, l.to(name), route.Mark); err != nil {
+				return err
+			}
+		}
+	}
+	for _, m := range models {
+		if err := l.staying(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// staying returns when a version's own host is answered by its pods that are
+// not about to end, on as many fresh connections in a row as for a route.
+func (l *Lab) staying(ctx context.Context, m file.Model) error {
+	r := l.to(m.Version + "-" + m.Name)
+	r.Fresh = true
+	return l.until(ctx, m.Name+" "+m.Version, func() string {
+		pods, err := l.Kube.Pods(ctx, l.Namespace, model{Name: m.Name, Version: m.Version}.labels())
+		if err != nil {
+			return err.Error()
+		}
+		stay := map[string]bool{}
+		for _, p := range pods {
+			stay[p.Name] = p.DeletionTimestamp == nil
+		}
+		for range inForceStreak {
+			if a := l.send.Send(ctx, r); !stay[a.Pod] {
+				return fmt.Sprintf("answered by pod %q (%s)", a.Pod, cmp.Or(a.Problem(), "200"))
+			}
+		}
+		return ""
+	})
+}
+
+// named is an object that the run has applied.
+func (l *Lab) named(ref file.Ref) (*unstructured.Unstructured, error) {
+	for _, o := range l.applied {
+		if o.GroupVersionKind().Group == ref.Group && o.GetKind() == ref.Kind && o.GetName() == ref.Name {
+			return o, nil
+		}
+	}
+	return nil, fmt.Errorf("%s is not there any more", ref)
+}
+
+// wait waits for what a step names beside its change.
+func (u *userStory) wait(ctx context.Context, l *Lab, w file.Wait) error {
+	if w.Within > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, w.Within)
+		defer cancel()
+	}
+	switch {
+	case w.Ready != nil:
+		o, err := l.named(*w.Ready)
+		if err != nil {
+			return err
+		}
+		return l.Kube.Wait(ctx, []*unstructured.Unstructured{o}, l.task.Update)
+	case w.Mark != "":
+		return l.inForce(ctx, l.to(w.Of), w.Mark)
+	}
+	return nil
+}
+
+// check observes what a step expects, once.
+func (u *userStory) check(ctx context.Context, l *Lab, s file.Step) (Evidence, error) {
+	switch x := s.Expect.(type) {
+	case file.ExpectSplit:
+		c := split.Claim{N: x.Requests, Alpha: x.Alpha}
+		for _, share := range x.Shares {
+			c.Legs = append(c.Legs, split.Leg{Name: share.Version, Share: share.Percent / 100})
+		}
+		return l.sample(ctx, l.to(x.Of), c)
+	case file.ExpectAll:
+		return u.all(ctx, l, x)
+	case file.ExpectMirror:
+		return u.mirrored(ctx, l, x)
+	case file.ExpectZeroPods:
+		return u.zeroPods(ctx, l, x)
+	case file.ExpectNoLoss:
+		w := u.watchers[x.Of]
+		delete(u.watchers, x.Of)
+		return l.watched(w)
+	}
+	switch c := s.Change.(type) {
+	case file.Watch:
+		return Evidence{Says: fmt.Sprintf("%s gets %g requests a second from here on", c.Of, c.Rate)}, nil
+	case nil:
+		return Evidence{Says: "waited; nothing is claimed"}, nil
+	}
+	return Evidence{Says: "changed; nothing is claimed"}, nil
+}
+
+// all claims that one version answers everything. Of a request that says who
+// it is this is a claim about routes.
+func (u *userStory) all(ctx context.Context, l *Lab, x file.ExpectAll) (Evidence, error) {
+	r := l.to(x.Of)
+	r.Header = http.Header{}
+	for _, name := range sortedKeys(x.Headers) {
+		r.Header.Set(name, x.Headers[name])
+	}
+	for _, name := range sortedKeys(x.Cookies) {
+		r.Header.Add("Cookie", name+"="+x.Cookies[name])
+	}
+	e, err := l.sample(ctx, r, split.Claim{Legs: []split.Leg{{Name: x.Version, Share: 1}}, N: x.Requests, Alpha: u.alpha})
+	if refuted := (*Refuted)(nil); errors.As(err, &refuted) && refuted.Claim == Shares {
+		refuted.Claim = Claim(x.Claim())
+	}
+	return e, err
+}
+
+// copiesQuiet is how long no copy may have arrived until the last one has: the
+// proxy sends it together with the request that was answered.
+const copiesQuiet = 2 * time.Second
+
+// mirrored sends requests that are all answered, and claims that this part of
+// them reached the shadow, each once.
+func (u *userStory) mirrored(ctx context.Context, l *Lab, x file.ExpectMirror) (Evidence, error) {
+	answers, e, err := l.burst(ctx, l.to(x.Of), x.Requests)
+	if err != nil {
+		return e, err
+	}
+	if refuted := answered(*e.Tally); refuted != nil {
+		return e, refuted
+	}
+	times := map[string]int{}
+	last, since := -1, time.Now()
+	var failed error
+	err = l.until(ctx, "the last mirrored request", func() string {
+		times = map[string]int{}
+		var pods []seen
+		if pods, failed = l.seen(ctx, model{Name: x.Of, Version: x.To}.labels()); failed != nil {
+			return failed.Error()
+		}
+		got := 0
+		for _, p := range pods {
+			for _, id := range p.IDs {
+				times[id]++
+			}
+		}
+		for _, a := range answers {
+			got += times[a.ID]
+		}
+		if got != last {
+			last, since = got, time.Now()
+		}
+		if time.Since(since) < copiesQuiet {
+			return fmt.Sprintf("%d so far", got)
+		}
+		return ""
+	})
+	if err != nil {
+		return e, errors.Join(err, failed)
+	}
+	return judgeCopies(e, answers, times, x)
+}
+
+// judgeCopies compares what the shadow got with what was sent.
+func judgeCopies(e Evidence, answers []probe.Answer, times map[string]int, x file.ExpectMirror) (Evidence, error) {
+	got, twice := 0, 0
+	for _, a := range answers {
+		if times[a.ID] > 0 {
+			got++
+		}
+		if times[a.ID] > 1 {
+			twice++
+		}
+	}
+	const without = "not mirrored"
+	c := split.Claim{N: x.Requests, Alpha: x.Alpha, Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: without, Share: 1 - x.Percent/100}}}
+	v, err := c.Judge(map[string]int{x.To: got, without: x.Requests - got})
+	if err != nil {
+		return e, err
+	}
+	e.Verdict, e.Says = &v, describe(v)
+	switch {
+	case twice > 0:
+		return e, refute(Mirror, "%d of %d requests reached %s more than once", twice, x.Requests, x.To)
+	case !v.Pass:
+		return e, &Refuted{Mirror, v.Reasons}
+	}
+	return e, nil
+}
+
+// zeroPods claims that a quiet Knative Service has no pod left in time, not
+// even one that is about to end.
+func (u *userStory) zeroPods(ctx context.Context, l *Lab, x file.ExpectZeroPods) (Evidence, error) {
+	began := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, x.Within)
+	defer cancel()
+	var left []string
+	var failed error
+	err := l.until(bounded, "the last pod of "+x.Of+" to go", func() string {
+		pods, err := l.Kube.Pods(bounded, l.Namespace, map[string]string{serving.ServiceLabelKey: x.Of})
+		if err != nil {
+			if bounded.Err() == nil {
+				failed = err
+			}
+			return err.Error()
+		}
+		left, failed = nil, nil
+		for _, p := range pods {
+			left = append(left, p.Name)
+		}
+		return strings.Join(left, ", ")
+	})
+	took := time.Since(began).Seconds()
+	e := Evidence{Says: fmt.Sprintf("no pod of %s is left after %.0f s", x.Of, took), Figures: []Figure{{"to zero", took, "s"}}}
+	switch {
+	case err == nil:
+		return e, nil
+	case ctx.Err() != nil:
+		return Evidence{}, ctx.Err()
+	case failed != nil || len(left) == 0:
+		return Evidence{}, errors.Join(err, failed)
+	}
+	return Evidence{Says: fmt.Sprintf("after %s there are still: %s", x.Within, strings.Join(left, ", "))},
+		refute(Zero, "%s has %d pods left after %s: %s", x.Of, len(left), x.Within, strings.Join(left, ", "))
+}
