@@ -137,7 +137,10 @@ func (s *canaryStory) shares() ([][]int64, error) {
 		if err := s.claim(percents).Check(); err != nil {
 			return nil, fault.Usage("see `mllab scenario canary --help`", "canary: %w", err)
 		}
-		if need := s.claim(percents).Needed(); s.Requests < need {
+		switch need := s.claim(percents).Needed(); {
+		case s.Requests < need && s.raise:
+			s.Requests = need
+		case s.Requests < need:
 			return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
 				"%d requests are too few for %s: a version that gets nothing would pass", s.Requests, splitName(percents))
 		}

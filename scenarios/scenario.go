@@ -131,6 +131,8 @@ type Options struct {
 	Requests int           // in one sample
 	Alpha    float64       // how often a right split may be refused, for each sample
 	Short    bool          // leave out the long steps
+
+	raise bool // Requests is a default: a small share may take more
 }
 
 // Defaults of Options.
@@ -172,7 +174,7 @@ func (o Options) scenario(story func(Options) (Scenario, error)) (Scenario, erro
 		o.Shares = shares
 	}
 	if o.Requests == 0 {
-		o.Requests = DefaultRequests
+		o.Requests, o.raise = DefaultRequests, true
 		if o.Short {
 			o.Requests = ShortRequests
 		}

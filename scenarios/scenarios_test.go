@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -179,7 +180,8 @@ func TestEveryVersionKeepsItsTagAndItsEnvironment(t *testing.T) {
 
 func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
 	for _, o := range []Options{
-		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Shares: []float64{0.99, 0.01}},
+		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Requests: 1000, Shares: []float64{0.99, 0.01}},
+		{Weights: []int{10, 5}}, {Weights: []int{100}}, {Gradual: 1500 * time.Millisecond}, {Gradual: time.Second},
 	} {
 		if _, err := New("canary", o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)
@@ -218,5 +220,14 @@ func TestAControlPassesOnlyForItsOwnReason(t *testing.T) {
 		if err := r.Err(); (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("refuted %q gave %v", tc.refuted, err)
 		}
+	}
+}
+
+func TestASmallShareTakesMoreRequestsUnlessTheyWereGiven(t *testing.T) {
+	if _, err := New("canary", Options{Weights: []int{1, 50, 100}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := New("canary", Options{Weights: []int{1, 50, 100}, Requests: 1000}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "1444") {
+		t.Errorf("got %v (hint %q)", err, fault.Hint(err))
 	}
 }
