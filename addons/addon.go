@@ -43,6 +43,9 @@ type Use func(ctx context.Context, env Env, reason func(string)) error
 // Addon is one thing the lab installs.
 type Addon struct {
 	Name, Summary string
+	// Optional addons are installed only when they are named, or needed by one
+	// that is.
+	Optional bool
 	// Needs are addons that must be verified before this one's objects can be
 	// applied.
 	Needs []string
@@ -67,10 +70,10 @@ type Addon struct {
 
 // All returns every addon, in an order in which they can be installed.
 func All() []Addon {
-	return []Addon{gatewayAPI(), istio(), knative(), sample()}
+	return []Addon{gatewayAPI(), istio(), knative(), sample(), flux(), git()}
 }
 
-// Select returns the named addons (none named: all) with everything they need,
+// Select returns the named addons (none named: those that are not optional) with everything they need,
 // in an order in which they can be installed. A name that is no addon is wrong
 // use.
 func Select(names ...string) ([]Addon, error) {
@@ -79,13 +82,16 @@ func Select(names ...string) ([]Addon, error) {
 
 func choose(all []Addon, names []string) ([]Addon, error) {
 	known := map[string]Addon{}
-	var list []string
+	var list, core []string
 	for _, a := range all {
 		known[a.Name] = a
 		list = append(list, a.Name)
+		if !a.Optional {
+			core = append(core, a.Name)
+		}
 	}
 	if len(names) == 0 {
-		names = list
+		names = core
 	}
 	const (
 		open = iota + 1

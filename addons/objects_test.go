@@ -345,12 +345,15 @@ func TestVersionsAreThoseOfThePins(t *testing.T) {
 		got[v.Name] = v.Version
 	}
 	main, gateway := requires(t, "../go.mod"), requires(t, nested+"knative-net-gateway-api/go.mod")
-	istioSource := requires(t, nested+"istio/go.mod")
+	istioSource, flux := requires(t, nested+"istio/go.mod"), requires(t, nested+"flux/go.mod")
 	for _, c := range []struct{ name, pinned string }{
 		{"gateway-api", gateway["sigs.k8s.io/gateway-api"]},
 		{"istio", istioSource["istio.io/client-go"]},
 		{"knative", strings.Replace(main["knative.dev/serving"], "v0.48.", "v1.21.", 1)},
 		{"net-gateway-api", strings.Replace(gateway["knative.dev/net-gateway-api"], "v0.48.", "v1.21.", 1)},
+		{"source-controller", flux["github.com/fluxcd/source-controller"]},
+		{"kustomize-controller", flux["github.com/fluxcd/kustomize-controller"]},
+		{"helm-controller", flux["github.com/fluxcd/helm-controller"]},
 	} {
 		if got[c.name] == "" || !strings.HasPrefix(c.pinned, "v"+got[c.name]) {
 			t.Errorf("%s is shown as %q, pinned is %s: if the pin is right, run make build", c.name, got[c.name], c.pinned)

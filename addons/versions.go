@@ -17,15 +17,9 @@ type Version struct {
 // the list that manifests/render writes of the modules it rendered from, so
 // that go.mod files are the only place where a version is chosen.
 func Versions() ([]Version, error) {
-	text, err := manifests.Upstream("modules.txt")
+	modules, err := pinnedModules()
 	if err != nil {
 		return nil, err
-	}
-	modules := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 2 {
-			modules[f[0]] = f[1]
-		}
 	}
 	var out []Version
 	for _, v := range []struct {
@@ -38,6 +32,9 @@ func Versions() ([]Version, error) {
 		{"istio", "istio.io/client-go", plain},
 		{"knative", "knative.dev/serving", knativeRelease},
 		{"net-gateway-api", "knative.dev/net-gateway-api", knativeRelease},
+		{"source-controller", "github.com/fluxcd/source-controller", plain},
+		{"kustomize-controller", "github.com/fluxcd/kustomize-controller", plain},
+		{"helm-controller", "github.com/fluxcd/helm-controller", plain},
 	} {
 		release, err := v.release(modules[v.module])
 		if err != nil {
@@ -46,6 +43,22 @@ func Versions() ([]Version, error) {
 		out = append(out, Version{v.name, release})
 	}
 	return out, nil
+}
+
+// pinnedModules are the versions of the modules that upstream's manifests were
+// rendered from.
+func pinnedModules() (map[string]string, error) {
+	text, err := manifests.Upstream("modules.txt")
+	if err != nil {
+		return nil, err
+	}
+	modules := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 2 {
+			modules[f[0]] = f[1]
+		}
+	}
+	return modules, nil
 }
 
 // plain is a module version without what only modules have: the v, and the

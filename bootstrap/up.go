@@ -152,7 +152,9 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 func selectAddons(names, have []string) ([]addons.Addon, error) {
 	var all []string
 	for _, a := range addons.All() {
-		all = append(all, a.Name)
+		if !a.Optional {
+			all = append(all, a.Name)
+		}
 	}
 	all = append(all, names...)
 	for _, n := range have {
@@ -161,6 +163,16 @@ func selectAddons(names, have []string) ([]addons.Addon, error) {
 		}
 	}
 	return addons.Select(all...)
+}
+
+// Components names the images that `up` would need on the node, with these addons beside the core ones. A name that is no
+// addon is a fault.Usage.
+func Components(with []string) ([]string, error) {
+	list, err := selectAddons(with, nil)
+	if err != nil {
+		return nil, err
+	}
+	return components(list), nil
 }
 
 // components are the images that the addons need on the node.

@@ -295,6 +295,33 @@ func TestImagesThatTheNodeLacksAreLoadedIntoIt(t *testing.T) {
 	}
 }
 
+func TestOptionalAddonsComeWhenTheyAreNamedAndThenStay(t *testing.T) {
+	for _, c := range []struct{ names, have, want []string }{
+		{nil, nil, []string{"gateway-api", "istio", "knative", "sample"}},
+		{[]string{"git"}, nil, []string{"gateway-api", "istio", "knative", "sample", "flux", "git"}},
+		{nil, []string{"istio", "flux"}, []string{"gateway-api", "istio", "knative", "sample", "flux"}},
+	} {
+		list, err := selectAddons(c.names, c.have)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, a := range list {
+			got = append(got, a.Name)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("named %v, there %v: %v, want %v", c.names, c.have, got, c.want)
+		}
+	}
+	core, err := Components(nil)
+	if err != nil || slices.Contains(core, "gitserver") || !slices.Contains(core, "sampleapp") {
+		t.Errorf("the core's images are %v, %v", core, err)
+	}
+	if with, err := Components([]string{"git"}); err != nil || len(with) != len(core)+4 {
+		t.Errorf("with git they are %v, %v", with, err)
+	}
+}
+
 func TestTwoUpsAtOnceDoNotMeet(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()

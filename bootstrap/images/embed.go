@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// embedded holds what `make build` packs: modules.tar and sampleapp.
+// embedded holds what `make build` packs: modules.tar, and the programs of mllab that run in containers.
 //
 //go:embed all:embedded
 var embedded embed.FS

@@ -61,8 +61,8 @@ func (b *built) Key(c Component) (string, error) {
 	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, runtime.GOARCH, recipe)
 	for _, name := range c.modules() {
 		fmt.Fprintf(h, "%s %+v\n", name, modules[name])
-		if name == sampleModule {
-			data, err := embeddedFile(sampleModule)
+		if ownModules[name] {
+			data, err := embeddedFile(name)
 			if err != nil {
 				return "", err
 			}
@@ -110,10 +110,18 @@ const builtPlatform = "linux/amd64"
 
 // The modules that no Go compiler makes.
 const (
-	sampleModule = "sampleapp"
 	wheelModule  = "envoy"
 	debianModule = "debian"
 )
+
+// ownModules are programs of mllab itself. They were compiled with it and are embedded, so their images can be made on
+// any machine.
+var ownModules = map[string]bool{"sampleapp": true, "gitserver": true}
+
+// own says whether nothing but an embedded program is in the component.
+func (c Component) own() bool {
+	return !slices.ContainsFunc(c.modules(), func(m string) bool { return !ownModules[m] })
+}
 
 // Images builds what list needs, both cores busy: modules are downloaded ahead
 // of the compiler, and Debian's archive and the wheel arrive beside it.
@@ -121,7 +129,7 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	if own := len(list) == 1 && list[0].Name == sampleModule; !own && runtime.GOOS+"/"+runtime.GOARCH != builtPlatform {
+	if own := !slices.ContainsFunc(list, func(c Component) bool { return !c.own() }); !own && runtime.GOOS+"/"+runtime.GOARCH != builtPlatform {
 		return fault.Usage("use --images registry", "images are built from source on %s only, and this is %s/%s", builtPlatform, runtime.GOOS, runtime.GOARCH)
 	}
 	needs := map[string]*made{}
@@ -149,8 +157,10 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	if m := needs[wheelModule]; m != nil {
 		start(func() error { return m.by(b.wheel(ctx, work)) })
 	}
-	if m := needs[sampleModule]; m != nil {
-		start(func() error { return m.by(b.sample(work)) })
+	for name := range ownModules {
+		if m := needs[name]; m != nil {
+			start(func() error { return m.by(unpackOwn(work, name)) })
+		}
 	}
 	b.compileAll(ctx, work, needs, start)
 
@@ -304,17 +314,17 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 	return out, nil
 }
 
-// sample writes the sample model's embedded binary where compilers put theirs.
-func (b *built) sample(work string) (string, error) {
-	data, err := embeddedFile(sampleModule)
+// unpackOwn writes an embedded program where compilers put theirs.
+func unpackOwn(work, name string) (string, error) {
+	data, err := embeddedFile(name)
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(work, sampleModule)
+	dir := filepath.Join(work, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	return dir, os.WriteFile(filepath.Join(dir, sampleModule), data, 0o755)
+	return dir, os.WriteFile(filepath.Join(dir, name), data, 0o755)
 }
 
 // assemble puts a component's image together from what was made.

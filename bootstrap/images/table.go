@@ -73,7 +73,7 @@ var kubeLDFlags = func() string {
 // modules in the order they are compiled: the largest first, so that the
 // short ones fill the end.
 var moduleOrder = []string{
-	"kubernetes", "istio", "knative-serving", "containerd", "coredns",
+	"kubernetes", "istio", "flux", "knative-serving", "containerd", "coredns",
 	"knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
 }
 
@@ -84,6 +84,7 @@ var modules = map[string]module{
 	"knative-net-gateway-api": {},
 	"containerd":              {tags: "no_aufs,no_zfs,no_btrfs,no_devmapper", ldflags: " -X github.com/containerd/containerd/v2/version.Version=v2.3.7"},
 	"coredns":                 {pattern: "."},
+	"flux":                    {},
 	"etcd":                    {},
 	"runc":                    {cgo: true, tags: "seccomp", ldflags: " -X main.version=1.5.2"},
 	"cni-plugins":             {},
@@ -170,6 +171,13 @@ var table = []Component{
 		Name: "knative-net-gateway-api", Upstream: "gcr.io/knative-releases/knative.dev/net-gateway-api/cmd/controller:v1.21.0",
 		Build: static("knative-net-gateway-api", "controller"),
 	},
+	withCertificates(flux("source-controller", "v1.7.3")), // it alone reaches out of the cluster, if a user tells it to
+	flux("kustomize-controller", "v1.7.2"),
+	flux("helm-controller", "v1.4.3"),
+	{
+		Name:  "gitserver",
+		Build: static("gitserver", "gitserver"),
+	},
 	{
 		Name:  "sampleapp",
 		Build: static("sampleapp", "sampleapp"),
@@ -194,6 +202,20 @@ func knative(name string) Component {
 		Upstream: "gcr.io/knative-releases/knative.dev/serving/cmd/" + name + ":v1.21.2",
 		Build:    static("knative-serving", name),
 	}
+}
+
+func flux(name, version string) Component {
+	return Component{
+		Name:     "flux-" + name,
+		Upstream: "ghcr.io/fluxcd/" + name + ":" + version,
+		Build:    static("flux", name),
+	}
+}
+
+// withCertificates adds the authorities that Debian trusts.
+func withCertificates(c Component) Component {
+	c.Build.Debian = []string{"ca-certificates"}
+	return c
 }
 
 // static is an image of one static binary, run by a user without rights.

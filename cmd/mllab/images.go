@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mllab.local/bootstrap"
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/run"
 )
@@ -34,13 +35,23 @@ func imageFlags(c *cobra.Command, mode, mirror *string) {
 	c.Flags().StringVar(mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
 }
 
+// withFlag adds the flag that names addons beside the core ones.
+func withFlag(c *cobra.Command, with *[]string) {
+	c.Flags().StringSliceVar(with, "with", nil, "also for these addons, `NAME,...`: flux, git")
+}
+
 func newImagesList(a *app) *cobra.Command {
 	var o images.Options
+	var with []string
 	c := &cobra.Command{
 		Use:   "list [flags]",
 		Short: "List the images, their names on the node and what is cached",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var err error
+			if o.Components, err = bootstrap.Components(with); err != nil {
+				return err
+			}
 			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
 			rows, err := images.List(c.Context(), o)
 			if err != nil {
@@ -61,16 +72,22 @@ func newImagesList(a *app) *cobra.Command {
 		},
 	}
 	imageFlags(c, &o.Mode, &o.Mirror)
+	withFlag(c, &with)
 	return c
 }
 
 func newImagesBuild(a *app) *cobra.Command {
 	var o images.Options
+	var with []string
 	c := &cobra.Command{
 		Use:   "build [flags]",
 		Short: "Make the images that the cache lacks",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var err error
+			if o.Components, err = bootstrap.Components(with); err != nil {
+				return err
+			}
 			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
 			node, err := images.Resolve(c.Context(), o)
 			if err != nil {
@@ -90,6 +107,7 @@ func newImagesBuild(a *app) *cobra.Command {
 		},
 	}
 	imageFlags(c, &o.Mode, &o.Mirror)
+	withFlag(c, &with)
 	return c
 }
 

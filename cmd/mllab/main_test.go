@@ -43,6 +43,8 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"-o yaml status":           "error: mllab status: invalid argument \"yaml\" for \"-o, --output\" flag: it must be text or json\nhint:  see `mllab status --help`\n",
 		"up --dry-run --name Lab_": "error: cluster name \"Lab_\" is not valid\nhint:  use up to 48 small letters, digits and dashes, such as --name lab-2\n",
 		"up --dry-run --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
+		"images list --with nope":  "error: no addon is called \"nope\"\nhint:  addons are: ",
+		"images build --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
 	} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {

@@ -46,7 +46,7 @@ changes nothing; after an interruption it goes on. Then: mllab scenario canary`,
 	f.SortFlags = false
 	f.Var((*port)(&o.Port), "port", "port of the gateway on 127.0.0.1, or auto for a free one")
 	f.Var(&choice{&o.Mode, bootstrap.Modes}, "images", "where images come from (auto: registries, if one answers)")
-	f.StringSliceVar(&o.Addons, "with", nil, "more addons, `NAME,...`")
+	f.StringSliceVar(&o.Addons, "with", nil, "more addons, `NAME,...`: flux, git")
 	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
 	f.StringVar(&o.Mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
 	f.DurationVar(&o.Timeout, "timeout", bootstrap.DefaultTimeout, "give up after this time")

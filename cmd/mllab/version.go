@@ -68,9 +68,9 @@ func readVersion() (versionInfo, error) {
 func printVersion(w io.Writer, v versionInfo) {
 	fmt.Fprintf(w, "mllab %s (%s)\n", v.Version, v.Go)
 	if v.Revision != "" {
-		fmt.Fprintf(w, "%-16s %s\n", "revision", v.Revision)
+		fmt.Fprintf(w, "%-20s %s\n", "revision", v.Revision)
 	}
 	for _, name := range v.order {
-		fmt.Fprintf(w, "%-16s %s\n", name, v.Components[name])
+		fmt.Fprintf(w, "%-20s %s\n", name, v.Components[name])
 	}
 }

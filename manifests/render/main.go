@@ -40,6 +40,7 @@ const (
 	// images are built from, so the manifests of the same versions fit them.
 	serving = nested + "/knative-serving"
 	gateway = nested + "/knative-net-gateway-api"
+	flux    = nested + "/flux"
 )
 
 // source is files of one module, as pinned by the go.mod in folder pin.
@@ -75,10 +76,22 @@ var outputs = []output{
 			"third_party/istio/*.yaml",
 		}},
 	}},
+	// One file each, because what they call manager-role is each one's own.
+	{"flux-source-controller.yaml", []source{
+		{flux, "github.com/fluxcd/source-controller", append([]string{"config/manager/service.yaml"}, fluxFiles...)},
+	}},
+	{"flux-kustomize-controller.yaml", []source{
+		{flux, "github.com/fluxcd/kustomize-controller", fluxFiles},
+	}},
+	{"flux-helm-controller.yaml", []source{
+		{flux, "github.com/fluxcd/helm-controller", fluxFiles},
+	}},
 	{"envoy_bootstrap.json", []source{
 		{".", "istio.io/istio", []string{"tools/packaging/common/envoy_bootstrap.json"}},
 	}},
 }
+
+var fluxFiles = []string{"config/crd/bases/*.yaml", "config/rbac/role.yaml", "config/manager/deployment.yaml"}
 
 // kindBase is the tree that kind lays over its node image.
 var kindBase = source{".", "sigs.k8s.io/kind", []string{"images/base/files"}}

@@ -1,11 +1,13 @@
 // Command pack prepares what mllab embeds for building images: the pinned
 // modules as one archive (go:embed refuses folders that hold a go.mod) and the
-// sample model's binary. Run it from the repository's root.
+// binaries of mllab's own programs, the sample model and the Git server. Run it
+// from the repository's root.
 package main
 
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,6 +18,9 @@ import (
 const (
 	from = "bootstrap/images/modules"
 	to   = "bootstrap/images/embedded"
+	// gitserver is a module of its own for its pins, but it is embedded as a
+	// binary.
+	gitserver = from + "/gitserver"
 )
 
 func main() {
@@ -29,6 +34,9 @@ func pack() error {
 	var archive bytes.Buffer
 	tw := tar.NewWriter(&archive)
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path == gitserver {
+			return filepath.SkipDir
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -56,10 +64,18 @@ func pack() error {
 		return err
 	}
 
-	sample := filepath.Join(to, "sampleapp")
-	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", "-s -w -buildid=", "-o", sample, "./sampleapp")
-	// The model runs on the node, whatever this machine is.
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	return errors.Join(compile("sampleapp"), compile(gitserver))
+}
+
+// compile builds the program in dir for the node, whatever this machine is.
+func compile(dir string) error {
+	binary, err := filepath.Abs(filepath.Join(to, filepath.Base(dir)))
+	if err != nil {
+		return err
+	}
+	build := exec.Command("go", "build", "-buildvcs=false", "-mod=readonly", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", "-s -w -buildid=", "-o", binary, ".")
+	build.Dir = dir
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOWORK=off")
 	build.Stderr = os.Stderr
 	return build.Run()
 }

@@ -1,0 +1,109 @@
+// Command gitserver is the lab's Git: one repository, /lab.git, over smart HTTP.
+//
+//	gitserver [flags]    serves it
+//	gitserver own DIR    makes DIR, and gives it to the user that serves
+//
+// It listens twice. Inside the cluster everyone may read, and a push needs the token. What comes from outside, through
+// the lab's gateway, needs the token for everything. After a push it asks Flux to look at the repository at once.
+//
+// go-git has the formats: packs, indexes, objects. The conversation is here, because go-git's own server has no
+// negotiation, sends no shallow clone, and sets a ref whatever its old value was.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// serverID is the user and group of the image (see bootstrap/images/table.go).
+const serverID = 65532
+
+// drainTime is what requests that are under way get when the server is told to end.
+const drainTime = 20 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	if err := run(ctx, log, os.Args[1:]); err != nil {
+		log.Error(err.Error())
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, log *slog.Logger, args []string) error {
+	if len(args) == 2 && args[0] == "own" {
+		return own(args[1])
+	}
+	flags := flag.NewFlagSet("gitserver", flag.ContinueOnError)
+	data := flags.String("data", "/data", "folder of the repository")
+	token := flags.String("token", "/token", "folder with the files username and password")
+	inside := flags.String("inside", ":8080", "address where everyone may read")
+	outside := flags.String("outside", ":8081", "address where everything needs the token")
+	url := flags.String("url", "", "the repository's address in the cluster, by which Flux's GitRepositories are found")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("%q is not understood", flags.Args())
+	}
+	repo, err := openRepo(*data)
+	if err != nil {
+		return err
+	}
+	defer repo.close()
+	flux, err := newFlux(*url, log)
+	if err != nil {
+		return err
+	}
+	go flux.run(ctx)
+	// The one before this may have been killed before it could ask.
+	flux.ask()
+	s := &server{repo: repo, token: *token, pushed: flux.ask, log: log}
+	return serve(ctx, log, map[string]http.Handler{*inside: s.handler(false), *outside: s.handler(true)})
+}
+
+// own lets the server write to a folder that the kubelet made for root.
+func own(dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	return os.Chown(dir, serverID, serverID)
+}
+
+// serve listens until ctx ends, and then lets requests that are under way finish.
+func serve(ctx context.Context, log *slog.Logger, handlers map[string]http.Handler) error {
+	ended := make(chan error, len(handlers))
+	var servers []*http.Server
+	for addr, h := range handlers {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+		servers = append(servers, s)
+		go func() { ended <- s.Serve(l) }()
+		log.Info("listening", "address", l.Addr().String())
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	var errs []error
+	for _, s := range servers {
+		errs = append(errs, s.Shutdown(drain))
+	}
+	return errors.Join(errs...)
+}
