@@ -260,7 +260,7 @@ type cutover struct {
 // unlost is what the watcher has seen until now; it refutes that nothing of
 // that is lost.
 func (s *blueGreenStory) unlost() ([]probe.Answer, error) {
-	seen := s.watcher.Answered()
+	seen := s.watcher.Answers()
 	if len(seen) == 0 {
 		return nil, errors.New("the watcher has seen nothing")
 	}

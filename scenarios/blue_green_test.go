@@ -117,9 +117,9 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 		{"an outage before the switch is refuted", func(b *switchboard, s *blueGreenStory) {
 			s.beforeSwitch = func(ctx context.Context, l *Lab) error {
 				b.atShared.Store(always(""))
-				lost := len(s.watcher.Answered()) + 20
+				lost := len(s.watcher.Answers()) + 20
 				return l.until(ctx, "some loss", func() string {
-					if len(s.watcher.Answered()) < lost {
+					if len(s.watcher.Answers()) < lost {
 						return "not yet"
 					}
 					return ""

@@ -113,7 +113,7 @@ func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) er
 	for _, o := range objs {
 		o.SetNamespace(l.Namespace)
 	}
-	if err := l.teach(ctx, removals(objs)); err != nil {
+	if err := l.teach(ctx, deletions(objs)); err != nil {
 		return err
 	}
 	for _, o := range objs {
@@ -400,7 +400,7 @@ func (l *Lab) count(own func() []report.Bar) {
 			all = own()
 		}
 		for _, w := range watching {
-			if sent, lost := w.Seen(); sent > 0 {
+			if sent, lost := w.Answered(); sent > 0 {
 				all = append(all, report.Bar{Name: "watcher", Share: float64(sent-lost) / float64(sent),
 					Text: fmt.Sprintf("%6d sent, %d lost", sent, lost), Bad: lost > 0})
 			}

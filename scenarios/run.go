@@ -352,23 +352,26 @@ func (j Job) notBegun(ended error) (Result, error) {
 }
 
 // Reset removes what runs of a scenario left, with --keep or killed, and
-// returns the namespaces it removed: the next run begins at its start anyway.
+// returns the namespaces it removed, beside an error too. A run does that by
+// itself before it begins.
 func Reset(ctx context.Context, c *kube.Client, s Scenario, reason func(string)) ([]string, error) {
 	names := []string{Namespace(s.Name)}
 	for _, control := range s.Controls {
 		names = append(names, names[0]+"-"+control.Name)
 	}
-	var removed []string
-	for _, name := range names {
-		there, err := removeNamespace(ctx, c, name, reason)
-		if err != nil {
-			return removed, err
-		}
-		if there {
-			removed = append(removed, name)
-		}
+	removed := make([]string, len(names))
+	var g errgroup.Group
+	for i, name := range names {
+		g.Go(func() error {
+			there, err := removeNamespace(ctx, c, name, reason)
+			if there {
+				removed[i] = name
+			}
+			return err
+		})
 	}
-	return removed, nil
+	err := g.Wait()
+	return slices.DeleteFunc(removed, func(name string) bool { return name == "" }), err
 }
 
 // removeNamespace removes a namespace that a run made, and says whether it was

@@ -196,16 +196,6 @@ func (o Options) scenario(story func(Options) (Scenario, error)) (Scenario, erro
 	return s, err
 }
 
-// Control returns the named control, nil when there is none.
-func (s Scenario) Control(name string) *Control {
-	for i, c := range s.Controls {
-		if c.Name == name {
-			return &s.Controls[i]
-		}
-	}
-	return nil
-}
-
 func (s Scenario) has(step string) bool {
 	return slices.ContainsFunc(s.Steps, func(each Step) bool { return each.Name == step })
 }

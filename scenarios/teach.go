@@ -62,8 +62,8 @@ func (l *Lab) changes(objs []*unstructured.Unstructured) string {
 	return b.String()
 }
 
-// removals is changes for objects that are about to be deleted.
-func removals(objs []*unstructured.Unstructured) string {
+// deletions is changes for objects that are about to be deleted.
+func deletions(objs []*unstructured.Unstructured) string {
 	var b strings.Builder
 	for _, o := range objs {
 		b.WriteString("--- " + kube.Name(o) + "\n+++ deleted\n")

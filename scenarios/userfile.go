@@ -113,11 +113,7 @@ func userScenario(f *file.File, alpha float64) Scenario {
 		step := Step{Name: each.Name, Idea: each.Idea, Look: each.Look}
 		if each.Change != nil || each.Wait != (file.Wait{}) {
 			step.Change = func(ctx context.Context, l *Lab) error {
-				err := u.change(ctx, l, each.Change, each.Wait.No)
-				if err == nil {
-					err = u.wait(ctx, l, each.Wait)
-				}
-				return inFile(each.Where, err)
+				return inFile(each.Where, u.bring(ctx, l, each.Change, each.Wait))
 			}
 		}
 		step.Check = func(ctx context.Context, l *Lab) (Evidence, error) { return u.check(ctx, l, each) }
@@ -127,8 +123,8 @@ func userScenario(f *file.File, alpha float64) Scenario {
 		s.Controls = append(s.Controls, Control{
 			Name: each.Name, Summary: each.Summary, After: each.After, Catches: Claim(each.Catches),
 			Break: func(ctx context.Context, l *Lab) error {
-				for _, c := range each.Break {
-					if err := u.change(ctx, l, c, false); err != nil {
+				for _, b := range each.Break {
+					if err := u.bring(ctx, l, b.Change, b.Wait); err != nil {
 						return inFile(each.Where, err)
 					}
 				}
@@ -158,8 +154,8 @@ func rehearse(f *file.File, domain string) error {
 			if control.After != after {
 				return nil
 			}
-			for _, c := range control.Break {
-				if _, err := u.objects(l, c); err != nil {
+			for _, b := range control.Break {
+				if _, err := u.objects(l, b.Change); err != nil {
 					return inFile(control.Where, err)
 				}
 			}
@@ -348,6 +344,14 @@ func validObject(o *unstructured.Unstructured) error {
 		}
 	}
 	return nil
+}
+
+// bring makes a change and waits.
+func (u *userStory) bring(ctx context.Context, l *Lab, c file.Change, w file.Wait) error {
+	if err := u.change(ctx, l, c, w.No); err != nil {
+		return err
+	}
+	return u.wait(ctx, l, w)
 }
 
 // change makes a change and returns when it is in force, or with noWait as soon

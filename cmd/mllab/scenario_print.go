@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -44,6 +45,8 @@ func printSteps(w io.Writer, results []scenarios.Result) {
 			mark := "FAIL"
 			if s.Pass {
 				mark = "ok"
+			} else if r.Error != "" {
+				mark = "-" // it says nothing about the claim
 			}
 			fmt.Fprintf(t, "%s\t%s\t%.1f s\t%.1f s\t%s\n", mark, s.Name, s.Barrier, s.Seconds, says(s))
 		}
@@ -133,7 +136,7 @@ func printVerdict(w io.Writer, r scenarios.Result) {
 		fmt.Fprintf(w, "%s %s: %s\n", word(r), title(r), r.Skipped)
 		return
 	case r.Error != "":
-		why = strings.TrimPrefix(r.Error, title(r)+": ")
+		why = strings.ReplaceAll(strings.TrimPrefix(r.Error, title(r)+": "), context.Canceled.Error(), "interrupted")
 	case !r.Pass:
 		why = strings.TrimPrefix(r.Err().Error(), r.Scenario+": ")
 	case r.Control != "":

@@ -189,7 +189,8 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 }
 
 // prove runs what is asked for and writes the result. What is wrong with the
-// flags is said before anything is touched.
+// flags is said before anything is touched. A story is told once, so ask is
+// asked again for each run.
 func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]scenarios.Scenario, error)) error {
 	o, err := p.judge(c)
 	if err != nil {
@@ -225,7 +226,7 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 		return errors.Join(err, file.write(none))
 	}
 	defer lab.Close()
-	jobs, skipped, err := p.jobs(asked, func() ([]scenarios.Scenario, error) { return ask(o) }, lab.Lacks)
+	jobs, skipped, err := p.jobs(func() ([]scenarios.Scenario, error) { return ask(o) }, lab.Lacks)
 	var results []scenarios.Result
 	if err == nil {
 		results, err = scenarios.RunAll(ctx, scenarios.Lab{
@@ -256,7 +257,11 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 
 // jobs are the runs that are asked for, and the results of those that the lab
 // has no addon for. With none left to run nothing can be tested.
-func (p *proof) jobs(asked []scenarios.Scenario, again func() ([]scenarios.Scenario, error), lacks func([]string) []string) (jobs []scenarios.Job, skipped []scenarios.Result, err error) {
+func (p *proof) jobs(ask func() ([]scenarios.Scenario, error), lacks func([]string) []string) (jobs []scenarios.Job, skipped []scenarios.Result, err error) {
+	asked, err := ask()
+	if err != nil {
+		return nil, nil, err
+	}
 	var missing []string
 	for i, s := range asked {
 		why := ""
@@ -264,30 +269,22 @@ func (p *proof) jobs(asked []scenarios.Scenario, again func() ([]scenarios.Scena
 			missing = append(missing, lacking...)
 			why = fmt.Sprintf("it needs %s: `%s`", strings.Join(lacking, ", "), addCommand(lacking))
 		} else if p.controls && len(s.Controls) == 0 {
-			why = "a short run has none of its controls"
+			why = "it has no control"
 		}
 		if why != "" {
 			skipped = append(skipped, scenarios.Result{Scenario: s.Name, Skipped: why})
 			continue
 		}
-		controls := []*scenarios.Control{nil}
-		if p.controls {
-			controls = nil
-			for i := range s.Controls {
-				controls = append(controls, &s.Controls[i])
-			}
+		if !p.controls {
+			jobs = append(jobs, scenarios.Job{Scenario: s})
+			continue
 		}
-		for _, control := range controls {
-			// A story is told once: each run has its own.
-			fresh, err := again()
+		for n := range s.Controls {
+			fresh, err := ask()
 			if err != nil {
 				return nil, nil, err
 			}
-			job := scenarios.Job{Scenario: fresh[i]}
-			if control != nil {
-				job.Control = job.Scenario.Control(control.Name)
-			}
-			jobs = append(jobs, job)
+			jobs = append(jobs, scenarios.Job{Scenario: fresh[i], Control: &fresh[i].Controls[n]})
 		}
 	}
 	if len(jobs) > 0 {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,7 +128,7 @@ func TestWhatIsNotGivenHasTheRunsOwnDefault(t *testing.T) {
 func TestScenarioHelpIsShort(t *testing.T) {
 	for _, args := range []string{"scenario", "scenario canary --help", "scenario all --help", "scenario list --help", "scenario reset --help"} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
-		if lines := strings.Count(stdout, "\n"); code != 0 || stderr != "" || lines < 10 || lines > 36 || !strings.Contains(stdout, "Examples:\n  mllab ") {
+		if lines := strings.Count(stdout, "\n"); code != 0 || stderr != "" || lines < 10 || lines > 45 || !strings.Contains(stdout, "Examples:\n  mllab ") {
 			t.Errorf("mllab %s: code %d, %d lines, stderr %q\n%s", args, code, lines, stderr, stdout)
 		}
 		for line := range strings.Lines(stdout) {
@@ -183,22 +184,24 @@ func TestJobsAreWhatTheLabHasTheAddonsFor(t *testing.T) {
 			return lacking
 		}
 	}
-	again := func() ([]scenarios.Scenario, error) { return asked, nil }
+	asks := func(s ...scenarios.Scenario) func() ([]scenarios.Scenario, error) {
+		return func() ([]scenarios.Scenario, error) { return slices.Clone(s), nil }
+	}
 	p := &proof{}
-	jobs, skipped, err := p.jobs(asked[:2], again, lacks("flux"))
+	jobs, skipped, err := p.jobs(asks(asked[:2]...), lacks("flux"))
 	if err != nil || len(jobs) != 1 || jobs[0].Control != nil || len(skipped) != 1 || !strings.Contains(skipped[0].Skipped, "mllab up --with flux") {
 		t.Errorf("jobs %+v, skipped %+v, %v", jobs, skipped, err)
 	}
-	_, skipped, err = p.jobs(asked, again, lacks("flux", "knative"))
+	_, skipped, err = p.jobs(asks(asked...), lacks("flux", "knative"))
 	if fault.Code(err) != 3 || fault.Hint(err) != "mllab up --with flux,knative" || len(skipped) != 3 {
 		t.Errorf("nothing to test: %v (exit %d, hint %q), skipped %+v", err, fault.Code(err), fault.Hint(err), skipped)
 	}
 	p.controls = true
-	jobs, _, err = p.jobs(asked[:1], again, lacks())
+	jobs, _, err = p.jobs(asks(asked[0]), lacks())
 	if err != nil || len(jobs) != 2 || jobs[0].Control.Name != "weights" || jobs[1].Control.Name != "errors" {
 		t.Errorf("controls %+v, %v", jobs, err)
 	}
-	if _, _, err = p.jobs([]scenarios.Scenario{{Name: "short"}}, again, lacks()); fault.Code(err) != 3 {
+	if _, _, err = p.jobs(asks(scenarios.Scenario{Name: "short"}), lacks()); fault.Code(err) != 3 {
 		t.Errorf("no control to run: %v", err)
 	}
 }

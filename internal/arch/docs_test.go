@@ -126,6 +126,7 @@ func (v vocabulary) lacks(args []string) string {
 		case !verbs, strings.ToUpper(a) == a, a == "…": // a value, or a placeholder
 		case i == 2 && args[1] == "run" && strings.HasSuffix(a, ".yaml"):
 		case i == 1 && args[0] == "scenario" && isScenario(a):
+		case i == 2 && (args[1] == "list" || args[1] == "reset") && isScenario(a):
 		case i == 1 && args[0] == "completion":
 		case !slices.Contains(v.verbs, a) && a != "completion":
 			return "command " + a
@@ -176,8 +177,8 @@ func TestCommandsInThePagesExist(t *testing.T) {
 		t.Errorf("only %v were found: this test reads the pages wrongly", checked)
 	}
 	for call, want := range map[string]string{
-		"up": "", "up --port 9000 -o json": "", "scenario canary --controls": "", "scenario NAME": "", "completion bash": "",
-		"upp": "command upp", "scenario canry": "command canry", "up --prot 1": "flag --prot", "down -x": "flag -x",
+		"up": "", "up --port 9000 -o json": "", "scenario canary --controls": "", "scenario NAME": "", "scenario reset canary": "", "completion bash": "",
+		"upp": "command upp", "scenario canry": "command canry", "scenario reset canry": "command canry", "up --prot 1": "flag --prot", "down -x": "flag -x",
 	} {
 		if got := known.lacks(strings.Fields(call)); got != want {
 			t.Errorf("mllab %s: lacks %q, want %q", call, got, want)

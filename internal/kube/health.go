@@ -94,10 +94,19 @@ func condition(obj *unstructured.Unstructured, kind string) (bool, string) {
 	return false, "not " + kind + " yet"
 }
 
-// observed is false while status.observedGeneration is behind. A kind without that field is always observed.
+// observed is false while status.observedGeneration is behind. A kind without that field is always observed. A Knative
+// Service is observed before its Configuration is: until then its status names the last revision, whose pods say nothing of
+// the next. https://github.com/knative/serving/blob/v0.48.2/pkg/reconciler/service/service.go
 func observed(obj *unstructured.Unstructured) bool {
 	generation, found, _ := unstructured.NestedInt64(obj.Object, "status", "observedGeneration")
-	return !found || generation >= obj.GetGeneration()
+	if found && generation < obj.GetGeneration() {
+		return false
+	}
+	conditions, err := status.GetObjectWithConditions(obj.Object)
+	return err != nil || obj.GroupVersionKind().Group != "serving.knative.dev" ||
+		!slices.ContainsFunc(conditions.Status.Conditions, func(c status.BasicCondition) bool {
+			return c.Type == "ConfigurationsReady" && c.Reason == "OutOfDate"
+		})
 }
 
 // replicas is a workload's "0/1 ready" ("" for other kinds), and whether that is too few.

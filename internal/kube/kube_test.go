@@ -110,6 +110,7 @@ func TestHealthKnowsWhatEachKindPromises(t *testing.T) {
 		{"a Pod that failed has failed", "{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {phase: Failed}}", false, true, "failed"},
 		{"a Knative Service nobody has seen is not", service, false, false, "not Ready yet"},
 		{"a Knative Service of an older generation is not", service + "status: {observedGeneration: 1, conditions: [{type: Ready, status: 'True'}]}", false, false, "its controller has not seen the newest spec yet"},
+		{"a Knative Service whose Configuration is of an older generation is not", service + "status: {observedGeneration: 2, conditions: [{type: ConfigurationsReady, status: Unknown, reason: OutOfDate, message: x}, {type: Ready, status: Unknown, reason: OutOfDate, message: x}]}", false, false, "its controller has not seen the newest spec yet"},
 		{"a Knative Service that is Ready is", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: 'True'}]}", true, false, ""},
 		{"a Knative Service that is not Ready says why", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: 'False', reason: RevisionFailed, message: no image}]}", false, false, "no image"},
 		{"a Knative Service that is not Ready and does not say why is not", service + "status: {observedGeneration: 2, conditions: [{type: Ready, status: Unknown}]}", false, false, "not ready, and it does not say why"},

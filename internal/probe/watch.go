@@ -138,8 +138,8 @@ func (w *Watcher) miss() {
 	w.record.Missed++
 }
 
-// Seen says how many requests came to an end so far, and how many of them not well. Only Stop's record is whole.
-func (w *Watcher) Seen() (answered, failed int) {
+// Answered says how many requests came to an end so far, and how many of them not well. Only Stop's record is whole.
+func (w *Watcher) Answered() (all, failed int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.answered, w.failed
@@ -152,8 +152,8 @@ func (w *Watcher) Mark(name string) {
 	w.record.Marks = append(w.record.Marks, Mark{name, time.Now()})
 }
 
-// Answered returns the answers that have come so far, in the order of their schedule; the watch goes on.
-func (w *Watcher) Answered() []Answer {
+// Answers returns the answers that have come so far, in the order of their schedule; the watch goes on.
+func (w *Watcher) Answers() []Answer {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// What has no latency stands in for an answer that is still due.

@@ -301,14 +301,14 @@ func TestAWatcherSaysWhatItHasSeenSoFar(t *testing.T) {
 		}
 		return Answer{Status: 200, Target: "v1"}
 	}), Request{}, 1000)
-	eventually(t, "30 were answered", func() bool { answered, _ := w.Seen(); return answered == 30 })
+	eventually(t, "30 were answered", func() bool { answered, _ := w.Answered(); return answered == 30 })
 	eventually(t, "more are open", func() bool { return n.Load() > 40 })
-	if answered, failed := w.Seen(); answered != 30 || failed != 10 {
+	if answered, failed := w.Answered(); answered != 30 || failed != 10 {
 		t.Errorf("%d answered, %d failed", answered, failed)
 	}
 	close(hang)
 	r := w.Stop()
-	if answered, failed := w.Seen(); answered != len(r.Answers) || failed != 10 {
+	if answered, failed := w.Answered(); answered != len(r.Answers) || failed != 10 {
 		t.Errorf("%d answered of %d, %d failed", answered, len(r.Answers), failed)
 	}
 }
@@ -322,14 +322,14 @@ func TestWhatIsSeenMeanwhileIsOnlyWhatWasAnswered(t *testing.T) {
 		}
 		return Answer{Status: 200, Target: "v1"}
 	}), Request{}, 200)
-	eventually(t, "some are answered and some in flight", func() bool { return len(w.Answered()) == 3 && n.Load() > 5 })
-	for _, a := range w.Answered() {
+	eventually(t, "some are answered and some in flight", func() bool { return len(w.Answers()) == 3 && n.Load() > 5 })
+	for _, a := range w.Answers() {
 		if !a.OK() {
 			t.Errorf("got %+v", a)
 		}
 	}
 	close(release)
-	if r := w.Stop(); len(r.Answers) <= 5 || len(w.Answered()) != len(r.Answers) {
-		t.Errorf("%d answers at the end, %d seen", len(r.Answers), len(w.Answered()))
+	if r := w.Stop(); len(r.Answers) <= 5 || len(w.Answers()) != len(r.Answers) {
+		t.Errorf("%d answers at the end, %d seen", len(r.Answers), len(w.Answers()))
 	}
 }

@@ -280,56 +280,65 @@ var counted = [][]Bar{
 }
 
 func TestTheLiveAreaShowsBarsAndLeavesNothing(t *testing.T) {
-	var out, shown bytes.Buffer
-	clock := &testClock{time.Unix(0, 0)}
-	r := newReporter(&out, Options{Live: true, Now: clock.now})
-	look := func(what string) {
-		fmt.Fprintf(&shown, "== %s\n%s\n", what, strings.Join(screen(t, out.String()), "\n"))
-	}
-	r.Step("namespace").Done("mllab-canary")
-	other := r.Step("shadow: v1 serves")
-	canary := r.Step("canary: 90/10")
-	canary.Progress(1000, 2000, "requests")
-	bars := counted[0]
-	canary.Bars(func() []Bar { return bars })
-	clock.advance(3 * time.Second)
-	r.tick()
-	look("the first running step that counts has bars below the live line")
-	bars = counted[1]
-	r.tick()
-	look("they are redrawn in place, one more than before")
-	r.Note("a remark\nof two lines")
-	look("a remark stands above them")
-	bars = counted[0]
-	r.tick()
-	look("one fewer leaves no rest")
-	other.Bars(func() []Bar { return nil })
-	canary.Done("n=2000")
-	look("they go with their step")
-	other.Done("ready")
-	r.Close()
-	look("and nothing is left at the end")
-	golden(t, "bars.golden", shown.Bytes())
+	synctest.Test(t, func(t *testing.T) {
+		var out, shown bytes.Buffer
+		r := newReporter(&out, Options{Live: true})
+		look := func(what string) {
+			synctest.Wait()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			fmt.Fprintf(&shown, "== %s\n%s\n", what, strings.Join(screen(t, out.String()), "\n"))
+		}
+		r.Step("namespace").Done("mllab-canary")
+		other := r.Step("shadow: v1 serves")
+		canary := r.Step("canary: 90/10")
+		canary.Progress(1000, 2000, "requests")
+		canary.Bars(func() []Bar { return counted[0] })
+		time.Sleep(3*time.Second + liveEvery/2) // between two drawings
+		look("the first running step that counts has bars below the live line")
+		canary.Bars(func() []Bar { return counted[1] })
+		time.Sleep(liveEvery)
+		look("they are redrawn in place, one more than before")
+		r.Note("a remark\nof two lines")
+		look("a remark stands above them")
+		canary.Bars(func() []Bar { return counted[0] })
+		time.Sleep(liveEvery)
+		look("one fewer leaves no rest")
+		other.Bars(func() []Bar { return nil })
+		canary.Done("n=2000")
+		look("they go with their step")
+		other.Done("ready")
+		r.Close()
+		look("and nothing is left at the end")
+		golden(t, "bars.golden", shown.Bytes())
+	})
 }
 
 func TestALiveAreaIsRedrawnWithoutGoingBlank(t *testing.T) {
-	var out bytes.Buffer
-	r := newReporter(&out, Options{Live: true})
-	defer r.Close()
-	r.Step("a").Bars(func() []Bar { return counted[1] })
-	r.tick()
-	drawn := len(screen(t, out.String()))
-	out.Reset()
-	r.tick()
-	got := out.String()
-	if want := fmt.Sprintf("\r\x1b[%dA", drawn-1); !strings.HasPrefix(got, want) || strings.Contains(got, "\x1b[J") || strings.Count(got, "\x1b[K") != drawn {
-		t.Errorf("%q, want %q and each of %d lines written over", got, want, drawn)
-	}
-	for _, line := range strings.Split(strings.TrimPrefix(got, fmt.Sprintf("\r\x1b[%dA", drawn-1)), "\n") {
-		if strings.HasPrefix(line, "\x1b[K") {
-			t.Errorf("a line is erased before it is written: %q", line)
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := newReporter(&out, Options{Live: true})
+		r.Step("a").Bars(func() []Bar { return counted[1] })
+		time.Sleep(liveEvery * 3 / 2)
+		synctest.Wait()
+		const drawn = 4
+		r.mu.Lock()
+		out.Reset()
+		r.mu.Unlock()
+		time.Sleep(liveEvery)
+		synctest.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		lines, up := strings.CutPrefix(out.String(), fmt.Sprintf("\r\x1b[%dA", drawn-1))
+		if !up || strings.Contains(lines, "\x1b[J") || strings.Count(lines, "\n") != drawn-1 {
+			t.Errorf("%q, want each of %d lines written over", out.String(), drawn)
 		}
-	}
+		for line := range strings.Lines(lines) {
+			if strings.Index(line, "\x1b[K") < 1 || !strings.HasSuffix(strings.TrimSuffix(line, "\n"), "\x1b[K") {
+				t.Errorf("%q is not erased behind its end", line)
+			}
+		}
+	})
 }
 
 func TestBarsFitTheTerminal(t *testing.T) {
@@ -371,18 +380,18 @@ func TestABarSaysNeitherNothingNorAllBeforeItIs(t *testing.T) {
 }
 
 func TestBarsAreOnlyForATerminal(t *testing.T) {
-	var out bytes.Buffer
-	clock := &testClock{time.Unix(0, 0)}
-	r := newReporter(&out, Options{Now: clock.now})
-	a := r.Step("a")
-	a.Bars(func() []Bar { t.Error("asked for"); return counted[0] })
-	clock.advance(time.Minute)
-	r.tick()
-	a.Done("ready")
-	r.Close()
-	if want := "a: started\na: done after 1m 00s: ready\n"; out.String() != want {
-		t.Errorf("%q, want %q", out.String(), want)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := New(&out, Options{})
+		a := r.Step("a")
+		a.Bars(func() []Bar { t.Error("asked for"); return counted[0] })
+		time.Sleep(time.Minute)
+		a.Done("ready")
+		r.Close()
+		if want := "a: started\na: done after 1m 00s: ready\n"; out.String() != want {
+			t.Errorf("%q, want %q", out.String(), want)
+		}
+	})
 }
 
 func TestCloseClearsTheLiveLineAndNamesWhatNeverEnded(t *testing.T) {

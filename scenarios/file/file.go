@@ -193,7 +193,13 @@ func (ExpectNoLoss) Claims() []string   { return []string{"no-loss"} }
 type Control struct {
 	Where                         string
 	Name, Summary, After, Catches string
-	Break                         []Change
+	Break                         []Break
+}
+
+// Break is a change, and what it waits for.
+type Break struct {
+	Change Change
+	Wait   Wait
 }
 
 // Vars fill placeholders in.

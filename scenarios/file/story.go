@@ -42,11 +42,11 @@ var (
 		"delete": each{object},
 		"split":  fields{"of!": label, "percent!": percents(wholeFrom(0, 100))},
 		"mirror": fields{"of!": label, "to!": shortName, "percent": percent},
+		"wait":   leaf(waited),
 	}
 	step = with(changes, fields{
 		"name": title, "idea": sentence, "look": sentence,
 		"watch":            fields{"of!": label, "rate": between(1, 100, false)},
-		"wait":             leaf(waited),
 		"expect-split":     fields{"of!": label, "percent!": percents(percent), "requests": requests, "alpha": alpha},
 		"expect-all":       fields{"of!": label, "version!": shortName, "headers": words, "cookies": words, "requests": requests},
 		"expect-mirror":    fields{"of!": label, "to!": shortName, "percent": percent, "requests": requests, "alpha": alpha},
@@ -164,21 +164,7 @@ func (t *teller) where(v *value) string { return fmt.Sprintf("%s:%d", t.name, v.
 
 func (t *teller) step(i int, v *value) Step {
 	s := Step{Where: t.where(v), Idea: v.get("idea").str(), Look: v.get("look").str()}
-	var verbs, does, expects []string
-	for _, f := range v.fields {
-		switch f.name {
-		case "name", "idea", "look":
-			continue
-		case "wait":
-		default:
-			if strings.HasPrefix(f.name, "expect-") {
-				expects = append(expects, f.name)
-			} else {
-				does = append(does, f.name)
-			}
-		}
-		verbs = append(verbs, f.name)
-	}
+	verbs, does, expects := verbsOf(v)
 	if s.Name = strings.TrimSpace(v.get("name").str()); s.Name == "" {
 		s.Name = fmt.Sprintf("%d %s", i+1, strings.Join(verbs, ", "))
 	}
@@ -194,6 +180,26 @@ func (t *teller) step(i int, v *value) Step {
 	s.Wait = t.wait(v)
 	s.Expect = t.expect(v)
 	return s
+}
+
+// verbsOf are the fields of a step that do something, those of them that are
+// changes, and those that are expectations.
+func verbsOf(v *value) (all, does, expects []string) {
+	for _, f := range v.fields {
+		switch f.name {
+		case "name", "idea", "look":
+			continue
+		case "wait":
+		default:
+			if strings.HasPrefix(f.name, "expect-") {
+				expects = append(expects, f.name)
+			} else {
+				does = append(does, f.name)
+			}
+		}
+		all = append(all, f.name)
+	}
+	return all, does, expects
 }
 
 // change reads the one change of a step or of a break.
@@ -586,18 +592,15 @@ func (t *teller) control(v *value, after []world) Control {
 		t.wrong(v.get("catches"), "%s is claimed by no step that the break comes before; those claim: %s", short(c.Catches), strings.Join(sorted(claims), ", "))
 	}
 	for _, b := range v.get("break").items {
-		if !t.is(b, mapping) {
-			continue
-		}
-		if len(b.fields) != 1 {
-			t.wrong(b, "a break is a list of single changes, and this has %d; make them items of their own", len(b.fields))
+		if _, does, _ := verbsOf(b); len(does) != 1 {
+			t.wrong(b, "a break is a list of single changes, and this has %d; give each an item of its own", len(does))
 			continue
 		}
 		change := t.change(b)
 		if e, ok := change.(Env); ok {
 			t.later(b.get("env"), e, first, c.After != "")
 		}
-		c.Break = append(c.Break, change)
+		c.Break = append(c.Break, Break{change, t.wait(b)})
 	}
 	return c
 }
