@@ -18,7 +18,7 @@ const (
 	slowAnswer   = 3 * time.Second        // of a slow model
 	routeTimeout = 500 * time.Millisecond // of the route
 	// A caller of a busy machine waits a little longer than the timeout.
-	waitBound = routeTimeout + time.Second
+	waitBound = routeTimeout + 2*time.Second
 
 	flakyShare   = 0.3 // of a flaky model's answers are 500s
 	routeRetries = 2   // of the route

@@ -512,7 +512,7 @@ func (s *shadowStory) observe(ctx context.Context, l *Lab, by probe.Sender, r pr
 // should be.
 const (
 	silence     = time.Second
-	longQuiet   = 3 * time.Second
+	longQuiet   = 10 * time.Second
 	settleBound = 30 * time.Second
 )
 
