@@ -39,7 +39,7 @@ func TestWithATimeoutEveryAnswerIsTheGatewaysAndInTime(t *testing.T) {
 		refutes Claim
 	}{
 		{"all in time", late, ""},
-		{"one too late", probe.Answer{Status: 504, Router: true, Latency: 2 * time.Second}, Bounds},
+		{"one too late", probe.Answer{Status: 504, Router: true, Latency: waitBound + 1}, Bounds},
 		{"one answered after all", from("m-a"), Bounds},
 		{"another error of the gateway's", probe.Answer{Status: 503, Router: true}, Bounds},
 	} {
