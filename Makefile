@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test unit e2e bench lint verify build tools clean
+.PHONY: help lab test unit e2e bench soak lint verify build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -22,6 +22,9 @@ e2e: tools ## run the tests on a real cluster
 
 bench: tools ## measure `up` against a plain kind cluster of the same node image
 	scripts/test bench
+
+soak: tools ## run canary and shadow, and their controls, 20 times in a row
+	scripts/test soak
 
 lint: ## check format, vet, staticcheck, and that go.mod is tidy
 	scripts/test lint

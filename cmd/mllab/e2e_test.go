@@ -150,9 +150,14 @@ func (p *process) kill()      { _ = syscall.Kill(p.cmd.Process.Pid, syscall.SIGK
 func (r result) ok(t *testing.T, v any) {
 	t.Helper()
 	r.exits(t, 0)
-	if v == nil {
-		return
+	if v != nil {
+		r.decode(t, v)
 	}
+}
+
+// decode reads what it wrote to stdout as JSON.
+func (r result) decode(t *testing.T, v any) {
+	t.Helper()
 	if err := json.Unmarshal([]byte(r.out), v); err != nil {
 		t.Fatalf("stdout is no JSON: %v\n%s", err, r)
 	}
