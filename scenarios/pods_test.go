@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -130,6 +131,22 @@ func TestASampleByPodIsJudgedByWhichPodAnswered(t *testing.T) {
 		}
 		if e.Says == "" {
 			t.Errorf("%s: it says nothing", tc.name)
+		}
+	}
+}
+
+func TestAPersonSeesWhatThePodsAreToldBeforeTheyAre(t *testing.T) {
+	left := errors.New("the person left")
+	l := gateway(t, "v1") // which has no cluster: telling a pod would panic
+	said := ""
+	l.Teach = func(_ context.Context, lesson Lesson) error { said = lesson.Change; return left }
+	yes := true
+	if err := l.breakPods(t.Context(), []string{"m-a", "m-b"}, faults{Hang: &yes}); !errors.Is(err, left) {
+		t.Errorf("got %v", err)
+	}
+	for _, want := range []string{`{"hang":true}`, "m-a", "m-b"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is not in %q", want, said)
 		}
 	}
 }

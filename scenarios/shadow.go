@@ -513,7 +513,7 @@ func (s *shadowStory) observe(ctx context.Context, l *Lab, by probe.Sender, r pr
 const (
 	silence     = time.Second
 	longQuiet   = 10 * time.Second
-	settleBound = 30 * time.Second
+	settleBound = time.Minute
 )
 
 // settled returns when a pod receives nothing more. It should then have

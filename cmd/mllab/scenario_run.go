@@ -97,7 +97,7 @@ skipped, and the command that adds it is named.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.IntVar(&p.parallel, "parallel", 3, "how many run at a time")
+	f.IntVar(&p.parallel, "parallel", 2, "how many run at a time")
 	a.proofFlags(c, &p, "leave the namespaces to look at", 30*time.Minute)
 	return c
 }

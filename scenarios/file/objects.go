@@ -117,7 +117,7 @@ var (
 // of the lab; of them only ownKeys are an author's.
 var (
 	controllers = regexp.MustCompile(`(^|\.)(istio\.io|knative\.dev|kubernetes\.io|k8s\.io|mllab\.local)$`)
-	ownKeys     = []string{"sidecar.istio.io/inject", "networking.knative.dev/visibility"}
+	ownKeys     = []string{"networking.knative.dev/visibility"}
 	ownDomains  = []string{"autoscaling.knative.dev", "app.kubernetes.io"}
 )
 
