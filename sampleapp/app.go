@@ -24,6 +24,9 @@ const (
 	headerPod      = "X-Mllab-Pod"
 )
 
+// headerModel is the hash of a trained model's file.
+const headerModel = "X-Mllab-Model"
+
 // headerConverted says whether an answer led to what a business wants, such as an order.
 const headerConverted = "X-Mllab-Converted"
 
@@ -78,11 +81,14 @@ func newApp(c config, log *slog.Logger, random func() float64) *app {
 func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", a.model(a.hello))
-	mux.Handle("POST /{$}", a.model(a.predict))
+	mux.Handle("POST /{$}", a.model(a.input(a.predict)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "alive\n") })
 	mux.HandleFunc("GET /readyz", a.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /seen", a.showSeen)
+	if a.trained != nil {
+		a.protocols(mux)
+	}
 	relay := a.relayHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.faults.get().Hang {
@@ -100,20 +106,30 @@ func (a *app) handler() http.Handler {
 		h.Set(headerTarget, a.target)
 		h.Set(headerRevision, a.revision)
 		h.Set(headerPod, a.pod)
+		if a.trained != nil {
+			h.Set(headerModel, a.trained.digest)
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
 func (a *app) ready(w http.ResponseWriter, _ *http.Request) {
-	if a.draining.Load() {
-		text(w, http.StatusServiceUnavailable, "draining\n")
-		return
-	}
-	if !a.faults.get().Ready {
-		text(w, http.StatusServiceUnavailable, "not ready (fault)\n")
+	if why := a.unready(); why != "" {
+		text(w, http.StatusServiceUnavailable, why+"\n")
 		return
 	}
 	text(w, http.StatusOK, "ready\n")
+}
+
+// unready says why new requests should go elsewhere; "" means that they should come.
+func (a *app) unready() string {
+	switch {
+	case a.draining.Load():
+		return "draining"
+	case !a.faults.get().Ready:
+		return "not ready (fault)"
+	}
+	return ""
 }
 
 // showSeen answers /seen?since=N.
@@ -136,6 +152,13 @@ type answer struct {
 	code        int
 	contentType string
 	body        []byte
+}
+
+func (out answer) write(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", out.contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(out.body)))
+	w.WriteHeader(out.code)
+	_, _ = w.Write(out.body) // it can only fail when the client has left
 }
 
 // modelPath answers a request; the prediction is JSON, or empty if there is none.
@@ -161,10 +184,7 @@ func (a *app) model(f modelPath) http.Handler {
 			if out.code == http.StatusOK && a.convertPercent != unset {
 				w.Header().Set(headerConverted, strconv.FormatBool(a.random() < a.convertPercent/100))
 			}
-			w.Header().Set("Content-Type", out.contentType)
-			w.Header().Set("Content-Length", strconv.Itoa(len(out.body)))
-			w.WriteHeader(out.code)
-			_, _ = w.Write(out.body) // it can only fail when the client has left
+			out.write(w)
 		}
 
 		took := time.Since(begin)
@@ -211,26 +231,38 @@ func (a *app) hello(http.ResponseWriter, *http.Request) (in, prediction []byte, 
 	return nil, nil, answer{http.StatusOK, textType, []byte(a.target + "\n")}
 }
 
-// predict answers a model input.
-func (a *app) predict(w http.ResponseWriter, r *http.Request) (in, prediction []byte, out answer) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return body, nil, refusal(http.StatusRequestEntityTooLarge, fmt.Errorf("the input is larger than %d bytes", a.maxBody))
-	case err != nil:
-		return body, nil, refusal(http.StatusBadRequest, fmt.Errorf("reading the input: %w", err))
+// input is the model path that reads a model input and answers what f makes of it, or why f refuses it.
+func (a *app) input(f func(body []byte) (prediction []float64, out any, err error)) modelPath {
+	return func(w http.ResponseWriter, r *http.Request) (in, prediction []byte, out answer) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxBody))
+		var tooLarge *http.MaxBytesError
+		switch {
+		case errors.As(err, &tooLarge):
+			return body, nil, refusal(http.StatusRequestEntityTooLarge, fmt.Errorf("the input is larger than %d bytes", a.maxBody))
+		case err != nil:
+			return body, nil, refusal(http.StatusBadRequest, fmt.Errorf("reading the input: %w", err))
+		}
+		numbers, says, err := f(body)
+		if err != nil {
+			return body, nil, refusal(http.StatusBadRequest, err)
+		}
+		prediction, _ = json.Marshal(numbers) // JSON can hold each of them
+		return body, prediction, jsonAnswer(http.StatusOK, says)
 	}
+}
+
+// predict answers a model input with the formula's numbers, or with the classes of a trained model.
+func (a *app) predict(body []byte) (prediction []float64, out any, err error) {
 	instances, err := readInput(body)
 	if err != nil {
-		return body, nil, refusal(http.StatusBadRequest, err)
+		return nil, nil, err
 	}
-	numbers, err := predict(instances, a.driftPercent)
-	if err != nil {
-		return body, nil, refusal(http.StatusBadRequest, err)
+	if a.trained != nil {
+		prediction, _, err = a.trained.predict(instances, a.driftPercent)
+	} else {
+		prediction, err = predict(instances, a.driftPercent)
 	}
-	prediction, _ = json.Marshal(numbers) // JSON can hold each of them
-	return body, prediction, jsonAnswer(http.StatusOK, output{a.target, numbers})
+	return prediction, output{a.target, prediction}, err
 }
 
 func refusal(code int, err error) answer {

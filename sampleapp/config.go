@@ -21,7 +21,8 @@ type config struct {
 	drain                 time.Duration
 	seenKeep              int
 	maxBody               int64
-	relay                 url.URL // without a host: not a relay
+	relay                 url.URL  // without a host: not a relay
+	trained               *trained // nil: the formula
 }
 
 // unset is a number that has no default.
@@ -42,7 +43,7 @@ func isPercent(p float64) bool { return p >= 0 && p <= 100 }
 // https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination-flow
 const defaultDrain = "5s"
 
-// readConfig reads the environment. The error names every bad variable with its value. An empty variable counts as
+// readConfig reads the environment, and the model that it names. The error names every bad variable with its value. An empty variable counts as
 // unset.
 func readConfig(env func(string) (string, bool), hostname func() (string, error)) (config, error) {
 	var errs []error
@@ -118,6 +119,20 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 			bad("RELAY", v, `a URL such as "http://model.demo"`)
 		} else {
 			c.relay = *u
+		}
+	}
+	name := get("MODEL_NAME", "")
+	if name != "" && !isName(name) {
+		bad("MODEL_NAME", name, wantName)
+	}
+	if dir := get("MODEL_DIR", ""); dir != "" {
+		if c.trained, err = readTrained(dir); err != nil {
+			errs = append(errs, fmt.Errorf("MODEL_DIR=%q: %w", dir, err))
+		} else if name != "" {
+			c.trained.Name = name
+		}
+		if c.relay.Host != "" {
+			bad("MODEL_DIR", dir, "none beside RELAY, which makes this no model")
 		}
 	}
 	return c, errors.Join(errs...)

@@ -10,10 +10,13 @@
 //	CONVERT_PERCENT  how many answers of 200 in a hundred say X-Mllab-Converted: true, at random, the others false: a
 //	                 business outcome for A/B tests (0 to 100, fractions allowed; default: the header is not sent)
 //	DRIFT_PERCENT    how many inputs in a hundred get a prediction that is 1 more than the other versions', always the
-//	                 same inputs (0 to 100, fractions allowed; default 0)
+//	                 same inputs; with a trained model the next class (0 to 100, fractions allowed; default 0)
 //	DELAY            how long each answer waits (Go duration; default 0s)
 //	DRAIN            how long new requests are still served after SIGTERM (Go duration; default 5s)
 //	SEEN_KEEP        how many requests /seen remembers (default 20000)
+//	MODEL_DIR        a folder with a trained model, model.json (see the type trained), which is then the model (default:
+//	                 none, and a formula is the model)
+//	MODEL_NAME       the trained model's name in the serving protocols (default: the one in its file)
 //	MAX_BODY         the largest model input in bytes (default 2097152)
 //	K_REVISION       the revision it names (Knative sets it)
 //	POD_NAME         the pod it names (default: the host name, which in a pod is the pod's name)
@@ -21,6 +24,9 @@
 //
 // Paths: GET / and POST / are the model; /healthz, /readyz, /metrics and /seen are about it. /seen lists the requests
 // to the model: their IDs, and for each a prediction or "".
+//
+// With a trained model every answer has the header X-Mllab-Model, the SHA-256 of its file, and there are also the paths
+// of two serving protocols, KServe's v1 under /v1/models/NAME and the Open Inference Protocol under /v2.
 //
 // A relay answers /healthz and /readyz itself and passes every other request on once, as it came, to the host that
 // RELAY names. The answer comes back with one more header, X-Mllab-Relay, the relay's pod: who answered is what the
@@ -93,7 +99,11 @@ func serve(ctx context.Context, release func(), c config, log *slog.Logger) erro
 		// No IdleTimeout: a proxy that keeps a connection longer than we do may send a request just as we close it,
 		// and that request would be lost.
 	}
-	log.Info("listening", "address", l.Addr().String(), "target", c.target, "revision", c.revision, "pod", c.pod)
+	says := log.With("target", c.target, "revision", c.revision, "pod", c.pod)
+	if c.trained != nil {
+		says = says.With("model", c.trained.digest)
+	}
+	says.Info("listening", "address", l.Addr().String())
 	served := make(chan error, 2)
 	if c.adminPort != unset {
 		l, err := net.Listen("tcp", ":"+strconv.Itoa(c.adminPort))

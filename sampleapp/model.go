@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"io"
 	"math"
+	"slices"
 )
 
 // input is a model input: each instance is a number or a list of numbers.
@@ -20,14 +21,28 @@ type instance []float64
 
 // UnmarshalJSON takes a number as a list of one.
 func (in *instance) UnmarshalJSON(data []byte) error {
-	if bytes.HasPrefix(data, []byte("[")) {
-		return json.Unmarshal(data, (*[]float64)(in))
+	if !bytes.HasPrefix(data, []byte("[")) {
+		data = slices.Concat([]byte("["), data, []byte("]"))
 	}
-	*in = make([]float64, 1)
-	if string(data) == "null" { // encoding/json would take it as 0
-		return errors.New("an instance is null")
+	return json.Unmarshal(data, (*numbers)(in))
+}
+
+// numbers is a list without null, which encoding/json would take as 0.
+type numbers []float64
+
+func (list *numbers) UnmarshalJSON(data []byte) error {
+	var read []*float64
+	if err := json.Unmarshal(data, &read); err != nil {
+		return err
 	}
-	return json.Unmarshal(data, &(*in)[0])
+	*list = make(numbers, len(read))
+	for i, x := range read {
+		if x == nil {
+			return errors.New("null is no number")
+		}
+		(*list)[i] = *x
+	}
+	return nil
 }
 
 // output is the answer to a model input: one number for each instance, in their order.

@@ -36,10 +36,11 @@ const (
 )
 
 // HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. HeaderConverted is the
-// sample model's stand-in for a business outcome.
+// sample model's stand-in for a business outcome. HeaderModel is "sha256:" and the hash of a trained model's file.
 const (
 	HeaderRoute     = "X-Mllab-Route"
 	HeaderConverted = "X-Mllab-Converted"
+	HeaderModel     = "X-Mllab-Model"
 )
 
 // MaxBody is how many bytes of an answer's body are read. A longer one is an error of that answer.
@@ -63,6 +64,7 @@ type Answer struct {
 	Pod       string        `json:"pod,omitempty"`
 	Route     string        `json:"route,omitempty"`
 	Converted string        `json:"converted,omitempty"`
+	Model     string        `json:"model,omitempty"`
 	Status    int           `json:"status,omitempty"` // 0: no answer came
 	Body      string        `json:"body,omitempty"`
 	Err       string        `json:"err,omitempty"`
@@ -153,7 +155,7 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
 	a.Target, a.Revision, a.Pod = resp.Header.Get(HeaderTarget), resp.Header.Get(HeaderRevision), resp.Header.Get(HeaderPod)
-	a.Route, a.Converted = resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderConverted)
+	a.Route, a.Converted, a.Model = resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel)
 	a.Router = a.Target == "" && a.Revision == "" && a.Pod == ""
 	if a.Echo = resp.Header.Get(HeaderID); a.Echo == "" && !a.Router {
 		a.Echo = resp.Header.Get(HeaderRequestID)
