@@ -2,6 +2,8 @@ package images
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 
 	"mllab.local/internal/fault"
@@ -16,11 +18,11 @@ const (
 
 // checkDisk refuses to start what would fill the disk half an hour later.
 func checkDisk(dir string, p plan) error {
-	free, err := freeDisk(dir)
+	free, err := Free(dir)
 	if err != nil {
-		return fmt.Errorf("free disk of %s: %w", dir, err)
+		return err
 	}
-	return checkFree(dir, p, free)
+	return checkFree(dir, p, int64(free))
 }
 
 func checkFree(dir string, p plan, free int64) error {
@@ -37,10 +39,17 @@ func checkFree(dir string, p plan, free int64) error {
 	return nil
 }
 
-func freeDisk(dir string) (int64, error) {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err != nil {
-		return 0, err
+// Free is how many bytes this user may still write at path, or where it would be made.
+func Free(path string) (uint64, error) {
+	for path != filepath.Dir(path) {
+		if _, err := os.Stat(path); err == nil {
+			break
+		}
+		path = filepath.Dir(path)
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), nil
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(path, &fs); err != nil {
+		return 0, fmt.Errorf("reading the free space at %s: %w", path, err)
+	}
+	return uint64(fs.Bavail) * uint64(fs.Bsize), nil
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -183,6 +184,23 @@ func TestStampedVersionsAreThePinnedOnes(t *testing.T) {
 			t.Errorf("the table says %s, go.mod has another version", c.Upstream)
 		}
 	}
+	upstream := map[string]string{}
+	for _, c := range table {
+		upstream[c.Name] = c.Upstream
+	}
+	for _, c := range []struct{ component, module, path string }{
+		{"jobset", "trainer", "sigs.k8s.io/jobset"},
+		{"trainer", "trainer", "github.com/kubeflow/trainer/v2"},
+		{"kserve-controller", "kserve", "github.com/kserve/kserve"},
+		{"argo-workflow-controller", "argo-workflows", "github.com/argoproj/argo-workflows/v3"},
+		{"argo-executor", "argo-workflows", "github.com/argoproj/argo-workflows/v3"},
+		{"registry", "registry", "github.com/distribution/distribution/v3"},
+	} {
+		_, tag, _ := strings.Cut(upstream[c.component], ":")
+		if want := pinned(c.module, c.path); strings.TrimPrefix(tag, "v") != strings.TrimPrefix(want, "v") {
+			t.Errorf("the table says %s, go.mod has %s", upstream[c.component], want)
+		}
+	}
 	wheel, err := os.ReadFile("modules/envoy/requirements.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -195,11 +213,18 @@ func TestStampedVersionsAreThePinnedOnes(t *testing.T) {
 // What the lab's largest modules share is compiled once for all of them, as
 // long as they agree on its version.
 func TestSharedModulesHaveOneVersion(t *testing.T) {
-	// What only Flux has newer, and few of its packages are built on.
-	apart := regexp.MustCompile(`^(github\.com/(aws/.*|awslabs/.*|coreos/go-oidc/v3|google/go-containerregistry/pkg/authn/.*|opencontainers/go-digest)|` +
-		`golang\.org/x/exp|go\.opentelemetry\.io/contrib/instrumentation/google\.golang\.org/grpc/otelgrpc)$`)
+	// What is another version somewhere, and why.
+	apart := map[string]*regexp.Regexp{
+		// Newer, and few of its packages are built on them.
+		"flux": regexp.MustCompile(`^(github\.com/(aws/.*|awslabs/.*|coreos/go-oidc/v3|google/go-containerregistry/pkg/authn/.*|opencontainers/go-digest)|` +
+			`golang\.org/x/exp|go\.opentelemetry\.io/contrib/instrumentation/google\.golang\.org/grpc/otelgrpc)$`),
+		// Older: KServe's own go.mod replaces the first, and nothing of the second is in its program.
+		"kserve": regexp.MustCompile(`^(sigs\.k8s\.io/controller-runtime|github\.com/planetscale/vtprotobuf)$`),
+		// Newer: Argo's code needs it. Older: nothing of the others is in its programs.
+		"argo-workflows": regexp.MustCompile(`^(golang\.org/x/oauth2|github\.com/(mattn/go-isatty|planetscale/vtprotobuf))$`),
+	}
 	versions := map[string]map[string][]string{}
-	for _, name := range []string{"", "kubernetes", "istio", "knative-serving", "knative-net-gateway-api", "coredns", "flux"} {
+	for _, name := range []string{"", "kubernetes", "istio", "knative-serving", "knative-net-gateway-api", "coredns", "flux", "modelcar", "trainer", "kserve", "argo-workflows", "registry"} {
 		file := filepath.Join("modules", name, "go.mod")
 		if name == "" {
 			file = "../../go.mod"
@@ -222,7 +247,7 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 			}
 		}
 		for path, version := range built {
-			if name == "flux" && apart.MatchString(path) {
+			if apart[name] != nil && apart[name].MatchString(path) {
 				continue
 			}
 			if versions[path] == nil {
@@ -238,8 +263,172 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 	}
 }
 
+func TestPythonsPartsAreForOnePython(t *testing.T) {
+	python, err := Select([]string{pythonModule})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const version = "3.11"
+	c := python[len(python)-1]
+	if !strings.HasPrefix(c.Upstream, "docker.io/library/python:"+version+".") || !slices.Contains(pythonPackages, "python"+version) || !slices.Contains(pipPinned, "--python-version="+version) {
+		t.Errorf("upstream's is %s, Debian's %v, and the wheels are for %v", c.Upstream, pythonPackages, pipPinned)
+	}
+	pins, err := os.ReadFile("modules/python/requirements.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(pins)) {
+		if !regexp.MustCompile(`^[a-z-]+==[0-9.]+ --hash=sha256:[0-9a-f]{64}\n$`).MatchString(line) {
+			t.Errorf("requirements.txt has %q, want one version and its hash", line)
+		}
+	}
+
+	// Other wheels are another image.
+	key, err := (&built{}).Key(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := keyOf(c, func(module string) (map[string][]byte, error) {
+		files, err := moduleFiles(module)
+		if module == pythonModule {
+			files["requirements.txt"] = append(files["requirements.txt"], "more==1\n"...)
+		}
+		return files, err
+	})
+	if err != nil || other == key {
+		t.Errorf("other wheels have the key %s too, %v", other, err)
+	}
+	pulled, err := (&registrySource{}).Key(c)
+	if err != nil || !strings.Contains(pulled, "/python:"+version+".") || !strings.Contains(pulled, key) {
+		t.Errorf("on upstream's image the key is %s, %v", pulled, err)
+	}
+}
+
+// pip is a Runner that installs a package with tests, as pip and Python do.
+func pip(t *testing.T, calls *[]string) run.Func {
+	write := func(file, text string) {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+	return func(_ context.Context, c run.Cmd) error {
+		*calls = append(*calls, strings.Join(append([]string{c.Path}, c.Args...), " "))
+		switch {
+		case c.Path != "python3":
+			return fmt.Errorf("%s is not installed", c.Path)
+		case slices.Contains(c.Args, "pip"):
+			var site string
+			for _, a := range c.Args {
+				if to, is := strings.CutPrefix(a, "--target="); is {
+					site = to
+				}
+			}
+			want, err := os.ReadFile("modules/python/requirements.txt")
+			if got, e := os.ReadFile(c.Args[len(c.Args)-1]); err != nil || e != nil || !bytes.Equal(got, want) {
+				t.Errorf("pip is to install %q, %v, %v", got, err, e)
+			}
+			write(filepath.Join(site, "sklearn/__init__.py"), "import numpy\n")
+			write(filepath.Join(site, "sklearn/tests/test_all.py"), "assert False\n")
+		case slices.Contains(c.Args, "compileall"):
+			site := c.Args[len(c.Args)-1]
+			write(filepath.Join(site, "sklearn/__pycache__/__init__.cpython-311.pyc"), "code")
+		}
+		return nil
+	}
+}
+
+func TestInRegistryModeTheWheelsGoOnUpstreamsPython(t *testing.T) {
+	o := Options{Cache: t.TempDir(), Mode: "registry", Mirror: fill(t, table), Report: report.Discard(), Components: []string{"python", "modelcar"}}
+	var calls []string
+	o.Run = pip(t, &calls)
+	n, err := Resolve(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{" --require-hashes ", " compileall "} {
+		if len(calls) != 2 || !strings.Contains(calls[i], want) {
+			t.Errorf("called are %q, want%s", calls, want)
+		}
+	}
+	img := n.images[n.Images["python"]]
+	layers, err := img.Layers()
+	if err != nil || len(layers) != 2 {
+		t.Fatalf("%d layers, %v", len(layers), err)
+	}
+	if got, want := layerNames(t, layers[0]), "etc/ etc/link etc/text"; got != want {
+		t.Errorf("upstream's layer has %s, want %s", got, want)
+	}
+	want := "opt/ opt/python/ opt/python/sklearn/ opt/python/sklearn/__init__.py opt/python/sklearn/__pycache__/ opt/python/sklearn/__pycache__/__init__.cpython-311.pyc " +
+		"usr/ usr/local/ usr/local/bin/ usr/local/bin/modelcar"
+	if got := layerNames(t, layers[1]); got != want {
+		t.Errorf("ours has %s, want %s", got, want)
+	}
+	file, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := file.Config; c.User != "65532:65532" || !slices.Equal(c.Entrypoint, []string{"python3"}) || !slices.Contains(c.Env, "PYTHONPATH=/opt/python") {
+		t.Errorf("its configuration is %+v", c)
+	}
+
+	o.Run = run.Func(func(context.Context, run.Cmd) error { return errors.New("hashes do not match") })
+	o.Cache = t.TempDir()
+	if _, err := Resolve(t.Context(), o); err == nil || !strings.Contains(err.Error(), "python") || !strings.Contains(err.Error(), "hashes do not match") || !strings.Contains(fault.Hint(err), "pip") {
+		t.Errorf("without its wheels: %v (hint %q)", err, fault.Hint(err))
+	}
+}
+
+func TestArgoIsCompiledFromACopyWithWhatItLacks(t *testing.T) {
+	const module = "argo-workflows"
+	dir, published := t.TempDir(), t.TempDir()
+	for _, folder := range modules[module].files {
+		if err := os.MkdirAll(filepath.Join(published, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(published, "go.mod"), []byte("module argo\n"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := unpackModule(module, dir); err != nil {
+		t.Fatal(err)
+	}
+	var edited string
+	b := &built{run: run.Func(func(_ context.Context, c run.Cmd) error {
+		if c.Dir != dir {
+			t.Errorf("%v is called in %s", c.Args, c.Dir)
+		}
+		if c.Args[0] == "list" {
+			_, err := fmt.Fprintln(c.Stdout, published)
+			return err
+		}
+		edited = strings.Join(c.Args, " ")
+		return nil
+	})}
+	if err := b.mend(t.Context(), dir, module); err != nil {
+		t.Fatal(err)
+	}
+	if want := "mod edit -replace=github.com/argoproj/argo-workflows/v3=./mended"; edited != want {
+		t.Errorf("called is go %s, want %s", edited, want)
+	}
+	for _, file := range []string{"mended/go.mod", "mended/workflow/executor/labels_lookup.go", "mended/workflow/executor/osspecific/signal_linux.go"} {
+		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.go")); len(left) > 0 {
+		t.Errorf("%v are compiled where they do not belong", left)
+	}
+	b.run = run.Func(func(context.Context, run.Cmd) error { return errors.New("no proxy") })
+	if err := b.mend(t.Context(), dir, module); err == nil || !strings.Contains(err.Error(), "argo-workflows/v3: no proxy") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestEveryModuleOfTheTableIsPinnedAndOrdered(t *testing.T) {
-	ordered := map[string]bool{wheelModule: true}
+	ordered := map[string]bool{wheelModule: true, pythonModule: true}
 	maps.Copy(ordered, ownModules)
 	for _, m := range moduleOrder {
 		ordered[m] = true
@@ -540,5 +729,11 @@ func TestTooLittleDiskIsSaidBeforeBuilding(t *testing.T) {
 	}
 	if err := checkFree("/cache", p, sourceDisk); err != nil {
 		t.Errorf("enough gave %v", err)
+	}
+}
+
+func TestDiskIsMeasuredWhereAFolderWouldBe(t *testing.T) {
+	if free, err := Free(filepath.Join(t.TempDir(), "not", "yet")); err != nil || free == 0 {
+		t.Errorf("free %d, %v", free, err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/report"
+	"mllab.local/internal/run"
 )
 
 // registrySource is the Source that pulls upstream's images, with the credentials
@@ -25,6 +26,7 @@ import (
 type registrySource struct {
 	mirror string // host that stands in for every registry; empty for none
 	cache  *cache
+	run    run.Runner
 	report report.Reporter
 }
 
@@ -39,7 +41,12 @@ func (r *registrySource) Key(c Component) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "registry " + runtime.GOARCH + " " + ref.Name(), nil
+	key := "registry " + runtime.GOARCH + " " + ref.Name()
+	if !c.Build.Python {
+		return key, nil
+	}
+	wheels, err := (&built{}).Key(c)
+	return key + " " + wheels, err
 }
 
 func (r *registrySource) reference(c Component) (name.Reference, error) {
@@ -78,6 +85,9 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 			}
 			task := r.report.Step("pull " + c.Name)
 			img, err := r.pull(ctx, c, task.Update)
+			if err == nil && c.Build.Python {
+				img, err = (&built{run: r.run}).onPython(ctx, work, c, img, task.Update)
+			}
 			if err == nil {
 				one.Lock()
 				defer one.Unlock()
@@ -99,7 +109,7 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 	if len(own) == 0 {
 		return nil
 	}
-	return (&built{cache: r.cache, report: r.report}).Images(ctx, work, own, each)
+	return (&built{cache: r.cache, run: r.run, report: r.report}).Images(ctx, work, own, each)
 }
 
 func (r *registrySource) pull(ctx context.Context, c Component, reason func(string)) (v1.Image, error) {

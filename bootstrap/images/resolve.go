@@ -186,7 +186,7 @@ func (o Options) plan(ctx context.Context) (*cache, plan, error) {
 		return nil, plan{}, err
 	}
 	source := &built{cache: c, run: o.Run, report: o.Report}
-	pull := &registrySource{mirror: o.Mirror, cache: c, report: o.Report}
+	pull := &registrySource{mirror: o.Mirror, cache: c, run: o.Run, report: o.Report}
 	switch o.Mode {
 	case "source":
 		p, err := planFor(c, source, "as asked", list)

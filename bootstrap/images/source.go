@@ -2,16 +2,19 @@ package images
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -52,15 +55,20 @@ const imageFormat = "1"
 
 // Key covers the recipe, the pinned files of its modules and the toolchain.
 // Debian's archive has no lock: it is what was current at the first build.
-func (b *built) Key(c Component) (string, error) {
+func (b *built) Key(c Component) (string, error) { return keyOf(c, moduleFiles) }
+
+func keyOf(c Component, moduleFiles func(module string) (map[string][]byte, error)) (string, error) {
 	h := sha256.New()
 	recipe, err := json.Marshal(c.Build)
 	if err != nil {
 		return "", err
 	}
 	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, runtime.GOARCH, recipe)
+	if c.Build.Python {
+		fmt.Fprintf(h, "%s %v\n", debianSuite, pythonPackages)
+	}
 	for _, name := range c.modules() {
-		fmt.Fprintf(h, "%s %+v\n", name, modules[name])
+		fmt.Fprintf(h, "%s %+v\n", name, modules[name].flags)
 		if ownModules[name] {
 			data, err := embeddedFile(name)
 			if err != nil {
@@ -96,11 +104,14 @@ func (b *built) Key(c Component) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// modules lists the modules whose binaries the component holds, in order.
+// modules lists the modules whose files the component holds, in order.
 func (c Component) modules() []string {
 	seen := map[string]bool{}
 	for _, b := range c.Build.Binaries {
 		seen[b.Module] = true
+	}
+	if c.Build.Python {
+		seen[pythonModule] = true
 	}
 	return slices.Sorted(maps.Keys(seen))
 }
@@ -111,12 +122,13 @@ const builtPlatform = "linux/amd64"
 // The modules that no Go compiler makes.
 const (
 	wheelModule  = "envoy"
+	pythonModule = "python"
 	debianModule = "debian"
 )
 
 // ownModules are programs of mllab itself. They were compiled with it and are embedded, so their images can be made on
 // any machine.
-var ownModules = map[string]bool{"sampleapp": true, "gitserver": true}
+var ownModules = map[string]bool{"sampleapp": true, "gitserver": true, "modelcar": true, "runner": true}
 
 // own says whether nothing but an embedded program is in the component.
 func (c Component) own() bool {
@@ -156,6 +168,9 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	}
 	if m := needs[wheelModule]; m != nil {
 		start(func() error { return m.by(b.wheel(ctx, work)) })
+	}
+	if m := needs[pythonModule]; m != nil {
+		start(func() error { return m.by(b.python(ctx, work)) })
 	}
 	for name := range ownModules {
 		if m := needs[name]; m != nil {
@@ -279,7 +294,40 @@ func (b *built) download(ctx context.Context, dir, name string) (string, error) 
 	if err != nil {
 		return "", fault.Hinted(fmt.Errorf("downloading the modules of %s: %w", name, err), "check that the Go module proxy is reachable: `go env GOPROXY`")
 	}
-	return dir, nil
+	return dir, b.mend(ctx, dir, name)
+}
+
+// mend puts files that are missing in a module into a copy of it, and has that
+// compiled.
+func (b *built) mend(ctx context.Context, dir, name string) error {
+	m := modules[name]
+	if m.mend == "" {
+		return nil
+	}
+	goTool := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		err := b.run.Run(ctx, run.Cmd{Path: "go", Args: args, Dir: dir, Env: goEnv(m), Stdout: &out})
+		return strings.TrimSpace(out.String()), err
+	}
+	from, err := goTool("list", "-m", "-f", "{{.Dir}}", m.mend)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", m.mend, err)
+	}
+	const mended = "mended"
+	err = os.CopyFS(filepath.Join(dir, mended), os.DirFS(from))
+	for file, folder := range m.files {
+		to := filepath.Join(dir, mended, folder)
+		err = errors.Join(err,
+			os.Chmod(to, 0o755), // a module cache is read-only
+			os.Rename(filepath.Join(dir, file), filepath.Join(to, file)))
+	}
+	if err == nil {
+		_, err = goTool("mod", "edit", "-replace="+m.mend+"=./"+mended)
+	}
+	if err != nil {
+		return fmt.Errorf("mending %s: %w", m.mend, err)
+	}
+	return nil
 }
 
 func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
@@ -336,6 +384,13 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*mad
 			base = debianRoot
 		}
 		l, err := base(dir, needs[debianModule].path, c.Build.Debian)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
+	if c.Build.Python {
+		l, err := pythonLayer(dir, needs[pythonModule].path)
 		if err != nil {
 			return nil, err
 		}

@@ -32,6 +32,7 @@ type Component struct {
 // absolute paths in the image.
 type Recipe struct {
 	Debian     []string // packages whose files are the base; none means scratch
+	Python     bool     `json:",omitempty"` // the base is Debian's Python with the wheels of module python
 	Binaries   map[string]Binary
 	Files      map[string]string // path in the image -> name of an embedded file
 	Entrypoint []string
@@ -44,8 +45,8 @@ type Recipe struct {
 // all its commands at once.
 type Binary struct{ Module, Name string }
 
-// module is how one nested Go module under modules/ is compiled.
-type module struct {
+// flags are the compiler's.
+type flags struct {
 	cgo     bool
 	tags    string
 	ldflags string
@@ -53,11 +54,21 @@ type module struct {
 	pattern string
 }
 
+// module is how one nested Go module under modules/ is compiled.
+type module struct {
+	flags
+	// mend is a module that is compiled from a copy with more files: their names
+	// beside the module's pins, and the folders in the copy where they go.
+	mend  string
+	files map[string]string
+}
+
 const (
 	kubeVersion  = "v1.34.4"
 	pauseImage   = "registry.k8s.io/pause:3.10.1"
 	istioVersion = "1.28.2"
 	envoyVersion = "1.36.2"
+	argoVersion  = "v3.7.14"
 )
 
 // kubeLDFlags stamps the version that kubeadm and kubelet compare with each
@@ -73,22 +84,32 @@ var kubeLDFlags = func() string {
 // modules in the order they are compiled: the largest first, so that the
 // short ones fill the end.
 var moduleOrder = []string{
-	"kubernetes", "istio", "flux", "knative-serving", "containerd", "coredns",
-	"knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
+	"kubernetes", "istio", "flux", "knative-serving", "argo-workflows", "kserve", "containerd", "coredns",
+	"trainer", "registry", "knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
 }
 
 var modules = map[string]module{
-	"kubernetes":              {ldflags: kubeLDFlags},
-	"istio":                   {ldflags: " -X istio.io/istio/pkg/version.buildVersion=" + istioVersion + " -X istio.io/istio/pkg/version.buildStatus=Clean"},
+	"kubernetes":              {flags: flags{ldflags: kubeLDFlags}},
+	"istio":                   {flags: flags{ldflags: " -X istio.io/istio/pkg/version.buildVersion=" + istioVersion + " -X istio.io/istio/pkg/version.buildStatus=Clean"}},
 	"knative-serving":         {},
 	"knative-net-gateway-api": {},
-	"containerd":              {tags: "no_aufs,no_zfs,no_btrfs,no_devmapper", ldflags: " -X github.com/containerd/containerd/v2/version.Version=v2.3.7"},
-	"coredns":                 {pattern: "."},
+	"containerd":              {flags: flags{tags: "no_aufs,no_zfs,no_btrfs,no_devmapper", ldflags: " -X github.com/containerd/containerd/v2/version.Version=v2.3.7"}},
+	"coredns":                 {flags: flags{pattern: "."}},
 	"flux":                    {},
-	"etcd":                    {},
-	"runc":                    {cgo: true, tags: "seccomp", ldflags: " -X main.version=1.5.2"},
-	"cni-plugins":             {},
-	"pause":                   {pattern: "."},
+	"trainer":                 {},
+	"kserve":                  {},
+	// The published module lacks a file that its executor needs on Linux, and a
+	// method that Kubernetes 0.34 asks for.
+	"argo-workflows": {
+		mend:  "github.com/argoproj/argo-workflows/v3",
+		files: map[string]string{"signal_linux.go": "workflow/executor/osspecific", "labels_lookup.go": "workflow/executor"},
+		flags: flags{ldflags: " -X github.com/argoproj/argo-workflows/v3.version=" + argoVersion},
+	},
+	"registry":    {flags: flags{pattern: "."}},
+	"etcd":        {},
+	"runc":        {flags: flags{cgo: true, tags: "seccomp", ldflags: " -X main.version=1.5.2"}},
+	"cni-plugins": {},
+	"pause":       {flags: flags{pattern: "."}},
 }
 
 // iptablesPackages is the closure that kube-proxy and Istio's init container
@@ -175,8 +196,59 @@ var table = []Component{
 	flux("kustomize-controller", "v1.7.2"),
 	flux("helm-controller", "v1.4.3"),
 	{
+		Name: "jobset", Upstream: "registry.k8s.io/jobset/jobset:v0.10.1",
+		Build: manager("trainer", "jobset"),
+	},
+	{
+		Name: "trainer", Upstream: "ghcr.io/kubeflow/trainer/trainer-controller-manager:v2.1.0",
+		Build: manager("trainer", "trainer-controller-manager"),
+	},
+	{
+		Name: "kserve-controller", Upstream: "docker.io/kserve/kserve-controller:v0.17.0",
+		Build: manager("kserve", "manager"),
+	},
+	{
+		Name: "argo-workflow-controller", Upstream: "quay.io/argoproj/workflow-controller:" + argoVersion,
+		Build: static("argo-workflows", "workflow-controller"),
+	},
+	{
+		Name: "argo-executor", Upstream: "quay.io/argoproj/argoexec:" + argoVersion,
+		Build: Recipe{
+			Binaries: map[string]Binary{
+				"/bin/argoexec": {"argo-workflows", "argoexec"},
+				"/bin/kubectl":  {"kubernetes", "kubectl"}, // resource templates call it
+			},
+			Env: []string{"PATH=/bin"}, Entrypoint: []string{"argoexec"}, Dirs: []string{"/tmp"},
+		},
+	},
+	{
+		Name: "registry", Upstream: "docker.io/library/registry:3.0.0",
+		Build: Recipe{
+			Binaries: map[string]Binary{"/bin/registry": {"registry", "registry"}}, Env: []string{"PATH=/bin"},
+			Entrypoint: []string{"registry"}, User: "65532:65532", Dirs: []string{"/tmp"},
+		},
+	},
+	{
+		Name: "python", Upstream: "docker.io/library/python:3.11.14-slim-bookworm", // the wheels go on it
+		Build: Recipe{
+			Python:   true,
+			Binaries: map[string]Binary{"/usr/local/bin/modelcar": {"modelcar", "modelcar"}},
+			// One thread each: the lab's pods share few cores.
+			Env:  []string{"PATH=/usr/local/bin:/usr/bin", "PYTHONPATH=" + pythonSite, "PYTHONUNBUFFERED=1", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1"},
+			User: "65532:65532", Entrypoint: []string{"python3"}, Dirs: []string{"/tmp"},
+		},
+	},
+	{
 		Name:  "gitserver",
 		Build: static("gitserver", "gitserver"),
+	},
+	{
+		Name:  "modelcar",
+		Build: static("modelcar", "modelcar"),
+	},
+	{
+		Name:  "runner",
+		Build: static("runner", "runner"),
 	},
 	{
 		Name:  "sampleapp",
@@ -225,6 +297,13 @@ func static(mod, name string) Recipe {
 		Binaries:   map[string]Binary{path: {mod, name}},
 		Entrypoint: []string{path}, User: "65532:65532", Dirs: []string{"/tmp"},
 	}
+}
+
+// manager is static at the path that upstream's manifests call.
+func manager(mod, name string) Recipe {
+	r := static(mod, name)
+	r.Binaries, r.Entrypoint = map[string]Binary{"/manager": {mod, name}}, []string{"/manager"}
+	return r
 }
 
 // Select returns the cluster's own components and the named ones, in the

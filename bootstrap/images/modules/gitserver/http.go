@@ -23,7 +23,7 @@ const repoPath = "/lab.git"
 type server struct {
 	repo   *repo
 	token  string // folder with the files username and password
-	pushed func() // is told after each push that changed something
+	pushed func() // is told after each push that changed a branch or a tag
 	log    *slog.Logger
 }
 
@@ -176,7 +176,7 @@ func (s *server) receive(list []command, body io.Reader, user string) (changed b
 		}
 	}
 	err = p.update(list, func(c command) error {
-		changed = true
+		changed = changed || !c.name.IsNote() // which Flux does not read
 		said := []any{"user", user, "ref", c.name, "old", c.old.String(), "new", c.new.String()}
 		if tip, err := object.GetCommit(storage(s.repo.dir), c.new); err == nil {
 			said = append(said, "author", tip.Author.String(), "message", firstLine(tip.Message))

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -282,6 +281,42 @@ func TestMainOnlyGoesForwardAndOtherBranchesMayMove(t *testing.T) {
 	l.clean()
 }
 
+func TestNotesOnlyGoForwardAndTravel(t *testing.T) {
+	l := newLab(t)
+	dir := l.clone()
+	const ref = "refs/notes/mllab"
+	asked := len(l.pushed)
+	note := func(dir, text string, args ...string) {
+		l.Helper()
+		l.git(dir, append([]string{"notes", "--ref=mllab", "add", "-f", "-m", text}, args...)...)
+	}
+	note(dir, "a proof")
+	l.git(dir, "push", "-q", "origin", ref)
+	first := l.git(dir, "rev-parse", ref)
+	note(dir, "a better proof")
+	l.git(dir, "push", "-q", "origin", ref)
+	tip := l.git(dir, "rev-parse", ref)
+
+	other := l.clone()
+	l.git(other, "fetch", "-q", "origin", "refs/notes/*:refs/notes/*")
+	if got := l.git(other, "log", "-1", "--notes=mllab", "--format=%N"); got != "a better proof" {
+		t.Errorf("another clone shows the note %q", got)
+	}
+	l.refusedGit("notes/mllab cannot be removed", dir, "push", "origin", ":"+ref)
+	l.refusedGit("notes/mllab only goes forward", dir, "push", "--force", "origin", first+":"+ref)
+	l.git(other, "update-ref", "-d", ref)
+	note(other, "a forged one") // from nothing: a history of its own
+	l.refusedGit("notes/mllab only goes forward", other, "push", "--force", "origin", ref)
+	l.refusedGit("a branch must be a commit", dir, "push", "origin", l.git(dir, "rev-parse", "HEAD:README.md")+":refs/notes/blob")
+	if len(l.pushed) != asked {
+		t.Errorf("%d times told of notes", len(l.pushed)-asked)
+	}
+	if got := l.git(dir, "ls-remote", "origin", "refs/notes/*"); got != tip+"\t"+ref {
+		t.Errorf("the notes are %s, want %s", got, tip)
+	}
+	l.clean()
+}
+
 func TestWhatIsTooLargeIsRefusedAndGitSaysWhy(t *testing.T) {
 	l := newLab(t)
 	before := l.tip()
@@ -508,6 +543,7 @@ func TestNamesThatLeadElsewhereAreRefused(t *testing.T) {
 	before := files()
 	for _, name := range []string{
 		"refs/heads/../../HEAD", "refs/heads/../config", "refs/heads/..", "refs/heads/a..b", "refs/heads/a/../../../x", "refs/heads/a.lock", "refs/heads/.a",
+		"refs/notes/../heads/main", "refs/notes/../../config", "refs/notes/a..b", "refs/notes/", "refs/notes",
 		"refs/heads/a b", "refs/heads/a\\b", "refs/heads/a//b", "refs/heads/a/", "refs/heads/", "refs/heads/-a", "refs/heads/a\x01", "refs/heads/@{u}",
 		"HEAD", "config", "/etc/passwd", "refs/remotes/a/b", "refs/x", "objects/info/alternates", "",
 	} {
@@ -594,20 +630,24 @@ func TestRequestsUnderWayAreFinishedWhenTheServerEnds(t *testing.T) {
 		}
 		s.handler(true).ServeHTTP(w, r)
 	})
-	addr := freeAddr(t)
-	ended := make(chan error)
-	go func() { ended <- serve(ctx, slog.New(slog.DiscardHandler), map[string]http.Handler{addr: slow}) }()
-	go func() { <-began; end() }()
-	url := with("http://"+addr+repoPath, "mllab", secret)
-	for try := 0; ; try++ {
-		out, err := l.try(dir, "push", "-q", url, "main")
-		if err == nil {
-			break
+	listening := make(chan string, 1)
+	log := slog.New(slog.NewJSONHandler(writerFunc(func(line []byte) {
+		var said struct{ Address string }
+		if err := json.Unmarshal(line, &said); err != nil || said.Address == "" {
+			t.Errorf("the server says %s", line)
 		}
-		if try == 50 || !strings.Contains(out, "Failed to connect") {
+		listening <- said.Address
+	}), nil))
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, log, map[string]http.Handler{"127.0.0.1:0": slow}) }()
+	go func() { <-began; end() }()
+	select {
+	case addr := <-listening:
+		if out, err := l.try(dir, "push", "-q", with("http://"+addr+repoPath, "mllab", secret), "main"); err != nil {
 			t.Fatalf("the push that was under way: %v\n%s", err, out)
 		}
-		time.Sleep(20 * time.Millisecond)
+	case err := <-ended:
+		t.Fatal(err)
 	}
 	if err := <-ended; err != nil {
 		t.Errorf("the server ended with %v", err)
@@ -617,14 +657,10 @@ func TestRequestsUnderWayAreFinishedWhenTheServerEnds(t *testing.T) {
 	}
 }
 
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// writerFunc is a Writer that is a function.
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 
 func TestWrongFlagsAreRefused(t *testing.T) {
 	for _, args := range [][]string{{"serve"}, {"own"}, {"--data", filepath.Join(t.TempDir(), "absent")}, {"--no-such-flag"}} {

@@ -259,16 +259,17 @@ func (p *push) accept() error {
 
 // refusal says why a command must not be carried out, while the refs are now and there knows what they reach.
 func refusal(c command, now map[plumbing.ReferenceName]plumbing.Hash, there *walk) string {
-	branch := c.name.IsBranch()
+	branch := c.name.IsBranch() || c.name.IsNote()
+	forward := c.name == mainBranch || c.name.IsNote() // what is told of the past
 	switch have := now[c.name]; {
 	case c.name.Validate() != nil || !branch && !c.name.IsTag():
-		return "not a valid name of a branch or a tag"
+		return "not a valid name of a branch, a tag or notes"
 	case c.old != have && !have.IsZero():
 		return "somebody else has pushed meanwhile: fetch, merge and push again"
 	case have.IsZero() && (c.new.IsZero() || !c.old.IsZero()):
 		return "it does not exist"
-	case c.new.IsZero() && c.name == mainBranch:
-		return "main cannot be removed"
+	case c.new.IsZero() && forward:
+		return c.name.Short() + " cannot be removed"
 	case c.new.IsZero():
 		return ""
 	}
@@ -289,7 +290,7 @@ func refusal(c command, now map[plumbing.ReferenceName]plumbing.Hash, there *wal
 	if err != nil {
 		return "a branch must be a commit"
 	}
-	if c.name == mainBranch && !c.old.IsZero() {
+	if forward && !c.old.IsZero() {
 		before, err := object.GetCommit(there.st, c.old)
 		if err != nil {
 			return err.Error()
@@ -297,7 +298,7 @@ func refusal(c command, now map[plumbing.ReferenceName]plumbing.Hash, there *wal
 		if is, err := before.IsAncestor(tip); err != nil {
 			return err.Error()
 		} else if !is {
-			return "not a fast-forward, and main only goes forward"
+			return "not a fast-forward, and " + c.name.Short() + " only goes forward"
 		}
 	}
 	return ""

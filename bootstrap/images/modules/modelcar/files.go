@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+)
+
+// folder is where an image has a model's files.
+const folder = "models"
+
+// maxSize bounds the files of one model together, in bytes.
+const maxSize = 1 << 30
+
+// size adds up files, up to maxSize.
+type size int64
+
+func (s *size) add(n int64) error {
+	if *s += size(n); *s > maxSize {
+		return fmt.Errorf("the files are larger than %d MiB together, which is the most that a model may be", maxSize>>20)
+	}
+	return nil
+}
+
+// file is one regular file that can be read again and again.
+type file struct {
+	name string // with slashes, relative
+	mode int64
+	size int64
+	open func() (io.ReadCloser, error)
+}
+
+// regularFiles lists the files below root, always in the same order. Anything but a file or a folder is refused.
+func regularFiles(root *os.Root) ([]file, error) {
+	var list []file
+	var total size
+	err := fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if !d.Type().IsRegular() {
+			return notRegular(name)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		list = append(list, file{name, 0o644, info.Size(), func() (io.ReadCloser, error) { return root.Open(name) }})
+		return total.add(info.Size())
+	})
+	if err == nil && len(list) == 0 {
+		err = errNoFiles
+	}
+	return list, err
+}
+
+var errNoFiles = errors.New("there are no files")
+
+func notRegular(name string) error {
+	return fmt.Errorf("%s is neither a file nor a folder: a model has no links and no devices", name)
+}
+
+// staging is the folder in a destination where files are until all of them are there.
+const staging = ".modelcar"
+
+// place puts files into the folder dest, which is made if need be. Only when write has returned without an error do they
+// take their places, so that a model that breaks off half way changes nothing.
+func place(dest string, write func(put func(name string, r io.Reader) error) error) error {
+	if err := os.MkdirAll(dest, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dest) // no name leads out of it
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.RemoveAll(staging); err != nil { // one that was killed left it
+		return err
+	}
+	defer root.RemoveAll(staging)
+
+	names := map[string]bool{}
+	err = write(func(name string, r io.Reader) error {
+		if first, _, _ := strings.Cut(name, "/"); first == staging {
+			return fmt.Errorf("%s: modelcar needs the name %s itself", name, staging)
+		}
+		names[name] = true
+		at := path.Join(staging, name)
+		if err := root.MkdirAll(path.Dir(at), 0o755); err != nil {
+			return err
+		}
+		f, err := root.OpenFile(at, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(f, r); err != nil {
+			f.Close()
+			return err
+		}
+		return f.Close()
+	})
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return errNoFiles
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+			return err
+		}
+		if err := root.Rename(path.Join(staging, name), name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyFiles copies the files of the folder from into the folder to.
+func copyFiles(from, to string) error {
+	fail := func(err error) error { return fmt.Errorf("copying %s to %s: %w", from, to, err) }
+	root, err := os.OpenRoot(from)
+	if err != nil {
+		return fail(err)
+	}
+	defer root.Close()
+	list, err := regularFiles(root)
+	if err != nil {
+		return fail(err)
+	}
+	err = place(to, func(put func(string, io.Reader) error) error {
+		for _, f := range list {
+			r, err := f.open()
+			if err != nil {
+				return err
+			}
+			err = put(f.name, r)
+			r.Close()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return nil
+}
