@@ -127,6 +127,21 @@ func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) (
 	return slices.DeleteFunc(drifted, func(name string) bool { return name == "" }), err
 }
 
+// Sent returns objs as an Apply would send them now: without the fields that are left to controllers (see prepare).
+func (c *Client) Sent(ctx context.Context, objs []*unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	sent := make([]*unstructured.Unstructured, len(objs))
+	for i, obj := range objs {
+		err := retry(ctx, obj, false, func() (err error) {
+			sent[i], err = c.prepare(ctx, obj)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return sent, nil
+}
+
 func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) (Change, error) {
 	ready, err := c.prepare(ctx, obj)
 	if err != nil {
@@ -185,7 +200,8 @@ func (c *Client) prepare(ctx context.Context, obj *unstructured.Unstructured) (*
 	return obj, nil
 }
 
-// yield removes from obj's webhooks the fields that live's managedFields give to a manager other than ours.
+// yield removes from obj's webhooks the fields that live's managedFields give to a manager other than ours, or than Flux,
+// which applies for us when the lab is under GitOps.
 // https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management has the format.
 func yield(obj, live *unstructured.Unstructured) error {
 	hooks, _, err := unstructured.NestedSlice(obj.Object, "webhooks")
@@ -193,7 +209,7 @@ func yield(obj, live *unstructured.Unstructured) error {
 		return err
 	}
 	for _, entry := range live.GetManagedFields() {
-		if entry.Manager == owner || entry.FieldsV1 == nil {
+		if entry.Manager == owner || entry.Manager == fluxOwner || entry.FieldsV1 == nil {
 			continue
 		}
 		var fields struct {

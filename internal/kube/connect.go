@@ -5,19 +5,23 @@ package kube
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"sync"
 
 	"github.com/fluxcd/pkg/ssa"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/yaml"
@@ -27,6 +31,9 @@ import (
 
 // owner is the field manager of everything mllab applies.
 const owner = "mllab"
+
+// fluxOwner is the field manager of what Flux applies from Git.
+const fluxOwner = "kustomize-controller"
 
 // Client reads and writes one cluster without a cache: what it returns is what the API server holds now.
 type Client struct {
@@ -50,8 +57,26 @@ func Connect(kubeconfig string) (*Client, error) {
 	return New(cfg)
 }
 
+// Parse is Connect for a kubeconfig's text, which no file need hold.
+func Parse(kubeconfig []byte) (*Client, error) {
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading a kubeconfig: %w", err)
+	}
+	return New(cfg)
+}
+
+// quiet ends klog's talk. client-go says by it what its calls return as errors too, and Istio's library, which takes klog
+// over, would print that to stdout.
+var quiet = sync.OnceFunc(func() {
+	klog.ClearLogger()
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+})
+
 // New makes a Client from a REST configuration; Connect is New for a file.
 func New(cfg *rest.Config) (*Client, error) {
+	quiet()
 	cfg = rest.CopyConfig(cfg)
 	cfg.UserAgent = owner
 	// The server's own priority and fairness is the limit; the client's default of 5 requests a second would make an apply take minutes.
@@ -72,6 +97,11 @@ func New(cfg *rest.Config) (*Client, error) {
 	}
 	manager := ssa.NewResourceManager(both, nil, ssa.Owner{Field: owner, Group: "mllab.local"})
 	return &Client{Client: both, watcher: both, core: core, manager: manager, config: cfg}, nil
+}
+
+// Admits returns nil when the API answers and lets this client read.
+func (c *Client) Admits(ctx context.Context) error {
+	return c.List(ctx, &corev1.NamespaceList{})
 }
 
 // Decode reads the objects of a YAML or JSON text of any number of documents, in their order. Empty documents are dropped.

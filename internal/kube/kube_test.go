@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"mllab.local/internal/fault"
 )
@@ -181,7 +183,7 @@ func TestDiagnosisTellsWhatTimeMendsFromWhatItDoesNot(t *testing.T) {
 		{"a container that is not ready", running, nil, false, "container app: runs, not ready", "now"},
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{c.container}}}
-		got := diagnose(pod, c.last, time.Now())
+		got := diagnose(pod, c.last, time.Now(), nil)
 		log := ""
 		if got.container != "" {
 			log = map[bool]string{true: "before", false: "now"}[got.previous]
@@ -208,7 +210,7 @@ func TestDiagnosisNamesTheContainerThatHoldsThePod(t *testing.T) {
 		{"a sidecar that has started holds nothing up", corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{sidecar}, ContainerStatuses: []corev1.ContainerStatus{waiting("ContainerCreating", "")}}, "container app: starting"},
 		{"an evicted pod", corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "node is low on memory"}, "Evicted node is low on memory"},
 	} {
-		if got := diagnose(&corev1.Pod{Status: c.status}, nil, time.Now()); got.text != c.want {
+		if got := diagnose(&corev1.Pod{Status: c.status}, nil, time.Now(), nil); got.text != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got.text, c.want)
 		}
 	}
@@ -218,8 +220,25 @@ func TestAPodThatNoNodeTakesIsFinalOnlyAfterAWhile(t *testing.T) {
 	now := time.Now()
 	pod := &corev1.Pod{Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, LastTransitionTime: metav1.NewTime(now), Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "Insufficient cpu"}}}}
 	for waited, want := range map[time.Duration]bool{19 * time.Second: false, 21 * time.Second: true} {
-		if got := diagnose(pod, nil, now.Add(waited)); got.final != want || got.text != "unschedulable: Insufficient cpu" {
+		if got := diagnose(pod, nil, now.Add(waited), nil); got.final != want || got.text != "unschedulable: Insufficient cpu" {
 			t.Errorf("after %s: final %t, %q; want %t", waited, got.final, got.text, want)
+		}
+	}
+}
+
+func TestOnlyCrashesUnderOnesEyesAreFinal(t *testing.T) {
+	pod := func(restarts int32) *corev1.Pod {
+		c := waiting("CrashLoopBackOff", "back-off 1s")
+		c.RestartCount = restarts
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "1"}, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{c}}}
+	}
+	seen := seenPods(t)
+	for _, c := range []struct {
+		restarts int32
+		final    bool
+	}{{7, false}, {11, false}, {12, true}} {
+		if got := diagnose(pod(c.restarts), nil, time.Now(), seen.restartsBefore(pod(c.restarts))); got.final != c.final {
+			t.Errorf("after %d restarts: final %t", c.restarts, got.final)
 		}
 	}
 }
@@ -227,7 +246,7 @@ func TestAPodThatNoNodeTakesIsFinalOnlyAfterAWhile(t *testing.T) {
 // seenPods is a view of pods, given as "name label=value".
 func seenPods(t *testing.T, names ...string) *view {
 	t.Helper()
-	v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}}
+	v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
 	for i, name := range names {
 		name, labels, _ := strings.Cut(name, " ")
 		text := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: x, creationTimestamp: '2026-01-01T00:00:0%dZ', labels: {%s}}}", name, i, strings.Replace(labels, "=", ": ", 1))
@@ -274,7 +293,7 @@ func TestPodsThatAreAboutToGoDoNotFailTheirWorkload(t *testing.T) {
 	} {
 		live := decode(t, "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, namespace: x, generation: 2}, spec: {selector: {}}, status: {observedGeneration: "+c.seen+"}}")[0]
 		pod := decode(t, "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: x, "+c.deleted+"}, status: {containerStatuses: [{name: app, state: {waiting: {reason: ErrImageNeverPull}}}]}}")
-		v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}}
+		v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
 		v.take(news{from: podsIn("x"), all: true, objects: pod})
 		if why, err := (&Client{}).pending(t.Context(), v, live, live); (err != nil) != c.fails || why == "" {
 			t.Errorf("%s: %q, error %v; want one: %t", c.name, why, err, c.fails)
@@ -328,5 +347,48 @@ func TestARefusalThatLastsIsStillThereWhenTimeIsUp(t *testing.T) {
 	err = retry(stop, obj, false, func() error { return errors.New("failed calling webhook") })
 	if fault.Code(err) != 130 {
 		t.Errorf("interrupted: exit code %d of %v, want 130", fault.Code(err), err)
+	}
+}
+
+func TestFieldsOfAWebhookAreLeftToWhoWroteThemButNotToFlux(t *testing.T) {
+	for manager, stays := range map[string]bool{"webhook": false, owner: true, fluxOwner: true} {
+		hook := map[string]any{"name": "a.b.c", "rules": []any{"r"}, "failurePolicy": "Fail"}
+		obj := &unstructured.Unstructured{Object: map[string]any{"webhooks": []any{hook}}}
+		live := &unstructured.Unstructured{}
+		live.SetManagedFields([]metav1.ManagedFieldsEntry{{
+			Manager: manager, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:webhooks":{"k:{\"name\":\"a.b.c\"}":{"f:rules":{}}}}`)},
+		}})
+		if err := yield(obj, live); err != nil {
+			t.Fatal(err)
+		}
+		hooks, _, _ := unstructured.NestedSlice(obj.Object, "webhooks")
+		left := hooks[0].(map[string]any)
+		if _, rules := left["rules"]; rules != stays || left["failurePolicy"] != "Fail" || left["name"] != "a.b.c" {
+			t.Errorf("rules written by %s: left are %v", manager, left)
+		}
+	}
+}
+
+func TestInventoryReadsWhatFluxWrites(t *testing.T) {
+	entry := func(id, version string) any { return map[string]any{"id": id, "v": version} }
+	k := &unstructured.Unstructured{Object: map[string]any{"status": map[string]any{"inventory": map[string]any{"entries": []any{
+		entry("istio-system_istiod_apps_Deployment", "v1"), entry("_git__Namespace", "v1"), entry("_a__b_rbac.authorization.k8s.io_ClusterRole", "v1"),
+	}}}}}
+	objs, err := Inventory(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, o := range objs {
+		got = append(got, o.GetAPIVersion()+" "+Name(o))
+	}
+	if want := []string{"apps/v1 Deployment/istio-system/istiod", "v1 Namespace/git", "rbac.authorization.k8s.io/v1 ClusterRole/a:b"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if objs, err := Inventory(&unstructured.Unstructured{Object: map[string]any{}}); err != nil || len(objs) > 0 {
+		t.Errorf("a new one holds %v, %v", objs, err)
+	}
+	if _, err := Inventory(&unstructured.Unstructured{Object: map[string]any{"status": map[string]any{"inventory": map[string]any{"entries": []any{entry("x", "v1")}}}}}); err == nil {
+		t.Error("what cannot be read is nothing")
 	}
 }

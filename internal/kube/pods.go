@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	crashes  = 5                // restarts after which a crash loop is taken for final
+	crashes  = 5                // restarts under one's eyes after which a crash loop is taken for final
 	patience = 20 * time.Second // for the scheduler: a node that has just joined is tainted for some seconds
 	logLines = 10               // of a failed container, in the error
 )
@@ -74,8 +74,9 @@ type trouble struct {
 	previous  bool   // the log is that of the run before
 }
 
-// diagnose reads a pod's status at the time now; last is the newest event about it (nil: none).
-func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time) trouble {
+// diagnose reads a pod's status at the time now; last is the newest event about it (nil: none). before is how often its
+// containers had restarted when it was first looked at: with each start of a stopped node they have done so more often.
+func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[string]int32) trouble {
 	var t trouble
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
@@ -88,7 +89,7 @@ func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time) trouble {
 		if ended != nil && ended.ExitCode == 0 || i >= inits && c.Ready || i < inits && ended == nil && c.Started != nil && *c.Started {
 			continue // well, or an init container (a sidecar) that lets the others start
 		}
-		found := inspect(c, last)
+		found := inspect(c, last, before[c.Name])
 		if t.text == "" || found.final && !t.final {
 			found.pod, found.text = pod.Name, "container "+c.Name+": "+found.text
 			t = found
@@ -100,7 +101,7 @@ func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time) trouble {
 	return t
 }
 
-func inspect(c corev1.ContainerStatus, last *corev1.Event) trouble {
+func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) trouble {
 	before := c.LastTerminationState.Terminated
 	if before != nil && before.Reason == "OOMKilled" {
 		return trouble{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name, previous: c.State.Terminated == nil}
@@ -124,7 +125,7 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event) trouble {
 	case "ErrImagePull", "ImagePullBackOff":
 		return trouble{text: fmt.Sprintf("cannot pull %s: %s", c.Image, said), final: missing(c.Image, waits.Message)}
 	case "CrashLoopBackOff":
-		t := trouble{text: fmt.Sprintf("CrashLoopBackOff after %d restarts", c.RestartCount), final: c.RestartCount >= crashes, container: c.Name, previous: true}
+		t := trouble{text: fmt.Sprintf("CrashLoopBackOff after %d restarts", c.RestartCount), final: c.RestartCount-restarts >= crashes, container: c.Name, previous: true}
 		if before != nil {
 			t.text += fmt.Sprintf(", exit code %d", before.ExitCode)
 		}
@@ -181,8 +182,8 @@ func (c *Client) logsOf(ctx context.Context, ns string, t trouble) string {
 	return fmt.Sprintf("\nlast log lines of %s container %s:\n  %s", t.pod, t.container, strings.ReplaceAll(text, "\n", "\n  "))
 }
 
-// hasPods tells whether obj's readiness is that of pods.
-func hasPods(obj *unstructured.Unstructured) bool {
+// HasPods tells whether obj's readiness is that of pods.
+func HasPods(obj *unstructured.Unstructured) bool {
 	switch gvk := obj.GroupVersionKind(); gvk.Group {
 	case "":
 		return gvk.Kind == "Pod"
@@ -223,7 +224,7 @@ func podSelector(live *unstructured.Unstructured) labels.Selector {
 // podsOf are the workload's pods as the watches have seen them, newest first, without those being deleted.
 func (v *view) podsOf(live *unstructured.Unstructured) []*corev1.Pod {
 	var pods []*corev1.Pod
-	if !hasPods(live) {
+	if !HasPods(live) {
 		return nil
 	}
 	selector := podSelector(live)

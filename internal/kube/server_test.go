@@ -78,6 +78,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"a CRD is established when its apply returns", crdIsEstablished},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
 		{"drift is what somebody else changed or removed, and is not written", driftIsNamed},
+		{"drift is told field by field, with who made it and whether it is undone", driftIsToldByField},
 		{"only leases that nobody renews any more are dropped", deadLeasesAreDropped},
 		{"a webhook configuration still takes our own changes", webhookConfigurationTakesOurChanges},
 		{"an apply refused by a webhook that is not up waits for it", applyWaitsForAWebhook},
@@ -294,6 +295,122 @@ func crdIsEstablished(t *testing.T, c *Client) {
 		if ready, why := condition(live(t, c, crd), "Established"); !ready {
 			t.Errorf("%s: %s", Name(crd), why)
 		}
+	}
+}
+
+// The applier of these objects takes over what kubectl writes, as Flux does.
+func driftIsToldByField(t *testing.T, c *Client) {
+	const applier = client.FieldOwner("kustomize-controller")
+	namespace(t, c, "tampered")
+	objs := decode(t, `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, namespace: tampered, labels: {ours: "1"}}
+data: {color: green, size: "1", quiet: q}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s, namespace: tampered}
+stringData: {password: "1"}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d, namespace: tampered}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: d}}
+  template:
+    metadata: {labels: {app: d}}
+    spec: {containers: [{name: model, image: a, env: [{name: A, value: "1"}]}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: gone, namespace: tampered}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: quiet, namespace: tampered}
+---
+apiVersion: example.com/v1
+kind: Unknown
+metadata: {name: x, namespace: tampered}
+`)
+	for _, obj := range objs[:5] {
+		must(t, c.Client.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(obj.DeepCopy()), client.ForceOwnership, applier))
+	}
+	drift := func() map[string]Drifted {
+		t.Helper()
+		all, err := c.DriftOf(t.Context(), string(applier), objs)
+		must(t, err)
+		byName := map[string]Drifted{}
+		for _, d := range all {
+			byName[d.Object] = d
+		}
+		return byName
+	}
+	if all := drift(); len(all) != 1 || !strings.Contains(all["Unknown/tampered/x"].Error, "no matches for kind") {
+		t.Errorf("before anybody did anything: %+v", all)
+	}
+	patch := func(obj *unstructured.Unstructured, by, text string, sub ...client.SubResourcePatchOption) {
+		t.Helper()
+		p := client.RawPatch(types.StrategicMergePatchType, []byte(text))
+		if len(sub) > 0 {
+			must(t, c.Status().Patch(t.Context(), obj.DeepCopy(), p, append(sub, client.FieldOwner(by))...))
+			return
+		}
+		must(t, c.Patch(t.Context(), obj.DeepCopy(), p, client.FieldOwner(by)))
+	}
+	patch(objs[0], "kubectl-patch", `{"metadata":{"labels":{"theirs":"x"}},"data":{"color":"red","more":"m","size":null}}`)
+	patch(objs[1], "robot", `{"stringData":{"password":"2"}}`)
+	patch(objs[2], "kubectl-set", `{"spec":{"template":{"spec":{"containers":[{"name":"model","env":[{"name":"B","value":"2"}]},{"name":"side","image":"s"}]}}}}`)
+	patch(objs[2], "robot", `{"metadata":{"annotations":{"robot":"1"}},"spec":{"replicas":3,"minReadySeconds":1}}`)
+	patch(objs[2], "its-controller", `{"metadata":{"annotations":{"deployment.kubernetes.io/revision":"1"}}}`)
+	patch(objs[2], "its-controller", `{"status":{"observedGeneration":1}}`, client.FieldOwner("its-controller"))
+	must(t, c.Client.Delete(t.Context(), objs[3].DeepCopy()))
+	got := drift()
+	if !got["ConfigMap/tampered/gone"].Missing || len(got) != 5 {
+		t.Errorf("%+v", got)
+	}
+	for _, tc := range []struct {
+		object string
+		fields []DriftedField
+	}{
+		{"ConfigMap/tampered/a", []DriftedField{
+			{Path: "data.color", Wished: "green", Live: "red", Manager: "kubectl-patch", Undone: true},
+			{Path: "data.more", Live: "m", Manager: "kubectl-patch", Undone: true},
+			{Path: "data.size", Wished: "1", Undone: true}, // nobody holds what is not there
+			{Path: "metadata.labels.theirs", Live: "x", Manager: "kubectl-patch", Undone: true},
+		}},
+		{"Secret/tampered/s", []DriftedField{{Path: "data.password", Wished: "***", Live: "***", Manager: "robot", Undone: true}}},
+		{"Deployment/tampered/d", []DriftedField{
+			{Path: "metadata.annotations.robot", Live: "1", Manager: "robot"},
+			{Path: "spec.minReadySeconds", Live: int64(1), Manager: "robot"},
+			{Path: "spec.replicas", Wished: int64(1), Live: int64(3), Manager: "robot", Undone: true},
+			{Path: "spec.template.spec.containers[model].env[B]", Live: map[string]any{"name": "B", "value": "2"}, Manager: "kubectl-set", Undone: true},
+			{Path: "spec.template.spec.containers[side]", Manager: "kubectl-set", Undone: true},
+		}},
+	} {
+		fields := got[tc.object].Fields
+		for i := range fields {
+			if f := &fields[i]; f.Manager != "" {
+				if f.When == nil || time.Since(*f.When) > time.Minute {
+					t.Errorf("%s: %s was written at %v", tc.object, f.Path, f.When)
+				}
+				f.When = nil
+			}
+			if strings.HasSuffix(fields[i].Path, "[side]") {
+				fields[i].Live = nil // has defaults, too
+			}
+		}
+		if !reflect.DeepEqual(fields, tc.fields) {
+			t.Errorf("%s differs in\n%+v\nwant\n%+v", tc.object, fields, tc.fields)
+		}
+	}
+	if _, said := got["ConfigMap/tampered/quiet"]; said {
+		t.Errorf("nobody touched %+v", got["ConfigMap/tampered/quiet"])
+	}
+	if now := live(t, c, objs[0]); now.Object["data"].(map[string]any)["color"] != "red" {
+		t.Error("the comparison has written")
 	}
 }
 
@@ -694,12 +811,18 @@ func waitFailsOnACrashLoop(t *testing.T, c *Client) {
 	must(t, c.SubResource("binding").Create(t.Context(), pod, &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}))
 	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
 	container := waiting("CrashLoopBackOff", "back-off 40s restarting failed container")
-	container.RestartCount, container.LastTerminationState = 5, ended(2, "Error")
+	container.RestartCount, container.LastTerminationState = 3, ended(2, "Error")
 	kubelet(t, c, pod, container)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	err = c.Wait(ctx, objs, nil)
-	want := "Deployment/crash/app: 0/1 ready, container app: CrashLoopBackOff after 5 restarts, exit code 2\nlast log lines of app-1 container app:\n  first line\n  panic: no model"
+	err = c.Wait(ctx, objs, func(why string) {
+		if strings.Contains(why, "CrashLoopBackOff after 3 restarts") {
+			container.RestartCount = 8
+			must(t, c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+			kubelet(t, c, pod, container)
+		}
+	})
+	want := "Deployment/crash/app: 0/1 ready, container app: CrashLoopBackOff after 8 restarts, exit code 2\nlast log lines of app-1 container app:\n  first line\n  panic: no model"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want\n%s", err, want)
 	}

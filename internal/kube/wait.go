@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -27,7 +29,7 @@ const relist = 500 * time.Millisecond
 func (c *Client) Wait(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
 	var more []source
 	for _, obj := range objs {
-		if hasPods(obj) {
+		if HasPods(obj) {
 			more = append(more, podsIn(obj.GetNamespace()), eventsIn(obj.GetNamespace()), replicaSetsIn(obj.GetNamespace()))
 		}
 	}
@@ -46,7 +48,7 @@ func (c *Client) pending(ctx context.Context, seen *view, obj, live *unstructure
 	var worst *trouble
 	if h.observed { // else its pods may still be those of the last generation
 		for _, pod := range seen.podsOf(live) {
-			found := diagnose(pod, seen.lastEvent(pod), time.Now())
+			found := diagnose(pod, seen.lastEvent(pod), time.Now(), seen.restartsBefore(pod))
 			if (worst == nil || found.final && !worst.final) && found.text != "" && seen.current(live, pod) {
 				worst = &found
 			}
@@ -71,7 +73,7 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 		return nil
 	}
 	start := time.Now()
-	seen := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}}
+	seen := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
 	for _, obj := range objs {
 		more = append(more, sourceOf(obj))
 	}
@@ -218,6 +220,20 @@ func (c *Client) followOnce(ctx context.Context, s source, send func(news)) erro
 type view struct {
 	known  map[source]map[string]*unstructured.Unstructured // by name; nil until the first list
 	failed map[source]error
+	before map[types.UID]map[string]int32 // restarts of a pod's containers when it was first looked at
+}
+
+// restartsBefore is how often a pod's containers had restarted when it was first looked at.
+func (v *view) restartsBefore(pod *corev1.Pod) map[string]int32 {
+	before, known := v.before[pod.UID]
+	if !known {
+		before = map[string]int32{}
+		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+			before[c.Name] = c.RestartCount
+		}
+		v.before[pod.UID] = before
+	}
+	return before
 }
 
 func (v *view) take(n news) {

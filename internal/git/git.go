@@ -1,0 +1,544 @@
+// Package git is a repository as one of its clients: a clone in memory that reads, commits and pushes. It is the only
+// importer of go-git.
+//
+// Nothing is ever forced. A change that meets another one at the remote is made again on top of it, unless both touch
+// the same folder.
+package git
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	gogit "github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/config"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+	"github.com/go-git/go-git/v5/storage/memory"
+)
+
+// Main is the branch that a Repo reads and writes, and Notes the ref of the notes on its commits, which
+// `git log --notes=mllab` shows. https://git-scm.com/docs/git-notes
+const (
+	Main  = "main"
+	Notes = "mllab"
+)
+
+const (
+	mainRef  = plumbing.ReferenceName("refs/heads/" + Main)
+	notesRef = plumbing.ReferenceName("refs/notes/" + Notes)
+)
+
+// ErrConflict says that somebody else changed what a change is about.
+var ErrConflict = errors.New("somebody else pushed a change of the same files")
+
+// Repo is a clone. It is not safe for use by several goroutines.
+type Repo struct {
+	store  *memory.Storage
+	at     *url.URL // without name and password: no error may show them
+	remote *gogit.Remote
+	auth   transport.AuthMethod
+	who    object.Signature
+}
+
+// Commit is one commit of main.
+type Commit struct {
+	Hash    string    `json:"commit"`
+	Parent  string    `json:"parent,omitempty"` // the first one
+	Author  string    `json:"author"`           // "Name <address>"
+	When    time.Time `json:"when"`
+	Message string    `json:"message"`
+	Files   []string  `json:"files,omitempty"` // that it changed, against Parent
+}
+
+// Subject is the first line of the message.
+func (c Commit) Subject() string {
+	line, _, _ := strings.Cut(c.Message, "\n")
+	return line
+}
+
+// Clone clones what is at the remote, with the name and password of its URL. Commits are made in the name of who.
+func Clone(ctx context.Context, remote *url.URL, who string) (*Repo, error) {
+	bare := *remote
+	bare.User = nil
+	r := &Repo{store: memory.NewStorage(), at: &bare, who: object.Signature{Name: who, Email: who + "@mllab.test"}}
+	if password, ok := remote.User.Password(); ok {
+		r.auth = &githttp.BasicAuth{Username: remote.User.Username(), Password: password}
+	}
+	r.remote = gogit.NewRemote(r.store, &config.RemoteConfig{Name: "origin", URLs: []string{bare.String()}})
+	return r, r.Pull(ctx)
+}
+
+// Pull brings the clone up to the remote. While the remote does not answer it asks again, until ctx ends.
+func (r *Repo) Pull(ctx context.Context) error {
+	return r.again(ctx, func() error {
+		err := r.remote.FetchContext(ctx, &gogit.FetchOptions{
+			RefSpecs: []config.RefSpec{config.RefSpec("+" + mainRef + ":" + mainRef), config.RefSpec("+refs/notes/*:refs/notes/*")},
+			Auth:     r.auth, Tags: gogit.NoTags,
+		})
+		if errors.Is(err, gogit.NoErrAlreadyUpToDate) {
+			return nil
+		}
+		return err
+	})
+}
+
+// again repeats try while the remote cannot be reached, until ctx ends: its pod may be on its way back.
+func (r *Repo) again(ctx context.Context, try func() error) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	last := error(nil)
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil { // else err is only the echo of ctx's end
+			last = err
+		}
+		if ctx.Err() == nil && !passing(err) {
+			return fmt.Errorf("%s: %w", r.at, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w (last: %w)", r.at, ctx.Err(), last)
+		}
+	}
+}
+
+// passing tells whether an error is the way's and not the repository's answer.
+func passing(err error) bool {
+	// These two of go-git hide what they wrap.
+	var unexpected *plumbing.UnexpectedError
+	var permanent *plumbing.PermanentError
+	switch {
+	case errors.As(err, &unexpected):
+		return passing(unexpected.Err)
+	case errors.As(err, &permanent):
+		return passing(permanent.Err)
+	}
+	var answer *githttp.Err
+	if errors.As(err, &answer) {
+		return answer.StatusCode() >= http.StatusInternalServerError || answer.StatusCode() == http.StatusNotFound
+	}
+	if errors.Is(err, transport.ErrRepositoryNotFound) { // a gateway that has just started does not know its routes yet
+		return true
+	}
+	var way net.Error
+	return errors.As(err, &way) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// Head is the newest commit of main that the clone has.
+func (r *Repo) Head() string { return r.tip(mainRef).String() }
+
+func (r *Repo) tip(ref plumbing.ReferenceName) plumbing.Hash {
+	if found, err := r.store.Reference(ref); err == nil {
+		return found.Hash()
+	}
+	return plumbing.ZeroHash
+}
+
+// Change is what one commit does to the files of one folder.
+type Change struct {
+	Folder  string            // "" is the whole repository
+	Files   map[string][]byte // by path in the folder; nil removes a file
+	All     bool              // files of the folder that are not in Files are removed
+	Message string
+}
+
+// Commit commits a change to main and pushes it, and returns the commit; a change that changes nothing is the newest one.
+// While the remote does not answer it tries again until ctx ends; a push whose answer was lost is not made twice.
+//
+// Errors: ErrConflict when the folder is not what the clone has seen; what the server says when it refuses the push.
+func (r *Repo) Commit(ctx context.Context, c Change) (string, error) {
+	seen, err := r.folder(r.tip(mainRef), c.Folder)
+	if err != nil {
+		return "", err
+	}
+	hash, err := r.push(ctx, mainRef, c.Message, func(base plumbing.Hash) (map[string][]byte, error) {
+		now, err := r.folder(base, c.Folder)
+		if err != nil {
+			return nil, err
+		}
+		if !maps.EqualFunc(seen, now, slices.Equal) {
+			return nil, fmt.Errorf("folder %q: %w", c.Folder, ErrConflict)
+		}
+		files := map[string][]byte{}
+		for name, content := range c.Files {
+			files[path.Join(c.Folder, name)] = content
+		}
+		for name := range now {
+			if _, stays := c.Files[name]; c.All && !stays {
+				files[path.Join(c.Folder, name)] = nil
+			}
+		}
+		return files, nil
+	})
+	return hash.String(), err
+}
+
+// Revert takes back what a commit did to its files, as `git revert` does, and pushes that.
+//
+// Errors: as of Commit; ErrConflict also when a later commit changed the same files.
+func (r *Repo) Revert(ctx context.Context, commit string) (string, error) {
+	c, err := object.GetCommit(r.store, plumbing.NewHash(commit))
+	if err != nil {
+		return "", fmt.Errorf("commit %s: %w", commit, err)
+	}
+	names, err := r.changed(c)
+	if err != nil {
+		return "", err
+	}
+	after, err := r.folder(c.Hash, "")
+	if err != nil {
+		return "", err
+	}
+	before := map[string][]byte{}
+	if len(c.ParentHashes) > 0 {
+		if before, err = r.folder(c.ParentHashes[0], ""); err != nil {
+			return "", err
+		}
+	}
+	subject, _, _ := strings.Cut(c.Message, "\n")
+	hash, err := r.push(ctx, mainRef, fmt.Sprintf("Revert %q\n\nThis reverts commit %s.", subject, commit), func(base plumbing.Hash) (map[string][]byte, error) {
+		now, err := r.folder(base, "")
+		if err != nil {
+			return nil, err
+		}
+		files := map[string][]byte{}
+		for _, name := range names {
+			if !slices.Equal(now[name], after[name]) {
+				return nil, fmt.Errorf("%s: %w", name, ErrConflict)
+			}
+			files[name] = before[name]
+		}
+		return files, nil
+	})
+	return hash.String(), err
+}
+
+// Note writes a note on a commit, in place of one that it has.
+func (r *Repo) Note(ctx context.Context, commit string, note []byte) error {
+	_, err := r.push(ctx, notesRef, "Notes added by 'git notes add'", func(plumbing.Hash) (map[string][]byte, error) {
+		return map[string][]byte{commit: note}, nil
+	})
+	return err
+}
+
+// Notes returns the notes by commit.
+func (r *Repo) Notes() (map[string][]byte, error) {
+	all, err := r.folder(r.tip(notesRef), "")
+	if err != nil {
+		return nil, err
+	}
+	notes := map[string][]byte{}
+	for name, note := range all {
+		notes[strings.ReplaceAll(name, "/", "")] = note // Git spreads many notes over folders
+	}
+	return notes, nil
+}
+
+// Holds tells whether a commit is tip, or one that tip was built on. What the clone does not know it fetches.
+func (r *Repo) Holds(ctx context.Context, tip, commit string) (bool, error) {
+	if _, err := object.GetCommit(r.store, plumbing.NewHash(tip)); errors.Is(err, plumbing.ErrObjectNotFound) {
+		if err := r.Pull(ctx); err != nil {
+			return false, err
+		}
+	}
+	return r.reaches(plumbing.NewHash(tip), plumbing.NewHash(commit))
+}
+
+// Files returns the files below a folder as they are in a commit, by path in the folder; none when there is no such folder.
+func (r *Repo) Files(commit, folder string) (map[string][]byte, error) {
+	return r.folder(plumbing.NewHash(commit), folder)
+}
+
+// Log returns the commits of main that the clone has, newest first.
+func (r *Repo) Log() ([]Commit, error) {
+	var log []Commit
+	for at := r.tip(mainRef); !at.IsZero(); {
+		c, err := object.GetCommit(r.store, at)
+		if err != nil {
+			return nil, fmt.Errorf("commit %s: %w", at, err)
+		}
+		files, err := r.changed(c)
+		if err != nil {
+			return nil, err
+		}
+		each := Commit{Hash: at.String(), Author: fmt.Sprintf("%s <%s>", c.Author.Name, c.Author.Email), When: c.Author.When, Message: strings.TrimRight(c.Message, "\n"), Files: files}
+		if at = plumbing.ZeroHash; len(c.ParentHashes) > 0 {
+			at = c.ParentHashes[0]
+			each.Parent = at.String()
+		}
+		log = append(log, each)
+	}
+	return log, nil
+}
+
+// changed are the files in which a commit differs from its first parent.
+func (r *Repo) changed(c *object.Commit) ([]string, error) {
+	var trees [2]*object.Tree
+	var err error
+	if len(c.ParentHashes) > 0 {
+		parent, err := object.GetCommit(r.store, c.ParentHashes[0])
+		if err != nil {
+			return nil, fmt.Errorf("commit %s: %w", c.ParentHashes[0], err)
+		}
+		if trees[0], err = parent.Tree(); err != nil {
+			return nil, err
+		}
+	}
+	if trees[1], err = c.Tree(); err != nil {
+		return nil, err
+	}
+	changes, err := object.DiffTree(trees[0], trees[1])
+	if err != nil {
+		return nil, err
+	}
+	set := map[string]bool{}
+	for _, change := range changes {
+		for _, name := range []string{change.From.Name, change.To.Name} {
+			if name != "" {
+				set[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(set)), nil
+}
+
+// folder reads the files below a folder of a commit; the zero commit has none.
+func (r *Repo) folder(commit plumbing.Hash, folder string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	if commit.IsZero() {
+		return files, nil
+	}
+	c, err := object.GetCommit(r.store, commit)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", commit, err)
+	}
+	tree, err := c.Tree()
+	if err == nil && folder != "" {
+		tree, err = tree.Tree(folder)
+		if errors.Is(err, object.ErrDirectoryNotFound) {
+			return files, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", commit, err)
+	}
+	return files, tree.Files().ForEach(func(f *object.File) error {
+		text, err := f.Contents()
+		files[f.Name] = []byte(text)
+		return err
+	})
+}
+
+// push commits what edit makes of the newest tip of ref, and pushes it: again when somebody else's push came first.
+func (r *Repo) push(ctx context.Context, ref plumbing.ReferenceName, message string, edit func(base plumbing.Hash) (map[string][]byte, error)) (plumbing.Hash, error) {
+	for made := plumbing.ZeroHash; ; {
+		if err := r.Pull(ctx); err != nil {
+			return plumbing.ZeroHash, err
+		}
+		base := r.tip(ref)
+		if there, err := r.reaches(base, made); err != nil || there {
+			return made, err // only the answer was lost
+		}
+		files, err := edit(base)
+		if err != nil {
+			return plumbing.ZeroHash, err
+		}
+		if made, err = r.commit(base, files, message); err != nil || made == base {
+			return made, err
+		}
+		err = r.again(ctx, func() error {
+			// By its hash: the clone's own ref stays what the remote is known to have.
+			spec := config.RefSpec(made.String() + ":" + ref.String())
+			err := r.remote.PushContext(ctx, &gogit.PushOptions{RefSpecs: []config.RefSpec{spec}, Auth: r.auth})
+			if errors.Is(err, gogit.NoErrAlreadyUpToDate) {
+				return nil
+			}
+			return err
+		})
+		if err == nil {
+			return made, r.store.SetReference(plumbing.NewHashReference(ref, made))
+		}
+		if ctx.Err() != nil || errors.Is(err, transport.ErrAuthorizationFailed) || errors.Is(err, transport.ErrAuthenticationRequired) {
+			return plumbing.ZeroHash, err
+		}
+		if pulled := r.Pull(ctx); pulled != nil || r.tip(ref) == base {
+			return plumbing.ZeroHash, errors.Join(err, pulled) // nobody else's push: it was refused
+		}
+	}
+}
+
+// Push is one line of the server's record of what was pushed: a ref that was about to move.
+type Push struct {
+	Time time.Time `json:"time"`
+	User string    `json:"user"`
+	Ref  string    `json:"ref"`
+	Old  string    `json:"old"`
+	New  string    `json:"new"`
+}
+
+// Pushes reads the record of the lab's server, oldest first. It asks again like Pull.
+func (r *Repo) Pushes(ctx context.Context) ([]Push, error) {
+	var list []Push
+	return list, r.again(ctx, func() error {
+		list = nil
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.at.JoinPath("../pushes").String(), nil)
+		if err != nil {
+			return err
+		}
+		if auth, ok := r.auth.(githttp.AuthMethod); ok {
+			auth.SetAuth(req)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return &githttp.Err{Response: resp}
+		}
+		lines := bufio.NewScanner(resp.Body)
+		for n := 1; lines.Scan(); n++ {
+			var p Push
+			if err := json.Unmarshal(lines.Bytes(), &p); err != nil {
+				return fmt.Errorf("the record of pushes, line %d: %w", n, err)
+			}
+			list = append(list, p)
+		}
+		return lines.Err()
+	})
+}
+
+// reaches tells whether a commit is tip or one of its ancestors by first parents.
+func (r *Repo) reaches(tip, commit plumbing.Hash) (bool, error) {
+	if commit.IsZero() {
+		return false, nil
+	}
+	for !tip.IsZero() && tip != commit {
+		c, err := object.GetCommit(r.store, tip)
+		if err != nil {
+			return false, fmt.Errorf("commit %s: %w", tip, err)
+		}
+		if tip = plumbing.ZeroHash; len(c.ParentHashes) > 0 {
+			tip = c.ParentHashes[0]
+		}
+	}
+	return tip == commit, nil
+}
+
+// commit stores a commit with these files (nil: removed) on top of base, and returns base when nothing changes.
+func (r *Repo) commit(base plumbing.Hash, files map[string][]byte, message string) (plumbing.Hash, error) {
+	var parents []plumbing.Hash
+	before := plumbing.ZeroHash
+	if !base.IsZero() {
+		c, err := object.GetCommit(r.store, base)
+		if err != nil {
+			return base, fmt.Errorf("commit %s: %w", base, err)
+		}
+		parents, before = []plumbing.Hash{base}, c.TreeHash
+	}
+	tree, err := r.tree(before, files)
+	if err != nil {
+		return base, err
+	}
+	if tree.IsZero() { // nothing is left
+		if tree, err = r.put(&object.Tree{}); err != nil {
+			return base, err
+		}
+	}
+	if tree == before {
+		return base, nil
+	}
+	who := r.who
+	who.When = time.Now()
+	return r.put(&object.Commit{Author: who, Committer: who, Message: message + "\n", TreeHash: tree, ParentHashes: parents})
+}
+
+// tree stores the tree before with these files in it, and returns the zero hash when that is empty.
+func (r *Repo) tree(before plumbing.Hash, files map[string][]byte) (plumbing.Hash, error) {
+	entries := map[string]object.TreeEntry{}
+	if !before.IsZero() {
+		t, err := object.GetTree(r.store, before)
+		if err != nil {
+			return before, fmt.Errorf("tree %s: %w", before, err)
+		}
+		for _, e := range t.Entries {
+			entries[e.Name] = e
+		}
+	}
+	below := map[string]map[string][]byte{}
+	for name, content := range files {
+		first, rest, deeper := strings.Cut(name, "/")
+		switch {
+		case deeper && below[first] == nil:
+			below[first] = map[string][]byte{rest: content}
+		case deeper:
+			below[first][rest] = content
+		case content == nil:
+			delete(entries, name)
+		default:
+			o := r.store.NewEncodedObject()
+			o.SetType(plumbing.BlobObject)
+			w, err := o.Writer()
+			if err != nil {
+				return before, err
+			}
+			if _, err := w.Write(content); err != nil {
+				return before, err
+			}
+			hash, err := r.store.SetEncodedObject(o)
+			if err != nil {
+				return before, err
+			}
+			entries[name] = object.TreeEntry{Name: name, Mode: filemode.Regular, Hash: hash}
+		}
+	}
+	for name, files := range below {
+		was := entries[name]
+		if was.Mode != filemode.Dir {
+			was.Hash = plumbing.ZeroHash
+		}
+		hash, err := r.tree(was.Hash, files)
+		if err != nil {
+			return before, err
+		}
+		if delete(entries, name); !hash.IsZero() {
+			entries[name] = object.TreeEntry{Name: name, Mode: filemode.Dir, Hash: hash}
+		}
+	}
+	if len(entries) == 0 {
+		return plumbing.ZeroHash, nil
+	}
+	t := &object.Tree{Entries: slices.Collect(maps.Values(entries))}
+	sort.Sort(object.TreeEntrySorter(t.Entries))
+	return r.put(t)
+}
+
+func (r *Repo) put(o interface {
+	Encode(plumbing.EncodedObject) error
+}) (plumbing.Hash, error) {
+	encoded := r.store.NewEncodedObject()
+	if err := o.Encode(encoded); err != nil {
+		return plumbing.ZeroHash, err
+	}
+	return r.store.SetEncodedObject(encoded)
+}

@@ -1,0 +1,168 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fluxcd/pkg/ssa"
+	"github.com/fluxcd/pkg/ssa/normalize"
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Drifted is an object that is not as wished: it is gone, or some fields differ, or it could not be compared.
+type Drifted struct {
+	Object  string         `json:"object"`
+	Missing bool           `json:"missing,omitempty"`
+	Fields  []DriftedField `json:"fields,omitempty"`
+	Error   string         `json:"error,omitempty"`
+}
+
+// DriftedField is a field that is not as wished, and who holds it, where Kubernetes knows: nobody holds a field that was
+// removed. Undone says that the next apply by the wishes' own manager puts it back.
+type DriftedField struct {
+	Path    string     `json:"path"`
+	Wished  any        `json:"git,omitempty"`
+	Live    any        `json:"live,omitempty"`
+	Manager string     `json:"manager,omitempty"`
+	When    *time.Time `json:"when,omitempty"` // the manager's last write to the object
+	Undone  bool       `json:"undone"`
+}
+
+// DriftOf compares objs with the live ones by a server-side dry run of the apply that manager makes, so that defaults do
+// not count, and returns those that differ. Fields that others have added count too, but for labels and annotations by the
+// object's own controller, which is who writes its status. Nothing is written.
+func (c *Client) DriftOf(ctx context.Context, manager string, objs []*unstructured.Unstructured) ([]Drifted, error) {
+	by := ssa.NewResourceManager(c.Client, nil, ssa.Owner{Field: manager})
+	all := make([]Drifted, len(objs))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, obj := range objs {
+		g.Go(func() error {
+			var err error
+			if all[i], err = c.driftOf(gctx, by, manager, obj); err != nil { // the others can be compared
+				all[i] = Drifted{Object: Name(obj), Error: bare(err).Error()}
+			}
+			return ctx.Err()
+		})
+	}
+	err := g.Wait()
+	return slices.DeleteFunc(all, func(d Drifted) bool { return !d.Missing && len(d.Fields) == 0 && d.Error == "" }), err
+}
+
+func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager string, obj *unstructured.Unstructured) (Drifted, error) {
+	d := Drifted{Object: Name(obj)}
+	obj = obj.DeepCopy()
+	if err := normalize.Unstructured(obj); err != nil { // as Flux does: stringData becomes data
+		return d, err
+	}
+	live := &unstructured.Unstructured{}
+	live.SetGroupVersionKind(obj.GroupVersionKind())
+	if err := c.Get(ctx, client.ObjectKeyFromObject(obj), live); apierrors.IsNotFound(err) {
+		d.Missing = true
+		return d, nil
+	} else if err != nil {
+		return d, err
+	}
+	held, err := managers(live)
+	if err != nil {
+		return d, err
+	}
+	entry, _, wished, err := by.Diff(ctx, obj, ssa.DefaultDiffOptions())
+	if err != nil {
+		return d, err
+	}
+	if entry.Action != ssa.UnchangedAction {
+		compare(nil, content(wished), content(live), func(at []any, git, is any) {
+			f := DriftedField{Path: written(at), Wished: git, Live: is, Undone: true}
+			for _, m := range held {
+				if m.Manager != manager && is != nil && owns(m.fields, live.Object, at) {
+					f.Manager, f.When = m.Manager, m.when()
+				}
+			}
+			d.Fields = append(d.Fields, f)
+		})
+	}
+	for _, m := range held {
+		own := slices.ContainsFunc(held, func(h holder) bool { return h.Manager == m.Manager && h.Subresource == "status" })
+		if m.Manager != manager && m.Subresource != "status" {
+			d.Fields = append(d.Fields, m.added(obj, live, own)...)
+		}
+	}
+	for i := range d.Fields {
+		if f := &d.Fields[i]; secret(obj, f.Path) {
+			f.Wished, f.Live = hidden(f.Wished), hidden(f.Live)
+		}
+	}
+	slices.SortStableFunc(d.Fields, func(a, b DriftedField) int { return cmp.Compare(a.Path, b.Path) })
+	return d, nil
+}
+
+// holder is one manager of an object's fields.
+type holder struct {
+	metav1.ManagedFieldsEntry
+	fields map[string]any
+}
+
+// managers are those of an object, the one that wrote last at the end.
+func managers(live *unstructured.Unstructured) ([]holder, error) {
+	var all []holder
+	for _, entry := range live.GetManagedFields() {
+		h := holder{ManagedFieldsEntry: entry}
+		if entry.FieldsV1 == nil {
+			continue
+		}
+		if err := json.Unmarshal(entry.FieldsV1.Raw, &h.fields); err != nil {
+			return nil, fmt.Errorf("reading the managed fields of %s: %w", entry.Manager, err)
+		}
+		all = append(all, h)
+	}
+	slices.SortStableFunc(all, func(a, b holder) int {
+		if a.Time == nil || b.Time == nil {
+			return 0
+		}
+		return a.Time.Compare(b.Time.Time)
+	})
+	return all, nil
+}
+
+// when is the manager's last write, nil where Kubernetes does not note it: a subresource, such as scale.
+func (h holder) when() *time.Time {
+	if h.Time == nil {
+		return nil
+	}
+	return &h.Time.Time
+}
+
+// added are the fields of live that h holds and obj has not. own: h is the object's own controller.
+func (h holder) added(obj, live *unstructured.Unstructured, own bool) (list []DriftedField) {
+	// Flux takes over what kubectl holds, and so removes what Git has not:
+	// https://github.com/fluxcd/kustomize-controller/blob/v1.7.2/internal/controller/kustomization_controller.go
+	byHand := strings.HasPrefix(h.Manager, "kubectl") || strings.HasPrefix(h.Manager, "before-first-apply")
+	git := obj.DeepCopy().Object
+	for _, key := range []string{"labels", "annotations"} { // so that each of them counts, not all as one
+		if meta, ok := git["metadata"].(map[string]any); ok && meta[key] == nil {
+			meta[key] = map[string]any{}
+		}
+	}
+	held(h.fields, live.Object, git, nil, func(at []any, is any) {
+		switch at[0] {
+		case "apiVersion", "kind", "status":
+			return
+		case "metadata":
+			if own || len(at) < 3 || at[1] != "labels" && at[1] != "annotations" {
+				return
+			}
+		}
+		list = append(list, DriftedField{Path: written(at), Live: is, Manager: h.Manager, When: h.when(), Undone: byHand && h.Subresource == ""})
+	})
+	return list
+}

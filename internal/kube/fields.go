@@ -1,0 +1,280 @@
+package kube
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// Field is one field in which two states of an object differ. A list's elements are told apart by their names where
+// all have one, as in spec.containers[model].image, and else by their places; nil is a field that is not there.
+// What a Secret holds is not shown: "***".
+type Field struct {
+	Path   string `json:"path"`
+	Before any    `json:"before,omitempty"`
+	After  any    `json:"after,omitempty"`
+}
+
+// Fields are those in which before and after differ (nil: no object), in the order of their paths. Of metadata only
+// labels and annotations count, and status not at all.
+func Fields(before, after *unstructured.Unstructured) []Field {
+	var list []Field
+	compare(nil, content(before), content(after), func(at []any, b, a any) {
+		list = append(list, Field{Path: written(at), Before: b, After: a})
+	})
+	for i := range list {
+		if f := &list[i]; secret(before, f.Path) || secret(after, f.Path) {
+			f.Before, f.After = hidden(f.Before), hidden(f.After)
+		}
+	}
+	return list
+}
+
+func secret(o *unstructured.Unstructured, path string) bool {
+	return o != nil && o.GetKind() == "Secret" && (strings.HasPrefix(path, "data") || strings.HasPrefix(path, "stringData"))
+}
+
+func hidden(v any) any {
+	if v == nil {
+		return nil
+	}
+	return "***"
+}
+
+// content is what somebody wished an object to be.
+func content(o *unstructured.Unstructured) any {
+	if o == nil {
+		return nil
+	}
+	wished := maps.Clone(o.Object)
+	for _, key := range []string{"apiVersion", "kind", "metadata", "status"} {
+		delete(wished, key)
+	}
+	meta := map[string]any{}
+	for _, key := range []string{"labels", "annotations"} {
+		if v, _, _ := unstructured.NestedMap(o.Object, "metadata", key); len(v) > 0 {
+			meta[key] = v
+		}
+	}
+	if len(meta) > 0 {
+		wished["metadata"] = meta
+	}
+	return wished
+}
+
+// element is a step of a path into a list.
+type element struct {
+	index int
+	name  string // "" when it has none
+}
+
+// compare calls differ for each leaf in which b and a differ. A step of at is a string or an element.
+func compare(at []any, b, a any, differ func(at []any, b, a any)) {
+	into := func(step any, b, a any) { compare(append(slices.Clip(at), step), b, a, differ) }
+	if reflect.DeepEqual(b, a) || same(b, a) {
+		return
+	}
+	mb, isMapB := b.(map[string]any)
+	ma, isMapA := a.(map[string]any)
+	lb, isListB := b.([]any)
+	la, isListA := a.([]any)
+	switch {
+	case (isMapB || b == nil) && (isMapA || a == nil) && len(mb)+len(ma) > 0:
+		keys := slices.Collect(maps.Keys(mb))
+		for key := range ma {
+			if _, twice := mb[key]; !twice {
+				keys = append(keys, key)
+			}
+		}
+		slices.Sort(keys)
+		for _, key := range keys {
+			into(key, mb[key], ma[key])
+		}
+	case (isListB || b == nil) && (isListA || a == nil) && len(lb)+len(la) > 0:
+		nb, na := names(lb), names(la)
+		if nb == nil || na == nil {
+			for i := range max(len(lb), len(la)) {
+				into(element{index: i}, nth(lb, i), nth(la, i))
+			}
+			return
+		}
+		for i, name := range nb {
+			into(element{i, name}, lb[i], nth(la, slices.Index(na, name)))
+		}
+		for i, name := range na {
+			if !slices.Contains(nb, name) {
+				into(element{i, name}, nil, la[i])
+			}
+		}
+	default:
+		differ(at, b, a)
+	}
+}
+
+// same tells whether two numbers are, whose types are those of two decoders.
+func same(b, a any) bool {
+	number := func(v any) (float64, bool) {
+		switch v := v.(type) {
+		case int64:
+			return float64(v), true
+		case float64:
+			return v, true
+		}
+		return 0, false
+	}
+	x, isX := number(b)
+	y, isY := number(a)
+	return isX && isY && x == y
+}
+
+func nth(list []any, i int) any {
+	if i < 0 || i >= len(list) {
+		return nil
+	}
+	return list[i]
+}
+
+// names are the elements' names; nil when not each has one of its own. An empty list has all there are.
+func names(list []any) []string {
+	all := []string{}
+	for _, e := range list {
+		m, _ := e.(map[string]any)
+		name, _ := m["name"].(string)
+		if name == "" || slices.Contains(all, name) {
+			return nil
+		}
+		all = append(all, name)
+	}
+	return all
+}
+
+// written is a path as people write it.
+func written(at []any) string {
+	var b strings.Builder
+	for _, step := range at {
+		switch step := step.(type) {
+		case element:
+			if step.name == "" {
+				step.name = strconv.Itoa(step.index)
+			}
+			fmt.Fprintf(&b, "[%s]", step.name)
+		case string:
+			switch {
+			case strings.ContainsAny(step, "./[]"):
+				fmt.Fprintf(&b, "[%q]", step)
+			case b.Len() == 0:
+				b.WriteString(step)
+			default:
+				b.WriteString("." + step)
+			}
+		}
+	}
+	return b.String()
+}
+
+// value is what is at a path, nil when there is nothing.
+func value(v any, at []any) any {
+	for _, step := range at {
+		switch step := step.(type) {
+		case string:
+			m, _ := v.(map[string]any)
+			v = m[step]
+		case element:
+			list, _ := v.([]any)
+			i := step.index
+			if all := names(list); step.name != "" && all != nil {
+				i = slices.Index(all, step.name)
+			}
+			v = nth(list, i)
+		}
+	}
+	return v
+}
+
+// The format of managed fields: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management and
+// https://github.com/kubernetes-sigs/structured-merge-diff/blob/v6.3.0/fieldpath/serialize-pe.go
+
+// owns tells whether the fields of a manager, of an object with this content, hold what is at a path: itself, what is
+// below it, or a whole list or map that it is in.
+func owns(fields map[string]any, content any, at []any) bool {
+	for i, step := range at {
+		below, found := fields[key(step, fields, content)].(map[string]any)
+		if !found {
+			return i > 0 && len(fields) == 0
+		}
+		fields, content = below, value(content, at[i:i+1])
+	}
+	return true
+}
+
+// key is how fields name a step into content.
+func key(step any, fields map[string]any, content any) string {
+	if name, ok := step.(string); ok {
+		return "f:" + name
+	}
+	e := value(content, []any{step})
+	for k := range fields {
+		if matches(k, e) {
+			return k
+		}
+	}
+	return ""
+}
+
+// matches tells whether k names the list element e: by some of its fields, or as a value.
+func matches(k string, e any) bool {
+	if text, keyed := strings.CutPrefix(k, "k:"); keyed {
+		var want map[string]any
+		m, isMap := e.(map[string]any)
+		if json.Unmarshal([]byte(text), &want) != nil || !isMap {
+			return false
+		}
+		for name, v := range want {
+			if !same(m[name], v) && !reflect.DeepEqual(m[name], v) {
+				return false
+			}
+		}
+		return true
+	}
+	text, isValue := strings.CutPrefix(k, "v:")
+	var want any
+	return isValue && json.Unmarshal([]byte(text), &want) == nil && (same(e, want) || reflect.DeepEqual(e, want))
+}
+
+// held calls each for every leaf of fields that is in content. Of what git, the wished content, does not have at all it
+// is called for the whole, not for each leaf of it.
+func held(fields map[string]any, content, git any, at []any, each func(at []any, live any)) {
+	for _, k := range slices.Sorted(maps.Keys(fields)) {
+		var step any
+		if name, isField := strings.CutPrefix(k, "f:"); isField {
+			step = name
+		} else if list, isList := content.([]any); isList {
+			all := names(list)
+			for i, e := range list {
+				if matches(k, e) {
+					at := element{index: i}
+					if all != nil {
+						at.name = all[i]
+					}
+					step = at
+				}
+			}
+		}
+		if step == nil { // "." is the thing itself
+			continue
+		}
+		live, wished := value(content, []any{step}), value(git, []any{step})
+		here := append(slices.Clip(at), step)
+		if tree, _ := fields[k].(map[string]any); live != nil && len(tree) > 0 && wished != nil {
+			held(tree, live, wished, here, each)
+		} else if live != nil && wished == nil {
+			each(here, live)
+		}
+	}
+}

@@ -1,0 +1,46 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/kubectl/pkg/util/resource"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Requests is what the pods of a cluster ask for, and what its nodes have to
+// give: CPU in thousandths of a core, memory in bytes.
+type Requests struct {
+	CPU            int64 `json:"cpuMillis"`
+	CPUCapacity    int64 `json:"cpuCapacityMillis"`
+	Memory         int64 `json:"memoryBytes"`
+	MemoryCapacity int64 `json:"memoryCapacityBytes"`
+}
+
+// Requests adds up what `kubectl describe node` calls allocated resources:
+// of each pod that has not ended, what the scheduler counts.
+func (c *Client) Requests(ctx context.Context) (r Requests, err error) {
+	var nodes corev1.NodeList
+	if err := c.List(ctx, &nodes); err != nil {
+		return r, fmt.Errorf("listing nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		r.CPUCapacity += n.Status.Allocatable.Cpu().MilliValue()
+		r.MemoryCapacity += n.Status.Allocatable.Memory().Value()
+	}
+	var pods corev1.PodList
+	unended := fields.AndSelectors(
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)))
+	if err := c.List(ctx, &pods, client.MatchingFieldsSelector{Selector: unended}); err != nil {
+		return r, fmt.Errorf("listing pods: %w", err)
+	}
+	for i := range pods.Items {
+		asked, _ := resource.PodRequestsAndLimits(&pods.Items[i])
+		r.CPU += asked.Cpu().MilliValue()
+		r.Memory += asked.Memory().Value()
+	}
+	return r, nil
+}

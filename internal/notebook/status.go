@@ -1,0 +1,55 @@
+package notebook
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Status is what Argo's controller says of a Workflow.
+type Status struct {
+	Phase, Message string // "" until it is begun
+	Nodes          []Node // in no order
+}
+
+// Node is a step, or the graph that has them.
+type Node struct {
+	Name, Phase, Message string
+	Pod                  bool      // it is a step that ran
+	Started, Finished    time.Time // zero until then
+	Outputs              map[string]string
+}
+
+// Ended tells whether nothing more will come.
+func (s Status) Ended() bool {
+	return s.Phase == "Succeeded" || s.Phase == "Failed" || s.Phase == "Error"
+}
+
+// ReadStatus reads a Workflow's field status, as JSON; there is none at first.
+// https://argo-workflows.readthedocs.io/en/latest/fields/#workflowstatus
+func ReadStatus(text []byte) (Status, error) {
+	var raw struct {
+		Phase, Message string
+		Nodes          map[string]struct {
+			DisplayName, Phase, Message, Type string
+			StartedAt, FinishedAt             time.Time
+			Outputs                           struct {
+				Parameters []struct{ Name, Value string }
+			}
+		}
+	}
+	if len(text) > 0 {
+		if err := json.Unmarshal(text, &raw); err != nil {
+			return Status{}, fmt.Errorf("reading a Workflow's status: %w", err)
+		}
+	}
+	s := Status{Phase: raw.Phase, Message: raw.Message}
+	for _, n := range raw.Nodes {
+		node := Node{n.DisplayName, n.Phase, n.Message, n.Type == "Pod", n.StartedAt, n.FinishedAt, map[string]string{}}
+		for _, p := range n.Outputs.Parameters {
+			node.Outputs[p.Name] = p.Value
+		}
+		s.Nodes = append(s.Nodes, node)
+	}
+	return s, nil
+}
