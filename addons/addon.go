@@ -49,19 +49,21 @@ type Addon struct {
 	// Needs are addons that must be verified before this one's objects can be
 	// applied.
 	Needs []string
-	// Beside are addons whose objects must be on the cluster before this one's
-	// (they define kinds or namespaces), while the two come up side by side.
-	// They are verified before this one is.
+	// Beside are addons that must serve before this one's objects are applied
+	// (they define kinds or namespaces, or judge what is applied), while the two
+	// come up side by side. They are verified before this one is.
 	Beside []string
+	// Serves, if any, returns when those beside it can be applied. Without it
+	// they can as soon as its objects are on the cluster.
+	Serves Use
 	// Images are the components that must be on the node.
 	Images []string
 	// Objects renders what is applied. It is pure: no cluster, and the same
 	// images give the same objects.
 	Objects func(ctx context.Context, im Images) ([]*unstructured.Unstructured, error)
-	// Later, if any, picks objects that are applied once the others are ready.
-	Later func(o *unstructured.Unstructured) bool
-	// Settle, if any, does after the first apply what a cloud would do and a lab
-	// has nobody for. Doing it again changes nothing.
+	// Settle, if any, does between its other objects and its pods what those
+	// need: secrets, and what a cloud would do and a lab has nobody for. Doing it
+	// again changes nothing.
 	Settle Use
 	// Verify uses the addon for real, as soon as its objects are ready, and
 	// leaves nothing behind.
@@ -70,7 +72,10 @@ type Addon struct {
 
 // All returns every addon, in an order in which they can be installed.
 func All() []Addon {
-	return []Addon{gatewayAPI(), istio(), knative(), sample(), flux(), git()}
+	return []Addon{
+		gatewayAPI(), istio(), knative(), sample(), flux(), git(),
+		labRegistry(), jobset(), trainer(), kserve(), argo(), kubeflow(),
+	}
 }
 
 // Select returns the named addons (none named: those that are not optional) with everything they need,
@@ -90,8 +95,11 @@ func choose(all []Addon, names []string) ([]Addon, error) {
 			core = append(core, a.Name)
 		}
 	}
-	if len(names) == 0 {
+	switch {
+	case len(names) == 0:
 		names = core
+	case slices.Contains(names, "all"):
+		names = list
 	}
 	const (
 		open = iota + 1
@@ -104,7 +112,7 @@ func choose(all []Addon, names []string) ([]Addon, error) {
 		a, ok := known[name]
 		switch {
 		case !ok && len(path) == 0:
-			return fault.Usage("addons are: "+strings.Join(list, ", "), "no addon is called %q", name)
+			return fault.Usage("addons are: "+strings.Join(list, ", ")+"; or all", "no addon is called %q", name)
 		case !ok:
 			return fmt.Errorf("addon %s needs %q, which does not exist", path[len(path)-1], name)
 		case state[name] == open:

@@ -147,8 +147,16 @@ func patchFluxDeployment(o *unstructured.Unstructured, controller, image string)
 		args, _ := c["args"].([]any)
 		args = slices.DeleteFunc(args, func(a any) bool { return a == "--enable-leader-election" })
 		if controller == "kustomize-controller" {
-			// To fetch a remote base takes a git program, which the image has not.
-			args = append(args, "--no-remote-bases=true")
+			args = append(args,
+				// To fetch a remote base takes a git program, which the image has not.
+				"--no-remote-bases=true",
+				// What mllab applied becomes Git's, as what kubectl applied always
+				// does: else a field that Git drops would stay for mllab's sake.
+				"--override-manager=mllab",
+				// Else an addon that waits for another one looks again only after
+				// 30 s.
+				"--requeue-dependency=1s",
+			)
 		}
 		c["args"] = args
 		c["resources"] = map[string]any{
@@ -202,6 +210,11 @@ func fluxReady(ctx context.Context, c client.Reader, o *unstructured.Unstructure
 	if err := c.Get(ctx, client.ObjectKeyFromObject(o), live); err != nil {
 		return "", "", "", err
 	}
+	return conditionReady(live)
+}
+
+// conditionReady is fluxReady for an object that was read.
+func conditionReady(live *unstructured.Unstructured) (status, why, message string, err error) {
 	conditions, _, err := unstructured.NestedSlice(live.Object, "status", "conditions")
 	for _, each := range conditions {
 		condition, _ := each.(map[string]any)
@@ -212,6 +225,29 @@ func fluxReady(ctx context.Context, c client.Reader, o *unstructured.Unstructure
 		}
 	}
 	return status, why, message, err
+}
+
+// Unready is an object of Flux that is not ready, and Flux's reason.
+type Unready struct {
+	Object string `json:"object"` // Kind/namespace/name
+	Why    string `json:"why"`
+}
+
+// FluxUnready returns what users of Flux wrote and is not ready.
+func FluxUnready(ctx context.Context, c *kube.Client) ([]Unready, error) {
+	var list []Unready
+	for _, kind := range [][2]string{{fluxSources, "GitRepository"}, {fluxKustomizations, "Kustomization"}, {fluxReleases, "HelmRelease"}} {
+		objs, err := c.Objects(ctx, kind[0], kind[1])
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range objs {
+			if why := kube.NotReady(o); why != "" {
+				list = append(list, Unready{kube.Name(o), why})
+			}
+		}
+	}
+	return list, nil
 }
 
 // removeVerified removes what an addon was verified with, also after ^C.

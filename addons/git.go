@@ -42,34 +42,14 @@ func git() Addon {
 		Images:   []string{"gitserver"},
 		Objects:  gitObjects,
 		Settle:   makeGitToken,
-		// The pod mounts the token, and the kubelet asks for a missing one ever
-		// more seldom.
-		Later:  func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" },
-		Verify: verifyGit,
+		Verify:   verifyGit,
 	}
 }
 
 func gitObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
-	image, err := im.get("gitserver")
+	objs, err := ours(im, manifests.Git, "gitserver")
 	if err != nil {
-		return nil, err
-	}
-	objs, err := kube.Decode(manifests.Git)
-	if err != nil {
-		return nil, fmt.Errorf("reading manifests/git.yaml: %w", err)
-	}
-	for _, o := range objs {
-		if o.GetKind() != "Deployment" {
-			continue
-		}
-		if _, err := replaceStrings(o.Object, func(s string) (string, error) {
-			if s == "gitserver" {
-				return image, nil
-			}
-			return s, nil
-		}); err != nil {
-			return nil, err
-		}
+		return nil, fmt.Errorf("manifests/git.yaml: %w", err)
 	}
 	return append([]*unstructured.Unstructured{namespace(gitNamespace)}, objs...), nil
 }

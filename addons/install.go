@@ -48,24 +48,38 @@ func Prepared(ctx context.Context, list []Addon, im Images) []Addon {
 
 // Install brings the addons of list, which Select returned, onto the cluster,
 // each as soon as those before it allow. Nothing is applied before everything
-// is rendered. The first failure stops the others; its error names the addon.
+// is rendered, and nothing that has pods before pods returns: until then the
+// node may be in the making. The first failure stops the others; its error names the addon.
 // There is one Result per addon, in list's order, on failure too.
-func Install(ctx context.Context, env Env, list []Addon, im Images, r report.Reporter) ([]Result, error) {
-	return install(ctx, env, list, im, r, hands{env.Kube.Apply, env.Kube.Wait})
+func Install(ctx context.Context, env Env, pods Use, list []Addon, im Images, r report.Reporter) ([]Result, error) {
+	return install(ctx, env, list, im, r, hands{env.Kube.Apply, env.Kube.Wait, pods})
 }
 
 // hands are what Install does to a cluster.
 type hands struct {
 	apply func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error)
 	wait  func(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error
+	pods  Use // returns when the node runs pods
 }
 
 // job is one addon on its way; its channels are closed when that has happened.
 type job struct {
-	addon             Addon
-	objs              []*unstructured.Unstructured
-	applied, verified chan struct{}
-	result            *Result
+	addon            Addon
+	objs             []*unstructured.Unstructured
+	serves, verified chan struct{}
+	result           *Result
+}
+
+// split returns the objects that need no node, and those that have pods.
+func (j *job) split() (first, pods []*unstructured.Unstructured) {
+	for _, o := range j.objs {
+		if kube.HasPods(o) {
+			pods = append(pods, o)
+		} else {
+			first = append(first, o)
+		}
+	}
+	return first, pods
 }
 
 func install(ctx context.Context, env Env, list []Addon, im Images, r report.Reporter, h hands) ([]Result, error) {
@@ -74,7 +88,7 @@ func install(ctx context.Context, env Env, list []Addon, im Images, r report.Rep
 	rendering, rctx := errgroup.WithContext(ctx)
 	for i, a := range list {
 		results[i].Name = a.Name
-		j := &job{addon: a, applied: make(chan struct{}), verified: make(chan struct{}), result: &results[i]}
+		j := &job{addon: a, serves: make(chan struct{}), verified: make(chan struct{}), result: &results[i]}
 		jobs[a.Name] = j
 		rendering.Go(func() (err error) {
 			if j.objs, err = a.Objects(rctx, im); err != nil {
@@ -125,22 +139,18 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 		}
 	}
 	for _, name := range a.Beside {
-		if err := await(ctx, jobs[name].applied); err != nil {
+		if err := await(ctx, jobs[name].serves); err != nil {
 			return fmt.Errorf("waiting for %s: %w", name, err)
 		}
 	}
 
 	task = r.Step(a.Name)
 	start := time.Now()
-	var now, later []*unstructured.Unstructured
-	for _, o := range j.objs {
-		if a.Later != nil && a.Later(o) {
-			later = append(later, o)
-		} else {
-			now = append(now, o)
-		}
-	}
+	first, pods := j.split()
 	apply := func(objs []*unstructured.Unstructured) error {
+		if len(objs) == 0 {
+			return nil
+		}
 		task.Update(fmt.Sprintf("applying %d objects", len(objs)))
 		changes, err := h.apply(ctx, objs)
 		j.result.Changes = append(j.result.Changes, changes...)
@@ -149,31 +159,41 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 		}
 		return nil
 	}
-	wait := func(objs []*unstructured.Unstructured) error {
-		if err := h.wait(ctx, objs, task.Update); err != nil {
-			return fmt.Errorf("waiting: %w", err)
-		}
-		return nil
-	}
-	if err := apply(now); err != nil {
+	if err := apply(first); err != nil {
 		return err
 	}
-	close(j.applied)
+	if a.Serves == nil {
+		close(j.serves)
+	}
 	if a.Settle != nil {
 		if err := a.Settle(ctx, env, task.Update); err != nil {
 			return fmt.Errorf("settling: %w", err)
 		}
 	}
-	if err := wait(now); err != nil {
+	if err := h.pods(ctx, env, task.Update); err != nil {
 		return err
 	}
-	if len(later) > 0 {
-		if err := apply(later); err != nil {
-			return err
+	if err := apply(pods); err != nil {
+		return err
+	}
+	both, bctx := errgroup.WithContext(ctx)
+	if a.Serves != nil {
+		both.Go(func() error {
+			if err := a.Serves(bctx, env, func(string) {}); err != nil {
+				return fmt.Errorf("waiting until it serves: %w", err)
+			}
+			close(j.serves)
+			return nil
+		})
+	}
+	both.Go(func() error {
+		if err := h.wait(bctx, j.objs, task.Update); err != nil {
+			return fmt.Errorf("waiting: %w", err)
 		}
-		if err := wait(later); err != nil {
-			return err
-		}
+		return nil
+	})
+	if err := both.Wait(); err != nil {
+		return err
 	}
 	for _, name := range a.Beside {
 		task.Update("ready, waiting for " + name)

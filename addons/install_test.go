@@ -66,6 +66,7 @@ func (d *diary) hands(hook func(ctx context.Context, doing, name string) error) 
 			d.say("ready %s", name)
 			return err
 		},
+		pods: func(ctx context.Context, _ Env, _ func(string)) error { return hook(ctx, "pods", "") },
 	}
 }
 
@@ -128,23 +129,54 @@ func TestAnAddonIsAppliedAfterItsNeedsAreVerifiedAndBesideOthersThatAreApplied(t
 	}
 }
 
-func TestObjectsForLaterAreAppliedWhenTheOthersAreReady(t *testing.T) {
+func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 	d := &diary{}
 	a := d.fake("mesh", nil, nil)
 	a.Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
-		return []*unstructured.Unstructured{object("v1", "Pod", "x", "gate", nil), object("v1", "Pod", "x", "pilot", nil)}, nil
+		return []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "pilot", nil), object("v1", "ConfigMap", "x", "settings", nil)}, nil
 	}
-	a.Later = func(o *unstructured.Unstructured) bool { return o.GetName() == "gate" }
-	results, err := install(context.Background(), Env{}, []Addon{a}, nil, report.Discard(), d.hands(nothing))
-	if err != nil {
+	a.Settle = func(context.Context, Env, func(string)) error {
+		d.say("settle mesh")
+		return nil
+	}
+	beside := d.fake("serving", nil, []string{"mesh"})
+	hook := func(ctx context.Context, doing, _ string) error {
+		if doing == "pods" { // the node comes when what needs none is there
+			return eventually(ctx, func() bool { return d.index("apply serving") >= 0 })
+		}
+		return nil
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	if _, err := install(ctx, Env{}, []Addon{a, beside}, nil, report.Discard(), d.hands(hook)); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"apply pilot", "wait pilot", "ready pilot", "apply gate", "wait gate", "ready gate", "verify mesh"}
-	if !slices.Equal(d.said, want) {
-		t.Errorf("got %v, want %v", d.said, want)
+	if d.index("apply settings") > d.index("settle mesh") || d.index("settle mesh") > d.index("apply pilot") || d.index("apply serving") > d.index("apply pilot") {
+		t.Errorf("the Deployment came before what needs no node: %v", d.said)
 	}
-	if len(results[0].Changes) != 2 {
-		t.Errorf("changes are %v, want both objects'", results[0].Changes)
+}
+
+func TestWhoIsBesideWaitsUntilItServes(t *testing.T) {
+	d := &diary{}
+	a := d.fake("serving", nil, nil)
+	a.Serves = func(ctx context.Context, _ Env, _ func(string)) error {
+		err := eventually(ctx, func() bool { return d.index("wait serving") >= 0 })
+		d.say("serves")
+		return err
+	}
+	hook := func(ctx context.Context, doing, name string) error {
+		if doing == "wait" && name == "serving" { // it is not all ready yet
+			return eventually(ctx, func() bool { return d.index("apply model") >= 0 })
+		}
+		return nil
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	if _, err := install(ctx, Env{}, []Addon{a, d.fake("model", nil, []string{"serving"})}, nil, report.Discard(), d.hands(hook)); err != nil {
+		t.Fatal(err)
+	}
+	if d.index("serves") > d.index("apply model") || d.index("verify serving") > d.index("verify model") {
+		t.Errorf("got %v", d.said)
 	}
 }
 
@@ -188,7 +220,7 @@ func TestNothingIsAppliedWhenAnAddonCannotBeRendered(t *testing.T) {
 }
 
 func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
-	for _, where := range []string{"apply", "wait", "verify", "settle"} {
+	for _, where := range []string{"apply", "wait", "verify", "settle", "serves"} {
 		t.Run(where, func(t *testing.T) {
 			d := &diary{}
 			list := []Addon{d.fake("slow", nil, nil), d.fake("broken", nil, nil), d.fake("after", []string{"broken"}, nil)}
@@ -199,6 +231,8 @@ func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
 				list[1].Verify = fail
 			case "settle":
 				list[1].Settle = fail
+			case "serves":
+				list[1].Serves = fail
 			}
 			slowWaits := make(chan struct{})
 			hook := func(ctx context.Context, doing, name string) error {
@@ -296,6 +330,9 @@ func TestSelectAddsWhatIsNeededInAnOrderThatWorks(t *testing.T) {
 	}
 	if list, err = Select(); err != nil || len(list) != 4 || slices.ContainsFunc(list, func(a Addon) bool { return a.Optional }) {
 		t.Errorf("no name brings %d addons and %v, want the 4 that are not optional", len(list), err)
+	}
+	if list, err = Select("all"); err != nil || len(list) != len(All()) {
+		t.Errorf("all: %d addons of %d, %v", len(list), len(All()), err)
 	}
 	if list, err = Select("git"); err != nil || len(list) != 3 || list[2].Name != "git" {
 		t.Errorf("git brings %d addons and %v, want istio, flux and git", len(list), err)

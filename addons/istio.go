@@ -9,10 +9,12 @@ import (
 
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"mllab.local/internal/kube"
 	"mllab.local/internal/mesh"
 	"mllab.local/internal/probe"
 	"mllab.local/manifests"
@@ -28,18 +30,9 @@ func istio() Addon {
 		Summary: "Istio: istiod, sidecar injection and the ingress gateway",
 		Images:  []string{"istio-pilot", "istio-proxyv2"},
 		Objects: istioObjects,
-		Later:   isGateway,
-		Settle:  addressOfGateway,
+		Settle:  settleIstio,
 		Verify:  verifyIstio,
 	}
-}
-
-// isGateway holds the gateway's pod back until istiod is ready. The pod mounts
-// the ConfigMap with the CA that istiod writes when it starts, and the kubelet
-// asks for a missing one ever more seldom: after 0.5, 1, 2, 4, 8 s. A pod that
-// finds it at once is ready sooner.
-func isGateway(o *unstructured.Unstructured) bool {
-	return o.GetKind() == "Deployment" && o.GetName() == mesh.Gateway
 }
 
 func istioObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
@@ -64,6 +57,41 @@ func istioObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, e
 		}
 	}
 	return append([]*unstructured.Unstructured{namespace(mesh.Namespace)}, objs...), nil
+}
+
+func settleIstio(ctx context.Context, env Env, reason func(string)) error {
+	if err := makeMeshCA(ctx, env, reason); err != nil {
+		return err
+	}
+	return addressOfGateway(ctx, env, reason)
+}
+
+// makeMeshCA makes the mesh's CA where istiod would, and the ConfigMap with its
+// certificate that the gateway's pod mounts: with both there, the gateway
+// starts beside istiod and not after it. (istio.io/istio,
+// security/pkg/pki/ca/ca.go, NewSelfSignedIstioCAOptions, and
+// pilot/pkg/features, CACertConfigMapName.)
+func makeMeshCA(ctx context.Context, env Env, reason func(string)) error {
+	cert, key, err := newCA("cluster.local") // the mesh's trust domain
+	if err != nil {
+		return err
+	}
+	return poll(ctx, reason, "making the mesh's CA", func(ctx context.Context) error {
+		secret := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: "istio-ca-secret"},
+			Type:       "istio.io/ca-root",
+			Data:       map[string][]byte{"ca-cert.pem": cert, "ca-key.pem": key},
+		}
+		if err := env.Kube.Create(ctx, secret); apierrors.IsAlreadyExists(err) {
+			return nil // and istiod keeps the other one as it should be
+		} else if err != nil {
+			return err
+		}
+		return client.IgnoreAlreadyExists(env.Kube.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: "istio-ca-root-cert", Labels: map[string]string{"istio.io/config": "true"}},
+			Data:       map[string]string{"root-cert.pem": string(cert)},
+		}))
+	})
 }
 
 // addressOfGateway does what a cloud's load balancer controller would: it
@@ -179,4 +207,22 @@ func verifyGateway(ctx context.Context, env Env, reason func(string)) (err error
 		}
 		return nil
 	})
+}
+
+// Restarted is for a cluster whose node was stopped and runs again, as soon as its API answers. The gateway's pod gets
+// another address, but its record still has the old one. Knative's net-gateway-api would ask that one whether routes are in
+// force, for ever: it gives an address up only when a pod with just this address is deleted. So the pod and what names its
+// address go before that controller starts; others come in their place.
+func Restarted(ctx context.Context, c *kube.Client) error {
+	err := c.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(mesh.Namespace), client.MatchingLabels{"app": mesh.Gateway}, client.GracePeriodSeconds(0))
+	if err != nil {
+		return fmt.Errorf("removing the gateway's pod of before: %w", err)
+	}
+	addresses := &unstructured.Unstructured{} // of all Services that select it
+	addresses.SetAPIVersion("v1")
+	addresses.SetKind("Endpoints")
+	if err := c.DeleteAllOf(ctx, addresses, client.InNamespace(mesh.Namespace)); err != nil {
+		return fmt.Errorf("removing the gateway's addresses of before: %w", err)
+	}
+	return nil
 }

@@ -27,7 +27,9 @@ func knative() Addon {
 			"knative-net-gateway-api",
 		},
 		Objects: knativeObjects,
-		Verify:  verifyKnative,
+		// What comes before the webhook judges would be kept without its defaults.
+		Serves: verifyKnative,
+		Verify: verifyKnative,
 	}
 }
 
@@ -37,6 +39,8 @@ func knative() Addon {
 var knativeConfig = map[string]map[string]string{
 	"config-network": {"ingress-class": "gateway-api.ingress.networking.knative.dev"},
 	"config-domain":  {Domain: ""},
+	// A model comes to its server in an init container.
+	"config-features": {"kubernetes.podspec-init-containers": "enabled"},
 	"config-deployment": {
 		// The lab's images exist on the node only: no registry knows their digest.
 		"registries-skipping-tag-resolving": "kind.local,ko.local,dev.local",

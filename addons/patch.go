@@ -134,7 +134,12 @@ const (
 // poll calls try until it returns nil, at most verifyLimit long. Its error is
 // try's last, which also goes to reason.
 func poll(ctx context.Context, reason func(string), what string, try func(ctx context.Context) error) error {
-	pctx, stop := context.WithTimeout(ctx, verifyLimit)
+	return pollFor(ctx, verifyLimit, reason, what, try)
+}
+
+// pollFor is poll with a limit of its own.
+func pollFor(ctx context.Context, limit time.Duration, reason func(string), what string, try func(ctx context.Context) error) error {
+	pctx, stop := context.WithTimeout(ctx, limit)
 	defer stop()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -154,7 +159,7 @@ func poll(ctx context.Context, reason func(string), what string, try func(ctx co
 			if ctx.Err() != nil {
 				return fmt.Errorf("%s: %w (last: %s)", what, ctx.Err(), oneLine(last))
 			}
-			return fmt.Errorf("%s: timeout after %s (last: %w)", what, verifyLimit, last)
+			return fmt.Errorf("%s: timeout after %s (last: %w)", what, limit, last)
 		}
 	}
 }

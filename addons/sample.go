@@ -26,7 +26,7 @@ func sample() Addon {
 	return Addon{
 		Name:    "sample",
 		Summary: "a sample model server at " + SampleHost,
-		Needs:   []string{"knative"},
+		Beside:  []string{"knative"},
 		Images:  []string{"sampleapp"},
 		Objects: sampleObjects,
 		Verify:  verifySample,

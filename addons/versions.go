@@ -35,6 +35,11 @@ func Versions() ([]Version, error) {
 		{"source-controller", "github.com/fluxcd/source-controller", plain},
 		{"kustomize-controller", "github.com/fluxcd/kustomize-controller", plain},
 		{"helm-controller", "github.com/fluxcd/helm-controller", plain},
+		{"jobset", "sigs.k8s.io/jobset", plain},
+		{"trainer", "github.com/kubeflow/trainer/v2", plain},
+		{"kserve", "github.com/kserve/kserve", plain},
+		{"argo-workflows", "github.com/argoproj/argo-workflows/v3", plain},
+		{"registry", "github.com/distribution/distribution/v3", plain},
 	} {
 		release, err := v.release(modules[v.module])
 		if err != nil {

@@ -25,6 +25,8 @@ import (
 
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
+
+	"mllab.local/internal/kustomize"
 )
 
 // self is part of the stamp: another renderer renders again.
@@ -41,12 +43,19 @@ const (
 	serving = nested + "/knative-serving"
 	gateway = nested + "/knative-net-gateway-api"
 	flux    = nested + "/flux"
+	trainer = nested + "/trainer"
+	kserve  = nested + "/kserve"
+	argo    = nested + "/argo-workflows"
 )
 
 // source is files of one module, as pinned by the go.mod in folder pin.
 type source struct {
 	pin, module string
 	globs       []string
+	// folders are kustomize's, built together; their objects go to namespace,
+	// if it is set.
+	folders   []string
+	namespace string
 }
 
 // output is one rendered file: the YAML documents of its sources in order, or,
@@ -61,45 +70,68 @@ var outputs = []output{
 		// The standard channel is what Istio's guide installs, and has every
 		// kind that net-gateway-api watches. The experimental one has twice as
 		// many, and the API server works for each.
-		{gateway, "sigs.k8s.io/gateway-api", []string{"config/crd/standard/gateway.networking.*.yaml"}},
+		{pin: gateway, module: "sigs.k8s.io/gateway-api", globs: []string{"config/crd/standard/gateway.networking.*.yaml"}},
 	}},
 	{"knative.yaml", []source{
-		{serving, "knative.dev/serving", []string{"config/core/*.yaml", "config/core/*/*.yaml"}},
+		{pin: serving, module: "knative.dev/serving", globs: []string{"config/core/*.yaml", "config/core/*/*.yaml"}},
 		// Links in the serving repository, and a module's zip has no links.
-		{serving, "knative.dev/networking", []string{
+		{pin: serving, module: "knative.dev/networking", globs: []string{
 			"config/certificate.yaml", "config/config-network.yaml", "config/domain-claim.yaml",
 			"config/ingress.yaml", "config/serverlessservice.yaml",
 		}},
-		{serving, "knative.dev/caching", []string{"config/image.yaml"}},
-		{gateway, "knative.dev/net-gateway-api", []string{
+		{pin: serving, module: "knative.dev/caching", globs: []string{"config/image.yaml"}},
+		{pin: gateway, module: "knative.dev/net-gateway-api", globs: []string{
 			"config/200-clusterrole.yaml", "config/300-controller.yaml", "config/config-gateway.yaml",
 			"third_party/istio/*.yaml",
 		}},
 	}},
 	// One file each, because what they call manager-role is each one's own.
 	{"flux-source-controller.yaml", []source{
-		{flux, "github.com/fluxcd/source-controller", append([]string{"config/manager/service.yaml"}, fluxFiles...)},
+		{pin: flux, module: "github.com/fluxcd/source-controller", globs: append([]string{"config/manager/service.yaml"}, fluxFiles...)},
 	}},
 	{"flux-kustomize-controller.yaml", []source{
-		{flux, "github.com/fluxcd/kustomize-controller", fluxFiles},
+		{pin: flux, module: "github.com/fluxcd/kustomize-controller", globs: fluxFiles},
 	}},
 	{"flux-helm-controller.yaml", []source{
-		{flux, "github.com/fluxcd/helm-controller", fluxFiles},
+		{pin: flux, module: "github.com/fluxcd/helm-controller", globs: fluxFiles},
 	}},
 	{"envoy_bootstrap.json", []source{
-		{".", "istio.io/istio", []string{"tools/packaging/common/envoy_bootstrap.json"}},
+		{pin: ".", module: "istio.io/istio", globs: []string{"tools/packaging/common/envoy_bootstrap.json"}},
+	}},
+	{"jobset.yaml", []source{
+		{pin: trainer, module: "sigs.k8s.io/jobset", folders: []string{"config/default"}},
+	}},
+	{"trainer.yaml", []source{
+		// overlays/manager would fetch JobSet from the network.
+		{pin: trainer, module: "github.com/kubeflow/trainer/v2", namespace: "kubeflow-system", folders: []string{
+			"manifests/base/crds", "manifests/base/manager", "manifests/base/rbac", "manifests/base/webhook",
+		}},
+	}},
+	{"kserve.yaml", []source{
+		// The minimal CRDs: the full ones hold a pod's whole schema several
+		// times, 2 MB each. config/default would add cert-manager's objects.
+		{pin: kserve, module: "github.com/kserve/kserve", namespace: "kserve", folders: []string{
+			"config/crd/minimal", "config/crd/minimal/clusterstoragecontainer", "config/rbac", "config/manager", "config/webhook", "config/configmap",
+		}},
+	}},
+	{"argo-workflows.yaml", []source{
+		{pin: argo, module: "github.com/argoproj/argo-workflows/v3", namespace: "argo", folders: []string{
+			"manifests/base/crds/minimal", "manifests/base/workflow-controller", "manifests/cluster-install-no-crds/workflow-controller-rbac",
+		}},
 	}},
 }
 
 var fluxFiles = []string{"config/crd/bases/*.yaml", "config/rbac/role.yaml", "config/manager/deployment.yaml"}
 
 // kindBase is the tree that kind lays over its node image.
-var kindBase = source{".", "sigs.k8s.io/kind", []string{"images/base/files"}}
+var kindBase = source{pin: ".", module: "sigs.k8s.io/kind", globs: []string{"images/base/files"}}
 
 // shown are modules that nothing is rendered from but whose version is shown.
 var shown = []source{
 	// Istio's own module has no release tags; its API's version carries the number.
 	{pin: nested + "/istio", module: "istio.io/client-go"},
+	// Its manifest is ours.
+	{pin: nested + "/registry", module: "github.com/distribution/distribution/v3"},
 }
 
 func main() {
@@ -251,6 +283,15 @@ func (o output) text(mods map[string]module) ([]byte, error) {
 	for _, s := range o.sources {
 		m := mods[s.key()]
 		fmt.Fprintf(&head, "# rendered from %s@%s\n", s.module, m.version)
+		if len(s.folders) > 0 {
+			built, err := kustomize.Folders(m.dir, s.namespace, s.folders...)
+			if err != nil {
+				return nil, fmt.Errorf("%s@%s: %w", s.module, m.version, err)
+			}
+			if err := normal(&body, built); err != nil {
+				return nil, err
+			}
+		}
 		for _, g := range s.globs {
 			files, err := fs.Glob(os.DirFS(m.dir), g)
 			if err != nil {

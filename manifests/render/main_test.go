@@ -50,7 +50,7 @@ func TestAFileThatUpstreamNoLongerHasIsAnError(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("kind: A\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := source{".", "example.com/m", []string{"a.yaml"}}
+	s := source{pin: ".", module: "example.com/m", globs: []string{"a.yaml"}}
 	mods := map[string]module{s.key(): {"v1.2.3", dir}}
 	text, err := output{"x.yaml", []source{s}}.text(mods)
 	if want := "# rendered from example.com/m@v1.2.3\n---\nkind: A\n"; err != nil || string(text) != want {

@@ -1,0 +1,623 @@
+package addons
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	labgit "mllab.local/internal/git"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/report"
+)
+
+// A lab under GitOps has its addons from its own Git. What an addon is, is in
+// addons/NAME/, one file for each object; that the lab has it is in
+// lab/NAME.yaml, a Kustomization. One more of these, gitopsRoot, applies lab/,
+// itself included.
+const (
+	gitopsRoot    = "lab"
+	gitopsFolder  = "lab/"
+	gitopsObjects = "addons/"
+	// gitopsAuthor is who commits for mllab. What its last commit left in Git it
+	// may change again; anything else is somebody's will.
+	gitopsAuthor = mllab
+)
+
+// ErrNotInGit says that the lab's Git does not have an addon.
+var ErrNotInGit = errors.New("it is not in the lab's Git")
+
+// standsOn names the addons that Git itself needs to be reached and followed.
+// Pruning one of these would cut the branch it sits on.
+func standsOn() ([]string, error) {
+	list, err := Select("git")
+	var names []string
+	for _, a := range list {
+		names = append(names, a.Name)
+	}
+	return names, err
+}
+
+// rootObjects are what Flux follows: the lab's Git, and the Kustomization of
+// all others. Neither is ever pruned, by whatever commit; and who deletes the
+// Kustomization on the cluster lets go of the addons, and does not lose them.
+func rootObjects() []*unstructured.Unstructured {
+	objs := []*unstructured.Unstructured{
+		object(fluxSources, "GitRepository", FluxNamespace, gitopsRoot, map[string]any{"spec": map[string]any{
+			"interval": "1m", "url": GitInside, "ref": map[string]any{"branch": labgit.Main}, // the server asks Flux to look after each push
+		}}),
+		kustomization(gitopsRoot, gitopsFolder, true, nil),
+	}
+	_ = unstructured.SetNestedField(objs[1].Object, "Orphan", "spec", "deletionPolicy") // spec is a map
+	for _, o := range objs {
+		o.SetAnnotations(map[string]string{"kustomize.toolkit.fluxcd.io/prune": "disabled"})
+	}
+	return objs
+}
+
+// kustomization has Flux apply a folder of the lab's Git, once those that it is
+// after have ever been applied. Flux's own rule, that they have applied the same
+// commit, would let each commit wait for all before it.
+func kustomization(name, folder string, prune bool, after []string) *unstructured.Unstructured {
+	spec := map[string]any{
+		"interval": "10m", "retryInterval": "10s", "path": "./" + strings.TrimSuffix(folder, "/"), "prune": prune,
+		"sourceRef": map[string]any{"kind": "GitRepository", "name": gitopsRoot},
+	}
+	var depends []any
+	for _, name := range after {
+		depends = append(depends, map[string]any{"name": name, "readyExpr": "has(dep.status.lastAppliedRevision)"})
+	}
+	if len(depends) > 0 {
+		spec["dependsOn"] = depends
+	}
+	return object(fluxKustomizations, "Kustomization", FluxNamespace, name, map[string]any{"spec": spec})
+}
+
+// addonKustomization has Flux apply an addon.
+func addonKustomization(a Addon) (*unstructured.Unstructured, error) {
+	keep, err := standsOn()
+	return kustomization(a.Name, gitopsObjects+a.Name, !slices.Contains(keep, a.Name), slices.Concat(a.Needs, a.Beside)), err
+}
+
+// files are files of the lab's Git, by path.
+type files map[string][]byte
+
+// of returns those that are about an addon.
+func (f files) of(name string) files {
+	part := files{}
+	for path, text := range f {
+		if about(path, name) {
+			part[path] = text
+		}
+	}
+	return part
+}
+
+func (f files) equal(other files) bool { return maps.EqualFunc(f, other, slices.Equal) }
+
+func about(path, name string) bool {
+	return path == gitopsFolder+name+".yaml" || strings.HasPrefix(path, gitopsObjects+name+"/")
+}
+
+// add writes objects as one file.
+func (f files) add(path string, objs ...*unstructured.Unstructured) error {
+	if f[path] != nil {
+		return fmt.Errorf("%s would be written twice", path)
+	}
+	var docs []string
+	for _, o := range objs {
+		text, err := yaml.Marshal(o.Object)
+		if err != nil {
+			return fmt.Errorf("%s: %w", kube.Name(o), err)
+		}
+		docs = append(docs, string(text))
+	}
+	f[path] = []byte(strings.Join(docs, "---\n"))
+	return nil
+}
+
+// gitFiles renders what Git holds of an addon with these objects.
+func gitFiles(a Addon, objs []*unstructured.Unstructured) (files, error) {
+	f := files{}
+	k, err := addonKustomization(a)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.add(gitopsFolder+a.Name+".yaml", k); err != nil {
+		return nil, err
+	}
+	for _, o := range objs {
+		if o.GetKind() == "Secret" && (o.Object["data"] != nil || o.Object["stringData"] != nil) {
+			return nil, fmt.Errorf("%s has data, which is not for Git", kube.Name(o))
+		}
+		kind := strings.ToLower(o.GroupVersionKind().GroupKind().String()) // as kubectl takes it: deployment.apps
+		parts := slices.DeleteFunc([]string{kind, o.GetNamespace(), o.GetName()}, func(s string) bool { return s == "" })
+		if err := f.add(gitopsObjects+a.Name+"/"+strings.Join(parts, "_")+".yaml", o); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// InstallByGit is Install for a lab whose addons come from its own Git. A lab
+// that is not under GitOps yet is installed as ever, and then handed over. After
+// that nothing is applied here: what differs from Git is committed, and each
+// addon is verified once Flux has applied that. What others than mllab have
+// committed of an addon stays as they made it, and is said.
+//
+// There is one Result for each addon that the lab has then, in list's order.
+func InstallByGit(ctx context.Context, env Env, pods Use, list []Addon, im Images, r report.Reporter) ([]Result, error) {
+	var under bool
+	err := poll(ctx, func(string) {}, "looking who has the addons", func(ctx context.Context) error {
+		_, err := readKustomization(ctx, env.Kube, gitopsRoot)
+		under = err == nil
+		if errors.Is(err, ErrNotInGit) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var installed []Result
+	if !under {
+		if installed, err = Install(ctx, env, pods, list, im, r); err != nil {
+			return installed, err
+		}
+	}
+	task := r.Step("gitops")
+	if under {
+		installed, err = mend(ctx, env, pods, list, im, r, task.Update)
+	}
+	g := &byGit{env: env, list: list, report: r}
+	if err == nil {
+		err = g.handOver(ctx, im, !under, task.Update)
+	}
+	if err != nil {
+		err = fmt.Errorf("gitops: %w", err)
+		task.Fail(err)
+		return installed, err
+	}
+	task.Done(g.said)
+	results, err := install(ctx, env, g.list, im, r, hands{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }})
+	return g.merged(list, installed, results), err
+}
+
+// merged adds up what became of each addon that the lab has.
+func (g *byGit) merged(list []Addon, runs ...[]Result) []Result {
+	var all []Result
+	for _, a := range list {
+		if slices.Contains(g.lost, a.Name) {
+			continue
+		}
+		sum := Result{Name: a.Name}
+		for _, r := range slices.Concat(runs...) {
+			if r.Name == a.Name {
+				sum.Changes = append(sum.Changes, r.Changes...)
+				sum.Seconds += r.Seconds
+				sum.VerifySeconds += r.VerifySeconds
+				sum.Err = errors.Join(sum.Err, r.Err)
+			}
+		}
+		all = append(all, sum)
+	}
+	return all
+}
+
+// mendAfter is how long what Git stands on may take to be ready. On a lab that
+// works it is at once.
+const mendAfter = time.Minute
+
+// mend installs what Git stands on when that is broken: a change that nobody
+// can push, or that nobody would apply, mends nothing. Flux is then asked to
+// apply what Git says of it.
+func mend(ctx context.Context, env Env, pods Use, list []Addon, im Images, r report.Reporter, reason func(string)) ([]Result, error) {
+	names, err := standsOn()
+	if err != nil {
+		return nil, err
+	}
+	wctx, stop := context.WithTimeout(ctx, mendAfter)
+	defer stop()
+	var broken error
+	for _, name := range names {
+		if err := ReadyByGit(wctx, env.Kube, name, reason); err != nil && !errors.Is(err, ErrNotInGit) {
+			broken = errors.Join(broken, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	if broken == nil || ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	r.Note("what the lab's Git stands on is not ready, so it is applied without Git: %s", oneLine(broken))
+	list = slices.DeleteFunc(slices.Clone(list), func(a Addon) bool { return !slices.Contains(names, a.Name) })
+	results, err := Install(ctx, env, pods, list, im, r)
+	for _, name := range names {
+		ask := fmt.Appendf(nil, `{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":%q}}}`, time.Now().Format(time.RFC3339Nano))
+		asked := env.Kube.Patch(ctx, kustomization(name, "", false, nil), client.RawPatch(types.MergePatchType, ask))
+		err = errors.Join(err, client.IgnoreNotFound(asked))
+	}
+	return results, err
+}
+
+// byGit has Flux do what Install does.
+type byGit struct {
+	env     Env
+	list    []Addon  // as Flux's Kustomizations; without those that are not in Git
+	lost    []string // those that Flux has removed, as they are not in Git
+	report  report.Reporter
+	changed map[string]string // what became of a Kustomization: "created", "configured"; none: "unchanged"
+	said    string            // what was committed
+}
+
+// handOver commits what mllab renders, and returns when Flux has fetched that.
+// first: Flux does not follow the lab's Git yet.
+func (g *byGit) handOver(ctx context.Context, im Images, first bool, reason func(string)) error {
+	rendered := map[string]files{gitopsRoot: {}}
+	if err := rendered[gitopsRoot].add(gitopsFolder+gitopsRoot+".yaml", rootObjects()...); err != nil {
+		return err
+	}
+	for _, a := range g.list {
+		objs, err := a.Objects(ctx, im)
+		if err == nil {
+			objs, err = g.env.Kube.Sent(ctx, objs)
+		}
+		if err == nil {
+			rendered[a.Name], err = gitFiles(a, objs)
+		}
+		if err != nil {
+			return fmt.Errorf("rendering %s: %w", a.Name, err)
+		}
+	}
+	remote, err := GitRemote(ctx, g.env.Kube, g.env.Gateway)
+	if err != nil {
+		return err
+	}
+	reason("reading the lab's Git")
+	bounded, stop := context.WithTimeout(ctx, verifyLimit)
+	defer stop()
+	repo, err := labgit.Clone(bounded, remote, gitopsAuthor)
+	if err != nil {
+		return fmt.Errorf("reading the lab's Git: %w", err)
+	}
+	names := []string{gitopsRoot}
+	for _, a := range g.list {
+		names = append(names, a.Name)
+	}
+	reason("committing")
+	d, err := commit(bounded, repo, names, rendered)
+	if err != nil {
+		return fmt.Errorf("committing: %w", err)
+	}
+	for _, note := range d.notes {
+		g.report.Note("%s", note)
+	}
+	if g.said = "unchanged"; len(d.changed) > 0 {
+		g.said = fmt.Sprintf("committed %.7s, %s", d.head, d.subject)
+	}
+	if first {
+		if _, err := g.env.Kube.Apply(ctx, rootObjects()); err != nil {
+			return err
+		}
+	}
+	if err := g.follow(d); err != nil {
+		return err
+	}
+	return poll(ctx, reason, "having Flux fetch the commit", func(ctx context.Context) error { return g.fetched(ctx, repo, d.head) })
+}
+
+// follow puts Kustomizations in the place of the addons' objects.
+func (g *byGit) follow(d decision) error {
+	keep, err := standsOn()
+	if err != nil {
+		return err
+	}
+	g.changed, g.lost = d.changed, filter(d.gone, func(name string) bool { return !slices.Contains(keep, name) })
+	present := func(name string) bool { return !slices.Contains(d.gone, name) }
+	var list []Addon
+	for _, a := range g.list {
+		if !present(a.Name) {
+			continue
+		}
+		k, err := addonKustomization(a)
+		a.Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
+			return []*unstructured.Unstructured{k}, err
+		}
+		// Flux knows its own order, and says when what an addon needs is gone.
+		a.Needs, a.Beside, a.Serves = filter(a.Needs, present), filter(a.Beside, present), nil
+		list = append(list, a)
+	}
+	g.list = list
+	return nil
+}
+
+func filter(names []string, keep func(string) bool) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !keep(n) })
+}
+
+// fetched returns nil when Flux has a commit, or a later one.
+func (g *byGit) fetched(ctx context.Context, repo *labgit.Repo, commit string) error {
+	has, err := sourceRevision(ctx, g.env.Kube)
+	if err != nil {
+		return err
+	}
+	_, hash, _ := strings.Cut(has, "@sha1:")
+	if hash == commit {
+		return nil
+	}
+	if err := repo.Pull(ctx); err != nil {
+		return err
+	}
+	log, err := repo.Log()
+	if err != nil {
+		return err
+	}
+	at := func(hash string) int {
+		return slices.IndexFunc(log, func(c labgit.Commit) bool { return c.Hash == hash })
+	}
+	if i := at(hash); i >= 0 && i < at(commit) { // the newest is the first
+		return nil
+	}
+	return fmt.Errorf("it has %s, not yet %s", has, commit)
+}
+
+// changes says what becomes of Kustomizations, which is Flux's work.
+func (g *byGit) changes(_ context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error) {
+	var changes []kube.Change
+	for _, o := range objs {
+		action := g.changed[o.GetName()]
+		if action == "" {
+			action = "unchanged"
+		}
+		changes = append(changes, kube.Change{Object: kube.Name(o), Action: action})
+	}
+	return changes, nil
+}
+
+// applyLimit bounds Flux's apply of one addon. The first one writes each object
+// twice: on two busy cores that took a minute.
+const applyLimit = 5 * time.Minute
+
+// wait returns when Flux has applied what it has fetched, and that is ready.
+func (g *byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
+	for _, o := range objs {
+		var final error // no time mends what cannot be read
+		err := pollFor(ctx, applyLimit, reason, "having Flux apply it", func(ctx context.Context) error {
+			want, err := sourceRevision(ctx, g.env.Kube)
+			if err != nil {
+				return err
+			}
+			k, err := readKustomization(ctx, g.env.Kube, o.GetName())
+			if err == nil {
+				err = applied(k)
+			}
+			_, why, _, _ := conditionReady(k) // what is wrong with it, applied has said
+			if tried, _, _ := unstructured.NestedString(k.Object, "status", "lastAttemptedRevision"); why == "BuildFailed" && tried == want {
+				final = err
+				return nil
+			}
+			if has, _, _ := unstructured.NestedString(k.Object, "status", "lastAppliedRevision"); err == nil && has != want {
+				err = fmt.Errorf("%s: it has applied %s, not yet %s", kube.Name(k), has, want)
+			}
+			return err
+		})
+		if err = errors.Join(err, final); err != nil {
+			return err
+		}
+		if err := ReadyByGit(ctx, g.env.Kube, o.GetName(), reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReadyByGit returns when what Flux applied of an addon is ready, and tells
+// reason what it waits for. That Flux could not apply it is an error.
+//
+// Errors: ErrNotInGit; else Flux's words, or what kube.Wait says.
+func ReadyByGit(ctx context.Context, c *kube.Client, addon string, reason func(string)) error {
+	var k *unstructured.Unstructured
+	var last error
+	err := poll(ctx, reason, "waiting for Flux", func(pctx context.Context) error {
+		read, err := readKustomization(pctx, c, addon)
+		if err == nil {
+			err = applied(read)
+		}
+		if pctx.Err() == nil || last == nil { // else it is only the echo of the end
+			k, last = read, err
+		}
+		if errors.Is(err, ErrNotInGit) {
+			return nil
+		}
+		return err
+	})
+	if err != nil || last != nil {
+		return last
+	}
+	objs, err := kube.Inventory(k)
+	if err != nil {
+		return err
+	}
+	return c.Wait(ctx, objs, reason)
+}
+
+// Followed returns the revision of the lab's Git that Flux has applied last,
+// such as main@sha1:…; that it could not fetch or apply the newest is an error.
+func Followed(ctx context.Context, c client.Reader) (string, error) {
+	if _, err := sourceRevision(ctx, c); err != nil {
+		return "", err
+	}
+	k, err := readKustomization(ctx, c, gitopsRoot)
+	if err != nil {
+		return "", err
+	}
+	revision, _, err := unstructured.NestedString(k.Object, "status", "lastAppliedRevision")
+	return revision, errors.Join(err, applied(k))
+}
+
+// sourceRevision is what Flux has fetched of the lab's Git.
+func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
+	source := rootObjects()[0]
+	if err := c.Get(ctx, client.ObjectKeyFromObject(source), source); err != nil {
+		return "", err
+	}
+	revision, _, err := unstructured.NestedString(source.Object, "status", "artifact", "revision")
+	return revision, errors.Join(err, applied(source))
+}
+
+// readKustomization reads one of the lab's. One that is not there, or whose
+// kind is not, is ErrNotInGit.
+func readKustomization(ctx context.Context, c client.Reader, name string) (*unstructured.Unstructured, error) {
+	k := kustomization(name, "", false, nil)
+	err := c.Get(ctx, client.ObjectKeyFromObject(k), k)
+	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+		return k, fmt.Errorf("%s: %w", kube.Name(k), ErrNotInGit)
+	}
+	return k, err
+}
+
+// applied returns nil unless a controller of Flux says that it cannot apply or
+// fetch the newest; then it is what that says. While it is at it again, the
+// last time counts.
+func applied(o *unstructured.Unstructured) error {
+	if suspended, _, _ := unstructured.NestedBool(o.Object, "spec", "suspend"); suspended {
+		return fmt.Errorf("%s: it is suspended", kube.Name(o))
+	}
+	status, why, message, err := conditionReady(o)
+	switch {
+	case err != nil || status == "True" || status == "Unknown":
+		return err
+	case status == "":
+		return fmt.Errorf("%s: Flux has not looked at it yet", kube.Name(o))
+	}
+	return fmt.Errorf("%s: %s: %s", kube.Name(o), why, message)
+}
+
+// decision is what one commit of mllab does, and what it lets be.
+type decision struct {
+	head, subject string            // of the newest commit
+	changed       map[string]string // addon: "created" or "configured"
+	gone          []string          // addons that somebody took out of Git
+	notes         []string          // about what somebody else has committed
+}
+
+// commit brings into Git what is rendered of each name, but for what others
+// than mllab have changed since its own last commit of it.
+func commit(ctx context.Context, repo *labgit.Repo, names []string, rendered map[string]files) (decision, error) {
+	for {
+		if err := repo.Pull(ctx); err != nil {
+			return decision{}, err
+		}
+		log, err := repo.Log()
+		if err != nil {
+			return decision{}, err
+		}
+		d, change, err := decide(repo.Head(), log, repo.Files, names, rendered)
+		if err != nil || len(change) == 0 {
+			return d, err
+		}
+		head, err := repo.Commit(ctx, labgit.Change{Files: change, Message: d.subject})
+		if errors.Is(err, labgit.ErrConflict) {
+			continue // somebody pushed meanwhile
+		}
+		d.head = head
+		return d, err
+	}
+}
+
+// decide says what a commit on top of head would change, and why not more. log
+// is the newest first; read returns the files of a commit.
+func decide(head string, log []labgit.Commit, read func(commit, folder string) (map[string][]byte, error), names []string, rendered map[string]files) (decision, files, error) {
+	d, change := decision{head: head, changed: map[string]string{}}, files{}
+	known := map[string]files{} // by commit
+	at := func(commit, name string) (files, error) {
+		if known[commit] == nil {
+			all, err := read(commit, "")
+			if err != nil {
+				return nil, err
+			}
+			known[commit] = all
+		}
+		return known[commit].of(name), nil
+	}
+	var versions []string
+	for _, name := range names {
+		now, err := at(d.head, name)
+		if err != nil {
+			return d, nil, err
+		}
+		was, mine, last := files{}, "", labgit.Commit{}
+		for _, c := range log {
+			if !slices.ContainsFunc(c.Files, func(path string) bool { return about(path, name) }) {
+				continue
+			}
+			if strings.HasPrefix(c.Author, gitopsAuthor+" <") {
+				mine = c.Hash
+				was, err = at(mine, name)
+				break
+			}
+			if last.Hash == "" {
+				last = c
+			}
+		}
+		if err != nil {
+			return d, nil, err
+		}
+		want := rendered[name]
+		switch {
+		case now.equal(want):
+		case now.equal(was): // nobody else's, or taken back
+			for path := range now {
+				change[path] = nil
+			}
+			maps.Copy(change, want)
+			d.changed[name] = map[bool]string{true: "created", false: "configured"}[len(was) == 0]
+			versions = append(versions, withVersion(name))
+		default:
+			if now[gitopsFolder+name+".yaml"] == nil {
+				d.gone = append(d.gone, name)
+			}
+			d.notes = append(d.notes, note(name, now, !was.equal(want), last, mine))
+		}
+	}
+	d.subject = "mllab: " + strings.Join(versions, ", ")
+	return d, change, nil
+}
+
+// note says what becomes of an addon that others have changed, last by a commit.
+// mine is mllab's own last commit of it, "" for none; newer: mllab has another
+// one by now.
+func note(name string, now files, newer bool, last labgit.Commit, mine string) string {
+	by := fmt.Sprintf("commit %.7s (%q by %s)", last.Hash, last.Subject(), last.Author)
+	text := name + " stays as " + by + " left it"
+	switch {
+	case now[gitopsFolder+name+".yaml"] == nil:
+		text = name + " is not in the lab's Git since " + by + ", and stays out"
+	case newer:
+		text += ", though this mllab has a newer one"
+	}
+	if mine != "" {
+		text += fmt.Sprintf("\n    mllab's own: git restore -SW -s %.7s %s%s.yaml %s%s, commit, push, and up", mine, gitopsFolder, name, gitopsObjects, name)
+	}
+	return text
+}
+
+// withVersion is "istio 1.29.1", or the name alone for what has no version of
+// its own.
+func withVersion(addon string) string {
+	versions, err := Versions()
+	for _, v := range versions {
+		if err == nil && v.Name == addon {
+			return addon + " " + v.Version
+		}
+	}
+	return addon
+}

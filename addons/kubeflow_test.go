@@ -1,0 +1,403 @@
+package addons
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"mllab.local/internal/kube"
+	"mllab.local/manifests"
+)
+
+// parts are the addons that kubeflow needs, and itself.
+func parts() []Addon {
+	return []Addon{jobset(), trainer(), kserve(), argo(), labRegistry(), kubeflow()}
+}
+
+func TestKubeflowIsItsPartsAndWhatTheyStandOn(t *testing.T) {
+	list, err := Select("kubeflow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range list {
+		got = append(got, a.Name)
+	}
+	slices.Sort(got)
+	want := []string{"argo-workflows", "gateway-api", "istio", "jobset", "knative", "kserve", "kubeflow", "registry", "trainer"}
+	if !slices.Equal(got, want) {
+		t.Errorf("kubeflow is %v, want %v", got, want)
+	}
+}
+
+// docs/kubeflow.md has these figures.
+func TestTheControllersOfKubeflowRequestLittle(t *testing.T) {
+	var cpu, memory resource.Quantity
+	for _, a := range parts() {
+		for _, o := range render(t, a) {
+			if o.GetKind() != "Deployment" {
+				continue
+			}
+			err := eachContainer(o, func(c map[string]any) {
+				requests, _, _ := unstructured.NestedStringMap(c, "resources", "requests")
+				limits, _, _ := unstructured.NestedStringMap(c, "resources", "limits")
+				cpu.Add(resource.MustParse(requests["cpu"]))
+				memory.Add(resource.MustParse(requests["memory"]))
+				if limits["cpu"] != "" || limits["memory"] == "" {
+					t.Errorf("%s: its limits are %v", kube.Name(o), limits)
+				}
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if cpu.String() != "90m" || memory.String() != "288Mi" {
+		t.Errorf("together they request %s CPU and %s", cpu.String(), memory.String())
+	}
+}
+
+func TestAloneNoControllerWaitsForALease(t *testing.T) {
+	for _, a := range parts() {
+		for _, o := range render(t, a) {
+			if o.GetKind() == "CustomResourceDefinition" {
+				continue // schemas only
+			}
+			walk("", o.Object, func(_, s string) {
+				if strings.Contains(s, "leaderElect: true") || strings.Contains(s, "--leader-elect") {
+					t.Errorf("%s: %s", kube.Name(o), s)
+				}
+			})
+			if strategy, _, _ := unstructured.NestedString(o.Object, "spec", "strategy", "type"); o.GetKind() == "Deployment" && strategy != "Recreate" {
+				t.Errorf("%s may run twice for a moment", kube.Name(o))
+			}
+		}
+	}
+	for name, objs := range map[string][]*unstructured.Unstructured{
+		"ConfigMap/jobset-system/jobset-manager-config":     render(t, jobset()),
+		"ConfigMap/kubeflow-system/kubeflow-trainer-config": render(t, trainer()),
+	} {
+		text, _, _ := unstructured.NestedString(find(t, objs, name).Object, "data", "controller_manager_config.yaml")
+		if !strings.Contains(text, "leaderElect: false") {
+			t.Errorf("%s is\n%s", name, text)
+		}
+	}
+	env := map[string]any{}
+	if err := eachContainer(find(t, render(t, argo()), "Deployment/argo/workflow-controller"), func(c map[string]any) {
+		for _, e := range c["env"].([]any) {
+			e := e.(map[string]any)
+			env[e["name"].(string)] = e["value"]
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+	if env["LEADER_ELECTION_DISABLE"] != "true" || env["DEFAULT_REQUEUE_TIME"] != "1s" {
+		t.Errorf("Argo's environment is %v", env)
+	}
+}
+
+func TestArgosExecutorIsTheLabsOwn(t *testing.T) {
+	err := eachContainer(find(t, render(t, argo()), "Deployment/argo/workflow-controller"), func(c map[string]any) {
+		if got, want := fmt.Sprint(c["args"]), "[--executor-image "+images()["argo-executor"]+" --executor-image-pull-policy IfNotPresent]"; got != want {
+			t.Errorf("its arguments are %s, want %s", got, want)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// The stories name what these addons bring.
+func TestTheStoriesNameWhatIsThere(t *testing.T) {
+	for file, wants := range map[string][]string{
+		"train/trainjob.yaml":    {"runtimeRef: {name: " + PythonRuntime + "}", "apiVersion: " + trainerKinds},
+		"pipeline/workflow.yaml": {"runtimeRef: {name: " + PythonRuntime + "}", "apiVersion: " + trainerKinds, "apiVersion: " + argoKinds},
+		"pipeline/rights.yaml":   {"kind: ClusterRole, name: " + WorkflowExecutor + "}"},
+
+		"mlops/tree/training/rights.yaml": {"kind: ClusterRole, name: " + WorkflowExecutor + "}"},
+		"mlops/tree/training/job.yaml":    {"--git=" + GitInside, "secretName: git-token"},
+	} {
+		text, err := manifests.Scenarios.ReadFile("scenarios/" + file)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, want := range wants {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s lacks %q", file, want)
+			}
+		}
+	}
+}
+
+func TestKServeIsConfiguredForTheLabAndKeepsTheRest(t *testing.T) {
+	configured := func(o *unstructured.Unstructured) map[string]map[string]any {
+		text, _, err := unstructured.NestedStringMap(o.Object, "data")
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(text, "_example")
+		out := map[string]map[string]any{}
+		for key, value := range text {
+			values := map[string]any{}
+			if err := json.Unmarshal([]byte(value), &values); err != nil {
+				t.Fatalf("%s: %v", key, err)
+			}
+			out[key] = values
+		}
+		return out
+	}
+	const name = "ConfigMap/kserve/inferenceservice-config"
+	theirs, err := upstream("kserve.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := find(t, render(t, kserve()), name)
+	if data, _, _ := unstructured.NestedStringMap(ours.Object, "data"); data["_example"] != "" {
+		t.Error("the example is kept")
+	}
+	before, after := configured(find(t, theirs, name)), configured(ours)
+	if len(before) < 10 || !slices.Equal(slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after))) {
+		t.Errorf("its keys are %v, and were %v", slices.Sorted(maps.Keys(after)), slices.Sorted(maps.Keys(before)))
+	}
+	for key, values := range before {
+		for k, was := range values {
+			want := was
+			if set, is := kserveConfig[key][k]; is {
+				want = set
+			}
+			if is := after[key][k]; fmt.Sprint(is) != fmt.Sprint(want) {
+				t.Errorf("%s.%s is %v, want %v", key, k, is, want)
+			}
+		}
+	}
+	for _, c := range []struct{ key, k, want string }{
+		{"deploy", "defaultDeploymentMode", "Knative"}, {"ingress", "disableIstioVirtualHost", "true"}, {"ingress", "ingressDomain", Domain},
+		{"ingress", "domainTemplate", "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}"}, // upstream's
+	} {
+		if got := fmt.Sprint(after[c.key][c.k]); got != c.want {
+			t.Errorf("%s.%s is %s, want %s", c.key, c.k, got, c.want)
+		}
+	}
+
+	for text, want := range map[string]string{
+		`{"deploy": "{}"}`:       `{"defaultDeploymentMode":"Knative"}`,
+		`{}`:                     `{"defaultDeploymentMode":"Knative"}`,
+		`{"deploy": "{\"a\":1"}`: "deploy: unexpected end",
+	} {
+		o := object("v1", "ConfigMap", "x", "y", nil)
+		var data map[string]any
+		if err := json.Unmarshal([]byte(text), &data); err != nil {
+			t.Fatal(err)
+		}
+		o.Object["data"] = data
+		err := configureKServe(o)
+		got, _, _ := unstructured.NestedString(o.Object, "data", "deploy")
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("%s becomes %s, want %s", text, got, want)
+		}
+	}
+}
+
+func TestAWebhookWithoutAServiceIsAnError(t *testing.T) {
+	o := object("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "odd", nil)
+	o.Object["webhooks"] = []any{map[string]any{"name": "w", "clientConfig": map[string]any{"url": "https://x"}}}
+	if err := eachWebhook(o, func(map[string]any) {}); err == nil || err.Error() != "ValidatingWebhookConfiguration/odd: webhook w has no service" {
+		t.Error(err)
+	}
+}
+
+// cluster is a cluster that only keeps objects.
+func cluster(t *testing.T, objs ...client.Object) Env {
+	t.Helper()
+	return Env{Gateway: "http://127.0.0.1:8080", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(objs...).Build()}}
+}
+
+// webhooks are KServe's configurations on a cluster: how many of their webhooks
+// have which CA, and their versions.
+func webhooks(t *testing.T, env Env) (cas map[string]int, versions string) {
+	t.Helper()
+	cas = map[string]int{}
+	for _, kind := range []string{"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"} {
+		list := &unstructured.UnstructuredList{}
+		list.SetAPIVersion("admissionregistration.k8s.io/v1")
+		list.SetKind(kind + "List")
+		if err := env.Kube.List(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range list.Items {
+			versions += kube.Name(&o) + "=" + o.GetResourceVersion() + " "
+			hooks, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
+			for _, hook := range hooks {
+				ca, _, _ := unstructured.NestedString(hook.(map[string]any), "clientConfig", "caBundle")
+				var decoded []byte
+				if err := json.Unmarshal([]byte(`"`+ca+`"`), &decoded); err != nil {
+					t.Error(err)
+				}
+				cas[string(decoded)]++
+			}
+		}
+	}
+	return cas, versions
+}
+
+func TestKServesWebhooksTrustTheLabsCertificate(t *testing.T) {
+	var configurations []client.Object
+	hooks := 0
+	for _, o := range render(t, kserve()) {
+		if strings.HasSuffix(o.GetKind(), "WebhookConfiguration") {
+			list, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
+			hooks += len(list)
+			configurations = append(configurations, o)
+		}
+	}
+	if hooks < 7 {
+		t.Fatalf("KServe has %d webhooks", hooks)
+	}
+	env := cluster(t, configurations...)
+	certify := func() (secret corev1.Secret) {
+		t.Helper()
+		if err := certifyKServe(t.Context(), env, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := env.Kube.Get(t.Context(), client.ObjectKey{Namespace: kserveNamespace, Name: kserveSecret}, &secret); err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+
+	first := certify()
+	cas, versions := webhooks(t, env)
+	if ca := string(first.Data[corev1.TLSCertKey]); ca == "" || cas[ca] != hooks {
+		t.Errorf("%d of %d webhooks have the CA: %v", cas[ca], hooks, cas)
+	}
+	again := certify()
+	if _, now := webhooks(t, env); now != versions || again.ResourceVersion != first.ResourceVersion {
+		t.Errorf("a second time changes\n%s\nto\n%s", versions, now)
+	}
+
+	// Somebody makes a new certificate, and one webhook loses its CA.
+	cert, key, err := newCA("kserve", "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Data = map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key}
+	if err := env.Kube.Update(t.Context(), &again); err != nil {
+		t.Fatal(err)
+	}
+	certify()
+	if cas, _ := webhooks(t, env); cas[string(cert)] != hooks {
+		t.Errorf("%d of %d webhooks have the new CA", cas[string(cert)], hooks)
+	}
+
+	if err := env.Kube.Client.Delete(t.Context(), configurations[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := trust(t.Context(), env, configurations[0].(*unstructured.Unstructured), cert); err == nil || !strings.Contains(err.Error(), configurations[0].GetName()) {
+		t.Errorf("a configuration that is gone: %v", err)
+	}
+}
+
+func TestTheRegistryIsReachedByLoopbackAndGatewayOnly(t *testing.T) {
+	ports := 0
+	for _, a := range All() {
+		for name, spec := range podSpecs(render(t, a)) {
+			for _, list := range []string{"initContainers", "containers"} {
+				containers, _, _ := unstructured.NestedSlice(spec, list)
+				for _, c := range containers {
+					all, _, _ := unstructured.NestedSlice(c.(map[string]any), "ports")
+					for _, each := range all {
+						port := each.(map[string]any)
+						if port["hostPort"] == nil {
+							continue
+						}
+						ports++
+						if port["hostIP"] != "127.0.0.1" || port["hostPort"] != int64(5000) || name != "Deployment/registry/registry" {
+							t.Errorf("%s listens on the node: %v", name, port)
+						}
+					}
+				}
+			}
+			if spec["hostNetwork"] == true {
+				t.Errorf("%s is in the node's network", name)
+			}
+		}
+	}
+	if ports != 1 {
+		t.Errorf("%d ports of the node are taken", ports)
+	}
+	for _, o := range render(t, labRegistry()) {
+		if kind, _, _ := unstructured.NestedString(o.Object, "spec", "type"); o.GetKind() == "Service" && kind != "" && kind != "ClusterIP" {
+			t.Errorf("%s is a %s", kube.Name(o), kind)
+		}
+	}
+
+	// The node maps the name that pods use to that port. A colon is written so:
+	// https://github.com/containerd/containerd/blob/main/docs/hosts.md#registry-host-namespace
+	host, port, _ := strings.Cut(Registry, ":")
+	text, err := manifests.Node.ReadFile("node/etc/containerd/certs.d/" + host + "_" + port + "_/hosts.toml")
+	if err != nil || !strings.Contains(string(text), `server = "http://127.0.0.1:5000"`) {
+		t.Errorf("the node asks\n%s%v", text, err)
+	}
+	service := strings.Split(host, ".") // NAME.NAMESPACE.svc.…
+	find(t, render(t, labRegistry()), "Service/"+service[1]+"/"+service[0])
+}
+
+func TestTheRegistryIsAdvertisedWhereItIs(t *testing.T) {
+	env := cluster(t)
+	advertised := func() *corev1.ConfigMap {
+		t.Helper()
+		if err := advertiseRegistry(t.Context(), env, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+		advert := &corev1.ConfigMap{}
+		if err := env.Kube.Get(t.Context(), client.ObjectKey{Namespace: "kube-public", Name: "local-registry-hosting"}, advert); err != nil {
+			t.Fatal(err)
+		}
+		return advert
+	}
+	// https://github.com/kubernetes/enhancements/tree/master/keps/sig-cluster-lifecycle/generic/1755-communicating-a-local-registry#specification-for-localregistryhosting-v1
+	text := func(host string) string {
+		return fmt.Sprintf("host: %q\nhostFromContainerRuntime: %q\nhostFromClusterNetwork: %q\n", host, Registry, Registry)
+	}
+	first := advertised()
+	if got := first.Data["localRegistryHosting.v1"]; got != text("127.0.0.1:8080") || first.Labels[managedBy] != mllab {
+		t.Errorf("it says\n%s", got)
+	}
+	if again := advertised(); again.ResourceVersion != first.ResourceVersion {
+		t.Error("a second time changes it")
+	}
+	env.Gateway = "http://127.0.0.1:9000"
+	if moved := advertised(); moved.Data["localRegistryHosting.v1"] != text("127.0.0.1:9000") {
+		t.Errorf("after a move it says\n%s", moved.Data)
+	}
+	env.Gateway = "http://a b"
+	if err := advertiseRegistry(t.Context(), env, func(string) {}); err == nil {
+		t.Error("an address that is none is advertised")
+	}
+}
+
+func TestATrainingRuntimeIsWhatTheTrainerLooksFor(t *testing.T) {
+	o := find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+PythonRuntime)
+	jobs, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "replicatedJobs")
+	job := jobs[0].(map[string]any)
+	step, _, _ := unstructured.NestedString(job, "template", "metadata", "labels", "trainer.kubeflow.org/trainjob-ancestor-step")
+	containers, _, _ := unstructured.NestedSlice(job, "template", "spec", "template", "spec", "containers")
+	if len(jobs) != 1 || job["name"] != "node" || step != "trainer" || len(containers) != 1 || containers[0].(map[string]any)["name"] != "node" {
+		t.Errorf("jobs are %v", jobs)
+	}
+	if o.GetLabels()["trainer.kubeflow.org/framework"] == "" {
+		t.Error("it names no framework")
+	}
+}

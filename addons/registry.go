@@ -1,0 +1,144 @@
+package addons
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/kube"
+	"mllab.local/internal/oci"
+	"mllab.local/manifests"
+)
+
+const registryNamespace = "registry"
+
+// Registry is the lab's registry as pods and the node know it. The node maps
+// the name to a port of its own loopback: manifests/node/etc/containerd.
+const Registry = "registry.registry.svc.cluster.local:5000"
+
+// labRegistry keeps images that are made on the lab. On this machine it answers
+// on the lab's one port.
+func labRegistry() Addon {
+	return Addon{
+		Name:     "registry",
+		Summary:  "the lab's own registry: images that are made on the lab",
+		Optional: true,
+		Needs:    []string{"istio"},
+		Images:   []string{"registry", "gitserver"},
+		Objects:  registryObjects,
+		Settle:   advertiseRegistry,
+		Verify:   verifyRegistry,
+	}
+}
+
+func registryObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+	objs, err := ours(im, manifests.Registry, "registry", "gitserver")
+	if err != nil {
+		return nil, fmt.Errorf("manifests/registry.yaml: %w", err)
+	}
+	return append([]*unstructured.Unstructured{namespace(registryNamespace)}, objs...), nil
+}
+
+// ours decodes a manifest of the lab's own, whose containers name components
+// as their images.
+func ours(im Images, text []byte, components ...string) ([]*unstructured.Unstructured, error) {
+	objs, err := kube.Decode(text)
+	if err != nil {
+		return nil, err
+	}
+	images := map[string]string{}
+	for _, c := range components {
+		if images[c], err = im.get(c); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range objs {
+		if o.GetKind() != "Deployment" {
+			continue
+		}
+		for _, list := range []string{"initContainers", "containers"} {
+			containers, _, err := unstructured.NestedSlice(o.Object, "spec", "template", "spec", list)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", kube.Name(o), err)
+			}
+			for _, each := range containers {
+				c, _ := each.(map[string]any)
+				name, _ := c["image"].(string)
+				if images[name] == "" {
+					return nil, fmt.Errorf("%s: %q is no component of it", kube.Name(o), name)
+				}
+				c["image"] = images[name]
+			}
+			if err := unstructured.SetNestedSlice(o.Object, containers, "spec", "template", "spec", list); err != nil {
+				return nil, fmt.Errorf("%s: %w", kube.Name(o), err)
+			}
+		}
+	}
+	return objs, nil
+}
+
+// advertiseRegistry tells tools where to push.
+// https://github.com/kubernetes/enhancements/tree/master/keps/sig-cluster-lifecycle/generic/1755-communicating-a-local-registry
+func advertiseRegistry(ctx context.Context, env Env, reason func(string)) error {
+	host, err := url.Parse(env.Gateway)
+	if err != nil {
+		return fmt.Errorf("the gateway's address: %w", err)
+	}
+	advert := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: "local-registry-hosting"}}
+	text := fmt.Sprintf("host: %q\nhostFromContainerRuntime: %q\nhostFromClusterNetwork: %q\n", host.Host, Registry, Registry)
+	return poll(ctx, reason, "advertising the registry", func(ctx context.Context) error {
+		err := env.Kube.Get(ctx, client.ObjectKeyFromObject(advert), advert)
+		const key = "localRegistryHosting.v1"
+		switch {
+		case client.IgnoreNotFound(err) != nil:
+			return err
+		case err == nil && advert.Data[key] == text:
+			return nil
+		case err == nil:
+			advert.Data = map[string]string{key: text}
+			return env.Kube.Update(ctx, advert)
+		}
+		advert.Labels, advert.Data = map[string]string{managedBy: mllab}, map[string]string{key: text}
+		return env.Kube.Create(ctx, advert)
+	})
+}
+
+// verifyRegistry pushes an image from outside, and has the node pull it: its
+// container cannot start, for there is nothing in it.
+func verifyRegistry(ctx context.Context, env Env, reason func(string)) error {
+	var digest string
+	err := poll(ctx, reason, "pushing an image through the gateway", func(ctx context.Context) (err error) {
+		digest, err = oci.Push(ctx, env.Gateway, verifyName+"-registry", map[string][]byte{"verify": []byte("it is read back\n")})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	pod := object("v1", "Pod", verifyNamespace, verifyName+"-registry", map[string]any{"spec": map[string]any{
+		"automountServiceAccountToken": false, "terminationGracePeriodSeconds": int64(0), "restartPolicy": "Never",
+		"containers": []any{map[string]any{"name": "none", "image": Registry + "/" + verifyName + "-registry" + "@" + digest, "command": []any{"/none"}}},
+	}})
+	return use(ctx, env, reason, "having the node pull it", []*unstructured.Unstructured{pod}, func(ctx context.Context) error {
+		var live corev1.Pod
+		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(pod), &live); err != nil {
+			return err
+		}
+		for _, s := range live.Status.ContainerStatuses {
+			switch {
+			case s.ImageID != "", s.State.Terminated != nil:
+				return nil
+			case s.State.Waiting != nil && (s.State.Waiting.Reason == "CreateContainerError" || s.State.Waiting.Reason == "RunContainerError"):
+				return nil // it was pulled
+			case s.State.Waiting != nil:
+				return fmt.Errorf("%s: %s", s.State.Waiting.Reason, s.State.Waiting.Message)
+			}
+		}
+		return errors.New("the pod is not scheduled")
+	})
+}

@@ -1,0 +1,19 @@
+package manifests
+
+import _ "embed"
+
+// Git is the lab's Git server; its image is called gitserver.
+//
+//go:embed git.yaml
+var Git []byte
+
+// Registry is the lab's registry; its images are called registry and gitserver,
+// whose command makes the folder its own.
+//
+//go:embed registry.yaml
+var Registry []byte
+
+// NotebookRunner is the program that runs one step of a notebook.
+//
+//go:embed pipeline/run.py
+var NotebookRunner []byte
