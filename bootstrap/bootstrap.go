@@ -27,6 +27,7 @@ import (
 	"mllab.local/addons"
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
 	"mllab.local/internal/report"
 	"mllab.local/internal/run"
 )
@@ -49,6 +50,7 @@ type Options struct {
 	Cache     string // image cache
 	State     string // state folder
 	Addons    []string
+	GitOps    bool   // the addons come from the lab's own Git; a lab that has them from there keeps that
 	Engine    string // docker, podman, nerdctl; "" is the first that works
 	Timeout   time.Duration
 	Purge     bool // Down: also the node images and the image cache
@@ -137,6 +139,8 @@ type parts struct {
 type cluster interface {
 	// create makes the cluster and its kubeconfig; when ctx ends first it comes back as soon as kind has given up.
 	create(ctx context.Context, config, image string) error
+	// serving returns when the API on that port, of a cluster that create is making, answers.
+	serving(ctx context.Context, port int) (lab, error)
 	// writeKubeconfig writes it anew for a node that runs.
 	writeKubeconfig() error
 	// load imports a docker-archive into the node's containerd.
@@ -148,9 +152,17 @@ type lab interface {
 	// await returns the node's Kubernetes version when the API answers and the node has reported ready since then:
 	// after a restart the API still holds what was said before it.
 	await(ctx context.Context, since time.Time, reason func(string)) (version string, err error)
-	install(ctx context.Context, gateway string, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error)
+	// install applies the addons, or commits them to the lab's Git. What has pods waits for pods to return: the node may
+	// still be in the making.
+	install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error)
 	// ready returns nil when the addon's objects are; it waits as long as ctx lets it.
-	ready(ctx context.Context, a addons.Addon, im addons.Images) error
+	ready(ctx context.Context, gitops bool, a addons.Addon, im addons.Images) error
+	// followed returns the revision of the lab's Git that Flux has applied.
+	followed(ctx context.Context) (revision string, err error)
+	// fluxUnready returns what users of Flux wrote and is not ready.
+	fluxUnready(ctx context.Context) ([]addons.Unready, error)
+	// requests returns what the pods ask for.
+	requests(ctx context.Context) (kube.Requests, error)
 }
 
 func realParts() parts {

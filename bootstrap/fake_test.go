@@ -36,12 +36,16 @@ type world struct {
 	machine    machine
 	installs   int
 	installErr error
+	gitops     bool     // of the last install
+	outOfGit   []string // addons that somebody took out of the lab's Git
 	awaitErr   error
 	addonErr   map[string]error
+	unready    []addons.Unready
 	created    []string // configurations given to kind
 	createErr  []error  // one for each creation, nil for success
 	duringKind func()
-	written    []string // what went into the engine or the node
+	serving    chan struct{} // if any, closed when addons are being applied
+	written    []string      // what went into the engine or the node
 	node       images.Node
 }
 
@@ -114,10 +118,20 @@ func (w *world) await(ctx context.Context, _ time.Time, _ func(string)) (string,
 	return "v1.34.4", ctx.Err()
 }
 
-func (w *world) install(ctx context.Context, _ string, list []addons.Addon, _ addons.Images, _ report.Reporter) ([]addons.Result, error) {
+func (w *world) install(ctx context.Context, gitops bool, _ string, pods addons.Use, list []addons.Addon, _ addons.Images, _ report.Reporter) ([]addons.Result, error) {
+	if w.serving != nil {
+		close(w.serving)
+	}
+	if err := pods(ctx, addons.Env{}, func(string) {}); err != nil {
+		return nil, err
+	}
 	w.installs++
+	w.gitops = gitops
 	var results []addons.Result
 	for _, a := range list {
+		if gitops && slices.Contains(w.outOfGit, a.Name) {
+			continue
+		}
 		action := "unchanged"
 		if w.installs == 1 {
 			action = "created"
@@ -127,9 +141,18 @@ func (w *world) install(ctx context.Context, _ string, list []addons.Addon, _ ad
 	return results, errors.Join(w.installErr, ctx.Err())
 }
 
-func (w *world) ready(_ context.Context, a addons.Addon, _ addons.Images) error {
+func (w *world) ready(_ context.Context, _ bool, a addons.Addon, _ addons.Images) error {
 	return w.addonErr[a.Name]
 }
+
+func (w *world) requests(context.Context) (kube.Requests, error) {
+	return kube.Requests{CPU: 700, CPUCapacity: 2000, Memory: 1 << 30, MemoryCapacity: 24 << 30}, nil
+}
+
+func (w *world) fluxUnready(context.Context) ([]addons.Unready, error) {
+	return w.unready, w.addonErr["flux"]
+}
+func (w *world) followed(context.Context) (string, error) { return "main@sha1:abc", w.addonErr["lab"] }
 
 // fakeKind makes the container and the volume that kind would make.
 type fakeKind struct {
@@ -165,6 +188,8 @@ func (k *fakeKind) create(ctx context.Context, config, image string) error {
 	}
 	return k.writeKubeconfig()
 }
+
+func (k *fakeKind) serving(context.Context, int) (lab, error) { return k.w, nil }
 
 func (k *fakeKind) writeKubeconfig() error {
 	return writeFile(k.kubeconfig, []byte("kubeconfig of "+k.name), 0o600)

@@ -3,10 +3,13 @@ package bootstrap
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/template"
@@ -19,6 +22,8 @@ import (
 	"sigs.k8s.io/kind/pkg/log"
 
 	"mllab.local/addons"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/run"
 )
 
 // kindConfig is what kind is told. The node image brings its own CNI, and the empty search list keeps the host's
@@ -28,6 +33,9 @@ apiVersion: kind.x-k8s.io/v1alpha4
 name: {{.Name}}
 networking:
   apiServerAddress: 127.0.0.1
+{{- if .APIPort}}
+  apiServerPort: {{.APIPort}}
+{{- end}}
   podSubnet: 10.244.0.0/16
   disableDefaultCNI: true
   dnsSearch: []
@@ -38,6 +46,19 @@ nodes:
     hostPort: {{.Port}}
     containerPort: {{.NodePort}}
 kubeadmConfigPatches:
+- |
+  kind: InitConfiguration
+  patches:
+    directory: /kind/patches
+- |
+  kind: ClusterConfiguration
+  controllerManager:
+    extraArgs:
+      kube-api-qps: "200"
+      kube-api-burst: "400"
+  scheduler:
+    extraArgs:
+      leader-elect: "false"
 - |
   apiVersion: kubelet.config.k8s.io/v1beta1
   kind: KubeletConfiguration
@@ -51,23 +72,30 @@ kubeadmConfigPatches:
 {{- if .FailCgroupV1}}
   failCgroupV1: false
 {{- end}}
-{{- if .RestrictOOM}}
 containerdConfigPatches:
 - |
   version = 2
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/certs.d"
+{{- if .RestrictOOM}}
   [plugins."io.containerd.grpc.v1.cri"]
     restrict_oom_score_adj = true
 {{- end}}
 `))
 
-// clusterConfig returns kind's configuration. After a node was stopped, controllers that come before what they need end
-// once or twice: the kubelet would make them wait up to five minutes, and with its newer setting 5 s. What depends on the machine: without CAP_SYS_RESOURCE nothing in the
+// clusterConfig returns kind's configuration; without an apiPort kind picks one. The patches are of the node image, below
+// manifests/node. The controller
+// manager makes an account for each of its forty controllers before kube-proxy has a pod, so it is not held to 20 calls a
+// second. There is one scheduler, which need not be elected; the controller manager must be, because without an election it
+// ends when the API is not there within 10 s. After a node was stopped, controllers that come before what they need end
+// once or twice: the kubelet would make them wait up to five minutes, and with its newer setting 5 s. containerd learns
+// from manifests/node/etc/containerd where the lab's registry is. What depends on the machine: without CAP_SYS_RESOURCE nothing in the
 // node may lower its oom_score_adj, so containerd must not try; and a kubelet from 1.35 on refuses cgroup v1 unless
 // told otherwise, with a setting that older ones do not all know.
-func clusterConfig(name string, port int, m machine, kubeVersion string) (string, error) {
+func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string) (string, error) {
 	var b bytes.Buffer
 	err := kindConfig.Execute(&b, map[string]any{
-		"Name": name, "Port": port, "NodePort": addons.NodePortHTTP,
+		"Name": name, "Port": port, "APIPort": apiPort, "NodePort": addons.NodePortHTTP,
 		"RestrictOOM":  m.OS == "linux" && !m.EngineSysResource,
 		"ShortBackOff": minor(kubeVersion) >= 32,
 		"FailCgroupV1": m.OS == "linux" && m.Cgroup != "v2" && minor(kubeVersion) >= 35,
@@ -145,6 +173,52 @@ func (k *kindCluster) create(ctx context.Context, config, image string) error {
 	}
 }
 
+// superAdmin is kubeadm's own kubeconfig on the node. It has its rights from the beginning; admin.conf, which is for
+// people, gets them seconds later.
+// https://kubernetes.io/docs/reference/setup-tools/kubeadm/implementation-details/#generate-kubeconfig-files-for-control-plane-components
+const superAdmin = "/etc/kubernetes/super-admin.conf"
+
+var serverLine = regexp.MustCompile(`(?m)^( *server:).*$`)
+
+func (k *kindCluster) serving(ctx context.Context, port int) (lab, error) {
+	server := fmt.Sprintf("https://127.0.0.1:%d", port)
+	var client *kube.Client
+	// It only looks whether there is an answer, and sends nothing: there is no certificate to check with yet.
+	asks := &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer asks.CloseIdleConnections()
+	steps := []func() error{
+		func() error {
+			r, err := asks.Get(server)
+			if err == nil {
+				err = r.Body.Close()
+			}
+			return err
+		},
+		func() error {
+			text, err := run.Output(ctx, k.engine.run, k.engine.Name, "exec", nodeName(k.name), "cat", superAdmin)
+			if err == nil {
+				client, err = kube.Parse(serverLine.ReplaceAll([]byte(text), []byte("$1 "+server)))
+			}
+			return err
+		},
+		func() error { return client.Admits(ctx) },
+	}
+	poll := time.NewTicker(100 * time.Millisecond)
+	defer poll.Stop()
+	for len(steps) > 0 {
+		if steps[0]() == nil {
+			steps = steps[1:]
+			continue
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return liveLab{client}, nil
+}
+
 func (k *kindCluster) writeKubeconfig() error {
 	text, err := k.provider.KubeConfig(k.name, false)
 	if err != nil {
@@ -161,27 +235,13 @@ func (k *kindCluster) load(ctx context.Context, write func(io.Writer) error) err
 	if len(nodes) != 1 {
 		return fmt.Errorf("expected one node, found %d", len(nodes))
 	}
-	return pipe(func(w io.Writer) error {
-		// kind cannot be cancelled, but it ends with its input.
-		return write(ctxWriter{ctx, w})
-	}, func(r io.Reader) error {
+	// kind cannot be cancelled, but it ends with its input, and that with ctx.
+	return pipe(write, func(r io.Reader) error {
 		if err := nodeutils.LoadImageArchive(nodes[0], r); err != nil {
 			return kindError(err)
 		}
 		return nil
 	})
-}
-
-type ctxWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c ctxWriter) Write(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
 }
 
 // kindError adds the last words of the command that failed, which kind keeps to itself.

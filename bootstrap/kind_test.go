@@ -1,10 +1,8 @@
 package bootstrap
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 
@@ -33,7 +31,7 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 		{"a Mac", "v1.35.0", mac, false, false},
 		{"an old one, version unknown", "", old, true, false},
 	} {
-		text, err := clusterConfig("lab", 8080, c.m, c.version)
+		text, err := clusterConfig("lab", 8080, 6443, c.m, c.version)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,16 +40,21 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", c.name, err, text)
 		}
 		n := cfg.Networking
-		if cfg.Name != "lab" || n.APIServerAddress != "127.0.0.1" || n.PodSubnet != "10.244.0.0/16" || !n.DisableDefaultCNI || n.DNSSearch == nil || len(*n.DNSSearch) != 0 {
+		if cfg.Name != "lab" || n.APIServerAddress != "127.0.0.1" || n.APIServerPort != 6443 || n.PodSubnet != "10.244.0.0/16" || !n.DisableDefaultCNI || n.DNSSearch == nil || len(*n.DNSSearch) != 0 {
 			t.Errorf("%s: %+v", c.name, cfg)
 		}
 		if len(cfg.Nodes) != 1 || len(cfg.Nodes[0].ExtraPortMappings) != 1 || cfg.Nodes[0].ExtraPortMappings[0] != (v1alpha4.PortMapping{ListenAddress: "127.0.0.1", HostPort: 8080, ContainerPort: addons.NodePortHTTP}) {
 			t.Errorf("%s: nodes %+v", c.name, cfg.Nodes)
 		}
-		var kubelet map[string]any
-		if err := yaml.UnmarshalStrict([]byte(cfg.KubeadmConfigPatches[0]), &kubelet); err != nil {
-			t.Fatal(err)
+		patches := map[string]map[string]any{}
+		for _, text := range cfg.KubeadmConfigPatches {
+			var patch map[string]any
+			if err := yaml.UnmarshalStrict([]byte(text), &patch); err != nil {
+				t.Fatal(err)
+			}
+			patches[patch["kind"].(string)] = patch
 		}
+		kubelet := patches["KubeletConfiguration"]
 		if _, said := kubelet["failCgroupV1"]; said != c.cgroup || kubelet["serializeImagePulls"] != false {
 			t.Errorf("%s: kubelet %v", c.name, kubelet)
 		}
@@ -92,13 +95,5 @@ func TestKindsErrorsKeepTheLastWordsOfWhatFailed(t *testing.T) {
 	}
 	if plain := errors.New("plain"); kindError(plain) != plain {
 		t.Error("another error changed")
-	}
-}
-
-func TestLoadingEndsWithItsContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := (ctxWriter{ctx, io.Discard}).Write([]byte("x")); !errors.Is(err, context.Canceled) {
-		t.Errorf("error: %v", err)
 	}
 }

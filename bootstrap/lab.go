@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"mllab.local/addons"
@@ -29,10 +31,11 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	poll := time.NewTicker(200 * time.Millisecond)
 	defer poll.Stop()
 	last := "not asked yet"
-	dropped := since.IsZero() // only a cluster that was stopped has leases of the dead
+	dropped := since.IsZero() // only a cluster that was stopped has leases and addresses of the dead
 	for {
 		if !dropped {
-			dropped = l.kube.DropLeases(ctx, since) == nil // when it fails the API does not answer yet, which the next call says
+			// When it fails the API does not answer yet, which the next call says.
+			dropped = errors.Join(l.kube.DropLeases(ctx, since), addons.Restarted(ctx, l.kube)) == nil
 		}
 		version, why := l.nodeReady(ctx, since)
 		if why == "" {
@@ -53,7 +56,8 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	}
 }
 
-// nodeReady returns the Kubernetes version of the node, or why it is not ready.
+// nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. Before kube-proxy runs, what
+// asks for the API by its Service would talk to whoever has that address outside.
 func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why string) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -72,6 +76,13 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			case c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)): // it has whole seconds
 				return "", fmt.Sprintf("Node/%s: the kubelet has not reported since the start", n.Name)
 			}
+			var sets appsv1.DaemonSetList
+			if err := l.kube.List(ctx, &sets); err != nil {
+				return "", "API: " + err.Error()
+			}
+			if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
+				return "", "kube-proxy does not run yet"
+			}
 			return n.Status.NodeInfo.KubeletVersion, ""
 		}
 		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name)
@@ -79,14 +90,29 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 	return "", "no node has registered yet"
 }
 
-func (l liveLab) install(ctx context.Context, gateway string, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error) {
-	return addons.Install(ctx, addons.Env{Kube: l.kube, Gateway: gateway, Send: probe.NewHTTP(10 * time.Second)}, list, im, r)
+func (l liveLab) install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error) {
+	install := addons.Install
+	if gitops {
+		install = addons.InstallByGit
+	}
+	return install(ctx, addons.Env{Kube: l.kube, Gateway: gateway, Send: probe.NewHTTP(10 * time.Second)}, pods, list, im, r)
 }
 
-func (l liveLab) ready(ctx context.Context, a addons.Addon, im addons.Images) error {
+func (l liveLab) followed(ctx context.Context) (string, error) { return addons.Followed(ctx, l.kube) }
+
+func (l liveLab) ready(ctx context.Context, gitops bool, a addons.Addon, im addons.Images) error {
+	if gitops {
+		return addons.ReadyByGit(ctx, l.kube, a.Name, func(string) {})
+	}
 	objs, err := a.Objects(ctx, im)
 	if err != nil {
 		return err
 	}
 	return l.kube.Wait(ctx, objs, func(string) {})
+}
+
+func (l liveLab) requests(ctx context.Context) (kube.Requests, error) { return l.kube.Requests(ctx) }
+
+func (l liveLab) fluxUnready(ctx context.Context) ([]addons.Unready, error) {
+	return addons.FluxUnready(ctx, l.kube)
 }

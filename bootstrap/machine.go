@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"mllab.local/bootstrap/images"
 	"mllab.local/internal/run"
 )
 
@@ -54,7 +55,7 @@ func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) m
 	}
 	m.Tools["seccomp.h"] = exists("/usr/include/seccomp.h") || exists("/usr/local/include/seccomp.h")
 	m.Tools["keyring"] = exists("/usr/share/keyrings/debian-archive-keyring.gpg")
-	m.CacheFree, _ = freeBytes(o.Cache)
+	m.CacheFree, _ = images.Free(o.Cache)
 	m.CacheUsed = usedBytes(o.Cache)
 	if port != 0 {
 		if m.PortErr = listen(port); errors.Is(m.PortErr, syscall.EADDRINUSE) {
@@ -62,7 +63,7 @@ func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) m
 		}
 	}
 	if e != nil {
-		free, err := freeBytes(e.Root)
+		free, err := images.Free(e.Root)
 		m.EngineFree, m.EngineDisk = free, err == nil && exists(e.Root)
 	}
 	if m.OS == "linux" {
@@ -157,18 +158,6 @@ func readText(path string) string {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// freeBytes is what this user may still write at path, or where it would be made.
-func freeBytes(path string) (uint64, error) {
-	for !exists(path) && path != filepath.Dir(path) {
-		path = filepath.Dir(path)
-	}
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(path, &st); err != nil {
-		return 0, fmt.Errorf("reading the free space at %s: %w", path, err)
-	}
-	return uint64(st.Bavail) * uint64(st.Bsize), nil
 }
 
 // usedBytes is what the files under path take; files that vanish meanwhile do not count.

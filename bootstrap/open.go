@@ -2,10 +2,12 @@ package bootstrap
 
 import (
 	"context"
+	neturl "net/url"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"mllab.local/addons"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 )
@@ -14,6 +16,7 @@ import (
 type Running struct {
 	Kube     *kube.Client
 	URL      string            // of the gateway
+	Git      *neturl.URL       // the lab's repository through the gateway, with its token; nil without the addon git
 	Images   map[string]string // component -> reference on the node
 	Addons   []string
 	Evidence string // folder for what scenarios saw
@@ -29,8 +32,8 @@ const openBound = 10 * time.Second
 //
 // The lab is the caller's alone until Close: two at once would disturb each
 // other's numbers, and `down` would take it away in the middle.
-func Open(ctx context.Context, o Options, verb string) (lab Running, err error) {
-	o, err = o.withDefaults()
+func Open(ctx context.Context, o Options, verb string) (Running, error) {
+	o, err := o.withDefaults()
 	if err != nil {
 		return Running{}, err
 	}
@@ -38,11 +41,22 @@ func Open(ctx context.Context, o Options, verb string) (lab Running, err error) 
 	if err != nil {
 		return Running{}, err
 	}
-	defer func() {
-		if err != nil {
-			unlock()
-		}
-	}()
+	lab, err := Look(ctx, o)
+	if err != nil {
+		unlock()
+		return Running{}, err
+	}
+	lab.Close = unlock
+	return lab, nil
+}
+
+// Look is Open for those who change nothing on the lab, and beside whom others
+// work on it: there is no Close.
+func Look(ctx context.Context, o Options) (Running, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return Running{}, err
+	}
 	up := o.command("up")
 	st, err := o.store().load()
 	if err != nil {
@@ -66,10 +80,18 @@ func Open(ctx context.Context, o Options, verb string) (lab Running, err error) 
 		}
 		return Running{}, fault.CannotTest(up+" starts it again", "lab %q does not answer: %w", o.Name, err)
 	}
-	return Running{
+	lab := Running{
 		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
-		Evidence: filepath.Join(o.store().dir(), "evidence"), Close: unlock,
-	}, nil
+		Evidence: filepath.Join(o.store().dir(), "evidence"),
+	}
+	if slices.Contains(st.Addons, "git") {
+		if lab.Git, err = addons.GitRemote(bounded, client, lab.URL); ctx.Err() != nil {
+			return Running{}, ctx.Err()
+		} else if err != nil {
+			return Running{}, fault.CannotTest(up+" mends it", "lab %q: %w", o.Name, err)
+		}
+	}
+	return lab, nil
 }
 
 // Lacks returns the addons among needs that the lab does not have.

@@ -37,7 +37,7 @@ func plan(o Options, m machine) (PlanDoc, error) {
 	if err != nil {
 		return PlanDoc{}, err
 	}
-	list, err := selectAddons(o.Addons, nil)
+	list, err := selectAddons(o.addons(), nil)
 	if err != nil {
 		return PlanDoc{}, err
 	}
@@ -57,12 +57,15 @@ func plan(o Options, m machine) (PlanDoc, error) {
 			"install the addons, and use each of them once",
 		},
 	}
+	if o.GitOps {
+		doc.Steps = append(doc.Steps, "push the addons to the lab's Git, and use each of them again when Flux has applied them from there")
+	}
 	if o.Port == 0 {
 		doc.URL = "http://127.0.0.1 on a free port"
 	}
 	for _, a := range list {
 		doc.Addons = append(doc.Addons, PlanAddon{a.Name, a.Summary, a.Needs, a.Beside})
 	}
-	doc.KindConfig, err = clusterConfig(o.Name, o.Port, m, "")
+	doc.KindConfig, err = clusterConfig(o.Name, o.Port, 0, m, "")
 	return doc, err
 }

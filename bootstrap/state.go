@@ -31,6 +31,7 @@ type state struct {
 	ImageSource string            `json:"imageSource"`
 	Images      map[string]string `json:"images"`
 	Addons      []string          `json:"addons"`
+	GitOps      bool              `json:"gitops,omitempty"` // the addons come from the lab's own Git
 	Changed     time.Time         `json:"changed"`
 }
 

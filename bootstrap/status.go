@@ -2,11 +2,15 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"mllab.local/addons"
+	"mllab.local/internal/kube"
 )
 
 // StatusReport is what there is of a cluster, and whether it can be used.
@@ -18,10 +22,14 @@ type StatusReport struct {
 	Node       string        `json:"node,omitempty"` // state of its container
 	Kubernetes string        `json:"kubernetes,omitempty"`
 	Memory     uint64        `json:"memoryBytes,omitempty"`
+	Requests   kube.Requests `json:"requests,omitzero"`
 	URL        string        `json:"url,omitempty"`
 	Kubeconfig string        `json:"kubeconfig,omitempty"`
+	GitOps     string        `json:"gitops,omitempty"` // revision of the lab's Git that its addons come from, main@sha1:…
 	Addons     []AddonStatus `json:"addons,omitempty"`
-	Next       string        `json:"next"`
+	// Flux is what its users wrote and is not ready, which does not make the lab unready.
+	Flux []addons.Unready `json:"fluxNotReady,omitempty"`
+	Next string           `json:"next"`
 }
 
 // AddonStatus says whether an addon's objects are ready, and if not, which one and why.
@@ -29,12 +37,13 @@ type AddonStatus struct {
 	Name  string `json:"name"`
 	Ready bool   `json:"ready"`
 	Why   string `json:"why,omitempty"`
+	Gone  bool   `json:"gone,omitempty"` // a commit took it out of the lab's Git, and so it is meant to be
 }
 
-// How long status asks: what is ready says so at once.
+// How long status asks: what is ready says so at once, but that the addons are rendered first takes a busy machine a while.
 const (
 	statusBound = 5 * time.Second
-	addonBound  = 5 * time.Second
+	addonBound  = 15 * time.Second
 )
 
 // Status looks at the cluster and changes nothing; a cluster that is not ready is no error.
@@ -91,6 +100,7 @@ func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
 		r.Why = err.Error()
 		return r, ctx.Err()
 	}
+	r.Requests, _ = l.requests(bounded) // nice to know, no more
 	if err := r.askAddons(ctx, l, st); err != nil {
 		return r, err
 	}
@@ -116,19 +126,36 @@ func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 	defer cancel()
 	r.Addons = make([]AddonStatus, len(list))
 	var wg sync.WaitGroup
-	for i, a := range list {
+	gitops := st.GitOps && st.Phase == phaseReady // before that they may not be in Git yet
+	if gitops {
 		wg.Go(func() {
-			r.Addons[i] = AddonStatus{Name: a.Name, Ready: true}
-			if err := l.ready(ctx, a, addons.Images(st.Images)); err != nil {
-				r.Addons[i] = AddonStatus{Name: a.Name, Why: err.Error()}
+			var err error
+			if r.GitOps, err = l.followed(ctx); err != nil {
+				r.Why = "the lab's Git is not followed: " + err.Error()
 			}
 		})
 	}
+	for i, a := range list {
+		wg.Go(func() {
+			r.Addons[i] = AddonStatus{Name: a.Name, Ready: true}
+			if err := l.ready(ctx, gitops, a, addons.Images(st.Images)); err != nil {
+				r.Addons[i] = AddonStatus{Name: a.Name, Why: err.Error(), Gone: errors.Is(err, addons.ErrNotInGit)}
+			}
+		})
+	}
+	var unasked error
+	if slices.ContainsFunc(list, func(a addons.Addon) bool { return a.Name == "flux" }) {
+		wg.Go(func() { r.Flux, unasked = l.fluxUnready(ctx) })
+	}
 	wg.Wait()
 	for _, a := range r.Addons {
-		if !a.Ready && r.Why == "" {
-			r.Why = a.Name + ": " + a.Why
+		if !a.Ready && !a.Gone && r.Why == "" {
+			first, _, _ := strings.Cut(a.Why, "\n")
+			r.Why = a.Name + ": " + first
 		}
+	}
+	if unasked != nil && r.Why == "" {
+		r.Why = unasked.Error()
 	}
 	return nil
 }

@@ -2,8 +2,12 @@ package bootstrap
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"mllab.local/addons"
 )
 
 func TestStatus(t *testing.T) {
@@ -42,5 +46,46 @@ func TestStatus(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+func TestStatusNamesWhatFluxCannotApply(t *testing.T) {
+	w := newWorld(t)
+	w.unready = []addons.Unready{{Object: "Kustomization/team/model", Why: "ReconciliationFailed: no such image"}}
+	o := w.options()
+	mustUp(t, w, o)
+	if r, err := status(t.Context(), o, w.parts()); err != nil || !r.Ready || len(r.Flux) > 0 {
+		t.Errorf("without the addon: %+v, %v", r, err)
+	}
+	o.Addons = []string{"flux"}
+	mustUp(t, w, o)
+	r, err := status(t.Context(), o, w.parts())
+	if err != nil || !r.Ready || !slices.Equal(r.Flux, w.unready) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestStatusOfALabUnderGitOps(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	o.GitOps = true
+	mustUp(t, w, o)
+	w.addonErr["sample"] = fmt.Errorf("Kustomization/flux-system/sample: %w", addons.ErrNotInGit)
+	r, err := status(t.Context(), o, w.parts())
+	if err != nil || !r.Ready || r.GitOps != "main@sha1:abc" {
+		t.Errorf("an addon that a commit took away: %+v, %v", r, err)
+	}
+	for _, a := range r.Addons {
+		if a.Gone != (a.Name == "sample") || a.Ready == a.Gone {
+			t.Errorf("%+v", a)
+		}
+	}
+	w.addonErr["knative"] = errors.New("Kustomization/flux-system/knative: BuildFailed: bad YAML")
+	if r, err = status(t.Context(), o, w.parts()); err != nil || r.Ready || r.Why != "knative: Kustomization/flux-system/knative: BuildFailed: bad YAML" {
+		t.Errorf("an addon that Flux cannot apply: %+v, %v", r, err)
+	}
+	w.addonErr["lab"] = errors.New("GitRepository/flux-system/lab: GitOperationFailed")
+	if r, err = status(t.Context(), o, w.parts()); err != nil || r.Ready || !strings.Contains(r.Why, "GitOperationFailed") {
+		t.Errorf("a Git that Flux cannot read: %+v, %v", r, err)
 	}
 }

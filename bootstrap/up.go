@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,7 +63,7 @@ func up(ctx context.Context, o Options, p parts) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	if _, err := selectAddons(o.Addons, nil); err != nil {
+	if _, err := selectAddons(o.addons(), nil); err != nil {
 		return Summary{}, err
 	}
 	unlock, err := o.store().lock("up")
@@ -75,7 +76,7 @@ func up(ctx context.Context, o Options, p parts) (Summary, error) {
 
 	u := &upRun{Options: o, parts: p, store: o.store(), began: time.Now()}
 	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
-	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.awaitKubernetes, u.loadMissing, u.installAddons} {
+	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.loadMissing, u.installAddons} {
 		if err := step(ctx); err != nil {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				err = fault.Hinted(err, fmt.Sprintf("it was given %s in all: raise --timeout, and `mllab up` goes on where it was", o.Timeout))
@@ -98,6 +99,26 @@ type upRun struct {
 	survey survey
 	st     state
 	node   images.Node
+
+	mu       sync.Mutex // of sum.Steps
+	creation *creation  // of a cluster that this call makes
+}
+
+// creation is a cluster in the making. Once done is closed its node runs pods, unless err says why not.
+type creation struct {
+	lab  lab // of its API
+	done chan struct{}
+	err  error
+}
+
+// wait is for whoever needs the node to run pods.
+func (c *creation) wait(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // timed runs one step, shows it and keeps its time; do returns what it changed.
@@ -109,8 +130,14 @@ func (u *upRun) timed(name string, do func(report.Task) (string, error)) error {
 		return err
 	}
 	task.Done(changed)
-	u.sum.Steps = append(u.sum.Steps, StepTime{name, time.Since(began).Seconds(), changed})
+	u.took(name, began, changed)
 	return nil
+}
+
+func (u *upRun) took(step string, since time.Time, changed string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.sum.Steps = append(u.sum.Steps, StepTime{step, time.Since(since).Seconds(), changed})
 }
 
 func (u *upRun) checkMachine(ctx context.Context) error {
@@ -132,7 +159,9 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 			u.st = *s.State
 			u.st.Port = s.Port
 		}
-		if u.list, err = selectAddons(u.Addons, u.st.Addons); err != nil {
+		u.GitOps = u.GitOps || u.st.GitOps
+		u.st.GitOps = u.GitOps
+		if u.list, err = selectAddons(u.addons(), u.st.Addons); err != nil {
 			return "", err
 		}
 		if u.st.Port == 0 {
@@ -146,6 +175,14 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 		u.sum.Engine, u.sum.URL = s.Engine.Name, url(u.st.Port)
 		return fmt.Sprintf("%s %s", s.Engine.Name, s.Engine.Version), s.Engine.prepare(u.parts, u.store, s.Machine)
 	})
+}
+
+// addons are those asked for.
+func (o Options) addons() []string {
+	if o.GitOps {
+		return append(slices.Clone(o.Addons), "git") // which brings flux
+	}
+	return o.Addons
 }
 
 // selectAddons returns the core addons, those asked for and those that the cluster has already, in install order.
@@ -196,16 +233,16 @@ func (u *upRun) resolveImages(ctx context.Context) error {
 	}
 	u.node, u.sum.NodeImage, u.sum.ImageSource = node, node.Ref, node.Source
 	u.list = u.render(ctx, u.list, addons.Images(node.Images)) // rendered while the cluster is made
-	u.sum.Steps = append(u.sum.Steps, StepTime{"images", time.Since(began).Seconds(), "from " + node.Source + prefixed(": ", node.Why)})
+	u.took("images", began, "from "+node.Source+prefixed(": ", node.Why))
 	return nil
 }
 
-// ensureCluster leaves a node container of ours that runs.
+// ensureCluster leaves a cluster of ours whose API answers: one that is ready, or one in the making.
 func (u *upRun) ensureCluster(ctx context.Context) error {
 	e := u.survey.Engine
 	switch u.survey.Action {
 	case keep:
-		return u.timed("cluster", func(report.Task) (string, error) {
+		err := u.timed("cluster", func(report.Task) (string, error) {
 			if old, now := u.st.Images["kube-apiserver"], u.node.Images["kube-apiserver"]; old != now && old != "" {
 				u.Report.Note("this cluster keeps Kubernetes as %s; `%s` and then up makes it %s", old, u.command("down"), now)
 			}
@@ -214,9 +251,16 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 			}
 			return "unchanged", nil
 		})
+		if err != nil {
+			return err
+		}
+		return u.awaitKubernetes(ctx)
 	case revive:
 		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.revive(ctx, e, t) })
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
+			return u.awaitKubernetes(ctx)
+		}
+		if ctx.Err() != nil {
 			return err
 		}
 		u.Report.Note("cluster %s could not be started again, so it is made anew", u.Name)
@@ -224,7 +268,34 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 	if err := u.loadNodeImage(ctx, e); err != nil {
 		return err
 	}
-	return u.timed("cluster", func(t report.Task) (string, error) { return "created", u.create(ctx, e, t) })
+	return u.begin(ctx, e)
+}
+
+// begin starts to make the cluster, and returns when its API answers: what needs no pods can be applied while the rest
+// of the node comes up, which takes as long.
+func (u *upRun) begin(ctx context.Context, e *engine) error {
+	apiPort, err := u.freePort()
+	if err != nil {
+		return err
+	}
+	c := &creation{done: make(chan struct{})}
+	u.creation = c
+	serving, stop := context.WithCancel(ctx)
+	go func() {
+		defer close(c.done)
+		defer stop()
+		if c.err = u.timed("cluster", func(t report.Task) (string, error) { return "created", u.create(ctx, e, apiPort, t) }); c.err == nil {
+			c.err = u.awaitKubernetes(ctx)
+		}
+	}()
+	if c.lab, err = u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).serving(serving, apiPort); err == nil {
+		return nil
+	}
+	if <-c.done; c.err != nil {
+		return c.err
+	}
+	c.lab, err = u.lab(u.store.kubeconfig()) // it was ready before serving had looked again
+	return err
 }
 
 // revive starts a stopped node and returns when its API answers.
@@ -276,8 +347,9 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // create makes the cluster. The record says "creating" before there is anything, so that whatever ends this process,
 // the next up or down knows what to take away.
-func (u *upRun) create(ctx context.Context, e *engine, t report.Task) error {
-	u.st.Phase, u.st.NodeImage, u.st.ImageSource, u.st.Images, u.st.Engine = phaseCreating, u.node.Ref, u.node.Source, u.node.Images, e.Name
+func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Task) error {
+	u.st.Phase, u.st.NodeImage, u.st.Engine = phaseCreating, u.node.Ref, e.Name
+	u.recordContent()
 	if err := u.store.save(u.st); err != nil {
 		return err
 	}
@@ -290,7 +362,7 @@ func (u *upRun) create(ctx context.Context, e *engine, t report.Task) error {
 	if err := u.makeHostParts(ctx, e); err != nil {
 		return err
 	}
-	config, err := clusterConfig(u.Name, u.st.Port, u.survey.Machine, tag(u.node.Images["kube-apiserver"]))
+	config, err := clusterConfig(u.Name, u.st.Port, apiPort, u.survey.Machine, tag(u.node.Images["kube-apiserver"]))
 	if err != nil {
 		return err
 	}
@@ -383,7 +455,7 @@ func (u *upRun) awaitKubernetes(ctx context.Context) error {
 
 // loadMissing brings images that the addons need onto a node that was made without them, by an older mllab say.
 func (u *upRun) loadMissing(ctx context.Context) error {
-	if u.sum.Created {
+	if u.creation != nil {
 		return nil // they are in the node image
 	}
 	return u.timed("images on the node", func(t report.Task) (string, error) {
@@ -410,24 +482,49 @@ func (u *upRun) loadMissing(ctx context.Context) error {
 }
 
 func (u *upRun) installAddons(ctx context.Context) error {
-	began := time.Now() // they show their own steps
-	u.st.Images, u.st.ImageSource, u.st.Addons = u.node.Images, u.node.Source, nil
-	for _, a := range u.list {
-		u.st.Addons = append(u.st.Addons, a.Name)
+	began := time.Now()    // they show their own steps
+	if u.creation == nil { // else its own record holds until it is done
+		u.recordContent()
+		if u.st.Phase != phaseReady || u.survey.State == nil || u.st.GitOps != u.survey.State.GitOps || !slices.Equal(u.st.Addons, u.survey.State.Addons) {
+			u.st.Phase = phaseCreated
+			if err := u.store.save(u.st); err != nil {
+				return err
+			}
+		}
 	}
-	if u.st.Phase != phaseReady || u.survey.State == nil || !slices.Equal(u.st.Addons, u.survey.State.Addons) {
-		u.st.Phase = phaseCreated
-		if err := u.store.save(u.st); err != nil {
+	var l lab
+	if u.creation != nil {
+		l = u.creation.lab
+	} else {
+		var err error
+		if l, err = u.lab(u.store.kubeconfig()); err != nil {
 			return err
 		}
 	}
-	l, err := u.lab(u.store.kubeconfig())
-	if err != nil {
-		return err
-	}
 	bounded, cancel := context.WithTimeout(ctx, addonsBound)
 	defer cancel()
-	u.sum.Addons, err = l.install(bounded, u.sum.URL, u.list, addons.Images(u.node.Images), u.Report)
+	pods := func(context.Context, addons.Env, func(string)) error { return nil }
+	if c := u.creation; c != nil {
+		stopped, stop := context.WithCancelCause(bounded)
+		defer stop(nil)
+		bounded = stopped
+		go func() {
+			if err := c.wait(stopped); err != nil {
+				stop(err)
+			}
+		}()
+		pods = func(ctx context.Context, _ addons.Env, reason func(string)) error {
+			reason("applied, waiting for the node")
+			return c.wait(ctx)
+		}
+	}
+	var err error
+	u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, u.list, addons.Images(u.node.Images), u.Report)
+	if u.creation != nil {
+		if <-u.creation.done; u.creation.err != nil {
+			return u.creation.err // what stopped the addons
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("installing addons: %w", err)
 	}
@@ -435,9 +532,20 @@ func (u *upRun) installAddons(ctx context.Context) error {
 	for _, r := range u.sum.Addons {
 		changes = append(changes, r.Changes...)
 	}
-	u.sum.Steps = append(u.sum.Steps, StepTime{"addons", time.Since(began).Seconds(), addons.Summary(changes)})
-	u.st.Phase = phaseReady
+	u.took("addons", began, addons.Summary(changes))
+	u.st.Phase, u.st.Addons = phaseReady, nil
+	for _, r := range u.sum.Addons { // a commit may have taken one away
+		u.st.Addons = append(u.st.Addons, r.Name)
+	}
 	return u.store.save(u.st)
+}
+
+// recordContent notes what this call puts on the cluster.
+func (u *upRun) recordContent() {
+	u.st.Images, u.st.ImageSource, u.st.Addons = u.node.Images, u.node.Source, nil
+	for _, a := range u.list {
+		u.st.Addons = append(u.st.Addons, a.Name)
+	}
 }
 
 // command is how a person calls a verb for this cluster.

@@ -229,6 +229,19 @@ func TestAFailedCreationLeavesNothingAndKeepsItsReason(t *testing.T) {
 	w.clean(o)
 }
 
+func TestACreationThatFailsAfterItsAPIAnsweredStopsTheAddons(t *testing.T) {
+	w := newWorld(t)
+	w.createErr = []error{errors.New("failed to init node with kubeadm")}
+	w.serving = make(chan struct{})
+	w.duringKind = func() { <-w.serving } // kind fails when the addons are on their way
+	o := w.options()
+	_, err := up(t.Context(), o, w.parts())
+	if fault.Code(err) != 1 || err.Error() != "creating cluster mllab: failed to init node with kubeadm" {
+		t.Errorf("error: %v", err)
+	}
+	w.clean(o)
+}
+
 func TestANodeThatAKilledUpWasStillMakingIsTakenAwayOnce(t *testing.T) {
 	w := newWorld(t)
 	w.createErr = []error{errors.New(`node(s) already exist for a cluster with the name "mllab"`), nil}
@@ -381,5 +394,53 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		if _, err := Plan(o); fault.Code(err) != 2 {
 			t.Errorf("plan: %v", err)
 		}
+	}
+}
+
+func TestALabUnderGitOpsStaysSo(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	if st := record(t, o); st.GitOps || w.gitops || slices.Contains(st.Addons, "git") {
+		t.Errorf("plain up: %+v", st)
+	}
+	o.GitOps = true
+	w.installErr = errors.New("the gateway does not answer")
+	if _, err := up(t.Context(), o, w.parts()); err == nil || !w.gitops {
+		t.Errorf("%v, by Git: %v", err, w.gitops)
+	}
+	if st := record(t, o); !st.GitOps || st.Phase != phaseCreated {
+		t.Errorf("an up that was interrupted is not gone on with: %+v", st)
+	}
+	o.GitOps, w.gitops, w.installErr = false, false, nil
+	w.outOfGit = []string{"sample"}
+	sum := mustUp(t, w, o)
+	st := record(t, o)
+	if !w.gitops || !st.GitOps || st.Phase != phaseReady || !slices.Contains(st.Addons, "git") || !slices.Contains(st.Addons, "flux") {
+		t.Errorf("by Git: %v, record %+v", w.gitops, st)
+	}
+	if slices.Contains(st.Addons, "sample") || len(sum.Addons) != len(st.Addons) {
+		t.Errorf("what a commit took away is on record: %v", st.Addons)
+	}
+	w.outOfGit = nil
+	mustUp(t, w, o)
+	if st := record(t, o); !slices.Contains(st.Addons, "sample") {
+		t.Errorf("what a commit brought back is not on record: %v", st.Addons)
+	}
+}
+
+func TestThePlanSaysWhatGitOpsAdds(t *testing.T) {
+	o := newWorld(t).options()
+	plain, err := plan(o, goodMachine())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.GitOps = true
+	doc, err := plan(o, goodMachine())
+	if err != nil || len(doc.Steps) != len(plain.Steps)+1 || !strings.Contains(doc.Steps[len(doc.Steps)-1], "the lab's Git") {
+		t.Errorf("%v, %v", doc.Steps, err)
+	}
+	if len(doc.Addons) != len(plain.Addons)+2 || doc.Addons[len(doc.Addons)-1].Name != "git" {
+		t.Errorf("addons: %+v", doc.Addons)
 	}
 }
