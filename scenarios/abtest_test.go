@@ -2,7 +2,6 @@ package scenarios
 
 import (
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -19,12 +18,13 @@ import (
 
 // arms is a gateway that routes as the manifest says: by a header's exact
 // value, or by a regex that matches all of the cookies. b serves arm B, and
-// each version converts its percentage of the users.
+// each version converts just its percentage of the users, by turns: one drawn
+// by lot would give a wrong verdict in some of the runs, as the scenario may.
 func arms(t *testing.T, s *abStory, b string) *Lab {
 	t.Helper()
 	cookie := regexp.MustCompile("^(?:" + s.cookie + ")$")
 	var mu sync.Mutex
-	random := rand.New(rand.NewPCG(1, 0))
+	users := map[string]int{}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		target := armA
 		if strings.Join(r.Header.Values(s.header), ",") == "b" || cookie.MatchString(r.Header.Get("Cookie")) {
@@ -33,7 +33,9 @@ func arms(t *testing.T, s *abStory, b string) *Lab {
 		mu.Lock()
 		defer mu.Unlock()
 		w.Header().Set(probe.HeaderTarget, target)
-		w.Header().Set(probe.HeaderConverted, strconv.FormatBool(random.IntN(100) < s.converts[target]))
+		users[target]++
+		converted := users[target]*s.converts[target]/100 > (users[target]-1)*s.converts[target]/100
+		w.Header().Set(probe.HeaderConverted, strconv.FormatBool(converted))
 	}))
 	t.Cleanup(srv.Close)
 	return &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(), task: report.Discard().Step(""), at: "arms", ctx: t.Context()}

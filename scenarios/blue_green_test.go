@@ -21,6 +21,7 @@ import (
 type switchboard struct {
 	atShared, greens atomic.Pointer[func(n int64) string]
 	onPoint          func(colour string)
+	onDeploy         func(ctx context.Context, l *Lab) error // if any
 }
 
 func always(colour string) *func(int64) string {
@@ -36,9 +37,12 @@ func (b *switchboard) begin(_ context.Context, _ *Lab, colour string) error {
 	return nil
 }
 
-func (b *switchboard) deploy(context.Context, *Lab, string) error {
+func (b *switchboard) deploy(ctx context.Context, l *Lab, _ string) error {
 	b.greens.CompareAndSwap(nil, always(green))
-	return nil
+	if b.onDeploy == nil {
+		return nil
+	}
+	return b.onDeploy(ctx, l)
 }
 
 func (b *switchboard) point(_ context.Context, l *Lab, colour string) error {
@@ -67,6 +71,24 @@ func (b *switchboard) lab(t *testing.T) *Lab {
 		send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
 		task: report.Discard().Step(""), ctx: t.Context(),
 	}
+}
+
+// watched returns when the watcher has n answers more to requests that it
+// sent from now on.
+func watched(ctx context.Context, l *Lab, s *blueGreenStory, n int) error {
+	from := time.Now()
+	return l.until(ctx, "what the watcher sees", func() string {
+		seen := 0
+		for _, a := range s.watcher.Answers() {
+			if a.Sent.After(from) {
+				seen++
+			}
+		}
+		if seen < n {
+			return "not yet"
+		}
+		return ""
+	})
 }
 
 func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
@@ -107,9 +129,11 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 				b.atShared.Store(&f)
 			}
 		}, Cutover, "x: switch to green"},
-		{"a green answer before the switch is refuted", func(b *switchboard, _ *blueGreenStory) {
-			f := func(int64) string { b.atShared.Store(always(green)); return green }
-			b.greens.Store(&f)
+		{"a green answer before the switch is refuted", func(b *switchboard, s *blueGreenStory) {
+			b.onDeploy = func(ctx context.Context, l *Lab) error {
+				b.atShared.Store(always(green))
+				return watched(ctx, l, s, 1)
+			}
 		}, Cutover, "x: green by its own address"},
 		{"a third version is refuted", func(b *switchboard, _ *blueGreenStory) {
 			b.onPoint = func(string) { b.atShared.Store(after(drain/2, green, "red")) }
@@ -117,13 +141,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 		{"an outage before the switch is refuted", func(b *switchboard, s *blueGreenStory) {
 			s.beforeSwitch = func(ctx context.Context, l *Lab) error {
 				b.atShared.Store(always(""))
-				lost := len(s.watcher.Answers()) + 20
-				return l.until(ctx, "some loss", func() string {
-					if len(s.watcher.Answers()) < lost {
-						return "not yet"
-					}
-					return ""
-				})
+				return watched(ctx, l, s, 20)
 			}
 		}, NoLoss, "x: switch to green"},
 		{"a green that does not answer is refuted before the switch", func(b *switchboard, _ *blueGreenStory) {

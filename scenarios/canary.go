@@ -195,8 +195,9 @@ func (s *canaryStory) rollBack(ctx context.Context, l *Lab) error {
 	return s.shift(percents...)(ctx, l)
 }
 
-func (s *canaryStory) claim(percents []int64) split.Claim {
-	c := split.Claim{N: s.Requests, Alpha: s.Alpha}
+// claim is that v1 and v2 answer in these percents.
+func (o Options) claim(percents []int64) split.Claim {
+	c := split.Claim{N: o.Requests, Alpha: o.Alpha}
 	for i, version := range []string{"v1", "v2"} {
 		share := 0.0
 		if i < len(percents) {

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,16 +32,22 @@ import (
 // Lab is the running lab as one run of a scenario sees it.
 type Lab struct {
 	Kube     *kube.Client
-	Gateway  string // URL of the one gateway
-	Domain   string // suffix of the hosts behind it
-	Image    string // the sample model's image on the node
-	Evidence string // folder for the answers of every sample; empty keeps none
+	Gateway  string   // URL of the one gateway
+	Domain   string   // suffix of the hosts behind it
+	Git      *url.URL // the lab's repository through the gateway, with its token; nil without the addon git
+	Image    string   // the sample model's image on the node
+	Python   string   // the image with Python and scikit-learn; empty without the addon kubeflow
+	Runner   string   // the image of what runs a pushed notebook; empty without the addon kubeflow
+	Registry string   // the lab's registry as pods and the node know it
+	Evidence string   // folder for the answers of every sample; empty keeps none
 	Report   report.Reporter
 	// Teach, if any, shows a person what comes next and returns when they go on.
 	Teach func(ctx context.Context, lesson Lesson) error
 
 	Namespace string // the run's own
+	told      func() // called when only the clean-up is left; may be nil
 	send      probe.Sender
+	control   string                       // that is run; empty: the story itself
 	title     string                       // of the run
 	made      bool                         // the namespace is there
 	at        string                       // the step that is being told
@@ -53,6 +61,7 @@ type Lab struct {
 	watching  []*watch // that run
 	cleanups  []func()
 	removals  []func(context.Context) error
+	untouched []func(context.Context) error
 	ctx       context.Context // the run's: a watcher outlives the step that starts it
 }
 
@@ -135,20 +144,52 @@ func (l *Lab) find(o *unstructured.Unstructured) int {
 // that somebody else has changed would be about another one.
 func (l *Lab) undisturbed(ctx context.Context) error {
 	changed, err := l.Kube.Drift(ctx, l.applied)
+	if err == nil && len(changed) > 0 {
+		// Who may write an annotation just then is no disturber: what is changed
+		// still is when looked at again.
+		changed, err = l.Kube.Drift(ctx, l.applied)
+	}
 	if err != nil {
 		return fmt.Errorf("looking whether the world is still the run's own: %w", err)
 	}
 	if len(changed) > 0 {
-		return fault.CannotTest("leave namespace "+l.Namespace+" alone while it runs, and run it again",
-			"somebody else changed %s meanwhile: what was seen proves nothing", strings.Join(changed, ", "))
+		return l.disturbed("changed " + strings.Join(changed, ", "))
+	}
+	for _, f := range l.untouched {
+		if err := f(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
+// disturbed says what somebody else did.
+func (l *Lab) disturbed(what string) error {
+	return fault.CannotTest("leave namespace "+l.Namespace+" alone while it runs, and run it again",
+		"somebody else %s meanwhile: what was seen proves nothing", what)
+}
+
+// alsoUntouched has undisturbed ask f, too, about what apply does not know of.
+func (l *Lab) alsoUntouched(f func(context.Context) error) { l.untouched = append(l.untouched, f) }
+
 // render fills a manifest of the stories in, as a Go template, and reads its
 // objects. What data does not have is an error.
 func render(file string, data any) ([]*unstructured.Unstructured, error) {
-	text, err := manifests.Scenarios.ReadFile("scenarios/" + file)
+	text, err := fill("scenarios/"+file, data)
+	if err != nil {
+		return nil, err
+	}
+	objs, err := kube.Decode(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return objs, nil
+}
+
+// fill fills a file of the stories in, as a Go template. What data does not have
+// is an error.
+func fill(file string, data any) ([]byte, error) {
+	text, err := manifests.Scenarios.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -157,14 +198,28 @@ func render(file string, data any) ([]*unstructured.Unstructured, error) {
 		return nil, err
 	}
 	var b bytes.Buffer
-	if err := t.Execute(&b, data); err != nil {
+	err = t.Execute(&b, data)
+	return b.Bytes(), err
+}
+
+// fillAll fills in all files below a folder of the stories, and returns them by
+// their paths in it. One that is then empty is left out.
+func fillAll(folder string, data any) (map[string][]byte, error) {
+	below, err := fs.Sub(manifests.Scenarios, "scenarios/"+folder)
+	if err != nil {
 		return nil, err
 	}
-	objs, err := kube.Decode(b.Bytes())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return objs, nil
+	files := map[string][]byte{}
+	return files, fs.WalkDir(below, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := fill("scenarios/"+folder+"/"+name, data)
+		if len(bytes.TrimSpace(text)) > 0 {
+			files[name] = text
+		}
+		return err
+	})
 }
 
 // model is the sample model as a plain Deployment, called NAME-VERSION, with
@@ -227,7 +282,12 @@ func (l *Lab) inForce(ctx context.Context, r probe.Request, mark string) error {
 // until asks again and again until ready has no reason left why it is not, or
 // ctx ends.
 func (l *Lab) until(ctx context.Context, what string, ready func() string) error {
-	tick := time.NewTicker(100 * time.Millisecond)
+	return l.untilEvery(ctx, 100*time.Millisecond, what, ready)
+}
+
+// untilEvery is until that asks at this interval, for what is timed by it.
+func (l *Lab) untilEvery(ctx context.Context, interval time.Duration, what string, ready func() string) error {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		why := ready()
@@ -443,6 +503,18 @@ func describe(v split.Verdict) string {
 // keep writes the answers to a file of the evidence folder, named by number
 // and step, and returns its path.
 func (l *Lab) keep(answers []probe.Answer) (string, error) {
+	var lines bytes.Buffer
+	enc := json.NewEncoder(&lines)
+	for _, a := range answers {
+		if err := enc.Encode(a); err != nil {
+			return "", fmt.Errorf("keeping evidence: %w", err)
+		}
+	}
+	return l.keepText(".jsonl", lines.Bytes())
+}
+
+// keepText is keep for a text of any kind, which the name's end says.
+func (l *Lab) keepText(end string, text []byte) (string, error) {
 	if l.Evidence == "" {
 		return "", nil
 	}
@@ -451,18 +523,11 @@ func (l *Lab) keep(answers []probe.Answer) (string, error) {
 	}
 	l.kept++
 	words := strings.FieldsFunc(l.at, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	path := filepath.Join(l.Evidence, fmt.Sprintf("%02d-%s.jsonl", l.kept, strings.Join(words, "-")))
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
+	path := filepath.Join(l.Evidence, fmt.Sprintf("%02d-%s%s", l.kept, strings.Join(words, "-"), end))
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
 	}
-	enc := json.NewEncoder(f)
-	for _, a := range answers {
-		if err := enc.Encode(a); err != nil {
-			return "", errors.Join(fmt.Errorf("keeping evidence: %w", err), f.Close())
-		}
-	}
-	return path, f.Close()
+	return path, nil
 }
 
 // watch is an open-loop watcher and its rate in requests per second.

@@ -61,7 +61,7 @@ func probes(o Options) (Scenario, error) {
 	if err := enough("probes", evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha)); err != nil {
 		return Scenario{}, err
 	}
-	const stuck = "v2 is never ready"
+	const hangs, stuck = "one hangs", "v2 is never ready"
 	return Scenario{
 		Name:    "probes",
 		Summary: "probes take a pod out of the rotation, restart it, and stop a bad rollout",
@@ -90,7 +90,7 @@ func probes(o Options) (Scenario, error) {
 				Check: s.lossless,
 			},
 			{
-				Name: "one hangs",
+				Name: hangs,
 				Idea: "A pod that hangs fails both probes. Readiness takes it out of the rotation first, then liveness has it restarted.",
 				Look: "The times: out of the rotation, restarted, answering.", Change: s.hang, Check: s.restarted,
 			},
@@ -125,6 +125,10 @@ func probes(o Options) (Scenario, error) {
 				Name: "no-liveness", Summary: "the pods have no liveness probe",
 				Break:   func(context.Context, *Lab) error { s.v1.NoLiveness = true; return nil },
 				Catches: Liveness,
+			},
+			{
+				Name: "another-fails", Summary: "another pod fails one request in five while one hangs, and goes on after that",
+				After: hangs, Break: s.anotherFails, Catches: Bounds,
 			},
 			{
 				Name: "shallow-probe", Summary: "v2's readiness probe does not try the model, so v2 takes over",
@@ -252,6 +256,12 @@ func (s *probesStory) hang(ctx context.Context, l *Lab) (err error) {
 	err = l.breakPod(ctx, s.hung(), faults{Hang: &yes})
 	s.hungAt = time.Now()
 	return err
+}
+
+// anotherFails has a pod fail whose probes see nothing of it.
+func (s *probesStory) anotherFails(ctx context.Context, l *Lab) error {
+	fifth := 20.0
+	return l.breakPod(ctx, s.pods[1], faults{FailPercent: &fifth})
 }
 
 func (s *probesStory) restarted(ctx context.Context, l *Lab) (Evidence, error) {

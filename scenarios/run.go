@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -103,7 +104,7 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 	}()
 	l.title, l.Namespace, l.ctx = s.Name, Namespace(s.Name), ctx
 	if c != nil {
-		r.Control, r.Catches = c.Name, c.Catches
+		r.Control, r.Catches, l.control = c.Name, c.Catches, c.Name
 		l.title += ", control " + c.Name
 		l.Namespace += "-" + c.Name
 	}
@@ -120,6 +121,9 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 	broken := false
 	if err == nil {
 		broken, err = l.tell(ctx, s, c, &r)
+	}
+	if l.told != nil {
+		l.told()
 	}
 	unclean := l.cleanUp(ctx, keep)
 
@@ -296,35 +300,42 @@ type Job struct {
 }
 
 // RunAll runs every job, up to workers of them at a time; those that must be
-// alone come last, one by one. A job that fails does not stop the others, only
+// alone come last, one by one. A run that has been told makes room for the next
+// one and cleans up beside it: most of that is waiting. A job that fails does not stop the others, only
 // the end of ctx does. There is one Result per job, in order; the error is ^C's,
 // or else the first one that kept something from being tested.
 func RunAll(ctx context.Context, l Lab, jobs []Job, keep bool, workers int) ([]Result, error) {
-	return runAll(ctx, jobs, workers, func(j Job) (Result, error) { return Run(ctx, l, j.Scenario, j.Control, keep) })
+	return runAll(ctx, jobs, workers, func(j Job, told func()) (Result, error) {
+		l := l
+		l.told = told
+		return Run(ctx, l, j.Scenario, j.Control, keep)
+	})
 }
 
-func runAll(ctx context.Context, jobs []Job, workers int, run func(Job) (Result, error)) ([]Result, error) {
+func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, told func()) (Result, error)) ([]Result, error) {
 	results, errs := make([]Result, len(jobs)), make([]error, len(jobs))
-	begin := func(i int) {
-		if ctx.Err() != nil {
-			results[i], errs[i] = jobs[i].notBegun(ctx.Err())
-			return
+	runThose := func(alone bool, workers int) {
+		var running sync.WaitGroup
+		defer running.Wait()
+		room := make(chan struct{}, workers)
+		for i, j := range jobs {
+			if j.Scenario.Alone != alone {
+				continue
+			}
+			room <- struct{}{}
+			told := sync.OnceFunc(func() { <-room })
+			running.Go(func() {
+				defer told()
+				if ctx.Err() != nil {
+					results[i], errs[i] = j.notBegun(ctx.Err())
+					return
+				}
+				results[i], errs[i] = run(j, told)
+			})
 		}
-		results[i], errs[i] = run(jobs[i])
 	}
-	var beside errgroup.Group
-	beside.SetLimit(workers)
-	for i, j := range jobs {
-		if !j.Scenario.Alone {
-			beside.Go(func() error { begin(i); return nil })
-		}
-	}
-	_ = beside.Wait()
-	for i, j := range jobs {
-		if j.Scenario.Alone {
-			begin(i)
-		}
-	}
+	runThose(false, workers)
+	runThose(true, 1)
 	var first error
 	for _, err := range errs {
 		switch {

@@ -27,7 +27,7 @@ func TestRunsGoBesideEachOtherUnlessOneMustBeAlone(t *testing.T) {
 		var mu sync.Mutex
 		running, most := []string{}, 0
 		var order []string
-		results, err := runAll(t.Context(), several("a", "B", "c", "d", "E", "f"), 3, func(j Job) (Result, error) {
+		results, err := runAll(t.Context(), several("a", "B", "c", "d", "E", "f"), 3, func(j Job, _ func()) (Result, error) {
 			name := j.Scenario.Name
 			mu.Lock()
 			running, order = append(running, name), append(order, name)
@@ -58,9 +58,41 @@ func TestRunsGoBesideEachOtherUnlessOneMustBeAlone(t *testing.T) {
 	})
 }
 
+func TestTheNextRunBeginsWhileOneCleansUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which ends a test in which all wait for each other
+		var begun, cleaned = map[string]chan struct{}{}, map[string]chan struct{}{}
+		for _, name := range []string{"a", "b", "C", "D"} {
+			begun[name], cleaned[name] = make(chan struct{}), make(chan struct{})
+		}
+		next := map[string]string{"a": "b", "C": "D"}
+		results, err := runAll(t.Context(), several("a", "b", "C", "D"), 1, func(j Job, told func()) (Result, error) {
+			name := j.Scenario.Name
+			close(begun[name])
+			for _, other := range []string{"a", "b"} {
+				select {
+				case <-cleaned[other]:
+				default:
+					if j.Scenario.Alone {
+						t.Errorf("%s has begun before %s had cleaned up", name, other)
+					}
+				}
+			}
+			told()
+			if other := begun[next[name]]; other != nil {
+				<-other // the clean-up takes until the next one has begun
+			}
+			close(cleaned[name])
+			return Result{Scenario: name, Pass: true}, nil
+		})
+		if err != nil || len(results) != 4 {
+			t.Errorf("%d results, %v", len(results), err)
+		}
+	})
+}
+
 func TestARunThatFailsStopsNoOther(t *testing.T) {
 	untestable := fault.CannotTest("", "no pod")
-	results, err := runAll(t.Context(), several("a", "b", "C"), 1, func(j Job) (Result, error) {
+	results, err := runAll(t.Context(), several("a", "b", "C"), 1, func(j Job, _ func()) (Result, error) {
 		if j.Scenario.Name == "a" {
 			return Result{Scenario: "a", Error: "no pod"}, untestable
 		}
@@ -85,7 +117,7 @@ func TestWhatWasNotBegunIsNotLeftOut(t *testing.T) {
 			defer cancel()
 			jobs := several("a", "b", "C")
 			jobs[1].Control = &Control{Name: "off", Catches: Shares}
-			results, err := runAll(ctx, jobs, 1, func(j Job) (Result, error) {
+			results, err := runAll(ctx, jobs, 1, func(j Job, _ func()) (Result, error) {
 				cancel()
 				return Result{Scenario: j.Scenario.Name, Pass: true}, nil
 			})
@@ -100,7 +132,7 @@ func TestWhatWasNotBegunIsNotLeftOut(t *testing.T) {
 }
 
 func TestAnInterruptOutranksWhatCouldNotBeTested(t *testing.T) {
-	_, err := runAll(t.Context(), several("a", "b"), 1, func(j Job) (Result, error) {
+	_, err := runAll(t.Context(), several("a", "b"), 1, func(j Job, _ func()) (Result, error) {
 		if j.Scenario.Name == "a" {
 			return Result{}, fault.CannotTest("", "no pod")
 		}

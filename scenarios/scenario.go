@@ -27,7 +27,7 @@ type Scenario struct {
 	Needs    []string // addons that must be on the lab
 	Takes    []string // the Options that it heeds beside Requests, Alpha and Short: "shares", "steps", "gradual", "samples"
 	Mesh     bool     // its pods get a sidecar
-	Alone    bool     // it measures time, so nothing else runs beside it
+	Alone    bool     // nothing else runs beside it: it measures time, or has what there is one of
 	Confined bool     // a user wrote it: its pods are held to Pod Security's baseline
 	Steps    []Step
 	Undo     *Step // what is done, and must hold, when the claim of a step fails
@@ -82,6 +82,14 @@ const (
 	Ejection  Claim = "ejection"  // a failing replica gets no more requests
 	Bounds    Claim = "bounds"    // the caller's wait and errors stay within what is configured
 	Release   Claim = "release"   // the release's history and what answers agree
+
+	Model       Claim = "model"       // what is served is what was trained, byte for byte
+	Predictions Claim = "predictions" // every held-out row is answered as the trainer's own model did
+	Gate        Claim = "gate"        // a model below the threshold goes no further
+
+	Delivery   Claim = "delivery"   // what a commit says is in the traffic, or on the cluster, within the bound
+	Correction Claim = "correction" // what was changed by hand is as Git says again, within the bound
+	Refusal    Claim = "refusal"    // a commit that cannot be applied is not taken for good, and the reason is said
 )
 
 // Refuted says that a claim does not hold, with sentences that say why.
@@ -146,7 +154,7 @@ const (
 
 // stories make the scenarios, in the order to learn them.
 var stories = []func(Options) (Scenario, error){
-	canary, blueGreen, shadow, abTest, scaleToZero, minScale, probes, resilience, helmRelease,
+	canary, blueGreen, shadow, abTest, scaleToZero, minScale, probes, resilience, helmRelease, gitops, gitopsHelm, train, pipeline, kserve, mlops,
 }
 
 // All returns every scenario with the given options, in the order to learn

@@ -1,0 +1,199 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/chart"
+	"mllab.local/internal/fault"
+	"mllab.local/manifests"
+)
+
+// gitopsHelmStory is a release of the sample's chart that Flux keeps as Git
+// says: installed, upgraded, and rolled back by Flux when it cannot run.
+type gitopsHelmStory struct {
+	helmStory
+	followed
+	state gitHelmState
+	bad   pushed
+}
+
+// gitHelmState fills gitops-helm/tree in, which is then the folder in Git,
+// beside the chart.
+type gitHelmState struct {
+	Chart     string // its folder
+	Image     string
+	Version   string // what the model says it is
+	Memory    string // that it asks for
+	Remediate bool
+}
+
+// gitopsHelm: v1 is installed from the lab's Git, a commit makes it v2, a commit
+// that cannot be installed is rolled back by Flux, and taken back. A watcher runs
+// through all of it.
+func gitopsHelm(o Options) (Scenario, error) {
+	if o.Requests < 1 {
+		return Scenario{}, fault.Usage("such as --requests 1000", "gitops-helm: %d requests prove nothing", o.Requests)
+	}
+	s := &gitopsHelmStory{helmStory: helmStory{Options: o}, state: gitHelmState{Remediate: true}}
+	s.followed = followed{scenario: "gitops-helm", flux: fluxSettings{Poll: seldom, Every: "1m", Asked: true}}
+	const rolledBack = "1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"
+	return Scenario{
+		Name:    "gitops-helm",
+		Summary: "commits upgrade a Helm release, and Flux rolls back what fails",
+		Needs:   []string{"knative", "flux", "git"},
+		Alone:   true, // there is one repository, and every run commits to it
+		Steps: []Step{
+			s.proven(Step{
+				Name: "v1 is installed from Git", Change: s.start, Check: s.agrees("1 v1 deployed"),
+				Idea: "In Git are a chart, and a HelmRelease with the values for it. Flux applies the HelmRelease, and its helm-controller does what `helm install` would.",
+				Look: "The history says what should run; the answers say what does. Both must name v1.",
+			}),
+			s.proven(Step{
+				Name: "a commit upgrades to v2", Change: s.upgradeByCommit, Check: s.agrees("1 v1 superseded, 2 v2 deployed"),
+				Idea: "A commit changes one value. Flux makes a new revision of the release, as `helm upgrade` would.",
+				Look: "Revision 1 is superseded, and every answer says v2.",
+			}),
+			s.proven(Step{
+				Name: "v3 fails and Flux rolls back", Change: s.failByCommit, Check: s.says(s.agrees(rolledBack)),
+				Idea: "The next commit asks for 64MB of memory, which is no quantity of Kubernetes; the chart takes it, and the API refuses it. The HelmRelease says that an upgrade that fails is rolled back.",
+				Look: "Revision 3 failed, revision 4 is a copy of 2. No user has noticed, and the HelmRelease says why.",
+			}),
+			s.proven(Step{
+				Name: "git revert agrees with what runs", Change: s.takeBack, Check: s.agrees(rolledBack),
+				Idea: "Until now Git asks for what does not run. The revert asks for what the rollback has already brought, so there is nothing to do.",
+				Look: "The history has not grown, and the HelmRelease is ready.",
+			}),
+			{
+				Name: "no request lost", Check: s.lossless,
+				Idea: "The watcher has sent through all of it.",
+				Look: "None lost, and how small a loss this number of requests could have missed.",
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "no-remediation", Summary: "the HelmRelease does not say that an upgrade that fails is rolled back",
+				Break: func(context.Context, *Lab) error { s.state.Remediate = false; return nil }, Catches: Release,
+			},
+			{
+				Name: "by-hand", Summary: "somebody changes the live Service behind Helm's back",
+				After: "a commit upgrades to v2", Break: changeByHand, Catches: Release,
+			},
+		},
+	}, nil
+}
+
+// files are the folder in Git.
+func (s *gitopsHelmStory) files() (map[string][]byte, error) {
+	files, err := fillAll("gitops-helm/tree", s.state)
+	if err != nil {
+		return nil, err
+	}
+	sample, err := fs.Sub(manifests.FS, "charts/sample")
+	if err != nil {
+		return nil, err
+	}
+	return files, fs.WalkDir(sample, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files["chart/"+name], err = fs.ReadFile(sample, name)
+		return err
+	})
+}
+
+func (s *gitopsHelmStory) start(ctx context.Context, l *Lab) error {
+	s.state.Chart, s.state.Image, s.state.Version, s.state.Memory = "./scenarios/"+l.Namespace+"/chart", l.Image, "v1", "32Mi"
+	files, err := s.files()
+	if err != nil {
+		return err
+	}
+	if s.release, err = chart.NewRelease(l.Kube, l.Namespace, releaseName); err != nil {
+		return err
+	}
+	if err := s.begin(ctx, l, "release", "v1 serves", files); err != nil {
+		return err
+	}
+	// Flux deletes it with the rest, and does not wait until Helm has come to the
+	// end of that.
+	l.removal(func(ctx context.Context) error {
+		return l.Kube.Delete(ctx, []*unstructured.Unstructured{s.helmRelease(l)})
+	})
+	if err := s.ready(ctx, l, s.helmRelease(l)); err != nil {
+		return err
+	}
+	s.helmStory.watcher = l.watch(l.to(serviceName), watchRate)
+	s.followed.watcher = s.helmStory.watcher
+	return nil
+}
+
+func (s *gitopsHelmStory) helmRelease(l *Lab) *unstructured.Unstructured {
+	return l.object("helm.toolkit.fluxcd.io/v2", "HelmRelease", releaseName)
+}
+
+func (s *gitopsHelmStory) change(ctx context.Context, l *Lab, message string) error {
+	files, err := s.files()
+	if err != nil {
+		return err
+	}
+	return s.commit(ctx, l, message, files)
+}
+
+func (s *gitopsHelmStory) upgradeByCommit(ctx context.Context, l *Lab) error {
+	s.state.Version = "v2"
+	if err := s.change(ctx, l, "v2"); err != nil {
+		return err
+	}
+	return s.ready(ctx, l, s.helmRelease(l))
+}
+
+// failByCommit commits what cannot be installed, and returns when Flux has done
+// what it does then, and stopped.
+func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Lab) error {
+	s.state.Version, s.state.Memory = "v3", "64MB"
+	if err := s.change(ctx, l, "v3, with more memory"); err != nil {
+		return err
+	}
+	s.bad = s.newest
+	if err := s.applied(ctx, l, deliveryBound); err != nil {
+		return err
+	}
+	_, err := s.hear(ctx, l, deliveryBound, "helm-controller to end", func(ctx context.Context, _ said) (string, error) {
+		o, err := l.live(ctx, s.helmRelease(l))
+		if err != nil {
+			return "", err
+		}
+		observed, _, _ := unstructured.NestedInt64(o.Object, "status", "observedGeneration")
+		stalled, _ := conditionOf(o, "Stalled")
+		ready, why := conditionOf(o, "Ready")
+		if observed != o.GetGeneration() || stalled != "True" && ready != "True" {
+			return why, nil
+		}
+		return "", nil
+	})
+	return err
+}
+
+// says puts what helm-controller says of the release before what a check saw.
+func (s *gitopsHelmStory) says(check func(context.Context, *Lab) (Evidence, error)) func(context.Context, *Lab) (Evidence, error) {
+	return func(ctx context.Context, l *Lab) (Evidence, error) {
+		o, err := l.live(ctx, s.helmRelease(l))
+		if err != nil {
+			return Evidence{}, err
+		}
+		_, why := conditionOf(o, "Released")
+		e, err := check(ctx, l)
+		e.Says = fmt.Sprintf("Flux: %s; %s", why, e.Says)
+		return e, err
+	}
+}
+
+func (s *gitopsHelmStory) takeBack(ctx context.Context, l *Lab) error {
+	if err := s.revert(ctx, l, s.bad); err != nil {
+		return err
+	}
+	return s.ready(ctx, l, s.helmRelease(l))
+}

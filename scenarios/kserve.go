@@ -1,0 +1,375 @@
+package scenarios
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"knative.dev/serving/pkg/apis/serving"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/split"
+)
+
+// kserveStory is a model as an InferenceService, and its next version.
+type kserveStory struct {
+	Options
+	models  map[string]modelFiles // by version
+	images  map[string]string
+	spec    inference // the newest
+	watcher *watch
+}
+
+// inference is what an InferenceService says of itself.
+type inference struct {
+	Version, Model string // the version's name, and its image
+	Canary         int    // percent of the requests for it; 0: all, once it is ready
+	MinReplicas    int
+}
+
+// kserveHost is the name that KServe gives the predictor of InferenceService
+// model.
+const kserveHost = "model-predictor"
+
+// kserveCanary is the new version's first share, in percent.
+const kserveCanary = 10
+
+// kserve: an InferenceService serves a model by the standard protocols, its next
+// version gets a tenth of the requests and then all, and one whose model is
+// missing gets none.
+func kserve(o Options) (Scenario, error) {
+	s := &kserveStory{Options: o, models: map[string]modelFiles{}, images: map[string]string{}}
+	if err := s.only("v1").Check(); err != nil {
+		return Scenario{}, err
+	}
+	return Scenario{
+		Name:    "kserve",
+		Summary: "an InferenceService: protocols, canary, a missing model, zero",
+		Needs:   []string{"kubeflow"},
+		Steps: []Step{
+			{
+				Name: "serve v1",
+				Idea: "An InferenceService names a model and its format; a ServingRuntime says how that is served. " +
+					"KServe fetches the model before the server starts.",
+				Look:   "Every held-out row, by KServe's v1 protocol and by the Open Inference Protocol: the trainer's own predictions.",
+				Change: s.begin,
+				Check:  s.predicts("v1", true),
+			},
+			{
+				Name: "canary 10 %",
+				Idea: "canaryTrafficPercent keeps the old revision and gives the new one a share of the requests. " +
+					"KServe writes it into the Knative Service's traffic.",
+				Look:   "The share that v2 gets, judged like any split.",
+				Change: s.shift("v2", kserveCanary),
+				Check: func(ctx context.Context, l *Lab) (Evidence, error) {
+					return l.sample(ctx, l.to(kserveHost), s.claim([]int64{100 - kserveCanary, kserveCanary}))
+				},
+			},
+			{
+				Name:   "promote",
+				Idea:   "Without the percent the newest revision gets everything.",
+				Look:   "All rows are answered by v2's model.",
+				Change: s.shift("v2", 0),
+				Check:  s.predicts("v2", false),
+			},
+			{
+				Name: "a missing model",
+				Idea: "v3 names a model that is not in the registry. " +
+					"Its pod does not start, and Knative gives it no request.",
+				Look:   "The reason, where a user of KServe looks for it. v2 answers everything.",
+				Change: s.missing,
+				Check:  s.refused,
+			},
+			{Name: "no request lost", Check: func(_ context.Context, l *Lab) (Evidence, error) { return l.watched(s.watcher) }},
+			{
+				Name: "to zero and back", Long: true,
+				Idea: "With minReplicas 0 a quiet model has no pod. " +
+					"The next request starts one, which fetches the model first.",
+				Look: "How long that request takes, and that the model is the same.",
+				Change: func(ctx context.Context, l *Lab) error {
+					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"]})
+				},
+				Check: s.wake,
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "swapped", Summary: "somebody has the InferenceService serve another model under v1's name",
+				After: "serve v1", Break: func(ctx context.Context, l *Lab) error {
+					return s.apply(ctx, l, inference{Version: "v1", Model: s.images["v2"], MinReplicas: 1})
+				}, Catches: Model,
+			},
+			{
+				Name: "half", Summary: "the canary gets half of the requests",
+				After: "canary 10 %", Break: func(ctx context.Context, l *Lab) error {
+					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: 50})
+				}, Catches: Shares,
+			},
+			{
+				Name: "no-percent", Summary: "canaryTrafficPercent is not written: the new version gets everything",
+				After: "canary 10 %", Break: func(ctx context.Context, l *Lab) error {
+					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1})
+				}, Catches: Shares,
+			},
+		},
+	}, nil
+}
+
+// only is the claim that every answer is one version's.
+func (s *kserveStory) only(version string) split.Claim {
+	percents := []int64{100, 0}
+	if version == "v2" {
+		percents = []int64{0, 100}
+	}
+	return s.claim(percents)
+}
+
+// begin trains both versions' models, and serves the first.
+func (s *kserveStory) begin(ctx context.Context, l *Lab) error {
+	code, err := l.code(map[string]string{"mllab_train.py": trainerFile}, nil)
+	if err != nil {
+		return err
+	}
+	runtime, err := render("kserve/runtime.yaml", l)
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, append(runtime, code)...); err != nil {
+		return err
+	}
+	for version, c := range map[string]string{"v1": "1", "v2": "0.05"} {
+		workers, completed, err := l.run(ctx, trainJob{version, 1, trainArgs(0, "--c", c, "--push", repository(l))})
+		if err != nil {
+			return err
+		}
+		if !completed {
+			return fmt.Errorf("TrainJob %s has not completed; its log is in %s", version, l.Evidence)
+		}
+		s.images[version] = workers[0]["push"].Image
+		if s.models[version], err = l.pull(ctx, s.images[version]); err != nil {
+			return err
+		}
+	}
+	if err := s.apply(ctx, l, inference{Version: "v1", Model: s.images["v1"], MinReplicas: 1}); err != nil {
+		return err
+	}
+	s.watcher = l.watch(l.to(kserveHost), watchRate)
+	return nil
+}
+
+// shift returns the change that gives a version a share of the requests.
+func (s *kserveStory) shift(version string, percent int) func(context.Context, *Lab) error {
+	return func(ctx context.Context, l *Lab) error {
+		return s.apply(ctx, l, inference{Version: version, Model: s.images[version], MinReplicas: 1, Canary: percent})
+	}
+}
+
+// apply writes the InferenceService, and returns when its Knative Service has
+// the traffic that follows from it: for some seconds after a change KServe's own
+// status is that of before.
+func (s *kserveStory) apply(ctx context.Context, l *Lab, spec inference) error {
+	newRevision := spec.Version != s.spec.Version || spec.Model != s.spec.Model || spec.MinReplicas != s.spec.MinReplicas
+	before, err := s.knative(ctx, l)
+	if client.IgnoreNotFound(err) != nil {
+		return err
+	}
+	if err := s.write(ctx, l, spec); err != nil {
+		return err
+	}
+	want := []int64{100}
+	if spec.Canary > 0 {
+		want = []int64{int64(spec.Canary), int64(100 - spec.Canary)}
+	}
+	return l.until(ctx, "the InferenceService", func() string {
+		now, err := s.knative(ctx, l)
+		if err != nil {
+			return err.Error()
+		}
+		ready := now.Status.GetCondition(servingv1.ServiceConditionReady)
+		switch {
+		case newRevision && now.Status.LatestReadyRevisionName == before.Status.LatestReadyRevisionName:
+			return "its new revision is not ready"
+		case now.Status.ObservedGeneration != now.Generation || now.Status.LatestCreatedRevisionName != now.Status.LatestReadyRevisionName:
+			return "Knative has not followed"
+		case !ready.IsTrue():
+			return ready.GetReason() + ": " + ready.GetMessage()
+		}
+		var has []int64
+		for _, t := range now.Status.Traffic {
+			if t.Percent != nil && *t.Percent > 0 {
+				has = append(has, *t.Percent)
+			}
+		}
+		slices.Sort(has)
+		if sorted := slices.Sorted(slices.Values(want)); !slices.Equal(has, sorted) {
+			return fmt.Sprintf("its traffic is %v, not yet %v", has, sorted)
+		}
+		return ""
+	})
+}
+
+// write writes the InferenceService.
+func (s *kserveStory) write(ctx context.Context, l *Lab, spec inference) error {
+	objs, err := render("kserve/service.yaml", spec)
+	if err != nil {
+		return err
+	}
+	s.spec = spec
+	return l.write(ctx, objs...)
+}
+
+// knative is the Knative Service that KServe makes.
+func (s *kserveStory) knative(ctx context.Context, l *Lab) (service servingv1.Service, err error) {
+	o, err := l.live(ctx, l.object(servingv1.SchemeGroupVersion.String(), "Service", kserveHost))
+	if err != nil {
+		return service, err
+	}
+	return service, into(o.Object, &service)
+}
+
+// predicts sends the held-out rows to the server's root, one by one, and, if
+// asked, all at once by both standard protocols.
+func (s *kserveStory) predicts(version string, protocols bool) func(context.Context, *Lab) (Evidence, error) {
+	return func(ctx context.Context, l *Lab) (Evidence, error) {
+		m := s.models[version]
+		e, err := l.predicts(ctx, l.to(kserveHost), m.Model, m.held)
+		if err != nil || !protocols {
+			return e, err
+		}
+		by, err := s.byProtocols(ctx, l, m.held)
+		e.Says += "; " + by
+		return e, err
+	}
+}
+
+// byProtocols asks for the predictions of all rows at once.
+// https://kserve.github.io/website/docs/concepts/architecture/data-plane
+func (s *kserveStory) byProtocols(ctx context.Context, l *Lab, held heldOut) (string, error) {
+	var flat []float64
+	for _, row := range held.Instances {
+		flat = append(flat, row...)
+	}
+	ask := func(path string, body, answer any) error {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		r := l.to(kserveHost)
+		r.URL, r.Method, r.Body, r.Header = r.URL+path, http.MethodPost, text, http.Header{"Content-Type": {"application/json"}}
+		a := l.send.Send(ctx, r)
+		if !a.OK() {
+			return refute(Answers, "%s: %s", path, a.Problem())
+		}
+		return json.Unmarshal([]byte(a.Body), answer)
+	}
+	var v1 struct{ Predictions []int }
+	if err := ask("/v1/models/model:predict", map[string]any{"instances": held.Instances}, &v1); err != nil {
+		return "", err
+	}
+	var v2 struct {
+		Outputs []struct {
+			Name string
+			Data []float64
+		}
+	}
+	tensor := map[string]any{"name": "rows", "datatype": "FP64", "shape": []int{len(held.Instances), len(held.Instances[0])}, "data": flat}
+	if err := ask("/v2/models/model/infer", map[string]any{"inputs": []any{tensor}}, &v2); err != nil {
+		return "", err
+	}
+	var classes []int
+	for _, o := range v2.Outputs {
+		for _, x := range o.Data {
+			if o.Name == "predictions" {
+				classes = append(classes, int(x))
+			}
+		}
+	}
+	for protocol, got := range map[string][]int{"v1 :predict": v1.Predictions, "v2 infer": classes} {
+		if !slices.Equal(got, held.Predictions) {
+			return "", refute(Predictions, "%s: %d answers for %d rows, and not the trainer's", protocol, len(got), len(held.Predictions))
+		}
+	}
+	return "the same by v1 :predict and by v2 infer", nil
+}
+
+// refusalBound is how long KServe may take to say why a model is not served.
+const refusalBound = 60 * time.Second
+
+// missing has the InferenceService name a model that nobody has pushed, and
+// returns when KServe says so.
+func (s *kserveStory) missing(ctx context.Context, l *Lab) error {
+	return s.write(ctx, l, inference{Version: "v3", Model: repository(l) + ":never-pushed", MinReplicas: 1})
+}
+
+// refused waits for KServe's reason, and has v2 answer everything.
+func (s *kserveStory) refused(ctx context.Context, l *Lab) (Evidence, error) {
+	var said string
+	err := l.within(ctx, refusalBound, Refusal, "KServe's reason", func() (string, error) {
+		info, err := s.failure(ctx, l)
+		if said = info; strings.Contains(said, "no model at") {
+			return "", err
+		}
+		return fmt.Sprintf("it says %q", said), err
+	})
+	if err != nil {
+		return Evidence{}, err
+	}
+	e, err := l.sample(ctx, l.to(kserveHost), s.only("v2"))
+	e.Says = fmt.Sprintf("KServe says %q; %s", said, e.Says)
+	return e, err
+}
+
+// failure is the reason in an InferenceService's status.
+func (s *kserveStory) failure(ctx context.Context, l *Lab) (string, error) {
+	live, err := l.live(ctx, l.object("serving.kserve.io/v1beta1", "InferenceService", "model"))
+	if err != nil {
+		return "", err
+	}
+	var status struct {
+		ModelStatus struct {
+			LastFailureInfo struct{ Reason, Message string }
+		}
+	}
+	err = into(live.Object["status"], &status)
+	info := status.ModelStatus.LastFailureInfo
+	return strings.TrimSpace(info.Reason + ": " + info.Message), err
+}
+
+// zeroBound is how long an InferenceService may keep a pod after its last
+// request: the window, Knative's grace period of 30 s and its checks.
+const zeroBound = 90 * time.Second
+
+// wake waits until no pod is left, and then sends the rows.
+func (s *kserveStory) wake(ctx context.Context, l *Lab) (Evidence, error) {
+	service, err := s.knative(ctx, l)
+	if err != nil {
+		return Evidence{}, err
+	}
+	began := time.Now()
+	err = l.within(ctx, zeroBound, Zero, "zero", func() (string, error) {
+		// v3's pod has never been ready, and Knative tries on for ten minutes.
+		pods, err := l.pods(ctx, map[string]string{serving.RevisionLabelKey: service.Status.LatestReadyRevisionName})
+		if err != nil || len(pods) == 0 {
+			return "", err
+		}
+		return fmt.Sprintf("pods %v", pods), nil
+	})
+	if err != nil {
+		return Evidence{}, err
+	}
+	slept := time.Since(began)
+	cold := l.send.Send(ctx, l.to(kserveHost))
+	if !cold.OK() {
+		return Evidence{}, refute(Answers, "the first request at zero: %s (request %s)", cold.Problem(), cold.ID)
+	}
+	m := s.models["v2"]
+	e, err := l.predicts(ctx, l.to(kserveHost), m.Model, m.held)
+	e.Says = fmt.Sprintf("no pod after %.0f s; the first request then took %.1f s; %s", slept.Seconds(), cold.Latency.Seconds(), e.Says)
+	e.Figures = append(e.Figures, Figure{"cold", cold.Latency.Seconds(), "s"})
+	return e, err
+}

@@ -1,0 +1,270 @@
+package scenarios
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/notebook"
+)
+
+// pipelineStory is a model that a pipeline brings from data to traffic.
+type pipelineStory struct {
+	changed map[string]func(string) string // what a control does to a file of the code, if anything
+	good    workflow                       // the run that deployed
+	model   modelFiles                     // of its image
+	watcher *watch
+}
+
+// pipelineSteps are the steps of the workflow, in their order.
+var pipelineSteps = []string{"prepare", "train", "evaluate", "package", "deploy", "verify"}
+
+// pipeline: a workflow trains a model, packs it into an image and deploys it;
+// another one, whose model is worse, ends at the gate and changes nothing.
+func pipeline(Options) (Scenario, error) {
+	s := &pipelineStory{changed: map[string]func(string) string{}}
+	return Scenario{
+		Name:    "pipeline",
+		Summary: "a pipeline brings a model from data to traffic; a bad one ends at the gate",
+		Needs:   []string{"kubeflow", "knative"},
+		Steps: []Step{
+			{
+				Name: "from data to traffic",
+				Idea: "A workflow is a graph of steps, each in a pod of its own. " +
+					"What one makes goes to the lab's registry; the model becomes an image, and an init container of the server.",
+				Look:   "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model with that digest.",
+				Change: s.deploy,
+				Check:  s.serves,
+			},
+			{
+				Name:  "a worse model ends at the gate",
+				Idea:  "The same pipeline with four in ten training labels wrong. Its gate fails, and no step after it is begun.",
+				Look:  "Which steps ran. The model that serves is the first one still.",
+				Check: s.stopped,
+			},
+			{Name: "no request lost", Check: func(_ context.Context, l *Lab) (Evidence, error) { return l.watched(s.watcher) }},
+		},
+		Controls: []Control{
+			{
+				Name: "swapped", Summary: "after the pipeline somebody deploys another model by hand",
+				After: "from data to traffic", Break: s.swap, Catches: Model,
+			},
+			{
+				Name: "off-by-one", Summary: "the code that packs the model moves its predictions by one row, and verifies nothing",
+				Break: func(context.Context, *Lab) error {
+					s.change("mllab_train.py", "model.predict(data.held_x).tolist()", "np.roll(model.predict(data.held_x), 1).tolist()")
+					s.change("steps.py", "return 5 if wrong or others else 0", "return 0")
+					return nil
+				}, Catches: Predictions,
+			},
+			{
+				Name: "no-gate", Summary: "the code lets every model pass",
+				Break: func(context.Context, *Lab) error {
+					s.change("mllab_train.py", "return evaluation.accuracy >= threshold", "return True")
+					return nil
+				}, Catches: Gate,
+			},
+		},
+	}, nil
+}
+
+// change has a control put another text into a file of the code.
+func (s *pipelineStory) change(file, from, to string) {
+	s.changed[file] = func(code string) string { return strings.Replace(code, from, to, 1) }
+}
+
+// deploy runs the pipeline, and has a watcher ask the model from then on.
+func (s *pipelineStory) deploy(ctx context.Context, l *Lab) error {
+	code, err := l.code(map[string]string{"mllab_train.py": trainerFile, "steps.py": "scenarios/pipeline/steps.py"}, s.changed)
+	if err != nil {
+		return err
+	}
+	rights, err := render("pipeline/rights.yaml", l)
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, append(rights, code)...); err != nil {
+		return err
+	}
+	if s.good, err = s.run(ctx, l, "good", 1, 0); err != nil {
+		return err
+	}
+	if s.good.phase != "Succeeded" {
+		return fmt.Errorf("workflow good: %s", s.good.says())
+	}
+	s.watcher = l.watch(l.to("model"), watchRate)
+	return nil
+}
+
+// workflow is what has become of a Workflow: the phase of each step, what it
+// printed, and what it handed on.
+type workflow struct {
+	phase, message string
+	phases         map[string]string
+	seconds        map[string]float64
+	outputs        map[string]string
+	training       training
+}
+
+// says is a workflow in words.
+func (w workflow) says() string {
+	var steps []string
+	for _, step := range pipelineSteps {
+		if phase := w.phases[step]; phase != "" {
+			says := step + " " + strings.ToLower(phase)
+			if took := w.seconds[step]; took > 0 { // it has run, and ended
+				says += fmt.Sprintf(" %.0f s", took)
+			}
+			steps = append(steps, says)
+		}
+	}
+	return strings.Join(steps, ", ")
+}
+
+// run runs the pipeline to its end, whatever that is.
+func (s *pipelineStory) run(ctx context.Context, l *Lab, name string, seed int, noise float64) (workflow, error) {
+	objs, err := render("pipeline/workflow.yaml", map[string]any{
+		"Run": name, "Python": l.Python, "Image": l.Image, "Host": l.host("model"), "Seed": seed, "Noise": noise, "Threshold": gateThreshold,
+		"Store": l.Registry + "/" + l.Namespace + "/store", "Models": repository(l),
+	})
+	if err != nil {
+		return workflow{}, err
+	}
+	if err := l.write(ctx, objs...); err != nil {
+		return workflow{}, err
+	}
+	// Argo writes its defaults into the spec's lists: it is no disturber.
+	l.applied = slices.Delete(l.applied, l.find(objs[0]), l.find(objs[0])+1)
+	var w workflow
+	var asked error
+	err = l.until(ctx, "workflow "+name, func() string {
+		if w, asked = l.workflow(ctx, objs[0]); asked != nil || w.phase == "Succeeded" || w.phase == "Failed" || w.phase == "Error" {
+			return ""
+		}
+		return cmp.Or(w.says(), "no step yet")
+	})
+	if err := errors.Join(err, asked); err != nil {
+		return w, err
+	}
+	w.training, err = l.printed(ctx, name)
+	return w, err
+}
+
+// workflow reads a Workflow's status.
+func (l *Lab) workflow(ctx context.Context, o *unstructured.Unstructured) (workflow, error) {
+	live, err := l.live(ctx, l.object(o.GetAPIVersion(), o.GetKind(), o.GetName()))
+	if err != nil {
+		return workflow{}, err
+	}
+	return readWorkflow(live)
+}
+
+// printed is what the steps of a workflow printed, the training's included.
+func (l *Lab) printed(ctx context.Context, name string) (training, error) {
+	pods, err := l.Kube.Pods(ctx, l.Namespace, nil)
+	if err != nil {
+		return nil, err
+	}
+	all := ""
+	for _, p := range pods {
+		container := ""
+		switch {
+		case p.Labels["workflows.argoproj.io/workflow"] == name:
+			container = "main"
+		case p.Labels["jobset.sigs.k8s.io/jobset-name"] == name+"-train":
+			container = "node"
+		default:
+			continue
+		}
+		log, err := l.Kube.PodLogs(ctx, l.Namespace, p.Name, container, 0)
+		if err != nil {
+			return nil, err
+		}
+		all += log
+	}
+	_, err = l.keepText("-"+name+".log", []byte(all))
+	return readTraining(all), err
+}
+
+// serves sends the held-out rows, and compares what answers with what the
+// pipeline said.
+func (s *pipelineStory) serves(ctx context.Context, l *Lab) (e Evidence, err error) {
+	if s.model, err = l.pull(ctx, s.good.outputs["image"]); err != nil {
+		return e, err
+	}
+	if refuted := s.model.asRecorded(s.good.training); refuted != nil {
+		return e, refuted
+	}
+	e, err = l.predicts(ctx, l.to("model"), s.model.Model, s.model.held)
+	e.Says = s.good.training.says() + "; " + s.good.says() + "; " + e.Says
+	for _, step := range pipelineSteps {
+		e.Figures = append(e.Figures, Figure{step, s.good.seconds[step], "s"})
+	}
+	return e, err
+}
+
+// stopped runs the pipeline with wrong labels. It must end at its gate, and the
+// model that serves must be the first one.
+func (s *pipelineStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
+	worse, err := s.run(ctx, l, "worse", 1, 0.4)
+	if err != nil {
+		return Evidence{}, err
+	}
+	if worse.training["evaluate"].HeldOut == 0 {
+		return Evidence{}, fmt.Errorf("workflow worse did not come to its evaluation: %s (%s)", worse.says(), worse.message)
+	}
+	var began []string
+	for _, step := range pipelineSteps[slices.Index(pipelineSteps, "package"):] {
+		if worse.outputs["image"] != "" || !slices.Contains([]string{"", "Omitted"}, worse.phases[step]) {
+			began = append(began, step)
+		}
+	}
+	if worse.phase != "Failed" || len(began) > 0 {
+		e := Evidence{Says: worse.training.says() + "; " + worse.says()}
+		return e, refute(Gate, "a model of %s passed where %.2f is asked for: %s", worse.training.says(), gateThreshold, worse.says())
+	}
+	e, err := l.predicts(ctx, l.to("model"), s.model.Model, s.model.held)
+	e.Says = worse.training.says() + "; " + worse.says() + "; " + e.Says
+	return e, err
+}
+
+// swap trains another model, and deploys it past the pipeline.
+func (s *pipelineStory) swap(ctx context.Context, l *Lab) error {
+	other, err := s.run(ctx, l, "other", 2, 0)
+	if err == nil && other.phase != "Succeeded" {
+		err = fmt.Errorf("workflow other: %s", other.says())
+	}
+	return err
+}
+
+// readWorkflow reads the status that Argo's controller writes.
+func readWorkflow(live *unstructured.Unstructured) (workflow, error) {
+	w := workflow{phases: map[string]string{}, seconds: map[string]float64{}, outputs: map[string]string{}}
+	var text []byte
+	if status := live.Object["status"]; status != nil {
+		var err error
+		if text, err = json.Marshal(status); err != nil {
+			return w, err
+		}
+	}
+	status, err := notebook.ReadStatus(text)
+	if err != nil {
+		return w, fmt.Errorf("reading Workflow %s: %w", live.GetName(), err)
+	}
+	w.phase, w.message = status.Phase, status.Message
+	for _, n := range status.Nodes {
+		w.phases[n.Name] = n.Phase
+		if !n.Finished.IsZero() {
+			w.seconds[n.Name] = n.Finished.Sub(n.Started).Seconds()
+		}
+		maps.Copy(w.outputs, n.Outputs)
+	}
+	return w, nil
+}

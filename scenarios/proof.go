@@ -1,0 +1,65 @@
+package scenarios
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Proof is what a run found out about a commit. It is kept as a note on that
+// commit, which `git log --notes=mllab` shows.
+type Proof struct {
+	Scenario string `json:"scenario"`
+	Control  string `json:"control"` // that was run; empty: the story itself
+	Step     string `json:"step"`
+	Pass     bool   `json:"pass"`    // what must hold after this commit does
+	Applied  string `json:"applied"` // the revision that Flux had applied when it was judged, such as "main@sha1:…"
+	// SecondsToTraffic is from just before the commit was made until it was in
+	// force: until the first answer by the new state, or where only some of the
+	// answers change, until Flux and Knative said so. 0: it never was.
+	SecondsToTraffic float64  `json:"secondsToTraffic,omitempty"`
+	Evidence         Evidence `json:"evidence"`
+	Reasons          []string `json:"reasons,omitempty"` // why it did not pass
+}
+
+// proofOf is the proof of a commit, whose check returned e and err. There is none
+// of what could not be tested.
+func proofOf(l *Lab, scenario string, p pushed, e Evidence, err error) (proof Proof, judged bool) {
+	var refuted *Refuted
+	if err != nil && !errors.As(err, &refuted) {
+		return proof, false
+	}
+	proof = Proof{
+		Scenario: scenario, Control: l.control, Step: l.at, Pass: err == nil,
+		Applied: p.applied, SecondsToTraffic: p.inForce.Seconds(), Evidence: e,
+	}
+	if refuted != nil {
+		proof.Reasons = refuted.Reasons
+	}
+	return proof, true
+}
+
+// prove writes the note about a commit, whose check returned e and err. It
+// returns err, and beside it why there is no note.
+func (f *followed) prove(ctx context.Context, l *Lab, p pushed, e Evidence, err error) error {
+	return errors.Join(err, f.note(ctx, l, p, e, err))
+}
+
+// note is prove that returns only why there is no note.
+func (f *followed) note(ctx context.Context, l *Lab, p pushed, e Evidence, err error) error {
+	proof, judged := proofOf(l, f.scenario, p, e, err)
+	if !judged {
+		return nil
+	}
+	note, failed := json.Marshal(proof)
+	if failed == nil {
+		bounded, cancel := context.WithTimeout(ctx, deliveryBound)
+		defer cancel()
+		failed = f.repo.Note(bounded, p.commit, note)
+	}
+	if failed != nil {
+		failed = fmt.Errorf("noting the proof of commit %s: %w", p.short(), failed)
+	}
+	return failed
+}

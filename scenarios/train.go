@@ -1,0 +1,183 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// trainStory is a model that is trained on the lab, by TrainJobs.
+type trainStory struct {
+	changed func(string) string // what a control does to the code, if anything
+	first   training
+}
+
+// train: a TrainJob trains a model and pushes it; another one with the same
+// seed makes the same model; two workers share a search; and a bad model is
+// stopped by the gate.
+func train(Options) (Scenario, error) {
+	s := &trainStory{}
+	return Scenario{
+		Name:    "train",
+		Summary: "TrainJobs train a model; it is reproducible, and a bad one goes no further",
+		Needs:   []string{"kubeflow"},
+		Steps: []Step{
+			{
+				Name: "train",
+				Idea: "A TrainJob says what to run; the runtime it names says where and how. " +
+					"The model's files go to the lab's registry as an image.",
+				Look:   "The accuracy on rows that training never saw, with its interval, and the digests of data and model.",
+				Change: s.begin,
+				Check:  s.recorded,
+			},
+			{
+				Name:  "train again",
+				Idea:  "The same code, data and seed must give the same model, byte for byte. Else no digest would mean anything.",
+				Look:  "The model's digest is the first one's.",
+				Check: s.reproduced,
+			},
+			{
+				Name: "two workers", Long: true,
+				Idea: "numNodes has a job run on several pods, each of which knows its number. " +
+					"Here they share the fits of a cross-validation.",
+				Look:  "How long one worker takes for all fits, and how long the slower of two takes for half of them.",
+				Check: s.shared,
+			},
+			{
+				Name:  "a worse model is stopped by the gate",
+				Idea:  "Four in ten of the training labels are made wrong. The code compares the model with a threshold before it writes anything.",
+				Look:  "The job fails with the model's numbers, and nothing was pushed.",
+				Check: s.stopped,
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "swapped", Summary: "after the training somebody puts another model into the registry under its name",
+				After: "train", Break: s.swap, Catches: Model,
+			},
+			{
+				Name: "no-seed", Summary: "the training code leaves its seed to chance",
+				Break: s.rewrite("random_state=seed", "random_state=None"), Catches: Model,
+			},
+			{
+				Name: "no-gate", Summary: "the training code lets every model pass",
+				Break: s.rewrite("return evaluation.accuracy >= threshold", "return True"), Catches: Gate,
+			},
+		},
+	}, nil
+}
+
+// rewrite changes the training code before it is on the cluster.
+func (s *trainStory) rewrite(from, to string) func(context.Context, *Lab) error {
+	return func(context.Context, *Lab) error {
+		s.changed = func(code string) string { return strings.Replace(code, from, to, 1) }
+		return nil
+	}
+}
+
+// repository is where a story's models are, in the lab's registry.
+func repository(l *Lab) string { return l.Registry + "/" + l.Namespace + "/breast-cancer" }
+
+func (s *trainStory) begin(ctx context.Context, l *Lab) error {
+	code, err := l.code(map[string]string{"mllab_train.py": trainerFile}, map[string]func(string) string{"mllab_train.py": s.changed})
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, code); err != nil {
+		return err
+	}
+	workers, completed, err := l.run(ctx, trainJob{"first", 1, trainArgs(0, "--push", repository(l)+":latest")})
+	if err != nil {
+		return err
+	}
+	if s.first = workers[0]; !completed || s.first["push"].Image == "" {
+		return fmt.Errorf("TrainJob first has not completed: %s; its log is in %s", s.first.says(), l.Evidence)
+	}
+	return nil
+}
+
+// recorded compares what the registry has under the model's name with what the
+// trainer said of it.
+func (s *trainStory) recorded(ctx context.Context, l *Lab) (Evidence, error) {
+	e := Evidence{Figures: s.first.figures()}
+	e.Says = fmt.Sprintf("%s; data %s, model %s", s.first.says(), shortDigest(s.first["prepare"].Data), shortDigest(s.first["write"].Model))
+	held, err := l.pull(ctx, repository(l)+":latest")
+	if err != nil {
+		return e, err
+	}
+	if refuted := held.asRecorded(s.first); refuted != nil {
+		return e, refuted
+	}
+	return e, nil
+}
+
+func (s *trainStory) reproduced(ctx context.Context, l *Lab) (Evidence, error) {
+	workers, completed, err := l.run(ctx, trainJob{"again", 1, trainArgs(0)})
+	if err != nil {
+		return Evidence{}, err
+	}
+	was, is := s.first["write"].Model, workers[0]["write"].Model
+	e := Evidence{Says: "model " + shortDigest(is) + ", twice"}
+	if !completed || was != is {
+		return e, refute(Model, "the same training gave model %s, and then %q", was, is)
+	}
+	return e, nil
+}
+
+// folds is how often each setting is tried: the most that the code takes.
+const folds = 30
+
+// shared has one worker and then two do the same cross-validation.
+func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
+	var slowest [3]float64
+	var fits [3]int
+	for n := 1; n <= 2; n++ {
+		workers, completed, err := l.run(ctx, trainJob{"workers-" + strconv.Itoa(n), n, trainArgs(0, "--folds", strconv.Itoa(folds))})
+		if err != nil {
+			return Evidence{}, err
+		}
+		if !completed {
+			return Evidence{}, fmt.Errorf("TrainJob workers-%d has not completed; its log is in %s", n, l.Evidence)
+		}
+		for _, w := range workers {
+			slowest[n] = max(slowest[n], w["shard"].Seconds)
+			fits[n] += w["shard"].Fits
+		}
+	}
+	e := Evidence{Figures: []Figure{{"one worker", slowest[1], "s"}, {"two workers", slowest[2], "s"}}}
+	e.Says = fmt.Sprintf("%d fits: one worker %.1f s, two %.1f s: %.1f times as fast, on what this machine has left",
+		fits[1], slowest[1], slowest[2], slowest[1]/slowest[2])
+	if fits[1] == 0 || fits[1] != fits[2] {
+		return e, refute(Model, "two workers did %d fits where one did %d", fits[2], fits[1])
+	}
+	return e, nil
+}
+
+// stopped trains with wrong labels. The job must fail at the gate and push
+// nothing.
+func (s *trainStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
+	workers, completed, err := l.run(ctx, trainJob{"worse", 1, trainArgs(0.4, "--push", repository(l)+":worse")})
+	if err != nil {
+		return Evidence{}, err
+	}
+	worse := workers[0]
+	e := Evidence{Figures: worse.figures(), Says: worse.says()}
+	if worse["evaluate"].HeldOut == 0 {
+		return e, fmt.Errorf("TrainJob worse did not come to its evaluation; its log is in %s", l.Evidence)
+	}
+	if completed || worse["push"].Image != "" || worse["gate"].Passed {
+		return e, refute(Gate, "a model of %s passed where %.2f is asked for", worse.says(), gateThreshold)
+	}
+	e.Says += fmt.Sprintf(": below %.2f, job failed, nothing pushed", gateThreshold)
+	return e, nil
+}
+
+// swap puts a model with another intercept where the first one is.
+func (s *trainStory) swap(ctx context.Context, l *Lab) error {
+	_, completed, err := l.run(ctx, trainJob{"swapped", 1, trainArgs(0, "--c", "0.01", "--push", repository(l)+":latest")})
+	if err == nil && !completed {
+		err = fmt.Errorf("TrainJob swapped has not completed; its log is in %s", l.Evidence)
+	}
+	return err
+}
