@@ -37,7 +37,7 @@ func imageFlags(c *cobra.Command, mode, mirror *string) {
 
 // withFlag adds the flag that names addons beside the core ones.
 func withFlag(c *cobra.Command, with *[]string) {
-	c.Flags().StringSliceVar(with, "with", nil, "also for these addons, `NAME,...`: flux, git")
+	c.Flags().StringSliceVar(with, "with", nil, "more addons, `NAME,...`: flux, git, kubeflow; or all")
 }
 
 func newImagesList(a *app) *cobra.Command {

@@ -53,6 +53,10 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
+	if ctx.Err() != nil && !errors.Is(err, context.Canceled) {
+		// A terminal's ^C reaches the programs that it runs, too: one of them was the first to end.
+		err = fmt.Errorf("%w: %w", err, ctx.Err())
+	}
 	if errors.Is(err, context.Canceled) && fault.Hint(err) == "" {
 		// What it was doing, and what it could not put away.
 		what := strings.TrimSuffix(strings.TrimSuffix(err.Error(), context.Canceled.Error()), ": ")

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -54,7 +55,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 }
 
 func TestHelpIsShortAndNamesTheNextCommand(t *testing.T) {
-	for _, args := range []string{"", "--help", "help up", "up --help", "down --help", "status --help", "doctor --help", "version --help"} {
+	for _, args := range []string{"", "--help", "help up", "up --help", "down --help", "status --help", "doctor --help", "version --help", "git --help", "git clone --help", "git url --help", "audit --help"} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
 		if lines := strings.Count(stdout, "\n"); code != 0 || stderr != "" || lines < 10 || lines > 32 || !strings.Contains(stdout, "Examples:\n  mllab ") {
 			t.Errorf("mllab %s: code %d, %d lines, stderr %q\n%s", args, code, lines, stderr, stdout)
@@ -111,6 +112,15 @@ func TestAnInterruptIsExitCode130(t *testing.T) {
 	var out, talk bytes.Buffer
 	a := &app{stdout: &out, stderr: &talk, getenv: func(string) string { return "" }, report: report.Discard()}
 	if code := a.main(ctx, []string{"status", "--state", t.TempDir()}); code != 130 || talk.String() != "error: interrupted\n" {
+		t.Errorf("code %d, %s", code, talk.String())
+	}
+	// What ends for the same ^C, and says so in words of its own.
+	talk.Reset()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := a.main(ctx, []string{"up", "--state", file}); code != 130 || !strings.HasPrefix(talk.String(), "error: interrupted: ") || !strings.Contains(talk.String(), "not a directory") {
 		t.Errorf("code %d, %s", code, talk.String())
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func newScenarioFile(a *app) *cobra.Command {
-	p := proof{parallel: 1}
+	var p proof
 	c := &cobra.Command{
 		Use:   "run FILE [flags]",
 		Short: "Run a scenario of your own, from a YAML file",

@@ -46,7 +46,7 @@ type proof struct {
 }
 
 func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
-	p := proof{verb: "scenario " + about.Name, parallel: 1}
+	p := proof{verb: "scenario " + about.Name}
 	c := &cobra.Command{
 		Use:   about.Name + " [flags]",
 		Short: strings.ToUpper(about.Summary[:1]) + about.Summary[1:],
@@ -97,7 +97,6 @@ skipped, and the command that adds it is named.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.IntVar(&p.parallel, "parallel", 2, "how many run at a time")
 	a.proofFlags(c, &p, "leave the namespaces to look at", 30*time.Minute)
 	return c
 }
@@ -109,6 +108,7 @@ func (a *app) proofFlags(c *cobra.Command, p *proof, keep string, timeout time.D
 	f.IntVar(&p.options.Requests, "requests", scenarios.DefaultRequests, fmt.Sprintf("requests in each sample (with --short: %d)", scenarios.ShortRequests))
 	f.Float64Var(&p.options.Alpha, "alpha", scenarios.DefaultAlpha, "how often a right split may be refused, for each sample")
 	f.BoolVar(&p.controls, "controls", false, "break the world in each known way instead, and see the verdict fail")
+	f.IntVar(&p.parallel, "parallel", 2, "how many run at a time, where there is more than one to run")
 	f.BoolVar(&p.keep, "keep", false, keep)
 	f.DurationVar(&p.timeout, "timeout", timeout, "for all of it")
 	f.StringVar(&p.junit, "junit", "", "write a JUnit report to `FILE`, too")
@@ -230,7 +230,8 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 	var results []scenarios.Result
 	if err == nil {
 		results, err = scenarios.RunAll(ctx, scenarios.Lab{
-			Kube: lab.Kube, Gateway: lab.URL, Domain: addons.Domain, Image: lab.Images["sampleapp"],
+			Kube: lab.Kube, Gateway: lab.URL, Domain: addons.Domain, Git: lab.Git, Image: lab.Images["sampleapp"],
+			Python: lab.Images["python"], Runner: lab.Images["runner"], Registry: addons.Registry,
 			Evidence: lab.Evidence, Report: a.report, Teach: teach,
 		}, jobs, p.keep, p.parallel)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mllab.local/internal/audit"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/report"
@@ -469,5 +470,18 @@ func TestADiffIsColouredOnlyWithColour(t *testing.T) {
 		if strings.Contains(got, "\x1b[31m-- percent: 100\x1b[0m\n\x1b[32m+- percent: 90\x1b[0m\n") != color || strings.Contains(got, "\x1b") != color {
 			t.Errorf("colour %t: %q", color, got)
 		}
+	}
+}
+
+func TestAnAuditReadsAllOfAProof(t *testing.T) {
+	note, err := json.Marshal(scenarios.Proof{Scenario: "gitops", Control: "c", Step: "s", Applied: "main@sha1:ab", SecondsToTraffic: 1, Reasons: []string{"r"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read audit.Proof
+	d := json.NewDecoder(bytes.NewReader(note))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&read); err != nil || read.Scenario != "gitops" || read.Step != "s" || read.SecondsToTraffic != 1 {
+		t.Errorf("%+v, %v", read, err)
 	}
 }

@@ -29,49 +29,58 @@ func soakRuns(t *testing.T) int {
 // controls: no false alarm, and every break caught each time. It takes hours
 // and is not part of CI; docs/benchmarks.md keeps its record.
 func TestSoak(t *testing.T) {
-	c := newCLI(t)
-	const name = "mllab-soak"
-	c.env = append(c.env, "MLLAB_NAME="+name)
-	clean := func() {
-		if r := c.run("down"); r.code != 0 {
-			t.Error(r)
-		}
-	}
-	clean()
-	t.Cleanup(clean)
-	c.run("up", "--images", "source", "--port", "auto").ok(t, nil)
 	for _, scenario := range []string{"canary", "shadow"} {
-		s, err := scenarios.New(scenario, scenarios.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		passed, caught := 0, map[string]int{}
-		n := soakRuns(t)
-		for i := range n {
-			var runs []scenarios.Result
-			if r := c.run("scenario", scenario, "-o", "json"); r.code == 0 {
-				passed++
-			} else {
-				t.Errorf("%s, run %d: %s", scenario, i+1, r)
-			}
-			r := c.run("scenario", scenario, "--controls", "-o", "json")
-			if r.code != 0 {
-				t.Errorf("%s, controls, run %d: %s", scenario, i+1, r)
-			}
-			r.decode(t, &runs)
-			for _, run := range runs {
-				if run.Pass {
-					caught[run.Control]++
+		t.Run(scenario, func(t *testing.T) {
+			t.Parallel() // each on a lab of its own, because one proof at a time has a lab
+			c := newCLI(t)
+			c.env = append(c.env, "MLLAB_NAME=mllab-soak-"+scenario)
+			clean := func() {
+				if r := c.run("down"); r.code != 0 {
+					t.Error(r)
 				}
 			}
+			clean()
+			t.Cleanup(clean)
+			c.run("up", "--images", "source", "--port", "auto").ok(t, nil)
+			soak(t, c, scenario)
+		})
+	}
+}
+
+// soak repeats one story and its controls, and logs what came of it.
+func soak(t *testing.T, c cli, scenario string) {
+	s, err := scenarios.New(scenario, scenarios.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed, caught := 0, map[string]int{}
+	n := soakRuns(t)
+	for i := range n {
+		if r := c.run("scenario", scenario, "-o", "json"); r.code == 0 {
+			passed++
+		} else {
+			t.Errorf("%s, run %d: %s", scenario, i+1, r)
 		}
-		line := fmt.Sprintf("%s: %d of %d passed", scenario, passed, n)
-		for _, control := range s.Controls {
-			line += fmt.Sprintf("; control %s caught %d of %d", control.Name, caught[control.Name], n)
-			if caught[control.Name] != n {
-				t.Errorf("%s, control %s was caught %d of %d times", scenario, control.Name, caught[control.Name], n)
+		var runs []scenarios.Result
+		r := c.run("scenario", scenario, "--controls", "--parallel", "3", "-o", "json")
+		if r.code != 0 {
+			t.Errorf("%s, controls, run %d: %s", scenario, i+1, r)
+		}
+		r.decode(t, &runs)
+		for _, run := range runs {
+			if run.Pass {
+				caught[run.Control]++
 			}
 		}
+		line := fmt.Sprintf("%s: %d of %d passed", scenario, passed, i+1)
+		for _, control := range s.Controls {
+			line += fmt.Sprintf("; control %s caught %d of %d", control.Name, caught[control.Name], i+1)
+		}
 		t.Log(line)
+	}
+	for _, control := range s.Controls {
+		if caught[control.Name] != n {
+			t.Errorf("%s, control %s was caught %d of %d times", scenario, control.Name, caught[control.Name], n)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +16,8 @@ func newStatus(a *app) *cobra.Command {
 		Use:   "status [flags]",
 		Short: "Say whether the lab can be used",
 		Long: `Look at the engine, the node, Kubernetes and every addon, and say whether the lab
-can be used: exit code 0 when it can, 3 when it cannot. Then: the command it names`,
+can be used: exit code 0 when it can, 3 when it cannot. Then the command it names
+mends it. What you gave to Flux and is not ready is listed with Flux's reason.`,
 		Example: `  mllab status
   mllab status -o json`,
 		Args: noArgs,
@@ -48,10 +50,28 @@ func printStatus(w io.Writer, r bootstrap.StatusReport) {
 	if r.Memory > 0 {
 		row("memory", fmt.Sprintf("%.1f GiB in the node", float64(r.Memory)/(1<<30)))
 	}
+	if q := r.Requests; q.CPUCapacity > 0 {
+		row("requests", fmt.Sprintf("%.2f of %.0f CPUs, %.1f of %.1f GiB of memory",
+			float64(q.CPU)/1000, float64(q.CPUCapacity)/1000, float64(q.Memory)/(1<<30), float64(q.MemoryCapacity)/(1<<30)))
+	}
 	row("gateway", r.URL)
 	row("kubeconfig", r.Kubeconfig)
+	if r.GitOps != "" {
+		row("gitops", "the addons come from the lab's Git, "+r.GitOps)
+	}
 	for _, a := range r.Addons {
-		row("addon", fmt.Sprintf("%-14s %s", a.Name, map[bool]string{true: "ready", false: "not ready: " + a.Why}[a.Ready]))
+		state := "ready"
+		why, _, _ := strings.Cut(a.Why, "\n") // the rest is in the JSON
+		switch {
+		case a.Gone:
+			state = "gone: " + why
+		case !a.Ready:
+			state = "not ready: " + why
+		}
+		row("addon", fmt.Sprintf("%-14s %s", a.Name, state))
+	}
+	for _, f := range r.Flux {
+		row("flux", f.Object+" "+oneLine(f.Why))
 	}
 	if r.Ready {
 		row("next", r.Next)

@@ -19,7 +19,9 @@ func newUp(a *app) *cobra.Command {
 		Short: "Make the lab, or what of it is missing",
 		Long: `Make the lab: check this machine, get the images, create a kind cluster, install
 Istio, Knative and the sample model, and use each of them once. Doing it again
-changes nothing; after an interruption it goes on. Then: mllab scenario canary`,
+changes nothing; after an interruption it goes on. With --gitops the addons come
+from the lab's own Git, where a commit upgrades or removes one (docs/gitops.md).
+Then: mllab scenario canary`,
 		Example: `  mllab up
   mllab up --port auto --images source`,
 		Args: noArgs,
@@ -46,7 +48,8 @@ changes nothing; after an interruption it goes on. Then: mllab scenario canary`,
 	f.SortFlags = false
 	f.Var((*port)(&o.Port), "port", "port of the gateway on 127.0.0.1, or auto for a free one")
 	f.Var(&choice{&o.Mode, bootstrap.Modes}, "images", "where images come from (auto: registries, if one answers)")
-	f.StringSliceVar(&o.Addons, "with", nil, "more addons, `NAME,...`: flux, git")
+	withFlag(c, &o.Addons)
+	f.BoolVar(&o.GitOps, "gitops", false, "have the addons come from the lab's own Git, from now on")
 	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
 	f.StringVar(&o.Mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
 	f.DurationVar(&o.Timeout, "timeout", bootstrap.DefaultTimeout, "give up after this time")

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/addons"
+	"mllab.local/bootstrap"
+	"mllab.local/internal/audit"
+	"mllab.local/internal/fault"
+)
+
+// defaultLast is how many commits the audit shows.
+const defaultLast = 20
+
+func newAudit(a *app) *cobra.Command {
+	last := defaultLast
+	c := &cobra.Command{
+		Use:   "audit [flags]",
+		Short: "List the commits of the lab's Git with what they changed and what proves it",
+		Long: `List the commits of the lab's Git, newest first: who made and pushed each, what
+it changes in the cluster, when Flux applied it, how long it took to be in
+traffic, and the verdict of the scenario that judged it. Then list where the
+cluster is not as Git says, and who made it so. That is a report and no test:
+the exit code is 0 with such drift, too.`,
+		Example: `  mllab audit
+  mllab audit --last 0 -o json   # all commits, for a machine`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if last < 0 {
+				return fault.Usage("such as --last 20, or --last 0 for all", "--last %d is no number of commits", last)
+			}
+			lab, err := bootstrap.Look(c.Context(), a.options())
+			if err != nil {
+				return err
+			}
+			remote, err := gitOf(lab)
+			if err != nil {
+				return err
+			}
+			r, err := audit.Read(c.Context(), lab.Kube, remote, addons.GitInside, last)
+			if err != nil {
+				return err
+			}
+			return a.print(r, func(w io.Writer) { printAudit(w, r) })
+		},
+	}
+	c.Flags().IntVar(&last, "last", last, "how many commits, 0 for all")
+	return c
+}
+
+// short is a commit as people name it.
+func short(commit string) string { return commit[:min(len(commit), 10)] }
+
+// clock is a time as people here read it.
+func clock(t time.Time) string { return t.Local().Format(time.DateTime) }
+
+func printAudit(w io.Writer, r audit.Report) {
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "  %-9s"+format+"\n", append([]any{name}, args...)...)
+	}
+	for _, c := range r.Commits {
+		fmt.Fprintf(w, "%s  %s  %s\n  %s\n", short(c.Hash), clock(c.When), c.Author, c.Subject())
+		if c.Pushed != nil {
+			row("pushed", "by %s at %s", c.Pushed.User, clock(c.Pushed.Time))
+		}
+		for _, f := range c.Files {
+			row("file", "%s", f)
+		}
+		for _, ch := range c.Changes {
+			by := ch.Folder
+			if ch.By != "" {
+				by += ", by " + ch.By
+			}
+			switch {
+			case ch.Error != "":
+				row("broken", "%s: cannot be built: %s", by, oneLine(ch.Error))
+			case ch.Before != "":
+				row("mended", "%s: it could not be built before", by)
+			}
+			for _, o := range ch.Objects {
+				row(o.Action, "%s  (%s)", o.Object, by)
+				if o.Action == "changed" {
+					for _, f := range o.Fields {
+						fmt.Fprintf(w, "             %s: %s -> %s\n", f.Path, brief(f.Before, briefly), brief(f.After, briefly))
+					}
+				}
+			}
+		}
+		for _, s := range c.Applied {
+			row("flux", "%s at %s: %s, as its %s says", s.By, clock(s.Time), said(s), s.From)
+		}
+		if len(c.Applied) == 0 {
+			row("flux", "nothing is known: Kubernetes keeps events for an hour, or it came with a newer commit")
+		}
+		if p := c.Proof; p != nil {
+			if p.SecondsToTraffic > 0 {
+				row("traffic", "after %.1f s", p.SecondsToTraffic)
+			}
+			title := p.Scenario
+			if p.Control != "" {
+				title += ", control " + p.Control
+			}
+			row("proof", "%s %s, step %q: %s", map[bool]string{true: "PASS", false: "FAIL"}[p.Pass], title, p.Step, p.Says())
+		}
+		if c.Note != "" {
+			row("note", "no proof, it says: %s", brief(c.Note, wordy))
+		}
+		fmt.Fprintln(w)
+	}
+	if r.Older > 0 {
+		fmt.Fprintf(w, "%d older commits: mllab audit --last 0\n\n", r.Older)
+	}
+	printDrift(w, r)
+}
+
+// said is what Flux said in one line.
+func said(s audit.Applied) string {
+	if s.Message == "" { // of a status
+		return s.Reason
+	}
+	return s.Reason + ", " + brief(s.Message, wordy)
+}
+
+func printDrift(w io.Writer, r audit.Report) {
+	for _, k := range r.Kustomizations {
+		state := "applied " + cmp.Or(short(k.Applied), "nothing yet")
+		if k.Suspended {
+			state += ", suspended"
+		}
+		if k.NotReady != "" {
+			state += ", " + brief(k.NotReady, wordy)
+		}
+		fmt.Fprintf(w, "%s, %s: %s\n", k.Name, k.Path, state)
+	}
+	switch {
+	case len(r.Kustomizations) == 0:
+		fmt.Fprintln(w, "no Kustomization of Flux follows the repository")
+	case len(r.Drift) == 0:
+		fmt.Fprintf(w, "no drift: %d objects are as Git says\n", r.Compared)
+	}
+	for _, d := range r.Drift {
+		if d.Error != "" {
+			fmt.Fprintf(w, "not compared  %s: %s\n", d.By, oneLine(d.Error))
+		}
+		for _, o := range d.Objects {
+			fmt.Fprintf(w, "drift  %s  (%s at %s)\n", o.Object, d.By, short(d.Commit))
+			switch {
+			case o.Missing:
+				fmt.Fprintln(w, "         it is gone")
+			case o.Error != "":
+				fmt.Fprintf(w, "         not compared: %s\n", oneLine(o.Error))
+			}
+			for _, f := range o.Fields {
+				fmt.Fprintf(w, "         %s: Git %s, live %s%s\n", f.Path, brief(f.Wished, briefly), brief(f.Live, briefly), holder(f.Manager, f.When, f.Undone))
+			}
+		}
+	}
+}
+
+// holder says who holds a field, and what becomes of it.
+func holder(manager string, when *time.Time, undone bool) string {
+	s := ", by nobody"
+	if manager != "" {
+		s = ", by " + manager
+		if when != nil {
+			s += " at " + clock(*when)
+		}
+	}
+	if !undone {
+		s += "; Flux leaves it"
+	}
+	return s
+}
+
+// How much is shown of a value, and of what Flux says.
+const (
+	briefly = 60
+	wordy   = 200
+)
+
+// brief is a value in one line of at most so many letters; "-" is none.
+func brief(v any, most int) string {
+	text, isText := v.(string)
+	if !isText {
+		if v == nil {
+			return "-"
+		}
+		data, err := json.Marshal(v)
+		if err != nil {
+			return err.Error()
+		}
+		text = string(data)
+	}
+	text = oneLine(text)
+	if r := []rune(text); len(r) > most {
+		text = string(r[:most-1]) + "…"
+	}
+	return cmp.Or(text, `""`)
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

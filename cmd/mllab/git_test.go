@@ -1,0 +1,81 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mllab.local/bootstrap"
+	"mllab.local/internal/fault"
+)
+
+func TestTheVerbsOfGitWithoutALabNameTheCommandThatMakesIt(t *testing.T) {
+	env := map[string]string{"MLLAB_STATE": t.TempDir()}
+	for args, out := range map[string]string{"git url": "", "git clone " + t.TempDir(): "", "git credential get": "quit=1\n", "audit": "", "git credential erase": ""} {
+		code, stdout, stderr := call(t, env, strings.Fields(args)...)
+		if args == "git credential erase" {
+			if code != 0 || stdout+stderr != "" {
+				t.Errorf("mllab %s: code %d, %s%s", args, code, stdout, stderr)
+			}
+			continue
+		}
+		if code != 3 || stdout != out || stderr != "error: there is no lab \"mllab\"\nhint:  mllab up\n" {
+			t.Errorf("mllab %s: code %d, stdout %q, stderr %s", args, code, stdout, stderr)
+		}
+	}
+	if _, err := gitOf(bootstrap.Running{}); fault.Code(err) != 3 || fault.Hint(err) != "mllab up --with git" {
+		t.Errorf("without the addon: %v, hint %q", err, fault.Hint(err))
+	}
+}
+
+func TestWrongUseOfGitAndAuditIsSaidFirst(t *testing.T) {
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		"git clone " + full:           "error: " + full + " is not empty\nhint:  name another folder\n",
+		"git clone " + full + "/mine": "error: cloning into " + full + "/mine: ",
+		"git clone a b":               "error: mllab git clone takes one folder, and got \"b\" too\n",
+		"git url here":                "error: mllab git url takes no argument, and got \"here\"\n",
+		"git cloen":                   "error: mllab git has no command \"cloen\"\nhint:  did you mean `mllab git clone`?\n",
+		"audit --last -1":             "error: --last -1 is no number of commits\n",
+		"audit --last all":            "error: mllab audit: invalid argument \"all\"",
+	} {
+		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE": t.TempDir()}, strings.Fields(args)...)
+		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {
+			t.Errorf("mllab %s: code %d, stdout %q\n got %s want %s", args, code, stdout, stderr, want)
+		}
+	}
+}
+
+// A shell, which is what git calls a helper with, must see the words as they are.
+func TestTheCredentialHelperSurvivesItsShell(t *testing.T) {
+	t.Chdir(t.TempDir())
+	a := &app{global: global{name: "lab-2", state: "it's a $HOME"}}
+	helper, err := a.credentialHelper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, command, _ := strings.Cut(strings.TrimPrefix(helper, "!"), " ")
+	out, err := exec.Command("/bin/sh", "-c", "printf '%s\\n' "+command+` "$@"`, "sh", "get").Output()
+	here, _ := os.Getwd()
+	if want := "--name\nlab-2\n--state\n" + here + "/it's a $HOME\ngit\ncredential\nget\n"; err != nil || string(out) != want {
+		t.Errorf("the shell sees\n%swant\n%s%v", out, want, err)
+	}
+	if !filepath.IsAbs(strings.Trim(self, "'")) {
+		t.Errorf("the program is %s", self)
+	}
+}
+
+func TestWhatGitAsksForIsRead(t *testing.T) {
+	asked, err := readCredential(strings.NewReader("protocol=http\nhost=127.0.0.1:8080\nwwwauth[]=Basic realm=\"mllab\"\n\nmore=x\n"))
+	if err != nil || asked["protocol"] != "http" || asked["host"] != "127.0.0.1:8080" || asked["more"] != "" {
+		t.Errorf("%v, %v", asked, err)
+	}
+	if _, err := readCredential(strings.NewReader("hello\n")); fault.Code(err) != 2 {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/addons"
+	"mllab.local/bootstrap"
+	"mllab.local/internal/fault"
+	"mllab.local/internal/notebook"
+	"mllab.local/manifests"
+)
+
+func newPipeline(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "pipeline COMMAND",
+		Short: "Make pipelines of notebooks",
+		Args:  noArgs,
+	}
+	c.AddCommand(newPipelineCompile(a))
+	return c
+}
+
+func newPipelineCompile(a *app) *cobra.Command {
+	namespace := "default"
+	c := &cobra.Command{
+		Use:   "compile NOTEBOOK [flags]",
+		Short: "Write a notebook as an Argo Workflow",
+		Long: `Write a notebook as an Argo Workflow to stdout, with its code and the rights of
+its pods. Each step runs the cells with the tag step:NAME, and the untagged ones
+that follow; prev:NAME says which steps come before. All steps run the cells
+tagged imports, functions or pipeline-parameters first; none those tagged skip.
+What a step leaves in names, the steps after it get.`,
+		Example: `  mllab pipeline compile train.ipynb
+  mllab pipeline compile train.ipynb | kubectl apply -f -`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fault.Usage(seeHelp(c), "%s takes one notebook, and got %d", c.CommandPath(), len(args))
+			}
+			text, err := os.ReadFile(args[0])
+			if err != nil {
+				return fault.Usage("name a notebook (.ipynb)", "reading the notebook: %w", err)
+			}
+			p := notebook.Pipeline{Name: notebook.Name(args[0]), Notebook: text, Runner: manifests.NotebookRunner, Space: namespace, Executor: addons.WorkflowExecutor}
+			// What is wrong with the notebook is said without a lab, too.
+			if _, err := p.Objects(); err != nil {
+				return fault.Usage("see `mllab pipeline compile --help` for the tags", "%s: %w", args[0], err)
+			}
+			lab, err := bootstrap.Look(c.Context(), a.options())
+			if err != nil {
+				return err
+			}
+			if p.Image = lab.Images["python"]; p.Image == "" {
+				return fault.CannotTest("mllab up --with kubeflow", "the lab has no Python image for the steps")
+			}
+			p.Store = addons.Registry + "/" + namespace + "/" + p.Name
+			out, err := p.YAML()
+			if err == nil {
+				_, err = a.stdout.Write(out)
+			}
+			return err
+		},
+	}
+	c.Flags().StringVarP(&namespace, "namespace", "n", namespace, "where it is meant to run")
+	return c
+}

@@ -1,0 +1,390 @@
+// Command runner is what turns a pushed notebook into a pushed model: the pod of a Job that Flux makes anew when the
+// notebook in Git is another one. It compiles the notebook, runs it as an Argo Workflow, waits for its end, and commits
+// what came of it: the overlay of a Knative Service, which Flux then applies.
+//
+//	--code DIR         the notebook (one file *.ipynb), and the files that it imports
+//	--image IMAGE      with Python, for its steps
+//	--store REPOSITORY where the steps leave what the next ones need
+//	--git URL          the repository
+//	--token DIR        its files username and password are the repository's
+//	--source FOLDER    where the files of --code are in the repository
+//	--overlay FOLDER   where the runner commits; all that is in it is the runner's
+//	--service NAME     the Service that the overlay is of (default model)
+//	--percent N        what a model gets of the traffic as long as another one serves (default 10)
+//	--timeout D        how long all of it may take (default 10m)
+//
+// The notebook leaves its result under the name `result`: image, a model container by its digest; model and data, the
+// digests of the model's file and of its data; accuracy, low, high and held_out, the share of held-out rows that it gets
+// right, its interval and how many rows these are.
+//
+// The same notebook is the same run and is committed once, however often the pod begins anew. One that is not the newest
+// in Git any more is not committed.
+//
+// Each stage is one line of JSON on stdout. The pod's message says what came of it in the end.
+//
+// Exit codes: 0, 1 for a failure that another try may mend, 2 for wrong use, 4 for a notebook that cannot be compiled,
+// fails, or leaves no result.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/signal"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"mllab.local/internal/git"
+	"mllab.local/internal/notebook"
+	"mllab.local/manifests"
+)
+
+// messageFile is what Kubernetes shows of a container that has ended.
+// https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+const messageFile = "/dev/termination-log"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], account, messageFile, os.Stdout))
+}
+
+// refused is an error of the notebook: another try would end the same.
+type refused struct{ error }
+
+// run is the whole life of the process; it returns the exit code.
+func run(ctx context.Context, args []string, account, message string, stdout io.Writer) int {
+	log := newLog(stdout)
+	r, err := newRunner(args, account, log)
+	code, word := 2, end{}
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, r.timeout)
+		defer cancel()
+		word.Commit, err = r.loop(ctx)
+		word.Run, code = r.pipeline.Run(), 1
+	}
+	var notebooks refused
+	switch {
+	case err == nil:
+		code = 0
+	case errors.As(err, &notebooks):
+		code = 4
+	}
+	if err != nil {
+		word.Error = err.Error()
+		log.Error("failed", "run", word.Run, "error", word.Error)
+	}
+	if text, err := json.Marshal(word); err == nil {
+		if err := os.WriteFile(message, text, 0o600); err != nil {
+			log.Error("leaving the pod's message", "error", err)
+		}
+	}
+	return code
+}
+
+func newLog(to io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(to, nil)) }
+
+// end is the pod's message.
+type end struct {
+	Run    string `json:"run"`
+	Commit string `json:"commit,omitempty"` // that has the model
+	Error  string `json:"error,omitempty"`
+}
+
+// runner is one notebook on its way.
+type runner struct {
+	pipeline notebook.Pipeline
+	code     map[string][]byte // by the names that they have in source, too
+	remote   *url.URL
+	source   string
+	overlay  overlay
+	timeout  time.Duration
+	api      api
+	log      *slog.Logger
+}
+
+// newRunner reads arguments and files; its errors are wrong use.
+func newRunner(args []string, account string, log *slog.Logger) (*runner, error) {
+	r := &runner{log: log, code: map[string][]byte{}}
+	f := flag.NewFlagSet("runner", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	code, token, address := f.String("code", "", ""), f.String("token", "", ""), f.String("git", "", "")
+	f.StringVar(&r.pipeline.Image, "image", "", "")
+	f.StringVar(&r.pipeline.Store, "store", "", "")
+	f.StringVar(&r.source, "source", "", "")
+	f.StringVar(&r.overlay.folder, "overlay", "", "")
+	f.StringVar(&r.overlay.service, "service", "model", "")
+	f.Int64Var(&r.overlay.percent, "percent", 10, "")
+	f.DurationVar(&r.timeout, "timeout", 10*time.Minute, "")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("%q: there are only flags", f.Arg(0))
+	}
+	for _, name := range []string{"code", "image", "store", "git", "token", "source", "overlay", "service"} {
+		if f.Lookup(name).Value.String() == "" {
+			return nil, fmt.Errorf("--%s is missing", name)
+		}
+	}
+	if r.overlay.percent < 0 || r.overlay.percent > 100 {
+		return nil, fmt.Errorf("--percent %d: want 0 to 100", r.overlay.percent)
+	}
+	if r.timeout <= 0 {
+		return nil, fmt.Errorf("--timeout %s is not a time to come", r.timeout)
+	}
+	var err error
+	if r.remote, err = url.Parse(*address); err != nil {
+		return nil, fmt.Errorf("--git: %w", err)
+	}
+	username, err := os.ReadFile(filepath.Join(*token, "username"))
+	if err != nil {
+		return nil, fmt.Errorf("--token: %w", err)
+	}
+	password, err := os.ReadFile(filepath.Join(*token, "password"))
+	if err != nil {
+		return nil, fmt.Errorf("--token: %w", err)
+	}
+	r.remote.User = url.UserPassword(string(username), string(password))
+	if err := r.read(*code); err != nil {
+		return nil, fmt.Errorf("--code: %w", err)
+	}
+	r.api, err = newAPI(account)
+	r.pipeline.Space, r.pipeline.Runner = r.api.namespace, manifests.NotebookRunner
+	return r, err
+}
+
+// read reads the notebook and what it imports.
+func (r *runner) read(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	r.pipeline.Files = map[string][]byte{}
+	var notebooks []string
+	for _, e := range entries {
+		// Kubernetes' own names in a mounted ConfigMap begin with two dots.
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return err
+		}
+		if r.code[e.Name()] = text; path.Ext(e.Name()) == ".ipynb" {
+			notebooks = append(notebooks, e.Name())
+			r.pipeline.Name, r.pipeline.Notebook = notebook.Name(e.Name()), text
+		} else {
+			r.pipeline.Files[e.Name()] = text
+		}
+	}
+	if len(notebooks) != 1 {
+		return fmt.Errorf("want one notebook, and there are %d: %s", len(notebooks), strings.Join(notebooks, ", "))
+	}
+	return nil
+}
+
+// loop brings the notebook from its text to a commit, which it returns.
+func (r *runner) loop(ctx context.Context) (commit string, err error) {
+	objs, err := r.pipeline.Objects()
+	if err != nil {
+		return "", refused{err}
+	}
+	steps, err := notebook.Steps(r.pipeline.Notebook)
+	if err != nil {
+		return "", refused{err}
+	}
+	var names []string
+	for _, s := range steps {
+		names = append(names, s.Name)
+	}
+	r.log.Info("compiled", "run", r.pipeline.Run(), "steps", names)
+	for _, o := range objs {
+		// The rights of the steps' pods are Git's to give.
+		if kind := o.GetKind(); kind != "ConfigMap" && kind != "Workflow" {
+			continue
+		}
+		text, err := o.MarshalJSON()
+		if err != nil {
+			return "", err
+		}
+		made, err := r.api.create(ctx, o.GetKind(), text)
+		if err != nil {
+			return "", err
+		}
+		r.log.Info(map[bool]string{true: "created", false: "taken up"}[made], "kind", o.GetKind(), "name", o.GetName())
+	}
+	status, err := r.wait(ctx)
+	if err != nil {
+		return "", err
+	}
+	found, err := resultOf(status, names)
+	if err != nil {
+		return "", refused{err}
+	}
+	r.log.Info("trained", "run", r.pipeline.Run(), "image", found.Image, "model", found.Model, "data", found.Data, "accuracy", found.Accuracy)
+	return r.commit(ctx, found)
+}
+
+// wait returns when the Workflow has ended, and tells of each step that does.
+func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
+	told := map[string]string{}
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for last := error(nil); ; {
+		status, err := r.api.workflow(ctx, r.pipeline.Run())
+		switch {
+		case err == nil:
+			for _, n := range status.Nodes {
+				if n.Pod && told[n.Name] != n.Phase {
+					told[n.Name] = n.Phase
+					r.log.Info("step", "run", r.pipeline.Run(), "step", n.Name, "phase", n.Phase)
+				}
+			}
+			if status.Ended() {
+				return status, nil
+			}
+			last = fmt.Errorf("it is %q", status.Phase)
+		case errors.Is(err, errRefused):
+			return status, err
+		case ctx.Err() == nil:
+			last = err // the API server may be on its way back
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return status, fmt.Errorf("waiting for Workflow %s: %w (last: %w)", r.pipeline.Run(), ctx.Err(), last)
+		}
+	}
+}
+
+// result is what a notebook hands out.
+type result struct {
+	Image    string  `json:"image"`
+	Model    string  `json:"model"`
+	Data     string  `json:"data"`
+	Accuracy float64 `json:"accuracy"`
+	Low      float64 `json:"low"`
+	High     float64 `json:"high"`
+	HeldOut  int     `json:"held_out"`
+}
+
+// resultOf is what the last of the steps that has one hands out. Its error says
+// why there is none.
+func resultOf(status notebook.Status, steps []string) (found result, err error) {
+	text := ""
+	for _, step := range steps {
+		i := slices.IndexFunc(status.Nodes, func(n notebook.Node) bool { return n.Name == step })
+		if i < 0 {
+			continue
+		}
+		n := status.Nodes[i]
+		if n.Phase == "Failed" || n.Phase == "Error" {
+			return found, fmt.Errorf("step %s: %s", step, lastWord(status, step))
+		}
+		if value := n.Outputs[notebook.Result]; value != "" && value != "null" {
+			text = value
+		}
+	}
+	if status.Phase != "Succeeded" {
+		return found, fmt.Errorf("the Workflow is %s: %s", status.Phase, status.Message)
+	}
+	if text == "" {
+		return found, fmt.Errorf("no step has left a name %q: it is how a notebook hands its model out", notebook.Result)
+	}
+	if err := json.Unmarshal([]byte(text), &found); err != nil {
+		return found, fmt.Errorf("the notebook's %s: %w", notebook.Result, err)
+	}
+	for name, digest := range map[string]string{"image": found.Image, "model": found.Model, "data": found.Data} {
+		if _, hex, _ := strings.Cut(digest, "sha256:"); len(hex) != 64 {
+			return found, fmt.Errorf("the notebook's %s: %s is %q, and has no digest", notebook.Result, name, digest)
+		}
+	}
+	return found, nil
+}
+
+// lastWord is what the last pod of a step has said: each try is a node of its
+// own, STEP(N), below the step's.
+func lastWord(status notebook.Status, step string) string {
+	var last notebook.Node
+	for _, n := range status.Nodes {
+		if name, _, _ := strings.Cut(n.Name, "("); n.Pod && name == step && !n.Started.Before(last.Started) {
+			last = n
+		}
+	}
+	return last.Message
+}
+
+// commit commits the model, unless that is done. It returns the commit that has
+// it, or "" when a newer notebook is in Git.
+func (r *runner) commit(ctx context.Context, found result) (string, error) {
+	repo, err := git.Clone(ctx, r.remote, "runner")
+	for err == nil {
+		var commit string
+		if commit, err = r.commitOnce(ctx, repo, found); err == nil {
+			return commit, nil
+		}
+		if errors.Is(err, git.ErrConflict) { // somebody pushed to the overlay meanwhile
+			err = repo.Pull(ctx)
+		}
+	}
+	return "", err
+}
+
+func (r *runner) commitOnce(ctx context.Context, repo *git.Repo, found result) (string, error) {
+	log, err := repo.Log()
+	if err != nil {
+		return "", err
+	}
+	run := r.pipeline.Run()
+	done, err := r.overlay.committed(repo, log, run)
+	if err != nil {
+		return "", err
+	}
+	if done != "" {
+		r.log.Info("committed before", "run", run, "commit", done)
+		return done, nil
+	}
+	now, err := repo.Files(repo.Head(), r.source)
+	if err != nil {
+		return "", err
+	}
+	for name, text := range r.code {
+		if !slices.Equal(now[name], text) {
+			r.log.Info("a newer one is in Git: nothing is committed", "run", run, "file", name)
+			return "", nil
+		}
+	}
+	m := model{run: run, result: found, notebook: digest(r.pipeline.Notebook), commit: newest(log, r.source, r.code)}
+	change, err := r.overlay.change(repo, m)
+	if err != nil {
+		return "", err
+	}
+	commit, err := repo.Commit(ctx, change)
+	if err == nil {
+		r.log.Info("committed", "run", run, "commit", commit)
+	}
+	return commit, err
+}
+
+// newest is the newest commit that changed one of the files.
+func newest(log []git.Commit, folder string, files map[string][]byte) string {
+	for _, c := range log {
+		if slices.ContainsFunc(c.Files, func(name string) bool {
+			return path.Dir(name) == path.Clean(folder) && files[path.Base(name)] != nil
+		}) {
+			return c.Hash
+		}
+	}
+	return ""
+}
