@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test unit e2e bench soak lint verify build tools clean
+.PHONY: help lab test unit e2e bench soak lint vuln verify build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -28,6 +28,9 @@ soak: tools ## run canary and shadow, and their controls, 20 times in a row
 
 lint: ## check format, vet, staticcheck, and that go.mod is tidy
 	scripts/test lint
+
+vuln: ## look for known vulnerabilities, in the database of vuln.go.dev
+	scripts/test vuln
 
 verify: ## check every go.sum against the module cache, and that every go.mod is tidy
 	scripts/verify

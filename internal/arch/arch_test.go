@@ -55,8 +55,10 @@ func rules() []rule {
 		only("github.com/fluxcd/...", "server-side apply and readiness are internal/kube's business", "internal/kube"),
 		only("helm.sh/helm/...", "Helm's last v3 feature release is out: the swap to v4 must be one file", "internal/chart"),
 		only("istio.io/...", "what Istio is on the lab is decided in one file", "internal/mesh"),
+		only("github.com/go-git/...", "the lab's repository has one client", "internal/git"),
+		only("sigs.k8s.io/kustomize/...", "kustomize fetches what it is told to: one file sees to it that it does not", "internal/kustomize"),
 		only("sigs.k8s.io/kind/...", "kind cannot be cancelled and keeps a failed command's words to itself: one file makes up for both", "bootstrap/kind.go"),
-		only("github.com/google/go-containerregistry/...", "images are made and kept in one place", "bootstrap/images"),
+		only("github.com/google/go-containerregistry/...", "images are made and kept in one place, and the lab's registry has one client", "bootstrap/images", "internal/oci"),
 		only("github.com/containerd/...", "only the node image holds containerd's records", "bootstrap/images"),
 		only("knative.dev/...", "only a story checks a Knative Service as Knative's webhook would; addons send what was rendered", "scenarios"),
 		only("github.com/spf13/...", "flags are words, and words are the command line's", "cmd/mllab"),
@@ -66,7 +68,7 @@ func rules() []rule {
 		only("github.com/prometheus/...", "only the sample model has metrics of its own", "sampleapp"),
 
 		// Arrows go one way: cmd -> {bootstrap, scenarios, addons} -> internal.
-		never("cmd/...", "cmd is words and flags and knows no Kubernetes",
+		never("cmd/mllab", "cmd is words and flags and knows no Kubernetes",
 			"k8s.io/...", "sigs.k8s.io/...", "knative.dev/...", ours+"internal/kube", ours+"internal/chart", ours+"internal/mesh"),
 		// A release of a chart is what a story is about, as an apply is: so internal/chart is not among these.
 		never("scenarios", "scenarios proves what is there and knows no installer",
@@ -82,6 +84,8 @@ func rules() []rule {
 		// Small packages that stay small.
 		just("manifests", "manifests is data", ours+"internal/fault"),
 		just("sampleapp", "the sample model is a program of its own that must build anywhere", "github.com/prometheus/client_golang/..."),
+		just("cmd/runner", "what runs in a pod has its rights and its size: no library speaks for it to the cluster",
+			"sigs.k8s.io/yaml", ours+"internal/git", ours+"internal/notebook", ours+"manifests"),
 		just("internal/split", "the judge is mathematics: who checks it needs to read nothing else"),
 		just("internal/probe", "what measures does not depend on what is measured", "github.com/google/uuid"),
 		just("scenarios/file", "what a user's file may do is judged without a cluster", "go.yaml.in/yaml/v3", ours+"internal/fault", ours+"internal/split"),
