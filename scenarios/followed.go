@@ -366,7 +366,7 @@ func (f *followed) ready(ctx context.Context, l *Lab, more ...*unstructured.Unst
 func (f *followed) settled(ctx context.Context, l *Lab, began time.Time, more ...*unstructured.Unstructured) error {
 	bounded, cancel := context.WithDeadline(ctx, began.Add(f.within()))
 	defer cancel()
-	err := l.Kube.Wait(bounded, append(more, l.service()), l.task.Update)
+	err := l.wait(bounded, append(more, l.service())...)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return f.late(f.within(), err.Error())
 	}

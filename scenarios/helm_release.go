@@ -124,6 +124,9 @@ func (s *helmStory) install(ctx context.Context, l *Lab) (err error) {
 	values, words := s.values("v1", l.Image)
 	err = s.helm(ctx, l, "install "+words+" --wait", func() error { return s.release.Install(ctx, s.chart, values) })
 	if err == nil {
+		err = l.meet(ctx, releaseName)
+	}
+	if err == nil {
 		s.watcher = l.watch(l.to(releaseName), watchRate)
 	}
 	return err

@@ -20,6 +20,7 @@ import (
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"knative.dev/serving/pkg/apis/serving"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
@@ -55,6 +56,7 @@ type Lab struct {
 	thought   time.Duration                // what a person took for the lessons so far
 	kept      int                          // evidence files so far
 	marks     int                          // of routes so far
+	met       []string                     // names that the gateway is known to know
 	applied   []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
 	wrote     time.Time                    // when the newest change was sent: a person who is taught reads before that
 	task      report.Task
@@ -93,7 +95,66 @@ func (l *Lab) apply(ctx context.Context, objs ...*unstructured.Unstructured) err
 	if err := l.write(ctx, objs...); err != nil {
 		return err
 	}
-	return l.Kube.Wait(ctx, objs, l.task.Update)
+	return l.wait(ctx, objs...)
+}
+
+// wait returns when objects are ready, and the gateway knows the addresses of
+// those that are Knative Services.
+func (l *Lab) wait(ctx context.Context, objs ...*unstructured.Unstructured) error {
+	if err := l.Kube.Wait(ctx, objs, l.task.Update); err != nil {
+		return err
+	}
+	for _, o := range objs {
+		if o.GroupVersionKind().Group != serving.GroupName || o.GetKind() != "Service" {
+			continue
+		}
+		names := []string{o.GetName()}
+		traffic, _, _ := unstructured.NestedSlice(o.Object, "spec", "traffic")
+		for _, each := range traffic {
+			leg, _ := each.(map[string]any)
+			if tag, _ := leg["tag"].(string); tag != "" {
+				names = append(names, tag+"-"+o.GetName())
+			}
+		}
+		for _, name := range names {
+			if err := l.meet(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// meetBound is how long the gateway may take to know an address of a Knative
+// Service that is ready. What is not known then is for the sample to find.
+const meetBound = 10 * time.Second
+
+// meet returns when the application answers to that name on inForceStreak fresh
+// connections in a row; once in a run for each name. Ready should say so, but an
+// address that a former run had too, with the same traffic, is called ready
+// unasked: net-gateway-api 0.48 forgets a route by the Ingress's name that it
+// remembers by the route's (Prober.CancelIngressProbingByKey in pkg/status).
+func (l *Lab) meet(ctx context.Context, name string) error {
+	if slices.Contains(l.met, name) {
+		return nil
+	}
+	l.met = append(l.met, name)
+	bounded, cancel := context.WithTimeout(ctx, meetBound)
+	defer cancel()
+	r := l.to(name)
+	r.Fresh = true
+	err := l.until(bounded, "the gateway to know "+r.Host, func() string {
+		for range inForceStreak {
+			if a := l.send.Send(bounded, r); a.Err != "" || a.Router {
+				return a.Problem()
+			}
+		}
+		return ""
+	})
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // write is apply without the wait, for what is not meant to become ready.
@@ -130,6 +191,7 @@ func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) er
 			l.applied = slices.Delete(l.applied, i, i+1)
 		}
 	}
+	l.met = nil
 	return l.Kube.Delete(ctx, objs)
 }
 

@@ -464,7 +464,7 @@ func (u *userStory) wait(ctx context.Context, l *Lab, w file.Wait) error {
 		if err != nil {
 			return err
 		}
-		return l.Kube.Wait(ctx, []*unstructured.Unstructured{o}, l.task.Update)
+		return l.wait(ctx, o)
 	case w.Mark != "":
 		return l.inForce(ctx, l.to(w.Of), w.Mark)
 	}
