@@ -283,7 +283,7 @@ func (s *canaryStory) gradually(sc *Scenario) error {
 
 const (
 	minGradual = 10 * time.Second // Knative's steps are a second or more
-	maxGradual = 2 * time.Minute  // a step's bound
+	maxGradual = 2 * time.Minute  // well below a step's bound
 )
 
 // latest deploys a version as the newest revision, which gets all traffic in

@@ -75,10 +75,10 @@ func Namespace(scenario string) string { return "mllab-" + scenario }
 const requestBound = 10 * time.Second
 
 // stepBound is how long one step's change may take to be in force.
-const stepBound = 3 * time.Minute
+const stepBound = 6 * time.Minute
 
 // cleanupBound is how long the clean-up of a run may take, even after ^C.
-const cleanupBound = 60 * time.Second
+const cleanupBound = 3 * time.Minute
 
 // managed labels every namespace that a run makes: only those are ever removed.
 const (

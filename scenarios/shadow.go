@@ -34,7 +34,7 @@ const (
 	// faultRequests are enough to say that less than 1 % was lost (with 95 %).
 	// Each of them waits in the proxies for as long as v2 sleeps.
 	faultRequests = 300
-	shadowSleep   = 10 * time.Second
+	shadowSleep   = 16 * time.Second
 	callerBound   = shadowSleep / 2 // a caller who waits for v2 is over it
 
 	// largeBody is the largest input that the model takes. Envoy before 1.33 did

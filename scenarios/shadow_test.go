@@ -100,7 +100,7 @@ func TestTheCallerMustNoticeNothing(t *testing.T) {
 		"a lost request":  {func(a *probe.Answer) { a.Err = "no answer: cut" }, "no answer: cut"},
 		"an error of v2":  {func(a *probe.Answer) { a.Target, a.Status = "v2", 500 }, "status 500 from v2"},
 		"a proxy's error": {func(a *probe.Answer) { a.Target, a.Status, a.Router = "", 503, true }, "503"},
-		"a wait":          {func(a *probe.Answer) { a.Latency = callerBound }, "the slowest answer took 5s"},
+		"a wait":          {func(a *probe.Answer) { a.Latency = callerBound }, "the slowest answer took 8s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := shadowSample(100, 100, once)
@@ -159,7 +159,7 @@ func TestTheRouteSaysWhatIsAskedFor(t *testing.T) {
 		"v1 alone":      {route{}, `"weight":100`, "mirrors"},
 		"mirrored":      {route{Mirrored: 20}, `"mirrors":[{"destination":{"host":"model","subset":"v2"},"percentage":{"value":20}}]`, `"weight":0`},
 		"a leak":        {route{Mirrored: 100, Leaked: 5}, `"weight":95},{"destination":{"host":"model","subset":"v2"},"weight":5}`, `"weight":100`},
-		"a wait":        {route{Mirrored: 100, Held: 5}, `"fault":{"delay":{"fixedDelay":"6s","percentage":{"value":5}}}`, "leak"},
+		"a wait":        {route{Mirrored: 100, Held: 5}, `"fault":{"delay":{"fixedDelay":"9s","percentage":{"value":5}}}`, "leak"},
 		"for the mesh":  {route{Mark: "7"}, `"gateways":["lab","mesh"]`, `"X-Mllab-Route":7`},
 		"outside alone": {route{Outside: true}, `"gateways":["lab"]`, "mesh"},
 	} {
