@@ -42,8 +42,8 @@ type AddonStatus struct {
 
 // How long status asks: what is ready says so at once, but that the addons are rendered first takes a busy machine a while.
 const (
-	statusBound = 5 * time.Second
-	addonBound  = 15 * time.Second
+	statusBound = 20 * time.Second
+	addonBound  = 60 * time.Second
 )
 
 // Status looks at the cluster and changes nothing; a cluster that is not ready is no error.

@@ -46,7 +46,7 @@ type StepTime struct {
 // Bounds of the single waits, within Options.Timeout.
 const (
 	createBound  = 6 * time.Minute
-	apiBound     = 90 * time.Second
+	apiBound     = 3 * time.Minute
 	addonsBound  = 10 * time.Minute
 	cleanupBound = 90 * time.Second
 )

@@ -31,7 +31,7 @@ const switchRate = 150
 // answer. In force is what Kubernetes or Knative says; the gateway learns of a
 // Service's new endpoints only after that, some tenths of a second on two idle
 // cores.
-const drainWindow = 3 * time.Second
+const drainWindow = 5 * time.Second
 
 // way is a way to run two colours behind one shared address. Each of its
 // functions returns when what it does is in force.
@@ -210,21 +210,21 @@ func (s *blueGreenStory) switchTo(colour string) func(context.Context, *Lab) err
 // drawn, and it and all that the watcher has seen are judged.
 func (s *blueGreenStory) switched(ctx context.Context, l *Lab) (Evidence, error) {
 	now := s.turns[len(s.turns)-1]
-	select {
-	case <-time.After(time.Until(now.inForce.Add(s.drain))):
-	case <-ctx.Done():
-		return Evidence{}, ctx.Err()
+	if err := pause(ctx, time.Until(now.inForce.Add(s.drain))); err != nil {
+		return Evidence{}, err
 	}
 	sample, e, err := l.burst(ctx, s.shared(l), s.Requests)
 	if err != nil {
 		return e, err
 	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		return e, refuted
-	}
+	// What the watcher lost comes first: an outage that lasts until the sample is
+	// still one of the switch.
 	seen, err := s.unlost()
 	if err != nil {
 		return e, err
+	}
+	if refuted := answered(*e.Tally); refuted != nil {
+		return e, refuted
 	}
 	c, err := s.judge(append(seen, sample...))
 	if err != nil {
@@ -349,25 +349,12 @@ func (w selectorWay) point(ctx context.Context, l *Lab, colour string) error {
 	return w.service(ctx, l, w.name, colour)
 }
 
-// removeBlue returns when no pod of blue is left.
 func (w selectorWay) removeBlue(ctx context.Context, l *Lab) error {
 	deployment, err := l.deployment(w.model(blue))
 	if err != nil {
 		return err
 	}
-	if err := l.remove(ctx, deployment); err != nil {
-		return err
-	}
-	return l.until(ctx, "blue's pods to go", func() string {
-		pods, err := l.Kube.Pods(ctx, l.Namespace, w.model(blue).labels())
-		switch {
-		case err != nil:
-			return err.Error()
-		case len(pods) > 0:
-			return "Pod/" + pods[0].Name + " is there"
-		}
-		return ""
-	})
+	return l.remove(ctx, deployment)
 }
 
 // service has a Service select a colour, beside other objects, and returns when

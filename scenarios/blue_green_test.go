@@ -92,7 +92,7 @@ func watched(ctx context.Context, l *Lab, s *blueGreenStory, n int) error {
 }
 
 func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
-	const drain = 200 * time.Millisecond
+	const drain = 2 * time.Second
 	after := func(d time.Duration, then, now string) *func(int64) string {
 		end := time.Now().Add(d)
 		f := func(int64) string {
@@ -152,6 +152,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 		}, Shares, "x: green by its own address"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			b := &switchboard{}
 			b.onPoint = func(c string) { b.atShared.Store(always(c)) }
 			s := &blueGreenStory{Options: Options{Requests: 100, Alpha: DefaultAlpha}, way: b, drain: drain}

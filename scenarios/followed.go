@@ -21,7 +21,7 @@ import (
 
 // deliveryBound is how long after a commit was begun it may take to be in
 // force.
-const deliveryBound = 30 * time.Second
+const deliveryBound = 60 * time.Second
 
 // pushBound is how long a push may be tried: the Git server may be on its way
 // back.

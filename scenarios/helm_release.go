@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/chart"
@@ -233,21 +234,10 @@ func (s *helmStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
 
 // changeByHand edits the live Service, and returns when that is in force.
 func changeByHand(ctx context.Context, l *Lab) error {
-	live := &unstructured.Unstructured{}
-	live.SetAPIVersion("serving.knative.dev/v1")
-	live.SetKind("Service")
-	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: releaseName}, live); err != nil {
-		return err
-	}
-	containers, _, err := unstructured.NestedSlice(live.Object, "spec", "template", "spec", "containers")
-	if err != nil {
-		return err
-	}
-	containers[0].(map[string]any)["env"] = []any{map[string]any{"name": "TARGET", "value": "by-hand"}}
-	if err := unstructured.SetNestedSlice(live.Object, containers, "spec", "template", "spec", "containers"); err != nil {
-		return err
-	}
-	if err := l.Kube.Update(ctx, live); err != nil {
+	live := l.object("serving.knative.dev/v1", "Service", releaseName)
+	// A JSON patch: a merge would replace the container, and an update could come after another one's.
+	const patch = `[{"op":"add","path":"/spec/template/spec/containers/0/env","value":[{"name":"TARGET","value":"by-hand"}]}]`
+	if err := l.Kube.Patch(ctx, live, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
 		return err
 	}
 	return l.Kube.Wait(ctx, []*unstructured.Unstructured{live}, l.task.Update)

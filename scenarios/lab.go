@@ -178,7 +178,8 @@ func (l *Lab) write(ctx context.Context, objs ...*unstructured.Unstructured) err
 	return err
 }
 
-// remove deletes objects of the run and returns when they are gone.
+// remove deletes objects of the run and returns when they are gone, and with a
+// Deployment its pods.
 func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) error {
 	for _, o := range objs {
 		o.SetNamespace(l.Namespace)
@@ -192,7 +193,28 @@ func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) er
 		}
 	}
 	l.met = nil
-	return l.Kube.Delete(ctx, objs)
+	if err := l.Kube.Delete(ctx, objs); err != nil {
+		return err
+	}
+	for _, o := range objs {
+		labels, _, _ := unstructured.NestedStringMap(o.Object, "spec", "selector", "matchLabels")
+		if o.GetKind() != "Deployment" || len(labels) == 0 {
+			continue
+		}
+		if err := l.until(ctx, "its pods to go", func() string {
+			pods, err := l.Kube.Pods(ctx, l.Namespace, labels)
+			switch {
+			case err != nil:
+				return err.Error()
+			case len(pods) > 0:
+				return "Pod/" + pods[0].Name + " is there"
+			}
+			return ""
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // find is the place of o among what was applied, or -1.
@@ -339,6 +361,16 @@ func (l *Lab) inForce(ctx context.Context, r probe.Request, mark string) error {
 		}
 		return ""
 	})
+}
+
+// pause returns after d, or with ctx's error.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // until asks again and again until ready has no reason left why it is not, or

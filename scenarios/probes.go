@@ -23,10 +23,11 @@ const (
 	killedAfter  = (1 + 5 + 1) * time.Second // the same of liveness, and the grace period
 	// On a small busy machine. From the kubelet to the gateway there are the API
 	// server, the EndpointSlice, istiod and its push.
-	toGateway = 3 * time.Second
-	toStart   = 8 * time.Second
+	toGateway = 4 * time.Second
+	toStart   = 20 * time.Second
 
 	outBound     = unreadyAfter + toGateway
+	costWatched  = outBound + 5*time.Second // after the hang: what goes on failing must be seen to
 	restartBound = killedAfter + toStart
 )
 
@@ -300,7 +301,10 @@ func (s *probesStory) restarted(ctx context.Context, l *Lab) (Evidence, error) {
 	return e, nil
 }
 
-func (s *probesStory) cost(_ context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) cost(ctx context.Context, l *Lab) (Evidence, error) {
+	if err := pause(ctx, time.Until(s.hungAt.Add(costWatched))); err != nil {
+		return Evidence{}, err
+	}
 	e, err := l.watched(s.watcher)
 	if lossy := (*Refuted)(nil); err != nil && !errors.As(err, &lossy) {
 		return e, err

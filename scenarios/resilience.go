@@ -15,16 +15,16 @@ import (
 
 // What the routes and pods of the story are set to.
 const (
-	slowAnswer   = 3 * time.Second        // of a slow model
+	slowAnswer   = 6 * time.Second        // of a slow model
 	routeTimeout = 500 * time.Millisecond // of the route
 	// A caller of a busy machine waits a little longer than the timeout.
-	waitBound = routeTimeout + 2*time.Second
+	waitBound = routeTimeout + 4*time.Second
 
 	flakyShare   = 0.3 // of a flaky model's answers are 500s
 	routeRetries = 2   // of the route
 
 	ejectBound   = 10 * time.Second // for the gateway to know the rule and to meet three errors in a row
-	ejectionTime = 10 * time.Second // baseEjectionTime
+	ejectionTime = 20 * time.Second // baseEjectionTime
 	// The gateway looks every second whether a pod may come back.
 	backBound = ejectionTime + time.Second + toGateway
 )

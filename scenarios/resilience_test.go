@@ -97,7 +97,7 @@ func TestARouteSaysOnlyWhatItIsGiven(t *testing.T) {
 		{routing{}, nil},
 		{routing{Timeout: istioSeconds(routeTimeout)}, []string{"timeout: 0.5s"}},
 		{routing{Retries: 2}, []string{"attempts: 2"}},
-		{routing{Ejection: istioSeconds(ejectionTime)}, []string{"baseEjectionTime: 10s"}},
+		{routing{Ejection: istioSeconds(ejectionTime)}, []string{"baseEjectionTime: 20s"}},
 	} {
 		tc.way.Host, tc.way.Namespace, tc.way.Mark = "model.n.test", "n", "7"
 		objs, err := render("resilience/route.yaml", tc.way)
@@ -108,7 +108,7 @@ func TestARouteSaysOnlyWhatItIsGiven(t *testing.T) {
 		for _, o := range objs {
 			all.WriteString(kube.Name(o) + "\n" + asYAML(o))
 		}
-		for _, option := range []string{"timeout: 0.5s", "attempts: 2", "baseEjectionTime: 10s"} {
+		for _, option := range []string{"timeout: 0.5s", "attempts: 2", "baseEjectionTime: 20s"} {
 			if got := strings.Contains(all.String(), option); got != slices.Contains(tc.says, option) {
 				t.Errorf("%+v: %q is there: %v", tc.way, option, got)
 			}

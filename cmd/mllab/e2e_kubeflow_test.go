@@ -88,7 +88,7 @@ func TestLabKubeflow(t *testing.T) {
 	})
 	c.run("scenario", "reset", "mlops").exits(t, 0)
 	t.Run("every control of mlops is caught for its own reason", func(t *testing.T) {
-		c.catches(t, "mlops", "--short", "--timeout", "30m")
+		c.catches(t, "mlops", "--short")
 	})
 
 	t.Run("it fits", func(t *testing.T) {

@@ -622,7 +622,7 @@ func TestLab(t *testing.T) {
 		},
 	} {
 		t.Run("no untrue pass when "+world.name, func(t *testing.T) {
-			p := c.start("scenario", "canary", "--requests", "4000", "-o", "json")
+			p := c.start("scenario", "canary", "--requests", "12000", "-o", "json") // long enough for what happens in the middle
 			p.says(t, "canary: 90/10: started")
 			inForce(t, "90 10")
 			world.change(t)

@@ -327,7 +327,7 @@ func TestOnlyRefusalsOfAStartingClusterAreRepeated(t *testing.T) {
 }
 
 func TestARefusalThatLastsIsStillThereWhenTimeIsUp(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	obj := decode(t, "{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: a, namespace: x}}")[0]
 	calls := 0

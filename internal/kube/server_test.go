@@ -53,7 +53,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 			t.Fatalf("set KUBEBUILDER_ASSETS to a directory that holds kube-apiserver and etcd; it is %q", dir)
 		}
 	}
-	server := &envtest.Environment{BinaryAssetsDirectory: dir}
+	server := &envtest.Environment{BinaryAssetsDirectory: dir, ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: time.Minute}
 	cfg, err := server.Start()
 	if err != nil {
 		t.Fatal(err)
@@ -566,7 +566,7 @@ func refuseConfigMaps(t *testing.T, c *Client, ns string) client.Object {
 func applyWaitsForAWebhook(t *testing.T, c *Client) {
 	hook := refuseConfigMaps(t, c, "refused")
 	objs := decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: refused}}")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, err := c.Apply(ctx, objs)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "ConfigMap/refused/a: timeout after ") || !strings.Contains(err.Error(), "connection refused") {
@@ -669,7 +669,7 @@ func waitKeepsItsReason(t *testing.T, c *Client) {
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "slow", Name: pod.Name, UID: pod.UID, FieldPath: "spec.containers{app}"},
 		Reason:         "Pulling", Message: `Pulling image "kind.local/app:1"`, Type: corev1.EventTypeNormal, LastTimestamp: metav1.Now(),
 	}))
-	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	err := c.Wait(ctx, objs, nil)
 	want := "Deployment/slow/app: timeout after N (last: 0/1 ready, container app: pulling kind.local/app:1)\nConfigMap/slow/absent: timeout after N (last: not there yet)"
@@ -864,7 +864,7 @@ func deleteWaitsForFinalizers(t *testing.T, c *Client) {
 {apiVersion: absent.mllab.test/v1, kind: Thing, metadata: {name: never, namespace: held}}
 `)
 	apply(t, c, objs[:2])
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	err := c.Delete(ctx, objs)
 	want := "ConfigMap/held/held: timeout after N (last: being deleted, finalizers mllab.test/hold)"

@@ -11,8 +11,8 @@ import (
 
 const (
 	// MaxInFlight is how many requests a Watcher has open at most. A request that is due beyond that is not sent but
-	// counted as missed. Rates up to MaxInFlight / the Sender's timeout never get there: 50 a second with 10 s.
-	MaxInFlight = 512
+	// counted as missed. Rates up to MaxInFlight / the Sender's timeout never get there: 200 a second with 10 s.
+	MaxInFlight = 2048
 	// MaxPerSecond is the highest rate Watch takes.
 	MaxPerSecond = 10_000
 	// StopWait is how long Stop waits for answers that are still due; after that it breaks them off.

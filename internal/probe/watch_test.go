@@ -149,10 +149,26 @@ func TestWatchAlternatesKeptAliveAndFreshConnections(t *testing.T) {
 	if n := len(r.Answers) / 2; len(connections[true]) != n {
 		t.Errorf("%d fresh requests came over %d connections", n, len(connections[true]))
 	}
-	if n := len(connections[false]); n > len(r.Answers)/4 { // more than one only where answers overlap
-		t.Errorf("%d kept-alive requests came over %d connections", len(r.Answers)/2, n)
+	// More than one only where answers overlap, as after a pause of this process; one that has just been answered is not
+	// idle yet.
+	if n, most := len(connections[false]), overlap(r.Answers); n > 2*most+5 {
+		t.Errorf("%d kept-alive requests came over %d connections, at most %d at once", len(r.Answers)/2, n, most)
 	}
 	eventually(t, "the fresh connections are closed", func() bool { return int(s.closed.Load()) >= len(connections[true]) })
+}
+
+// overlap is how many kept-alive requests were under way at once.
+func overlap(answers []Answer) (most int) {
+	for _, a := range answers {
+		n := 0
+		for _, b := range answers {
+			if !a.Fresh && !b.Fresh && !b.Sent.After(a.Sent) && b.Scheduled.Add(b.Latency).After(a.Sent) {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	return most
 }
 
 func TestWatchKeepsTheRate(t *testing.T) {

@@ -187,7 +187,7 @@ func TestTheEndOfTheContextEndsTheWholeGroup(t *testing.T) {
 	if !strings.Contains(err.Error(), "running sh -c") || !strings.HasSuffix(err.Error(), ": stopping") {
 		t.Errorf("error %v names neither command nor stderr", err)
 	}
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took >= grace {
 		t.Errorf("took %s although everything obeys SIGTERM", took)
 	}
 	for _, pid := range pids {
