@@ -161,24 +161,32 @@ func testUpGitOps(t *testing.T, c cli) {
 		return kubectl(t, "get", "configmap", "config-gc", "-n", "knative-serving", "-o", "jsonpath={.data.min-non-active-revisions}") + "/" +
 			kubectl(t, "get", "services.serving.knative.dev", "sample", "-n", "mllab-sample", "-o", `jsonpath={.metadata.labels.app\.kubernetes\.io/version}`)
 	}
-	made := live()
-	t.Run("a commit changes addons, also what mllab itself had applied", func(t *testing.T) {
+	const autoscaler = "addons/knative/deployment.apps_knative-serving_autoscaler.yaml"
+	image := func() string {
+		return kubectl(t, "get", "pods", "-n", "knative-serving", "-l", "app=autoscaler", "-o", "jsonpath={.items[*].spec.containers[*].image}")
+	}
+	made, old := live(), image()
+	// Another release, as far as Kubernetes and Flux can tell.
+	next := old[:strings.LastIndex(old, ":")] + ":next"
+	engine(t, "exec", e2eCluster+"-control-plane", "ctr", "--namespace=k8s.io", "images", "tag", old, next)
+	t.Run("a commit changes and upgrades addons, also what mllab itself had applied", func(t *testing.T) {
+		j.edit(t, autoscaler, old, next)
 		j.edit(t, config, "data: {}", "data: {min-non-active-revisions: \"5\"}")
 		j.edit(t, service, "    app.kubernetes.io/version: 0.1.0\n", "")
-		j.push(t, "five old revisions, no version", 3*time.Minute, func() bool { return live() == "5/" })
+		j.push(t, "five old revisions, no version, the next autoscaler", 3*time.Minute, func() bool { return live() == "5/" && image() == next })
 		head = j.git(t, "rev-parse", "HEAD")
 		_, r := up(t)
 		if !strings.Contains(r.err, "knative stays as commit "+head[:7]) || !strings.Contains(r.err, "sample stays as commit "+head[:7]) {
 			t.Errorf("up does not say so: %s", r)
 		}
-		if j.git(t, "pull", "-q"); j.git(t, "rev-parse", "HEAD") != head || live() != "5/" {
-			t.Errorf("up changed it: %s\n%s", live(), j.git(t, "log", "--stat", head+".."))
+		if j.git(t, "pull", "-q"); j.git(t, "rev-parse", "HEAD") != head || live() != "5/" || image() != next {
+			t.Errorf("up changed it: %s %s\n%s", live(), image(), j.git(t, "log", "--stat", head+".."))
 		}
 	})
 
 	t.Run("its revert brings back what was", func(t *testing.T) {
 		j.git(t, "revert", "--no-edit", "HEAD")
-		j.push(t, "", 3*time.Minute, func() bool { return live() == made })
+		j.push(t, "", 3*time.Minute, func() bool { return live() == made && image() == old })
 	})
 
 	t.Run("up brings back who applies commits", func(t *testing.T) {
