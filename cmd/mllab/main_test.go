@@ -33,6 +33,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"stauts":                   "error: mllab has no command \"stauts\"\nhint:  did you mean `mllab status`?\n",
 		"frobnicate":               "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
 		"help frobnicate":          "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
+		"pipeline run":             "error: mllab pipeline has no command \"run\"\nhint:  see `mllab pipeline --help`\n",
 		"up now":                   "error: mllab up takes no argument, and got \"now\"\nhint:  see `mllab up --help`\n",
 		"up --prot 1":              "error: mllab up: unknown flag: --prot\nhint:  did you mean --port?\n",
 		"up --frobnicate":          "error: mllab up: unknown flag: --frobnicate\nhint:  see `mllab up --help`\n",

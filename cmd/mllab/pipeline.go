@@ -14,9 +14,11 @@ import (
 
 func newPipeline(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "pipeline COMMAND",
-		Short: "Make pipelines of notebooks",
-		Args:  noArgs,
+		Use:     "pipeline COMMAND",
+		Short:   "Make pipelines of notebooks",
+		Example: `  mllab pipeline compile train.ipynb`,
+		Args:    noArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newPipelineCompile(a))
 	return c
