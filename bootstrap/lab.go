@@ -56,7 +56,8 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	}
 }
 
-// nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. Before kube-proxy runs, what
+// nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. Until kind takes kubeadm's taint away
+// none is scheduled. Before kube-proxy runs, what
 // asks for the API by its Service would talk to whoever has that address outside.
 func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why string) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -76,6 +77,9 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			case c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)): // it has whole seconds
 				return "", fmt.Sprintf("Node/%s: the kubelet has not reported since the start", n.Name)
 			}
+			if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == controlPlane }) {
+				return "", fmt.Sprintf("Node/%s: still for the control plane alone", n.Name)
+			}
 			var sets appsv1.DaemonSetList
 			if err := l.kube.List(ctx, &sets); err != nil {
 				return "", "API: " + err.Error()
@@ -89,6 +93,9 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 	}
 	return "", "no node has registered yet"
 }
+
+// controlPlane is the key of the taint that kubeadm gives its node.
+const controlPlane = "node-role.kubernetes.io/control-plane"
 
 func (l liveLab) install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error) {
 	install := addons.Install

@@ -104,9 +104,10 @@ type upRun struct {
 	creation *creation  // of a cluster that this call makes
 }
 
-// creation is a cluster in the making. Once done is closed its node runs pods, unless err says why not.
+// creation is a cluster in the making. Once done is closed it is made, unless err says why not.
 type creation struct {
-	lab  lab // of its API
+	lab  lab           // of its API
+	runs chan struct{} // closed when the node runs pods, a second or two before kind is done
 	done chan struct{}
 	err  error
 }
@@ -114,6 +115,8 @@ type creation struct {
 // wait is for whoever needs the node to run pods.
 func (c *creation) wait(ctx context.Context) error {
 	select {
+	case <-c.runs:
+		return nil
 	case <-c.done:
 		return c.err
 	case <-ctx.Done():
@@ -278,7 +281,7 @@ func (u *upRun) begin(ctx context.Context, e *engine) error {
 	if err != nil {
 		return err
 	}
-	c := &creation{done: make(chan struct{})}
+	c := &creation{runs: make(chan struct{}), done: make(chan struct{})}
 	u.creation = c
 	serving, stop := context.WithCancel(ctx)
 	go func() {
@@ -289,6 +292,11 @@ func (u *upRun) begin(ctx context.Context, e *engine) error {
 		}
 	}()
 	if c.lab, err = u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).serving(serving, apiPort); err == nil {
+		go func() {
+			if _, err := c.lab.await(serving, time.Time{}, func(string) {}); err == nil {
+				close(c.runs)
+			}
+		}()
 		return nil
 	}
 	if <-c.done; c.err != nil {
@@ -509,8 +517,12 @@ func (u *upRun) installAddons(ctx context.Context) error {
 		defer stop(nil)
 		bounded = stopped
 		go func() {
-			if err := c.wait(stopped); err != nil {
-				stop(err)
+			select {
+			case <-c.done:
+				if c.err != nil {
+					stop(c.err)
+				}
+			case <-stopped.Done():
 			}
 		}()
 		pods = func(ctx context.Context, _ addons.Env, reason func(string)) error {
