@@ -4,13 +4,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -309,6 +312,28 @@ func TestKServesWebhooksTrustTheLabsCertificate(t *testing.T) {
 	}
 }
 
+// Training is the same whenever it is done: what was killed is tried again, and
+// what its code says is final.
+func TestTrainingThatWasKilledIsTriedAgain(t *testing.T) {
+	jobs, _, _ := unstructured.NestedSlice(pythonRuntime("python:1").Object, "spec", "template", "spec", "replicatedJobs")
+	var job struct {
+		Template struct{ Spec batchv1.JobSpec }
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(jobs[0].(map[string]any), &job); err != nil {
+		t.Fatal(err)
+	}
+	spec := job.Template.Spec
+	if spec.BackoffLimit == nil || *spec.BackoffLimit < 1 || spec.Template.Spec.RestartPolicy != corev1.RestartPolicyNever {
+		t.Errorf("it is not tried again: %+v", spec)
+	}
+	final := spec.PodFailurePolicy.Rules[0]
+	for code, want := range map[int32]bool{1: true, 2: true, 4: true, 75: false, 128: false, 137: false, 143: false} {
+		if got := final.Action == batchv1.PodFailurePolicyActionFailJob && slices.Contains(final.OnExitCodes.Values, code); got != want {
+			t.Errorf("exit code %d is final: %t", code, got)
+		}
+	}
+}
+
 func TestTheRegistryIsReachedByLoopbackAndGatewayOnly(t *testing.T) {
 	ports := 0
 	for _, a := range All() {
@@ -338,6 +363,20 @@ func TestTheRegistryIsReachedByLoopbackAndGatewayOnly(t *testing.T) {
 		t.Errorf("%d ports of the node are taken", ports)
 	}
 	for _, o := range render(t, labRegistry()) {
+		if o.GetKind() == "VirtualService" {
+			routes, _, _ := unstructured.NestedSlice(o.Object, "spec", "http")
+			matches, _, _ := unstructured.NestedSlice(routes[0].(map[string]any), "match")
+			text, _, _ := unstructured.NestedString(matches[0].(map[string]any), "authority", "regex")
+			its := regexp.MustCompile("^(?:" + text + ")$") // Envoy's match is of the whole
+			for host, want := range map[string]bool{
+				"127.0.0.1:8080": true, "127.0.0.1": true, "localhost:41234": true, Registry: true,
+				"model.ns.mllab.test": false, "127.0.0.1.evil.test": false, "127a0.0.1": false,
+			} {
+				if its.MatchString(host) != want {
+					t.Errorf("%s is the registry's: %t", host, !want)
+				}
+			}
+		}
 		if kind, _, _ := unstructured.NestedString(o.Object, "spec", "type"); o.GetKind() == "Service" && kind != "" && kind != "ClusterIP" {
 			t.Errorf("%s is a %s", kube.Name(o), kind)
 		}
