@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/notebook"
@@ -39,7 +40,7 @@ func pipeline(Options) (Scenario, error) {
 				Name: "from data to traffic",
 				Idea: "A workflow is a graph of steps, each in a pod of its own. " +
 					"What one makes goes to the lab's registry; the model becomes an image, and an init container of the server.",
-				Look:   "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model with that digest.",
+				Look:   "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model that the gate has judged.",
 				Change: s.deploy,
 				Check:  s.serves,
 			},
@@ -55,6 +56,14 @@ func pipeline(Options) (Scenario, error) {
 			{
 				Name: "swapped", Summary: "after the pipeline somebody deploys another model by hand",
 				After: "from data to traffic", Break: s.swap, Catches: Model,
+			},
+			{
+				Name: "repushed", Summary: "after the gate somebody pushes another model under the judged one's tag, and the code packs what has the tag",
+				Break: func(context.Context, *Lab) error {
+					s.change("steps.py", "return 0 if passed", `keep(trainer.train(data.held_x, data.held_y), FITTED, "fitted"); return 0 if passed`)
+					s.change("steps.py", `kept(FITTED, env["FITTED"])`, `kept(FITTED, tag("fitted"))`)
+					return nil
+				}, Catches: Model,
 			},
 			{
 				Name: "off-by-one", Summary: "the code that packs the model moves its predictions by one row, and verifies nothing",
@@ -75,9 +84,16 @@ func pipeline(Options) (Scenario, error) {
 	}, nil
 }
 
-// change has a control put another text into a file of the code.
+// change has a control put another text into a file of the code, after those that
+// it has put there before.
 func (s *pipelineStory) change(file, from, to string) {
-	s.changed[file] = func(code string) string { return strings.Replace(code, from, to, 1) }
+	before := s.changed[file]
+	s.changed[file] = func(code string) string {
+		if before != nil {
+			code = before(code)
+		}
+		return strings.Replace(code, from, to, 1)
+	}
 }
 
 // deploy runs the pipeline, and has a watcher ask the model from then on.
@@ -184,7 +200,7 @@ func (l *Lab) printed(ctx context.Context, name string) (training, error) {
 			continue
 		}
 		log, err := l.Kube.PodLogs(ctx, l.Namespace, p.Name, container, 0)
-		if err != nil {
+		if err != nil && p.Status.Phase != corev1.PodFailed { // one that did not start says nothing
 			return nil, err
 		}
 		all += log
@@ -201,6 +217,9 @@ func (s *pipelineStory) serves(ctx context.Context, l *Lab) (e Evidence, err err
 	}
 	if refuted := s.model.asRecorded(s.good.training); refuted != nil {
 		return e, refuted
+	}
+	if judged := s.good.training["evaluate"].Model; judged != s.model.Model {
+		return e, refute(Model, "the gate judged model %q, and the image has %s", judged, s.model.Model)
 	}
 	e, err = l.predicts(ctx, l.to("model"), s.model.Model, s.model.held)
 	e.Says = s.good.training.says() + "; " + s.good.says() + "; " + e.Says
