@@ -151,7 +151,7 @@ func (c cli) peak(t *testing.T, p *process) (most uint64) {
 func (c cli) killsTheRegistry(t *testing.T, name string) {
 	p := c.start("scenario", name, "--keep", "-o", "json")
 	kills := 0
-	// Every second of its lives is long enough for a push.
+	// Between two of them there is time to push.
 	for tick := time.NewTicker(10 * time.Second); p.running() && kills < 20; <-tick.C {
 		kubectl(t, "-n", "registry", "delete", "pod", "-l", "app=registry", "--grace-period=0", "--force", "--wait=false")
 		kills++
@@ -208,7 +208,8 @@ func (c cli) stopsTheNode(t *testing.T, name, job string) {
 	namespace := scenarios.Namespace(name)
 	p := c.start("scenario", name, "--keep", "-o", "json")
 	became(t, 3*time.Minute, "its training", func() bool {
-		return strings.Contains(kubectl(t, "-n", namespace, "get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name="+job, "-o", "jsonpath={.items[*].status.phase}"), "Running")
+		phase := kubectl(t, "-n", namespace, "get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name="+job, "-o", "jsonpath={.items[*].status.phase}")
+		return phase != "" && phase != "Pending" // it runs, or has just ended
 	})
 	engine(t, "stop", "-t", "5", e2eCluster+"-control-plane")
 	run := honest(t, p.wait(), 1, 3)
