@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -319,7 +318,11 @@ func TestTrainingThatWasKilledIsTriedAgain(t *testing.T) {
 	var job struct {
 		Template struct{ Spec batchv1.JobSpec }
 	}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(jobs[0].(map[string]any), &job); err != nil {
+	text, err := json.Marshal(jobs[0])
+	if err == nil {
+		err = json.Unmarshal(text, &job)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	spec := job.Template.Spec

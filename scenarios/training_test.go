@@ -254,6 +254,7 @@ func TestTheStandardProtocolsAreAnsweredByTheModelAndExactly(t *testing.T) {
 		"another class, v1": {"[1, 1]", "[1, 0]", digestA, Predictions},
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(probe.HeaderTarget, "good")
 			w.Header().Set(probe.HeaderModel, c.digest)
 			w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
 			if strings.HasSuffix(r.URL.Path, ":predict") {

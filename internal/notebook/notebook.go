@@ -201,6 +201,9 @@ func magic(code string) string {
 // Strip is a notebook without what a run of it has left: the outputs of its
 // cells, and their numbers. With them the same code would be another pipeline.
 func Strip(data []byte) ([]byte, error) {
+	if !json.Valid(data) {
+		return nil, errors.New("it is no notebook")
+	}
 	var whole map[string]any
 	numbers := json.NewDecoder(bytes.NewReader(data))
 	numbers.UseNumber()

@@ -473,7 +473,11 @@ func TestATamperedImageIsRefusedAndChangesNothing(t *testing.T) {
 			})
 			for _, from := range []string{ref, s.host + "/car:v1"} {
 				dest := before.write(t)
-				fails(t, tempFail, "fetching "+from, "pull", from, dest)
+				code := tempFail
+				if name == "another end" { // the reader of the archive sees it first
+					code = 1
+				}
+				fails(t, code, "fetching "+from, "pull", from, dest)
 				if got := read(t, dest); !maps.Equal(got, before) {
 					t.Errorf("%s changed the destination: %d files", from, len(got))
 				}
