@@ -310,7 +310,7 @@ func (s *mlopsStory) ended(ctx context.Context, l *Lab) error {
 		if err != nil {
 			return reason + "no Workflow yet"
 		}
-		return reason + cmp.Or(w.says(), "no step yet")
+		return reason + cmp.Or(w.progress(), "no step yet")
 	})
 	if err := errors.Join(err, asked); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -113,7 +114,7 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Lab) error {
 		return err
 	}
 	if s.good.phase != "Succeeded" {
-		return fmt.Errorf("workflow good: %s", s.good.says())
+		return fmt.Errorf("workflow good: %s", s.good.progress())
 	}
 	s.watcher = l.watch(l.to("model"), watchRate)
 	return nil
@@ -123,6 +124,7 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Lab) error {
 // printed, and what it handed on.
 type workflow struct {
 	phase, message string
+	trouble        string // what the last try that failed said
 	phases         map[string]string
 	seconds        map[string]float64
 	outputs        map[string]string
@@ -144,6 +146,14 @@ func (w workflow) says() string {
 	return strings.Join(steps, ", ")
 }
 
+// progress is a workflow in words, with what went wrong on its way.
+func (w workflow) progress() string {
+	if w.trouble == "" {
+		return w.says()
+	}
+	return w.says() + "; a try failed: " + w.trouble
+}
+
 // run runs the pipeline to its end, whatever that is.
 func (s *pipelineStory) run(ctx context.Context, l *Lab, name string, seed int, noise float64) (workflow, error) {
 	objs, err := render("pipeline/workflow.yaml", map[string]any{
@@ -160,11 +170,18 @@ func (s *pipelineStory) run(ctx context.Context, l *Lab, name string, seed int, 
 	l.applied = slices.Delete(l.applied, l.find(objs[0]), l.find(objs[0])+1)
 	var w workflow
 	var asked error
+	reason := "no step yet"
 	err = l.until(ctx, "workflow "+name, func() string {
-		if w, asked = l.workflow(ctx, objs[0]); asked != nil || w.phase == "Succeeded" || w.phase == "Failed" || w.phase == "Error" {
+		now, err := l.workflow(ctx, objs[0])
+		switch {
+		case ctx.Err() != nil: // it is out of time, and what it was waiting for is of interest
+			return reason
+		case err != nil || now.phase == "Succeeded" || now.phase == "Failed" || now.phase == "Error":
+			w, asked = now, err
 			return ""
 		}
-		return cmp.Or(w.says(), "no step yet")
+		reason = cmp.Or(now.progress(), reason)
+		return reason
 	})
 	if err := errors.Join(err, asked); err != nil {
 		return w, err
@@ -278,7 +295,11 @@ func readWorkflow(live *unstructured.Unstructured) (workflow, error) {
 		return w, fmt.Errorf("reading Workflow %s: %w", live.GetName(), err)
 	}
 	w.phase, w.message = status.Phase, status.Message
+	var when time.Time
 	for _, n := range status.Nodes {
+		if n.Pod && (n.Phase == "Failed" || n.Phase == "Error") && !n.Finished.Before(when) {
+			w.trouble, when = n.Message, n.Finished
+		}
 		w.phases[n.Name] = n.Phase
 		if !n.Finished.IsZero() {
 			w.seconds[n.Name] = n.Finished.Sub(n.Started).Seconds()

@@ -62,6 +62,10 @@ func TestAWorkflowIsReadFromItsStatus(t *testing.T) {
 		t.Errorf("it says %q, want %q", w.says(), want)
 	}
 
+	if want := w.says() + "; a try failed: Error (exit code 4)"; w.progress() != want {
+		t.Errorf("on its way it says %q, want %q", w.progress(), want)
+	}
+
 	young, err := readWorkflow(objects(t, "{apiVersion: argoproj.io/v1alpha1, kind: Workflow, metadata: {name: young}}")[0])
 	if err != nil || young.phase != "" || young.says() != "" {
 		t.Errorf("one without a status is %+v, %v", young, err)

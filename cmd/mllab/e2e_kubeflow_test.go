@@ -147,14 +147,17 @@ func (c cli) peak(t *testing.T, p *process) (most uint64) {
 	return most
 }
 
-// killsTheRegistry kills the registry's pod as long as a scenario runs.
+// killsTheRegistry kills the registry's pod, again and again, while a scenario
+// runs.
 func (c cli) killsTheRegistry(t *testing.T, name string) {
 	p := c.start("scenario", name, "--keep", "-o", "json")
 	kills := 0
-	// Between two of them there is time to push.
-	for tick := time.NewTicker(10 * time.Second); p.running() && kills < 20; <-tick.C {
-		kubectl(t, "-n", "registry", "delete", "pod", "-l", "app=registry", "--grace-period=0", "--force", "--wait=false")
-		kills++
+	for tick := time.NewTicker(10 * time.Second); p.running(); <-tick.C {
+		// Not before it is back: one that is never there lets nothing pass.
+		if kills < 8 && kubectl(t, "-n", "registry", "get", "deployment", "registry", "-o", "jsonpath={.status.readyReplicas}") == "1" {
+			kubectl(t, "-n", "registry", "delete", "pod", "-l", "app=registry", "--grace-period=0", "--force", "--wait=false")
+			kills++
+		}
 	}
 	run := honest(t, p.wait(), 0, 1, 3)
 	t.Logf("%d kills: pass %v, %v", kills, run.Pass, run.Err())
