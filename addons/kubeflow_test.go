@@ -254,6 +254,14 @@ func webhooks(t *testing.T, env Env) (cas map[string]int, versions string) {
 	return cas, versions
 }
 
+// Flux takes over the fields of managers whose names begin with mllab, and
+// removes those that Git does not have.
+func TestTheCAIsNotFluxsToTakeAway(t *testing.T) {
+	if strings.HasPrefix(string(certificateOwner), mllab) {
+		t.Errorf("%s begins with %s", certificateOwner, mllab)
+	}
+}
+
 func TestKServesWebhooksTrustTheLabsCertificate(t *testing.T) {
 	var configurations []client.Object
 	hooks := 0
