@@ -188,7 +188,9 @@ func certify(ctx context.Context, env Env, reason func(string), ns, name string,
 
 // certificateOwner is another manager than the one of what is applied, which
 // would drop these fields with the next apply.
-const certificateOwner = client.FieldOwner("mllab-certificate")
+// Nor may its name begin with that one's: Flux makes Git's what it takes for
+// mllab's (--override-manager), goes by the beginning, and drops what Git lacks.
+const certificateOwner = client.FieldOwner("certificates.mllab")
 
 // trust sets the CA of a configuration's webhooks where it is another one.
 func trust(ctx context.Context, env Env, configuration *unstructured.Unstructured, ca []byte) error {

@@ -208,9 +208,17 @@ func pythonRuntime(image string) *unstructured.Unstructured {
 			"template": map[string]any{
 				"metadata": map[string]any{"labels": map[string]any{"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
 				"spec": map[string]any{
-					"backoffLimit": int64(0),
+					// A pod that was killed, or did not start, is tried again, and so is
+					// code that ends with 75 (EX_TEMPFAIL of sysexits.h), as modelcar does
+					// for a registry that fails. Python's own failures (1, 2) and a gate's
+					// (4) would be the same again.
+					"backoffLimit": int64(3),
+					"podFailurePolicy": map[string]any{"rules": []any{map[string]any{
+						"action":      "FailJob",
+						"onExitCodes": map[string]any{"operator": "In", "values": []any{int64(1), int64(2), int64(4)}},
+					}}},
 					"template": map[string]any{"spec": map[string]any{
-						"restartPolicy":                "Never", // its log stays, and backoffLimit counts
+						"restartPolicy":                "Never", // its log stays, and its exit code counts
 						"automountServiceAccountToken": false,
 						"securityContext":              map[string]any{"runAsNonRoot": true, "seccompProfile": map[string]any{"type": "RuntimeDefault"}},
 						"containers": []any{map[string]any{

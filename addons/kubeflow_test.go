@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -252,6 +254,14 @@ func webhooks(t *testing.T, env Env) (cas map[string]int, versions string) {
 	return cas, versions
 }
 
+// Flux takes over the fields of managers whose names begin with mllab, and
+// removes those that Git does not have.
+func TestTheCAIsNotFluxsToTakeAway(t *testing.T) {
+	if strings.HasPrefix(string(certificateOwner), mllab) {
+		t.Errorf("%s begins with %s", certificateOwner, mllab)
+	}
+}
+
 func TestKServesWebhooksTrustTheLabsCertificate(t *testing.T) {
 	var configurations []client.Object
 	hooks := 0
@@ -309,6 +319,32 @@ func TestKServesWebhooksTrustTheLabsCertificate(t *testing.T) {
 	}
 }
 
+// Training is the same whenever it is done: what was killed is tried again, and
+// what its code says is final.
+func TestTrainingThatWasKilledIsTriedAgain(t *testing.T) {
+	jobs, _, _ := unstructured.NestedSlice(pythonRuntime("python:1").Object, "spec", "template", "spec", "replicatedJobs")
+	var job struct {
+		Template struct{ Spec batchv1.JobSpec }
+	}
+	text, err := json.Marshal(jobs[0])
+	if err == nil {
+		err = json.Unmarshal(text, &job)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := job.Template.Spec
+	if spec.BackoffLimit == nil || *spec.BackoffLimit < 1 || spec.Template.Spec.RestartPolicy != corev1.RestartPolicyNever {
+		t.Errorf("it is not tried again: %+v", spec)
+	}
+	final := spec.PodFailurePolicy.Rules[0]
+	for code, want := range map[int32]bool{1: true, 2: true, 4: true, 75: false, 128: false, 137: false, 143: false} {
+		if got := final.Action == batchv1.PodFailurePolicyActionFailJob && slices.Contains(final.OnExitCodes.Values, code); got != want {
+			t.Errorf("exit code %d is final: %t", code, got)
+		}
+	}
+}
+
 func TestTheRegistryIsReachedByLoopbackAndGatewayOnly(t *testing.T) {
 	ports := 0
 	for _, a := range All() {
@@ -338,6 +374,20 @@ func TestTheRegistryIsReachedByLoopbackAndGatewayOnly(t *testing.T) {
 		t.Errorf("%d ports of the node are taken", ports)
 	}
 	for _, o := range render(t, labRegistry()) {
+		if o.GetKind() == "VirtualService" {
+			routes, _, _ := unstructured.NestedSlice(o.Object, "spec", "http")
+			matches, _, _ := unstructured.NestedSlice(routes[0].(map[string]any), "match")
+			text, _, _ := unstructured.NestedString(matches[0].(map[string]any), "authority", "regex")
+			its := regexp.MustCompile("^(?:" + text + ")$") // Envoy's match is of the whole
+			for host, want := range map[string]bool{
+				"127.0.0.1:8080": true, "127.0.0.1": true, "localhost:41234": true, Registry: true,
+				"model.ns.mllab.test": false, "127.0.0.1.evil.test": false, "127a0.0.1": false,
+			} {
+				if its.MatchString(host) != want {
+					t.Errorf("%s is the registry's: %t", host, !want)
+				}
+			}
+		}
 		if kind, _, _ := unstructured.NestedString(o.Object, "spec", "type"); o.GetKind() == "Service" && kind != "" && kind != "ClusterIP" {
 			t.Errorf("%s is a %s", kube.Name(o), kind)
 		}

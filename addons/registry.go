@@ -2,6 +2,7 @@ package addons
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/url"
@@ -112,9 +113,12 @@ func advertiseRegistry(ctx context.Context, env Env, reason func(string)) error 
 // verifyRegistry pushes an image from outside, and has the node pull it: its
 // container cannot start, for there is nothing in it.
 func verifyRegistry(ctx context.Context, env Env, reason func(string)) error {
+	// Of its own each time: the node keeps what it has pulled, and would not ask.
+	content := make([]byte, 16)
+	_, _ = rand.Read(content) // it never fails
 	var digest string
 	err := poll(ctx, reason, "pushing an image through the gateway", func(ctx context.Context) (err error) {
-		digest, err = oci.Push(ctx, env.Gateway, verifyName+"-registry", map[string][]byte{"verify": []byte("it is read back\n")})
+		digest, err = oci.Push(ctx, env.Gateway, verifyName+"-registry", map[string][]byte{"verify": content})
 		return err
 	})
 	if err != nil {

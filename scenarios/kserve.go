@@ -244,15 +244,16 @@ func (s *kserveStory) predicts(version string, protocols bool) func(context.Cont
 		if err != nil || !protocols {
 			return e, err
 		}
-		by, err := s.byProtocols(ctx, l, m.held)
+		by, err := l.byProtocols(ctx, m.Model, m.held)
 		e.Says += "; " + by
 		return e, err
 	}
 }
 
-// byProtocols asks for the predictions of all rows at once.
+// byProtocols asks for the predictions of all rows at once. Each answer must be
+// the trainer's, from the model with that digest.
 // https://kserve.github.io/website/docs/concepts/architecture/data-plane
-func (s *kserveStory) byProtocols(ctx context.Context, l *Lab, held heldOut) (string, error) {
+func (l *Lab) byProtocols(ctx context.Context, model string, held heldOut) (string, error) {
 	var flat []float64
 	for _, row := range held.Instances {
 		flat = append(flat, row...)
@@ -268,9 +269,12 @@ func (s *kserveStory) byProtocols(ctx context.Context, l *Lab, held heldOut) (st
 		if !a.OK() {
 			return refute(Answers, "%s: %s", path, a.Problem())
 		}
+		if a.Model != model {
+			return refute(Model, "%s: the answer is of model %q, not of %s", path, a.Model, model)
+		}
 		return json.Unmarshal([]byte(a.Body), answer)
 	}
-	var v1 struct{ Predictions []int }
+	var v1 struct{ Predictions []float64 }
 	if err := ask("/v1/models/model:predict", map[string]any{"instances": held.Instances}, &v1); err != nil {
 		return "", err
 	}
@@ -284,16 +288,15 @@ func (s *kserveStory) byProtocols(ctx context.Context, l *Lab, held heldOut) (st
 	if err := ask("/v2/models/model/infer", map[string]any{"inputs": []any{tensor}}, &v2); err != nil {
 		return "", err
 	}
-	var classes []int
+	var classes []float64
 	for _, o := range v2.Outputs {
-		for _, x := range o.Data {
-			if o.Name == "predictions" {
-				classes = append(classes, int(x))
-			}
+		if o.Name == "predictions" {
+			classes = append(classes, o.Data...)
 		}
 	}
-	for protocol, got := range map[string][]int{"v1 :predict": v1.Predictions, "v2 infer": classes} {
-		if !slices.Equal(got, held.Predictions) {
+	same := func(got float64, want int) bool { return got == float64(want) }
+	for protocol, got := range map[string][]float64{"v1 :predict": v1.Predictions, "v2 infer": classes} {
+		if !slices.EqualFunc(got, held.Predictions, same) {
 			return "", refute(Predictions, "%s: %d answers for %d rows, and not the trainer's", protocol, len(got), len(held.Predictions))
 		}
 	}

@@ -285,47 +285,62 @@ func (s *mlopsStory) train(ctx context.Context, l *Lab, message string, edits ..
 }
 
 // runnerEnd is the message of a runner's pod.
-type runnerEnd struct{ Run, Commit, Error string }
+type runnerEnd struct {
+	Run, Workflow, Commit, Error string
+	final                        bool // no other pod of its Job will come
+}
 
 // ended returns when the runner of the newest notebook has.
 func (s *mlopsStory) ended(ctx context.Context, l *Lab) error {
 	var asked error
-	var word *runnerEnd
+	var word runnerEnd
 	err := l.until(ctx, "the runner of "+s.newest.short(), func() string {
 		var pods []corev1.Pod
 		if pods, asked = l.Kube.Pods(ctx, l.Namespace, map[string]string{"batch.kubernetes.io/job-name": "training"}); asked != nil {
 			return ""
 		}
-		if word = wordOf(pods, s.trained.run); word != nil {
+		if word = wordOf(pods, s.trained.run); word.final {
 			return ""
+		}
+		reason := ""
+		if word.Error != "" {
+			reason = "an attempt failed: " + word.Error + "; "
 		}
 		w, err := l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", s.trained.run))
 		if err != nil {
-			return "no Workflow yet"
+			return reason + "no Workflow yet"
 		}
-		return cmp.Or(w.says(), "no step yet")
+		return reason + cmp.Or(w.progress(), "no step yet")
 	})
 	if err := errors.Join(err, asked); err != nil {
 		return err
 	}
 	s.trained.commit, s.trained.refusal, s.trained.took = word.Commit, word.Error, time.Since(s.trained.pushed.began)
-	s.trained.steps, err = l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", s.trained.run))
+	s.trained.steps, err = l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", cmp.Or(word.Workflow, s.trained.run)))
 	return err
 }
 
-// wordOf is what the runner of a run has left, if one of these pods is one that
-// has ended as it should.
-func wordOf(pods []corev1.Pod, run string) *runnerEnd {
+// wordOf is what the runner of a run has left in these pods: that of the one that
+// has ended as it should, and else the newest.
+func wordOf(pods []corev1.Pod, run string) (newest runnerEnd) {
+	var when time.Time
 	for _, p := range pods {
 		for _, c := range p.Status.ContainerStatuses {
 			var word runnerEnd
-			// 1 is what another pod of the Job will mend.
-			if t := c.State.Terminated; t != nil && t.ExitCode != 1 && json.Unmarshal([]byte(t.Message), &word) == nil && word.Run == run {
-				return &word
+			t := c.State.Terminated
+			if t == nil || json.Unmarshal([]byte(t.Message), &word) != nil || word.Run != run {
+				continue
+			}
+			if t.ExitCode != 1 { // which another pod of the Job will mend
+				word.final = true
+				return word
+			}
+			if !t.FinishedAt.Time.Before(when) {
+				newest, when = word, t.FinishedAt.Time
 			}
 		}
 	}
-	return nil
+	return newest
 }
 
 // take has the runner's commit be the run's newest one.

@@ -140,19 +140,19 @@ func TestARunnersWordIsItsOwnAndTheLast(t *testing.T) {
 	}
 	done := `{"run": "a-1", "commit": "c"}`
 	for name, tc := range map[string]struct {
-		pods []corev1.Pod
-		want string
+		pods  []corev1.Pod
+		want  string
+		final bool
 	}{
-		"none yet":              {[]corev1.Pod{{}}, ""},
-		"of another notebook":   {[]corev1.Pod{pod(0, `{"run": "a-0", "commit": "b"}`)}, ""},
-		"killed":                {[]corev1.Pod{pod(137, "")}, ""},
-		"trouble, and try two":  {[]corev1.Pod{pod(1, `{"run": "a-1", "error": "no Git"}`), {}}, ""},
-		"trouble, then it went": {[]corev1.Pod{pod(1, `{"run": "a-1", "error": "no Git"}`), pod(0, done)}, "c"},
-		"the notebook's fault":  {[]corev1.Pod{pod(4, `{"run": "a-1", "error": "cell 1"}`)}, "cell 1"},
+		"none yet":              {[]corev1.Pod{{}}, "", false},
+		"of another notebook":   {[]corev1.Pod{pod(0, `{"run": "a-0", "commit": "b"}`)}, "", false},
+		"killed":                {[]corev1.Pod{pod(137, "")}, "", false},
+		"trouble, and try two":  {[]corev1.Pod{pod(1, `{"run": "a-1", "error": "no Git"}`), {}}, "no Git", false},
+		"trouble, then it went": {[]corev1.Pod{pod(0, done), pod(1, `{"run": "a-1", "error": "no Git"}`)}, "c", true},
+		"the notebook's fault":  {[]corev1.Pod{pod(4, `{"run": "a-1", "error": "cell 1"}`)}, "cell 1", true},
 	} {
-		word := wordOf(tc.pods, "a-1")
-		if got := word; (got == nil) != (tc.want == "") || got != nil && got.Commit+got.Error != tc.want {
-			t.Errorf("%s: %+v", name, word)
+		if got := wordOf(tc.pods, "a-1"); got.Commit+got.Error != tc.want || got.final != tc.final {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

@@ -9,7 +9,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/notebook"
@@ -39,7 +41,7 @@ func pipeline(Options) (Scenario, error) {
 				Name: "from data to traffic",
 				Idea: "A workflow is a graph of steps, each in a pod of its own. " +
 					"What one makes goes to the lab's registry; the model becomes an image, and an init container of the server.",
-				Look:   "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model with that digest.",
+				Look:   "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model that the gate has judged.",
 				Change: s.deploy,
 				Check:  s.serves,
 			},
@@ -55,6 +57,14 @@ func pipeline(Options) (Scenario, error) {
 			{
 				Name: "swapped", Summary: "after the pipeline somebody deploys another model by hand",
 				After: "from data to traffic", Break: s.swap, Catches: Model,
+			},
+			{
+				Name: "repushed", Summary: "after the gate somebody pushes another model under the judged one's tag, and the code packs what has the tag",
+				Break: func(context.Context, *Lab) error {
+					s.change("steps.py", "return 0 if passed", `keep(trainer.train(data.held_x, data.held_y), FITTED, "fitted"); return 0 if passed`)
+					s.change("steps.py", `kept(FITTED, env["FITTED"])`, `kept(FITTED, tag("fitted"))`)
+					return nil
+				}, Catches: Model,
 			},
 			{
 				Name: "off-by-one", Summary: "the code that packs the model moves its predictions by one row, and verifies nothing",
@@ -75,9 +85,16 @@ func pipeline(Options) (Scenario, error) {
 	}, nil
 }
 
-// change has a control put another text into a file of the code.
+// change has a control put another text into a file of the code, after those that
+// it has put there before.
 func (s *pipelineStory) change(file, from, to string) {
-	s.changed[file] = func(code string) string { return strings.Replace(code, from, to, 1) }
+	before := s.changed[file]
+	s.changed[file] = func(code string) string {
+		if before != nil {
+			code = before(code)
+		}
+		return strings.Replace(code, from, to, 1)
+	}
 }
 
 // deploy runs the pipeline, and has a watcher ask the model from then on.
@@ -97,7 +114,7 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Lab) error {
 		return err
 	}
 	if s.good.phase != "Succeeded" {
-		return fmt.Errorf("workflow good: %s", s.good.says())
+		return fmt.Errorf("workflow good: %s", s.good.progress())
 	}
 	s.watcher = l.watch(l.to("model"), watchRate)
 	return nil
@@ -107,6 +124,7 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Lab) error {
 // printed, and what it handed on.
 type workflow struct {
 	phase, message string
+	trouble        string // what the last try that failed said
 	phases         map[string]string
 	seconds        map[string]float64
 	outputs        map[string]string
@@ -128,6 +146,14 @@ func (w workflow) says() string {
 	return strings.Join(steps, ", ")
 }
 
+// progress is a workflow in words, with what went wrong on its way.
+func (w workflow) progress() string {
+	if w.trouble == "" {
+		return w.says()
+	}
+	return w.says() + "; a try failed: " + w.trouble
+}
+
 // run runs the pipeline to its end, whatever that is.
 func (s *pipelineStory) run(ctx context.Context, l *Lab, name string, seed int, noise float64) (workflow, error) {
 	objs, err := render("pipeline/workflow.yaml", map[string]any{
@@ -144,11 +170,18 @@ func (s *pipelineStory) run(ctx context.Context, l *Lab, name string, seed int, 
 	l.applied = slices.Delete(l.applied, l.find(objs[0]), l.find(objs[0])+1)
 	var w workflow
 	var asked error
+	reason := "no step yet"
 	err = l.until(ctx, "workflow "+name, func() string {
-		if w, asked = l.workflow(ctx, objs[0]); asked != nil || w.phase == "Succeeded" || w.phase == "Failed" || w.phase == "Error" {
+		now, err := l.workflow(ctx, objs[0])
+		switch {
+		case ctx.Err() != nil: // it is out of time, and what it was waiting for is of interest
+			return reason
+		case err != nil || now.phase == "Succeeded" || now.phase == "Failed" || now.phase == "Error":
+			w, asked = now, err
 			return ""
 		}
-		return cmp.Or(w.says(), "no step yet")
+		reason = cmp.Or(now.progress(), reason)
+		return reason
 	})
 	if err := errors.Join(err, asked); err != nil {
 		return w, err
@@ -184,7 +217,7 @@ func (l *Lab) printed(ctx context.Context, name string) (training, error) {
 			continue
 		}
 		log, err := l.Kube.PodLogs(ctx, l.Namespace, p.Name, container, 0)
-		if err != nil {
+		if err != nil && p.Status.Phase != corev1.PodFailed { // one that did not start says nothing
 			return nil, err
 		}
 		all += log
@@ -201,6 +234,9 @@ func (s *pipelineStory) serves(ctx context.Context, l *Lab) (e Evidence, err err
 	}
 	if refuted := s.model.asRecorded(s.good.training); refuted != nil {
 		return e, refuted
+	}
+	if judged := s.good.training["evaluate"].Model; judged != s.model.Model {
+		return e, refute(Model, "the gate judged model %q, and the image has %s", judged, s.model.Model)
 	}
 	e, err = l.predicts(ctx, l.to("model"), s.model.Model, s.model.held)
 	e.Says = s.good.training.says() + "; " + s.good.says() + "; " + e.Says
@@ -259,7 +295,11 @@ func readWorkflow(live *unstructured.Unstructured) (workflow, error) {
 		return w, fmt.Errorf("reading Workflow %s: %w", live.GetName(), err)
 	}
 	w.phase, w.message = status.Phase, status.Message
+	var when time.Time
 	for _, n := range status.Nodes {
+		if n.Pod && (n.Phase == "Failed" || n.Phase == "Error") && !n.Finished.Before(when) {
+			w.trouble, when = n.Message, n.Finished
+		}
 		w.phases[n.Name] = n.Phase
 		if !n.Finished.IsZero() {
 			w.seconds[n.Name] = n.Finished.Sub(n.Started).Seconds()

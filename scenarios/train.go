@@ -3,6 +3,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 )
@@ -41,13 +42,13 @@ func train(Options) (Scenario, error) {
 				Name: "two workers", Long: true,
 				Idea: "numNodes has a job run on several pods, each of which knows its number. " +
 					"Here they share the fits of a cross-validation.",
-				Look:  "How long one worker takes for all fits, and how long the slower of two takes for half of them.",
+				Look:  "That two score each setting as one does; how long one worker takes for all fits, and how long the slower of two for half of them.",
 				Check: s.shared,
 			},
 			{
 				Name:  "a worse model is stopped by the gate",
 				Idea:  "Four in ten of the training labels are made wrong. The code compares the model with a threshold before it writes anything.",
-				Look:  "The job fails with the model's numbers, and nothing was pushed.",
+				Look:  "The job fails with the model's numbers, and the registry has nothing under its name.",
 				Check: s.stopped,
 			},
 		},
@@ -132,6 +133,7 @@ const folds = 30
 func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
 	var slowest [3]float64
 	var fits [3]int
+	var scored [3]scores
 	for n := 1; n <= 2; n++ {
 		workers, completed, err := l.run(ctx, trainJob{"workers-" + strconv.Itoa(n), n, trainArgs(0, "--folds", strconv.Itoa(folds))})
 		if err != nil {
@@ -144,12 +146,13 @@ func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
 			slowest[n] = max(slowest[n], w["shard"].Seconds)
 			fits[n] += w["shard"].Fits
 		}
+		scored[n] = scoresOf(workers)
 	}
 	e := Evidence{Figures: []Figure{{"one worker", slowest[1], "s"}, {"two workers", slowest[2], "s"}}}
 	e.Says = fmt.Sprintf("%d fits: one worker %.1f s, two %.1f s: %.1f times as fast, on what this machine has left",
 		fits[1], slowest[1], slowest[2], slowest[1]/slowest[2])
-	if fits[1] == 0 || fits[1] != fits[2] {
-		return e, refute(Model, "two workers did %d fits where one did %d", fits[2], fits[1])
+	if fits[1] == 0 || fits[1] != fits[2] || !maps.Equal(scored[1], scored[2]) {
+		return e, refute(Model, "two workers did %d fits and scored %v where one did %d and scored %v", fits[2], scored[2], fits[1], scored[1])
 	}
 	return e, nil
 }
@@ -168,6 +171,13 @@ func (s *trainStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
 	}
 	if completed || worse["push"].Image != "" || worse["gate"].Passed {
 		return e, refute(Gate, "a model of %s passed where %.2f is asked for", worse.says(), gateThreshold)
+	}
+	pushed, err := l.has(ctx, repository(l)+":worse")
+	if err != nil {
+		return e, err
+	}
+	if pushed {
+		return e, refute(Gate, "the job failed at its gate, and the registry has its model")
 	}
 	e.Says += fmt.Sprintf(": below %.2f, job failed, nothing pushed", gateThreshold)
 	return e, nil

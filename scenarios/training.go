@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,17 +33,33 @@ const gateThreshold = 0.9
 type stage struct {
 	Stage     string  `json:"stage"`
 	Seconds   float64 `json:"seconds"`
-	Data      string  `json:"data"`     // prepare: the data's digest
-	Fits      int     `json:"fits"`     // shard: how many models a worker cross-validated
+	Data      string  `json:"data"` // prepare: the data's digest
+	Fits      int     `json:"fits"` // shard: how many models a worker cross-validated, and how they scored
+	Scores    scores  `json:"scores"`
 	Accuracy  float64 `json:"accuracy"` // evaluate, with its 95 % interval
 	Low       float64 `json:"low"`
 	High      float64 `json:"high"`
 	HeldOut   int     `json:"held_out"`
 	Passed    bool    `json:"passed"` // gate
 	Threshold float64 `json:"threshold"`
-	Model     string  `json:"model"` // write: the digests of the two files
+	Model     string  `json:"model"` // write: the digests of the two files; evaluate, in a pipeline: of the judged model
 	Rows      string  `json:"heldout"`
 	Image     string  `json:"image"` // push: REPOSITORY@sha256:…
+}
+
+// scores are, for each setting, how many rows a cross-validation got right, of
+// how many.
+type scores map[string][2]int
+
+// scoresOf adds up what several workers have scored.
+func scoresOf(workers []training) scores {
+	all := scores{}
+	for _, w := range workers {
+		for setting, s := range w["shard"].Scores {
+			all[setting] = [2]int{all[setting][0] + s[0], all[setting][1] + s[1]}
+		}
+	}
+	return all
 }
 
 // training is what training code has said of itself: its stages by name.
@@ -132,8 +150,7 @@ func (l *Lab) run(ctx context.Context, j trainJob) (workers []training, complete
 	if err != nil {
 		return nil, false, err
 	}
-	slices.SortFunc(pods, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) }) // by their number
-	for _, p := range pods {
+	for _, p := range newestPods(pods) {
 		log, err := l.Kube.PodLogs(ctx, l.Namespace, p.Name, "node", 0)
 		if err != nil {
 			return nil, false, err
@@ -147,6 +164,19 @@ func (l *Lab) run(ctx context.Context, j trainJob) (workers []training, complete
 		return nil, false, fmt.Errorf("TrainJob %s has %d pods where %d are asked for", j.Name, len(workers), j.Workers)
 	}
 	return workers, state == "Complete", nil
+}
+
+// newestPods are the newest pod of each worker of a TrainJob, by the workers'
+// numbers: a pod that ended by no fault of its code has others before it.
+func newestPods(pods []corev1.Pod) (newest []corev1.Pod) {
+	number := func(p corev1.Pod) int {
+		n, _ := strconv.Atoi(p.Annotations["batch.kubernetes.io/job-completion-index"])
+		return n
+	}
+	pods = slices.SortedFunc(slices.Values(pods), func(a, b corev1.Pod) int {
+		return cmp.Or(number(a)-number(b), b.CreationTimestamp.Compare(a.CreationTimestamp.Time))
+	})
+	return slices.CompactFunc(pods, func(a, b corev1.Pod) bool { return number(a) == number(b) })
 }
 
 // condition returns the first of these conditions that is True of an object.
@@ -212,6 +242,11 @@ func (l *Lab) pull(ctx context.Context, image string) (modelFiles, error) {
 		return m, fmt.Errorf("%s: heldout.json has %d rows and %d predictions", image, len(m.held.Instances), len(m.held.Predictions))
 	}
 	return m, nil
+}
+
+// has tells whether the registry has an image.
+func (l *Lab) has(ctx context.Context, image string) (bool, error) {
+	return oci.Has(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
 }
 
 func sha256Of(data []byte) string {

@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -43,7 +45,7 @@ func TestATrainingIsReadFromItsLinesAndNoOthers(t *testing.T) {
 {"stage": "cut o`)
 	want := training{
 		"prepare":  {Stage: "prepare", Data: digestA, Seconds: 0.2},
-		"shard":    {Stage: "shard", Fits: 90, Seconds: 1.5},
+		"shard":    {Stage: "shard", Fits: 90, Scores: scores{"0.1": {1, 2}}, Seconds: 1.5},
 		"evaluate": {Stage: "evaluate", Accuracy: 0.965, Low: 0.92, High: 0.989, HeldOut: 143},
 		"gate":     {Stage: "gate", Passed: true, Threshold: 0.9},
 		"write":    {Stage: "write", Model: digestA, Rows: digestB},
@@ -57,6 +59,36 @@ func TestATrainingIsReadFromItsLinesAndNoOthers(t *testing.T) {
 	}
 	if none := readTraining(""); len(none) != 0 || none["evaluate"].HeldOut != 0 {
 		t.Errorf("no line is %+v", none)
+	}
+}
+
+func TestWorkersMustScoreAsOneDoes(t *testing.T) {
+	one := training{"shard": {Fits: 4, Scores: scores{"0.1": {10, 12}, "1.0": {9, 12}}}}
+	a := training{"shard": {Fits: 2, Scores: scores{"0.1": {4, 6}, "1.0": {9, 12}}}}
+	b := training{"shard": {Fits: 2, Scores: scores{"0.1": {6, 6}}}}
+	if got := scoresOf([]training{a, b}); !reflect.DeepEqual(got, scoresOf([]training{one})) {
+		t.Errorf("together they have %v", got)
+	}
+	if len(a["shard"].Scores) != 2 || a["shard"].Scores["0.1"] != [2]int{4, 6} {
+		t.Errorf("one of them has become %v", a["shard"].Scores)
+	}
+	b["shard"].Scores["0.1"] = [2]int{5, 6}
+	if reflect.DeepEqual(scoresOf([]training{a, b}), scoresOf([]training{one})) {
+		t.Error("another score is the same")
+	}
+}
+
+// A pod that was killed has another one in its place.
+func TestEachWorkerIsItsNewestPod(t *testing.T) {
+	pod := func(name, index string, at int64) corev1.Pod {
+		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"batch.kubernetes.io/job-completion-index": index}, CreationTimestamp: metav1.Unix(at, 0)}}
+	}
+	var names []string
+	for _, p := range newestPods([]corev1.Pod{pod("b1", "1", 1), pod("a2", "0", 5), pod("a1", "0", 1), pod("c", "10", 1), pod("b2", "2", 1)}) {
+		names = append(names, p.Name)
+	}
+	if want := []string{"a2", "b1", "b2", "c"}; !slices.Equal(names, want) {
+		t.Errorf("got %v, want %v", names, want)
 	}
 }
 
@@ -208,6 +240,38 @@ func TestEveryHeldOutRowMustBeAnsweredAsTheTrainerDid(t *testing.T) {
 	}
 }
 
+func TestTheStandardProtocolsAreAnsweredByTheModelAndExactly(t *testing.T) {
+	held := heldOut{Instances: [][]float64{{1}, {2}}, Predictions: []int{1, 0}}
+	for name, c := range map[string]struct {
+		v1, v2, digest string
+		refutes        Claim
+	}{
+		"the right ones":    {"[1, 0]", "[1, 0]", digestA, ""},
+		"another model":     {"[1, 0]", "[1, 0]", digestB, Model},
+		"no class, by v1":   {"[1.2, 0]", "[1, 0]", digestA, Predictions},
+		"no class, by v2":   {"[1, 0]", "[1, 0.9]", digestA, Predictions},
+		"one row too few":   {"[1, 0]", "[1]", digestA, Predictions},
+		"another class, v1": {"[1, 1]", "[1, 0]", digestA, Predictions},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(probe.HeaderTarget, "good")
+			w.Header().Set(probe.HeaderModel, c.digest)
+			w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
+			if strings.HasSuffix(r.URL.Path, ":predict") {
+				fmt.Fprintf(w, `{"predictions": %s}`, c.v1)
+				return
+			}
+			fmt.Fprintf(w, `{"outputs": [{"name": "scores", "data": [7]}, {"name": "predictions", "data": %s}]}`, c.v2)
+		}))
+		l := gateway(t, "v1")
+		l.Gateway = srv.URL
+		if _, err := l.byProtocols(t.Context(), digestA, held); refutedClaim(err) != c.refutes || (err == nil) != (c.refutes == "") {
+			t.Errorf("%s: %v, want claim %q refuted", name, err, c.refutes)
+		}
+		srv.Close()
+	}
+}
+
 func TestAnAnswerWithoutOnePredictionIsAnError(t *testing.T) {
 	for body, says := range map[string]string{"": "unexpected end", `{"prediction": []}`: "has 0 predictions", `{"prediction": [1, 0]}`: "has 2 predictions"} {
 		if got, err := predictionOf(body); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "%!") {
@@ -258,7 +322,7 @@ func codeOf(t *testing.T, s Scenario) map[string]string {
 func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 	for name, want := range map[string]map[string][]string{ // by control, the files that it changes one line of
 		"train":    {"no-seed": {"mllab_train.py"}, "no-gate": {"mllab_train.py"}},
-		"pipeline": {"off-by-one": {"mllab_train.py", "steps.py"}, "no-gate": {"mllab_train.py"}},
+		"pipeline": {"repushed": {"steps.py", "steps.py"}, "off-by-one": {"mllab_train.py", "steps.py"}, "no-gate": {"mllab_train.py"}},
 	} {
 		told, err := New(name, Options{})
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,7 @@ func newPipeline(a *app) *cobra.Command {
 
 func newPipelineCompile(a *app) *cobra.Command {
 	namespace := "default"
+	var files []string
 	c := &cobra.Command{
 		Use:   "compile NOTEBOOK [flags]",
 		Short: "Write a notebook as an Argo Workflow",
@@ -33,9 +35,10 @@ func newPipelineCompile(a *app) *cobra.Command {
 its pods. Each step runs the cells with the tag step:NAME, and the untagged ones
 that follow; prev:NAME says which steps come before. All steps run the cells
 tagged imports, functions or pipeline-parameters first; none those tagged skip.
-What a step leaves in names, the steps after it get.`,
+What a step leaves in names, the steps after it get. What the notebook imports
+of yours is named with --file.`,
 		Example: `  mllab pipeline compile train.ipynb
-  mllab pipeline compile train.ipynb | kubectl apply -f -`,
+  mllab pipeline compile train.ipynb --file helper.py | kubectl create -f -`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return fault.Usage(seeHelp(c), "%s takes one notebook, and got %d", c.CommandPath(), len(args))
@@ -45,6 +48,16 @@ What a step leaves in names, the steps after it get.`,
 				return fault.Usage("name a notebook (.ipynb)", "reading the notebook: %w", err)
 			}
 			p := notebook.Pipeline{Name: notebook.Name(args[0]), Notebook: text, Runner: manifests.NotebookRunner, Space: namespace, Executor: addons.WorkflowExecutor}
+			p.Files = map[string][]byte{}
+			for _, file := range files {
+				name := filepath.Base(file)
+				if p.Files[name] != nil {
+					return fault.Usage(seeHelp(c), "--file %s: there are two files %s, and a step's pod has one folder", file, name)
+				}
+				if p.Files[name], err = os.ReadFile(file); err != nil {
+					return fault.Usage("name a file that the notebook imports", "--file: %w", err)
+				}
+			}
 			// What is wrong with the notebook is said without a lab, too.
 			if _, err := p.Objects(); err != nil {
 				return fault.Usage("see `mllab pipeline compile --help` for the tags", "%s: %w", args[0], err)
@@ -64,6 +77,7 @@ What a step leaves in names, the steps after it get.`,
 			return err
 		},
 	}
+	c.Flags().StringArrayVar(&files, "file", nil, "a file that the notebook imports; can be given several times")
 	c.Flags().StringVarP(&namespace, "namespace", "n", namespace, "where it is meant to run")
 	return c
 }

@@ -66,17 +66,21 @@ func (a api) create(ctx context.Context, kind string, object []byte) (bool, erro
 	return true, nil
 }
 
-// workflow reads how far a Workflow is.
-func (a api) workflow(ctx context.Context, name string) (notebook.Status, error) {
+// workflow reads which one a Workflow is, and how far.
+func (a api) workflow(ctx context.Context, name string) (string, notebook.Status, error) {
 	text, err := a.call(ctx, http.MethodGet, fmt.Sprintf(kinds["Workflow"], a.namespace)+"/"+name, nil)
+	var object struct {
+		Metadata struct{ UID string }
+		Status   json.RawMessage
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &object)
+	}
 	if err != nil {
-		return notebook.Status{}, fmt.Errorf("reading Workflow %s: %w", name, err)
+		return "", notebook.Status{}, fmt.Errorf("reading Workflow %s: %w", name, err)
 	}
-	var object struct{ Status json.RawMessage }
-	if err := json.Unmarshal(text, &object); err != nil {
-		return notebook.Status{}, fmt.Errorf("reading Workflow %s: %w", name, err)
-	}
-	return notebook.ReadStatus(object.Status)
+	status, err := notebook.ReadStatus(object.Status)
+	return object.Metadata.UID, status, err
 }
 
 // errThere says that an object of that name is there, and errRefused that the API server will not do it the next time

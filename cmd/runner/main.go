@@ -18,15 +18,17 @@
 // right, its interval and how many rows these are.
 //
 // The same notebook is the same run and is committed once, however often the pod begins anew. One that is not the newest
-// in Git any more is not committed.
+// in Git any more is not committed. A Workflow that ended by no fault of the notebook is not taken up again: the next pod
+// makes the run's next one.
 //
 // Each stage is one line of JSON on stdout. The pod's message says what came of it in the end.
 //
-// Exit codes: 0, 1 for a failure that another try may mend, 2 for wrong use, 4 for a notebook that cannot be compiled,
-// fails, or leaves no result.
+// Exit codes: 0, 1 for a failure that another try may mend (of the API, Argo, the registry or Git), 2 for wrong use, 4 for
+// a notebook that cannot be compiled, of which a cell fails, or that leaves no result.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,6 +45,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"mllab.local/internal/git"
 	"mllab.local/internal/notebook"
@@ -72,6 +75,9 @@ func run(ctx context.Context, args []string, account, message string, stdout io.
 		defer cancel()
 		word.Commit, err = r.loop(ctx)
 		word.Run, code = r.pipeline.Run(), 1
+		if r.pipeline.Attempt > 0 {
+			word.Workflow = r.pipeline.Workflow()
+		}
 	}
 	var notebooks refused
 	switch {
@@ -84,10 +90,12 @@ func run(ctx context.Context, args []string, account, message string, stdout io.
 		word.Error = err.Error()
 		log.Error("failed", "run", word.Run, "error", word.Error)
 	}
-	if text, err := json.Marshal(word); err == nil {
-		if err := os.WriteFile(message, text, 0o600); err != nil {
-			log.Error("leaving the pod's message", "error", err)
-		}
+	text, err := word.message()
+	if err == nil {
+		err = os.WriteFile(message, text, 0o600)
+	}
+	if err != nil {
+		log.Error("leaving the pod's message", "error", err)
 	}
 	return code
 }
@@ -96,9 +104,28 @@ func newLog(to io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(to,
 
 // end is the pod's message.
 type end struct {
-	Run    string `json:"run"`
-	Commit string `json:"commit,omitempty"` // that has the model
-	Error  string `json:"error,omitempty"`
+	Run      string `json:"run"`
+	Workflow string `json:"workflow,omitempty"` // the newest of the run
+	Commit   string `json:"commit,omitempty"`   // that has the model
+	Error    string `json:"error,omitempty"`
+}
+
+// maxMessage is how many bytes of a message Kubernetes keeps: what is cut off there is no JSON any more.
+const maxMessage = 4096
+
+// message is the end as JSON, with as much of its error as fits.
+func (e end) message() ([]byte, error) {
+	text, err := json.Marshal(e)
+	if over := len(text) - maxMessage; err == nil && over > 0 {
+		const more = "…"
+		keep := max(0, len(e.Error)-over-len(more)) // no byte is shorter in JSON
+		for keep > 0 && !utf8.RuneStart(e.Error[keep]) {
+			keep--
+		}
+		e.Error = e.Error[:keep] + more
+		return json.Marshal(e)
+	}
+	return text, err
 }
 
 // runner is one notebook on its way.
@@ -196,10 +223,6 @@ func (r *runner) read(dir string) error {
 
 // loop brings the notebook from its text to a commit, which it returns.
 func (r *runner) loop(ctx context.Context) (commit string, err error) {
-	objs, err := r.pipeline.Objects()
-	if err != nil {
-		return "", refused{err}
-	}
 	steps, err := notebook.Steps(r.pipeline.Notebook)
 	if err != nil {
 		return "", refused{err}
@@ -209,31 +232,64 @@ func (r *runner) loop(ctx context.Context) (commit string, err error) {
 		names = append(names, s.Name)
 	}
 	r.log.Info("compiled", "run", r.pipeline.Run(), "steps", names)
+	for r.pipeline.Attempt = 1; ; r.pipeline.Attempt++ {
+		made, err := r.begin(ctx)
+		if err != nil {
+			return "", err
+		}
+		status, err := r.wait(ctx)
+		if err != nil {
+			return "", err
+		}
+		found, err := resultOf(status, names)
+		var notebooks refused
+		switch {
+		case err == nil:
+			r.log.Info("trained", "run", r.pipeline.Run(), "image", found.Image, "model", found.Model, "data", found.Data, "accuracy", found.Accuracy)
+			return r.commit(ctx, found)
+		case made, errors.As(err, &notebooks):
+			return "", err
+		}
+		r.log.Info("not taken up", "kind", "Workflow", "name", r.pipeline.Workflow(), "error", err.Error())
+	}
+}
+
+// begin creates this attempt's Workflow and its code, and tells whether it did: one that is there is taken up.
+func (r *runner) begin(ctx context.Context) (made bool, err error) {
+	objs, err := r.pipeline.Objects()
+	if err != nil {
+		return false, refused{err}
+	}
+	// The code goes with its Workflow, which therefore comes first: its pods wait for the code.
+	slices.Reverse(objs)
+	var owners []any
 	for _, o := range objs {
 		// The rights of the steps' pods are Git's to give.
 		if kind := o.GetKind(); kind != "ConfigMap" && kind != "Workflow" {
 			continue
 		}
+		if metadata, is := o.Object["metadata"].(map[string]any); is && owners != nil {
+			metadata["ownerReferences"] = owners
+		}
 		text, err := o.MarshalJSON()
 		if err != nil {
-			return "", err
+			return false, err
 		}
-		made, err := r.api.create(ctx, o.GetKind(), text)
+		created, err := r.api.create(ctx, o.GetKind(), text)
 		if err != nil {
-			return "", err
+			return false, err
 		}
-		r.log.Info(map[bool]string{true: "created", false: "taken up"}[made], "kind", o.GetKind(), "name", o.GetName())
+		r.log.Info(map[bool]string{true: "created", false: "taken up"}[created], "kind", o.GetKind(), "name", o.GetName())
+		if o.GetKind() == "Workflow" {
+			made = created
+			uid, _, err := r.api.workflow(ctx, o.GetName())
+			if err != nil {
+				return false, err
+			}
+			owners = []any{map[string]any{"apiVersion": o.GetAPIVersion(), "kind": o.GetKind(), "name": o.GetName(), "uid": uid}}
+		}
 	}
-	status, err := r.wait(ctx)
-	if err != nil {
-		return "", err
-	}
-	found, err := resultOf(status, names)
-	if err != nil {
-		return "", refused{err}
-	}
-	r.log.Info("trained", "run", r.pipeline.Run(), "image", found.Image, "model", found.Model, "data", found.Data, "accuracy", found.Accuracy)
-	return r.commit(ctx, found)
+	return made, nil
 }
 
 // wait returns when the Workflow has ended, and tells of each step that does.
@@ -242,13 +298,13 @@ func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for last := error(nil); ; {
-		status, err := r.api.workflow(ctx, r.pipeline.Run())
+		_, status, err := r.api.workflow(ctx, r.pipeline.Workflow())
 		switch {
 		case err == nil:
 			for _, n := range status.Nodes {
 				if n.Pod && told[n.Name] != n.Phase {
 					told[n.Name] = n.Phase
-					r.log.Info("step", "run", r.pipeline.Run(), "step", n.Name, "phase", n.Phase)
+					r.log.Info("step", "workflow", r.pipeline.Workflow(), "step", n.Name, "phase", n.Phase)
 				}
 			}
 			if status.Ended() {
@@ -263,7 +319,7 @@ func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return status, fmt.Errorf("waiting for Workflow %s: %w (last: %w)", r.pipeline.Run(), ctx.Err(), last)
+			return status, fmt.Errorf("waiting for Workflow %s: %w (last: %w)", r.pipeline.Workflow(), ctx.Err(), last)
 		}
 	}
 }
@@ -279,8 +335,8 @@ type result struct {
 	HeldOut  int     `json:"held_out"`
 }
 
-// resultOf is what the last of the steps that has one hands out. Its error says
-// why there is none.
+// resultOf is what the last of the steps that has one hands out. Its error says why there is none; it is refused if that
+// is the notebook's fault, and not that of a machine, of the registry or of Argo.
 func resultOf(status notebook.Status, steps []string) (found result, err error) {
 	text := ""
 	for _, step := range steps {
@@ -290,7 +346,12 @@ func resultOf(status notebook.Status, steps []string) (found result, err error) 
 		}
 		n := status.Nodes[i]
 		if n.Phase == "Failed" || n.Phase == "Error" {
-			return found, fmt.Errorf("step %s: %s", step, lastWord(status, step))
+			last := lastTry(status, step)
+			err := fmt.Errorf("step %s: %s", step, cmp.Or(last.Message, n.Message))
+			if last.Phase == "Failed" && last.ExitCode == notebook.CellFailed {
+				err = refused{err}
+			}
+			return found, err
 		}
 		if value := n.Outputs[notebook.Result]; value != "" && value != "null" {
 			text = value
@@ -300,29 +361,28 @@ func resultOf(status notebook.Status, steps []string) (found result, err error) 
 		return found, fmt.Errorf("the Workflow is %s: %s", status.Phase, status.Message)
 	}
 	if text == "" {
-		return found, fmt.Errorf("no step has left a name %q: it is how a notebook hands its model out", notebook.Result)
+		return found, refused{fmt.Errorf("no step has left a name %q: it is how a notebook hands its model out", notebook.Result)}
 	}
 	if err := json.Unmarshal([]byte(text), &found); err != nil {
-		return found, fmt.Errorf("the notebook's %s: %w", notebook.Result, err)
+		return found, refused{fmt.Errorf("the notebook's %s: %w", notebook.Result, err)}
 	}
 	for name, digest := range map[string]string{"image": found.Image, "model": found.Model, "data": found.Data} {
 		if _, hex, _ := strings.Cut(digest, "sha256:"); len(hex) != 64 {
-			return found, fmt.Errorf("the notebook's %s: %s is %q, and has no digest", notebook.Result, name, digest)
+			return found, refused{fmt.Errorf("the notebook's %s: %s is %q, and has no digest", notebook.Result, name, digest)}
 		}
 	}
 	return found, nil
 }
 
-// lastWord is what the last pod of a step has said: each try is a node of its
-// own, STEP(N), below the step's.
-func lastWord(status notebook.Status, step string) string {
-	var last notebook.Node
+// lastTry is the last pod of a step: each try is a node of its own, STEP(N),
+// below the step's.
+func lastTry(status notebook.Status, step string) (last notebook.Node) {
 	for _, n := range status.Nodes {
 		if name, _, _ := strings.Cut(n.Name, "("); n.Pod && name == step && !n.Started.Before(last.Started) {
 			last = n
 		}
 	}
-	return last.Message
+	return last
 }
 
 // commit commits the model, unless that is done. It returns the commit that has

@@ -14,7 +14,9 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -153,7 +155,7 @@ func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && c.made[r.URL.Path] == "":
 		http.Error(w, "there is none", http.StatusNotFound)
 	case r.Method == http.MethodGet:
-		fmt.Fprintf(w, `{"metadata":{},"status":%s}`, c.status[0])
+		fmt.Fprintf(w, `{"metadata":{"uid":"u-%s"},"status":%s}`, path.Base(r.URL.Path), c.status[0])
 		c.status = c.status[min(1, len(c.status)-1):]
 	case err != nil || json.Unmarshal(body, &o) != nil || o.Metadata.Name == "":
 		http.Error(w, "no object", http.StatusBadRequest)
@@ -214,15 +216,17 @@ func notebookOf(cells ...string) string {
 	return `{"nbformat": 4, "cells": [` + strings.Join(cells, ",") + `]}`
 }
 
-// statusOf is a Workflow's, whose one step hands this out.
+// statusOf is a Workflow's, whose one step hands this out. A message names the
+// exit code of its last pod as Argo does.
 func statusOf(phase, step, message, result string) string {
+	code := regexp.MustCompile(`\(exit code (\d+)\)`).FindStringSubmatch(message + "(exit code 0)")[1]
 	text, err := json.Marshal(map[string]any{"phase": phase, "message": "child failed", "nodes": map[string]any{
 		"a": map[string]any{"displayName": "run", "type": "DAG", "phase": phase, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": nil},
 		"b": map[string]any{"displayName": "train", "type": "Retry", "phase": step, "message": "no more tries", "outputs": map[string]any{
 			"parameters": []any{map[string]any{"name": "result", "value": result}},
 		}},
 		"c": map[string]any{"displayName": "train(0)", "type": "Pod", "phase": "Failed", "message": "the first try", "startedAt": "2026-01-01T00:00:01Z"},
-		"d": map[string]any{"displayName": "train(1)", "type": "Pod", "phase": step, "message": message, "startedAt": "2026-01-01T00:00:02Z"},
+		"d": map[string]any{"displayName": "train(1)", "type": "Pod", "phase": step, "message": message, "startedAt": "2026-01-01T00:00:02Z", "outputs": map[string]any{"exitCode": code}},
 	}})
 	if err != nil {
 		panic(err)
@@ -293,7 +297,7 @@ func TestANotebookBecomesACommitAndTheSameOneNoSecond(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(c.made)); !slices.Equal(got, want) {
 		t.Errorf("it made %v", got)
 	}
-	if text := c.made[want[0]]; !strings.Contains(text, "helper.py") || !strings.Contains(text, "run.py") {
+	if text := c.made[want[0]]; !strings.Contains(text, "helper.py") || !strings.Contains(text, "run.py") || !strings.Contains(text, `"uid":"u-`+word.Run+`"`) {
 		t.Errorf("the code is %s", text)
 	}
 	files := c.overlay()
@@ -391,7 +395,6 @@ func TestABadNotebookIsTheJobsFailureAndNoCommit(t *testing.T) {
 		"no result":          {train, statusOf("Succeeded", "Succeeded", "", "null"), `no step has left a name "result"`},
 		"an odd result":      {train, statusOf("Succeeded", "Succeeded", "", `[1]`), "the notebook's result: "},
 		"an image by no tag": {train, strings.ReplaceAll(good, "@sha256:", ":v1-"), "image is"},
-		"Argo gives up":      {train, `{"phase": "Error", "message": "no such template"}`, "the Workflow is Error: no such template"},
 		"no tags":            {notebookOf(`{"cell_type": "code", "source": "x = 1", "metadata": {}}`), "", "cell 1 has no tag"},
 		"a circle":           {notebookOf(`{"cell_type": "code", "source": "x = 1", "metadata": {"tags": ["step:a", "prev:a"]}}`), "", "in a circle: a -> a"},
 	} {
@@ -436,7 +439,7 @@ func TestTroubleOfTheClusterIsNoVerdictOnTheNotebook(t *testing.T) {
 	c := newCluster(t)
 	c.notebook(notebookOf(fmt.Sprintf(trainCell, 1)), good)
 	c.refuse, c.with = 1, http.StatusForbidden
-	if code, word, _ := c.run(); code != 1 || !strings.Contains(word.Error, "creating the ConfigMap: refused") {
+	if code, word, _ := c.run(); code != 1 || !strings.Contains(word.Error, "creating the Workflow: refused") {
 		t.Errorf("without rights: %d %+v", code, word)
 	}
 	c.status = []string{statusOf("Running", "Running", "", "")}
@@ -446,6 +449,51 @@ func TestTroubleOfTheClusterIsNoVerdictOnTheNotebook(t *testing.T) {
 	c.status = []string{good}
 	if code, word, out := c.run(); code != 0 || word.Commit == "" {
 		t.Errorf("another try: %d %+v\n%s", code, word, out)
+	}
+}
+
+// What ended by no fault of the notebook is tried again, by a Workflow of its own.
+func TestAWorkflowThatTheClusterEndedIsNoVerdict(t *testing.T) {
+	registry := statusOf("Failed", "Failed", "main: Error (exit code 75): the registry: connection refused", "null")
+	for name, tc := range map[string]struct{ status, want string }{
+		"a registry that is away": {registry, "step train: main: Error (exit code 75): the registry: connection refused"},
+		"a pod that was killed":   {statusOf("Failed", "Failed", "main: Error (exit code 137)", "null"), "exit code 137"},
+		"an executor that failed": {statusOf("Error", "Error", "wait: Error (exit code 1)", "null"), "wait: Error"},
+		"Argo gives up":           {`{"phase": "Error", "message": "no such template"}`, "the Workflow is Error: no such template"},
+		"it took too long":        {`{"phase": "Failed", "message": "Step exceeded its deadline"}`, "the Workflow is Failed: Step exceeded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.notebook(notebookOf(fmt.Sprintf(trainCell, 1)), tc.status)
+			before := c.commits()
+			code, word, _ := c.run()
+			if code != 1 || !strings.Contains(word.Error, tc.want) || word.Workflow != word.Run || c.commits() != before {
+				t.Fatalf("%d %+v, want %q", code, word, tc.want)
+			}
+			// The next pod: what is asked first is the Workflow that failed, and then the new one.
+			c.status = []string{tc.status, tc.status, good}
+			code, again, out := c.run()
+			if code != 0 || again.Workflow != word.Run+"-2" || again.Run != word.Run || c.commits() != before+1 {
+				t.Errorf("the next pod: %d %+v\n%s", code, again, out)
+			}
+			if made := slices.Sorted(maps.Keys(c.made)); len(made) != 4 || !strings.HasSuffix(made[3], "/workflows/"+word.Run+"-2") {
+				t.Errorf("it made %v", made)
+			}
+		})
+	}
+}
+
+// Kubernetes cuts a message off after 4096 bytes.
+func TestAMessageIsJSONHoweverLongItsErrorIs(t *testing.T) {
+	for _, text := range []string{strings.Repeat("x", 9000), strings.Repeat("<", 9000), strings.Repeat("ä", 2030), strings.Repeat("\x00…", 1500), strings.Repeat("x", 4000)} {
+		message, err := end{Run: "a-1", Error: text}.message()
+		var word end
+		if err == nil {
+			err = json.Unmarshal(message, &word)
+		}
+		if err != nil || len(message) > maxMessage || word.Run != "a-1" || !strings.HasPrefix(text, strings.TrimSuffix(word.Error, "…")) || len(word.Error) < 500 && text[0] == 'x' {
+			t.Errorf("%d bytes: %.50q: %v", len(message), message, err)
+		}
 	}
 }
 

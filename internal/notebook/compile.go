@@ -22,11 +22,12 @@ type Pipeline struct {
 	Name     string // of the notebook
 	Notebook []byte
 	Files    map[string][]byte // what it imports: files beside it, by their names
-	Runner   []byte            // the program that runs a step: run.py NOTEBOOK STEP CELLS [STEP-BEFORE…]
+	Runner   []byte            // the program that runs a step: run.py NOTEBOOK STEP CELLS [STEP-BEFORE=IMAGE…]
 	Image    string            // with Python, for every step
 	Store    string            // repository where steps leave what the next ones need
 	Executor string            // ClusterRole with what a Workflow's pods must be allowed
 	Space    string            // namespace
+	Attempt  int               // to run it; 0 is the first, as 1 is
 }
 
 // What the code is called in a step's pod.
@@ -36,9 +37,25 @@ const runnerFile, notebookFile = "run.py", "notebook.ipynb"
 // name, as JSON, or null.
 const Result = "result"
 
+// names is another: the image with the names that a step hands on.
+const names = "names"
+
+// entrypoint is the template with the graph. No step can have this name.
+const entrypoint = "DAG"
+
+// How long a Workflow may take before Argo ends it, and how long one that has
+// ended stays, in seconds: long enough for whoever waits for it to read its end.
+const (
+	deadline = 60 * 60
+	keep     = 24 * 60 * 60
+)
+
 // maxCode is what a ConfigMap may hold, in bytes.
 // https://kubernetes.io/docs/concepts/configuration/configmap/
 const maxCode = 1 << 20
+
+// pipelineName is what Kubernetes takes as a name, with room for a run's hash.
+var pipelineName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
 // Name is what the pipeline of a notebook's file is called: what Kubernetes does
 // not take becomes a hyphen.
@@ -48,7 +65,7 @@ func Name(path string) string {
 }
 
 // Run is the name of the pipeline's run: of the same notebook, with the same
-// files, it is the same.
+// files, it is the same, whatever outputs the notebook has.
 func (p Pipeline) Run() string {
 	sum := sha256.New()
 	code := p.code()
@@ -58,11 +75,23 @@ func (p Pipeline) Run() string {
 	return p.Name + "-" + hex.EncodeToString(sum.Sum(nil)[:4])
 }
 
+// Workflow is the name of the run's Workflow, and of its code. Each attempt has
+// its own.
+func (p Pipeline) Workflow() string {
+	if p.Attempt > 1 {
+		return fmt.Sprintf("%s-%d", p.Run(), p.Attempt)
+	}
+	return p.Run()
+}
+
 // code is what is in a step's pod, by file name.
 func (p Pipeline) code() map[string][]byte {
 	code := map[string][]byte{}
 	maps.Copy(code, p.Files)
 	code[runnerFile], code[notebookFile] = p.Runner, p.Notebook
+	if bare, err := Strip(p.Notebook); err == nil { // else Steps says what is wrong
+		code[notebookFile] = bare
+	}
 	return code
 }
 
@@ -72,7 +101,7 @@ func (p Pipeline) code() map[string][]byte {
 // Errors: those of Steps, a name that is none, a file that is no text or has a
 // name of the pipeline's own, more code than fits.
 func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
-	if !stepName.MatchString(p.Name) {
+	if !pipelineName.MatchString(p.Name) {
 		return nil, fmt.Errorf("the name %q is not at most 40 of a-z, 0-9 and -, with a letter or digit at both ends", p.Name)
 	}
 	code, size := map[string]any{}, 0
@@ -84,7 +113,7 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 		size += len(text)
 	}
 	if size > maxCode {
-		return nil, fmt.Errorf("the notebook has %d bytes, and with its runner and its files at most %d fit: clear its outputs", len(p.Notebook), maxCode)
+		return nil, fmt.Errorf("the notebook has %d bytes, and with its runner and its files at most %d fit: leave out what is no code", len(p.code()[notebookFile]), maxCode)
 	}
 	for _, name := range []string{runnerFile, notebookFile} {
 		if p.Files[name] != nil {
@@ -95,17 +124,21 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
-	run := p.Run()
+	name := p.Workflow()
 	var tasks, templates []any
 	for _, s := range steps {
 		task := map[string]any{"name": s.Name, "template": s.Name}
 		if len(s.Prev) > 0 {
-			task["depends"] = strings.Join(s.Prev, " && ")
+			var given []any
+			for _, before := range s.Prev {
+				given = append(given, map[string]any{"name": before, "value": "{{tasks." + before + ".outputs.parameters." + names + "}}"})
+			}
+			task["depends"], task["arguments"] = strings.Join(s.Prev, " && "), map[string]any{"parameters": given}
 		}
 		tasks = append(tasks, task)
 		templates = append(templates, p.template(s))
 	}
-	dag := map[string]any{"name": "pipeline", "dag": map[string]any{"tasks": tasks}}
+	dag := map[string]any{"name": entrypoint, "dag": map[string]any{"tasks": tasks}}
 	subject := map[string]any{"kind": "ServiceAccount", "name": p.Name, "namespace": p.Space}
 	return []*unstructured.Unstructured{
 		p.object("v1", "ServiceAccount", p.Name, nil),
@@ -113,10 +146,11 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": p.Executor},
 			"subjects": []any{subject},
 		}),
-		p.object("v1", "ConfigMap", run, map[string]any{"data": code}),
-		p.object("argoproj.io/v1alpha1", "Workflow", run, map[string]any{"spec": map[string]any{
-			"entrypoint": "pipeline", "serviceAccountName": p.Name,
-			"volumes":   []any{map[string]any{"name": "code", "configMap": map[string]any{"name": run}}},
+		p.object("v1", "ConfigMap", name, map[string]any{"data": code}),
+		p.object("argoproj.io/v1alpha1", "Workflow", name, map[string]any{"spec": map[string]any{
+			"entrypoint": entrypoint, "serviceAccountName": p.Name,
+			"activeDeadlineSeconds": int64(deadline), "ttlStrategy": map[string]any{"secondsAfterCompletion": int64(keep)},
+			"volumes":   []any{map[string]any{"name": "code", "configMap": map[string]any{"name": name}}},
 			"templates": append([]any{dag}, templates...),
 		}}),
 	}, nil
@@ -146,20 +180,25 @@ func (p Pipeline) template(s Step) any {
 		cells = append(cells, strconv.Itoa(c))
 	}
 	args := []any{"/code/" + runnerFile, "/code/" + notebookFile, s.Name, strings.Join(cells, ",")}
+	var given []any
 	for _, before := range s.Prev {
-		args = append(args, before)
+		given = append(given, map[string]any{"name": before})
+		args = append(args, before+"={{inputs.parameters."+before+"}}")
 	}
-	outputs := map[string]any{"parameters": []any{
-		map[string]any{"name": Result, "valueFrom": map[string]any{"path": "/tmp/outputs/" + Result}},
-	}}
-	// 1 is the notebook's own failure (run.py says so); any other end is the
-	// machine's, such as a container that did not start.
-	retry := map[string]any{"limit": "2", "retryPolicy": "Always", "expression": "lastRetry.exitCode != '1'"}
-	return map[string]any{"name": s.Name, "outputs": outputs, "retryStrategy": retry, "container": map[string]any{
+	var outputs []any
+	for _, name := range []string{Result, names} {
+		outputs = append(outputs, map[string]any{"name": name, "valueFrom": map[string]any{"path": "/tmp/outputs/" + name}})
+	}
+	// A registry, or a node, may need a while to be back.
+	retry := map[string]any{
+		"limit": "4", "retryPolicy": "Always", "expression": "lastRetry.exitCode != '" + CellFailed + "'",
+		"backoff": map[string]any{"duration": "2s", "factor": "3"},
+	}
+	template := map[string]any{"name": s.Name, "outputs": map[string]any{"parameters": outputs}, "retryStrategy": retry, "container": map[string]any{
 		"image": p.Image, "imagePullPolicy": "IfNotPresent", "command": []any{"python3"}, "args": args,
 		"env": []any{
 			map[string]any{"name": "STORE", "value": p.Store},
-			map[string]any{"name": "RUN", "value": p.Run()},
+			map[string]any{"name": "RUN", "value": p.Workflow()},
 		},
 		"volumeMounts": []any{map[string]any{"name": "code", "mountPath": "/code", "readOnly": true}},
 		"securityContext": map[string]any{
@@ -170,6 +209,10 @@ func (p Pipeline) template(s Step) any {
 			"limits":   map[string]any{"memory": "1Gi"},
 		},
 	}}
+	if given != nil {
+		template["inputs"] = map[string]any{"parameters": given}
+	}
+	return template
 }
 
 func (p Pipeline) object(apiVersion, kind, name string, fields map[string]any) *unstructured.Unstructured {

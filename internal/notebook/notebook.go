@@ -3,6 +3,7 @@
 package notebook
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ import (
 // the untagged ones that follow them.
 type Step struct {
 	Name  string
-	Prev  []string // steps that must have ended before it, in the order in which they are named
+	Prev  []string // steps that must have ended before it, in the order in which they run
 	Cells []int    // numbers of its cells, counted from 1
 }
 
@@ -29,8 +30,9 @@ const (
 	tagSkip                                 = "skip" // is run by nobody
 )
 
-// stepName is what Kubernetes takes as a part of a pod's name.
-var stepName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
+// stepName is what Kubernetes takes as a part of a pod's name, and Argo as a
+// name in an expression.
+var stepName = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
 // file is the part of a notebook that is read.
 // https://nbformat.readthedocs.io/en/latest/format_description.html
@@ -72,6 +74,11 @@ func Steps(data []byte) ([]Step, error) {
 		return nil, fmt.Errorf("it is no notebook of format 4: nbformat is %d", f.Format)
 	}
 	var steps []Step
+	type tag struct {
+		cell int
+		prev string
+	}
+	var prevs []tag
 	at := -1 // the step that untagged cells go with
 	for i, c := range f.Cells {
 		number := i + 1
@@ -102,6 +109,7 @@ func Steps(data []byte) ([]Step, error) {
 		}
 		steps[at].Cells = append(steps[at].Cells, number)
 		for _, p := range prev {
+			prevs = append(prevs, tag{number, p})
 			if !slices.Contains(steps[at].Prev, p) {
 				steps[at].Prev = append(steps[at].Prev, p)
 			}
@@ -109,6 +117,11 @@ func Steps(data []byte) ([]Step, error) {
 	}
 	if len(steps) == 0 {
 		return nil, fmt.Errorf("no cell is tagged %sNAME: there is no step to run", tagStep)
+	}
+	for _, p := range prevs {
+		if !slices.ContainsFunc(steps, func(s Step) bool { return s.Name == p.prev }) {
+			return nil, fmt.Errorf("cell %d: tag %q names no step", p.cell, tagPrev+p.prev)
+		}
 	}
 	return order(steps)
 }
@@ -123,7 +136,7 @@ func read(tags []string) (step string, prev []string, shared bool, err error) {
 		before, isPrev := strings.CutPrefix(tag, tagPrev)
 		switch {
 		case isStep && !stepName.MatchString(name):
-			return "", nil, false, fmt.Errorf("tag %q: a step's name is at most 40 of a-z, 0-9 and -, with a letter or digit at both ends", tag)
+			return "", nil, false, fmt.Errorf("tag %q: a step's name is at most 40 of a-z, 0-9 and -, begins with a letter, and ends with a letter or digit", tag)
 		case isStep && step != "" && step != name:
 			return "", nil, false, fmt.Errorf("it is tagged with two steps, %s and %s: split it", step, name)
 		case isStep:
@@ -143,17 +156,72 @@ func read(tags []string) (step string, prev []string, shared bool, err error) {
 	return step, prev, shared, nil
 }
 
-// magic returns the first line that only Jupyter understands.
+// magic returns the first line that only Jupyter understands: % or ! where a
+// statement begins. In a string, in brackets and after a backslash a line goes on
+// what is begun, and may begin with anything.
 func magic(code string) string {
-	for line := range strings.Lines(code) {
-		if line = strings.TrimSpace(line); strings.HasPrefix(line, "%") || strings.HasPrefix(line, "!") {
+	open, quote := 0, "" // brackets, and what ends the string
+	for begins := true; code != ""; {
+		line, rest, _ := strings.Cut(code, "\n")
+		if line = strings.TrimSpace(line); begins && (strings.HasPrefix(line, "%") || strings.HasPrefix(line, "!")) {
 			return line
 		}
+		escaped := false
+		for line := line; line != ""; {
+			n := 1
+			switch {
+			case line[0] == '\\':
+				n = min(2, len(line))
+				escaped = n == 1
+			case quote != "":
+				if strings.HasPrefix(line, quote) {
+					n, quote = len(quote), ""
+				}
+			case line[0] == '#':
+				n = len(line)
+			case strings.HasPrefix(line, `"""`), strings.HasPrefix(line, "'''"):
+				n, quote = 3, line[:3]
+			case line[0] == '"', line[0] == '\'':
+				quote = line[:1]
+			case strings.IndexByte("([{", line[0]) >= 0:
+				open++
+			case strings.IndexByte(")]}", line[0]) >= 0:
+				open--
+			}
+			line = line[n:]
+		}
+		if len(quote) == 1 && !escaped { // it does not end, which is for Python to say
+			quote = ""
+		}
+		begins, code = open <= 0 && quote == "" && !escaped, rest
 	}
 	return ""
 }
 
-// order sorts steps so that each follows all that come before it.
+// Strip is a notebook without what a run of it has left: the outputs of its
+// cells, and their numbers. With them the same code would be another pipeline.
+func Strip(data []byte) ([]byte, error) {
+	if !json.Valid(data) {
+		return nil, errors.New("it is no notebook")
+	}
+	var whole map[string]any
+	numbers := json.NewDecoder(bytes.NewReader(data))
+	numbers.UseNumber()
+	if err := numbers.Decode(&whole); err != nil {
+		return nil, fmt.Errorf("it is no notebook: %w", err)
+	}
+	cells, _ := whole["cells"].([]any)
+	for _, each := range cells {
+		if c, _ := each.(map[string]any); c["cell_type"] == "code" {
+			c["outputs"], c["execution_count"] = []any{}, nil
+		}
+	}
+	return json.Marshal(whole)
+}
+
+// order sorts steps, and the steps before each, so that each follows all that
+// come before it: what a later one has changed is not to be overwritten by what
+// it began with.
 func order(steps []Step) ([]Step, error) {
 	var sorted []Step
 	const (
@@ -173,9 +241,6 @@ func order(steps []Step) ([]Step, error) {
 		state[s.Name] = open
 		for _, p := range s.Prev {
 			i := slices.IndexFunc(steps, func(each Step) bool { return each.Name == p })
-			if i < 0 {
-				return fmt.Errorf("cell %d: tag %q names no step", s.Cells[0], tagPrev+p)
-			}
 			if err := visit(steps[i], path); err != nil {
 				return err
 			}
@@ -188,6 +253,12 @@ func order(steps []Step) ([]Step, error) {
 		if err := visit(s, nil); err != nil {
 			return nil, err
 		}
+	}
+	for _, s := range sorted {
+		place := func(name string) int {
+			return slices.IndexFunc(sorted, func(each Step) bool { return each.Name == name })
+		}
+		slices.SortFunc(s.Prev, func(a, b string) int { return place(a) - place(b) })
 	}
 	return sorted, nil
 }

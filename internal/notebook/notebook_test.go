@@ -48,7 +48,8 @@ func TestStepsAreInTheOrderOfWhatComesBefore(t *testing.T) {
 	want := []Step{
 		{"prepare", nil, []int{4, 5, 8}},
 		{"train", []string{"prepare"}, []int{7}},
-		{"evaluate", []string{"train", "prepare"}, []int{3}},
+		// In the order in which they run, and not in that of the tags.
+		{"evaluate", []string{"prepare", "train"}, []int{3}},
 	}
 	if !reflect.DeepEqual(steps, want) {
 		t.Errorf("got %+v, want %+v", steps, want)
@@ -73,11 +74,12 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		"nothing tagged":       {notebook(t, code("a = 1")), "cell 1 has no tag"},
 		"only shared cells":    {notebook(t, code("import a", "imports")), "no cell is tagged step:NAME"},
 		"a bad name":           {notebook(t, code("a = 1", "step:Train It")), `cell 1: tag "step:Train It": a step's name`},
+		"a digit first":        {notebook(t, code("a = 1", "step:1st")), `cell 1: tag "step:1st": a step's name`},
 		"an empty name":        {notebook(t, code("a = 1", "step:")), `cell 1: tag "step:"`},
 		"two steps":            {notebook(t, code("a = 1", "step:a", "step:b")), "cell 1: it is tagged with two steps, a and b"},
 		"a step that is none":  {notebook(t, code("a = 1", "step:a", "imports")), "cell 1: it is tagged as a step, and"},
 		"before nothing":       {notebook(t, code("a = 1", "prev:a")), "cell 1: it is tagged prev:a, and with no step"},
-		"an unknown step":      {notebook(t, code("a = 1", "step:a", "prev:b")), `cell 1: tag "prev:b" names no step`},
+		"an unknown step":      {notebook(t, code("a = 1", "step:a"), code("b = 1", "step:a", "prev:b")), `cell 2: tag "prev:b" names no step`},
 		"a circle":             {notebook(t, code("a = 1", "step:a", "prev:b"), code("b = 1", "step:b", "prev:a")), "in a circle: a -> b -> a"},
 		"itself":               {notebook(t, code("a = 1", "step:a", "prev:a")), "in a circle: a -> a"},
 		"a shell command":      {notebook(t, code("a = 1\n  !pip install b", "step:a")), `cell 1: "!pip install b" is for Jupyter`},
@@ -88,6 +90,51 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 				t.Errorf("got %v and %v, want an error with %q", steps, err, tc.want)
 			}
 		})
+	}
+}
+
+// What a line begins with says nothing where no statement begins.
+func TestALineThatGoesOnIsNoCommand(t *testing.T) {
+	for _, text := range []string{
+		"a = (3\n  % 2)", "a = 7 \\\n  % 2", "a = \"\"\"\n!ls\n%done\n\"\"\"", "f('''(\n% x''',  # (\n!= 3)",
+		"a = '(' # it's\nb = [1,\n!a]", "a = 'x\\\n%y'",
+	} {
+		if line := magic(text); line != "" {
+			t.Errorf("%q: %q is for Jupyter", text, line)
+		}
+	}
+	for _, text := range []string{
+		"a = '('\n%y", "a = 1 # (\n!ls", "a = \"it's\"\n%y", "a = {}\n  %y", "a = '\\''\n%y", "a = (1)\n# '''\n%y", "a = '''\nb'''\n!ls", "%%bash\nls",
+	} {
+		if magic(text) == "" {
+			t.Errorf("%q: nothing is for Jupyter", text)
+		}
+	}
+}
+
+// Who runs a notebook in Jupyter and saves it has changed no code.
+func TestOutputsAreNoPartOfAPipeline(t *testing.T) {
+	of := func(source, run string) []byte {
+		return []byte(`{"nbformat": 4, "cells": [{"cell_type": "markdown", "source": "outputs", "metadata": {}},
+			{"cell_type": "code", "source": "` + source + `", "metadata": {"tags": ["step:a"]}, ` + run + `}]}`)
+	}
+	p := Pipeline{Name: "train", Space: "ns", Notebook: of("a = 1", `"execution_count": null, "outputs": []`)}
+	was := p.Run()
+	ran := `"execution_count": 7, "outputs": [{"text": "` + strings.Repeat("x", maxCode) + `"}]`
+	p.Notebook = of("a = 1", ran)
+	if p.Run() != was {
+		t.Error("outputs make another run")
+	}
+	objs, err := p.Objects()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _, _ := unstructured.NestedStringMap(objs[2].Object, "data")
+	if text := data["notebook.ipynb"]; !strings.Contains(text, `"source":"a = 1"`) || strings.Contains(text, "xx") || strings.Contains(text, "7") {
+		t.Errorf("the notebook is %.200s", text)
+	}
+	if p.Notebook = of("a = 2", ran); p.Run() == was {
+		t.Error("another cell makes the same run")
 	}
 }
 
@@ -123,19 +170,38 @@ func TestAPipelineHasATaskForEachStep(t *testing.T) {
 		t.Errorf("the last task is %v", last)
 	}
 	args, _, _ := unstructured.NestedStringSlice(templates[3].(map[string]any), "container", "args")
-	if want := []string{"/code/run.py", "/code/notebook.ipynb", "c", "3,4", "a", "b"}; !reflect.DeepEqual(args, want) {
+	if want := []string{"/code/run.py", "/code/notebook.ipynb", "c", "3,4", "a={{inputs.parameters.a}}", "b={{inputs.parameters.b}}"}; !reflect.DeepEqual(args, want) {
 		t.Errorf("got %v, want %v", args, want)
+	}
+	given, _, _ := unstructured.NestedSlice(tasks[2].(map[string]any), "arguments", "parameters")
+	if want := []any{
+		map[string]any{"name": "a", "value": "{{tasks.a.outputs.parameters.names}}"}, map[string]any{"name": "b", "value": "{{tasks.b.outputs.parameters.names}}"},
+	}; !reflect.DeepEqual(given, want) {
+		t.Errorf("the last task gets %v", given)
 	}
 	if retry, _, _ := unstructured.NestedString(templates[3].(map[string]any), "retryStrategy", "expression"); retry != "lastRetry.exitCode != '1'" {
 		t.Errorf("a cell that fails is tried again: %q", retry)
 	}
 
+	if spec := objs[3].Object["spec"].(map[string]any); spec["activeDeadlineSeconds"] == nil || spec["ttlStrategy"] == nil {
+		t.Errorf("it is not bounded, or not removed: %v", spec)
+	}
+	if stepName.MatchString(templates[0].(map[string]any)["name"].(string)) {
+		t.Error("a step can have the graph's name")
+	}
+
 	was := p.Run()
+	p.Attempt = 2
+	again, err := p.Objects()
+	if err != nil || p.Run() != was || again[2].GetName() != was+"-2" || again[3].GetName() != was+"-2" {
+		t.Errorf("the second attempt is %v, %v", again, err)
+	}
+	p.Attempt = 0
 	if p.Runner = []byte("another"); p.Run() == was {
 		t.Error("another runner makes the same run")
 	}
 	p.Notebook = append(p.Notebook, make([]byte, maxCode)...)
-	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), "clear its outputs") {
+	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), "leave out what is no code") {
 		t.Errorf("too large a notebook: %v", err)
 	}
 	p.Name = "Not A Name"
@@ -161,7 +227,8 @@ func TestWhatANotebookImportsIsPartOfItsRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, _, _ := unstructured.NestedStringMap(objs[2].Object, "data")
-	if want := map[string]string{"run.py": "run", "notebook.ipynb": string(p.Notebook), "helper.py": "x = 2"}; !reflect.DeepEqual(data, want) {
+	bare, err := Strip(p.Notebook)
+	if want := map[string]string{"run.py": "run", "notebook.ipynb": string(bare), "helper.py": "x = 2"}; err != nil || !reflect.DeepEqual(data, want) {
 		t.Errorf("the code is %v", data)
 	}
 	for name, want := range map[string]string{"run.py": "the name run.py is the pipeline's own", "notebook.ipynb": "the name notebook.ipynb"} {
@@ -187,13 +254,13 @@ func TestAWorkflowsStatusIsRead(t *testing.T) {
 	s, err := ReadStatus([]byte(`{"phase": "Failed", "message": "child failed", "nodes": {
 		"a": {"displayName": "run", "type": "DAG", "phase": "Failed", "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:09Z"},
 		"b": {"displayName": "train", "type": "Pod", "phase": "Running", "startedAt": "2026-01-01T00:00:01Z", "finishedAt": null,
-			"message": "m", "outputs": {"parameters": [{"name": "result", "value": "{}"}]}}}}`))
+			"message": "m", "outputs": {"exitCode": "75", "parameters": [{"name": "result", "value": "{}"}]}}}}`))
 	if err != nil || !s.Ended() || s.Message != "child failed" || len(s.Nodes) != 2 {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	for _, n := range s.Nodes {
 		pod := n.Name == "train"
-		if n.Pod != pod || n.Finished.IsZero() != pod || pod && (n.Outputs[Result] != "{}" || n.Message != "m" || n.Phase != "Running") {
+		if n.Pod != pod || n.Finished.IsZero() != pod || pod && (n.Outputs[Result] != "{}" || n.ExitCode != "75" || n.Message != "m" || n.Phase != "Running") {
 			t.Errorf("%+v", n)
 		}
 	}

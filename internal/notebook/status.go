@@ -17,6 +17,7 @@ type Node struct {
 	Name, Phase, Message string
 	Pod                  bool      // it is a step that ran
 	Started, Finished    time.Time // zero until then
+	ExitCode             string    // of its container, once it has ended
 	Outputs              map[string]string
 }
 
@@ -24,6 +25,10 @@ type Node struct {
 func (s Status) Ended() bool {
 	return s.Phase == "Succeeded" || s.Phase == "Failed" || s.Phase == "Error"
 }
+
+// CellFailed is the exit code of a step whose cell failed (run.py says so). Any
+// other end is not the notebook's: of its machine, its registry, or Argo.
+const CellFailed = "1"
 
 // ReadStatus reads a Workflow's field status, as JSON; there is none at first.
 // https://argo-workflows.readthedocs.io/en/latest/fields/#workflowstatus
@@ -35,6 +40,7 @@ func ReadStatus(text []byte) (Status, error) {
 			StartedAt, FinishedAt             time.Time
 			Outputs                           struct {
 				Parameters []struct{ Name, Value string }
+				ExitCode   string
 			}
 		}
 	}
@@ -45,7 +51,7 @@ func ReadStatus(text []byte) (Status, error) {
 	}
 	s := Status{Phase: raw.Phase, Message: raw.Message}
 	for _, n := range raw.Nodes {
-		node := Node{n.DisplayName, n.Phase, n.Message, n.Type == "Pod", n.StartedAt, n.FinishedAt, map[string]string{}}
+		node := Node{n.DisplayName, n.Phase, n.Message, n.Type == "Pod", n.StartedAt, n.FinishedAt, n.Outputs.ExitCode, map[string]string{}}
 		for _, p := range n.Outputs.Parameters {
 			node.Outputs[p.Name] = p.Value
 		}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -76,13 +78,9 @@ func Push(ctx context.Context, gateway, repository string, files map[string][]by
 // Errors: of an image that is not there, has no such files, or is not what its
 // digests say.
 func Pull(ctx context.Context, gateway, image string) (map[string][]byte, error) {
-	host, err := hostOf(gateway)
+	ref, err := reference(gateway, image)
 	if err != nil {
 		return nil, err
-	}
-	ref, err := name.ParseReference(host+"/"+image, name.Insecure)
-	if err != nil {
-		return nil, fmt.Errorf("the image %q: %w", image, err)
 	}
 	img, err := remote.Image(ref, remote.WithContext(ctx))
 	if err != nil {
@@ -93,6 +91,36 @@ func Pull(ctx context.Context, gateway, image string) (map[string][]byte, error)
 		return nil, fmt.Errorf("reading %s: %w", ref, err)
 	}
 	return files, nil
+}
+
+// Has tells whether the registry has an image, REPOSITORY:TAG or
+// REPOSITORY@sha256:…
+func Has(ctx context.Context, gateway, image string) (bool, error) {
+	ref, err := reference(gateway, image)
+	if err != nil {
+		return false, err
+	}
+	_, err = remote.Head(ref, remote.WithContext(ctx))
+	var answer *transport.Error
+	if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("asking for %s: %w", ref, err)
+	}
+	return true, nil
+}
+
+func reference(gateway, image string) (name.Reference, error) {
+	host, err := hostOf(gateway)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := name.ParseReference(host+"/"+image, name.Insecure)
+	if err != nil {
+		return nil, fmt.Errorf("the image %q: %w", image, err)
+	}
+	return ref, nil
 }
 
 // read returns the files below folder. All layers are read to their ends, for

@@ -75,6 +75,14 @@ func TestWhatIsPushedIsWhatIsPulled(t *testing.T) {
 	if err != nil || again != digest {
 		t.Errorf("the same files are %s, and then %s, %v", digest, again, err)
 	}
+	for image, want := range map[string]bool{"team/model@" + digest: true, "team/other@" + digest: false, "team/model:v1": false} {
+		if has, err := Has(t.Context(), s.gateway, image); has != want || err != nil {
+			t.Errorf("it has %s: %t, %v", image, has, err)
+		}
+	}
+	if has, err := Has(t.Context(), "http://127.0.0.1:1", "team/model:v1"); has || err == nil {
+		t.Error("a registry that is not there has no such image, and says nothing")
+	}
 	model["model.json"] = append(model["model.json"], ' ')
 	if other, err := Push(t.Context(), s.gateway, "team/model", model); err != nil || other == digest {
 		t.Errorf("other files are %s as well, %v", other, err)

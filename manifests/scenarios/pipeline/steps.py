@@ -1,14 +1,20 @@
 """The steps of the pipeline: python3 steps.py STEP, each in a pod of its own.
 
-What a step makes goes to the lab's registry as an image, under the run's name, and the next step takes it from there.
-What the workflow must know is written to /tmp/outputs/NAME. All settings are in the environment:
+What a step makes goes to the lab's registry as an image, under the run's name, and the next step takes it from there, by
+its digest: a tag may be another image by then. What the workflow must know is written to /tmp/outputs/NAME. All settings
+are in the environment:
 
     STORE       repository of the run's files, HOST:PORT/NAME
     RUN         the run's name
     MODELS      repository of the models
     SEED, LABEL_NOISE, THRESHOLD
+    DATA        the data's image, that prepare has pushed
+    FITTED      package: the fitted model's image, that evaluate has judged
     IMAGE       verify: the model's image
     GATEWAY, SERVICE_HOST, EXPECT   verify: where to send requests, the Host, and the model's digest
+
+Exit codes: 0, 1 for a failure, 4 for a model that does not pass the gate, 5 for answers that are not the trainer's, 75 for
+a registry that failed, which another try may mend.
 """
 
 import json
@@ -25,14 +31,6 @@ env = os.environ
 DATA, FITTED, MODEL = Path("/tmp/data"), Path("/tmp/fitted"), Path("/tmp/model")
 
 
-def push(folder, reference):
-    return subprocess.run(["modelcar", "push", folder, reference], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-
-
-def pull(reference, folder):
-    subprocess.run(["modelcar", "pull", reference, folder], stdout=subprocess.DEVNULL, check=True)
-
-
 def output(name, value):
     Path("/tmp/outputs").mkdir(exist_ok=True)
     Path("/tmp/outputs", name).write_text(str(value))
@@ -42,30 +40,35 @@ def say(stage, **fields):
     print(json.dumps({"stage": stage, **fields}), flush=True)
 
 
+def tag(name):
+    return f"{env['STORE']}:{env['RUN']}-{name}"
+
+
 def keep(thing, folder, name):
+    """Pushes a thing, and returns its image by the digest."""
     import joblib
 
     folder.mkdir(exist_ok=True)
     joblib.dump(thing, folder / "it.joblib")
-    push(folder, f"{env['STORE']}:{env['RUN']}-{name}")
+    return trainer.modelcar("push", folder, tag(name))
 
 
-def kept(folder, name):
+def kept(folder, image):
+    """Returns the thing of an image, and the image by its digest."""
     import joblib
 
-    pull(f"{env['STORE']}:{env['RUN']}-{name}", folder)
-    return joblib.load(folder / "it.joblib")
+    image = trainer.modelcar("pull", image, folder)
+    return joblib.load(folder / "it.joblib"), image
 
 
 def prepare():
     data = trainer.prepare("breast-cancer", int(env["SEED"]), float(env["LABEL_NOISE"]))
-    keep(data, DATA, "data")
+    output("dataset", keep(data, DATA, "data"))
     say("prepare", data=data.digest, rows=len(data.train_y) + len(data.held_y))
-    output("data", data.digest)
 
 
 def train():
-    data = kept(DATA, "data")
+    data, _ = kept(DATA, env["DATA"])
     began = time.monotonic()
     fitted = trainer.train(data.train_x, data.train_y)
     say("train", seconds=round(time.monotonic() - began, 3))
@@ -73,9 +76,12 @@ def train():
 
 
 def evaluate():
-    data, fitted = kept(DATA, "data"), kept(FITTED, "fitted")
+    """Judges what train has pushed, hands it on by its digest, and says which model file it is."""
+    (data, _), (fitted, image) = kept(DATA, env["DATA"]), kept(FITTED, tag("fitted"))  # a TrainJob hands nothing on
+    output("fitted", image)
     e = trainer.evaluate(fitted, data)
-    say("evaluate", accuracy=e.accuracy, low=e.low, high=e.high, held_out=e.held_out)
+    model, _ = trainer.write(MODEL, fitted, data, e)
+    say("evaluate", accuracy=e.accuracy, low=e.low, high=e.high, held_out=e.held_out, model=model)
     threshold = float(env["THRESHOLD"])
     passed = trainer.gate(e, threshold)
     say("gate", passed=passed, threshold=threshold)
@@ -83,10 +89,10 @@ def evaluate():
 
 
 def package():
-    data, fitted = kept(DATA, "data"), kept(FITTED, "fitted")
+    (data, _), (fitted, _) = kept(DATA, env["DATA"]), kept(FITTED, env["FITTED"])
     digests = trainer.write(MODEL, fitted, data, trainer.evaluate(fitted, data))
     say("write", model=digests[0], heldout=digests[1])
-    image = push(MODEL, env["MODELS"])
+    image = trainer.push(MODEL, env["MODELS"])
     say("push", image=image)
     output("image", image)
     output("model", digests[0])
@@ -94,7 +100,7 @@ def package():
 
 def verify():
     """Asks the deployed model for every held-out row, as a user inside the cluster would."""
-    pull(env["IMAGE"], MODEL)
+    trainer.modelcar("pull", env["IMAGE"], MODEL)
     held = json.loads((MODEL / "heldout.json").read_text())
     wrong, others = 0, set()
     for row, want in zip(held["instances"], held["predictions"]):
@@ -108,4 +114,12 @@ def verify():
 
 
 if __name__ == "__main__":
-    sys.exit({f.__name__: f for f in (prepare, train, evaluate, package, verify)}[sys.argv[1]]() or 0)
+    step = {f.__name__: f for f in (prepare, train, evaluate, package, verify)}[sys.argv[1]]
+    try:
+        sys.exit(step() or 0)
+    except subprocess.CalledProcessError as e:  # modelcar's
+        # https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+        message = Path("/dev/termination-log")
+        if message.exists():
+            message.write_text(e.stderr[:2000])
+        sys.exit(e.returncode)

@@ -20,7 +20,7 @@ say. The workers of a TrainJob (WORKERS of them, this being number JOB_COMPLETIO
 not meet: the lines of all of them together have all scores. Only worker 0 goes on to train.
 
 Exit codes: 0, 1 for a failure, 2 for wrong arguments, 4 for a model that does not pass the gate; then nothing is
-written.
+written. 75 is a registry that failed: another try may mend that.
 """
 
 import os
@@ -156,7 +156,14 @@ def write(out, model, data, evaluation):
 
 def push(out, repository):
     """Pushes the folder as an image and returns its reference by digest."""
-    done = subprocess.run(["modelcar", "push", out, repository], stdout=subprocess.PIPE, text=True, check=True)
+    return modelcar("push", out, repository)
+
+
+def modelcar(*args):
+    """Runs modelcar, and returns the image by its digest. What it says when it fails is in the exception's stderr."""
+    done = subprocess.run(["modelcar", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    sys.stderr.write(done.stderr)
+    done.check_returncode()
     return done.stdout.strip()
 
 
@@ -260,5 +267,7 @@ def main():
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (OSError, subprocess.CalledProcessError) as e:
+    except subprocess.CalledProcessError as e:  # modelcar has said why
+        sys.exit(e.returncode)
+    except OSError as e:
         sys.exit(f"mllab_train: {e}")

@@ -22,9 +22,10 @@ const maxSize = 1 << 30
 type size int64
 
 func (s *size) add(n int64) error {
-	if *s += size(n); *s > maxSize {
+	if n > maxSize-int64(*s) { // the sum itself could overflow: an archive may say any size
 		return fmt.Errorf("the files are larger than %d MiB together, which is the most that a model may be", maxSize>>20)
 	}
+	*s += size(n)
 	return nil
 }
 

@@ -175,7 +175,7 @@ func push(ctx context.Context, self, dir, ref string) (string, error) {
 		return "", fmt.Errorf("pushing %s: the image of %s is %s: push to a tag, or to this digest", ref, dir, digest)
 	}
 	if err := remote.Write(r, img, remote.WithContext(ctx)); err != nil {
-		return "", fmt.Errorf("pushing %s: %w", r, err)
+		return "", fmt.Errorf("pushing %s: %w", r, trouble{err})
 	}
 	return r.Context().Digest(digest.String()).String(), nil
 }
@@ -194,7 +194,7 @@ func pull(ctx context.Context, ref, dest string) (string, error) {
 	}
 	fail := func(err error) (string, error) { return "", fmt.Errorf("fetching %s to %s: %w", ref, dest, err) }
 	if err != nil {
-		return fail(err)
+		return fail(trouble{err})
 	}
 	digest, err := img.Digest()
 	if err != nil {
@@ -222,13 +222,25 @@ func pull(ctx context.Context, ref, dest string) (string, error) {
 	return r.Context().Digest(digest.String()).String(), nil
 }
 
+// fetched is what comes from the registry: what goes wrong in reading it is the registry's.
+type fetched struct{ io.Reader }
+
+func (f fetched) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = trouble{err}
+	}
+	return n, err
+}
+
 // unpack puts the files that the layer has of the model.
 func unpack(l v1.Layer, total *size, put func(name string, r io.Reader) error) error {
-	r, err := l.Uncompressed()
+	blob, err := l.Uncompressed()
 	if err != nil {
-		return err
+		return trouble{err}
 	}
-	defer r.Close()
+	defer blob.Close()
+	r := fetched{blob}
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {

@@ -14,7 +14,8 @@
 //
 // push and pull print the image by its digest, REPOSITORY@sha256:…, and nothing else to stdout.
 //
-// Exit codes: 0, 1 for a failure, 2 for wrong use.
+// Exit codes: 0, 1 for a failure, 2 for wrong use, 75 for a registry that could not be reached or failed: another try may
+// mend it.
 package main
 
 import (
@@ -35,6 +36,14 @@ func main() {
 
 var errUsage = errors.New("want: modelcar push DIR REF, modelcar copy [DEST], or modelcar pull REF DEST")
 
+// tempFail is EX_TEMPFAIL of sysexits.h.
+const tempFail = 75
+
+// trouble is an error of the registry, and not of what it was asked for.
+type trouble struct{ error }
+
+func (t trouble) Unwrap() error { return t.error }
+
 // run is the whole life of the process; it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	says, err := do(ctx, args)
@@ -47,6 +56,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	fmt.Fprintln(stderr, "modelcar:", err)
+	if errors.As(err, new(trouble)) {
+		return tempFail
+	}
 	return 1
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -122,11 +123,13 @@ func pushed(t *testing.T, dir, ref string) string {
 }
 
 // refused is a call that fails, says so in these words, and prints nothing else.
-func refused(t *testing.T, words string, args ...string) {
+func refused(t *testing.T, words string, args ...string) { t.Helper(); fails(t, 1, words, args...) }
+
+func fails(t *testing.T, want int, words string, args ...string) {
 	t.Helper()
 	code, out, talk := call(t, args...)
-	if code != 1 || out != "" || !strings.HasPrefix(talk, "modelcar: ") || !strings.Contains(talk, words) {
-		t.Errorf("%v: %d %q %q, want 1 and %q", args, code, out, talk, words)
+	if code != want || out != "" || !strings.HasPrefix(talk, "modelcar: ") || !strings.Contains(talk, words) {
+		t.Errorf("%v: %d %q %q, want %d and %q", args, code, out, talk, want, words)
 	}
 }
 
@@ -289,7 +292,17 @@ func TestAModelThatIsNotThereIsSaid(t *testing.T) {
 		http.Error(w, "go away", http.StatusForbidden)
 		return true
 	})
-	refused(t, "403", "pull", ref, dest) // not a missing model
+	fails(t, tempFail, "403", "pull", ref, dest) // not a missing model
+}
+
+// Another try may mend what a registry did, and nothing else.
+func TestARegistryThatFailsIsTrouble(t *testing.T) {
+	srv := httptest.NewServer(nil)
+	srv.Close()
+	gone := strings.TrimPrefix(srv.URL, "http://")
+	fails(t, tempFail, "connection refused", "pull", gone+"/car:v1", t.TempDir())
+	fails(t, tempFail, "connection refused", "push", model.write(t), gone+"/car:v1")
+	refused(t, "there are no files", "push", t.TempDir(), gone+"/car:v1")
 }
 
 func TestWhatIsNotAModelsFilesIsNotPushed(t *testing.T) {
@@ -369,6 +382,7 @@ func TestAnImageOfSomebodyElseIsTakenOnlyIfItIsHarmless(t *testing.T) {
 		"a file is deleted":        {archive(t, tar.Header{Name: "models/.wh.x"}), "a layer deletes /models/x"},
 		"all are deleted":          {archive(t, tar.Header{Name: ".wh.models"}), "a layer deletes /models"},
 		"our own name":             {archive(t, tar.Header{Name: "models/.modelcar/x"}), "needs the name .modelcar"},
+		"larger than its type":     {archive(t, tar.Header{Name: "models/x"}, tar.Header{Name: "models/y", Size: math.MaxInt64}), "larger than 1024 MiB"},
 		"too large":                {archive(t, tar.Header{Name: "models/y", Size: maxSize}), "larger than 1024 MiB"},
 		"broken off":               {archive(t, tar.Header{Name: "models/y", Size: 100}), "unexpected EOF"},
 	} {
@@ -459,7 +473,11 @@ func TestATamperedImageIsRefusedAndChangesNothing(t *testing.T) {
 			})
 			for _, from := range []string{ref, s.host + "/car:v1"} {
 				dest := before.write(t)
-				refused(t, "fetching "+from, "pull", from, dest)
+				code := tempFail
+				if name == "another end" { // the reader of the archive sees it first
+					code = 1
+				}
+				fails(t, code, "fetching "+from, "pull", from, dest)
 				if got := read(t, dest); !maps.Equal(got, before) {
 					t.Errorf("%s changed the destination: %d files", from, len(got))
 				}
@@ -490,7 +508,7 @@ func TestAPushThatTheRegistryBreaksOffSucceedsAgain(t *testing.T) {
 		return true
 	})
 	dir := model.write(t)
-	refused(t, "507", "push", dir, s.host+"/car:v1")
+	fails(t, tempFail, "507", "push", dir, s.host+"/car:v1")
 	s.wrap(func(http.ResponseWriter, *http.Request, http.Handler) bool { return false })
 	refused(t, "no model at", "pull", s.host+"/car:v1", t.TempDir())
 	dest := t.TempDir()
