@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -185,7 +186,7 @@ or because they were killed. A run does that by itself before it begins.`,
 			if err != nil {
 				task.Fail(err)
 			} else {
-				task.Done(fmt.Sprintf("%d namespaces removed", len(names)))
+				task.Done("removed " + cmp.Or(strings.Join(names, ", "), "nothing"))
 			}
 			a.report.Close()
 			result := removed{slices.Concat([]string{}, names)} // null is no list
