@@ -16,7 +16,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -176,13 +176,21 @@ func realParts() parts {
 	return p
 }
 
+// freePort picks one below those that systems give to outgoing connections: one of these could have it just when a
+// stopped node wants it back.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("picking a free port: %w", err)
+	var err error
+	for range 100 {
+		port := firstPort + rand.IntN(ports)
+		if err = listen(port); err == nil {
+			return port, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("picking a free port from %d to %d: %w", firstPort, firstPort+ports-1, err)
 }
+
+// The ports that are picked from. Linux gives out those from 32768 on.
+// https://docs.kernel.org/networking/ip-sysctl.html (ip_local_port_range)
+const firstPort, ports = 20000, 10000
 
 func url(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }

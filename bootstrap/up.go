@@ -266,7 +266,10 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		u.Report.Note("cluster %s could not be started again, so it is made anew", u.Name)
+		if isPortTaken(err) { // a node that is made anew would lose what is on it for that
+			return fault.Usage("end what listens on that port, and then up again; or `"+u.command("down")+"` and up, which makes a new cluster", "%w", err)
+		}
+		u.Report.Note("cluster %s could not be started again, so it is made anew: %v", u.Name, err)
 	}
 	if err := u.loadNodeImage(ctx, e); err != nil {
 		return err
@@ -417,6 +420,12 @@ func (u *upRun) takeAway(ctx context.Context, e *engine) error {
 func isNameTaken(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "node(s) already exist") || strings.Contains(text, "name") && strings.Contains(text, "already in use")
+}
+
+// isPortTaken knows the engines' words for a published port that somebody else has.
+func isPortTaken(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "address already in use") || strings.Contains(text, "port is already allocated")
 }
 
 // makeHostParts makes what all clusters of this machine share, and notes that it was mllab, before kind would.
