@@ -54,15 +54,16 @@ func printSteps(w io.Writer, results []scenarios.Result) {
 	}
 }
 
-// says is a step's evidence in one line, with the figures that it does not
-// name itself.
+// says is a step's evidence in one line, with the figures that it neither names
+// nor has, rounded, itself.
 func says(s scenarios.StepResult) string {
 	if s.Evidence == nil {
 		return ""
 	}
 	var more []string
 	for _, f := range s.Evidence.Figures {
-		if !strings.Contains(s.Evidence.Says, f.Name) {
+		if !slices.ContainsFunc([]string{f.Name, fmt.Sprintf("%.2f", f.Value), fmt.Sprintf("%.1f", f.Value)},
+			func(text string) bool { return strings.Contains(s.Evidence.Says, text) }) {
 			more = append(more, strings.TrimSpace(fmt.Sprintf("%s %.4g %s", f.Name, f.Value, f.Unit)))
 		}
 	}

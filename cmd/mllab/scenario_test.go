@@ -224,7 +224,7 @@ var someResults = []scenarios.Result{
 	}},
 	{Scenario: "cold", Pass: true, Seconds: 41, Steps: []scenarios.StepResult{
 		{Name: "one request", Pass: true, Evidence: &scenarios.Evidence{
-			Says: "answered after 2.31 s by the one pod it started", Figures: []scenarios.Figure{{Name: "pod", Value: 1}, {Name: "sandbox", Value: 0.31234, Unit: "s"}, {Name: "retries", Value: 0}},
+			Says: "answered after 2.31 s by the one pod it started", Figures: []scenarios.Figure{{Name: "pod", Value: 1}, {Name: "first byte", Value: 2.3081, Unit: "s"}, {Name: "sandbox", Value: 0.31234, Unit: "s"}, {Name: "retries", Value: 0}},
 		}},
 	}},
 	{Scenario: "shadow", Refuted: scenarios.Mirror, Reasons: []string{"v2 saw 99 of 100 requests"}, Seconds: 12, Steps: []scenarios.StepResult{
