@@ -38,7 +38,7 @@ esac
 func newBench(t *testing.T) bench {
 	t.Helper()
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("no python3")
+		t.Fatal("python3 is not installed: `make tools` does it")
 	}
 	b := bench{t, t.TempDir()}
 	b.write("joblib.py", joblib, 0o600)
