@@ -56,9 +56,9 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	}
 }
 
-// nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. Until kind takes kubeadm's taint away
-// none is scheduled. Before kube-proxy runs, what
-// asks for the API by its Service would talk to whoever has that address outside.
+// nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. Until kind takes kubeadm's taint
+// away none is scheduled. Before kube-proxy runs, what asks for the API by its Service would talk to whoever has that
+// address outside.
 func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why string) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
