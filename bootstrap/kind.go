@@ -37,6 +37,7 @@ networking:
   apiServerPort: {{.APIPort}}
 {{- end}}
   podSubnet: 10.244.0.0/16
+  serviceSubnet: 10.96.0.0/16
   disableDefaultCNI: true
   dnsSearch: []
 nodes:
