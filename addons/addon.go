@@ -65,6 +65,9 @@ type Addon struct {
 	// need: secrets, and what a cloud would do and a lab has nobody for. Doing it
 	// again changes nothing.
 	Settle Use
+	// Last names the workload, if any, that starts when the others are ready: it
+	// would not find them before, and try again with growing pauses.
+	Last string
 	// Verify uses the addon for real, as soon as its objects are ready, and
 	// leaves nothing behind.
 	Verify Use

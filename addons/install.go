@@ -70,16 +70,20 @@ type job struct {
 	result           *Result
 }
 
-// split returns the objects that need no node, and those that have pods.
-func (j *job) split() (first, pods []*unstructured.Unstructured) {
+// split returns the objects that need no node, those that have pods, and of
+// these the one that starts last.
+func (j *job) split() (first, pods, last []*unstructured.Unstructured) {
 	for _, o := range j.objs {
-		if kube.HasPods(o) {
-			pods = append(pods, o)
-		} else {
+		switch {
+		case !kube.HasPods(o):
 			first = append(first, o)
+		case o.GetName() == j.addon.Last:
+			last = append(last, o)
+		default:
+			pods = append(pods, o)
 		}
 	}
-	return first, pods
+	return first, pods, last
 }
 
 func install(ctx context.Context, env Env, list []Addon, im Images, r report.Reporter, h hands) ([]Result, error) {
@@ -146,7 +150,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 
 	task = r.Step(a.Name)
 	start := time.Now()
-	first, pods := j.split()
+	first, pods, last := j.split()
 	apply := func(objs []*unstructured.Unstructured) error {
 		if len(objs) == 0 {
 			return nil
@@ -187,10 +191,21 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 		})
 	}
 	both.Go(func() error {
-		if err := h.wait(bctx, j.objs, task.Update); err != nil {
-			return fmt.Errorf("waiting: %w", err)
+		wait := func(objs []*unstructured.Unstructured) error {
+			if err := h.wait(bctx, objs, task.Update); err != nil {
+				return fmt.Errorf("waiting: %w", err)
+			}
+			return nil
 		}
-		return nil
+		if len(last) > 0 {
+			if err := wait(pods); err != nil {
+				return err
+			}
+			if err := apply(last); err != nil {
+				return err
+			}
+		}
+		return wait(j.objs)
 	})
 	if err := both.Wait(); err != nil {
 		return err

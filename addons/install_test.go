@@ -156,6 +156,34 @@ func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 	}
 }
 
+func TestTheLastWorkloadStartsWhenTheOthersAreReady(t *testing.T) {
+	d := &diary{}
+	a := d.fake("mesh", nil, nil)
+	a.Last = "gateway"
+	a.Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
+		return []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "gateway", nil), object("apps/v1", "Deployment", "x", "pilot", nil)}, nil
+	}
+	hook := func(ctx context.Context, doing, name string) error {
+		if doing == "wait" && name == "pilot" {
+			d.say("pilot without gateway: %t", d.index("apply gateway") < 0)
+		}
+		return nil
+	}
+	results, err := install(context.Background(), Env{}, []Addon{a}, nil, report.Discard(), d.hands(hook))
+	if err != nil {
+		t.Fatal(err)
+	}
+	order := []string{"apply pilot", "wait pilot", "pilot without gateway: true", "ready pilot", "apply gateway", "wait gateway", "ready gateway", "verify mesh"}
+	for i, said := range order[1:] {
+		if first, second := d.index(order[i]), d.index(said); first < 0 || second < first {
+			t.Errorf("%q must come before %q in %v", order[i], said, d.said)
+		}
+	}
+	if n := len(results[0].Changes); n != 2 {
+		t.Errorf("%d changes, want the gateway's too", n)
+	}
+}
+
 func TestWhoIsBesideWaitsUntilItServes(t *testing.T) {
 	d := &diary{}
 	a := d.fake("serving", nil, nil)

@@ -31,7 +31,9 @@ func istio() Addon {
 		Images:  []string{"istio-pilot", "istio-proxyv2"},
 		Objects: istioObjects,
 		Settle:  settleIstio,
-		Verify:  verifyIstio,
+		// Envoy's first connection to istiod may take seconds once one has failed.
+		Last:   mesh.Gateway,
+		Verify: verifyIstio,
 	}
 }
 
