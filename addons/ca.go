@@ -18,9 +18,9 @@ const caLife = 10 * 365 * 24 * time.Hour
 // JobSet and Trainer have in them, reads no other.
 const caBits = 2048
 
-// newCA makes a certificate authority that signs for this lab only: its
-// certificate and its key, in PEM. With hosts it is at the same time the
-// certificate of a server of these names.
+// newCA makes a certificate authority that signs for this lab only, and is at
+// the same time the certificate of a server of these names: certificate and key,
+// in PEM.
 func newCA(organization string, hosts ...string) (cert, key []byte, err error) {
 	private, err := rsa.GenerateKey(rand.Reader, caBits)
 	if err != nil {
@@ -34,12 +34,9 @@ func newCA(organization string, hosts ...string) (cert, key []byte, err error) {
 	about := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{Organization: []string{organization}},
 		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(caLife), // clocks differ
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	if len(hosts) > 0 {
-		about.DNSNames = hosts
-		about.KeyUsage |= x509.KeyUsageDigitalSignature
-		about.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+		DNSNames: hosts, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, about, about, private.Public(), private)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,7 +29,7 @@ func istio() Addon {
 		Summary: "Istio: istiod, sidecar injection and the ingress gateway",
 		Images:  []string{"istio-pilot", "istio-proxyv2"},
 		Objects: istioObjects,
-		Settle:  settleIstio,
+		Settle:  addressOfGateway,
 		// Envoy's first connection to istiod may take seconds once one has failed.
 		Last:   mesh.Gateway,
 		Verify: verifyIstio,
@@ -59,41 +58,6 @@ func istioObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, e
 		}
 	}
 	return append([]*unstructured.Unstructured{namespace(mesh.Namespace)}, objs...), nil
-}
-
-func settleIstio(ctx context.Context, env Env, reason func(string)) error {
-	if err := makeMeshCA(ctx, env, reason); err != nil {
-		return err
-	}
-	return addressOfGateway(ctx, env, reason)
-}
-
-// makeMeshCA makes the mesh's CA where istiod would, and the ConfigMap with its
-// certificate that the gateway's pod mounts: with both there, the gateway
-// starts beside istiod and not after it. (istio.io/istio,
-// security/pkg/pki/ca/ca.go, NewSelfSignedIstioCAOptions, and
-// pilot/pkg/features, CACertConfigMapName.)
-func makeMeshCA(ctx context.Context, env Env, reason func(string)) error {
-	cert, key, err := newCA("cluster.local") // the mesh's trust domain
-	if err != nil {
-		return err
-	}
-	return poll(ctx, reason, "making the mesh's CA", func(ctx context.Context) error {
-		secret := &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: "istio-ca-secret"},
-			Type:       "istio.io/ca-root",
-			Data:       map[string][]byte{"ca-cert.pem": cert, "ca-key.pem": key},
-		}
-		if err := env.Kube.Create(ctx, secret); apierrors.IsAlreadyExists(err) {
-			return nil // and istiod keeps the other one as it should be
-		} else if err != nil {
-			return err
-		}
-		return client.IgnoreAlreadyExists(env.Kube.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: "istio-ca-root-cert", Labels: map[string]string{"istio.io/config": "true"}},
-			Data:       map[string]string{"root-cert.pem": string(cert)},
-		}))
-	})
 }
 
 // addressOfGateway does what a cloud's load balancer controller would: it
