@@ -311,7 +311,7 @@ func (s *canaryStory) begin(ctx context.Context, l *Lab) error {
 
 // settled returns when Knative calls the rollout done.
 func (s *canaryStory) settled(ctx context.Context, l *Lab) error {
-	return l.Kube.Wait(ctx, l.applied, l.task.Update)
+	return l.wait(ctx, l.applied...)
 }
 
 // rampWindows is in how many parts of the rollout's time the shares are judged,

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -94,7 +93,8 @@ func helmRelease(o Options) (Scenario, error) {
 	}, nil
 }
 
-// helm does what the `helm` command would with the same words.
+// helm does what the `helm` command would with the same words, and returns when
+// the gateway follows.
 func (s *helmStory) helm(ctx context.Context, l *Lab, words string, do func() error) error {
 	if err := l.teach(ctx, "helm --namespace "+l.Namespace+" "+words); err != nil {
 		return err
@@ -103,7 +103,10 @@ func (s *helmStory) helm(ctx context.Context, l *Lab, words string, do func() er
 		s.watcher.Mark("helm " + words)
 	}
 	s.release.Reason = l.task.Update
-	return do()
+	if err := do(); err != nil {
+		return err
+	}
+	return l.routed(ctx, releaseName)
 }
 
 // values are the chart's for one version of the model, and the same in words.
@@ -124,9 +127,6 @@ func (s *helmStory) install(ctx context.Context, l *Lab) (err error) {
 	l.removal(s.release.Uninstall)
 	values, words := s.values("v1", l.Image)
 	err = s.helm(ctx, l, "install "+words+" --wait", func() error { return s.release.Install(ctx, s.chart, values) })
-	if err == nil {
-		err = l.meet(ctx, releaseName)
-	}
 	if err == nil {
 		s.watcher = l.watch(l.to(releaseName), watchRate)
 	}
@@ -240,5 +240,5 @@ func changeByHand(ctx context.Context, l *Lab) error {
 	if err := l.Kube.Patch(ctx, live, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
 		return err
 	}
-	return l.Kube.Wait(ctx, []*unstructured.Unstructured{live}, l.task.Update)
+	return l.wait(ctx, live)
 }

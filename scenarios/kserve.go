@@ -158,9 +158,6 @@ func (s *kserveStory) begin(ctx context.Context, l *Lab) error {
 	if err := s.apply(ctx, l, inference{Version: "v1", Model: s.images["v1"], MinReplicas: 1}); err != nil {
 		return err
 	}
-	if err := l.meet(ctx, kserveHost); err != nil {
-		return err
-	}
 	s.watcher = l.watch(l.to(kserveHost), watchRate)
 	return nil
 }
@@ -188,7 +185,7 @@ func (s *kserveStory) apply(ctx context.Context, l *Lab, spec inference) error {
 	if spec.Canary > 0 {
 		want = []int64{int64(spec.Canary), int64(100 - spec.Canary)}
 	}
-	return l.until(ctx, "the InferenceService", func() string {
+	err = l.until(ctx, "the InferenceService", func() string {
 		now, err := s.knative(ctx, l)
 		if err != nil {
 			return err.Error()
@@ -214,6 +211,10 @@ func (s *kserveStory) apply(ctx context.Context, l *Lab, spec inference) error {
 		}
 		return ""
 	})
+	if err != nil {
+		return err
+	}
+	return l.routed(ctx, kserveHost)
 }
 
 // write writes the InferenceService.

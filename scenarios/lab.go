@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -20,7 +21,9 @@ import (
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"knative.dev/networking/pkg/http/header"
 	"knative.dev/serving/pkg/apis/serving"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
@@ -56,7 +59,6 @@ type Lab struct {
 	thought   time.Duration                // what a person took for the lessons so far
 	kept      int                          // evidence files so far
 	marks     int                          // of routes so far
-	met       []string                     // names that the gateway is known to know
 	applied   []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
 	wrote     time.Time                    // when the newest change was sent: a person who is taught reads before that
 	task      report.Task
@@ -98,7 +100,7 @@ func (l *Lab) apply(ctx context.Context, objs ...*unstructured.Unstructured) err
 	return l.wait(ctx, objs...)
 }
 
-// wait returns when objects are ready, and the gateway knows the addresses of
+// wait returns when objects are ready, and the gateway follows the routes of
 // those that are Knative Services.
 func (l *Lab) wait(ctx context.Context, objs ...*unstructured.Unstructured) error {
 	if err := l.Kube.Wait(ctx, objs, l.task.Update); err != nil {
@@ -117,7 +119,7 @@ func (l *Lab) wait(ctx context.Context, objs ...*unstructured.Unstructured) erro
 			}
 		}
 		for _, name := range names {
-			if err := l.meet(ctx, name); err != nil {
+			if err := l.routed(ctx, name); err != nil {
 				return err
 			}
 		}
@@ -125,36 +127,68 @@ func (l *Lab) wait(ctx context.Context, objs ...*unstructured.Unstructured) erro
 	return nil
 }
 
-// meetBound is how long the gateway may take to know an address of a Knative
-// Service that is ready. What is not known then is for the sample to find.
-const meetBound = 10 * time.Second
+// routedBound is how long the gateway may take to follow the route of a Knative
+// Service that is ready. What it does not follow then is for the sample to find.
+const routedBound = 10 * time.Second
 
-// meet returns when the application answers to that name on inForceStreak fresh
-// connections in a row; once in a run for each name. Ready should say so, but an
-// address that a former run had too, with the same traffic, is called ready
-// unasked: net-gateway-api 0.48 forgets a route by the Ingress's name that it
-// remembers by the route's (Prober.CancelIngressProbingByKey in pkg/status).
-func (l *Lab) meet(ctx context.Context, name string) error {
-	if slices.Contains(l.met, name) {
-		return nil
+// routed returns when the gateway has the newest state of the route that Knative
+// made for that name, and knows it on inForceStreak fresh connections in a row.
+// Ready says so of one connection, which one of a proxy's workers answered; and of
+// an address that a former run had too, with the same traffic, nobody asked:
+// net-gateway-api 0.48 forgets a route by the Ingress's name that it remembers by
+// the route's (Prober.CancelIngressProbingByKey in pkg/status). The requests are
+// Knative's own probes: whoever stands before the application answers them.
+func (l *Lab) routed(ctx context.Context, name string) error {
+	state, err := l.routeState(ctx, l.host(name))
+	if err != nil || state == "" {
+		return err
 	}
-	l.met = append(l.met, name)
-	bounded, cancel := context.WithTimeout(ctx, meetBound)
+	return l.follows(ctx, name, state)
+}
+
+func (l *Lab) follows(ctx context.Context, name, state string) error {
+	bounded, cancel := context.WithTimeout(ctx, routedBound)
 	defer cancel()
 	r := l.to(name)
-	r.Fresh = true
-	err := l.until(bounded, "the gateway to know "+r.Host, func() string {
-		for range inForceStreak {
-			if a := l.send.Send(bounded, r); a.Err != "" || a.Router {
-				return a.Problem()
-			}
-		}
-		return ""
-	})
+	r.Header = http.Header{header.ProbeKey: {header.ProbeValue}, header.HashKey: {header.HashValueOverride}}
+	err := l.inForce(bounded, r, state)
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
 	return err
+}
+
+// routeState is what the newest state of the HTTPRoute for that host has its
+// answers to probes say; empty when there is no such route, or it says nothing.
+func (l *Lab) routeState(ctx context.Context, host string) (string, error) {
+	o, err := l.live(ctx, l.object("gateway.networking.k8s.io/v1", "HTTPRoute", host))
+	if err != nil {
+		return "", client.IgnoreNotFound(err)
+	}
+	var route struct {
+		Spec struct {
+			Rules []struct {
+				Filters []struct {
+					RequestHeaderModifier struct {
+						Set []struct{ Name, Value string }
+					}
+				}
+			}
+		}
+	}
+	if err := into(o.Object, &route); err != nil {
+		return "", err
+	}
+	for _, rule := range route.Spec.Rules {
+		for _, f := range rule.Filters {
+			for _, h := range f.RequestHeaderModifier.Set {
+				if h.Name == header.HashKey {
+					return h.Value, nil
+				}
+			}
+		}
+	}
+	return "", nil
 }
 
 // write is apply without the wait, for what is not meant to become ready.
@@ -192,7 +226,6 @@ func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) er
 			l.applied = slices.Delete(l.applied, i, i+1)
 		}
 	}
-	l.met = nil
 	if err := l.Kube.Delete(ctx, objs); err != nil {
 		return err
 	}

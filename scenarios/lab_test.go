@@ -14,50 +14,50 @@ import (
 // senderFunc is a probe.Sender that knows how many requests came before.
 type senderFunc struct {
 	sent   int
+	last   probe.Request
 	answer func(sent int) probe.Answer
 }
 
-func (s *senderFunc) Send(context.Context, probe.Request) probe.Answer {
+func (s *senderFunc) Send(_ context.Context, r probe.Request) probe.Answer {
 	s.sent++
+	s.last = r
 	return s.answer(s.sent)
 }
 
-func TestAnAddressIsMetOnceItsApplicationAnswersWhateverItSays(t *testing.T) {
+func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &senderFunc{answer: func(sent int) probe.Answer {
 			switch {
-			case sent <= 3, sent == 10: // not there yet, and one worker of the proxy later than the others
+			case sent <= 3: // not there yet
 				return probe.Answer{Status: 404, Router: true}
-			case sent%2 == 0:
-				return probe.Answer{Status: 500, Target: "v2"}
+			case sent == 10: // one worker of the proxy is later than the others
+				return probe.Answer{Status: 200, Route: "old"}
 			}
-			return probe.Answer{Status: 200, Target: "v2"}
+			return probe.Answer{Status: 200, Route: "new"}
 		}}
 		l := &Lab{send: s, task: report.Discard().Step("")}
-		for range 2 { // the second time it is known
-			if err := l.meet(t.Context(), "v2-model"); err != nil {
-				t.Fatal(err)
-			}
-			if want := 10 + inForceStreak; s.sent != want {
-				t.Fatalf("asked %d times, want %d", s.sent, want)
-			}
+		if err := l.follows(t.Context(), "v2-model", "new"); err != nil {
+			t.Fatal(err)
 		}
-		if err := l.meet(t.Context(), "model"); err != nil || s.sent != 10+2*inForceStreak {
-			t.Errorf("another name: %v, asked %d times in all", err, s.sent)
+		if want := 10 + inForceStreak; s.sent != want {
+			t.Errorf("asked %d times, want %d", s.sent, want)
+		}
+		if r := s.last; !r.Fresh || r.Header.Get("K-Network-Probe") != "probe" || r.Header.Get("K-Network-Hash") != "override" {
+			t.Errorf("asked by %+v, which is no probe on a connection of its own", r)
 		}
 	})
 }
 
-func TestAnAddressThatIsNeverMetIsLeftToTheSample(t *testing.T) {
+func TestAGatewayThatDoesNotFollowIsLeftToTheSample(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &Lab{task: report.Discard().Step(""), send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 503, Router: true} }}}
+		l := &Lab{task: report.Discard().Step(""), send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }}}
 		began := time.Now()
-		if err := l.meet(t.Context(), "model"); err != nil || time.Since(began) != meetBound {
-			t.Errorf("%v after %s, want none after %s", err, time.Since(began), meetBound)
+		if err := l.follows(t.Context(), "model", "new"); err != nil || time.Since(began) != routedBound {
+			t.Errorf("%v after %s, want none after %s", err, time.Since(began), routedBound)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := l.meet(ctx, "other"); !errors.Is(err, context.Canceled) {
+		if err := l.follows(ctx, "other", "new"); !errors.Is(err, context.Canceled) {
 			t.Errorf("after ^C: %v", err)
 		}
 	})

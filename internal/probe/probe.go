@@ -7,6 +7,7 @@ package probe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,12 +36,14 @@ const (
 	HeaderID        = "X-Mllab-Id"
 )
 
-// HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. HeaderConverted is the
+// HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. Knative's routes say it
+// under HeaderKnativeRoute, to probes only (knative.dev/networking, pkg/http/header). HeaderConverted is the
 // sample model's stand-in for a business outcome. HeaderModel is "sha256:" and the hash of a trained model's file.
 const (
-	HeaderRoute     = "X-Mllab-Route"
-	HeaderConverted = "X-Mllab-Converted"
-	HeaderModel     = "X-Mllab-Model"
+	HeaderRoute        = "X-Mllab-Route"
+	HeaderKnativeRoute = "K-Network-Hash"
+	HeaderConverted    = "X-Mllab-Converted"
+	HeaderModel        = "X-Mllab-Model"
 )
 
 // MaxBody is how many bytes of an answer's body are read. A longer one is an error of that answer.
@@ -155,7 +158,8 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
 	a.Target, a.Revision, a.Pod = resp.Header.Get(HeaderTarget), resp.Header.Get(HeaderRevision), resp.Header.Get(HeaderPod)
-	a.Route, a.Converted, a.Model = resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel)
+	a.Route = cmp.Or(resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderKnativeRoute))
+	a.Converted, a.Model = resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel)
 	a.Router = a.Target == "" && a.Revision == "" && a.Pod == ""
 	if a.Echo = resp.Header.Get(HeaderID); a.Echo == "" && !a.Router {
 		a.Echo = resp.Header.Get(HeaderRequestID)
