@@ -245,13 +245,16 @@ func (k *kindCluster) load(ctx context.Context, write func(io.Writer) error) err
 	})
 }
 
+// goFrame is a line of a Go stack trace and the next: kubeadm, which kind has say everything, ends with thirty.
+var goFrame = regexp.MustCompile(`(?m)^\S+\n\t\S+\.go:\d+(\n|\z)`)
+
 // kindError adds the last words of the command that failed, which kind keeps to itself.
 func kindError(err error) error {
 	failed := kindexec.RunErrorForError(err)
 	if failed == nil {
 		return err
 	}
-	lines := strings.Split(strings.TrimSpace(string(failed.Output)), "\n")
+	lines := strings.Split(strings.TrimSpace(goFrame.ReplaceAllString(string(failed.Output), "")), "\n")
 	last := strings.Join(lines[max(0, len(lines)-12):], "\n  ")
 	what, _, _ := strings.Cut(err.Error(), ": command \"") // the command itself is long and tells little
 	if last == "" {

@@ -84,7 +84,8 @@ func TestKindsTalkBecomesReasons(t *testing.T) {
 
 func TestKindsErrorsKeepTheLastWordsOfWhatFailed(t *testing.T) {
 	err := kindError(kinderrors.Wrap(&kindexec.RunError{
-		Command: []string{"podman", "exec", "x"}, Output: []byte("line\n[wait-control-plane] timed out\n"), Inner: errors.New("exit status 1"),
+		Command: []string{"podman", "exec", "x"}, Inner: errors.New("exit status 1"),
+		Output: []byte("line\n[wait-control-plane] timed out\nk8s.io/kubeadm/app.(*Runner).Run.func1\n\tk8s.io/kubeadm/app/run.go:262\nmain.main\n\truntime/proc.go:290"),
 	}, "failed to init node with kubeadm"))
 	if want := "failed to init node with kubeadm:\n  line\n  [wait-control-plane] timed out"; err.Error() != want {
 		t.Errorf("%q", err)
