@@ -166,7 +166,6 @@ func (c cli) killsTheRegistry(t *testing.T, name string) {
 	kubectl(t, "-n", "registry", "rollout", "status", "deployment/registry", "--timeout=120s")
 	c.servesWholeModels(t, scenarios.Namespace(name))
 	c.run("scenario", "reset", name).exits(t, 0)
-	c.scenario(t, 0, name)
 }
 
 // servesWholeModels checks that each model with traffic is in the registry, as
