@@ -329,8 +329,7 @@ func TestBurstHasAsManyOpenAsWorkers(t *testing.T) {
 	answers := Burst(t.Context(), fake(func(context.Context, Request) Answer {
 		now := open.Add(1)
 		defer open.Add(-1)
-		if most.Load() < now {
-			most.Store(now)
+		for was := most.Load(); was < now && !most.CompareAndSwap(was, now); was = most.Load() {
 		}
 		if now == 7 {
 			select {
