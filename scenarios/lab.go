@@ -146,6 +146,7 @@ func (l *Lab) routed(ctx context.Context, name string) error {
 	return l.follows(ctx, name, state)
 }
 
+// follows is routed for a state that is known.
 func (l *Lab) follows(ctx context.Context, name, state string) error {
 	bounded, cancel := context.WithTimeout(ctx, routedBound)
 	defer cancel()
