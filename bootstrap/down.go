@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
@@ -38,6 +38,9 @@ func down(ctx context.Context, o Options, p parts) (DownReport, error) {
 	defer unlock()
 
 	st, broken := s.load() // a record that cannot be read is a record all the same
+	if fault.Code(broken) == 2 {
+		return r, broken // it is another program's
+	}
 	engines, err := enginesFor(ctx, o, p, st)
 	if ctx.Err() != nil {
 		return r, ctx.Err()
@@ -55,10 +58,16 @@ func down(ctx context.Context, o Options, p parts) (DownReport, error) {
 		}
 	}
 	if recorded || exists(s.dir()) {
-		if err := os.RemoveAll(s.dir()); err != nil {
+		kept, err := s.forget()
+		if err != nil {
 			return r, fmt.Errorf("removing the record of cluster %s: %w", o.Name, err)
 		}
-		r.Removed = append(r.Removed, "kubeconfig and record "+s.dir())
+		if recorded {
+			r.Removed = append(r.Removed, "kubeconfig and record "+s.dir())
+		}
+		for _, name := range kept {
+			r.Kept = append(r.Kept, "what mllab did not make in "+name)
+		}
 	}
 	if err := removeShared(ctx, engines, s, &r); err != nil {
 		return r, err
@@ -149,7 +158,7 @@ func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport
 		}
 	}
 	if s.last() {
-		if m.LibModules && os.Remove("/lib/modules") == nil { // only if it is still empty
+		if m.LibModules && syscall.Rmdir("/lib/modules") == nil { // only if it is still empty, and no link
 			r.Removed = append(r.Removed, "/lib/modules, which was empty")
 		}
 		m.LibModules = false
@@ -180,18 +189,23 @@ func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownRe
 			}
 		}
 	}
-	used := usedBytes(o.Cache)
-	switch {
-	case used == 0 && !o.Purge:
-	case !o.Purge:
-		r.Kept = append(r.Kept, fmt.Sprintf("image cache %s (%s)", o.Cache, size(used)))
-	default:
-		errs = append(errs, images.Purge(o.Cache))
-		if used > 0 {
-			r.Removed = append(r.Removed, fmt.Sprintf("image cache %s (%s)", o.Cache, size(used)))
+	if !images.IsCache(o.Cache) {
+		if o.Purge && exists(o.Cache) {
+			r.Kept = append(r.Kept, o.Cache+", which is not an image cache of mllab")
 		}
+		return errors.Join(errs...)
 	}
-	return errors.Join(errs...)
+	cache := fmt.Sprintf("image cache %s (%s)", o.Cache, size(usedBytes(o.Cache)))
+	if !o.Purge {
+		r.Kept = append(r.Kept, cache)
+		return errors.Join(errs...)
+	}
+	links, err := images.Purge(o.Cache)
+	r.Removed = append(r.Removed, cache)
+	for _, link := range links {
+		r.Kept = append(r.Kept, link+", a symbolic link, and what it points to")
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // inUse knows docker's and podman's words for an image that a container is made of.

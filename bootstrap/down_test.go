@@ -24,7 +24,9 @@ func TestDownRemovesEverythingButTheImages(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
 	mustUp(t, w, o)
-	if err := writeFile(filepath.Join(o.Cache, "images", "blob"), make([]byte, 3<<20), 0o600); err != nil {
+	if err := errors.Join(
+		writeFile(filepath.Join(o.Cache, "images", "blob"), make([]byte, 3<<20), 0o600),
+		writeFile(filepath.Join(o.Cache, "work.lock"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	r := mustDown(t, w, o)
@@ -58,7 +60,7 @@ func TestDownWithPurgeRemovesTheImagesAndNothingElseInTheCacheFolder(t *testing.
 	w := newWorld(t)
 	o := w.options()
 	mustUp(t, w, o)
-	for _, f := range []string{"images/blob", "work/x", "mine.txt"} {
+	for _, f := range []string{"images/blob", "work/x", "work.lock", "mine.txt"} {
 		if err := writeFile(filepath.Join(o.Cache, f), []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -150,5 +152,110 @@ func TestDownSaysWhichVolumeItCouldNotRemove(t *testing.T) {
 	}
 	if record(t, o) == nil {
 		t.Error("the record is gone although something is left")
+	}
+}
+
+func TestDownRemovesNoFolderAndNoLinkThatAPersonMade(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(dir string, o *Options) error // dir is a folder of the person
+		kept    []string                           // below dir
+		up      bool
+	}{
+		"a state folder that is a link, without a cluster": {func(dir string, o *Options) error {
+			o.State = filepath.Join(dir, "link")
+			return errors.Join(os.Mkdir(filepath.Join(dir, "target"), 0o755), os.Symlink("target", o.State))
+		}, []string{"link", "target"}, false},
+		"a state folder that is a link, after a cluster": {func(dir string, o *Options) error {
+			o.State = filepath.Join(dir, "link")
+			return errors.Join(os.Mkdir(filepath.Join(dir, "target"), 0o755), os.Symlink("target", o.State))
+		}, []string{"link", "target"}, true},
+		"a state folder that was there": {func(dir string, o *Options) error {
+			o.State = filepath.Join(dir, "mine")
+			return os.Mkdir(o.State, 0o755)
+		}, []string{"mine"}, true},
+		"evidence that is a link to another disk": {func(dir string, o *Options) error {
+			o.State = filepath.Join(dir, "state")
+			return errors.Join(os.Mkdir(filepath.Join(dir, "disk"), 0o755), os.MkdirAll(filepath.Join(o.State, DefaultName), 0o700),
+				os.WriteFile(filepath.Join(o.State, "made.json"), []byte("{}"), 0o600), os.WriteFile(filepath.Join(dir, "disk", "answers.jsonl"), nil, 0o600),
+				os.Symlink(filepath.Join(dir, "disk"), filepath.Join(o.State, DefaultName, evidenceDir)))
+		}, []string{"state/mllab/evidence", "disk/answers.jsonl"}, true},
+		"a file beside the record": {func(dir string, o *Options) error {
+			o.State = filepath.Join(dir, "state")
+			return errors.Join(os.MkdirAll(filepath.Join(o.State, DefaultName), 0o700), os.WriteFile(filepath.Join(o.State, "made.json"), []byte("{}"), 0o600),
+				os.WriteFile(filepath.Join(o.State, DefaultName, "notes.txt"), nil, 0o600))
+		}, []string{"state/mllab/notes.txt"}, true},
+		"a cache that is a link": {func(dir string, o *Options) error {
+			o.Cache = filepath.Join(dir, "link")
+			return errors.Join(os.Mkdir(filepath.Join(dir, "target"), 0o755), os.Symlink("target", o.Cache), os.WriteFile(filepath.Join(dir, "target", "work.lock"), nil, 0o600))
+		}, []string{"link", "target"}, true},
+		"images in the cache that are a link": {func(dir string, o *Options) error {
+			o.Cache = filepath.Join(dir, "cache")
+			return errors.Join(os.MkdirAll(filepath.Join(dir, "disk"), 0o755), os.Mkdir(o.Cache, 0o755), os.WriteFile(filepath.Join(o.Cache, "work.lock"), nil, 0o600),
+				os.WriteFile(filepath.Join(dir, "disk", "blob"), nil, 0o600), os.Symlink(filepath.Join(dir, "disk"), filepath.Join(o.Cache, "images")))
+		}, []string{"cache/images", "disk/blob"}, true},
+		"a cache that is a home": {func(dir string, o *Options) error {
+			o.Cache = dir
+			return errors.Join(os.Mkdir(filepath.Join(dir, "images"), 0o755), os.Mkdir(filepath.Join(dir, "work"), 0o755), os.WriteFile(filepath.Join(dir, "work", "thesis.tex"), nil, 0o600))
+		}, []string{"images", "work/thesis.tex"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			o := w.options()
+			dir := t.TempDir()
+			if err := c.prepare(dir, &o); err != nil {
+				t.Fatal(err)
+			}
+			if c.up {
+				mustUp(t, w, o)
+			}
+			o.Purge = true
+			r := mustDown(t, w, o)
+			for _, k := range c.kept {
+				if _, err := os.Lstat(filepath.Join(dir, k)); err != nil {
+					t.Errorf("%s is gone: removed %v, kept %v", k, r.Removed, r.Kept)
+				}
+			}
+			if st := record(t, o); st != nil || len(w.containers) > 0 {
+				t.Errorf("left: %+v, %v", st, w.containers)
+			}
+			mustDown(t, w, o) // and once more
+		})
+	}
+}
+
+func TestAFolderOfOtherThingsIsNoStateFolder(t *testing.T) {
+	home := t.TempDir()
+	if err := writeFile(filepath.Join(home, "documents", "thesis.tex"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for verb, call := range map[string]func(*world, Options) error{
+		"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.parts()); return err },
+		"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.parts()); return err },
+	} {
+		w := newWorld(t)
+		o := w.options()
+		o.State, o.Name = home, "documents"
+		if err := call(w, o); fault.Code(err) != 2 || !strings.Contains(err.Error(), "which holds documents: nothing was changed") {
+			t.Errorf("%s: %v", verb, err)
+		}
+		if len(w.calls)+len(w.created) > 0 {
+			t.Errorf("%s changed something: %v", verb, w.calls)
+		}
+	}
+	if files, err := filepath.Glob(filepath.Join(home, "*", "*")); err != nil || len(files) != 1 {
+		t.Errorf("left: %v, %v", files, err)
+	}
+}
+
+func TestARecordOfAnotherProgramStays(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	file := filepath.Join(o.State, "game", "state.json")
+	if err := errors.Join(writeFile(file, []byte(`{"level":7}`), 0o600), writeFile(filepath.Join(o.State, "made.json"), []byte("{}"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	o.Name = "game"
+	if _, err := down(t.Context(), o, w.parts()); fault.Code(err) != 2 || !exists(file) {
+		t.Errorf("down: %v", err)
 	}
 }

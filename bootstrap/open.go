@@ -82,7 +82,7 @@ func Look(ctx context.Context, o Options) (Running, error) {
 	}
 	lab := Running{
 		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
-		Evidence: filepath.Join(o.store().dir(), "evidence"),
+		Evidence: filepath.Join(o.store().dir(), evidenceDir),
 	}
 	if slices.Contains(st.Addons, "git") {
 		if lab.Git, err = addons.GitRemote(bounded, client, lab.URL); ctx.Err() != nil {

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/folder"
 )
 
 // Phases of a cluster. One that is found in phaseCreating was interrupted, and is worth nothing.
@@ -46,6 +48,9 @@ type store struct{ root, name string }
 
 func (o Options) store() store { return store{root: o.State, name: o.Name} }
 
+// evidenceDir is the folder, in a cluster's, of what scenarios saw.
+const evidenceDir = "evidence"
+
 func (s store) dir() string        { return filepath.Join(s.root, s.name) }
 func (s store) kubeconfig() string { return filepath.Join(s.dir(), "kubeconfig") }
 func (s store) stateFile() string  { return filepath.Join(s.dir(), "state.json") }
@@ -64,6 +69,9 @@ func (s store) load() (*state, error) {
 	}
 	if !found {
 		return nil, nil
+	}
+	if st.Cluster != s.name {
+		return nil, fault.Usage("name another --state folder, or another --name", "%s is not mllab's record of cluster %s", s.stateFile(), s.name)
 	}
 	return &st, nil
 }
@@ -86,15 +94,28 @@ func (s store) saveMade(m made) error {
 	return writeJSON(s.madeFile(), m)
 }
 
-// last says whether no other cluster has a record here.
-func (s store) last() bool {
-	records, err := filepath.Glob(filepath.Join(s.root, "*", "state.json"))
-	for _, r := range records {
-		if r != s.stateFile() {
-			return false
+// forget removes what mllab keeps of the cluster, the record last, and returns what stays: other people's files, and
+// symbolic links, which a person made.
+func (s store) forget() (kept []string, err error) {
+	ours := append(folder.Glob(s.dir(), ".new-*"), filepath.Join(s.dir(), evidenceDir), s.kubeconfig(), s.stateFile())
+	for _, path := range ours {
+		link, err := folder.Remove(path)
+		if err != nil {
+			return kept, err
+		}
+		if link != "" {
+			kept = append(kept, link)
 		}
 	}
-	return err == nil
+	if len(kept) == 0 && (syscall.Rmdir(s.dir()) == nil || !exists(s.dir())) { // os.Remove would remove a link
+		return nil, nil
+	}
+	return []string{s.dir()}, nil
+}
+
+// last says whether no other cluster has a record here.
+func (s store) last() bool {
+	return !slices.ContainsFunc(folder.Glob(s.root, "*/state.json"), func(r string) bool { return r != s.stateFile() })
 }
 
 // removeShared removes the files that only serve clusters, when there is none but this one. Podman's configuration has to
@@ -103,9 +124,8 @@ func (s store) removeShared() error {
 	if !s.last() {
 		return nil
 	}
-	leftovers, _ := filepath.Glob(filepath.Join(s.root, ".new-*")) // the pattern is well-formed
 	var errs []error
-	for _, f := range append(leftovers, s.podmanConf()) {
+	for _, f := range append(folder.Glob(s.root, ".new-*"), s.podmanConf()) {
 		errs = append(errs, removeFile(f))
 	}
 	return errors.Join(errs...)
@@ -114,11 +134,14 @@ func (s store) removeShared() error {
 // lock makes sure that only one mllab works on the cluster; unlock leaves no file behind. The kernel drops the lock
 // when the process ends, however it ends.
 func (s store) lock(verb string) (unlock func(), err error) {
-	if err := os.MkdirAll(s.root, 0o700); err != nil {
-		return nil, fmt.Errorf("making the state folder: %w", err)
-	}
 	for {
+		if err := folder.Own("--state", s.root, "made.json", "*/state.json"); err != nil {
+			return nil, err
+		}
 		f, err := os.OpenFile(s.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another mllab has just left the folder
+		}
 		if err != nil {
 			return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
 		}
@@ -147,7 +170,7 @@ func (s store) lock(verb string) (unlock func(), err error) {
 		return func() {
 			_ = os.Remove(s.lockFile())
 			_ = f.Close()
-			_ = os.Remove(s.root) // only when nothing is left in it
+			_ = folder.Leave(s.root) // what stays is an empty folder
 		}, nil
 	}
 }

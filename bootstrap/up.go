@@ -394,7 +394,8 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 		if gone := u.takeAway(ctx, e); gone != nil {
 			return fmt.Errorf("creating cluster %s: %w; what is left of it could not be removed: %w", u.Name, err, gone)
 		}
-		return errors.Join(fmt.Errorf("creating cluster %s: %w", u.Name, err), os.RemoveAll(u.store.dir()), u.store.removeShared())
+		_, left := u.store.forget()
+		return errors.Join(fmt.Errorf("creating cluster %s: %w", u.Name, err), left, u.store.removeShared())
 	}
 	u.sum.Created = true
 	u.st.Phase = phaseCreated

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/match"
+
+	"mllab.local/internal/folder"
 )
 
 // DefaultCache is $MLLAB_CACHE, or mllab under the user's cache directory.
@@ -43,9 +45,12 @@ const (
 	keyAnnotation  = "mllab.key"
 )
 
+// workLock is in every cache, and nowhere else.
+const workLock = "work.lock"
+
 func openCache(dir string) (*cache, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("image cache: %w", err)
+	if err := folder.Own("--cache", dir, workLock); err != nil {
+		return nil, err
 	}
 	return &cache{dir: dir}, nil
 }
@@ -54,7 +59,7 @@ func openCache(dir string) (*cache, error) {
 // process works at a time, and the next one to come removes what a killed one
 // left.
 func (c *cache) work(ctx context.Context, f func(dir string) error) error {
-	lock, err := os.OpenFile(filepath.Join(c.dir, "work.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	lock, err := os.OpenFile(filepath.Join(c.dir, workLock), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return fmt.Errorf("image cache: %w", err)
 	}
@@ -76,14 +81,27 @@ func (c *cache) work(ctx context.Context, f func(dir string) error) error {
 	return f(dir)
 }
 
-// Purge removes an image cache and, when nothing else is in it, its folder.
-func Purge(dir string) error {
-	kept, err := filepath.Glob(filepath.Join(dir, "debian-*.tar"))
-	for _, part := range append(kept, filepath.Join(dir, "images"), filepath.Join(dir, "images.lock"), filepath.Join(dir, "work"), filepath.Join(dir, "work.lock")) {
-		err = errors.Join(err, os.RemoveAll(part))
+// IsCache reports whether a folder is an image cache that mllab made.
+func IsCache(dir string) bool { return folder.Owned(dir, workLock) }
+
+// Purge removes an image cache and, when mllab made it and nothing else is in it, its folder. It returns the symbolic
+// links that lead out of it: they stay, and what they point to. A folder that is no cache of mllab stays as it is.
+func Purge(dir string) (kept []string, err error) {
+	if !IsCache(dir) {
+		return nil, nil
 	}
-	_ = os.Remove(dir) // it stays when others use it too
-	return err
+	parts := folder.Glob(dir, "debian-*.tar")
+	for _, name := range []string{"images", "images.lock", "work", workLock} {
+		parts = append(parts, filepath.Join(dir, name))
+	}
+	for _, part := range parts {
+		link, failed := folder.Remove(part)
+		if link != "" {
+			kept = append(kept, link)
+		}
+		err = errors.Join(err, failed)
+	}
+	return kept, errors.Join(err, folder.Leave(dir))
 }
 
 func (c *cache) layout() (layout.Path, error) {

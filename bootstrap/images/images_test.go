@@ -699,7 +699,8 @@ func TestWhatAKilledBuildLeftIsRemovedByTheNext(t *testing.T) {
 
 func TestPurgeTakesAllAndLeavesStrangersAlone(t *testing.T) {
 	dir := t.TempDir()
-	for _, f := range []string{"images/blobs/x", "work/y", "debian-abc.tar", "images.lock", "stranger"} {
+	files := []string{"images/blobs/x", "work/y", "debian-abc.tar", "images.lock", "stranger"}
+	for _, f := range files {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -707,7 +708,21 @@ func TestPurgeTakesAllAndLeavesStrangersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Purge(dir); err != nil {
+	if _, err := openCache(dir); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--cache must be an empty folder") {
+		t.Errorf("a folder of others: %v", err)
+	}
+	if _, err := Purge(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
+			t.Errorf("before it was a cache: %v", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, workLock), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Purge(dir); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 || left[0].Name() != "stranger" {

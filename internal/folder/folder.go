@@ -1,0 +1,132 @@
+// Package folder tells the folders that mllab fills from those that people fill: only in its own does it remove by name.
+package folder
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"mllab.local/internal/fault"
+)
+
+// mark is the file that makes a folder mllab's. Its text says whether mllab made the folder or found it empty.
+const (
+	mark     = ".mllab"
+	madeText = "mllab made this folder, and removes it when nothing else is in it.\n"
+	usedText = "mllab fills this folder. It was here before, and so it stays.\n"
+)
+
+// Own makes dir when it is not there and marks it as mllab's. A folder that has other things in it is refused with a
+// fault.Usage that names flag, before anything in it changes: a name in it, such as work or images, may be somebody
+// else's. signs are patterns of files that only mllab writes: a folder with one of them is mllab's without the mark.
+func Own(flag, dir string, signs ...string) error {
+	wrong := func(err error) error {
+		return fault.Usage("name a folder that is empty, or one that mllab can make", "%s must be a folder that mllab can write to, got %s: %w", flag, dir, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return wrong(err)
+	}
+	text := usedText
+	switch err := os.Mkdir(dir, 0o700); {
+	case err == nil:
+		text = madeText
+	case !errors.Is(err, fs.ErrExist):
+		return wrong(err)
+	case Owned(dir):
+		return nil
+	case !Owned(dir, signs...):
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return wrong(err)
+		}
+		for _, e := range entries {
+			if e.Name() != mark { // another mllab has just written it
+				return fault.Usage("name a folder that is empty, or that does not exist yet",
+					"%s must be an empty folder or one that mllab fills, got %s, which holds %s: nothing was changed", flag, dir, e.Name())
+			}
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, mark), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		_, err = f.WriteString(text)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return wrong(err)
+	}
+	return nil
+}
+
+// Owned reports whether dir has mllab's mark or one of signs.
+func Owned(dir string, signs ...string) bool {
+	for _, sign := range append([]string{mark}, signs...) {
+		if len(Glob(dir, sign)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Glob returns the paths in dir that match pattern, whatever characters dir itself has; a folder that cannot be read has
+// none.
+func Glob(dir, pattern string) []string {
+	found, err := fs.Glob(os.DirFS(dir), pattern)
+	if err != nil {
+		return nil
+	}
+	for i, name := range found {
+		found[i] = filepath.Join(dir, filepath.FromSlash(name))
+	}
+	return found
+}
+
+// Leave removes dir when mllab made it and nothing but the mark is in it. A folder that was there before stays, and
+// loses the mark. A symbolic link and what it points to stay.
+func Leave(dir string) error {
+	path := filepath.Join(dir, mark)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 1 {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	if string(text) != madeText {
+		return nil
+	}
+	switch err := syscall.Rmdir(dir); { // os.Remove would remove a link
+	case errors.Is(err, syscall.ENOTEMPTY), errors.Is(err, syscall.EEXIST): // another mllab has come in between
+		return os.WriteFile(path, text, 0o600)
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EBUSY): // a link, a mount point
+		return nil
+	case err != nil && !errors.Is(err, syscall.ENOENT):
+		return fmt.Errorf("removing %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Remove removes path and all below it, and returns what stays because a symbolic link leads to it: a person put it
+// there. "" when all is gone; a path that does not exist is gone.
+func Remove(path string) (kept string, err error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return path, nil
+	}
+	return "", errors.Join(err, os.RemoveAll(path))
+}

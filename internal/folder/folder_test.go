@@ -1,0 +1,73 @@
+package folder
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/fault"
+)
+
+func TestOnlyAFolderThatMllabMadeIsRemoved(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "with [brackets]")
+	made, there, link := filepath.Join(root, "made"), filepath.Join(root, "there"), filepath.Join(root, "link")
+	if err := errors.Join(os.MkdirAll(there, 0o755), os.Mkdir(filepath.Join(root, "target"), 0o755), os.Symlink("target", link)); err != nil {
+		t.Fatal(err)
+	}
+	for dir, stays := range map[string]bool{made: false, there: true, link: true} {
+		for range 2 { // a second time changes nothing
+			if err := Own("--state", dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		file := filepath.Join(dir, "x")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Leave(dir); err != nil || !Owned(dir) {
+			t.Errorf("%s, with a file in it: %v", dir, err)
+		}
+		if err := errors.Join(os.Remove(file), Leave(dir), Leave(dir)); err != nil {
+			t.Errorf("%s: %v", dir, err)
+		}
+		if _, err := os.Lstat(dir); (err == nil) != stays || Owned(dir) {
+			t.Errorf("%s: %v, owned %t", dir, err, Owned(dir))
+		}
+	}
+}
+
+func TestAFolderOfOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Own("--state", dir); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--state must be an empty folder or one that mllab fills, got "+dir+", which holds thesis.tex") {
+		t.Errorf("%v", err)
+	}
+	if err := Own("--state", dir, "*.tex"); err != nil || !Owned(dir) {
+		t.Errorf("with a sign: %v", err)
+	}
+	for _, bad := range []string{filepath.Join(dir, "thesis.tex"), filepath.Join(dir, "thesis.tex", "below")} {
+		if err := Own("--cache", bad); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--cache must be a folder that mllab can write to, got "+bad) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+func TestALinkIsKept(t *testing.T) {
+	dir := t.TempDir()
+	link, target := filepath.Join(dir, "link"), filepath.Join(dir, "target")
+	if err := errors.Join(os.Mkdir(target, 0o755), os.WriteFile(filepath.Join(target, "x"), nil, 0o600), os.Symlink(target, link)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{link: link, target: "", filepath.Join(dir, "absent"): ""} {
+		if kept, err := Remove(path); kept != want || err != nil {
+			t.Errorf("%s: kept %q, %v", path, kept, err)
+		}
+	}
+	if _, err := os.Lstat(link); err != nil {
+		t.Error(err)
+	}
+}
