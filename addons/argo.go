@@ -21,6 +21,19 @@ const (
 // https://argo-workflows.readthedocs.io/en/latest/workflow-rbac/
 const WorkflowExecutor = "workflow-executor"
 
+// workflowNamespaces are those where a Workflow that names no service account
+// may report its results: where clients put one that names no namespace, and
+// where Argo's own guide puts its first.
+var workflowNamespaces = []string{"default", argoNamespace}
+
+// executorBinding lets a namespace's default service account report results.
+func executorBinding(ns string) *unstructured.Unstructured {
+	return object("rbac.authorization.k8s.io/v1", "RoleBinding", ns, WorkflowExecutor, map[string]any{
+		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": WorkflowExecutor},
+		"subjects": []any{map[string]any{"kind": "ServiceAccount", "name": "default", "namespace": ns}},
+	})
+}
+
 // argo is Argo Workflows' controller for all namespaces: the engine under
 // Kubeflow Pipelines. Its server and its archive are left out.
 func argo() Addon {
@@ -63,7 +76,11 @@ func argoObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, er
 	role := object("rbac.authorization.k8s.io/v1", "ClusterRole", "", WorkflowExecutor, map[string]any{"rules": []any{
 		map[string]any{"apiGroups": []any{"argoproj.io"}, "resources": []any{"workflowtaskresults"}, "verbs": []any{"create", "patch"}},
 	}})
-	return append([]*unstructured.Unstructured{namespace(argoNamespace), role}, objs...), nil
+	objs = append([]*unstructured.Unstructured{namespace(argoNamespace), role}, objs...)
+	for _, ns := range workflowNamespaces {
+		objs = append(objs, executorBinding(ns))
+	}
+	return objs, nil
 }
 
 // verifyArgo runs a Workflow of one pod.
@@ -81,10 +98,6 @@ func verifyArgo(ctx context.Context, env Env, reason func(string)) error {
 	if err != nil {
 		return err
 	}
-	binding := object("rbac.authorization.k8s.io/v1", "RoleBinding", verifyNamespace, verifyName+"-argo", map[string]any{
-		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": WorkflowExecutor},
-		"subjects": []any{map[string]any{"kind": "ServiceAccount", "name": "default", "namespace": verifyNamespace}},
-	})
 	workflow := object(argoKinds, "Workflow", verifyNamespace, verifyName+"-argo", map[string]any{"spec": map[string]any{
 		"entrypoint": "main",
 		// On a busy machine a container may fail to start.
@@ -92,7 +105,7 @@ func verifyArgo(ctx context.Context, env Env, reason func(string)) error {
 			"image": executor, "command": []any{"argoexec", "version"},
 		}}},
 	}})
-	return use(ctx, env, reason, "running a Workflow", []*unstructured.Unstructured{binding, workflow}, func(ctx context.Context) error {
+	return use(ctx, env, reason, "running a Workflow", []*unstructured.Unstructured{workflow}, func(ctx context.Context) error {
 		live := workflow.DeepCopy()
 		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(live), live); err != nil {
 			return err

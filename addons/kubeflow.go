@@ -118,7 +118,16 @@ func trainerObjects(_ context.Context, im Images) ([]*unstructured.Unstructured,
 	if err != nil {
 		return nil, err
 	}
-	return append([]*unstructured.Unstructured{namespace(trainerNamespace)}, objs...), nil
+	modules, err := pinnedModules()
+	if err != nil {
+		return nil, err
+	}
+	// Kubeflow's SDK reads the version here.
+	// (github.com/kubeflow/sdk, kubeflow/trainer/backends/kubernetes/backend.py, verify_backend.)
+	version := object("v1", "ConfigMap", trainerNamespace, "kubeflow-trainer-public", map[string]any{
+		"data": map[string]any{"kubeflow_trainer_version": modules["github.com/kubeflow/trainer/v2"]},
+	})
+	return append([]*unstructured.Unstructured{namespace(trainerNamespace), version}, objs...), nil
 }
 
 // verifyJobSet has the controller answer for a JobSet that is held back.
@@ -229,7 +238,9 @@ func pythonRuntime(image string) *unstructured.Unstructured {
 							},
 							"resources": map[string]any{
 								"requests": map[string]any{"cpu": "100m", "memory": "256Mi"},
-								"limits":   map[string]any{"memory": "1Gi"},
+								// Kubeflow's SDK reads which device a runtime trains on from the
+								// limits, and refuses limits that name none.
+								"limits": map[string]any{"cpu": "1", "memory": "1Gi"},
 							},
 						}},
 					}},

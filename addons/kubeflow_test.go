@@ -438,6 +438,41 @@ func TestTheRegistryIsAdvertisedWhereItIs(t *testing.T) {
 	}
 }
 
+// Kubeflow's SDK (github.com/kubeflow/sdk, kubeflow/trainer/backends/kubernetes)
+// reads these of a lab.
+func TestKubeflowsSDKFindsWhatItReads(t *testing.T) {
+	runtime := find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+PythonRuntime)
+	jobs, _, _ := unstructured.NestedSlice(runtime.Object, "spec", "template", "spec", "replicatedJobs")
+	containers, _, _ := unstructured.NestedSlice(jobs[0].(map[string]any), "template", "spec", "template", "spec", "containers")
+	limits, _, _ := unstructured.NestedStringMap(containers[0].(map[string]any), "resources", "limits")
+	if limits["cpu"] == "" {
+		t.Errorf("the limits name no device: %v", limits)
+	}
+	version := find(t, render(t, trainer()), "ConfigMap/"+trainerNamespace+"/kubeflow-trainer-public")
+	if got, _, _ := unstructured.NestedString(version.Object, "data", "kubeflow_trainer_version"); !regexp.MustCompile(`^v2\.\d+\.\d+$`).MatchString(got) {
+		t.Errorf("the Trainer's version is %q", got)
+	}
+}
+
+// A Workflow that names no service account can report its results in the
+// namespaces that clients use by themselves, and the right goes no further.
+func TestTheDefaultAccountMayReportAWorkflowsResults(t *testing.T) {
+	objs := render(t, argo())
+	for _, ns := range []string{"default", "argo"} {
+		binding := find(t, objs, "RoleBinding/"+ns+"/"+WorkflowExecutor)
+		role, _, _ := unstructured.NestedString(binding.Object, "roleRef", "name")
+		subjects, _, _ := unstructured.NestedSlice(binding.Object, "subjects")
+		if want := (map[string]any{"kind": "ServiceAccount", "name": "default", "namespace": ns}); role != WorkflowExecutor || len(subjects) != 1 || !maps.Equal(subjects[0].(map[string]any), want) {
+			t.Errorf("in %s role %s is bound to %v", ns, role, subjects)
+		}
+	}
+	for _, o := range objs {
+		if role, _, _ := unstructured.NestedString(o.Object, "roleRef", "name"); o.GetKind() == "ClusterRoleBinding" && role == WorkflowExecutor {
+			t.Errorf("%s gives the right in every namespace", kube.Name(o))
+		}
+	}
+}
+
 func TestATrainingRuntimeIsWhatTheTrainerLooksFor(t *testing.T) {
 	o := find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+PythonRuntime)
 	jobs, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "replicatedJobs")

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -268,10 +269,13 @@ func TestPythonsPartsAreForOnePython(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const version = "3.11"
+	const version = pythonVersion
 	c := python[len(python)-1]
-	if !strings.HasPrefix(c.Upstream, "docker.io/library/python:"+version+".") || !slices.Contains(pythonPackages, "python"+version) || !slices.Contains(pipPinned, "--python-version="+version) {
-		t.Errorf("upstream's is %s, Debian's %v, and the wheels are for %v", c.Upstream, pythonPackages, pipPinned)
+	// Clients call these; upstream's image has them by itself.
+	for _, want := range []string{"python" + version, "python-is-python3", "bash", "coreutils", "dash", "grep", "sed", "findutils", "tar", "gzip"} {
+		if !slices.Contains(pythonPackages, want) {
+			t.Errorf("package %s is not among %v", want, pythonPackages)
+		}
 	}
 	pins, err := os.ReadFile("modules/python/requirements.txt")
 	if err != nil {
@@ -281,6 +285,9 @@ func TestPythonsPartsAreForOnePython(t *testing.T) {
 		if !regexp.MustCompile(`^[a-z-]+==[0-9.]+ --hash=sha256:[0-9a-f]{64}\n$`).MatchString(line) {
 			t.Errorf("requirements.txt has %q, want one version and its hash", line)
 		}
+	}
+	if !strings.Contains(string(pins), "\npip==") {
+		t.Error("pip is not among the wheels")
 	}
 
 	// Other wheels are another image.
@@ -304,8 +311,9 @@ func TestPythonsPartsAreForOnePython(t *testing.T) {
 	}
 }
 
-// pip is a Runner that installs a package with tests, as pip and Python do.
-func pip(t *testing.T, calls *[]string) run.Func {
+// pythonTools is a Runner that installs a package with tests and a script, as
+// pip and Python do, and unpacks Debian, as mmdebstrap does.
+func pythonTools(t *testing.T, calls *[]string) run.Func {
 	write := func(file, text string) {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Error(err)
@@ -316,9 +324,12 @@ func pip(t *testing.T, calls *[]string) run.Func {
 	}
 	return func(_ context.Context, c run.Cmd) error {
 		*calls = append(*calls, strings.Join(append([]string{c.Path}, c.Args...), " "))
+		last := c.Args[len(c.Args)-1]
 		switch {
-		case c.Path != "python3":
-			return fmt.Errorf("%s is not installed", c.Path)
+		case c.Path == "mmdebstrap":
+			archive, err := os.ReadFile(debianTar(t))
+			write(last, string(archive))
+			return err
 		case slices.Contains(c.Args, "pip"):
 			var site string
 			for _, a := range c.Args {
@@ -327,51 +338,150 @@ func pip(t *testing.T, calls *[]string) run.Func {
 				}
 			}
 			want, err := os.ReadFile("modules/python/requirements.txt")
-			if got, e := os.ReadFile(c.Args[len(c.Args)-1]); err != nil || e != nil || !bytes.Equal(got, want) {
+			if got, e := os.ReadFile(last); err != nil || e != nil || !bytes.Equal(got, want) {
 				t.Errorf("pip is to install %q, %v, %v", got, err, e)
 			}
+			write(filepath.Join(site, "bin/f2py"), "#!/home/me/python3\n")
+			write(filepath.Join(site, "pip/__main__.py"), "from pip._internal.cli.main import cli\n")
 			write(filepath.Join(site, "sklearn/__init__.py"), "import numpy\n")
 			write(filepath.Join(site, "sklearn/tests/test_all.py"), "assert False\n")
 		case slices.Contains(c.Args, "compileall"):
-			site := c.Args[len(c.Args)-1]
-			write(filepath.Join(site, "sklearn/__pycache__/__init__.cpython-311.pyc"), "code")
+			write(filepath.Join(last, "sklearn/__pycache__/__init__.cpython-311.pyc"), "code")
+		default:
+			return fmt.Errorf("%s is not installed", c.Path)
 		}
 		return nil
+	}
+}
+
+// pythonImage makes the Python image from one source, and keeps it in c.
+func pythonImage(t *testing.T, c *cache, source Source) v1.Image {
+	t.Helper()
+	list, err := Select([]string{pythonModule})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made v1.Image
+	err = source.Images(t.Context(), t.TempDir(), list[len(list)-1:], func(_ Component, img v1.Image) (err error) {
+		made, err = c.put(source.Name(), "key", img)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// What differs between the two is whose Python lies under the lab's own files.
+func TestThePythonImageIsTheSameFromBothSources(t *testing.T) {
+	var calls []string
+	tools := pythonTools(t, &calls)
+	c, err := openCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromSource := pythonImage(t, c, &built{cache: c, run: tools, report: report.Discard()})
+	pulled := pythonImage(t, c, &registrySource{mirror: fill(t, table), cache: c, run: tools, report: report.Discard()})
+	for _, want := range []string{" --require-hashes ", " compileall ", "mmdebstrap "} {
+		if !strings.Contains(strings.Join(calls, "\n"), want) {
+			t.Errorf("called are %q, want%s", calls, want)
+		}
+	}
+
+	var bases, tops []string
+	var configs []v1.Config
+	for _, img := range []v1.Image{fromSource, pulled} {
+		layers, err := img.Layers()
+		if err != nil || len(layers) != 2 {
+			t.Fatalf("%d layers, %v", len(layers), err)
+		}
+		bases, tops = append(bases, layerNames(t, layers[0])), append(tops, layerNames(t, layers[1]))
+		file, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		configs = append(configs, file.Config)
+	}
+	if bases[1] != "etc/ etc/link etc/text" || !strings.Contains(bases[0], "usr/bin/tool") || strings.Contains(bases[0], "var/") || strings.Contains(bases[0], "EXTERNALLY-MANAGED") {
+		t.Errorf("the bases have %q", bases)
+	}
+	want := "etc/ etc/group etc/passwd home/ home/python/ opt/ opt/python/ opt/python/pip/ opt/python/pip/__main__.py opt/python/sklearn/ opt/python/sklearn/__init__.py " +
+		"opt/python/sklearn/__pycache__/ opt/python/sklearn/__pycache__/__init__.cpython-311.pyc tmp/ usr/ usr/local/ " +
+		"usr/local/bin/ usr/local/bin/modelcar usr/local/bin/pip usr/local/bin/pip3 usr/local/bin/pip3.11 " +
+		"usr/local/lib/ usr/local/lib/python3.11/ usr/local/lib/python3.11/dist-packages usr/local/lib/python3.11/site-packages"
+	for _, got := range tops {
+		if got != want {
+			t.Errorf("the lab's own files are %s\nwant %s", got, want)
+		}
+	}
+	a, _ := fromSource.Layers()
+	b, _ := pulled.Layers()
+	if x, y := layerDigest(t, a[1]), layerDigest(t, b[1]); x != y {
+		t.Errorf("the lab's own files differ: %s and %s", x, y)
+	}
+	if !reflect.DeepEqual(configs[0], configs[1]) {
+		t.Errorf("the configurations differ: %+v and %+v", configs[0], configs[1])
+	}
+	// As in upstream's image, arguments alone are a command. The working
+	// directory is one that any user can write to.
+	if c := configs[0]; c.User != "65532:65532" || c.Entrypoint != nil || !slices.Equal(c.Cmd, []string{"python3"}) || c.WorkingDir != "/home/python" ||
+		!slices.Contains(c.Env, "HOME=/home/python") || !slices.Contains(c.Env, "PIP_NO_INDEX=1") {
+		t.Errorf("the configuration is %+v", c)
+	}
+	if why := readFile(t, a[1], "opt/python/pip/__main__.py"); !strings.Contains(why, "no package index") {
+		t.Errorf("pip does not say why there is no package: %s", why)
+	}
+}
+
+func layerDigest(t *testing.T, l v1.Layer) string {
+	t.Helper()
+	d, err := l.DiffID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.String()
+}
+
+func readFile(t *testing.T, l v1.Layer, name string) string {
+	t.Helper()
+	r, err := l.Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if h.Name == name {
+			data, err := io.ReadAll(tr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(data)
+		}
 	}
 }
 
 func TestInRegistryModeTheWheelsGoOnUpstreamsPython(t *testing.T) {
 	o := Options{Cache: t.TempDir(), Mode: "registry", Mirror: fill(t, table), Report: report.Discard(), Components: []string{"python", "modelcar"}}
 	var calls []string
-	o.Run = pip(t, &calls)
+	o.Run = pythonTools(t, &calls)
 	n, err := Resolve(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{" --require-hashes ", " compileall "} {
-		if len(calls) != 2 || !strings.Contains(calls[i], want) {
-			t.Errorf("called are %q, want%s", calls, want)
+	// The node knows it by the names that clients have for it.
+	img := n.images[n.Images["python"]]
+	for _, alias := range []string{"docker.io/library/python:3.11", "docker.io/library/python:3.11-slim"} {
+		if n.images[alias] == nil || digestOf(t, n.images[alias]) != digestOf(t, img) {
+			t.Errorf("%s is not the Python image", alias)
 		}
 	}
-	img := n.images[n.Images["python"]]
-	layers, err := img.Layers()
-	if err != nil || len(layers) != 2 {
-		t.Fatalf("%d layers, %v", len(layers), err)
-	}
-	if got, want := layerNames(t, layers[0]), "etc/ etc/link etc/text"; got != want {
-		t.Errorf("upstream's layer has %s, want %s", got, want)
-	}
-	want := "opt/ opt/python/ opt/python/sklearn/ opt/python/sklearn/__init__.py opt/python/sklearn/__pycache__/ opt/python/sklearn/__pycache__/__init__.cpython-311.pyc " +
-		"usr/ usr/local/ usr/local/bin/ usr/local/bin/modelcar"
-	if got := layerNames(t, layers[1]); got != want {
-		t.Errorf("ours has %s, want %s", got, want)
-	}
-	file, err := img.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c := file.Config; c.User != "65532:65532" || !slices.Equal(c.Entrypoint, []string{"python3"}) || !slices.Contains(c.Env, "PYTHONPATH=/opt/python") {
-		t.Errorf("its configuration is %+v", c)
+	var archive bytes.Buffer
+	if err := n.Archive(t.Context(), []string{"python"}, &archive); err != nil || !strings.Contains(archive.String(), "python:3.11-slim") {
+		t.Errorf("what a running node gets lacks the names: %v", err)
 	}
 
 	o.Run = run.Func(func(context.Context, run.Cmd) error { return errors.New("hashes do not match") })
@@ -578,6 +688,7 @@ func debianTar(t *testing.T) string {
 	put("usr/bin/other", "", "other")
 	put("usr/bin/tool", "/etc/alternatives/tool", "")
 	put("usr/bin/tool-a", "", "tool")
+	put("usr/lib/python3.11/EXTERNALLY-MANAGED", "", "no")
 	put("usr/lib/systemd/system/basic.target.wants/x.service", "../x.service", "")
 	put("var/lib/dpkg/info/other.list", "", "/.\n/bin/other\n")
 	put("var/lib/dpkg/info/tool:amd64.list", "", "/.\n/bin/tool-a\n")

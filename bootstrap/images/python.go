@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -16,12 +18,43 @@ import (
 	"mllab.local/internal/run"
 )
 
-// pythonSite is where the wheels' packages are in an image.
-const pythonSite = "/opt/python"
+// pythonVersion is Debian's, and so the one that the wheels and upstream's
+// image are for.
+const pythonVersion = "3.11"
 
-// pythonPackages are unpacked with all they need: Python 3.11, and the
-// libraries that wheels expect of a Linux.
-var pythonPackages = []string{"python3-minimal", "python3.11", "libgomp1", "libstdc++6"}
+const (
+	pythonSite = "/opt/python" // the wheels' packages in an image
+	pythonHome = "/home/python"
+)
+
+// pythonPackages are unpacked with all they need: Python, the libraries that
+// wheels expect of a Linux, and the commands that upstream's image has and
+// clients call.
+var pythonPackages = []string{
+	"python3-minimal", "python" + pythonVersion, "python-is-python3", "libgomp1", "libstdc++6",
+	"bash", "coreutils", "dash", "findutils", "grep", "gzip", "hostname", "sed", "tar",
+	"libc-bin", "netbase", "tzdata",
+}
+
+// pythonFiles are the lab's own files in a Python image. They lie over
+// Debian's files and over upstream's alike: the wheels are where Python looks
+// by itself, so PYTHONPATH stays the user's; the image's user has a name and a
+// home; and pip is the wheel's.
+var pythonFiles = func() tree {
+	files := tree{
+		"/etc/passwd": {mode: 0o644, data: []byte("root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n" +
+			"python:x:65532:65532:python:" + pythonHome + ":/bin/bash\n")},
+		"/etc/group": {mode: 0o644, data: []byte("root:x:0:\nnogroup:x:65534:\npython:x:65532:\n")},
+	}
+	// The first is Debian's name for it, the second upstream's.
+	for _, dir := range []string{"dist-packages", "site-packages"} {
+		files["/usr/local/lib/python"+pythonVersion+"/"+dir] = node{link: pythonSite}
+	}
+	for _, name := range []string{"pip", "pip3", "pip" + pythonVersion} {
+		files["/usr/local/bin/"+name] = node{mode: 0o755, data: []byte("#!/bin/sh\nexec python3 -m pip \"$@\"\n")}
+	}
+	return files
+}()
 
 // python makes the two parts of a Python image in a folder: base.tar, which
 // mmdebstrap unpacks from packages whose signatures it checks, and site, the
@@ -81,17 +114,18 @@ func (b *built) onPython(ctx context.Context, work string, c Component, base v1.
 	if err := b.wheels(ctx, dir, update); err != nil {
 		return nil, fault.Hinted(fmt.Errorf("putting wheels on it: %w", err), pipHint)
 	}
-	files, err := siteFiles(dir)
-	if err != nil {
+	files := tree{}
+	if err := addPython(files, dir); err != nil {
 		return nil, err
 	}
-	for p, bin := range c.Build.Binaries {
-		from, err := unpackOwn(work, bin.Module)
-		if err != nil {
+	own := map[string]string{}
+	for _, bin := range c.Build.Binaries {
+		var err error
+		if own[bin.Module], err = unpackOwn(work, bin.Module); err != nil {
 			return nil, err
 		}
-		files[p] = node{mode: 0o755, from: filepath.Join(from, bin.Name)}
 	}
+	c.Build.add(files, func(module string) string { return own[module] })
 	layer, err := newLayer(work, files.write)
 	if err != nil {
 		return nil, err
@@ -100,37 +134,35 @@ func (b *built) onPython(ctx context.Context, work string, c Component, base v1.
 	if err != nil {
 		return nil, err
 	}
-	return mutate.Config(img, v1.Config{Env: c.Build.Env, User: c.Build.User, Entrypoint: c.Build.Entrypoint})
+	return mutate.Config(img, c.Build.config())
 }
 
-// siteFiles are the wheels' files less their tests.
-func siteFiles(dir string) (tree, error) {
-	site := tree{}
-	err := site.addDir(filepath.Join(dir, "site"), pythonSite, func(string) int64 { return 0o644 })
-	for p := range site {
-		if strings.Contains(p, "/tests/") {
-			delete(site, p)
-		}
+// addPython adds the lab's own files of a Python image, and the wheels' of
+// from/site less their tests and the scripts that name this machine's Python.
+func addPython(files tree, from string) error {
+	maps.Copy(files, pythonFiles)
+	site := filepath.Join(from, "site")
+	if err := files.addDir(site, pythonSite, func(string) int64 { return 0o644 }); err != nil {
+		return err
 	}
-	return site, err
+	maps.DeleteFunc(files, func(p string, _ node) bool {
+		return strings.HasPrefix(p, pythonSite+"/") && strings.Contains(p, "/tests/") || strings.HasPrefix(p, pythonSite+"/bin/")
+	})
+	// pip as a module, which says why there is no package.
+	files[pythonSite+"/pip/__main__.py"] = node{mode: 0o644, from: filepath.Join(from, "pip_main.py")}
+	return nil
 }
 
-// pythonLayer is Python's base less what no program reads, and the wheels.
-func pythonLayer(dir, from string) (v1.Layer, error) {
-	site, err := siteFiles(from)
-	if err != nil {
-		return nil, err
-	}
+// pythonBase is Python's base less what no program reads. Debian's mark that
+// keeps pip out of its Python is left out: upstream's image has none.
+func pythonBase(dir, from string) (v1.Layer, error) {
 	return newLayer(dir, func(tw *tar.Writer) error {
-		err := eachDebianEntry(filepath.Join(from, "base.tar"), func(name string, h *tar.Header, body io.Reader) error {
-			if strings.HasPrefix(name, "usr/share/") && !strings.HasSuffix(name, "/copyright") || strings.HasPrefix(name, "var/") {
+		return eachDebianEntry(filepath.Join(from, "base.tar"), func(name string, h *tar.Header, body io.Reader) error {
+			read := !strings.HasPrefix(name, "usr/share/") || strings.HasPrefix(name, "usr/share/zoneinfo") || strings.HasSuffix(name, "/copyright")
+			if !read || strings.HasPrefix(name, "var/") || path.Base(name) == "EXTERNALLY-MANAGED" {
 				return nil
 			}
 			return copyEntry(tw, h, body)
 		})
-		if err != nil {
-			return err
-		}
-		return site.write(tw)
 	})
 }

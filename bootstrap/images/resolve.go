@@ -108,6 +108,10 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 		}
 		ref := comp.reference(p.keys[comp.Name])
 		n.Images[comp.Name], n.images[ref] = ref, p.cached[comp.Name]
+		for _, alias := range comp.Aliases {
+			lock = append(lock, alias)
+			n.images[alias] = p.cached[comp.Name]
+		}
 	}
 	files, err := nodeFiles()
 	if err != nil {
@@ -259,12 +263,17 @@ func (n Node) Write(ctx context.Context, w io.Writer) error {
 // that runs already.
 func (n Node) Archive(ctx context.Context, names []string, w io.Writer) error {
 	list := map[name.Reference]v1.Image{}
-	for _, c := range names {
-		ref, err := name.NewTag(n.Images[c])
-		if err != nil {
-			return fmt.Errorf("image %s: %w", c, err)
+	for _, c := range table {
+		if !slices.Contains(names, c.Name) {
+			continue
 		}
-		list[ref] = n.images[n.Images[c]]
+		for _, as := range append([]string{n.Images[c.Name]}, c.Aliases...) {
+			ref, err := name.NewTag(as)
+			if err != nil {
+				return fmt.Errorf("image %s: %w", c.Name, err)
+			}
+			list[ref] = n.images[as]
+		}
 	}
 	if err := tarball.MultiRefWrite(list, ctxWriter{ctx, w}); err != nil {
 		return fmt.Errorf("image archive: %w", err)

@@ -66,6 +66,9 @@ func keyOf(c Component, moduleFiles func(module string) (map[string][]byte, erro
 	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, runtime.GOARCH, recipe)
 	if c.Build.Python {
 		fmt.Fprintf(h, "%s %v\n", debianSuite, pythonPackages)
+		for _, p := range slices.Sorted(maps.Keys(pythonFiles)) {
+			fmt.Fprintf(h, "%s %s\n%s", p, pythonFiles[p].link, pythonFiles[p].data)
+		}
 	}
 	for _, name := range c.modules() {
 		fmt.Fprintf(h, "%s %+v\n", name, modules[name].flags)
@@ -389,27 +392,25 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*mad
 		}
 		layers = append(layers, l)
 	}
+	files := tree{}
 	if c.Build.Python {
-		l, err := pythonLayer(dir, needs[pythonModule].path)
+		l, err := pythonBase(dir, needs[pythonModule].path)
 		if err != nil {
 			return nil, err
 		}
 		layers = append(layers, l)
+		if err := addPython(files, needs[pythonModule].path); err != nil {
+			return nil, err
+		}
 	}
-	files := tree{}
-	cfg := v1.Config{Entrypoint: c.Build.Entrypoint, Env: c.Build.Env, User: c.Build.User}
+	cfg := c.Build.config()
 	if c.Name == nodeComponent {
 		cfg = nodeConfig
 		if err := b.nodeBase(ctx, files, needs["containerd"].path); err != nil {
 			return nil, err
 		}
 	}
-	for _, d := range c.Build.Dirs {
-		files[d] = node{mode: 0o1777, dir: true}
-	}
-	for p, bin := range c.Build.Binaries {
-		files[p] = node{mode: 0o755, from: filepath.Join(needs[bin.Module].path, bin.Name)}
-	}
+	c.Build.add(files, func(module string) string { return needs[module].path })
 	for p, name := range c.Build.Files {
 		data, err := manifests.Upstream(name)
 		if err != nil {
@@ -422,6 +423,22 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*mad
 		return nil, err
 	}
 	return newImage(append(layers, l), cfg)
+}
+
+// config is what the image's containers run with.
+func (r Recipe) config() v1.Config {
+	return v1.Config{Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User, WorkingDir: r.WorkingDir}
+}
+
+// add puts the recipe's directories and executables into files; built returns
+// the folder of a module's executables.
+func (r Recipe) add(files tree, built func(module string) string) {
+	for _, d := range r.Dirs {
+		files[d] = node{mode: 0o1777, dir: true}
+	}
+	for p, bin := range r.Binaries {
+		files[p] = node{mode: 0o755, from: filepath.Join(built(bin.Module), bin.Name)}
+	}
 }
 
 func newImage(layers []v1.Layer, cfg v1.Config) (v1.Image, error) {

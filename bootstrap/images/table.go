@@ -24,8 +24,11 @@ type Component struct {
 	// Node is the reference the node must know it by: what kubeadm asks for, and
 	// so part of every cluster. Empty means kind.local/NAME:TAG, a prefix that
 	// Knative never resolves remotely.
-	Node  string
-	Build Recipe
+	Node string
+	// Aliases are more names that the node knows it by: those that clients name
+	// without being asked, so that no registry is.
+	Aliases []string
+	Build   Recipe
 }
 
 // Recipe is how a component's image is built: files over a base. Paths are
@@ -36,9 +39,11 @@ type Recipe struct {
 	Binaries   map[string]Binary
 	Files      map[string]string // path in the image -> name of an embedded file
 	Entrypoint []string
+	Cmd        []string `json:",omitempty"`
 	Env        []string
 	User       string
 	Dirs       []string // empty directories, mode 1777
+	WorkingDir string   `json:",omitempty"` // one of Dirs
 }
 
 // Binary is one executable and the module that builds it. A module compiles
@@ -229,13 +234,20 @@ var table = []Component{
 		},
 	},
 	{
-		Name: "python", Upstream: "docker.io/library/python:3.11.14-slim-bookworm", // the wheels go on it
+		Name: "python", Upstream: "docker.io/library/python:" + pythonVersion + ".14-slim-bookworm", // the wheels go on it
+		// Hera names this image for a script that names none.
+		Aliases: []string{"docker.io/library/python:" + pythonVersion, "docker.io/library/python:" + pythonVersion + "-slim"},
 		Build: Recipe{
 			Python:   true,
 			Binaries: map[string]Binary{"/usr/local/bin/modelcar": {"modelcar", "modelcar"}},
-			// One thread each: the lab's pods share few cores.
-			Env:  []string{"PATH=/usr/local/bin:/usr/bin", "PYTHONPATH=" + pythonSite, "PYTHONUNBUFFERED=1", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1"},
-			User: "65532:65532", Entrypoint: []string{"python3"}, Dirs: []string{"/tmp"},
+			Env: []string{
+				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + pythonHome, "PYTHONUNBUFFERED=1",
+				// One thread each: the lab's pods share few cores.
+				"OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1",
+				// Whatever index a client names: nothing of a lab reaches out of it.
+				"PIP_NO_INDEX=1",
+			},
+			User: "65532:65532", Cmd: []string{"python3"}, Dirs: []string{"/tmp", pythonHome}, WorkingDir: pythonHome,
 		},
 	},
 	{

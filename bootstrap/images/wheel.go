@@ -14,7 +14,7 @@ import (
 
 // pipPinned has pip take wheels for Debian's Python, and only those whose hash
 // is pinned.
-var pipPinned = []string{"--only-binary=:all:", "--require-hashes", "--python-version=3.11", "--disable-pip-version-check", "--progress-bar=off"}
+var pipPinned = []string{"--only-binary=:all:", "--require-hashes", "--python-version=" + pythonVersion, "--disable-pip-version-check", "--progress-bar=off"}
 
 const pipHint = "it needs python3 with pip, and a PyPI index that pip can reach: `python3 -m pip config list`"
 
