@@ -99,7 +99,7 @@ func (o Options) withDefaults() (Options, error) {
 	case o.Port < 0 || o.Port > 65535:
 		return o, fault.Usage("use --port 8080, or --port auto for a free one", "port %d is not between 1 and 65535", o.Port)
 	case !slices.Contains(Modes, o.Mode):
-		return o, fault.Usage("use --images auto, source or registry", "image source %q is not known", o.Mode)
+		return o, fault.Usage("use --image-source auto, source or registry", "image source %q is not known", o.Mode)
 	case o.Engine != "" && !slices.Contains(Engines, o.Engine):
 		return o, fault.Usage("use --engine docker, podman or nerdctl", "engine %q is not known", o.Engine)
 	}

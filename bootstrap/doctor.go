@@ -167,7 +167,7 @@ func findings(o Options, s survey) []Finding {
 	switch {
 	case e == nil:
 	case s.Action == refuse && s.State == nil && len(s.Found) == 1 && s.Found[0].ours(o.Name):
-		say("cluster", LevelFail, fmt.Sprintf("`mllab down --name %s`, then up again; or name the --state folder it was made with", o.Name), "cluster %s is mllab's, but %s has no record of it", o.Name, o.State)
+		say("cluster", LevelFail, fmt.Sprintf("`mllab down --name %s`, then up again; or name the --state-dir folder it was made with", o.Name), "cluster %s is mllab's, but %s has no record of it", o.Name, o.State)
 	case s.Action == refuse:
 		say("cluster", LevelFail, fmt.Sprintf("pick another --name, or remove that one yourself: `kind delete cluster --name %s`", o.Name), "a cluster named %s is there and is not mllab's (container %s, image %s): it is left alone", o.Name, s.Found[0].Name, s.Found[0].Image)
 	case s.Action == revive, s.Action == replace:
@@ -240,7 +240,7 @@ func findings(o Options, s survey) []Finding {
 	if m.CacheFree < need {
 		level = LevelFail
 	}
-	say("disk-cache", level, "free some space, or put the cache elsewhere: `mllab up --cache FOLDER`",
+	say("disk-cache", level, "free some space, or put the cache elsewhere: `mllab up --cache-dir FOLDER`",
 		"%s free at %s (needed %s%s; the image cache holds %s)", size(m.CacheFree), o.Cache, size(need),
 		map[bool]string{true: ", and " + size(want) + " to build from source"}[want > need], size(m.CacheUsed))
 	if e != nil && m.EngineDisk {
@@ -273,7 +273,7 @@ func findings(o Options, s survey) []Finding {
 			if t.ok {
 				say(t.id, LevelOK, "", "%s: installed", t.what)
 			} else {
-				say(t.id, level, t.fix+"; or `mllab up --images registry`", "%s: missing, and images are built from source with it", t.what)
+				say(t.id, level, t.fix+"; or `mllab up --image-source registry`", "%s: missing, and images are built from source with it", t.what)
 			}
 		}
 	}

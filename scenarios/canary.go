@@ -41,7 +41,7 @@ func canary(o Options) (Scenario, error) {
 		Name:    "canary",
 		Summary: "a new version takes over step by step, and is taken back",
 		Needs:   []string{"knative"},
-		Takes:   []string{"shares", "steps", "gradual"},
+		Takes:   []string{"shares", "weights", "rollout-duration"},
 		Undo: &Step{
 			Name: "automatic rollback to v1", Change: s.rollBack, Check: s.split(100, 0),
 			Idea: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
@@ -112,14 +112,14 @@ func (s *canaryStory) shares() ([][]int64, error) {
 		last := 0
 		for _, w := range s.Weights {
 			if w <= last || w > 100 {
-				return nil, fault.Usage("use rising whole percents of the new version, such as --steps 1,5,25,50,100", "%d %% cannot follow %d %%", w, last)
+				return nil, fault.Usage("use rising whole percents of the new version, such as --weights 1,5,25,50,100", "%d %% cannot follow %d %%", w, last)
 			}
 			if last = w; w < 100 { // the story ends there by itself
 				all = append(all, []int64{int64(100 - w), int64(w)})
 			}
 		}
 		if len(all) == 0 {
-			return nil, fault.Usage("use at least one share below 100, such as --steps 10,100", "--steps has no split to prove")
+			return nil, fault.Usage("use at least one share below 100, such as --weights 10,100", "--weights has no split to prove")
 		}
 	} else {
 		first, err := percents(s.Shares)
@@ -245,7 +245,7 @@ func (s *canaryStory) lossless() Step {
 // https://knative.dev/docs/serving/rolling-out-latest-revision/
 func (s *canaryStory) gradually(sc *Scenario) error {
 	if s.Gradual < minGradual || s.Gradual > maxGradual || s.Gradual%time.Second != 0 {
-		return fault.Usage("such as --gradual 30s", "--gradual %s is not a number of whole seconds from %s to %s", s.Gradual, minGradual, maxGradual)
+		return fault.Usage("such as --rollout-duration 30s", "--rollout-duration %s is not a number of whole seconds from %s to %s", s.Gradual, minGradual, maxGradual)
 	}
 	took := fmt.Sprintf("v2 takes over in %s", s.Gradual)
 	sc.Steps = []Step{

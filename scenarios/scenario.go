@@ -25,7 +25,7 @@ type Scenario struct {
 	Name     string
 	Summary  string
 	Needs    []string // addons that must be on the lab
-	Takes    []string // the Options that it heeds beside Requests, Alpha and Short: "shares", "steps", "gradual", "samples"
+	Takes    []string // the Options that it heeds beside Requests, Alpha and Short: "shares", "weights", "rollout-duration", "samples"
 	Mesh     bool     // its pods get a sidecar
 	Alone    bool     // nothing else runs beside it: it measures time, or has what there is one of
 	Confined bool     // a user wrote it: its pods are held to Pod Security's baseline

@@ -19,9 +19,9 @@ import (
 	"mllab.local/internal/folder"
 )
 
-// DefaultCache is $MLLAB_CACHE, or mllab under the user's cache directory.
+// DefaultCache is $MLLAB_CACHE_DIR, or mllab under the user's cache directory.
 func DefaultCache() string {
-	if dir := os.Getenv("MLLAB_CACHE"); dir != "" {
+	if dir := os.Getenv("MLLAB_CACHE_DIR"); dir != "" {
 		return dir
 	}
 	base, err := os.UserCacheDir()

@@ -33,7 +33,7 @@ func checkFree(dir string, p plan, free int64) error {
 	// A part needs its share; the last image alone needs little.
 	need = need * int64(len(p.missing)) / int64(len(p.list))
 	if free < need {
-		return fault.Usage("free some, or name another folder with --cache",
+		return fault.Usage("free some, or name another folder with --cache-dir",
 			"making %d images needs about %.1f GB under %s, and %.1f GB are free", len(p.missing), float64(need)/1e9, dir, float64(free)/1e9)
 	}
 	return nil

@@ -619,7 +619,7 @@ func TestTheRegistrySourcePullsWhatTheTableNames(t *testing.T) {
 
 func TestAMissingTagSaysWhatToDo(t *testing.T) {
 	_, err := Resolve(t.Context(), Options{Cache: t.TempDir(), Mode: "registry", Mirror: fill(t, nil), Report: report.Discard(), Components: []string{"istio-pilot"}})
-	if err == nil || !strings.Contains(fault.Hint(err), "--images source") {
+	if err == nil || !strings.Contains(fault.Hint(err), "--image-source source") {
 		t.Errorf("got %v (hint %q)", err, fault.Hint(err))
 	}
 }

@@ -191,11 +191,11 @@ func explain(err error) error {
 	}
 	switch refused.StatusCode {
 	case http.StatusTooManyRequests:
-		return fault.Hinted(err, "the registry limits pulls: `docker login` raises the limit, or build here with --images source")
+		return fault.Hinted(err, "the registry limits pulls: `docker login` raises the limit, or build here with --image-source source")
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fault.Hinted(err, "`docker login` to that registry, or build here with --images source")
+		return fault.Hinted(err, "`docker login` to that registry, or build here with --image-source source")
 	case http.StatusNotFound:
-		return fault.Hinted(err, "this registry does not have that tag; build here with --images source")
+		return fault.Hinted(err, "this registry does not have that tag; build here with --image-source source")
 	}
 	return err
 }

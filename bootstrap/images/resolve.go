@@ -200,7 +200,7 @@ func (o Options) plan(ctx context.Context) (*cache, plan, error) {
 		return c, p, err
 	case "auto", "":
 	default:
-		return nil, plan{}, fault.Usage("use auto, source or registry", "--images %q is no image source", o.Mode)
+		return nil, plan{}, fault.Usage("use auto, source or registry", "--image-source %q is no image source", o.Mode)
 	}
 	// What is cached decides first: it needs no network, and switching sources
 	// would restart every pod.

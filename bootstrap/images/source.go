@@ -145,7 +145,7 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	defer cancel(nil)
 
 	if own := !slices.ContainsFunc(list, func(c Component) bool { return !c.own() }); !own && runtime.GOOS+"/"+runtime.GOARCH != builtPlatform {
-		return fault.Usage("use --images registry", "images are built from source on %s only, and this is %s/%s", builtPlatform, runtime.GOOS, runtime.GOARCH)
+		return fault.Usage("use --image-source registry", "images are built from source on %s only, and this is %s/%s", builtPlatform, runtime.GOOS, runtime.GOARCH)
 	}
 	needs := map[string]*made{}
 	for _, c := range list {

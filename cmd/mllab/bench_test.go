@@ -50,7 +50,7 @@ func TestBench(t *testing.T) {
 	clean()
 	t.Cleanup(clean)
 
-	up := []string{"up", "--images", "source", "--port", "auto", "-o", "json"}
+	up := []string{"up", "--image-source", "source", "--port", "auto", "-o", "json"}
 	var sum bootstrap.Summary
 	c.run(up...).ok(t, &sum) // the node image is loaded from here on
 	var plan bootstrap.PlanDoc

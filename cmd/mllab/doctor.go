@@ -17,7 +17,7 @@ func newDoctor(a *app) *cobra.Command {
 		Long: `Look at everything that mllab up needs of this machine, and change nothing. Exit
 code 2 when mllab up would refuse. Then: mend what fails, and mllab up`,
 		Example: `  mllab doctor
-  mllab doctor --images source -o json`,
+  mllab doctor --image-source source -o json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			g := a.options()
@@ -36,7 +36,7 @@ code 2 when mllab up would refuse. Then: mend what fails, and mllab up`,
 	f := c.Flags()
 	f.SortFlags = false
 	f.Var((*port)(&o.Port), "port", "port that the gateway is to have, or auto")
-	f.Var(&choice{&o.Mode, bootstrap.Modes}, "images", "where images are to come from")
+	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images are to come from")
 	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
 	return c
 }

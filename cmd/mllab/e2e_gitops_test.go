@@ -22,7 +22,7 @@ var gitopsScenarios = []string{"gitops", "gitops-helm"}
 // testGitOps adds Flux and Git to the lab that is up, delivers by commits, and
 // kills what delivers in the middle of it.
 func testGitOps(t *testing.T, c cli) {
-	up := []string{"up", "--images", "source", "--with", "flux,git", "-o", "json"}
+	up := []string{"up", "--image-source", "source", "--with", "flux,git", "-o", "json"}
 	t.Run("flux and git are added to a lab that is up", func(t *testing.T) {
 		var sum bootstrap.Summary
 		c.run(up...).ok(t, &sum)

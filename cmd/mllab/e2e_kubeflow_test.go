@@ -42,9 +42,9 @@ func TestLabKubeflow(t *testing.T) {
 	t.Cleanup(clean)
 
 	t.Run("up --with all, and again", func(t *testing.T) {
-		c.run("up", "--images", "source", "--port", "auto", "--with", "all").ok(t, nil)
+		c.run("up", "--image-source", "source", "--port", "auto", "--with", "all").ok(t, nil)
 		pods := kubectl(t, "get", "pods", "-A", "-o", "name")
-		c.run("up", "--images", "source", "--with", "all").ok(t, nil)
+		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 		after := kubectl(t, "get", "pods", "-A", "-o", "name")
 		for _, pod := range strings.Fields(pods) {
 			// The sample may go to zero, and what was verified with is on its way out.
@@ -213,7 +213,7 @@ func (c cli) stopsTheNode(t *testing.T, name, workflow string) {
 	run := honest(t, p.wait(), 1, 3)
 	t.Logf("the run without a node: %v", run.Err())
 	c.run("status").exits(t, 3, "mllab up")
-	c.run("up", "--images", "source", "--with", "all").ok(t, nil)
+	c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 	kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=condition=Complete", "trainjob/"+job)
 	kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+workflow)
 	c.servesWholeModels(t, namespace)

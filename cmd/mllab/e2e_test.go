@@ -56,7 +56,7 @@ func newCLI(t *testing.T) cli {
 	if _, err := os.Stat(c.bin); err != nil {
 		t.Fatalf("build it first with `make build`: %v", err)
 	}
-	c.env = append(os.Environ(), "MLLAB_STATE="+c.state, "MLLAB_NAME="+e2eCluster)
+	c.env = append(os.Environ(), "MLLAB_STATE_DIR="+c.state, "MLLAB_NAME="+e2eCluster)
 	return c
 }
 
@@ -247,15 +247,15 @@ func TestLab(t *testing.T) {
 			{"scenario canary --requests 0", "--requests 0"},
 			{"scenario canary --alpha 2", "alpha"},
 			{"scenario canary --shares 99/1 --requests 1000", "too few"},
-			{"scenario canary --steps 10,5", "--steps"},
-			{"scenario canary --gradual 1500ms", "--gradual"},
+			{"scenario canary --weights 10,5", "--weights"},
+			{"scenario canary --rollout-duration 1500ms", "--rollout-duration"},
 			{"scenario canary --junit /nowhere/report.xml", "/nowhere/report.xml"},
 			{"scenario shadow --shares 90/10", "--shares"},
 			{"scenario run /nowhere.yaml", "/nowhere.yaml"},
 			{"scenario canry", "canary"},
 			{"scenario canary -o xml", "xml"},
 			{"up --port 99999", "99999"},
-			{"up --images cloud", "cloud"},
+			{"up --image-source cloud", "cloud"},
 			{"up --with no-such", "no-such"},
 			{"up --name Bad_Name", "Bad_Name"},
 			{"upp", "up"},
@@ -312,8 +312,8 @@ func TestLab(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = syscall.Unmount(dir, 0) }()
-		c.run("images", "build", "--images", "source", "--cache", dir).exits(t, 2, "GB are free", "--cache")
-		c.run("up", "--images", "source", "--cache", dir).exits(t, 2, "free")
+		c.run("images", "build", "--image-source", "source", "--cache-dir", dir).exits(t, 2, "GB are free", "--cache-dir")
+		c.run("up", "--image-source", "source", "--cache-dir", dir).exits(t, 2, "free")
 		if used, _ := filepath.Glob(filepath.Join(dir, "work", "*")); len(used) > 0 {
 			t.Errorf("it left %v", used)
 		}
@@ -329,7 +329,7 @@ func TestLab(t *testing.T) {
 
 	t.Run("^C in the middle of the image build leaves nothing half built", func(t *testing.T) {
 		dir := t.TempDir()
-		p := c.start("images", "build", "--images", "source", "--cache", dir)
+		p := c.start("images", "build", "--image-source", "source", "--cache-dir", dir)
 		p.says(t, "compile kubernetes: started")
 		p.interrupt()
 		p.wait().exits(t, 130)
@@ -339,8 +339,8 @@ func TestLab(t *testing.T) {
 	})
 
 	t.Run("images are built once", func(t *testing.T) {
-		c.run("images", "build", "--images", "source").ok(t, nil)
-		r := c.run("images", "build", "--images", "source")
+		c.run("images", "build", "--image-source", "source").ok(t, nil)
+		r := c.run("images", "build", "--image-source", "source")
 		r.ok(t, nil)
 		if strings.Contains(r.err, "compile") || strings.Contains(r.err, "to make") {
 			t.Errorf("the second build built: %s", r)
@@ -353,7 +353,7 @@ func TestLab(t *testing.T) {
 
 	t.Run("a foreign cluster of the same name is left alone", func(t *testing.T) {
 		var node struct{ Node string }
-		c.run("images", "build", "--images", "source", "-o", "json").ok(t, &node)
+		c.run("images", "build", "--image-source", "source", "-o", "json").ok(t, &node)
 		// Any image that is not a node image of ours will do.
 		base, err := tryEngine("create", "--name", e2eCluster+"-control-plane", "--label", "io.x-k8s.kind.cluster="+e2eCluster,
 			"--label", "io.x-k8s.kind.role=control-plane", "--rootfs", t.TempDir(), "/none")
@@ -361,14 +361,14 @@ func TestLab(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer engine(t, "rm", "-f", e2eCluster+"-control-plane")
-		c.run("up", "--images", "source", "--port", "auto").exits(t, 2, e2eCluster)
+		c.run("up", "--image-source", "source", "--port", "auto").exits(t, 2, e2eCluster)
 		c.run("down").exits(t, 2, e2eCluster)
 		if got := engine(t, "ps", "-aq", "--no-trunc", "--filter", "name="+e2eCluster+"-control-plane"); got != base {
 			t.Errorf("the foreign container is now %q, it was %q", got, base)
 		}
 	})
 
-	up := []string{"up", "--images", "source", "--port", "auto", "-o", "json"}
+	up := []string{"up", "--image-source", "source", "--port", "auto", "-o", "json"}
 	t.Run("^C while the node is made leaves nothing", func(t *testing.T) {
 		p := c.start(up...)
 		p.says(t, "starting control-plane")
@@ -422,7 +422,7 @@ func TestLab(t *testing.T) {
 		}
 		was := pods()
 		var sum bootstrap.Summary
-		r := c.run("up", "--images", "source", "-o", "json")
+		r := c.run("up", "--image-source", "source", "-o", "json")
 		r.ok(t, &sum)
 		if sum.Created {
 			t.Error("it made a new cluster")
@@ -548,9 +548,9 @@ func TestLab(t *testing.T) {
 	})
 
 	t.Run("a canary by steps, and one by Knative itself, with its controls", func(t *testing.T) {
-		c.run("scenario", "canary", "--steps", "5,25,100").ok(t, nil)
-		c.run("scenario", "canary", "--gradual", "20s").ok(t, nil)
-		c.run("scenario", "canary", "--gradual", "20s", "--controls").ok(t, nil)
+		c.run("scenario", "canary", "--weights", "5,25,100").ok(t, nil)
+		c.run("scenario", "canary", "--rollout-duration", "20s").ok(t, nil)
+		c.run("scenario", "canary", "--rollout-duration", "20s", "--controls").ok(t, nil)
 	})
 
 	t.Run("the scenarios that users are shown pass, and their controls are caught", func(t *testing.T) {
@@ -565,7 +565,7 @@ func TestLab(t *testing.T) {
 	})
 
 	t.Run("teach mode shows each step before it happens", func(t *testing.T) {
-		p := c.start("scenario", "canary", "--short", "--step")
+		p := c.start("scenario", "canary", "--short", "--explain")
 		go func() { _, _ = io.WriteString(p.in, strings.Repeat("\n", 40)); _ = p.in.Close() }()
 		r := p.wait()
 		r.exits(t, 0, "Step 1 of", "+kind: Service", "percent: 90")
@@ -645,7 +645,7 @@ func TestLab(t *testing.T) {
 		busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
 		defer busy.Close()
 		other := c
-		other.env = append(slices.Clone(c.env), "MLLAB_STATE="+stateWithGateway(t, c.state, busy.Listener.Addr().(*net.TCPAddr).Port))
+		other.env = append(slices.Clone(c.env), "MLLAB_STATE_DIR="+stateWithGateway(t, c.state, busy.Listener.Addr().(*net.TCPAddr).Port))
 		r := other.run("scenario", "canary", "--requests", "200", "-o", "junit")
 		r.exits(t, 1, "503")
 		var suites struct {
@@ -683,7 +683,7 @@ func TestLab(t *testing.T) {
 		c.run("scenario", "canary").exits(t, 3, "mllab up")
 		c.run("status").exits(t, 3, "mllab up")
 		var sum bootstrap.Summary
-		c.run("up", "--images", "source", "-o", "json").ok(t, &sum)
+		c.run("up", "--image-source", "source", "-o", "json").ok(t, &sum)
 		if sum.Created {
 			t.Error("the node was replaced, not started")
 		}
@@ -784,7 +784,7 @@ func registrySource(t *testing.T, c cli) {
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
 	var rows []images.Row
-	c.run("images", "list", "--images", "source", "-o", "json").ok(t, &rows)
+	c.run("images", "list", "--image-source", "source", "-o", "json").ok(t, &rows)
 
 	cache, err := layout.FromPath(filepath.Join(images.DefaultCache(), "images"))
 	if err != nil {
@@ -824,7 +824,7 @@ func registrySource(t *testing.T, c cli) {
 	}
 
 	pulled := t.TempDir()
-	args := []string{"images", "build", "--images", "registry", "--registry-mirror", host, "--cache", pulled}
+	args := []string{"images", "build", "--image-source", "registry", "--registry-mirror", host, "--cache-dir", pulled}
 	c.run(args...).ok(t, nil)
 	cache, err = layout.FromPath(filepath.Join(pulled, "images"))
 	if err != nil {

@@ -154,7 +154,7 @@ func (a *app) credentialHelper() (string, error) {
 		return "", fmt.Errorf("finding %s: %w", a.global.state, err)
 	}
 	helper := "!"
-	for _, word := range []string{self, "--name", a.global.name, "--state", state, "git", "credential"} {
+	for _, word := range []string{self, "--name", a.global.name, "--state-dir", state, "git", "credential"} {
 		helper += "'" + strings.ReplaceAll(word, "'", `'\''`) + "' "
 	}
 	return strings.TrimSpace(helper), nil

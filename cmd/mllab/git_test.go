@@ -12,7 +12,7 @@ import (
 )
 
 func TestTheVerbsOfGitWithoutALabNameTheCommandThatMakesIt(t *testing.T) {
-	env := map[string]string{"MLLAB_STATE": t.TempDir()}
+	env := map[string]string{"MLLAB_STATE_DIR": t.TempDir()}
 	for args, out := range map[string]string{"git url": "", "git clone " + t.TempDir(): "", "git credential get": "quit=1\n", "audit": "", "git credential erase": ""} {
 		code, stdout, stderr := call(t, env, strings.Fields(args)...)
 		if args == "git credential erase" {
@@ -44,7 +44,7 @@ func TestWrongUseOfGitAndAuditIsSaidFirst(t *testing.T) {
 		"audit --last -1":             "error: --last -1 is no number of commits\n",
 		"audit --last all":            "error: mllab audit: invalid argument \"all\"",
 	} {
-		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE": t.TempDir()}, strings.Fields(args)...)
+		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, strings.Fields(args)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {
 			t.Errorf("mllab %s: code %d, stdout %q\n got %s want %s", args, code, stdout, stderr, want)
 		}
@@ -62,7 +62,7 @@ func TestTheCredentialHelperSurvivesItsShell(t *testing.T) {
 	self, command, _ := strings.Cut(strings.TrimPrefix(helper, "!"), " ")
 	out, err := exec.Command("/bin/sh", "-c", "printf '%s\\n' "+command+` "$@"`, "sh", "get").Output()
 	here, _ := os.Getwd()
-	if want := "--name\nlab-2\n--state\n" + here + "/it's a $HOME\ngit\ncredential\nget\n"; err != nil || string(out) != want {
+	if want := "--name\nlab-2\n--state-dir\n" + here + "/it's a $HOME\ngit\ncredential\nget\n"; err != nil || string(out) != want {
 		t.Errorf("the shell sees\n%swant\n%s%v", out, want, err)
 	}
 	if !filepath.IsAbs(strings.Trim(self, "'")) {

@@ -20,7 +20,7 @@ func newImages(a *app) *cobra.Command {
 registries, or, where none is reachable, built here from pinned Go modules, a
 PyPI wheel and Debian packages. ` + "`mllab up`" + ` makes what is missing by itself.`,
 		Example: `  mllab images list
-  mllab images build --images source`,
+  mllab images build --image-source source`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -31,7 +31,7 @@ PyPI wheel and Debian packages. ` + "`mllab up`" + ` makes what is missing by it
 // imageFlags adds the flags that say where images come from.
 func imageFlags(c *cobra.Command, mode, mirror *string) {
 	*mode = "auto"
-	c.Flags().Var(&choice{mode, []string{"auto", "source", "registry"}}, "images", "where images come from")
+	c.Flags().Var(&choice{mode, []string{"auto", "source", "registry"}}, "image-source", "where images come from")
 	c.Flags().StringVar(mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
 }
 

@@ -40,7 +40,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"up --port":                "error: mllab up: flag needs an argument: --port\nhint:  see `mllab up --help`\n",
 		"up --port 0":              "error: mllab up: invalid argument \"0\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
 		"up --port http":           "error: mllab up: invalid argument \"http\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
-		"up --images cloud":        "error: mllab up: invalid argument \"cloud\" for \"--images\" flag: it must be auto, source or registry\nhint:  see `mllab up --help`\n",
+		"up --image-source cloud":  "error: mllab up: invalid argument \"cloud\" for \"--image-source\" flag: it must be auto, source or registry\nhint:  see `mllab up --help`\n",
 		"up --engine rkt":          "error: mllab up: invalid argument \"rkt\" for \"--engine\" flag: it must be docker, podman or nerdctl\nhint:  see `mllab up --help`\n",
 		"-o yaml status":           "error: mllab status: invalid argument \"yaml\" for \"-o, --output\" flag: it must be text or json\nhint:  see `mllab status --help`\n",
 		"up --dry-run --name Lab_": "error: cluster name \"Lab_\" is not valid\nhint:  use up to 48 small letters, digits and dashes, such as --name lab-2\n",
@@ -77,7 +77,7 @@ func TestHelpIsShortAndNamesTheNextCommand(t *testing.T) {
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestTheDryRunIsWhatThePageSays(t *testing.T) {
-	code, stdout, stderr := call(t, nil, "up", "--dry-run", "--cache", "/cache", "--state", "/state", "--port", "9000")
+	code, stdout, stderr := call(t, nil, "up", "--dry-run", "--cache-dir", "/cache", "--state-dir", "/state", "--port", "9000")
 	if code != 0 || stderr != "" {
 		t.Fatalf("code %d: %s", code, stderr)
 	}
@@ -98,7 +98,7 @@ func TestTheDryRunIsWhatThePageSays(t *testing.T) {
 }
 
 func TestJSONIsAloneOnStdoutAndTheEnvironmentNamesTheFolders(t *testing.T) {
-	env := map[string]string{"MLLAB_NAME": "lab-2", "MLLAB_CACHE": "/c", "MLLAB_STATE": "/s"}
+	env := map[string]string{"MLLAB_NAME": "lab-2", "MLLAB_CACHE_DIR": "/c", "MLLAB_STATE_DIR": "/s"}
 	code, stdout, stderr := call(t, env, "up", "--dry-run", "-o", "json", "--port", "auto")
 	var plan struct{ Cluster, Cache, Kubeconfig, URL string }
 	if err := json.Unmarshal([]byte(stdout), &plan); err != nil || code != 0 || stderr != "" {
@@ -117,7 +117,7 @@ func TestAnInterruptIsExitCode130(t *testing.T) {
 	cancel()
 	var out, talk bytes.Buffer
 	a := &app{stdout: &out, stderr: &talk, getenv: func(string) string { return "" }, report: report.Discard()}
-	if code := a.main(ctx, []string{"status", "--state", t.TempDir()}); code != 130 || talk.String() != "error: interrupted\n" {
+	if code := a.main(ctx, []string{"status", "--state-dir", t.TempDir()}); code != 130 || talk.String() != "error: interrupted\n" {
 		t.Errorf("code %d, %s", code, talk.String())
 	}
 	// What ends for the same ^C, and says so in words of its own.
@@ -126,7 +126,7 @@ func TestAnInterruptIsExitCode130(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code := a.main(ctx, []string{"up", "--state", file}); code != 130 || !strings.HasPrefix(talk.String(), "error: interrupted: ") || !strings.Contains(talk.String(), "not a directory") {
+	if code := a.main(ctx, []string{"up", "--state-dir", file}); code != 130 || !strings.HasPrefix(talk.String(), "error: interrupted: ") || !strings.Contains(talk.String(), "not a directory") {
 		t.Errorf("code %d, %s", code, talk.String())
 	}
 }

@@ -65,8 +65,8 @@ requests, that a delivery does what it claims, and says how sure that is.`,
 	a.global.output = "text"
 	f.VarP(&choice{&a.global.output, []string{"text", "json"}}, "output", "o", "how the result is written to stdout")
 	f.StringVar(&a.global.name, "name", env("MLLAB_NAME", bootstrap.DefaultName), "name of the cluster ($MLLAB_NAME)")
-	f.StringVar(&a.global.cache, "cache", env("MLLAB_CACHE", images.DefaultCache()), "folder of the image cache ($MLLAB_CACHE)")
-	f.StringVar(&a.global.state, "state", env("MLLAB_STATE", bootstrap.DefaultState()), "folder of kubeconfig and records ($MLLAB_STATE)")
+	f.StringVar(&a.global.cache, "cache-dir", env("MLLAB_CACHE_DIR", images.DefaultCache()), "folder of the image cache ($MLLAB_CACHE_DIR)")
+	f.StringVar(&a.global.state, "state-dir", env("MLLAB_STATE_DIR", bootstrap.DefaultState()), "folder of kubeconfig and records ($MLLAB_STATE_DIR)")
 	return root
 }
 

@@ -18,7 +18,7 @@ func newScenarioFile(a *app) *cobra.Command {
 		Long: `Run a scenario that you have written as YAML. All of the file is judged before
 anything is touched. Its objects stay in the run's own namespace.`,
 		Example: `  mllab scenario run ./my.yaml
-  mllab scenario run ./my.yaml --step
+  mllab scenario run ./my.yaml --explain
   mllab scenario run ./my.yaml --controls`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -42,7 +42,7 @@ anything is touched. Its objects stay in the run's own namespace.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.BoolVar(&p.teach, "step", false, "explain each step and show its changes first, and wait for Enter")
+	f.BoolVar(&p.teach, "explain", false, "explain each step and show its changes first, and wait for Enter")
 	a.proofFlags(c, &p, "leave the namespace to look at", 10*time.Minute)
 	return c
 }

@@ -51,7 +51,7 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 		Use:   about.Name + " [flags]",
 		Short: strings.ToUpper(about.Summary[:1]) + about.Summary[1:],
 		Example: fmt.Sprintf(`  mllab scenario %[1]s
-  mllab scenario %[1]s --step              # explain each step, and wait for Enter
+  mllab scenario %[1]s --explain           # explain each step, and wait for Enter
   mllab scenario %[1]s --controls          # break the world on purpose: each must be caught`, about.Name),
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -67,16 +67,16 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 	if takes("shares") {
 		f.StringVar(&p.shares, "shares", scenarios.DefaultShares, "first split, old version first, in whole percents")
 	}
-	if takes("steps") {
-		f.Var(&p.steps, "steps", "shares of the new version, one step each, such as 1,5,25,50,100")
+	if takes("weights") {
+		f.Var(&p.steps, "weights", "shares of the new version, one step each, such as 1,5,25,50,100")
 	}
-	if takes("gradual") {
-		f.DurationVar(&p.options.Gradual, "gradual", 0, "let Knative itself shift the traffic over this time, such as 30s")
+	if takes("rollout-duration") {
+		f.DurationVar(&p.options.Gradual, "rollout-duration", 0, "let Knative itself shift the traffic over this time, such as 30s")
 	}
 	if takes("samples") {
 		f.IntVar(&p.options.Samples, "samples", scenarios.DefaultSamples, "how often it is measured (with --short: 1)")
 	}
-	f.BoolVar(&p.teach, "step", false, "explain each step and show its changes first, and wait for Enter")
+	f.BoolVar(&p.teach, "explain", false, "explain each step and show its changes first, and wait for Enter")
 	a.proofFlags(c, &p, "leave the namespace "+scenarios.Namespace(about.Name)+" to look at", 10*time.Minute)
 	return c
 }
@@ -147,8 +147,8 @@ func (p *percentages) Set(s string) error {
 func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 	o = p.options
 	given := c.Flags().Changed
-	if given("shares") && given("steps") {
-		return o, fault.Usage("use --steps alone: it names every share", "--shares and --steps contradict each other")
+	if given("shares") && given("weights") {
+		return o, fault.Usage("use --weights alone: it names every share", "--shares and --weights contradict each other")
 	}
 	if given("shares") {
 		if o.Shares, err = split.ParseShares(p.shares); err != nil {
@@ -156,8 +156,8 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 		}
 	}
 	o.Weights = p.steps
-	if given("gradual") && (o.Gradual < time.Second || o.Gradual > maxGradual || o.Gradual%time.Second != 0) {
-		return o, fault.Usage("such as --gradual 30s", "--gradual %s is not in whole seconds from 1s to %s", o.Gradual, maxGradual)
+	if given("rollout-duration") && (o.Gradual < time.Second || o.Gradual > maxGradual || o.Gradual%time.Second != 0) {
+		return o, fault.Usage("such as --rollout-duration 30s", "--rollout-duration %s is not in whole seconds from 1s to %s", o.Gradual, maxGradual)
 	}
 	for _, n := range []struct {
 		flag  string
@@ -181,7 +181,7 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 	case p.timeout <= 0:
 		return o, fault.Usage("such as --timeout 10m", "--timeout %s is not a time to come", p.timeout)
 	case p.teach && given("timeout"):
-		return o, fault.Usage("leave --timeout out, and stop with ^C", "--step waits for you, and --timeout would not")
+		return o, fault.Usage("leave --timeout out, and stop with ^C", "--explain waits for you, and --timeout would not")
 	case given("junit") && p.junit == "":
 		return o, fault.Usage("such as --junit report.xml", "--junit has no file name")
 	}

@@ -43,8 +43,8 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario canary --junit " + dir:          "error: --junit " + dir + " is there and not a file\nhint:  name a file\n",
 		"scenario canary --junit /dev/null":       "error: --junit /dev/null is there and not a file\nhint:  name a file\n",
 		"scenario canary --junit " + dir + "/a/b": "error: --junit " + dir + "/a/b: no such file or directory\nhint:  name a file in a folder that can be written to\n",
-		"scenario canary --step --timeout 1m":     "error: --step waits for you, and --timeout would not\nhint:  leave --timeout out",
-		"scenario canary --step":                  "error: --step waits for Enter, and standard input is no terminal\nhint:  run it in a terminal",
+		"scenario canary --explain --timeout 1m":  "error: --explain waits for you, and --timeout would not\nhint:  leave --timeout out",
+		"scenario canary --explain":               "error: --explain waits for Enter, and standard input is no terminal\nhint:  run it in a terminal",
 		"scenario canary --samples 3":             "error: mllab scenario canary: unknown flag: --samples\nhint:  see `mllab scenario canary --help`\n",
 		"scenario all --shares 90/10":             "error: mllab scenario all: unknown flag: --shares\nhint:",
 		"scenario all --parallel 0":               "error: --parallel 0 is out of range\nhint:  between 1 and 16\n",
@@ -52,7 +52,7 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario all -o xml":                     "error: mllab scenario all: invalid argument \"xml\" for \"-o, --output\" flag: it must be text, json or junit\nhint:",
 	} {
 		state := t.TempDir()
-		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE": state}, strings.Fields(args)...)
+		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, strings.Fields(args)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {
 			t.Errorf("mllab %s: code %d, stdout %q\n got %s want %s", args, code, stdout, stderr, want)
 		}
@@ -71,19 +71,19 @@ func TestFlagsAreThereOnlyForScenariosThatHeedThem(t *testing.T) {
 	}{
 		{"shares", "--shares 80/20", "there is no lab"},
 		{"", "--shares 80/20", "unknown flag: --shares"},
-		{"steps", "--steps 1,5,25,50,100", "there is no lab"},
-		{"", "--steps 1,5", "unknown flag: --steps"},
-		{"steps", "--steps 1,x", `invalid argument "1,x" for "--steps" flag: "x": they must be whole percents`},
-		{"steps", "--steps 5,5", `"5": they must be whole percents from 1 to 100, each more than the one before`},
-		{"steps", "--steps 50,101", `"101": they must be`},
-		{"steps", "--steps 0,50", `"0": they must be`},
-		{"steps", "--steps 12.5", `"12.5": they must be`},
-		{"steps shares", "--steps 50 --shares 80/20", "--shares and --steps contradict each other"},
-		{"gradual", "--gradual 30s", "there is no lab"},
-		{"", "--gradual 30s", "unknown flag: --gradual"},
-		{"gradual", "--gradual 0s", "--gradual 0s is not in whole seconds"},
-		{"gradual", "--gradual 1.5s", "--gradual 1.5s is not in whole seconds"},
-		{"gradual", "--gradual 2h", "--gradual 2h0m0s is not in whole seconds"},
+		{"weights", "--weights 1,5,25,50,100", "there is no lab"},
+		{"", "--weights 1,5", "unknown flag: --weights"},
+		{"weights", "--weights 1,x", `invalid argument "1,x" for "--weights" flag: "x": they must be whole percents`},
+		{"weights", "--weights 5,5", `"5": they must be whole percents from 1 to 100, each more than the one before`},
+		{"weights", "--weights 50,101", `"101": they must be`},
+		{"weights", "--weights 0,50", `"0": they must be`},
+		{"weights", "--weights 12.5", `"12.5": they must be`},
+		{"weights shares", "--weights 50 --shares 80/20", "--shares and --weights contradict each other"},
+		{"rollout-duration", "--rollout-duration 30s", "there is no lab"},
+		{"", "--rollout-duration 30s", "unknown flag: --rollout-duration"},
+		{"rollout-duration", "--rollout-duration 0s", "--rollout-duration 0s is not in whole seconds"},
+		{"rollout-duration", "--rollout-duration 1.5s", "--rollout-duration 1.5s is not in whole seconds"},
+		{"rollout-duration", "--rollout-duration 2h", "--rollout-duration 2h0m0s is not in whole seconds"},
 		{"samples", "--samples 5", "there is no lab"},
 		{"samples", "--samples 0", "--samples 0 is out of range"},
 		{"", "--samples 5", "unknown flag: --samples"},
@@ -366,7 +366,7 @@ func TestAReportAppearsWholeOrNotAtAll(t *testing.T) {
 
 func TestWithoutALabTheReportSaysThatNothingWasTested(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.xml")
-	code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE": t.TempDir()}, "scenario", "canary", "--junit", path)
+	code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, "scenario", "canary", "--junit", path)
 	if code != 3 || stdout != "" || !strings.Contains(stderr, "there is no lab") {
 		t.Errorf("code %d, stdout %q, stderr %s", code, stdout, stderr)
 	}

@@ -41,7 +41,7 @@ func TestSoak(t *testing.T) {
 			}
 			clean()
 			t.Cleanup(clean)
-			c.run("up", "--images", "source", "--port", "auto").ok(t, nil)
+			c.run("up", "--image-source", "source", "--port", "auto").ok(t, nil)
 			soak(t, c, scenario)
 		})
 	}

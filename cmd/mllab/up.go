@@ -23,7 +23,7 @@ changes nothing; after an interruption it goes on. With --gitops the addons come
 from the lab's own Git, where a commit upgrades or removes one (docs/gitops.md).
 Then: mllab scenario canary`,
 		Example: `  mllab up
-  mllab up --port auto --images source`,
+  mllab up --port auto --image-source source`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			g := a.options()
@@ -47,7 +47,7 @@ Then: mllab scenario canary`,
 	f := c.Flags()
 	f.SortFlags = false
 	f.Var((*port)(&o.Port), "port", "port of the gateway on 127.0.0.1, or auto for a free one")
-	f.Var(&choice{&o.Mode, bootstrap.Modes}, "images", "where images come from (auto: registries, if one answers)")
+	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images come from (auto: registries, if one answers)")
 	withFlag(c, &o.Addons)
 	f.BoolVar(&o.GitOps, "gitops", false, "have the addons come from the lab's own Git, from now on")
 	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
