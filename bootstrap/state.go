@@ -71,7 +71,7 @@ func (s store) load() (*state, error) {
 		return nil, nil
 	}
 	if st.Cluster != s.name {
-		return nil, fault.Usage("name another --state folder, or another --name", "%s is not mllab's record of cluster %s", s.stateFile(), s.name)
+		return nil, fault.Usage("name another --state-dir, or another --name", "%s is not mllab's record of cluster %s", s.stateFile(), s.name)
 	}
 	return &st, nil
 }
@@ -135,7 +135,7 @@ func (s store) removeShared() error {
 // when the process ends, however it ends.
 func (s store) lock(verb string) (unlock func(), err error) {
 	for {
-		if err := folder.Own("--state", s.root, "made.json", "*/state.json"); err != nil {
+		if err := folder.Own("--state-dir", s.root, "made.json", "*/state.json"); err != nil {
 			return nil, err
 		}
 		f, err := os.OpenFile(s.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)

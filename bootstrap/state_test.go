@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,9 +16,11 @@ import (
 // TestMain lets a test start this binary as a second mllab that holds a lock until it is killed.
 func TestMain(m *testing.M) {
 	if root := os.Getenv("HOLD_LOCK_IN"); root != "" {
-		_, err := store{root: root, name: "x"}.lock("up")
+		unlock, err := store{root: root, name: "x"}.lock("up")
 		fmt.Println("held", err)
-		select {}
+		_, _ = io.Copy(io.Discard, os.Stdin) // select {} would be a deadlock, which ends the process
+		unlock()
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -28,6 +31,9 @@ func TestALockIsNamedAndDiesWithItsHolder(t *testing.T) {
 	holder.Env = append(os.Environ(), "HOLD_LOCK_IN="+root)
 	out, err := holder.StdoutPipe()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	if err := holder.Start(); err != nil {

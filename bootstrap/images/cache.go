@@ -49,7 +49,7 @@ const (
 const workLock = "work.lock"
 
 func openCache(dir string) (*cache, error) {
-	if err := folder.Own("--cache", dir, workLock); err != nil {
+	if err := folder.Own("--cache-dir", dir, workLock); err != nil {
 		return nil, err
 	}
 	return &cache{dir: dir}, nil

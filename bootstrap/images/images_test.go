@@ -819,7 +819,7 @@ func TestPurgeTakesAllAndLeavesStrangersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := openCache(dir); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--cache must be an empty folder") {
+	if _, err := openCache(dir); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--cache-dir must be an empty folder") {
 		t.Errorf("a folder of others: %v", err)
 	}
 	if _, err := Purge(dir); err != nil {

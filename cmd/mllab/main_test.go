@@ -122,11 +122,14 @@ func TestAnInterruptIsExitCode130(t *testing.T) {
 	}
 	// What ends for the same ^C, and says so in words of its own.
 	talk.Reset()
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	state := t.TempDir()
+	if err := os.Mkdir(filepath.Join(state, "mllab.lock"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if code := a.main(ctx, []string{"up", "--state-dir", file}); code != 130 || !strings.HasPrefix(talk.String(), "error: interrupted: ") || !strings.Contains(talk.String(), "not a directory") {
+	if err := os.WriteFile(filepath.Join(state, ".mllab"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := a.main(ctx, []string{"up", "--state-dir", state}); code != 130 || !strings.HasPrefix(talk.String(), "error: interrupted: ") || !strings.Contains(talk.String(), "is a directory") {
 		t.Errorf("code %d, %s", code, talk.String())
 	}
 }

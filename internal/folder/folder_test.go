@@ -18,7 +18,7 @@ func TestOnlyAFolderThatMllabMadeIsRemoved(t *testing.T) {
 	}
 	for dir, stays := range map[string]bool{made: false, there: true, link: true} {
 		for range 2 { // a second time changes nothing
-			if err := Own("--state", dir); err != nil {
+			if err := Own("--state-dir", dir); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -43,14 +43,14 @@ func TestAFolderOfOthersIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Own("--state", dir); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--state must be an empty folder or one that mllab fills, got "+dir+", which holds thesis.tex") {
+	if err := Own("--state-dir", dir); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--state-dir must be an empty folder or one that mllab fills, got "+dir+", which holds thesis.tex") {
 		t.Errorf("%v", err)
 	}
-	if err := Own("--state", dir, "*.tex"); err != nil || !Owned(dir) {
+	if err := Own("--state-dir", dir, "*.tex"); err != nil || !Owned(dir) {
 		t.Errorf("with a sign: %v", err)
 	}
 	for _, bad := range []string{filepath.Join(dir, "thesis.tex"), filepath.Join(dir, "thesis.tex", "below")} {
-		if err := Own("--cache", bad); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--cache must be a folder that mllab can write to, got "+bad) {
+		if err := Own("--cache-dir", bad); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--cache-dir must be a folder that mllab can write to, got "+bad) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
