@@ -474,7 +474,7 @@ func TestInRegistryModeTheWheelsGoOnUpstreamsPython(t *testing.T) {
 	}
 	// The node knows it by the names that clients have for it.
 	img := n.images[n.Images["python"]]
-	for _, alias := range []string{"docker.io/library/python:3.11", "docker.io/library/python:3.11-slim"} {
+	for _, alias := range []string{"docker.io/library/python:3.10", "docker.io/library/python:3.11-slim"} {
 		if n.images[alias] == nil || digestOf(t, n.images[alias]) != digestOf(t, img) {
 			t.Errorf("%s is not the Python image", alias)
 		}

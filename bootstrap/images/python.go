@@ -22,6 +22,17 @@ import (
 // image are for.
 const pythonVersion = "3.11"
 
+// pythonAliases are the names that clients have for an image with Python:
+// Hera's scripts name python:3.10, older ones of it 3.8 and 3.9. Code for an
+// older Python runs on this one. Code for a newer one may not, so those names
+// are not here.
+func pythonAliases() (names []string) {
+	for _, minor := range []string{"3.8", "3.9", "3.10", pythonVersion} {
+		names = append(names, "docker.io/library/python:"+minor, "docker.io/library/python:"+minor+"-slim")
+	}
+	return names
+}
+
 const (
 	pythonSite = "/opt/python" // the wheels' packages in an image
 	pythonHome = "/home/python"

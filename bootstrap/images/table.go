@@ -235,8 +235,7 @@ var table = []Component{
 	},
 	{
 		Name: "python", Upstream: "docker.io/library/python:" + pythonVersion + ".14-slim-bookworm", // the wheels go on it
-		// Hera names this image for a script that names none.
-		Aliases: []string{"docker.io/library/python:" + pythonVersion, "docker.io/library/python:" + pythonVersion + "-slim"},
+		Aliases: pythonAliases(),
 		Build: Recipe{
 			Python:   true,
 			Binaries: map[string]Binary{"/usr/local/bin/modelcar": {"modelcar", "modelcar"}},
