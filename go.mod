@@ -5,6 +5,8 @@ go 1.26.8
 require (
 	github.com/containerd/containerd/v2 v2.2.0
 	github.com/fluxcd/cli-utils v0.36.0-flux.15
+	github.com/fluxcd/pkg/kustomize v1.23.0
+	github.com/fluxcd/pkg/sourceignore v0.15.0
 	github.com/fluxcd/pkg/ssa v0.61.0
 	github.com/go-git/go-git/v5 v5.16.3
 	github.com/google/go-containerregistry v0.20.6
@@ -41,6 +43,8 @@ require (
 	github.com/emirpasic/gods v1.18.1 // indirect
 	github.com/evanphx/json-patch v5.9.11+incompatible // indirect
 	github.com/fatih/color v1.18.0 // indirect
+	github.com/fluxcd/pkg/apis/kustomize v1.13.0 // indirect
+	github.com/fluxcd/pkg/envsubst v1.5.0 // indirect
 	github.com/go-git/gcfg v1.5.1-0.20230307220236-3a3c6141e376 // indirect
 	github.com/go-git/go-billy/v5 v5.6.2 // indirect
 	github.com/go-gorp/gorp/v3 v3.1.0 // indirect

@@ -2,6 +2,9 @@ package scenarios
 
 import (
 	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +78,14 @@ func TestANotebookThatChangesChangesItsJob(t *testing.T) {
 				t.Errorf("step %d is %s", i, steps[i].Name)
 			}
 		}
-		text, err := kustomize.Build(files, kustomize.Spec{Path: "training"})
+		dir := t.TempDir()
+		for name, content := range files {
+			at := filepath.Join(dir, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, content, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := kustomize.Build(t.Context(), dir, kustomize.Of("training"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -66,15 +69,15 @@ func printAudit(w io.Writer, r audit.Report) {
 		fmt.Fprintf(w, "  %-9s"+format+"\n", append([]any{name}, args...)...)
 	}
 	for _, c := range r.Commits {
-		fmt.Fprintf(w, "%s  %s  %s\n  %s\n", short(c.Hash), clock(c.When), c.Author, c.Subject())
+		fmt.Fprintf(w, "%s  %s  %s\n  %s\n", short(c.Hash), clock(c.When), visible(c.Author), visible(c.Subject()))
 		if c.Pushed != nil {
 			row("pushed", "by %s at %s", c.Pushed.User, clock(c.Pushed.Time))
 		}
 		for _, f := range c.Files {
-			row("file", "%s", f)
+			row("file", "%s", visible(f))
 		}
 		for _, ch := range c.Changes {
-			by := ch.Folder
+			by := visible(ch.Folder)
 			if ch.By != "" {
 				by += ", by " + ch.By
 			}
@@ -82,7 +85,10 @@ func printAudit(w io.Writer, r audit.Report) {
 			case ch.Error != "":
 				row("broken", "%s: cannot be built: %s", by, oneLine(ch.Error))
 			case ch.Before != "":
-				row("mended", "%s: it could not be built before", by)
+				row("fixed", "%s: it could not be built before", by)
+			}
+			if ch.NotBuilt != "" {
+				row("unknown", "%s: %s", by, oneLine(ch.NotBuilt))
 			}
 			for _, o := range ch.Objects {
 				row(o.Action, "%s  (%s)", o.Object, by)
@@ -205,4 +211,12 @@ func brief(v any, most int) string {
 	return cmp.Or(text, `""`)
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+func oneLine(s string) string { return visible(strings.Join(strings.Fields(s), " ")) }
+
+// visible returns s, in quotes when it holds what a terminal would act on.
+func visible(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsGraphic(r) }) {
+		return strconv.QuoteToGraphic(s)
+	}
+	return s
+}

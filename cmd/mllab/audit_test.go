@@ -14,12 +14,12 @@ const auditJSON = `{
   "head": "1111111111aa",
   "kustomizations": [{"name": "Kustomization/team/model", "path": "./team", "applied": "1111111111aa", "suspended": true, "notReady": "not Ready: BuildFailed:\n  no such file"}],
   "commits": [
-    {"commit": "1111111111aa", "parent": "2222222222bb", "author": "Ada <ada@example.com>", "when": "2026-01-02T03:04:05Z", "message": "90/10\n\nand why", "files": ["team/a.yaml"],
+    {"commit": "1111111111aa", "parent": "2222222222bb", "author": "Ada <ada@example.com>", "when": "2026-01-02T03:04:05Z", "message": "90/10\n\nand why", "files": ["team/a.yaml", "Meeting notes.md", "a\nb\u001b[2J"],
      "pushed": {"user": "mllab", "time": "2026-01-02T03:04:06Z"},
      "changes": [{"folder": "team", "kustomization": "Kustomization/team/model", "objects": [
        {"object": "Service/team/model", "action": "changed", "fields": [{"path": "spec.traffic[0].percent", "before": 100, "after": 90}, {"path": "spec.more", "after": "LONG"}]},
        {"object": "ConfigMap/team/new", "action": "created", "fields": [{"path": "data.a", "after": "b"}]}]},
-       {"folder": "other", "error": "no\nsuch file"}, {"folder": "again", "errorBefore": "no such file"}],
+       {"folder": "other", "error": "no\nsuch file"}, {"folder": "again", "errorBefore": "no such file"}, {"folder": "far", "notBuilt": "it names\nan address"}],
      "applied": [{"kustomization": "Kustomization/team/model", "time": "2026-01-02T03:04:07Z", "reason": "ReconciliationSucceeded", "message": "Reconciliation\nfinished", "from": "event"},
        {"kustomization": "Kustomization/b/c", "time": "2026-01-02T03:04:07Z", "reason": "ReconciliationFailed", "from": "status"}],
      "proof": {"scenario": "gitops", "control": "suspended", "step": "a commit", "pass": false, "secondsToTraffic": 1.25, "reasons": ["it never came"]}},
@@ -46,12 +46,15 @@ func TestTheAuditSaysWhatItKnows(t *testing.T) {
   90/10
   pushed   by mllab at CLOCK:06
   file     team/a.yaml
+  file     Meeting notes.md
+  file     "a\nb\x1b[2J"
   changed  Service/team/model  (team, by Kustomization/team/model)
              spec.traffic[0].percent: 100 -> 90
              spec.more: - -> ` + strings.Repeat("x", 59) + `…
   created  ConfigMap/team/new  (team, by Kustomization/team/model)
   broken   other: cannot be built: no such file
-  mended   again: it could not be built before
+  fixed    again: it could not be built before
+  unknown  far: it names an address
   flux     Kustomization/team/model at CLOCK:07: ReconciliationSucceeded, Reconciliation finished, as its event says
   flux     Kustomization/b/c at CLOCK:07: ReconciliationFailed, as its status says
   traffic  after 1.2 s

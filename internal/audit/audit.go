@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -41,8 +43,8 @@ type Kustomization struct {
 	Suspended bool   `json:"suspended,omitempty"`
 	NotReady  string `json:"notReady,omitempty"` // Flux's reason
 
-	spec    kustomize.Spec
 	object  *unstructured.Unstructured
+	ignore  string // spec.ignore of its source
 	history []Applied
 }
 
@@ -67,9 +69,11 @@ type Change struct {
 	Folder  string   `json:"folder"`
 	By      string   `json:"kustomization,omitempty"` // that follows the folder now; the spec is today's
 	Objects []Object `json:"objects,omitempty"`
-	// Error is why the folder cannot be built after the commit, and Before why it could not before.
+	// Error is why Flux cannot build the folder after the commit, and Before why it could not before.
 	Error  string `json:"error,omitempty"`
 	Before string `json:"errorBefore,omitempty"`
+	// NotBuilt is why mllab does not build the folder, though Flux may.
+	NotBuilt string `json:"notBuilt,omitempty"`
 }
 
 // Object is what a commit does to one object.
@@ -132,8 +136,13 @@ func Read(ctx context.Context, c *kube.Client, remote *url.URL, inside string, l
 	if err != nil {
 		return r, err
 	}
-	b := builder{repo: repo, files: map[string]map[string][]byte{}}
-	if err := r.readCommits(b, pushes, said, last); err != nil {
+	dir, err := os.MkdirTemp("", "mllab-audit-")
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(dir)
+	b := builder{repo: repo, dir: dir, trees: map[string]*tree{}}
+	if err := r.readCommits(ctx, b, pushes, said, last); err != nil {
 		return r, err
 	}
 	return r, r.readDrift(ctx, c, b)
@@ -168,10 +177,11 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 	if err != nil {
 		return nil, err
 	}
-	ours := map[string]bool{}
+	ignores := map[string]string{} // of those that are ours
 	for _, s := range sources {
-		at, _, _ := unstructured.NestedString(s.Object, "spec", "url")
-		ours[s.GetNamespace()+"/"+s.GetName()] = strings.TrimSuffix(at, "/") == url
+		if at, _, _ := unstructured.NestedString(s.Object, "spec", "url"); strings.TrimSuffix(at, "/") == url {
+			ignores[s.GetNamespace()+"/"+s.GetName()], _, _ = unstructured.NestedString(s.Object, "spec", "ignore")
+		}
 	}
 	all, err := c.Objects(ctx, "kustomize.toolkit.fluxcd.io/v1", "Kustomization")
 	if err != nil {
@@ -180,14 +190,12 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 	list := []Kustomization{}
 	for _, o := range all {
 		ref, _, _ := unstructured.NestedStringMap(o.Object, "spec", "sourceRef")
-		if ref["kind"] != "GitRepository" || !ours[cmp.Or(ref["namespace"], o.GetNamespace())+"/"+ref["name"]] {
+		ignore, ours := ignores[cmp.Or(ref["namespace"], o.GetNamespace())+"/"+ref["name"]]
+		if ref["kind"] != "GitRepository" || !ours {
 			continue
 		}
-		k := Kustomization{Name: kube.Name(o), NotReady: kube.NotReady(o), object: o}
-		if k.spec, err = kustomize.SpecOf(o); err != nil {
-			return nil, err
-		}
-		k.Path = k.spec.Path
+		k := Kustomization{Name: kube.Name(o), NotReady: kube.NotReady(o), object: o, ignore: ignore}
+		k.Path, _, _ = unstructured.NestedString(o.Object, "spec", "path")
 		k.Suspended, _, _ = unstructured.NestedBool(o.Object, "spec", "suspend")
 		revision, _, _ := unstructured.NestedString(o.Object, "status", "lastAppliedRevision")
 		k.Applied = commitOf(revision)
@@ -251,7 +259,7 @@ func events(ctx context.Context, c *kube.Client) ([]Applied, error) {
 }
 
 // readCommits ties each commit to its changes, its applies and its proof.
-func (r *Report) readCommits(b builder, pushes []git.Push, said []Applied, last int) error {
+func (r *Report) readCommits(ctx context.Context, b builder, pushes []git.Push, said []Applied, last int) error {
 	log, err := b.repo.Log()
 	if err != nil {
 		return err
@@ -267,7 +275,10 @@ func (r *Report) readCommits(b builder, pushes []git.Push, said []Applied, last 
 	came := cameBy(log, pushes)
 	for _, g := range log {
 		c := Commit{Commit: g, Pushed: came[g.Hash]}
-		if c.Changes, err = b.changes(g, r.Kustomizations); err != nil {
+		if c.Changes, err = b.changes(ctx, g, r.Kustomizations); err != nil {
+			return err
+		}
+		if err := b.drop(g.Hash); err != nil { // no older commit is compared with it
 			return err
 		}
 		c.Applied = appliesOf(c.Hash, r.Kustomizations, said)
@@ -329,63 +340,115 @@ func readProof(note []byte) (*Proof, string) {
 	return &p, ""
 }
 
-// builder builds folders as they are in commits, reading each commit once.
+// builder builds folders as they are in commits. Each commit is written to a folder of its own once.
 type builder struct {
 	repo  *git.Repo
-	files map[string]map[string][]byte
+	dir   string
+	trees map[string]*tree // by commit and spec.ignore
 }
 
-func (b builder) at(commit string) (map[string][]byte, error) {
-	if files, there := b.files[commit]; there || commit == "" {
-		return files, nil
+// tree is what Flux has of a commit: a folder, and its files. err is why there is none.
+type tree struct {
+	dir   string
+	files []string
+	err   error
+	built map[*unstructured.Unstructured]built // by Kustomization: a commit is compared with the one before and the next
+}
+
+type built struct {
+	objects map[string]*unstructured.Unstructured // by name
+	err     error
+}
+
+// at writes a commit as Flux has it. The commit "" has no files.
+func (b builder) at(commit, ignore string) (*tree, error) {
+	if commit == "" {
+		return &tree{}, nil
 	}
-	files, err := b.repo.Files(commit, "")
-	b.files[commit] = files
-	return files, err
+	key := commit + " " + ignore
+	if t, there := b.trees[key]; there {
+		return t, nil
+	}
+	t := &tree{built: map[*unstructured.Unstructured]built{}}
+	var err error
+	if t.dir, err = os.MkdirTemp(b.dir, commit+"-"); err != nil {
+		return nil, err
+	}
+	t.files, t.err = b.repo.Export(commit, t.dir, ignore)
+	b.trees[key] = t
+	return t, nil
 }
 
-// changes is what a commit changes in the folders that Kustomizations follow, and, for runs that are over, in the
+// drop removes what at wrote of a commit.
+func (b builder) drop(commit string) error {
+	for key, t := range b.trees {
+		if strings.HasPrefix(key, commit+" ") {
+			delete(b.trees, key)
+			if err := os.RemoveAll(t.dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// changes returns what a commit changes in the folders that Kustomizations follow, and, for runs that are over, in the
 // overlays that it touched.
-func (b builder) changes(c git.Commit, all []Kustomization) ([]Change, error) {
-	before, err := b.at(c.Parent)
-	if err != nil {
-		return nil, err
-	}
-	after, err := b.at(c.Hash)
-	if err != nil {
-		return nil, err
-	}
+func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization) ([]Change, error) {
 	var list []Change
-	add := func(s kustomize.Spec, by string) {
-		change := Change{Folder: strings.TrimPrefix(path.Clean("/"+s.Path), "/"), By: by}
-		if change.compare(before, after, s); len(change.Objects) > 0 || change.Error != change.Before {
+	add := func(k Kustomization) error {
+		before, err := b.at(c.Parent, k.ignore)
+		if err != nil {
+			return err
+		}
+		after, err := b.at(c.Hash, k.ignore)
+		if err != nil {
+			return err
+		}
+		change := Change{Folder: kustomize.Folder(k.object), By: k.Name}
+		change.compare(ctx, before, after, k.object)
+		touched := slices.ContainsFunc(c.Files, func(f string) bool { return below(change.Folder, f) })
+		if len(change.Objects) > 0 || change.Error != change.Before || change.NotBuilt != "" && touched {
 			list = append(list, change)
 		}
+		return ctx.Err()
 	}
 	followed := map[string]bool{}
 	for _, k := range all {
-		add(k.spec, k.Name)
-		followed[strings.TrimPrefix(path.Clean("/"+k.Path), "/")] = true
+		if err := add(k); err != nil {
+			return nil, err
+		}
+		followed[kustomize.Folder(k.object)] = true
 	}
-	for _, folder := range overlays(c.Files, before, after) {
+	before, err := b.at(c.Parent, "")
+	if err != nil {
+		return nil, err
+	}
+	after, err := b.at(c.Hash, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, folder := range overlays(c.Files, before.files, after.files) {
 		if !followed[folder] {
-			add(kustomize.Spec{Path: folder}, "")
+			if err := add(Kustomization{object: kustomize.Of(folder)}); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return list, nil
 }
 
+func below(folder, name string) bool { return folder == "" || strings.HasPrefix(name, folder+"/") }
+
 // overlays are the folders overlays/* with a kustomization file that a change of these files can concern: those of the
 // folders that they are in.
-func overlays(changed []string, before, after map[string][]byte) []string {
+func overlays(changed, before, after []string) []string {
 	found := map[string]bool{}
-	for _, files := range []map[string][]byte{before, after} {
-		for name := range files {
-			folder := path.Dir(name)
-			above, base := path.Split(path.Dir(folder))
-			if kustomize.IsFile(name) && base == "overlays" && slices.ContainsFunc(changed, func(f string) bool { return strings.HasPrefix(f, above) }) {
-				found[folder] = true
-			}
+	for _, name := range slices.Concat(before, after) {
+		folder := path.Dir(name)
+		above, base := path.Split(path.Dir(folder))
+		if kustomize.IsFile(name) && base == "overlays" && slices.ContainsFunc(changed, func(f string) bool { return strings.HasPrefix(f, above) }) {
+			found[folder] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
@@ -393,15 +456,18 @@ func overlays(changed []string, before, after map[string][]byte) []string {
 
 // compare builds a folder before and after, and notes in which objects the two differ. A folder that is not there has
 // none.
-func (c *Change) compare(before, after map[string][]byte, s kustomize.Spec) {
-	was, errBefore := build(before, s)
-	is, errAfter := build(after, s)
-	if errBefore != nil {
-		c.Before = errBefore.Error()
+func (c *Change) compare(ctx context.Context, before, after *tree, k *unstructured.Unstructured) {
+	was, errBefore := before.build(ctx, k)
+	is, errAfter := after.build(ctx, k)
+	note := func(err error, broken *string) {
+		if errors.Is(err, kustomize.ErrNotBuilt) {
+			c.NotBuilt = err.Error()
+		} else if err != nil {
+			*broken = err.Error()
+		}
 	}
-	if errAfter != nil {
-		c.Error = errAfter.Error()
-	}
+	note(errBefore, &c.Before)
+	note(errAfter, &c.Error)
 	if errBefore != nil || errAfter != nil {
 		return // one of them says nothing
 	}
@@ -419,16 +485,23 @@ func (c *Change) compare(before, after map[string][]byte, s kustomize.Spec) {
 	}
 }
 
-func build(files map[string][]byte, s kustomize.Spec) (map[string]*unstructured.Unstructured, error) {
-	if !s.Has(files) {
-		return nil, nil
+func (t *tree) build(ctx context.Context, k *unstructured.Unstructured) (map[string]*unstructured.Unstructured, error) {
+	if t.dir == "" || t.err != nil {
+		return nil, t.err
 	}
-	objs, err := kustomize.Build(files, s)
-	byName := map[string]*unstructured.Unstructured{}
+	if b, there := t.built[k]; there {
+		return b.objects, b.err
+	}
+	var b built
+	objs, err := kustomize.Build(ctx, t.dir, k)
+	if !errors.Is(err, fs.ErrNotExist) {
+		b.objects, b.err = map[string]*unstructured.Unstructured{}, err
+	}
 	for _, o := range objs {
-		byName[kube.Name(o)] = o
+		b.objects[kube.Name(o)] = o
 	}
-	return byName, err
+	t.built[k] = b
+	return b.objects, b.err
 }
 
 // controller is what Flux applies with.
@@ -438,7 +511,7 @@ const controller = "kustomize-controller"
 func (r *Report) readDrift(ctx context.Context, c *kube.Client, b builder) error {
 	for _, k := range r.Kustomizations {
 		d := Drift{By: k.Name, Commit: k.Applied}
-		objs, err := k.wished(b)
+		objs, err := k.wished(ctx, b)
 		if err == nil {
 			r.Compared += len(objs)
 			d.Objects, err = c.DriftOf(ctx, controller, objs)
@@ -457,15 +530,15 @@ func (r *Report) readDrift(ctx context.Context, c *kube.Client, b builder) error
 }
 
 // wished are the objects as Flux applies them.
-func (k Kustomization) wished(b builder) ([]*unstructured.Unstructured, error) {
+func (k Kustomization) wished(ctx context.Context, b builder) ([]*unstructured.Unstructured, error) {
 	if k.Applied == "" {
 		return nil, errors.New("nothing was applied yet")
 	}
-	files, err := b.at(k.Applied)
-	if err != nil {
+	t, err := b.at(k.Applied, k.ignore)
+	if err = cmp.Or(err, t.err); err != nil {
 		return nil, err
 	}
-	objs, err := kustomize.Build(files, k.spec)
+	objs, err := kustomize.Build(ctx, t.dir, k.object)
 	if err != nil {
 		return nil, fmt.Errorf("building %s of commit %s: %w", k.Path, k.Applied, err)
 	}

@@ -1,16 +1,27 @@
 package audit
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
 	"mllab.local/internal/git"
 	"mllab.local/internal/kube"
-	"mllab.local/internal/kustomize"
 )
 
 func settings(color string) map[string][]byte {
@@ -43,8 +54,111 @@ func told(list []Change) string {
 		if c.Before != "" {
 			words = append(words, c.Folder+" "+c.By+" was broken")
 		}
+		if c.NotBuilt != "" {
+			words = append(words, c.Folder+" "+c.By+" unknown")
+		}
 	}
 	return strings.Join(words, "; ")
+}
+
+// repository is one of the real git, served as the lab's is, with the record of pushes that it is given.
+type repository struct {
+	*testing.T
+	dir    string
+	remote *url.URL
+	pushes string
+}
+
+func newRepository(t *testing.T) *repository {
+	r := &repository{T: t, dir: t.TempDir()}
+	r.git("", "init", "-q", "--bare", "-b", git.Main, "lab.git")
+	program, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatalf("this test needs git: %v", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/lab.git/", &cgi.Handler{Path: program, Args: []string{"http-backend"}, Root: "/", Env: []string{"GIT_PROJECT_ROOT=" + r.dir, "GIT_HTTP_EXPORT_ALL=1"}})
+	mux.HandleFunc("/pushes", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, r.pushes) })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	if r.remote, err = url.Parse(server.URL + "/lab.git"); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// git runs git on the repository with that on stdin.
+func (r *repository) git(stdin string, args ...string) string {
+	r.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir, cmd.Stdin = r.dir, strings.NewReader(stdin)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.dir, "GIT_DIR=lab.git", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.com",
+		"GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.com", "GIT_AUTHOR_DATE=2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-01-01T00:00:00Z"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		r.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// entry is a file of a commit, with git's mode and name as they are; the zero mode is a file.
+type entry struct{ mode, name, content string }
+
+// commit moves main to a new commit of exactly these files, in any tree that git can hold.
+func (r *repository) commit(message string, files map[string][]byte, more ...entry) string {
+	r.Helper()
+	for name, content := range files {
+		more = append(more, entry{name: name, content: string(content)})
+	}
+	var b strings.Builder
+	data := func(text string) { fmt.Fprintf(&b, "data %d\n%s\n", len(text), text) }
+	fmt.Fprintf(&b, "commit refs/heads/%s\ncommitter Ada <ada@example.com> 1767225600 +0000\n", git.Main)
+	data(message)
+	if parent := r.tip(); parent != "" {
+		fmt.Fprintf(&b, "from %s\n", parent)
+	}
+	b.WriteString("deleteall\n")
+	for _, e := range more {
+		name := ""
+		for _, c := range []byte(e.name) {
+			name += fmt.Sprintf("\\%03o", c)
+		}
+		if e.mode == "160000" {
+			fmt.Fprintf(&b, "M %s %s \"%s\"\n", e.mode, e.content, name)
+			continue
+		}
+		fmt.Fprintf(&b, "M %s inline \"%s\"\n", cmp.Or(e.mode, "100644"), name)
+		data(e.content)
+	}
+	r.git(b.String(), "fast-import", "--quiet")
+	return r.tip()
+}
+
+func (r *repository) tip() string {
+	return r.git("", "for-each-ref", "--format=%(objectname)", "refs/heads/"+git.Main)
+}
+
+func (r *repository) builder() (builder, []git.Commit) {
+	r.Helper()
+	repo, err := git.Clone(r.Context(), r.remote, "test")
+	if err != nil {
+		r.Fatal(err)
+	}
+	log, err := repo.Log()
+	if err != nil {
+		r.Fatal(err)
+	}
+	return builder{repo: repo, dir: r.TempDir(), trees: map[string]*tree{}}, log
+}
+
+// followed is a Kustomization of Flux in namespace team, called model.
+func followed(t *testing.T, spec string) Kustomization {
+	t.Helper()
+	objs, err := kube.Decode([]byte("{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, metadata: {name: model, namespace: team}, spec: " + spec + "}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Kustomization{Name: kube.Name(objs[0]), object: objs[0]}
 }
 
 func TestACommitsChangesAreThoseOfWhatIsBuilt(t *testing.T) {
@@ -57,26 +171,288 @@ func TestACommitsChangesAreThoseOfWhatIsBuilt(t *testing.T) {
 			delete(removed, name)
 		}
 	}
-	b := builder{files: map[string]map[string][]byte{"green": green, "red": red, "broken": broken, "removed": removed}}
-	follower := Kustomization{Name: "Kustomization/team/model", Path: "./runs/a/overlays/lab", spec: kustomize.Spec{Path: "./runs/a/overlays/lab", TargetNamespace: "team"}}
+	text := settings("red")
+	text["README.md"] = []byte("another text")
+	follower := []Kustomization{followed(t, "{path: ./runs/a/overlays/lab, targetNamespace: team}")}
 	const folder, by = "runs/a/overlays/lab", "Kustomization/team/model"
 	for name, tc := range map[string]struct {
-		commit git.Commit
-		by     []Kustomization
-		want   string
+		before, after map[string][]byte
+		by            []Kustomization
+		want          string
 	}{
-		"a base, of a run that is over": {git.Commit{Hash: "red", Parent: "green", Files: []string{"runs/a/base/settings.yaml"}}, nil, folder + "  changed ConfigMap/settings data.color green->red"},
-		"a base, of a run that goes on": {git.Commit{Hash: "red", Parent: "green", Files: []string{"runs/a/base/settings.yaml"}}, []Kustomization{follower}, folder + " " + by + " changed ConfigMap/team/settings data.color green->red"},
-		"the first commit":              {git.Commit{Hash: "green", Files: []string{"runs/a/base/settings.yaml", "runs/a/overlays/lab/Kustomization"}}, []Kustomization{follower}, folder + " " + by + " created ConfigMap/team/settings"},
-		"what breaks the build":         {git.Commit{Hash: "broken", Parent: "red", Files: []string{folder + "/Kustomization"}}, []Kustomization{follower}, folder + " " + by + " broken"},
-		"what mends it":                 {git.Commit{Hash: "red", Parent: "broken", Files: []string{folder + "/Kustomization"}}, nil, folder + "  was broken"},
-		"a folder that goes":            {git.Commit{Hash: "removed", Parent: "red", Files: []string{"runs/a/base/settings.yaml", folder + "/Kustomization"}}, []Kustomization{follower}, folder + " " + by + " removed ConfigMap/team/settings"},
-		"a text":                        {git.Commit{Hash: "green", Parent: "green", Files: []string{"README.md"}}, []Kustomization{follower}, ""},
+		"a base, of a run that is over": {green, red, nil, folder + "  changed ConfigMap/settings data.color green->red"},
+		"a base, of a run that goes on": {green, red, follower, folder + " " + by + " changed ConfigMap/team/settings data.color green->red"},
+		"the first commit":              {nil, green, follower, folder + " " + by + " created ConfigMap/team/settings; runs/b/overlays/lab  created ConfigMap/one"},
+		"what breaks the build":         {red, broken, follower, folder + " " + by + " broken"},
+		"what fixes it":                 {broken, red, nil, folder + "  was broken"},
+		"a folder that goes":            {red, removed, follower, folder + " " + by + " removed ConfigMap/team/settings"},
+		"a text":                        {red, text, follower, ""},
 	} {
-		list, err := b.changes(tc.commit, tc.by)
+		r := newRepository(t)
+		if tc.before != nil {
+			r.commit("before", tc.before)
+		}
+		r.commit("after", tc.after)
+		b, log := r.builder()
+		list, err := b.changes(t.Context(), log[0], tc.by)
 		if got := told(list); err != nil || got != tc.want {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, tc.want)
 		}
+	}
+}
+
+// Whatever git can hold beside what Flux applies changes nothing of what is applied.
+func TestWhatLiesInTheRepositoryDoesNotBreakIt(t *testing.T) {
+	long := strings.Repeat("l", 255)
+	for name, e := range map[string]entry{
+		"a space":                  {name: "Meeting notes.md"},
+		"a space, in the folder":   {name: "runs/a/overlays/lab/Meeting notes.md"},
+		"a folder with a space":    {name: "my notes/from Monday/a b.yaml"},
+		"letters that are not A-Z": {name: "Prot\u00f6koll \u65e5\u672c\u8a9e \U0001f600.md"},
+		"no letters":               {name: "$&'()*;<>?[]^`{|}~!#%+,= \"\\\t"},
+		"a new line":               {name: "one\ntwo\r\nthree"},
+		"not UTF-8":                {name: "caf\xe9.txt"},
+		"a leading dash":           {name: "-rf"},
+		"an address":               {name: "git@example.com:a"},
+		"a long name":              {name: long},
+		"a long way":               {name: strings.Repeat("d/", 100) + "deep"},
+		"a control character":      {name: "\x1b[2J\x07"},
+		"dots":                     {name: "...a"},
+		"an empty file":            {name: "empty.yaml"},
+		"bytes":                    {name: "model.bin", content: "\x00\xff\xfe"},
+		"a large file":             {name: "large", content: strings.Repeat("0123456789abcdef", 1<<18)},
+		"a program":                {mode: "100755", name: "runs/a/overlays/lab/train.sh", content: "#!/bin/sh\n"},
+		"a link":                   {mode: "120000", name: "runs/a/overlays/lab/link.yaml", content: "one.yaml"},
+		"a link to nowhere":        {mode: "120000", name: "gone", content: "nowhere"},
+		"a link to the machine":    {mode: "120000", name: "passwd.yaml", content: "/etc/passwd"},
+		"a link in a circle":       {mode: "120000", name: "runs/a/loop", content: "."},
+		"a submodule":              {mode: "160000", name: "runs/a/vendor", content: strings.Repeat("ab", 20)},
+		"a pointer of LFS":         {name: "weights.bin", content: "version https://git-lfs.github.com/spec/v1\noid sha256:" + strings.Repeat("ab", 32) + "\nsize 12345\n"},
+		"another kind of YAML":     {name: "runs/a/values.yaml", content: "a: {{ .Values.b }}\n"},
+		"a rule of Flux":           {name: ".sourceignore", content: "*.bin\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRepository(t)
+			r.commit("before", settings("green"))
+			r.commit("after", settings("red"), e)
+			b, log := r.builder()
+			list, err := b.changes(t.Context(), log[0], []Kustomization{followed(t, "{path: runs/a/overlays/lab}")})
+			const want = "runs/a/overlays/lab Kustomization/team/model changed ConfigMap/settings data.color green->red"
+			if got := told(list); err != nil || got != want {
+				t.Errorf("%q, %v; want %q", got, err, want)
+			}
+			if !slices.Contains(log[0].Files, e.name) {
+				t.Errorf("the commit has the files %q, without %q", log[0].Files, e.name)
+			}
+		})
+	}
+}
+
+// What a folder is made of counts as Flux counts it.
+func TestBrokenIsWhatIsBrokenForFlux(t *testing.T) {
+	const config = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {b: c}}\n"
+	resource := func(name string) string { return fmt.Sprintf("resources: [%q]\n", name) }
+	file := func(name string) string { return fmt.Sprintf("configMapGenerator: [{name: a, files: [%q]}]\n", name) }
+	const made, broken, unknown = "created", "broken", "unknown"
+	for name, tc := range map[string]struct {
+		kustomization string // "" is none
+		more          []entry
+		spec          string
+		want          string
+	}{
+		"a manifest with a space":         {resource("my model.yaml"), []entry{{name: "x/my model.yaml", content: config}}, "", made},
+		"a manifest with an @":            {resource("me@home.yaml"), []entry{{name: "x/me@home.yaml", content: config}}, "", made},
+		"a manifest with a colon":         {resource("a:b.yaml"), []entry{{name: "x/a:b.yaml", content: config}}, "", made},
+		"a folder with a space":           {resource("my model"), []entry{{name: "x/my model/a.yaml", content: config}, {name: "x/my model/kustomization.yaml", content: resource("a.yaml")}}, "", made},
+		"a manifest that is a program":    {resource("a.yaml"), []entry{{mode: "100755", name: "x/a.yaml", content: config}}, "", made},
+		"files with odd names":            {file("b c=my notes.txt"), []entry{{name: "x/my notes.txt", content: "n"}}, "", made}, // which the API server refuses
+		"a file with an odd name":         {file("bc=my notes: 1.txt"), []entry{{name: "x/my notes: 1.txt", content: "n"}}, "", made},
+		"a manifest above the folder":     {resource("../y/a.yaml"), []entry{{name: "y/a.yaml", content: config}}, "", made},
+		"an inline patch":                 {resource("a.yaml") + "patchesStrategicMerge: ['{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {b: d}}']\n", []entry{{name: "x/a.yaml", content: config}}, "", made},
+		"no kustomization file":           {"", []entry{{name: "x/deep/my model.yaml", content: config}, {name: "x/notes.md", content: "n"}}, "", made},
+		"other YAML, nothing names it":    {"", []entry{{name: "x/values.yaml", content: "a: b\n"}}, "", broken},
+		"a link to a manifest":            {resource("a.yaml"), []entry{{mode: "120000", name: "x/a.yaml", content: "b.yaml"}, {name: "x/b.yaml", content: config}}, "", broken},
+		"a link out of the repository":    {file("bc=passwd"), []entry{{mode: "120000", name: "x/passwd", content: "/etc/passwd"}}, "", broken},
+		"a manifest in a submodule":       {resource("sub/a.yaml"), []entry{{mode: "160000", name: "x/sub", content: strings.Repeat("ab", 20)}}, "", broken},
+		"a manifest in LFS":               {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n"}}, "", broken},
+		"a picture, which Flux leaves":    {file("logo.png"), []entry{{name: "x/logo.png", content: "p"}}, "", broken},
+		"a picture that a rule includes":  {file("logo.png"), []entry{{name: "x/logo.png", content: "p"}, {name: ".sourceignore", content: "*.bin\n"}}, "", made},
+		"a manifest that a rule excludes": {resource("a.yaml"), []entry{{name: "x/a.yaml", content: config}, {name: "x/.sourceignore", content: "a.*\n"}}, "", broken},
+		"a manifest that is not there":    {resource("absent.yaml"), nil, "", broken},
+		"a manifest of the machine":       {resource("/etc/passwd"), nil, "", broken},
+		"a way out of the repository":     {resource("../../../../../../../../etc/hostname"), nil, "", broken},
+		"half a kustomization file":       {"resources: {", nil, "", broken},
+		"variables":                       {resource("a.yaml"), []entry{{name: "x/a.yaml", content: strings.ReplaceAll(config, "b: c", "b: '${color}'")}}, "postBuild: {substitute: {color: red}}", made},
+		"variables of the cluster":        {resource("a.yaml"), []entry{{name: "x/a.yaml", content: config}}, "postBuild: {substituteFrom: [{kind: Secret, name: s}]}", unknown},
+		"a key":                           {resource("a.yaml"), []entry{{name: "x/a.yaml", content: config}}, "decryption: {provider: sops}", unknown},
+		"a manifest elsewhere":            {resource("https://example.com/a.yaml"), nil, "", unknown},
+		"a repository elsewhere":          {resource("github.com/fluxcd/flux2"), nil, "", unknown},
+		"what Helm would make":            {"helmCharts: [{name: a, repo: 'https://example.com'}]\n", nil, "", broken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRepository(t)
+			files := tc.more
+			if tc.kustomization != "" {
+				files = append(files, entry{name: "x/kustomization.yaml", content: tc.kustomization})
+			}
+			r.commit("all", nil, files...)
+			b, log := r.builder()
+			spec := "{path: ./x}"
+			if tc.spec != "" {
+				spec = "{path: ./x, " + tc.spec + "}"
+			}
+			list, err := b.changes(t.Context(), log[0], []Kustomization{followed(t, spec)})
+			got := ""
+			for _, c := range list {
+				switch {
+				case c.NotBuilt != "":
+					got = unknown
+				case c.Error != "":
+					got = broken
+				case len(c.Objects) == 1:
+					got = c.Objects[0].Action
+				}
+			}
+			if err != nil || len(list) != 1 || got != tc.want {
+				t.Errorf("%q, %v, %+v; want %q", got, err, list, tc.want)
+			}
+			if len(list) > 0 && strings.Contains(list[0].Error, b.dir) {
+				t.Errorf("the error names a folder of this machine: %s", list[0].Error)
+			}
+		})
+	}
+}
+
+const cluster = `apiVersion: source.toolkit.fluxcd.io/v1
+kind: GitRepository
+metadata: {name: lab, namespace: team}
+spec: {url: INSIDE, ignore: "# none\n*.bin\n"}
+---
+apiVersion: source.toolkit.fluxcd.io/v1
+kind: GitRepository
+metadata: {name: other, namespace: team}
+spec: {url: "https://example.com/other"}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: model, namespace: team}
+spec: {path: ./runs/a/overlays/lab, targetNamespace: team, sourceRef: {kind: GitRepository, name: lab}}
+status:
+  lastAppliedRevision: main@sha1:APPLIED
+  history: [{lastReconciled: "2026-01-01T12:00:00Z", lastReconciledStatus: ReconciliationSucceeded, metadata: {revision: "main@sha1:APPLIED"}}]
+  conditions: [{type: Ready, status: "True", reason: ReconciliationSucceeded, message: ok}]
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: new, namespace: team}
+spec: {path: ./runs/b, suspend: true, sourceRef: {kind: GitRepository, name: lab}}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: others, namespace: team}
+spec: {path: ./, sourceRef: {kind: GitRepository, name: other}}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: lost, namespace: team}
+spec: {path: ./absent, sourceRef: {kind: GitRepository, name: lab}}
+status: {lastAppliedRevision: "main@sha1:APPLIED"}
+---
+apiVersion: v1
+kind: Event
+metadata: {name: e, namespace: team, annotations: {kustomize.toolkit.fluxcd.io/revision: "main@sha1:FIRST"}}
+involvedObject: {kind: Kustomization, namespace: team, name: model}
+reason: Progressing
+message: applied
+lastTimestamp: "2026-01-01T11:00:00Z"
+`
+
+// client returns a cluster with these objects.
+func client(t *testing.T, text string) *kube.Client {
+	t.Helper()
+	objs, err := kube.Decode([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := fake.NewClientBuilder()
+	for _, o := range objs {
+		b = b.WithRuntimeObjects(o)
+	}
+	return &kube.Client{Client: b.Build()}
+}
+
+func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
+	r := newRepository(t)
+	first := r.commit("first", settings("green"), entry{name: "Meeting notes.md"})
+	second := r.commit("second", settings("red"), entry{name: "Meeting notes.md"})
+	third := r.commit("third", settings("red"))
+	r.git("", "notes", "--ref="+git.Notes, "add", "-m", `{"scenario":"gitops","step":"x","pass":true}`, second)
+	r.pushes = fmt.Sprintf(`{"time":"2026-01-01T10:00:00Z","user":"ada","ref":"refs/heads/main","old":%q,"new":%q}`+"\n", first, third)
+	const inside = "http://git.example/lab.git"
+	text := strings.NewReplacer("INSIDE", inside, "APPLIED", second, "FIRST", first).Replace(cluster)
+	const live = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings, namespace: team}, data: {color: blue}}"
+
+	report, err := Read(t.Context(), client(t, text+"---\n"+live), r.remote, inside, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Head != third || report.Older != 1 || len(report.Commits) != 2 {
+		t.Fatalf("head %s, %d older, %d commits", report.Head, report.Older, len(report.Commits))
+	}
+	var names []string
+	for _, k := range report.Kustomizations {
+		names = append(names, fmt.Sprint(k.Name, " ", k.Applied == second, " ", k.Suspended))
+	}
+	slices.Sort(names)
+	if want := []string{"Kustomization/team/lost true false", "Kustomization/team/model true false", "Kustomization/team/new false true"}; !slices.Equal(names, want) {
+		t.Errorf("Kustomizations are %q, want %q", names, want)
+	}
+	newest, older := report.Commits[0], report.Commits[1]
+	if newest.Pushed == nil || newest.Pushed.User != "ada" || len(newest.Applied) != 0 || len(newest.Changes) != 0 || newest.Proof != nil {
+		t.Errorf("the newest commit: %+v", newest)
+	}
+	if got, want := told(older.Changes), "runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red"; got != want {
+		t.Errorf("changes are %q, want %q", got, want)
+	}
+	if older.Pushed == nil || older.Proof == nil || !older.Proof.Pass || len(older.Applied) != 1 || older.Applied[0].From != "status" {
+		t.Errorf("the second commit: %+v", older)
+	}
+
+	drift := map[string]Drift{}
+	for _, d := range report.Drift {
+		drift[d.By] = d
+	}
+	if d := drift["Kustomization/team/model"]; report.Compared != 1 || len(d.Objects) != 1 || len(d.Objects[0].Fields) == 0 || d.Commit != second {
+		t.Errorf("of %d objects the drift is %+v", report.Compared, d)
+	}
+	for name, want := range map[string]string{"lost": `folder "absent"`, "new": "nothing was applied yet"} {
+		if d := drift["Kustomization/team/"+name]; !strings.Contains(d.Error, want) {
+			t.Errorf("%s: %+v, want an error that says %q", name, d, want)
+		}
+	}
+
+	report, err = Read(t.Context(), client(t, text), r.remote, inside, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if oldest := report.Commits[len(report.Commits)-1]; len(report.Commits) != 3 || oldest.Pushed != nil || len(oldest.Applied) != 1 || oldest.Applied[0].From != "event" {
+		t.Errorf("%d commits, the first %+v", len(report.Commits), oldest)
+	}
+	for _, d := range report.Drift {
+		if d.By == "Kustomization/team/model" && !d.Objects[0].Missing {
+			t.Errorf("the object is gone, and the drift is %+v", d)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "mllab-audit-*")); err != nil || len(left) > 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+
+	gone := *r.remote
+	gone.Path = "/absent.git"
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := Read(ctx, client(t, text), &gone, inside, 0); err == nil {
+		t.Error("a repository that is not there was read")
 	}
 }
 
@@ -147,7 +523,7 @@ func TestOverlaysThatACommitCanConcern(t *testing.T) {
 		"runs/ab/x":                    nil,
 		"README.md":                    nil,
 	} {
-		if got := overlays([]string{changed}, nil, files); !slices.Equal(got, want) {
+		if got := overlays([]string{changed}, nil, slices.Collect(maps.Keys(files))); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", changed, got, want)
 		}
 	}

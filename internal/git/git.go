@@ -16,12 +16,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
 	"slices"
 	"sort"
 	"strings"
 	"time"
 
+	"github.com/fluxcd/pkg/sourceignore"
 	gogit "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
@@ -267,6 +269,95 @@ func (r *Repo) Holds(ctx context.Context, tip, commit string) (bool, error) {
 // Files returns the files below a folder as they are in a commit, by path in the folder; none when there is no such folder.
 func (r *Repo) Files(commit, folder string) (map[string][]byte, error) {
 	return r.folder(plumbing.NewHash(commit), folder)
+}
+
+// Export writes the files of a commit below dir, an empty folder, as Flux's source-controller packs them for its other
+// controllers: no symbolic links, submodules as empty folders, and without the files that .sourceignore files or ignore
+// (spec.ignore of a GitRepository) exclude; where there are no such rules, Flux's default ones hold. It returns the paths
+// of the files, with slashes, in the order of the tree.
+// https://fluxcd.io/flux/components/source/gitrepositories/#excluding-files
+func (r *Repo) Export(commit, dir, ignore string) ([]string, error) {
+	c, err := object.GetCommit(r.store, plumbing.NewHash(commit))
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", commit, err)
+	}
+	tree, err := c.Tree()
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", commit, err)
+	}
+	root, err := os.OpenRoot(dir) // no name in a tree leads out of it
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	walk := object.NewTreeWalker(tree, true, nil)
+	defer walk.Close()
+	var names []string
+	for {
+		name, entry, err := walk.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("commit %s: %w", commit, err)
+		}
+		switch entry.Mode {
+		case filemode.Dir, filemode.Submodule:
+			err = root.MkdirAll(name, 0o755)
+		case filemode.Regular, filemode.Executable, filemode.Deprecated:
+			names = append(names, name)
+			err = r.export(root, name, entry.Hash)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("commit %s: %w", commit, err)
+		}
+	}
+	excluded, err := excluder(dir, ignore)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", commit, err)
+	}
+	kept := names[:0]
+	for _, name := range names {
+		if !excluded(name) {
+			kept = append(kept, name)
+		} else if err := root.Remove(name); err != nil {
+			return nil, err
+		}
+	}
+	return kept, nil
+}
+
+// export writes one file.
+func (r *Repo) export(root *os.Root, name string, hash plumbing.Hash) error {
+	blob, err := object.GetBlob(r.store, hash)
+	if err != nil {
+		return fmt.Errorf("file %q: %w", name, err)
+	}
+	from, err := blob.Reader()
+	if err != nil {
+		return fmt.Errorf("file %q: %w", name, err)
+	}
+	defer from.Close()
+	to, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from)
+	return errors.Join(err, to.Close())
+}
+
+// excluder reads the rules by which Flux leaves files of dir out.
+func excluder(dir, ignore string) (func(name string) bool, error) {
+	rules, err := sourceignore.LoadIgnorePatterns(dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	rules = append(rules, sourceignore.ReadPatterns(strings.NewReader(ignore), nil)...)
+	match := sourceignore.NewDefaultMatcher(nil, nil)
+	if len(rules) > 0 {
+		match = sourceignore.NewMatcher(append(sourceignore.VCSPatterns(nil), rules...))
+	}
+	return func(name string) bool { return match.Match(strings.Split(name, "/"), false) }, nil
 }
 
 // Log returns the commits of main that the clone has, newest first.

@@ -1,129 +1,134 @@
-// Package kustomize builds the objects of a folder as Flux does, from files in memory: without a network, without
-// programs, without the disk. Folders alone reads the disk, when upstream's manifests are rendered. It is the only
-// importer of the kustomize library.
+// Package kustomize builds the objects of a folder with Flux's own library, so that a folder is broken here when it is
+// for Flux. Nothing is fetched and no program is run. Folders builds upstream's folders when mllab is built. It is the
+// only importer of the kustomize library.
 package kustomize
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
+	flux "github.com/fluxcd/pkg/kustomize"
+	securefs "github.com/fluxcd/pkg/kustomize/filesys"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/kustomize/api/konfig"
-	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/kube"
 )
 
-// Spec is what a Flux Kustomization says of its build.
-// https://fluxcd.io/flux/components/kustomize/kustomizations/#writing-a-kustomization-spec
-type Spec struct {
-	Path            string          `json:"path"`
-	TargetNamespace string          `json:"targetNamespace"`
-	NamePrefix      string          `json:"namePrefix"`
-	NameSuffix      string          `json:"nameSuffix"`
-	Patches         []types.Patch   `json:"patches"`
-	Images          []types.Image   `json:"images"`
-	Components      []string        `json:"components"`
-	CommonMetadata  *commonMetadata `json:"commonMetadata"`
-	PostBuild       any             `json:"postBuild"`
-	Decryption      any             `json:"decryption"`
+// ErrNotBuilt means that a folder needs what is not in it: a network, a key, values of the cluster. Flux may have built
+// it.
+var ErrNotBuilt = errors.New("mllab does not build this folder")
+
+// Of returns a Kustomization of Flux that has nothing but a path.
+func Of(folder string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"path": folder}}}
 }
 
-type commonMetadata struct {
-	Labels      map[string]string `json:"labels"`
-	Annotations map[string]string `json:"annotations"`
+// Folder returns the folder that a Kustomization of Flux names, with slashes and without a leading one; "" is the whole
+// repository.
+func Folder(kustomization *unstructured.Unstructured) string {
+	at, _, _ := unstructured.NestedString(kustomization.Object, "spec", "path")
+	return strings.TrimPrefix(path.Clean("/"+at), "/")
 }
 
-// SpecOf reads a Kustomization of Flux.
-func SpecOf(kustomization *unstructured.Unstructured) (Spec, error) {
-	var s Spec
-	text, err := json.Marshal(kustomization.Object["spec"])
-	if err == nil {
-		err = json.Unmarshal(text, &s)
-	}
-	if err != nil {
-		return s, fmt.Errorf("reading the spec of %s: %w", kube.Name(kustomization), err)
-	}
-	return s, nil
-}
-
-// IsFile tells whether a path is that of a kustomization file.
+// IsFile reports whether a path is that of a kustomization file.
 func IsFile(name string) bool {
 	return slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(name))
 }
 
-// Has tells whether a build of files has something to begin with: a folder that is there.
-func (s Spec) Has(files map[string][]byte) bool {
-	for name := range files {
-		if below(s.folder(), name) {
-			return true
-		}
+// Build builds the objects that a Kustomization of Flux names, as kustomize-controller does. root is a folder of this
+// machine with the files of the repository (git.Repo.Export), in which Build leaves nothing behind.
+// https://github.com/fluxcd/kustomize-controller/blob/v1.7.2/internal/controller/kustomization_controller.go
+//
+// Errors: ErrNotBuilt; fs.ErrNotExist when there is no such folder; those that Flux reports, with paths of the
+// repository.
+func Build(ctx context.Context, root string, kustomization *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	root, err := filepath.EvalSymlinks(root) // as kustomize writes it in its errors
+	if err != nil {
+		return nil, err
 	}
-	return false
+	if err := needs(kustomization.Object); err != nil {
+		return nil, err
+	}
+	folder := Folder(kustomization)
+	dir := filepath.Join(root, filepath.FromSlash(folder))
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("folder %q: %w", folder, errors.Unwrap(err))
+	}
+	objs, err := build(ctx, root, dir, kustomization)
+	if err != nil && !errors.Is(err, ErrNotBuilt) {
+		err = errors.New(strings.NewReplacer(root+"/", "", root, "the repository").Replace(err.Error()))
+	}
+	return objs, err
 }
 
-// folder is where the build begins: "" is the whole repository.
-func (s Spec) folder() string { return strings.TrimPrefix(path.Clean("/"+s.Path), "/") }
+// needs returns ErrNotBuilt when a Kustomization uses what only Flux has.
+func needs(kustomization map[string]any) error {
+	if _, set, _ := unstructured.NestedMap(kustomization, "spec", "decryption"); set {
+		return fmt.Errorf("%w: spec.decryption needs a key", ErrNotBuilt)
+	}
+	if from, _, _ := unstructured.NestedSlice(kustomization, "spec", "postBuild", "substituteFrom"); len(from) > 0 {
+		return fmt.Errorf("%w: spec.postBuild.substituteFrom needs values of the cluster at that time", ErrNotBuilt)
+	}
+	return nil
+}
 
-func below(folder, name string) bool { return folder == "" || strings.HasPrefix(name, folder+"/") }
-
-// Build builds the objects of the folder s.Path of files, by path in the repository.
-//
-// Errors: kustomize's own; that the folder needs what is not in the repository (remote bases), a program (generators,
-// transformers, validators), or the cluster (variables, decryption), none of which is used here.
-func Build(files map[string][]byte, s Spec) ([]*unstructured.Unstructured, error) {
-	if s.PostBuild != nil {
-		return nil, errors.New("spec.postBuild puts variables in, which is not done here")
+func build(ctx context.Context, root, dir string, kustomization *unstructured.Unstructured) (objs []*unstructured.Unstructured, err error) {
+	done, err := flux.NewGenerator(root, *kustomization).WriteFile(dir, flux.WithSaveOriginalKustomization())
+	if err != nil {
+		return nil, err
 	}
-	if s.Decryption != nil {
-		return nil, errors.New("spec.decryption takes a key, which is not here")
-	}
-	if !s.Has(files) {
-		return nil, fmt.Errorf("there is no folder %q", s.folder())
-	}
-	disk := filesys.MakeFsInMemory()
-	for name, content := range files {
-		if err := disk.WriteFile("/"+name, content); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	if err := s.complete(disk, files); err != nil {
+	defer func() { err = errors.Join(err, flux.CleanDirectory(dir, done)) }()
+	disk, err := securefs.MakeFsOnDiskSecure(root)
+	if err != nil {
 		return nil, err
 	}
 	inside := &sealed{FileSystem: disk}
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(inside, "/"+s.folder())
+	built, err := flux.Build(inside, dir)
 	if inside.refused != nil { // of which kustomize only says that it could not read something
 		return nil, inside.refused
 	}
 	if err != nil {
 		return nil, err
 	}
+	if _, set, _ := unstructured.NestedMap(kustomization.Object, "spec", "postBuild"); set {
+		for _, res := range built.Resources() {
+			replaced, err := flux.SubstituteVariables(ctx, nil, *kustomization, res, flux.SubstituteWithDryRun(true))
+			if err == nil && replaced != nil {
+				_, err = built.Replace(res)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("post build failed for '%s': %w", res.GetName(), err)
+			}
+		}
+	}
 	text, err := built.AsYaml()
 	if err != nil {
 		return nil, err
 	}
-	objs, err := kube.Decode(text)
-	if err != nil {
+	if objs, err = kube.Decode(text); err != nil {
 		return nil, err
 	}
+	labels, _, _ := unstructured.NestedStringMap(kustomization.Object, "spec", "commonMetadata", "labels")
+	annotations, _, _ := unstructured.NestedStringMap(kustomization.Object, "spec", "commonMetadata", "annotations")
 	for _, o := range objs {
-		if s.CommonMetadata != nil {
-			o.SetLabels(merged(o.GetLabels(), s.CommonMetadata.Labels))
-			o.SetAnnotations(merged(o.GetAnnotations(), s.CommonMetadata.Annotations))
-		}
+		o.SetLabels(merged(o.GetLabels(), labels))
+		o.SetAnnotations(merged(o.GetAnnotations(), annotations))
 	}
 	return objs, nil
 }
 
-// merged is m with more in it, nil when there is nothing.
+// merged returns m with more in it, nil when there is nothing.
 func merged(m, more map[string]string) map[string]string {
 	if m == nil && len(more) > 0 {
 		m = map[string]string{}
@@ -132,137 +137,81 @@ func merged(m, more map[string]string) map[string]string {
 	return m
 }
 
-// complete writes the kustomization file that Flux would: one that is there, with what the spec adds, or one of all
-// manifests where there is none.
-func (s Spec) complete(disk filesys.FileSystem, files map[string][]byte) error {
-	var k types.Kustomization
-	file := ""
-	for _, name := range konfig.RecognizedKustomizationFileNames() {
-		if at := path.Join(s.folder(), name); files[at] != nil {
-			file = at
-		}
-	}
-	if file == "" {
-		file = path.Join(s.folder(), konfig.DefaultKustomizationFileName())
-		k.Resources = manifests(files, s.folder())
-	} else if err := yaml.Unmarshal(files[file], &k); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	if len(k.Resources) == 0 { // or kustomize calls it empty
-		k.BuildMetadata = []string{types.OriginAnnotations}
-	}
-	if s.TargetNamespace != "" {
-		k.Namespace = s.TargetNamespace
-	}
-	if s.NamePrefix != "" {
-		k.NamePrefix = s.NamePrefix
-	}
-	if s.NameSuffix != "" {
-		k.NameSuffix = s.NameSuffix
-	}
-	k.Patches = append(k.Patches, s.Patches...)
-	k.Components = append(k.Components, s.Components...)
-	for _, image := range s.Images {
-		k.Images = append(slices.DeleteFunc(k.Images, func(i types.Image) bool { return i.Name == image.Name }), image)
-	}
-	text, err := yaml.Marshal(k)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return disk.WriteFile("/"+file, text)
-}
-
-// manifests are the YAML files below a folder that has no kustomization file; a folder that has one is named instead.
-func manifests(files map[string][]byte, folder string) []string {
-	var built, list []string
-	for name := range files {
-		if below(folder, name) && IsFile(name) {
-			built = append(built, path.Dir(name))
-		}
-	}
-	for name := range files {
-		ext := path.Ext(name)
-		inside := slices.ContainsFunc(built, func(dir string) bool { return below(dir, name) })
-		if below(folder, name) && (ext == ".yaml" || ext == ".yml") && !inside {
-			list = append(list, name)
-		}
-	}
-	for _, dir := range built {
-		if !slices.ContainsFunc(built, func(other string) bool { return other != dir && below(other, dir) }) {
-			list = append(list, dir)
-		}
-	}
-	slices.Sort(list)
-	for i, name := range list {
-		if folder != "" {
-			list[i] = strings.TrimPrefix(name, folder+"/")
-		}
-	}
-	return list
-}
-
 // sealed is a file system whose kustomization files name nothing outside of it.
 type sealed struct {
 	filesys.FileSystem
 	refused error // why a file was not handed out
 }
 
-// ReadFile refuses a kustomization file that would make kustomize use a network or a program.
+// ReadFile refuses a kustomization file that would make kustomize use a network.
 func (s *sealed) ReadFile(name string) ([]byte, error) {
 	text, err := s.FileSystem.ReadFile(name)
 	if err != nil || !IsFile(name) {
 		return text, err
 	}
-	if err := local(text); err != nil {
-		s.refused = fmt.Errorf("%s: %w", strings.TrimPrefix(name, "/"), err)
-		return nil, s.refused
+	if err := s.local(path.Dir(name), text); err != nil {
+		s.refused = err
+		return nil, err
 	}
 	return text, nil
 }
 
-// naming is what of a kustomization file names files, or programs.
+// naming is what of a kustomization file names files.
 type naming struct {
-	Resources, Bases, Components, Crds, Configurations, PatchesStrategicMerge []string
-	Generators, Transformers, Validators                                      []string
-	HelmCharts, HelmChartInflationGenerator                                   []any
-	OpenAPI                                                                   struct{ Path string }
-	Patches, PatchesJson6902, Replacements                                    []struct{ Path string }
-	ConfigMapGenerator, SecretGenerator                                       []struct {
+	Resources, Bases, Components                []string // files or folders
+	Crds, Configurations, PatchesStrategicMerge []string // files
+	Generators, Transformers, Validators        []string
+	OpenAPI                                     struct{ Path string }
+	Patches, PatchesJson6902, Replacements      []struct{ Path string }
+	ConfigMapGenerator, SecretGenerator         []struct {
 		Files, Envs []string
 		Env         string
 	}
 }
 
-func local(text []byte) error {
+var (
+	// What kustomize fetches by HTTP: api/internal/loader/fileloader.go of kustomize v0.20.1.
+	address = regexp.MustCompile(`(?i)^https?:`)
+	// What kustomize clones when there is no such file: api/internal/git/repospec.go.
+	repository = regexp.MustCompile(`(?i)^(git::|gh:|ssh://|file://|github\.com[:/]|[a-z][a-z0-9-]*@)`)
+)
+
+// local returns ErrNotBuilt when the kustomization file text in folder dir names what kustomize would fetch.
+func (s *sealed) local(dir string, text []byte) error {
 	var n naming
 	if err := yaml.Unmarshal(text, &n); err != nil {
-		return err
+		return nil // which kustomize itself reports
 	}
-	if len(n.Generators)+len(n.Transformers)+len(n.Validators)+len(n.HelmCharts)+len(n.HelmChartInflationGenerator) > 0 {
-		return errors.New("generators, transformers, validators and Helm charts are not run here")
+	if len(n.Generators)+len(n.Transformers)+len(n.Validators) > 0 {
+		return fmt.Errorf("%w: it has generators, transformers or validators, which can name anything", ErrNotBuilt)
 	}
-	named := slices.Concat(n.Resources, n.Bases, n.Components, n.Crds, n.Configurations, []string{n.OpenAPI.Path})
-	for _, p := range n.PatchesStrategicMerge {
-		if !strings.Contains(p, "\n") { // else it is the patch itself
-			named = append(named, p)
-		}
-	}
+	files := slices.Concat(n.Crds, n.Configurations, n.PatchesStrategicMerge, []string{n.OpenAPI.Path})
 	for _, p := range slices.Concat(n.Patches, n.PatchesJson6902, n.Replacements) {
-		named = append(named, p.Path)
+		files = append(files, p.Path)
 	}
 	for _, g := range slices.Concat(n.ConfigMapGenerator, n.SecretGenerator) {
 		for _, f := range slices.Concat(g.Files, g.Envs, []string{g.Env}) {
 			if _, file, keyed := strings.Cut(f, "="); keyed {
 				f = file
 			}
-			named = append(named, f)
+			files = append(files, f)
 		}
 	}
-	for _, name := range named {
-		// What kustomize takes for an address has one of these.
-		if strings.ContainsAny(name, ":@") || strings.HasPrefix(strings.ToLower(name), "github.com/") {
-			return fmt.Errorf("%q is not in the repository, and nothing is fetched here", name)
+	either := slices.Concat(n.Resources, n.Bases, n.Components)
+	for _, name := range slices.Concat(files, either) {
+		if address.MatchString(name) {
+			return notThere(name)
+		}
+	}
+	for _, name := range either {
+		at := path.Join(dir, name)
+		if repository.MatchString(name) && (!s.Exists(at) || s.IsDir(at)) {
+			return notThere(name)
 		}
 	}
 	return nil
+}
+
+func notThere(name string) error {
+	return fmt.Errorf("%w: it names %q, and nothing is fetched here", ErrNotBuilt, name)
 }

@@ -1,6 +1,10 @@
 package kustomize
 
 import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +16,8 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// repository is one of a base and an overlay, as people write them.
-func repository(more ...string) map[string][]byte {
+// folders is one of a base and an overlay, as people write them.
+func folders(more ...string) map[string][]byte {
 	files := map[string][]byte{
 		"base/kustomization.yaml": []byte("resources: [service.yaml]\n"),
 		"base/service.yaml": []byte(`apiVersion: serving.knative.dev/v1
@@ -37,9 +41,22 @@ patches:
 	return files
 }
 
-func names(t *testing.T, files map[string][]byte, s Spec) string {
+// on writes files into a folder.
+func on(t *testing.T, files map[string][]byte) string {
 	t.Helper()
-	objs, err := Build(files, s)
+	dir := t.TempDir()
+	for name, content := range files {
+		at := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, content, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func names(t *testing.T, files map[string][]byte, folder string) string {
+	t.Helper()
+	objs, err := Build(t.Context(), on(t, files), Of(folder))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,11 +91,8 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := SpecOf(flux[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	objs, err := Build(repository(), s)
+	dir := on(t, folders())
+	objs, err := Build(t.Context(), dir, flux[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,22 +113,22 @@ spec:
 	if len(objs) != 1 || kube.Name(o) != "Service/team/a-model-z" {
 		t.Errorf("built were %d objects, the first %s", len(objs), kube.Name(o))
 	}
-	if again, err := Build(repository(), Spec{Path: "overlays/lab"}); err != nil || kube.Name(again[0]) != "Service/model" {
+	if again, err := Build(t.Context(), dir, Of("overlays/lab")); err != nil || kube.Name(again[0]) != "Service/model" {
 		t.Errorf("one build has left something for the next: %v, %v", again, err)
 	}
 }
 
 func TestAFolderWithoutAKustomizationFileIsAllItsManifests(t *testing.T) {
-	files := repository("README.md", "# no manifest", "apps/a.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}",
+	files := folders("README.md", "# no manifest", "apps/a.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}",
 		"apps/deep/b.yml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: b}}",
 		"apps/own/kustomization.yaml", "namePrefix: own-\nresources: [c.yaml]\n", "apps/own/c.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}")
-	if got, want := names(t, files, Spec{Path: "./apps"}), "ConfigMap/a ConfigMap/b ConfigMap/own-c"; got != want {
+	if got, want := names(t, files, "./apps"), "ConfigMap/a ConfigMap/b ConfigMap/own-c"; got != want {
 		t.Errorf("built were %s, want %s", got, want)
 	}
-	if got := names(t, map[string][]byte{"x.yaml": files["apps/a.yaml"]}, Spec{}); got != "ConfigMap/a" {
+	if got := names(t, map[string][]byte{"x.yaml": files["apps/a.yaml"]}, ""); got != "ConfigMap/a" {
 		t.Errorf("the whole repository is %s", got)
 	}
-	if got := names(t, repository("empty/kustomization.yaml", "resources: []\n"), Spec{Path: "empty"}); got != "" {
+	if got := names(t, folders("empty/kustomization.yaml", "resources: []\n"), "empty"); got != "" {
 		t.Errorf("a folder that names nothing is %s", got)
 	}
 }
@@ -127,49 +141,70 @@ func TestNothingOutsideOfTheRepositoryIsUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin)
-	const nothing = "nothing is fetched here"
+	far := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s was fetched", r.URL) }))
+	defer far.Close()
+	const nothing, shut = "nothing is fetched here", "which can name anything"
 	for text, want := range map[string]string{
-		"resources: [https://example.com/x.yaml]":                               nothing,
-		"resources: [github.com/fluxcd/flux2]":                                  nothing,
-		"resources: [GitHub.com/fluxcd/flux2]":                                  nothing,
-		"resources: ['git@example.com:a/b']":                                    nothing,
-		"resources: ['git::x/y']":                                               nothing,
-		"bases: ['ssh://git@example.com/a/b']":                                  nothing,
-		"components: ['https://example.com/a/b//c']":                            nothing,
-		"resources: [../base]\npatches: [{path: 'http://example.com/p'}]":       nothing,
-		"resources: [../base]\npatchesStrategicMerge: ['http://example.com/p']": nothing,
-		"resources: [../base]\npatchesJson6902: [{path: 'http://example.com/p', target: {kind: Service, name: model, version: v1}}]": nothing,
-		"resources: [../base]\nreplacements: [{path: 'http://example.com/p'}]":                                                       nothing,
-		"resources: [../base]\nopenapi: {path: 'http://example.com/p'}":                                                              nothing,
-		"resources: [../base]\ncrds: ['http://example.com/p']":                                                                       nothing,
-		"resources: [../base]\nconfigurations: ['http://example.com/p']":                                                             nothing,
-		"configMapGenerator: [{name: a, files: ['k=http://example.com/p']}]":                                                         nothing,
-		"configMapGenerator: [{name: a, envs: ['http://example.com/p']}]":                                                            nothing,
-		"secretGenerator: [{name: a, env: 'http://example.com/p'}]":                                                                  nothing,
-		"resources: [../base]\ntransformers: [t.yaml]":                                                                               "are not run here",
-		"generators: [t.yaml]":                                 "are not run here",
-		"resources: [../base]\nvalidators: [t.yaml]":           "are not run here",
-		"helmCharts: [{name: a, repo: 'https://example.com'}]": "are not run here",
-		"resources: [/etc/passwd]":                             "/etc/passwd",
-		"resources: [../../../../etc/hostname]":                "etc/hostname",
-		"resources: [../base/service.yaml]":                    "is not in or below",
-		"resources: [absent.yaml]":                             "absent.yaml",
-		"resources: {":                                         "",
+		"resources: [FAR/x.yaml]":                                nothing,
+		"resources: [github.com/fluxcd/flux2]":                   nothing,
+		"resources: [GitHub.com/fluxcd/flux2]":                   nothing,
+		"resources: ['git@example.com:a/b']":                     nothing,
+		"resources: ['me@example.com/a/b']":                      nothing,
+		"resources: ['git::FAR/x/y']":                            nothing,
+		"bases: ['ssh://git@example.com/a/b']":                   nothing,
+		"components: ['FAR/a/b//c']":                             nothing,
+		"resources: [../base]\npatches: [{path: 'FAR/p'}]":       nothing,
+		"resources: [../base]\npatchesStrategicMerge: ['FAR/p']": nothing,
+		"resources: [../base]\npatchesJson6902: [{path: 'FAR/p', target: {kind: Service, name: model, version: v1}}]": nothing,
+		"resources: [../base]\nreplacements: [{path: 'FAR/p'}]":                                                       nothing,
+		"resources: [../base]\nopenapi: {path: 'FAR/p'}":                                                              nothing,
+		"resources: [../base]\ncrds: ['FAR/p']":                                                                       nothing,
+		"resources: [../base]\nconfigurations: ['FAR/p']":                                                             nothing,
+		"configMapGenerator: [{name: a, files: ['k=FAR/p']}]":                                                         nothing,
+		"configMapGenerator: [{name: a, envs: ['FAR/p']}]":                                                            nothing,
+		"secretGenerator: [{name: a, env: 'FAR/p'}]":                                                                  nothing,
+		"resources: [../base]\ntransformers: [t.yaml]":                                                                shut,
+		"generators: [t.yaml]":                                                                                        shut,
+		"resources: [../base]\nvalidators: [t.yaml]":                                                                  shut,
 	} {
+		text = strings.ReplaceAll(text, "FAR", far.URL)
 		// Named by the folder itself, and by what it is made of.
-		for _, s := range []Spec{{Path: "odd"}, {Path: "above"}} {
-			objs, err := Build(repository("odd/kustomization.yaml", text+"\n", "above/kustomization.yaml", "resources: [../odd]\n"), s)
-			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s in %s: %d objects, %v; want an error that says %q", text, s.Path, len(objs), err, want)
+		for _, folder := range []string{"odd", "above"} {
+			dir := on(t, folders("odd/kustomization.yaml", text+"\n", "above/kustomization.yaml", "resources: [../odd]\n"))
+			objs, err := Build(t.Context(), dir, Of(folder))
+			if !errors.Is(err, ErrNotBuilt) || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s in %s: %d objects, %v; want ErrNotBuilt that says %q", text, folder, len(objs), err, want)
 			}
 		}
 	}
 	if said, err := os.ReadFile(called); err == nil {
 		t.Errorf("git was called with %s", said)
 	}
-	for _, s := range []Spec{{Path: "base", PostBuild: map[string]any{}}, {Path: "base", Decryption: map[string]any{}}, {Path: "absent"}} {
-		if _, err := Build(repository(), s); err == nil {
-			t.Errorf("%+v was built", s)
+	if _, err := Build(t.Context(), on(t, folders()), Of("absent")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a folder that is not there: %v", err)
+	}
+}
+
+func TestABuildLeavesTheFolderAsItWas(t *testing.T) {
+	files := folders("plain/a.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}", "bad/kustomization.yaml", "resources: [absent.yaml]\n")
+	dir := on(t, files)
+	for _, folder := range []string{"overlays/lab", "plain", "bad"} {
+		_, _ = Build(t.Context(), dir, Of(folder))
+	}
+	err := filepath.WalkDir(dir, func(at string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
 		}
+		name, err := filepath.Rel(dir, at)
+		if err != nil {
+			return err
+		}
+		if text, err := os.ReadFile(at); err != nil || string(text) != string(files[name]) {
+			t.Errorf("%s is %q, %v", name, text, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
