@@ -38,7 +38,7 @@ func arms(t *testing.T, s *abStory, b string) *Lab {
 		w.Header().Set(probe.HeaderConverted, strconv.FormatBool(converted))
 	}))
 	t.Cleanup(srv.Close)
-	return &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(), task: report.Discard().Step(""), at: "arms", ctx: t.Context()}
+	return &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(), task: report.Discard().Step(""), at: "arms"}
 }
 
 func story() *abStory {

@@ -162,7 +162,7 @@ func (s *blueGreenStory) begin(ctx context.Context, l *Lab) error {
 	}
 	now := time.Now()
 	s.turns = []turn{{blue, now, now}}
-	s.watcher = l.watch(s.shared(l), switchRate)
+	s.watcher = l.watch(ctx, s.shared(l), switchRate)
 	return l.until(ctx, "the watcher's first answer", func() string { // a small sample is done sooner
 		if len(s.watcher.Answers()) == 0 {
 			return "none yet"

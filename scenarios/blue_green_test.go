@@ -69,7 +69,7 @@ func (b *switchboard) lab(t *testing.T) *Lab {
 	t.Cleanup(srv.Close)
 	return &Lab{
 		send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
-		task: report.Discard().Step(""), ctx: t.Context(),
+		task: report.Discard().Step(""),
 	}
 }
 

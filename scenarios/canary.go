@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"mllab.local/internal/fault"
@@ -15,6 +16,9 @@ import (
 // watchRate is how many requests per second a watcher sends: with 95 % it sees
 // an outage of 60 ms.
 const watchRate = 50
+
+// failPercent of the requests are answered 500 by a v2 that is made to fail.
+const failPercent = 5
 
 // canaryStory is a new version that takes over on a Knative Service, step by
 // step or gradually, and is taken back.
@@ -70,7 +74,7 @@ func canary(o Options) (Scenario, error) {
 		sc.Steps = append(sc.Steps, Step{
 			Name: splitName(percents), Change: s.shift(percents...), Check: s.split(percents...),
 			Idea: fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", percents[1]),
-			Look: "Both counts lie in the interval that a right split leaves only once in a million samples.",
+			Look: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
 		})
 	}
 	sc.Steps = append(sc.Steps,
@@ -96,7 +100,7 @@ func canary(o Options) (Scenario, error) {
 			After: first, Break: s.shift(100, 0), Catches: Shares,
 		},
 		{
-			Name: "errors", Summary: "v2 answers 500 one time in twenty",
+			Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent),
 			Break: s.failing, Catches: Answers,
 		},
 	}
@@ -152,7 +156,7 @@ func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0
 
 // failing has v2 answer some requests with 500.
 func (s *canaryStory) failing(context.Context, *Lab) error {
-	s.faults = map[string]map[string]string{"v2": {"FAIL_PERCENT": "5"}}
+	s.faults = map[string]map[string]string{"v2": {"FAIL_PERCENT": strconv.Itoa(failPercent)}}
 	return nil
 }
 
@@ -183,7 +187,7 @@ func (s *canaryStory) shift(percents ...int64) func(context.Context, *Lab) error
 			return err
 		}
 		if s.watcher == nil {
-			s.watcher = l.watch(l.to(s.service.base.Name), watchRate)
+			s.watcher = l.watch(ctx, l.to(s.service.base.Name), watchRate)
 		}
 		return nil
 	}
@@ -244,8 +248,8 @@ func (s *canaryStory) lossless() Step {
 // little every second or so, over the time that its annotation gives.
 // https://knative.dev/docs/serving/rolling-out-latest-revision/
 func (s *canaryStory) gradually(sc *Scenario) error {
-	if s.Gradual < minGradual || s.Gradual > maxGradual || s.Gradual%time.Second != 0 {
-		return fault.Usage("such as --rollout-duration 30s", "--rollout-duration %s is not a number of whole seconds from %s to %s", s.Gradual, minGradual, maxGradual)
+	if err := CheckRollout(s.Gradual); err != nil {
+		return err
 	}
 	took := fmt.Sprintf("v2 takes over in %s", s.Gradual)
 	sc.Steps = []Step{
@@ -271,7 +275,7 @@ func (s *canaryStory) gradually(sc *Scenario) error {
 			Name: "at-once", Summary: "Knative is not told to go gradually",
 			Break: func(context.Context, *Lab) error { s.atOnce = true; return nil }, Catches: Shares,
 		},
-		{Name: "errors", Summary: "v2 answers 500 one time in twenty", Break: s.failing, Catches: Answers},
+		{Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent), Break: s.failing, Catches: Answers},
 	}
 	// Only the old revision's name brings it back: "newest" would be v2 again.
 	sc.Undo.Change = func(ctx context.Context, l *Lab) error {
@@ -281,10 +285,19 @@ func (s *canaryStory) gradually(sc *Scenario) error {
 	return nil
 }
 
+// The bounds of Options.Gradual.
 const (
 	minGradual = 10 * time.Second // Knative's steps are a second or more
 	maxGradual = 2 * time.Minute  // well below a step's bound
 )
+
+// CheckRollout refuses a time over which the canary cannot shift the traffic.
+func CheckRollout(d time.Duration) error {
+	if d < minGradual || d > maxGradual || d%time.Second != 0 {
+		return fault.Usage("such as --rollout-duration 30s", "--rollout-duration must be whole seconds from %s to %s, got %s", minGradual, maxGradual, d)
+	}
+	return nil
+}
 
 // latest deploys a version as the newest revision, which gets all traffic in
 // the end.
@@ -324,7 +337,7 @@ const (
 
 // ramp watches until v2 has everything, and judges how it got there.
 func (s *canaryStory) ramp(ctx context.Context, l *Lab) (Evidence, error) {
-	w := l.watch(l.to(s.service.base.Name), watchRate)
+	w := l.watch(ctx, l.to(s.service.base.Name), watchRate)
 	ctx, cancel := context.WithTimeout(ctx, 2*s.Gradual+30*time.Second)
 	defer cancel()
 	// As many in a row would come by chance only once in 10^6 at 90 %.

@@ -97,7 +97,7 @@ func gitops(o Options) (Scenario, error) {
 			s.proven(Step{
 				Name: "a commit moves 10 % to v2", Change: s.tenth, Check: s.split(90, 10),
 				Idea: "One commit adds v2 without traffic, the next gives it a tenth. It is in force when Flux says that it has applied just that commit, and Knative that every gateway answers by it.",
-				Look: "Both counts lie in the interval that a right split leaves only once in a million samples.",
+				Look: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
 			}),
 			s.proven(Step{
 				Name: "git revert brings the old model back", Change: s.takeBack, Check: s.tookBack,
@@ -127,7 +127,7 @@ func gitops(o Options) (Scenario, error) {
 			}),
 			s.proven(Step{
 				Name: "beside Flux's own defaults", Long: true, Change: s.defaults, Check: s.slower,
-				Idea: "The same kind of commit, with the interval of 1m that Flux's command line gives, and nobody who asks Flux after the push. It is made right after Flux has looked, so it waits about as long as one can.",
+				Idea: "The same kind of commit, with the interval of " + fluxDefault + " that Flux's command line gives, and nobody who asks Flux after the push. It is made right after Flux has looked, so it waits about as long as one can.",
 				Look: "How many times the median it is. It is one commit, and no median of its own.",
 			}),
 			{
@@ -209,7 +209,7 @@ func (s *gitopsStory) start(ctx context.Context, l *Lab) error {
 	if err := s.ready(ctx, l); err != nil {
 		return err
 	}
-	s.watcher = l.watch(l.to(serviceName), watchRate)
+	s.watcher = l.watch(ctx, l.to(serviceName), watchRate)
 	return nil
 }
 

@@ -21,6 +21,10 @@ type gitopsHelmStory struct {
 	bad   pushed
 }
 
+// noQuantity is no quantity of Kubernetes. The chart takes it, and the API refuses
+// it.
+const noQuantity = "64MB"
+
 // gitHelmState fills gitops-helm/tree in, which is then the folder in Git,
 // beside the chart.
 type gitHelmState struct {
@@ -59,7 +63,7 @@ func gitopsHelm(o Options) (Scenario, error) {
 			}),
 			s.proven(Step{
 				Name: "v3 fails and Flux rolls back", Change: s.failByCommit, Check: s.says(s.agrees(rolledBack)),
-				Idea: "The next commit asks for 64MB of memory, which is no quantity of Kubernetes; the chart takes it, and the API refuses it. The HelmRelease says that an upgrade that fails is rolled back.",
+				Idea: "The next commit asks for " + noQuantity + " of memory, which is no quantity of Kubernetes; the chart takes it, and the API refuses it. The HelmRelease says that an upgrade that fails is rolled back.",
 				Look: "Revision 3 failed, revision 4 is a copy of 2. No user has noticed, and the HelmRelease says why.",
 			}),
 			s.proven(Step{
@@ -125,7 +129,7 @@ func (s *gitopsHelmStory) start(ctx context.Context, l *Lab) error {
 	if err := s.ready(ctx, l, s.helmRelease(l)); err != nil {
 		return err
 	}
-	s.helmStory.watcher = l.watch(l.to(serviceName), watchRate)
+	s.helmStory.watcher = l.watch(ctx, l.to(serviceName), watchRate)
 	s.followed.watcher = s.helmStory.watcher
 	return nil
 }
@@ -153,7 +157,7 @@ func (s *gitopsHelmStory) upgradeByCommit(ctx context.Context, l *Lab) error {
 // failByCommit commits what cannot be installed, and returns when Flux has done
 // what it does then, and stopped.
 func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Lab) error {
-	s.state.Version, s.state.Memory = "v3", "64MB"
+	s.state.Version, s.state.Memory = "v3", noQuantity
 	if err := s.change(ctx, l, "v3, with more memory"); err != nil {
 		return err
 	}

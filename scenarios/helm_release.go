@@ -128,7 +128,7 @@ func (s *helmStory) install(ctx context.Context, l *Lab) (err error) {
 	values, words := s.values("v1", l.Image)
 	err = s.helm(ctx, l, "install "+words+" --wait", func() error { return s.release.Install(ctx, s.chart, values) })
 	if err == nil {
-		s.watcher = l.watch(l.to(releaseName), watchRate)
+		s.watcher = l.watch(ctx, l.to(releaseName), watchRate)
 	}
 	return err
 }

@@ -158,7 +158,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Lab) error {
 	if err := s.apply(ctx, l, inference{Version: "v1", Model: s.images["v1"], MinReplicas: 1}); err != nil {
 		return err
 	}
-	s.watcher = l.watch(l.to(kserveHost), watchRate)
+	s.watcher = l.watch(ctx, l.to(kserveHost), watchRate)
 	return nil
 }
 

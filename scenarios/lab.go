@@ -66,7 +66,6 @@ type Lab struct {
 	cleanups  []func()
 	removals  []func(context.Context) error
 	untouched []func(context.Context) error
-	ctx       context.Context // the run's: a watcher outlives the step that starts it
 }
 
 // cleanup has f called after the run, however that ends; the last one first.
@@ -665,12 +664,22 @@ type watch struct {
 }
 
 // watch starts a watcher, which ends with the run at last.
-func (l *Lab) watch(r probe.Request, rate float64) *watch {
-	w := &watch{probe.Watch(l.ctx, l.send, r, rate), rate}
-	l.cleanup(func() { w.Stop() })
+func (l *Lab) watch(ctx context.Context, r probe.Request, rate float64) *watch {
+	var w *watch
+	l.cleanup(func() { w.Stop() }) // after its context has ended, so that it waits for no answer
+	ctx, _ = l.lasting(ctx)
+	w = &watch{probe.Watch(ctx, l.send, r, rate), rate}
 	l.watching = append(l.watching, w)
 	l.count(nil)
 	return w
+}
+
+// lasting is a context for what outlives its step, whose own is bounded. It ends
+// with the run, or by the function.
+func (l *Lab) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
+	l.cleanup(end)
+	return ctx, end
 }
 
 // confidence of the bounds and intervals that are stated.

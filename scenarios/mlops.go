@@ -65,7 +65,7 @@ const canaryPercent = 10
 // The notebooks of the story, as changes of the first one.
 var (
 	anotherC     = edit{notebookFile, "c = 1.0", "c = 10.0"}
-	wrongLabels  = edit{notebookFile, "label_noise = 0.0", "label_noise = 0.4"}
+	wrongLabels  = edit{notebookFile, "label_noise = 0.0", fmt.Sprint("label_noise = ", noisyLabels)}
 	withoutScale = afterWrite("model.json", "it['mean'], it['scale'] = [0.0] * len(it['mean']), [1.0] * len(it['scale'])", "; digest = trainer.sha256(file.read_bytes())")
 )
 
@@ -128,8 +128,8 @@ func mlops(o Options) (Scenario, error) {
 			}),
 			s.proven(Step{
 				Name: "a changed notebook gets a tenth", Change: s.second, Check: s.tenth,
-				Idea: "The notebook's regularisation is changed. The same way brings the new model beside the old one, and the runner's commit gives it 10 %.",
-				Look: "Both counts lie in the interval that a right split leaves only once in a million samples, and each model answers as its own trainer said.",
+				Idea: fmt.Sprintf("The notebook's regularisation is changed. The same way brings the new model beside the old one, and the runner's commit gives it %d %%.", canaryPercent),
+				Look: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples, and each model answers as its own trainer said.",
 			}),
 			s.proven(Step{
 				Name: "the new model is promoted", Change: s.promote, Check: s.serves,
@@ -138,7 +138,7 @@ func mlops(o Options) (Scenario, error) {
 			}),
 			s.proven(Step{
 				Name: "a worse model ends at its gate", Change: s.worse, Check: s.serves,
-				Idea: "Four in ten of the training labels are wrong. The notebook's own gate fails, so the Workflow does, and the Job with the gate's words.",
+				Idea: fmt.Sprintf("%.0f %% of the training labels are wrong. The notebook's own gate fails, so the Workflow does, and the Job with the gate's words.", 100*noisyLabels),
 				Look: "There is no commit of the runner, and the promoted model serves as before.",
 			}),
 			s.step(Step{
@@ -162,8 +162,8 @@ func mlops(o Options) (Scenario, error) {
 			{Name: "swapped", Summary: "between its training and its packing the model's file becomes another one", Break: s.edited(swappedModel), Catches: Model},
 			{Name: "off-by-one", Summary: "the notebook moves the predictions that it hands on by one row", Break: s.edited(movedRows), Catches: Predictions},
 			{
-				Name: "wrong-share", Summary: "the runner gives a new model 50 % where 10 % is claimed",
-				Break: func(context.Context, *Lab) error { s.state.Percent = 50; return nil }, Catches: Shares,
+				Name: "wrong-share", Summary: fmt.Sprintf("the runner gives a new model %d %% where %d %% is claimed", 5*canaryPercent, canaryPercent),
+				Break: func(context.Context, *Lab) error { s.state.Percent = 5 * canaryPercent; return nil }, Catches: Shares,
 			},
 			{Name: "no-gate", Summary: "the notebook lets every model pass", Break: s.edited(noGate), Catches: Gate},
 		},
@@ -209,7 +209,7 @@ func (s *mlopsStory) first(ctx context.Context, l *Lab) error {
 	if err := s.deliver(ctx, l, "the notebook", &s.serving); err != nil {
 		return err
 	}
-	s.watcher = l.watch(l.to(serviceName), watchRate)
+	s.watcher = l.watch(ctx, l.to(serviceName), watchRate)
 	return nil
 }
 

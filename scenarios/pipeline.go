@@ -47,7 +47,7 @@ func pipeline(Options) (Scenario, error) {
 			},
 			{
 				Name:  "a worse model ends at the gate",
-				Idea:  "The same pipeline with four in ten training labels wrong. Its gate fails, and no step after it is begun.",
+				Idea:  fmt.Sprintf("The same pipeline with %.0f %% of the training labels wrong. Its gate fails, and no step after it is begun.", 100*noisyLabels),
 				Look:  "Which steps ran. The model that serves is the first one still.",
 				Check: s.stopped,
 			},
@@ -116,7 +116,7 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Lab) error {
 	if s.good.phase != "Succeeded" {
 		return fmt.Errorf("workflow good: %s", s.good.progress())
 	}
-	s.watcher = l.watch(l.to("model"), watchRate)
+	s.watcher = l.watch(ctx, l.to("model"), watchRate)
 	return nil
 }
 
@@ -249,7 +249,7 @@ func (s *pipelineStory) serves(ctx context.Context, l *Lab) (e Evidence, err err
 // stopped runs the pipeline with wrong labels. It must end at its gate, and the
 // model that serves must be the first one.
 func (s *pipelineStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
-	worse, err := s.run(ctx, l, "worse", 1, 0.4)
+	worse, err := s.run(ctx, l, "worse", 1, noisyLabels)
 	if err != nil {
 		return Evidence{}, err
 	}

@@ -183,7 +183,7 @@ func (s *probesStory) serve(ctx context.Context, l *Lab) error {
 	if err := l.allAnswer(ctx, l.to("model"), s.pods); err != nil {
 		return err
 	}
-	s.watcher = l.watch(l.to("model"), watchRate)
+	s.watcher = l.watch(ctx, l.to("model"), watchRate)
 	return nil
 }
 
@@ -253,7 +253,7 @@ func (s *probesStory) hang(ctx context.Context, l *Lab) (err error) {
 		return err
 	}
 	yes := true
-	s.watcher = l.watch(l.to("model"), watchRate)
+	s.watcher = l.watch(ctx, l.to("model"), watchRate)
 	err = l.breakPod(ctx, s.hung(), faults{Hang: &yes})
 	s.hungAt = time.Now()
 	return err
@@ -338,7 +338,7 @@ func (s *probesStory) judgeCost(e *Evidence) error {
 
 // rollOut returns when the rollout is stuck, or done.
 func (s *probesStory) rollOut(ctx context.Context, l *Lab) error {
-	s.watcher = l.watch(l.to("model"), watchRate)
+	s.watcher = l.watch(ctx, l.to("model"), watchRate)
 	v2, err := s.deployment(l, s.v2)
 	if err != nil {
 		return err

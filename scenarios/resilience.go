@@ -23,7 +23,8 @@ const (
 	flakyShare   = 0.3 // of a flaky model's answers are 500s
 	routeRetries = 2   // of the route
 
-	ejectBound   = 10 * time.Second // for the gateway to know the rule and to meet three errors in a row
+	errorsInARow = 3                // consecutive5xxErrors: a pod is ejected after them
+	ejectBound   = 10 * time.Second // for the gateway to know the rule and to meet so many errors
 	ejectionTime = 20 * time.Second // baseEjectionTime
 	// The gateway looks every second whether a pod may come back.
 	backBound = ejectionTime + time.Second + toGateway
@@ -75,22 +76,22 @@ func resilience(o Options) (Scenario, error) {
 			},
 			{
 				Name: "slow, no timeout",
-				Idea: "Every pod now takes 3 s to answer. Without a timeout the caller waits for as long as the model takes.",
-				Look: "Every wait is 3 s or more.", Change: s.slow, Check: s.waits,
+				Idea: fmt.Sprintf("Every pod now takes %s to answer. Without a timeout the caller waits for as long as the model takes.", slowAnswer),
+				Look: fmt.Sprintf("Every wait is %s or more.", slowAnswer), Change: s.slow, Check: s.waits,
 			},
 			{
 				Name: "slow, timeout",
-				Idea: "The route gets a timeout of 0.5 s. The caller gets an error, but soon, and can do something else.",
+				Idea: fmt.Sprintf("The route gets a timeout of %s. The caller gets an error, but soon, and can do something else.", routeTimeout),
 				Look: "Every answer is the gateway's own 504, and how long the longest wait was.", Change: s.limit, Check: s.bounded,
 			},
 			{
 				Name: "flaky, no retries",
-				Idea: "Every pod now fails three requests in ten, at random. The caller sees each of these failures.",
-				Look: "Three requests in ten fail.", Change: s.flaky, Check: s.errors(flakyShare),
+				Idea: fmt.Sprintf("Every pod now fails %.0f %% of its requests, at random. The caller sees each of these failures.", 100*flakyShare),
+				Look: fmt.Sprintf("%.0f %% of the requests fail.", 100*flakyShare), Change: s.flaky, Check: s.errors(flakyShare),
 			},
 			{
 				Name: "flaky, retries",
-				Idea: "The gateway tries a failed request twice more. It fails for the caller only when all three tries fail.",
+				Idea: fmt.Sprintf("The gateway tries a failed request up to %d more times. It fails for the caller only when all %d tries fail.", routeRetries, 1+routeRetries),
 				Look: "How few errors are left, and how many more requests the pods get for that.", Change: s.retry, Check: s.retried,
 			},
 			{
@@ -100,7 +101,7 @@ func resilience(o Options) (Scenario, error) {
 			},
 			{
 				Name: "outlier detection",
-				Idea: "The gateway counts what each pod answers. After three errors in a row it ejects the pod for 10 s.",
+				Idea: fmt.Sprintf("The gateway counts what each pod answers. After %d errors in a row it ejects the pod for %s.", errorsInARow, ejectionTime),
 				Look: "The ejected pod gets no request, and no request fails.", Change: s.eject, Check: s.without,
 			},
 			{
@@ -140,11 +141,12 @@ type routing struct {
 	Timeout               string // empty: none
 	Retries               int
 	Ejection              string // for how long a pod is ejected; empty: none is
+	Errors                int    // in a row, after which it is
 }
 
 // route sets the way and returns when the gateway goes by it.
 func (s *resilienceStory) route(ctx context.Context, l *Lab, w routing) error {
-	w.Host, w.Namespace, w.Mark = l.host("model"), l.Namespace, l.mark()
+	w.Host, w.Namespace, w.Mark, w.Errors = l.host("model"), l.Namespace, l.mark(), errorsInARow
 	objs, err := render("resilience/route.yaml", w)
 	if err != nil {
 		return err

@@ -102,7 +102,7 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 			r.Pass, r.Error = false, err.Error()
 		}
 	}()
-	l.title, l.Namespace, l.ctx = s.Name, Namespace(s.Name), ctx
+	l.title, l.Namespace = s.Name, Namespace(s.Name)
 	if c != nil {
 		r.Control, r.Catches, l.control = c.Name, c.Catches, c.Name
 		l.title += ", control " + c.Name
@@ -117,15 +117,22 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 			return r, fmt.Errorf("removing the last run's evidence: %w", err)
 		}
 	}
-	err = l.freshNamespace(ctx, s)
+	return l.runIn(ctx, s, c, r,
+		func(ctx context.Context) error { return l.freshNamespace(ctx, s) },
+		func(ctx context.Context) error { return l.cleanUp(ctx, keep) })
+}
+
+// runIn is Run in a world that open makes and clean takes away again.
+func (l *Lab) runIn(ctx context.Context, s Scenario, c *Control, r Result, open, clean func(context.Context) error) (Result, error) {
 	broken := false
+	err := open(ctx)
 	if err == nil {
 		broken, err = l.tell(ctx, s, c, &r)
 	}
 	if l.told != nil {
 		l.told()
 	}
-	unclean := l.cleanUp(ctx, keep)
+	unclean := clean(ctx)
 
 	var refuted *Refuted
 	switch {

@@ -60,7 +60,7 @@ func scaleToZero(o Options) (Scenario, error) {
 		Steps: []Step{
 			{
 				Name:   "serves",
-				Idea:   "A Knative Service starts with one pod. Its window of 6 s is the shortest: quiet for longer, it may go to zero.",
+				Idea:   fmt.Sprintf("A Knative Service starts with one pod. Its window of %s is the shortest: quiet for longer, it may go to zero.", zeroWindow),
 				Look:   "One answer, one pod, one endpoint for each Service: what must be gone later is seen now.",
 				Change: s.deploy, Check: s.serves,
 			},
@@ -303,7 +303,7 @@ func (l *Lab) quiet(ctx context.Context) (*quiet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the autoscaler's configuration: %w", err)
 	}
-	pods, err := l.watchPods()
+	pods, err := l.watchPods(ctx)
 	return &quiet{pods, config.ScaleToZeroGracePeriod}, err
 }
 
@@ -510,10 +510,12 @@ type podTimes struct {
 }
 
 // watchPods watches the run's pods until the run ends.
-func (l *Lab) watchPods() (*podTimes, error) {
+func (l *Lab) watchPods(ctx context.Context) (*podTimes, error) {
 	p := &podTimes{lives: map[string]*podLife{}}
+	lasting, end := l.lasting(ctx)
+	defer context.AfterFunc(ctx, end)() // ^C while it begins
 	for _, list := range []client.ObjectList{&corev1.PodList{}, &corev1.EventList{}} {
-		w, err := l.Kube.Watch(l.ctx, l.Namespace, list)
+		w, err := l.Kube.Watch(lasting, l.Namespace, list)
 		if err != nil {
 			return nil, err
 		}

@@ -11,12 +11,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
+	"mllab.local/scenarios/file"
 )
 
 // Scenario is one story. It is made by its function with the options of one
@@ -142,6 +144,12 @@ type Options struct {
 
 	raise bool // Requests is a default: a small share may take more
 }
+
+// oneIn says among how many samples a right split leaves its interval once.
+func (o Options) oneIn() string { return strconv.FormatFloat(1/o.Alpha, 'f', 0, 64) }
+
+// MaxRequests bounds one sample: about ten minutes on two cores.
+const MaxRequests = file.MaxRequests
 
 // Defaults of Options.
 const (

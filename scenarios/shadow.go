@@ -30,6 +30,8 @@ type shadowStory struct {
 const (
 	partlyMirrored = 20 // percent
 	claimedDrift   = 10 // percent
+	leakedPercent  = 5  // of the callers, by a control
+	heldPercent    = 5  // likewise
 
 	// faultRequests are enough to say that less than 1 % was lost (with 95 %).
 	// Each of them waits in the proxies for as long as v2 sleeps.
@@ -123,7 +125,7 @@ func shadow(o Options) (Scenario, error) {
 				Change: s.fail, Check: s.check("model", s.few(), 100),
 			},
 			{
-				Name:   "bodies of 2 MiB",
+				Name:   fmt.Sprintf("bodies of %d MiB", largeBody>>20),
 				Idea:   "Large inputs are mirrored while they arrive. Envoy before 1.33 silently left out of the mirror what was over 1 MiB.",
 				Look:   "v2 received every request, and could predict from each: no body was cut.",
 				Long:   true,
@@ -146,16 +148,16 @@ func shadow(o Options) (Scenario, error) {
 				After: outside, Break: s.route(route{Mirrored: 50}), Catches: Mirror,
 			},
 			{
-				Name: "leak", Summary: "v2 answers one caller in twenty",
-				After: outside, Break: s.route(route{Mirrored: 100, Leaked: 5}), Catches: Caller,
+				Name: "leak", Summary: fmt.Sprintf("v2 answers %d %% of the callers", leakedPercent),
+				After: outside, Break: s.route(route{Mirrored: 100, Leaked: leakedPercent}), Catches: Caller,
 			},
 			{
 				Name: "gateway-only", Summary: "the route does not hold for the mesh: a client inside gets v1 and v2 in turns",
 				After: inside, Break: s.route(route{Mirrored: 100, Outside: true}), Catches: Caller,
 			},
 			{
-				Name: "wait", Summary: fmt.Sprintf("one caller in twenty waits %s", route{}.Hold()),
-				After: sleeps, Break: s.route(route{Mirrored: 100, Held: 5}), Catches: Caller,
+				Name: "wait", Summary: fmt.Sprintf("%d %% of the callers wait %s", heldPercent, route{}.Hold()),
+				After: sleeps, Break: s.route(route{Mirrored: 100, Held: heldPercent}), Catches: Caller,
 			},
 			{
 				Name: "drift", Summary: fmt.Sprintf("v2 differs for %d %% of the inputs where %d %% are claimed", 3*claimedDrift, claimedDrift),

@@ -47,7 +47,7 @@ func train(Options) (Scenario, error) {
 			},
 			{
 				Name:  "a worse model is stopped by the gate",
-				Idea:  "Four in ten of the training labels are made wrong. The code compares the model with a threshold before it writes anything.",
+				Idea:  fmt.Sprintf("%.0f %% of the training labels are made wrong. The code compares the model with a threshold before it writes anything.", 100*noisyLabels),
 				Look:  "The job fails with the model's numbers, and the registry has nothing under its name.",
 				Check: s.stopped,
 			},
@@ -160,7 +160,7 @@ func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
 // stopped trains with wrong labels. The job must fail at the gate and push
 // nothing.
 func (s *trainStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
-	workers, completed, err := l.run(ctx, trainJob{"worse", 1, trainArgs(0.4, "--push", repository(l)+":worse")})
+	workers, completed, err := l.run(ctx, trainJob{"worse", 1, trainArgs(noisyLabels, "--push", repository(l)+":worse")})
 	if err != nil {
 		return Evidence{}, err
 	}

@@ -29,6 +29,10 @@ const trainerFile = "scenarios/train/mllab_train.py"
 // gateThreshold is the least accuracy of a model that the stories let pass.
 const gateThreshold = 0.9
 
+// noisyLabels is the share of the training labels that are wrong where the gate
+// has to stop the model.
+const noisyLabels = 0.4
+
 // stage is one line that the training code prints: what came of one stage.
 type stage struct {
 	Stage     string  `json:"stage"`

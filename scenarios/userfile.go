@@ -369,7 +369,7 @@ func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, noWait bo
 		}
 		return l.remove(ctx, objs...)
 	case file.Watch:
-		u.watchers[c.Of] = l.watch(l.to(c.Of), c.Rate)
+		u.watchers[c.Of] = l.watch(ctx, l.to(c.Of), c.Rate)
 		return nil
 	}
 	objs, err := u.objects(l, c)

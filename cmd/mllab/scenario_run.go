@@ -25,10 +25,8 @@ import (
 
 // Bounds of what can be asked for.
 const (
-	maxRequests = 500_000 // in one sample: about ten minutes on two cores
 	maxSamples  = 200
 	maxParallel = 16
-	maxGradual  = time.Hour
 )
 
 // proof is what one call asks to be proven.
@@ -156,14 +154,16 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 		}
 	}
 	o.Weights = p.steps
-	if given("rollout-duration") && (o.Gradual < time.Second || o.Gradual > maxGradual || o.Gradual%time.Second != 0) {
-		return o, fault.Usage("such as --rollout-duration 30s", "--rollout-duration %s is not in whole seconds from 1s to %s", o.Gradual, maxGradual)
+	if given("rollout-duration") {
+		if err := scenarios.CheckRollout(o.Gradual); err != nil {
+			return o, err
+		}
 	}
 	for _, n := range []struct {
 		flag  string
 		value *int
 		most  int
-	}{{"requests", &o.Requests, maxRequests}, {"samples", &o.Samples, maxSamples}} {
+	}{{"requests", &o.Requests, scenarios.MaxRequests}, {"samples", &o.Samples, maxSamples}} {
 		if !given(n.flag) {
 			*n.value = 0
 		} else if *n.value < 1 || *n.value > n.most {
