@@ -69,13 +69,13 @@ func TestANotebookThatChangesChangesItsJob(t *testing.T) {
 			}
 			files[name] = bytes.Replace(files[name], []byte(e.from), []byte(e.to), 1)
 		}
-		steps, err := notebook.Steps(files["training/"+notebookFile])
-		if err != nil || len(steps) != 3 {
-			t.Fatalf("%v: %d steps, %v", edits, len(steps), err)
+		book, err := notebook.Read(files["training/"+notebookFile])
+		if err != nil || len(book.Steps) != 3 {
+			t.Fatalf("%v: %+v, %v", edits, book, err)
 		}
 		for i, step := range []string{"train", "evaluate", "package"} {
-			if steps[i].Name != step || !slices.Contains(pipelineSteps, step) {
-				t.Errorf("step %d is %s", i, steps[i].Name)
+			if book.Steps[i].Name != step || !slices.Contains(pipelineSteps, step) {
+				t.Errorf("step %d is %s", i, book.Steps[i].Name)
 			}
 		}
 		dir := t.TempDir()

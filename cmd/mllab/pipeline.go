@@ -10,6 +10,7 @@ import (
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/notebook"
+	"mllab.local/internal/run"
 	"mllab.local/manifests"
 )
 
@@ -32,11 +33,14 @@ func newPipelineCompile(a *app) *cobra.Command {
 		Use:   "compile NOTEBOOK [flags]",
 		Short: "Write a notebook as an Argo Workflow",
 		Long: `Write a notebook as an Argo Workflow to stdout, with its code and the rights of
-its pods. Each step runs the cells with the tag step:NAME, and the untagged ones
-that follow; prev:NAME says which steps come before. All steps run the cells
-tagged imports, functions or pipeline-parameters first; none those tagged skip.
-What a step leaves in names, the steps after it get. What the notebook imports
-of yours is named with --file.`,
+its pods. The tags of its cells mean what they mean in KALE: each step runs the
+cells with the tag step:NAME, and the untagged ones that follow; prev:NAME names
+the steps before it. All steps run the cells tagged pipeline-parameters, imports
+and functions first; none runs those tagged skip. A cell tagged pipeline-metrics
+prints names whose values are kept.
+What a step leaves in names, the steps after it get. Lines for Jupyter (!ls,
+%time, %%bash) run where a script can run them; any other is refused, with its
+cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 		Example: `  mllab pipeline compile train.ipynb
   mllab pipeline compile train.ipynb --file helper.py | kubectl create -f -`,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -58,9 +62,23 @@ of yours is named with --file.`,
 					return fault.Usage("name a file that the notebook imports", "--file: %w", err)
 				}
 			}
+			p.Store = addons.Registry + "/" + namespace + "/" + p.Name
 			// What is wrong with the notebook is said without a lab, too.
-			if _, err := p.Objects(); err != nil {
+			book, err := notebook.Read(text)
+			if err == nil {
+				_, err = p.Objects()
+			}
+			if err == nil {
+				err = p.CheckSyntax(c.Context(), run.Exec{})
+			}
+			if c.Context().Err() != nil {
+				return c.Context().Err()
+			}
+			if err != nil {
 				return fault.Usage("see `mllab pipeline compile --help` for the tags", "%s: %w", args[0], err)
+			}
+			for _, cell := range book.Unused {
+				a.report.Note("cell %d has no tag, and no tagged cell is before it: no step runs it", cell)
 			}
 			lab, err := bootstrap.Look(c.Context(), a.options())
 			if err != nil {
@@ -69,7 +87,6 @@ of yours is named with --file.`,
 			if p.Image = lab.Images["python"]; p.Image == "" {
 				return fault.CannotTest("mllab up --with kubeflow", "the lab has no Python image for the steps")
 			}
-			p.Store = addons.Registry + "/" + namespace + "/" + p.Name
 			out, err := p.YAML()
 			if err == nil {
 				_, err = a.stdout.Write(out)
@@ -77,7 +94,7 @@ of yours is named with --file.`,
 			return err
 		},
 	}
-	c.Flags().StringArrayVar(&files, "file", nil, "a file that the notebook imports; can be given several times")
+	c.Flags().StringArrayVar(&files, "file", nil, "a file that the notebook imports or reads; can be given several times")
 	c.Flags().StringVarP(&namespace, "namespace", "n", namespace, "where it is meant to run")
 	return c
 }

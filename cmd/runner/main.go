@@ -223,15 +223,15 @@ func (r *runner) read(dir string) error {
 
 // loop brings the notebook from its text to a commit, which it returns.
 func (r *runner) loop(ctx context.Context) (commit string, err error) {
-	steps, err := notebook.Steps(r.pipeline.Notebook)
+	book, err := notebook.Read(r.pipeline.Notebook)
 	if err != nil {
 		return "", refused{err}
 	}
-	var names []string
-	for _, s := range steps {
-		names = append(names, s.Name)
+	var tasks []string
+	for _, s := range book.Steps {
+		tasks = append(tasks, s.Task())
 	}
-	r.log.Info("compiled", "run", r.pipeline.Run(), "steps", names)
+	r.log.Info("compiled", "run", r.pipeline.Run(), "steps", tasks, "unused_cells", book.Unused)
 	for r.pipeline.Attempt = 1; ; r.pipeline.Attempt++ {
 		made, err := r.begin(ctx)
 		if err != nil {
@@ -241,7 +241,7 @@ func (r *runner) loop(ctx context.Context) (commit string, err error) {
 		if err != nil {
 			return "", err
 		}
-		found, err := resultOf(status, names)
+		found, err := resultOf(status, tasks)
 		var notebooks refused
 		switch {
 		case err == nil:
@@ -364,7 +364,7 @@ func resultOf(status notebook.Status, steps []string) (found result, err error) 
 		return found, refused{fmt.Errorf("no step has left a name %q: it is how a notebook hands its model out", notebook.Result)}
 	}
 	if err := json.Unmarshal([]byte(text), &found); err != nil {
-		return found, refused{fmt.Errorf("the notebook's %s: %w", notebook.Result, err)}
+		return found, refused{fmt.Errorf("the notebook's %s: it must be an object with image, model, data, accuracy, low, high and held_out: %w", notebook.Result, err)}
 	}
 	for name, digest := range map[string]string{"image": found.Image, "model": found.Model, "data": found.Data} {
 		if _, hex, _ := strings.Cut(digest, "sha256:"); len(hex) != 64 {

@@ -2,19 +2,25 @@ package notebook
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"mllab.local/internal/run"
 )
 
 // Pipeline is what a notebook becomes.
@@ -22,7 +28,7 @@ type Pipeline struct {
 	Name     string // of the notebook
 	Notebook []byte
 	Files    map[string][]byte // what it imports: files beside it, by their names
-	Runner   []byte            // the program that runs a step: run.py NOTEBOOK STEP CELLS [STEP-BEFORE=IMAGE…]
+	Runner   []byte            // the program that runs a step: run.py STEPS STEP [STEP-BEFORE=IMAGE…]
 	Image    string            // with Python, for every step
 	Store    string            // repository where steps leave what the next ones need
 	Executor string            // ClusterRole with what a Workflow's pods must be allowed
@@ -31,14 +37,21 @@ type Pipeline struct {
 }
 
 // What the code is called in a step's pod.
-const runnerFile, notebookFile = "run.py", "notebook.ipynb"
+const runnerFile, stepsFile = "run.py", "steps.json"
 
-// Result is an output parameter of every step: what the cells left under that
-// name, as JSON, or null.
-const Result = "result"
+// The output parameters of every step: Result is what the cells left under that
+// name, as JSON, or null; metrics are those of the notebook that the step has, as
+// JSON; names is the image with the names that it hands on.
+const (
+	Result  = "result"
+	metrics = "metrics"
+	names   = "names"
+)
 
-// names is another: the image with the names that a step hands on.
-const names = "names"
+// The variables of a step's pod that are not the notebook's.
+const envStore, envRun, envParameter = "STORE", "RUN", "PARAMETER_"
+
+var ownEnv = []string{envStore, envRun}
 
 // entrypoint is the template with the graph. No step can have this name.
 const entrypoint = "DAG"
@@ -64,13 +77,30 @@ func Name(path string) string {
 	return strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(name), "-"), "-")
 }
 
-// Run is the name of the pipeline's run: of the same notebook, with the same
-// files, it is the same, whatever outputs the notebook has.
+// Run is the name of the pipeline's run. It has a hash of what is code: of the
+// same steps, with the same files, it is the same, whatever else the notebook has.
 func (p Pipeline) Run() string {
 	sum := sha256.New()
-	code := p.code()
-	for _, name := range slices.Sorted(maps.Keys(code)) {
-		fmt.Fprintf(sum, "%s %d\n%s", name, len(code[name]), code[name])
+	write := func(name string, text []byte) { fmt.Fprintf(sum, "%s %d\n%s", name, len(text), text) }
+	for _, name := range slices.Sorted(maps.Keys(p.Files)) {
+		write(name, p.Files[name])
+	}
+	write(runnerFile, p.Runner)
+	if book, err := Read(p.Notebook); err == nil {
+		// Cells of text come and go.
+		for i := range book.Shared {
+			book.Shared[i].Number = 0
+		}
+		for _, s := range book.Steps {
+			for i := range s.Cells {
+				s.Cells[i].Number = 0
+			}
+		}
+		book.Unused = nil
+		text, _ := json.Marshal(book) // of strings, numbers, and maps with sorted keys: it cannot fail
+		write(stepsFile, text)
+	} else { // it has no run, and a name all the same
+		write(stepsFile, p.Notebook)
 	}
 	return p.Name + "-" + hex.EncodeToString(sum.Sum(nil)[:4])
 }
@@ -84,61 +114,94 @@ func (p Pipeline) Workflow() string {
 	return p.Run()
 }
 
-// code is what is in a step's pod, by file name.
-func (p Pipeline) code() map[string][]byte {
-	code := map[string][]byte{}
-	maps.Copy(code, p.Files)
-	code[runnerFile], code[notebookFile] = p.Runner, p.Notebook
-	if bare, err := Strip(p.Notebook); err == nil { // else Steps says what is wrong
-		code[notebookFile] = bare
+// program is the notebook as run.py reads it.
+func (b *Notebook) program() []byte {
+	type step struct {
+		Cells   []Cell   `json:"cells"`
+		Metrics []string `json:"metrics,omitempty"`
 	}
-	return code
+	steps, set := map[string]step{}, []string{}
+	for _, s := range b.Steps {
+		steps[s.Task()] = step{append([]Cell{}, s.Cells...), s.Metrics} // never null
+	}
+	for _, p := range b.Parameters {
+		set = append(set, p.Name)
+	}
+	text, _ := json.Marshal(map[string]any{"parameters": set, "shared": append([]Cell{}, b.Shared...), "steps": steps}) // it cannot fail: strings and numbers
+	return text
 }
 
 // Objects are the pipeline as Kubernetes has it: an Argo Workflow with one task
 // for each step, the code, and the rights of its pods.
 //
-// Errors: those of Steps, a name that is none, a file that is no text or has a
-// name of the pipeline's own, more code than fits.
+// Errors: those of Read, a name that is none, an image that is not of the lab's
+// registry, a file that is no text or has a name of the pipeline's own, more code
+// than fits.
 func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	if !pipelineName.MatchString(p.Name) {
 		return nil, fmt.Errorf("the name %q is not at most 40 of a-z, 0-9 and -, with a letter or digit at both ends", p.Name)
 	}
-	code, size := map[string]any{}, 0
-	for name, text := range p.code() {
-		if !utf8.Valid(text) {
-			return nil, fmt.Errorf("%s is no text in UTF-8", name)
-		}
-		code[name] = string(text)
-		size += len(text)
-	}
-	if size > maxCode {
-		return nil, fmt.Errorf("the notebook has %d bytes, and with its runner and its files at most %d fit: leave out what is no code", len(p.code()[notebookFile]), maxCode)
-	}
-	for _, name := range []string{runnerFile, notebookFile} {
-		if p.Files[name] != nil {
-			return nil, fmt.Errorf("the name %s is the pipeline's own: give the file another one", name)
-		}
-	}
-	steps, err := Steps(p.Notebook)
+	book, err := Read(p.Notebook)
 	if err != nil {
 		return nil, err
 	}
+	code, size := map[string]any{}, 0
+	add := func(name string, text []byte) error {
+		if code[name] != nil {
+			return fmt.Errorf("the name %s is the pipeline's own: give the file another one", name)
+		}
+		if !utf8.Valid(text) {
+			return fmt.Errorf("%s must be text in UTF-8", name)
+		}
+		code[name], size = string(text), size+len(text)
+		return nil
+	}
+	program := book.program()
+	err = cmp.Or(add(runnerFile, p.Runner), add(stepsFile, program))
+	for _, name := range slices.Sorted(maps.Keys(p.Files)) {
+		err = cmp.Or(err, add(name, p.Files[name]))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if size > maxCode {
+		return nil, fmt.Errorf("the code must have at most %d bytes, got %d: %d in the notebook's cells, the rest in its runner and its files (a picture or an output does not count)",
+			maxCode, size, len(program))
+	}
+	var given []any
+	for _, each := range book.Parameters {
+		given = append(given, map[string]any{"name": each.Name, "value": each.Value})
+	}
 	name := p.Workflow()
 	var tasks, templates []any
-	for _, s := range steps {
-		task := map[string]any{"name": s.Name, "template": s.Name}
-		if len(s.Prev) > 0 {
-			var given []any
-			for _, before := range s.Prev {
-				given = append(given, map[string]any{"name": before, "value": "{{tasks." + before + ".outputs.parameters." + names + "}}"})
-			}
-			task["depends"], task["arguments"] = strings.Join(s.Prev, " && "), map[string]any{"parameters": given}
+	for _, s := range book.Steps {
+		each := map[string]any{"name": s.Task(), "template": s.Task()}
+		var before []string
+		var given []any
+		for _, prev := range s.Prev {
+			before = append(before, task(prev))
+			given = append(given, map[string]any{"name": task(prev), "value": "{{tasks." + task(prev) + ".outputs.parameters." + names + "}}"})
 		}
-		tasks = append(tasks, task)
-		templates = append(templates, p.template(s))
+		if given != nil {
+			each["depends"], each["arguments"] = strings.Join(before, " && "), map[string]any{"parameters": given}
+		}
+		tasks = append(tasks, each)
+		template, err := p.template(s, book.Parameters)
+		if err != nil {
+			return nil, err
+		}
+		templates = append(templates, template)
 	}
 	dag := map[string]any{"name": entrypoint, "dag": map[string]any{"tasks": tasks}}
+	spec := map[string]any{
+		"entrypoint": entrypoint, "serviceAccountName": p.Name,
+		"activeDeadlineSeconds": int64(deadline), "ttlStrategy": map[string]any{"secondsAfterCompletion": int64(keep)},
+		"volumes":   []any{map[string]any{"name": "code", "configMap": map[string]any{"name": name}}},
+		"templates": append([]any{dag}, templates...),
+	}
+	if given != nil {
+		spec["arguments"] = map[string]any{"parameters": given}
+	}
 	subject := map[string]any{"kind": "ServiceAccount", "name": p.Name, "namespace": p.Space}
 	return []*unstructured.Unstructured{
 		p.object("v1", "ServiceAccount", p.Name, nil),
@@ -147,13 +210,37 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 			"subjects": []any{subject},
 		}),
 		p.object("v1", "ConfigMap", name, map[string]any{"data": code}),
-		p.object("argoproj.io/v1alpha1", "Workflow", name, map[string]any{"spec": map[string]any{
-			"entrypoint": entrypoint, "serviceAccountName": p.Name,
-			"activeDeadlineSeconds": int64(deadline), "ttlStrategy": map[string]any{"secondsAfterCompletion": int64(keep)},
-			"volumes":   []any{map[string]any{"name": "code", "configMap": map[string]any{"name": name}}},
-			"templates": append([]any{dag}, templates...),
-		}}),
+		p.object("argoproj.io/v1alpha1", "Workflow", name, map[string]any{"spec": spec}),
 	}, nil
+}
+
+// CheckSyntax has python3, where it is on this machine and no older than the
+// image's, read all cells, and runs nothing. Its error names the cell and line that
+// is no Python. Without python3 the first step of a run finds it.
+func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
+	book, err := Read(p.Notebook)
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath("python3"); err != nil {
+		return nil
+	}
+	var out bytes.Buffer
+	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-I", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(book.program()), Stdout: &out})
+	if err != nil { // a python3 that does not run is none
+		return ctx.Err()
+	}
+	var found struct {
+		Cell, Line int
+		Error      string
+	}
+	if out.Len() == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(out.Bytes(), &found); err != nil {
+		return fmt.Errorf("reading the cells with python3: %w", err)
+	}
+	return fmt.Errorf("cell %d, line %d: it is no Python: %s", found.Cell, found.Line, found.Error)
 }
 
 // YAML is Objects as kubectl reads them.
@@ -174,45 +261,82 @@ func (p Pipeline) YAML() ([]byte, error) {
 }
 
 // template is one step's pod.
-func (p Pipeline) template(s Step) any {
-	var cells []string
-	for _, c := range s.Cells {
-		cells = append(cells, strconv.Itoa(c))
-	}
-	args := []any{"/code/" + runnerFile, "/code/" + notebookFile, s.Name, strings.Join(cells, ",")}
+func (p Pipeline) template(s Step, parameters []Parameter) (any, error) {
+	args := []any{"/code/" + runnerFile, "/code/" + stepsFile, s.Task()}
 	var given []any
-	for _, before := range s.Prev {
+	for _, prev := range s.Prev {
+		before := task(prev)
 		given = append(given, map[string]any{"name": before})
 		args = append(args, before+"={{inputs.parameters."+before+"}}")
 	}
 	var outputs []any
-	for _, name := range []string{Result, names} {
+	for _, name := range []string{Result, metrics, names} {
 		outputs = append(outputs, map[string]any{"name": name, "valueFrom": map[string]any{"path": "/tmp/outputs/" + name}})
+	}
+	var env []any
+	for _, name := range slices.Sorted(maps.Keys(s.Pod.Secrets)) {
+		from := s.Pod.Secrets[name]
+		env = append(env, map[string]any{"name": name, "valueFrom": map[string]any{"secretKeyRef": map[string]any{"name": from.Name, "key": from.Key}}})
+	}
+	for _, each := range parameters {
+		env = append(env, map[string]any{"name": envParameter + each.Name, "value": "{{workflow.parameters." + each.Name + "}}"})
+	}
+	env = append(env, map[string]any{"name": envStore, "value": p.Store}, map[string]any{"name": envRun, "value": p.Workflow()})
+	image := p.Image
+	if s.Pod.Image != "" {
+		registry, _, _ := strings.Cut(p.Store, "/")
+		if !strings.HasPrefix(s.Pod.Image, registry+"/") {
+			where := "metadata kubeflow_notebook"
+			if s.Pod.imageCell > 0 {
+				where = fmt.Sprintf("cell %d", s.Pod.imageCell)
+			}
+			return nil, fmt.Errorf("%s: image %q of step %s must be in the lab's registry (%s/...) and made from the lab's Python image, whose programs hand on what a step leaves; without the tag the step has that one",
+				where, s.Pod.Image, s.Name, registry)
+		}
+		image = s.Pod.Image
 	}
 	// A registry, or a node, may need a while to be back.
 	retry := map[string]any{
 		"limit": "4", "retryPolicy": "Always", "expression": "lastRetry.exitCode != '" + CellFailed + "'",
 		"backoff": map[string]any{"duration": "2s", "factor": "3"},
 	}
-	template := map[string]any{"name": s.Name, "outputs": map[string]any{"parameters": outputs}, "retryStrategy": retry, "container": map[string]any{
-		"image": p.Image, "imagePullPolicy": "IfNotPresent", "command": []any{"python3"}, "args": args,
-		"env": []any{
-			map[string]any{"name": "STORE", "value": p.Store},
-			map[string]any{"name": "RUN", "value": p.Workflow()},
-		},
+	template := map[string]any{"name": s.Task(), "outputs": map[string]any{"parameters": outputs}, "retryStrategy": retry, "container": map[string]any{
+		"image": image, "imagePullPolicy": "IfNotPresent", "command": []any{"python3"}, "args": args, "env": env,
 		"volumeMounts": []any{map[string]any{"name": "code", "mountPath": "/code", "readOnly": true}},
 		"securityContext": map[string]any{
 			"allowPrivilegeEscalation": false, "runAsNonRoot": true, "capabilities": map[string]any{"drop": []any{"ALL"}},
 		},
-		"resources": map[string]any{
-			"requests": map[string]any{"cpu": "50m", "memory": "192Mi"},
-			"limits":   map[string]any{"memory": "1Gi"},
-		},
+		"resources": resources(s.Pod.Limits),
 	}}
 	if given != nil {
 		template["inputs"] = map[string]any{"parameters": given}
 	}
-	return template
+	if s.Pod.Labels != nil || s.Pod.Annotations != nil {
+		metadata := map[string]any{}
+		for field, entries := range map[string]map[string]string{"labels": s.Pod.Labels, "annotations": s.Pod.Annotations} {
+			each := map[string]any{}
+			for key, value := range entries {
+				each[key] = value
+			}
+			metadata[field] = each
+		}
+		template["metadata"] = metadata
+	}
+	return template, nil
+}
+
+// resources are a step's, with its own limits: it asks for no more than these.
+func resources(own map[string]string) map[string]any {
+	requests, limits := map[string]any{"cpu": "50m", "memory": "192Mi"}, map[string]any{"memory": "1Gi"}
+	for name, most := range own {
+		limits[name] = most
+		if asked, is := requests[name].(string); is {
+			if limit := resource.MustParse(most); limit.Cmp(resource.MustParse(asked)) < 0 {
+				requests[name] = most
+			}
+		}
+	}
+	return map[string]any{"requests": requests, "limits": limits}
 }
 
 func (p Pipeline) object(apiVersion, kind, name string, fields map[string]any) *unstructured.Unstructured {

@@ -1,50 +1,84 @@
-// Package notebook reads Jupyter notebooks whose cells are tagged as the steps
-// of a pipeline, in the way of KALE (https://github.com/kubeflow-kale/kale).
+// Package notebook compiles Jupyter notebooks whose cells are tagged as the steps
+// of a pipeline, in the way of KALE (https://github.com/kubeflow/kale), and reads
+// what became of a pipeline.
 package notebook
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
 )
 
-// Step is one step of a pipeline: the cells that have its name as a tag, and
-// the untagged ones that follow them.
-type Step struct {
-	Name  string
-	Prev  []string // steps that must have ended before it, in the order in which they run
-	Cells []int    // numbers of its cells, counted from 1
+// Notebook is what a notebook says about its pipeline.
+type Notebook struct {
+	Shared     []Cell      // what every step runs first: parameters, imports, functions
+	Parameters []Parameter // of Shared that a run may set
+	Steps      []Step      // each after all that come before it, and else as they are in the notebook
+	Unused     []int       // numbers of the cells with code that have no tag, before the first one that has
 }
 
-// The tags of a code cell. A cell without any goes with the one before it.
-const (
-	tagStep  = "step:"  // step:NAME, the step it is part of
-	tagBlock = "block:" // KALE's older word for it
-	tagPrev  = "prev:"  // prev:NAME, a step that comes before this one
-	// What every step runs first: imports, functions, and names with values.
-	tagImports, tagFunctions, tagParameters = "imports", "functions", "pipeline-parameters"
-	tagSkip                                 = "skip" // is run by nobody
-)
+// Cell is the Python of a cell.
+type Cell struct {
+	Number int    `json:"cell"` // counted from 1, with the cells of text
+	Code   string `json:"code"`
+}
 
-// stepName is what Kubernetes takes as a part of a pod's name, and Argo as a
-// name in an expression.
-var stepName = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
+// Step is one step of a pipeline.
+type Step struct {
+	Name    string
+	Prev    []string // steps that must have ended before it, in the order in which they run
+	Cells   []Cell
+	Metrics []string // names whose values are the pipeline's metrics
+	Pod     Pod
+}
 
-// file is the part of a notebook that is read.
+// Task is the step's name in Argo, which takes no underscores.
+func (s Step) Task() string { return task(s.Name) }
+
+func task(name string) string { return strings.Trim(strings.ReplaceAll(name, "_", "-"), "-") }
+
+// Pod is what tags say about the pod of a step.
+type Pod struct {
+	Annotations map[string]string `json:",omitempty"`
+	Labels      map[string]string `json:",omitempty"`
+	Limits      map[string]string `json:",omitempty"` // of its resources
+	Secrets     map[string]Secret `json:",omitempty"` // by the variable of the environment that has it
+	Image       string            `json:",omitempty"`
+	imageCell   int               // that has its tag; 0 is none
+}
+
+// Secret is one value of a Secret.
+type Secret struct{ Name, Key string }
+
+// Parameter is a name with a value that a run may set.
+type Parameter struct{ Name, Value string }
+
+// file is the part of a notebook that is read: nothing else is code.
 // https://nbformat.readthedocs.io/en/latest/format_description.html
 type file struct {
-	Format int `json:"nbformat"`
-	Cells  []struct {
+	Format   int `json:"nbformat"`
+	Metadata struct {
+		Kale kale `json:"kubeflow_notebook"`
+	} `json:"metadata"`
+	Cells []struct {
 		Type     string `json:"cell_type"`
 		Source   source `json:"source"`
 		Metadata struct {
-			Tags []string `json:"tags"`
+			Tags []any `json:"tags"`
 		} `json:"metadata"`
 	} `json:"cells"`
+}
+
+// kale is what KALE keeps about a whole notebook, as far as it changes its pods.
+type kale struct {
+	StepsDefaults []any           `json:"steps_defaults"` // tags of every step
+	Image         string          `json:"base_image"`
+	Volumes       []any           `json:"volumes"`
+	Katib         json.RawMessage `json:"katib_run"`
 }
 
 // source is a cell's text, which a notebook has as one string or as lines.
@@ -59,164 +93,276 @@ func (s *source) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, (*string)(s))
 }
 
-// Steps returns the steps of a notebook in an order in which they can run: each
-// after all that come before it, and else as they are in the notebook.
+// Read reads a notebook.
 //
-// Errors name the cell, what is wrong with it and what is wanted: no notebook,
-// no tagged step, a name or a tag that is none, a step before that does not
-// exist, a circle.
-func Steps(data []byte) ([]Step, error) {
+// Errors name the cell and the line, where they are of one, what is wrong and what
+// is wanted: no notebook, no tagged step, a tag that KALE or the lab does not
+// take, a line that a step cannot run, a step before that does not exist, a circle.
+func Read(data []byte) (*Notebook, error) {
 	var f file
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, fmt.Errorf("it is no notebook: %w", err)
 	}
 	if f.Format != 4 {
-		return nil, fmt.Errorf("it is no notebook of format 4: nbformat is %d", f.Format)
+		return nil, fmt.Errorf("nbformat must be 4, got %d: save the notebook with a newer Jupyter", f.Format)
 	}
-	var steps []Step
-	type tag struct {
-		cell int
-		prev string
+	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]int{}}
+	for _, c := range f.Cells {
+		if c.Type == "code" {
+			r.mention(string(c.Source))
+		}
 	}
-	var prevs []tag
-	at := -1 // the step that untagged cells go with
 	for i, c := range f.Cells {
-		number := i + 1
 		if c.Type != "code" {
 			continue
 		}
-		own, prev, shared, err := read(c.Metadata.Tags)
-		if err != nil {
-			return nil, fmt.Errorf("cell %d: %w", number, err)
-		}
-		if line := magic(string(c.Source)); line != "" && !slices.Contains(c.Metadata.Tags, tagSkip) {
-			return nil, fmt.Errorf("cell %d: %q is for Jupyter and no Python: tag the cell %q, or take the line out", number, line, tagSkip)
-		}
-		switch {
-		case shared:
-			at = -1
-			continue
-		case own != "":
-			if at = slices.IndexFunc(steps, func(s Step) bool { return s.Name == own }); at < 0 {
-				at = len(steps)
-				steps = append(steps, Step{Name: own})
+		if err := r.cell(i+1, string(c.Source), c.Metadata.Tags); err != nil {
+			if in := (*flaw)(nil); errors.As(err, &in) && in.line > 0 {
+				return nil, fmt.Errorf("cell %d, %w", i+1, err)
 			}
-		case at < 0 && strings.TrimSpace(string(c.Source)) != "":
-			return nil, fmt.Errorf("cell %d has no tag, and no step is before it: tag it %sNAME, %s, %s, %s or %s",
-				number, tagStep, tagImports, tagFunctions, tagParameters, tagSkip)
-		case at < 0:
-			continue
+			return nil, fmt.Errorf("cell %d: %w", i+1, err)
 		}
-		steps[at].Cells = append(steps[at].Cells, number)
-		for _, p := range prev {
-			prevs = append(prevs, tag{number, p})
-			if !slices.Contains(steps[at].Prev, p) {
-				steps[at].Prev = append(steps[at].Prev, p)
+	}
+	if err := r.whole(f.Metadata.Kale); err != nil {
+		return nil, err
+	}
+	r.book.Shared = slices.Concat(r.cells[tagParameters], r.cells[tagImports], r.cells[tagFunctions])
+	r.book.Parameters = parameters(r.cells[tagParameters])
+	var err error
+	if r.book.Steps, err = order(r.book.Steps); err != nil {
+		return nil, err
+	}
+	if err := r.metrics(); err != nil {
+		return nil, err
+	}
+	return &r.book, nil
+}
+
+// reader is a notebook that is being read.
+type reader struct {
+	book      Notebook
+	steps     map[string]int    // places of the steps, by name
+	cells     map[string][]Cell // those of no step, by tag
+	last      string            // tag or step that untagged cells go with
+	prevs     []prev
+	mentioned map[string]int // in how many cells a name is
+}
+
+// prev is a tag prev: of a cell.
+type prev struct {
+	cell int
+	name string
+}
+
+// mention notes the names of a cell.
+func (r *reader) mention(code string) {
+	names := map[string]bool{}
+	for _, line := range tokens(code + "\n") {
+		for _, t := range line {
+			if t.kind == aName {
+				names[t.text] = true
 			}
 		}
+	}
+	for each := range names {
+		r.mentioned[each]++
+	}
+}
+
+// cell reads a code cell.
+func (r *reader) cell(number int, code string, raw []any) error {
+	t, err := read(raw)
+	if err != nil {
+		return err
+	}
+	if t.special == tagSkip {
+		return nil // what was before it goes on after it
+	}
+	if inStep := t.step != "" || t.stepped && strings.HasPrefix(r.last, tagStep); t.needs != "" && !inStep {
+		return fmt.Errorf("tag %q must be with a tag %sNAME", t.needs, tagStep)
+	}
+	if t.special == "" && t.step == "" && r.last == "" {
+		if strings.TrimSpace(code) != "" {
+			r.book.Unused = append(r.book.Unused, number)
+		}
+		return nil
+	}
+	if code, err = python(code, func(name string) bool { return r.mentioned[name] > 1 }); err != nil {
+		return err
+	}
+	made := Cell{number, code}
+	switch {
+	case t.special != "":
+		r.last = t.special
+	case t.step != "":
+		if r.last == tagMetrics {
+			return fmt.Errorf("tag %q must come before the cells tagged %s: they are of the whole pipeline", tagStep+t.step, tagMetrics)
+		}
+		if _, is := r.steps[t.step]; !is {
+			r.steps[t.step] = len(r.book.Steps)
+			r.book.Steps = append(r.book.Steps, Step{Name: t.step})
+		}
+		r.last = tagStep + t.step
+	}
+	at, isStep := strings.CutPrefix(r.last, tagStep)
+	if !isStep {
+		r.cells[r.last] = append(r.cells[r.last], made)
+		return nil
+	}
+	s := &r.book.Steps[r.steps[at]]
+	if code != "" {
+		s.Cells = append(s.Cells, made)
+	}
+	t.pod.imageCell = number
+	s.Pod = s.Pod.or(t.pod)
+	for _, p := range t.prev {
+		r.prevs = append(r.prevs, prev{number, p})
+		if !slices.Contains(s.Prev, p) {
+			s.Prev = append(s.Prev, p)
+		}
+	}
+	return nil
+}
+
+// whole reads what is said about the whole notebook, and judges its steps
+// together.
+func (r *reader) whole(k kale) error {
+	const where = "metadata kubeflow_notebook"
+	steps := r.book.Steps
+	if len(k.Volumes) > 0 {
+		return fmt.Errorf("%s: volumes must be empty: the lab mounts none in a step; hand values on by their names", where)
+	}
+	if string(k.Katib) == "true" {
+		return fmt.Errorf("%s: katib_run must be false: the lab has no Katib", where)
+	}
+	defaults, err := read(k.StepsDefaults)
+	if err == nil && (defaults.special != "" || defaults.step != "" || defaults.prev != nil) {
+		err = errors.New("it must have tags of a pod only, such as label:KEY:VALUE")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: steps_defaults: %w", where, err)
+	}
+	if defaults.pod.Image == "" {
+		defaults.pod.Image = k.Image
+	}
+	for i := range steps {
+		steps[i].Pod = steps[i].Pod.or(defaults.pod)
+	}
+	if len(steps) == 0 && r.book.Unused != nil {
+		return fmt.Errorf("cell %d has no tag, and no cell is tagged %sNAME: there is no step to run", r.book.Unused[0], tagStep)
 	}
 	if len(steps) == 0 {
-		return nil, fmt.Errorf("no cell is tagged %sNAME: there is no step to run", tagStep)
+		return fmt.Errorf("no cell is tagged %sNAME: there is no step to run", tagStep)
 	}
-	for _, p := range prevs {
-		if !slices.ContainsFunc(steps, func(s Step) bool { return s.Name == p.prev }) {
-			return nil, fmt.Errorf("cell %d: tag %q names no step", p.cell, tagPrev+p.prev)
+	tasks := map[string]string{}
+	for _, s := range steps {
+		if other, is := tasks[s.Task()]; is {
+			return fmt.Errorf("steps %q and %q would have one name in Argo, which takes no underscores: %q", other, s.Name, s.Task())
+		}
+		tasks[s.Task()] = s.Name
+	}
+	for _, p := range r.prevs {
+		if _, is := r.steps[p.name]; !is {
+			return fmt.Errorf("cell %d: tag %q names no step: there are %s", p.cell, tagPrev+p.name, strings.Join(slices.Sorted(maps.Keys(r.steps)), ", "))
 		}
 	}
-	return order(steps)
+	return nil
 }
 
-// read reads a cell's tags; what is no tag of a pipeline is somebody else's.
-func read(tags []string) (step string, prev []string, shared bool, err error) {
-	for _, tag := range tags {
-		name, isStep := strings.CutPrefix(tag, tagStep)
-		if !isStep {
-			name, isStep = strings.CutPrefix(tag, tagBlock)
+// metric is what a line of a cell with metrics must be, as in KALE.
+var metric = regexp.MustCompile(`^print\(([a-z](?:[_a-z0-9]{0,62}[a-z0-9])?)\)$`)
+
+// metrics gives each metric to the last step that has its name.
+func (r *reader) metrics() error {
+	for _, c := range r.cells[tagMetrics] {
+		for i, line := range strings.Split(c.Code, "\n") {
+			if line = strings.TrimRight(line, " \t"); line == "" {
+				continue
+			}
+			m := metric.FindStringSubmatch(line)
+			if m == nil {
+				return fmt.Errorf("cell %d, line %d: a cell tagged %s must have lines print(NAME) only, got %q", c.Number, i+1, tagMetrics, shown(line))
+			}
+			if !r.measured(m[1]) {
+				return fmt.Errorf("cell %d, line %d: no step has the name %s", c.Number, i+1, m[1])
+			}
 		}
-		before, isPrev := strings.CutPrefix(tag, tagPrev)
-		switch {
-		case isStep && !stepName.MatchString(name):
-			return "", nil, false, fmt.Errorf("tag %q: a step's name is at most 40 of a-z, 0-9 and -, begins with a letter, and ends with a letter or digit", tag)
-		case isStep && step != "" && step != name:
-			return "", nil, false, fmt.Errorf("it is tagged with two steps, %s and %s: split it", step, name)
-		case isStep:
-			step = name
-		case isPrev:
-			prev = append(prev, before)
-		case slices.Contains([]string{tagImports, tagFunctions, tagParameters, tagSkip}, tag):
-			shared = true
+	}
+	return nil
+}
+
+func (r *reader) measured(metric string) bool {
+	for i := len(r.book.Steps) - 1; i >= 0; i-- {
+		s := &r.book.Steps[i]
+		for _, c := range slices.Concat(r.book.Shared, s.Cells) {
+			for _, line := range tokens(c.Code + "\n") {
+				for j, t := range line {
+					if t.kind == aName && t.text == metric && (j == 0 || !line[j-1].is(".")) {
+						if !slices.Contains(s.Metrics, metric) {
+							s.Metrics = append(s.Metrics, metric)
+						}
+						return true
+					}
+				}
+			}
 		}
+	}
+	return false
+}
+
+// parameters are the names that cells give a number, a string, True or False: what
+// KALE takes as parameters. If the cells do anything else, there are none: a value
+// may come of another one.
+func parameters(cells []Cell) (all []Parameter) {
+	for _, c := range cells {
+		for _, line := range tokens(c.Code + "\n") {
+			line = slices.DeleteFunc(line, func(t token) bool { return t.kind == aComment || t.kind == anEnd })
+			if len(line) == 0 {
+				continue
+			}
+			if len(line) < 3 || !parameterName.MatchString(line[0].text) || !line[1].is("=") {
+				return nil
+			}
+			value, is := literal(line[2:])
+			if !is {
+				return nil
+			}
+			all = slices.DeleteFunc(all, func(each Parameter) bool { return each.Name == line[0].text })
+			all = append(all, Parameter{line[0].text, value})
+		}
+	}
+	return all
+}
+
+// parameterName is what both Python and Argo take.
+var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// literal is the value of a number, a string, True or False. A string with an
+// escape is none here, nor one in which Argo would look for its own variables.
+func literal(t []token) (string, bool) {
+	sign := ""
+	if len(t) == 2 && (t[0].is("-") || t[0].is("+")) && t[1].kind == aNumber {
+		sign, t = t[0].text, t[1:]
 	}
 	switch {
-	case shared && step != "":
-		return "", nil, false, errors.New("it is tagged as a step, and as what no step or every step runs")
-	case step == "" && len(prev) > 0:
-		return "", nil, false, fmt.Errorf("it is tagged %s%s, and with no step", tagPrev, prev[0])
+	case len(t) != 1:
+		return "", false
+	case t[0].kind == aNumber:
+		return sign + t[0].text, !strings.ContainsAny(t[0].text[len(t[0].text)-1:], "jJ")
+	case t[0].is("True"), t[0].is("False"):
+		return t[0].text, true
+	case t[0].kind != aString || strings.Contains(t[0].text, `\`) || strings.Contains(t[0].text, "{{"):
+		return "", false
 	}
-	return step, prev, shared, nil
-}
-
-// magic returns the first line that only Jupyter understands: % or ! where a
-// statement begins. In a string, in brackets and after a backslash a line goes on
-// what is begun, and may begin with anything.
-func magic(code string) string {
-	open, quote := 0, "" // brackets, and what ends the string
-	for begins := true; code != ""; {
-		line, rest, _ := strings.Cut(code, "\n")
-		if line = strings.TrimSpace(line); begins && (strings.HasPrefix(line, "%") || strings.HasPrefix(line, "!")) {
-			return line
-		}
-		escaped := false
-		for line := line; line != ""; {
-			n := 1
-			switch {
-			case line[0] == '\\':
-				n = min(2, len(line))
-				escaped = n == 1
-			case quote != "":
-				if strings.HasPrefix(line, quote) {
-					n, quote = len(quote), ""
-				}
-			case line[0] == '#':
-				n = len(line)
-			case strings.HasPrefix(line, `"""`), strings.HasPrefix(line, "'''"):
-				n, quote = 3, line[:3]
-			case line[0] == '"', line[0] == '\'':
-				quote = line[:1]
-			case strings.IndexByte("([{", line[0]) >= 0:
-				open++
-			case strings.IndexByte(")]}", line[0]) >= 0:
-				open--
-			}
-			line = line[n:]
-		}
-		if len(quote) == 1 && !escaped { // it does not end, which is for Python to say
-			quote = ""
-		}
-		begins, code = open <= 0 && quote == "" && !escaped, rest
+	s := t[0].text
+	quote := s[:1]
+	if quote != `"` && quote != "'" {
+		return "", false
 	}
-	return ""
-}
-
-// Strip is a notebook without what a run of it has left: the outputs of its
-// cells, and their numbers. With them the same code would be another pipeline.
-func Strip(data []byte) ([]byte, error) {
-	if !json.Valid(data) {
-		return nil, errors.New("it is no notebook")
+	if len(s) >= 6 && strings.HasPrefix(s, strings.Repeat(quote, 3)) {
+		return s[3 : len(s)-3], true
 	}
-	var whole map[string]any
-	numbers := json.NewDecoder(bytes.NewReader(data))
-	numbers.UseNumber()
-	if err := numbers.Decode(&whole); err != nil {
-		return nil, fmt.Errorf("it is no notebook: %w", err)
-	}
-	cells, _ := whole["cells"].([]any)
-	for _, each := range cells {
-		if c, _ := each.(map[string]any); c["cell_type"] == "code" {
-			c["outputs"], c["execution_count"] = []any{}, nil
-		}
-	}
-	return json.Marshal(whole)
+	return s[1 : len(s)-1], true
 }
 
 // order sorts steps, and the steps before each, so that each follows all that

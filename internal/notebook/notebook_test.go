@@ -2,7 +2,10 @@ package notebook
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,119 +34,331 @@ func notebook(t *testing.T, cells ...cell) []byte {
 	return data
 }
 
-func TestStepsAreInTheOrderOfWhatComesBefore(t *testing.T) {
-	steps, err := Steps(notebook(t,
-		cell{"markdown", "# Title", nil},
-		code("import numpy", "imports"),
-		code("x = 3", "step:evaluate", "prev:train", "prev:prepare"),
-		code("a = 1", "step:prepare"),
-		code("b = 2"), // goes with prepare
-		code("%matplotlib inline", "skip"),
-		code("c = 3", "block:train", "prev:prepare", "somebody-elses"),
-		code("d = 4", "step:prepare"),
-	))
-	if err != nil {
-		t.Fatal(err)
+// plan is what a notebook's cells become: the steps and those before each, and
+// where each cell goes.
+func plan(b *Notebook) (all []string) {
+	numbers := func(cells []Cell) (all []int) {
+		for _, c := range cells {
+			all = append(all, c.Number)
+		}
+		return all
 	}
-	want := []Step{
-		{"prepare", nil, []int{4, 5, 8}},
-		{"train", []string{"prepare"}, []int{7}},
-		// In the order in which they run, and not in that of the tags.
-		{"evaluate", []string{"prepare", "train"}, []int{3}},
+	if b.Shared != nil {
+		all = append(all, fmt.Sprint("shared ", numbers(b.Shared)))
 	}
-	if !reflect.DeepEqual(steps, want) {
-		t.Errorf("got %+v, want %+v", steps, want)
+	for _, s := range b.Steps {
+		line := fmt.Sprintf("%s%v%v", s.Name, s.Prev, numbers(s.Cells))
+		if s.Metrics != nil {
+			line += fmt.Sprint(" measures ", s.Metrics)
+		}
+		all = append(all, line)
 	}
+	if b.Unused != nil {
+		all = append(all, fmt.Sprint("unused ", b.Unused))
+	}
+	return all
 }
 
-func TestASourceIsAStringOrLines(t *testing.T) {
-	steps, err := Steps([]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}}]}`))
-	if err != nil || len(steps) != 1 {
-		t.Errorf("got %v, %v", steps, err)
-	}
+// What tags mean is what they mean in KALE 2.3: TestTagsAreKales compares.
+var kaleCases = map[string]struct {
+	cells []cell
+	want  []string
+}{
+	"steps run after those before them": {[]cell{
+		{"markdown", "# Title", nil}, code("import numpy", "imports"), code("a = 1", "step:prepare"), code("b = 2"), code("c = 3", "step:train", "prev:prepare"),
+		code("d = 4", "step:prepare"), code("x = 3", "step:evaluate", "prev:train", "prev:prepare"),
+	}, []string{"shared [2]", "prepare[][3 4 6]", "train[prepare][5]", "evaluate[prepare train][7]"}},
+	"underscores": {[]cell{code("a = 1", "step:load_data"), code("b = a", "step:_train__model", "prev:load_data")}, []string{"load_data[][1]", "_train__model[load_data][2]"}},
+	"an untagged cell goes with the one before, whatever it is": {[]cell{
+		code("import os", "imports"), code("import sys"), code("def f(): pass", "functions"), code("def g(): pass"), code("n = 1", "pipeline-parameters"), code("m = 2"),
+		code("a = 1", "step:a"), code("b = 2"),
+	}, []string{"shared [5 6 1 2 3 4]", "a[][7 8]"}},
+	"parameters, imports and functions, wherever they are": {[]cell{
+		code("a = 1", "step:a"), code("def f(): pass", "functions"), code("import os", "imports"), code("n = 1", "pipeline-parameters"),
+	}, []string{"shared [4 3 2]", "a[][1]"}},
+	"skip changes nothing for the cell after it": {[]cell{code("a = 1", "step:a"), code("?", "skip"), code("b = 1")}, []string{"a[][1 3]"}},
+	"the first of these words is what a cell is": {[]cell{
+		code("a = 1", "step:a"), code("b = 1", "step:b", "skip", "imports"), code("import os", "step:c", "imports"), code("c = 1", "step:d", "prev:a"),
+	}, []string{"shared [3]", "a[][1]", "d[a][4]"}},
+	"what is before the first tag is not run": {[]cell{code("a = 1"), code("b = 1", "step:b")}, []string{"b[][2]", "unused [1]"}},
+	"a step without a name is no tag":         {[]cell{code("a = 1", "step:a"), code("b = 1", "step:")}, []string{"a[][1 2]"}},
+	"metrics belong to the last step that has them": {[]cell{
+		code("acc = 1\nloss = 2", "step:a"), code("print(acc)", "step:b", "prev:a"), code("print(acc)\n\nprint(loss)", "pipeline-metrics"),
+	}, []string{"a[][1] measures [loss]", "b[a][2] measures [acc]"}},
+	"tags of pods": {[]cell{
+		code("a = 1", "step:a", "label:team:red", "annotation:note/x:y", "limit:cpu:1", "secret:db:password:DB", "cache:enabled", "report:disabled"), code("b = 1", "step:b", "cache:disabled"),
+	}, []string{"a[][1]", "b[][2]"}},
 }
 
-func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
-	for name, tc := range map[string]struct {
-		data []byte
-		want string
-	}{
-		"no JSON":              {[]byte("# hello"), "it is no notebook: "},
-		"an old format":        {[]byte(`{"nbformat": 3}`), "nbformat is 3"},
-		"no cells":             {notebook(t), "no cell is tagged step:NAME"},
-		"nothing tagged":       {notebook(t, code("a = 1")), "cell 1 has no tag"},
-		"only shared cells":    {notebook(t, code("import a", "imports")), "no cell is tagged step:NAME"},
-		"a bad name":           {notebook(t, code("a = 1", "step:Train It")), `cell 1: tag "step:Train It": a step's name`},
-		"a digit first":        {notebook(t, code("a = 1", "step:1st")), `cell 1: tag "step:1st": a step's name`},
-		"an empty name":        {notebook(t, code("a = 1", "step:")), `cell 1: tag "step:"`},
-		"two steps":            {notebook(t, code("a = 1", "step:a", "step:b")), "cell 1: it is tagged with two steps, a and b"},
-		"a step that is none":  {notebook(t, code("a = 1", "step:a", "imports")), "cell 1: it is tagged as a step, and"},
-		"before nothing":       {notebook(t, code("a = 1", "prev:a")), "cell 1: it is tagged prev:a, and with no step"},
-		"an unknown step":      {notebook(t, code("a = 1", "step:a"), code("b = 1", "step:a", "prev:b")), `cell 2: tag "prev:b" names no step`},
-		"a circle":             {notebook(t, code("a = 1", "step:a", "prev:b"), code("b = 1", "step:b", "prev:a")), "in a circle: a -> b -> a"},
-		"itself":               {notebook(t, code("a = 1", "step:a", "prev:a")), "in a circle: a -> a"},
-		"a shell command":      {notebook(t, code("a = 1\n  !pip install b", "step:a")), `cell 1: "!pip install b" is for Jupyter`},
-		"after shared, no tag": {notebook(t, code("a = 1", "step:a"), code("import b", "imports"), code("c = 1")), "cell 3 has no tag"},
-	} {
+func TestTagsMeanWhatTheyMeanInKALE(t *testing.T) {
+	for name, tc := range kaleCases {
 		t.Run(name, func(t *testing.T) {
-			if steps, err := Steps(tc.data); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got %v and %v, want an error with %q", steps, err, tc.want)
+			book, err := Read(notebook(t, tc.cells...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := plan(book); !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
 	}
 }
 
-// What a line begins with says nothing where no statement begins.
-func TestALineThatGoesOnIsNoCommand(t *testing.T) {
-	for _, text := range []string{
-		"a = (3\n  % 2)", "a = 7 \\\n  % 2", "a = \"\"\"\n!ls\n%done\n\"\"\"", "f('''(\n% x''',  # (\n!= 3)",
-		"a = '(' # it's\nb = [1,\n!a]", "a = 'x\\\n%y'",
+// What the lab takes and KALE does not.
+func TestMoreThanKALETakes(t *testing.T) {
+	book, err := Read(notebook(t,
+		code("x = 3", "step:evaluate", "prev:train-it", "prev:prepare"), // names steps that come later
+		code("a = 1", "block:prepare"),                                  // the older word
+		code("c = 3", "step:train-it", "prev:prepare", "somebody-elses", "remove_cell", "parameters"),
+		code("d = 4"),
+		code("e = 5", "step:evaluate", "prev:more"), // any of its cells says what is before
+		code("f = 6", "step:more"),
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Those before are in the order in which they run, and not in that of the tags.
+	if got, want := plan(book), []string{"prepare[][2]", "train-it[prepare][3 4]", "more[][6]", "evaluate[prepare train-it more][1 5]"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestASourceIsAStringOrLines(t *testing.T) {
+	book, err := Read([]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}}]}`))
+	if err != nil || len(book.Steps) != 1 {
+		t.Errorf("got %v, %v", book, err)
+	}
+}
+
+func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
+	whole := func(metadata string) []byte {
+		return []byte(`{"nbformat": 4, "metadata": {"kubeflow_notebook": ` + metadata + `}, "cells": [{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}}]}`)
+	}
+	for name, tc := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"no JSON":                {[]byte("# hello"), "it is no notebook: "},
+		"an old format":          {[]byte(`{"nbformat": 3}`), "nbformat must be 4, got 3"},
+		"no cells":               {notebook(t), "no cell is tagged step:NAME"},
+		"nothing tagged":         {notebook(t, cell{"markdown", "# A", nil}, code("a = 1")), "cell 2 has no tag, and no cell is tagged step:NAME"},
+		"only shared cells":      {notebook(t, code("import a", "imports")), "no cell is tagged step:NAME"},
+		"a bad name":             {notebook(t, code("a = 1", "step:Train It")), `cell 1: tag "step:Train It" must name a step`},
+		"a digit first":          {notebook(t, code("a = 1", "step:1st")), `cell 1: tag "step:1st" must name a step`},
+		"no letter":              {notebook(t, code("a = 1", "step:_")), `cell 1: tag "step:_" must name a step`},
+		"two steps":              {notebook(t, code("a = 1", "step:a", "step:b")), `cell 1: tag "step:b" must not be with another step's, "a"`},
+		"before nothing":         {notebook(t, code("a = 1", "prev:a")), `cell 1: tag "prev:a" must be with a tag step:NAME`},
+		"before, untagged":       {notebook(t, code("a = 1", "step:a"), code("b = 1", "prev:a")), `cell 2: tag "prev:a" must be with a tag step:NAME`},
+		"a pod of no step":       {notebook(t, code("a = 1", "step:a"), code("b = 1", "label:a:b")), `cell 2: tag "label:a:b" must be with a tag step:NAME`},
+		"an unknown step":        {notebook(t, code("a = 1", "step:a"), code("b = 1", "step:a", "prev:b")), `cell 2: tag "prev:b" names no step: there are a`},
+		"a circle":               {notebook(t, code("a = 1", "step:a", "prev:b"), code("b = 1", "step:b", "prev:a")), "in a circle: a -> b -> a"},
+		"itself":                 {notebook(t, code("a = 1", "step:a", "prev:a")), "in a circle: a -> a"},
+		"one name in Argo":       {notebook(t, code("a = 1", "step:a_b"), code("b = 1", "step:a-b")), `steps "a_b" and "a-b" would have one name in Argo`},
+		"a step after metrics":   {notebook(t, code("a = 1", "step:a"), code("print(a)", "pipeline-metrics"), code("b = 1", "step:b")), `cell 3: tag "step:b" must come before`},
+		"metrics that compute":   {notebook(t, code("a = 1", "step:a"), code("\nprint(a + 1)", "pipeline-metrics")), "cell 2, line 2: a cell tagged pipeline-metrics must have lines print(NAME) only"},
+		"a metric of nobody":     {notebook(t, code("a = 1", "step:a"), code("print(b)", "pipeline-metrics")), "cell 2, line 1: no step has the name b"},
+		"a tag in capitals":      {notebook(t, code("a = 1", "Step:a")), `cell 1: tag "Step:a" must begin with "step:"`},
+		"a word in capitals":     {notebook(t, code("a = 1", "Imports")), `cell 1: tag "Imports" must be written "imports"`},
+		"a tag that is a number": {[]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "", "metadata": {"tags": [7]}}]}`), "cell 1: a tag must be a string, got 7"},
+		"another notebook":       {notebook(t, code("", "notebook:other")), `cell 1: tag "notebook:other" names another notebook`},
+		"a report":               {notebook(t, code("a = 1", "step:a", "report:enabled")), `cell 1: tag "report:enabled" must be report:disabled`},
+		"a GPU":                  {notebook(t, code("a = 1", "step:a", "limit:nvidia.com/gpu:1")), `cell 1: tag "limit:nvidia.com/gpu:1" must limit cpu, memory or ephemeral-storage: the lab's node has no nvidia.com/gpu`},
+		"no amount":              {notebook(t, code("a = 1", "step:a", "limit:memory:lots")), `cell 1: tag "limit:memory:lots" must be limit:RESOURCE:AMOUNT`},
+		"a limit without one":    {notebook(t, code("a = 1", "step:a", "limit:memory")), `cell 1: tag "limit:memory" must be limit:RESOURCE:AMOUNT`},
+		"a bad label":            {notebook(t, code("a = 1", "step:a", "label:a:b c")), `cell 1: tag "label:a:b c" must have a value`},
+		"a label without value":  {notebook(t, code("a = 1", "step:a", "label:a")), `cell 1: tag "label:a" must be label:KEY:VALUE`},
+		"half a secret":          {notebook(t, code("a = 1", "step:a", "secret:db:key")), `cell 1: tag "secret:db:key" must be secret:NAME:KEY:VARIABLE`},
+		"a secret of our own":    {notebook(t, code("a = 1", "step:a", "secret:db:key:RUN")), "must name another variable: RUN"},
+		"a cache":                {notebook(t, code("a = 1", "step:a", "cache:maybe")), `cell 1: tag "cache:maybe" must be cache:enabled or cache:disabled`},
+		"volumes":                {whole(`{"volumes": [{"name": "data"}]}`), "metadata kubeflow_notebook: volumes must be empty"},
+		"Katib":                  {whole(`{"katib_run": true}`), "metadata kubeflow_notebook: katib_run must be false"},
+		"a bad default":          {whole(`{"steps_defaults": ["limit:memory:lots"]}`), `metadata kubeflow_notebook: steps_defaults: tag "limit:memory:lots"`},
+		"a step as a default":    {whole(`{"steps_defaults": ["step:a"]}`), "steps_defaults: it must have tags of a pod only"},
+		"a line of Jupyter's":    {notebook(t, code("import os", "imports"), code("x = [1]\nx.append?", "step:a")), `cell 2, line 2: "x.append?" shows help`},
 	} {
-		if line := magic(text); line != "" {
-			t.Errorf("%q: %q is for Jupyter", text, line)
+		t.Run(name, func(t *testing.T) {
+			if book, err := Read(tc.data); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v and %v, want an error with %q", book, err, tc.want)
+			}
+		})
+	}
+}
+
+// What tools write beside code makes no other run; what is code does.
+func TestTheNameOfARunIsAHashOfWhatIsCode(t *testing.T) {
+	was := `{"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3"}, "language_info": {"name": "python", "version": "3.11.2"}}, "cells": [
+		{"cell_type": "markdown", "id": "m", "metadata": {}, "source": ["# Title\n", "text"]},
+		{"cell_type": "code", "id": "p", "execution_count": null, "metadata": {"tags": ["pipeline-parameters"]}, "outputs": [], "source": ["n = 1"]},
+		{"cell_type": "code", "id": "a", "execution_count": null, "metadata": {"tags": ["step:one"]}, "outputs": [], "source": ["x = n\n", "y = 2"]},
+		{"cell_type": "code", "id": "b", "execution_count": null, "metadata": {"tags": ["step:two", "prev:one"]}, "outputs": [], "source": ["print(x)"]}]}`
+	runOf := func(text string) string { return Pipeline{Name: "n", Notebook: []byte(text)}.Run() }
+	if !json.Valid([]byte(was)) {
+		t.Fatal("it is no JSON")
+	}
+	for name, tc := range map[string]struct {
+		from, to string
+		another  bool
+	}{
+		"Jupyter's counter and output":    {`"execution_count": null, "metadata": {"tags": ["step:one"]}, "outputs": []`, `"execution_count": 7, "metadata": {"tags": ["step:one"]}, "outputs": [{"output_type": "stream", "name": "stdout", "text": ["1"]}]`, false},
+		"Jupyter's and papermill's times": {`"tags": ["step:one"]`, `"tags": ["step:one"], "execution": {"iopub.execute_input": "2026"}, "papermill": {"duration": 1.5}`, false},
+		"nbstripout takes all of it":      {`"execution_count": null, "metadata": {"tags": ["step:one"]}, "outputs": [],`, `"metadata": {"tags": ["step:one"]},`, false},
+		"Jupyter folds and hides":         {`"tags": ["step:one"]`, `"tags": ["step:one"], "collapsed": true, "scrolled": true, "editable": false, "jupyter": {"source_hidden": true}, "slideshow": {"slide_type": "slide"}`, false},
+		"Colab":                           {`"tags": ["step:one"]`, `"tags": ["step:one"], "id": "kJ3", "colab": {"base_uri": "x"}, "outputId": "y"`, false},
+		"VS Code":                         {`"tags": ["step:one"]`, `"tags": ["step:one"], "vscode": {"languageId": "python"}`, false},
+		"jupytext and a kernel":           {`"kernelspec": {"name": "python3"}`, `"jupytext": {"formats": "ipynb,py"}, "kernelspec": {"name": "conda", "display_name": "x"}, "widgets": {"a": 1}, "accelerator": "GPU"`, false},
+		"another Python":                  {`3.11.2`, `3.12.9`, false},
+		"a newer format, no ids":          {`"nbformat_minor": 5`, `"nbformat_minor": 2`, false},
+		"another id":                      {`"id": "a"`, `"id": "0123-abc"`, false},
+		"a source that is a string":       {`["x = n\n", "y = 2"]`, `"x = n\ny = 2"`, false},
+		"a source that ends with a line":  {`["print(x)"]`, `["print(x)\n"]`, false},
+		"another system's ends of lines":  {`["x = n\n", "y = 2"]`, `["x = n\r\n", "y = 2"]`, false},
+		"another text":                    {`["# Title\n", "text"]`, `["# Another"]`, false},
+		"a picture in a text":             {`"metadata": {}, "source"`, `"metadata": {}, "attachments": {"a.png": {"image/png": "aGVsbG8="}}, "source"`, false},
+		"one more text":                   {`{"cell_type": "code", "id": "p"`, `{"cell_type": "raw", "metadata": {}, "source": "x"}, {"cell_type": "markdown", "metadata": {}, "source": "x"}, {"cell_type": "code", "id": "p"`, false},
+		"an empty cell":                   {`{"cell_type": "code", "id": "b"`, `{"cell_type": "code", "metadata": {}, "source": []}, {"cell_type": "code", "id": "b"`, false},
+		"a cell that is skipped":          {`{"cell_type": "code", "id": "b"`, `{"cell_type": "code", "metadata": {"tags": ["skip"]}, "source": "help?"}, {"cell_type": "code", "id": "b"`, false},
+		"tags of other tools":             {`["step:one"]`, `["hide-input", "step:one", "remove_cell", "raises-exception"]`, false},
+		"tags in another order":           {`["step:two", "prev:one"]`, `["prev:one", "step:two"]`, false},
+		"KALE's own bookkeeping":          {`"kernelspec"`, `"kubeflow_notebook": {"pipeline_name": "x", "experiment": {"id": "1"}, "volumes": []}, "kernelspec"`, false},
+
+		"another value":     {`n = 1`, `n = 2`, true},
+		"another line":      {`"y = 2"`, `"y = 3"`, true},
+		"another step":      {`"step:two"`, `"step:three"`, true},
+		"nothing before it": {`["step:two", "prev:one"]`, `["step:two"]`, true},
+		"another kind":      {`["pipeline-parameters"]`, `["imports"]`, true},
+		"one cell less":     {`["step:one"]`, `["skip"]`, true},
+		"a limit":           {`["step:one"]`, `["step:one", "limit:memory:2Gi"]`, true},
+		"a default limit":   {`"kernelspec"`, `"kubeflow_notebook": {"steps_defaults": ["limit:memory:2Gi"]}, "kernelspec"`, true},
+	} {
+		text := strings.Replace(was, tc.from, tc.to, 1)
+		if text == was || !json.Valid([]byte(text)) {
+			t.Fatalf("%s: nothing is changed, or it is no JSON", name)
+		}
+		if another := runOf(text) != runOf(was); another != tc.another {
+			t.Errorf("%s: another run: %t", name, another)
 		}
 	}
-	for _, text := range []string{
-		"a = '('\n%y", "a = 1 # (\n!ls", "a = \"it's\"\n%y", "a = {}\n  %y", "a = '\\''\n%y", "a = (1)\n# '''\n%y", "a = '''\nb'''\n!ls", "%%bash\nls",
+	a := runOf(string(notebook(t, code("a = 1", "step:a"), code("b = 1", "step:a"))))
+	if runOf(string(notebook(t, code("b = 1", "step:a"), code("a = 1", "step:a")))) == a {
+		t.Error("another order of cells makes the same run")
+	}
+}
+
+// A picture or an output is as large as it likes.
+func TestOnlyCodeHasASize(t *testing.T) {
+	large := strings.Repeat("x", 2*maxCode)
+	p := Pipeline{Name: "train", Space: "ns", Runner: []byte("run")}
+	for name, text := range map[string]string{
+		"an output":  `{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}, "outputs": [{"output_type": "display_data", "data": {"image/png": "LARGE"}}]}`,
+		"a picture":  `{"cell_type": "markdown", "source": "![](attachment:a.png)", "attachments": {"a.png": {"image/png": "LARGE"}}}, {"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}}`,
+		"a text":     `{"cell_type": "markdown", "source": "![](data:image/png;base64,LARGE)"}, {"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}}`,
+		"a skipped":  `{"cell_type": "code", "source": "LARGE", "metadata": {"tags": ["skip"]}}, {"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}}`,
+		"a metadata": `{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"], "widget": "LARGE"}}`,
 	} {
-		if magic(text) == "" {
-			t.Errorf("%q: nothing is for Jupyter", text)
+		p.Notebook = []byte(`{"nbformat": 4, "cells": [` + strings.Replace(text, "LARGE", large, 1) + `]}`)
+		objs, err := p.Objects()
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		data, _, _ := unstructured.NestedStringMap(objs[2].Object, "data")
+		if code := data["steps.json"]; !strings.Contains(code, `"code":"a = 1"`) || len(code) > 200 {
+			t.Errorf("%s: the code is %.200s", name, code)
+		}
+	}
+	p.Notebook = notebook(t, code("a = '"+large+"'", "step:a"))
+	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the code must have at most %d bytes, got %d: %d in", maxCode, 2*maxCode+85, 2*maxCode+82)) {
+		t.Errorf("%.300v", err)
+	}
+}
+
+func TestANotebooksParametersAreThoseOfItsRun(t *testing.T) {
+	for text, want := range map[string][]Parameter{
+		"n = 1\n# rows\nrate = -0.5  # slow\n\nname = 'a b'\nquick = True": {{"n", "1"}, {"rate", "-0.5"}, {"name", "a b"}, {"quick", "True"}},
+		"n = 1\nn = 2":             {{"n", "2"}},
+		`s = """a` + "\n" + `b"""`: {{"s", "a\nb"}},
+		// What is no value may be made of one.
+		"n = 1\nm = n + 1": nil, "n = 1; m = 2": nil, "n = [1]": nil, "n: int = 1": nil, "print(1)": nil, "n = f'{1}'": nil, "n = b''": nil, "n = 1j": nil,
+		`n = '\n'`: nil, "n = '{{x}}'": nil, "n = None": nil,
+	} {
+		p := Pipeline{Name: "n", Space: "ns", Notebook: notebook(t, code(text, "pipeline-parameters"), code("a = 1", "step:a"))}
+		book, err := Read(p.Notebook)
+		if err != nil || !reflect.DeepEqual(book.Parameters, want) {
+			t.Errorf("%q: got %v, %v, want %v", text, book, err, want)
+			continue
+		}
+		objs, err := p.Objects()
+		if err != nil {
+			t.Fatal(err)
+		}
+		given, _, _ := unstructured.NestedSlice(objs[3].Object, "spec", "arguments", "parameters")
+		templates, _, _ := unstructured.NestedSlice(objs[3].Object, "spec", "templates")
+		env, _, _ := unstructured.NestedSlice(templates[1].(map[string]any), "container", "env")
+		if len(given) != len(want) || len(env) != len(want)+2 {
+			t.Errorf("%q: the workflow has %v, and a step %v", text, given, env)
+		}
+		for i, each := range want {
+			if !reflect.DeepEqual(given[i], map[string]any{"name": each.Name, "value": each.Value}) ||
+				!reflect.DeepEqual(env[i], map[string]any{"name": "PARAMETER_" + each.Name, "value": "{{workflow.parameters." + each.Name + "}}"}) {
+				t.Errorf("%q: the workflow has %v, and a step %v", text, given, env)
+			}
 		}
 	}
 }
 
-// Who runs a notebook in Jupyter and saves it has changed no code.
-func TestOutputsAreNoPartOfAPipeline(t *testing.T) {
-	of := func(source, run string) []byte {
-		return []byte(`{"nbformat": 4, "cells": [{"cell_type": "markdown", "source": "outputs", "metadata": {}},
-			{"cell_type": "code", "source": "` + source + `", "metadata": {"tags": ["step:a"]}, ` + run + `}]}`)
-	}
-	p := Pipeline{Name: "train", Space: "ns", Notebook: of("a = 1", `"execution_count": null, "outputs": []`)}
-	was := p.Run()
-	ran := `"execution_count": 7, "outputs": [{"text": "` + strings.Repeat("x", maxCode) + `"}]`
-	p.Notebook = of("a = 1", ran)
-	if p.Run() != was {
-		t.Error("outputs make another run")
-	}
+func TestAStepsPodIsAsItsTagsSay(t *testing.T) {
+	const registry = "registry.test:5000"
+	p := Pipeline{Name: "train", Image: "python", Store: registry + "/ns/train", Space: "ns", Runner: []byte("run"), Notebook: []byte(`{"nbformat": 4,
+		"metadata": {"kubeflow_notebook": {"steps_defaults": ["label:team:red", "limit:cpu:20m", "annotation:note:a:b"]}},
+		"cells": [
+			{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:load_data", "label:team:blue", "limit:memory:128Mi", "secret:db:password:DB_PASSWORD", "image:registry.test:5000/team/py:v1"]}},
+			{"cell_type": "code", "source": "b = 1", "metadata": {"tags": ["step:b", "prev:load_data"]}}]}`)}
 	objs, err := p.Objects()
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, _, _ := unstructured.NestedStringMap(objs[2].Object, "data")
-	if text := data["notebook.ipynb"]; !strings.Contains(text, `"source":"a = 1"`) || strings.Contains(text, "xx") || strings.Contains(text, "7") {
-		t.Errorf("the notebook is %.200s", text)
+	templates, _, _ := unstructured.NestedSlice(objs[3].Object, "spec", "templates")
+	load, b := templates[1].(map[string]any), templates[2].(map[string]any)
+	get := func(of map[string]any, path ...string) any {
+		value, _, err := unstructured.NestedFieldNoCopy(of, path...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
 	}
-	if p.Notebook = of("a = 2", ran); p.Run() == was {
-		t.Error("another cell makes the same run")
+	for i, pair := range [][2]any{
+		{load["name"], "load-data"},
+		{get(load, "metadata"), map[string]any{"labels": map[string]any{"team": "blue"}, "annotations": map[string]any{"note": "a:b"}}},
+		{get(load, "container", "image"), "registry.test:5000/team/py:v1"},
+		{get(load, "container", "resources"), map[string]any{"requests": map[string]any{"cpu": "20m", "memory": "128Mi"}, "limits": map[string]any{"cpu": "20m", "memory": "128Mi"}}},
+		{get(load, "container", "env").([]any)[0], map[string]any{"name": "DB_PASSWORD", "valueFrom": map[string]any{"secretKeyRef": map[string]any{"name": "db", "key": "password"}}}},
+		{get(b, "metadata", "labels"), map[string]any{"team": "red"}},
+		{get(b, "container", "image"), "python"},
+		{get(b, "container", "resources", "limits"), map[string]any{"cpu": "20m", "memory": "1Gi"}},
+		{get(b, "container", "args").([]any)[2:], []any{"b", "load-data={{inputs.parameters.load-data}}"}},
+	} {
+		if !reflect.DeepEqual(pair[0], pair[1]) {
+			t.Errorf("%d: got %v, want %v", i, pair[0], pair[1])
+		}
+	}
+	// Argo takes no such name.
+	for _, name := range []any{load["name"], get(templates[0].(map[string]any), "dag").(map[string]any)["tasks"].([]any)[0].(map[string]any)["name"]} {
+		if !regexp.MustCompile("^[a-zA-Z0-9][-a-zA-Z0-9]*$").MatchString(name.(string)) {
+			t.Errorf("Argo refuses %q", name)
+		}
+	}
+	p.Notebook = notebook(t, code("a = 1", "step:a", "image:python:3.11-slim"))
+	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), `cell 1: image "python:3.11-slim" of step a must be in the lab's registry (registry.test:5000/...)`) {
+		t.Errorf("somebody else's image: %v", err)
 	}
 }
 
-func FuzzSteps(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": ["a = 1"], "metadata": {"tags": ["step:a", "prev:b"]}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		steps, err := Steps(data)
-		if (err == nil) != (len(steps) > 0) {
-			t.Errorf("got %v and %v", steps, err)
+		book, err := Read(data)
+		if (err == nil) != (book != nil && len(book.Steps) > 0) {
+			t.Errorf("got %v and %v", book, err)
 		}
 	})
 }
@@ -170,7 +385,7 @@ func TestAPipelineHasATaskForEachStep(t *testing.T) {
 		t.Errorf("the last task is %v", last)
 	}
 	args, _, _ := unstructured.NestedStringSlice(templates[3].(map[string]any), "container", "args")
-	if want := []string{"/code/run.py", "/code/notebook.ipynb", "c", "3,4", "a={{inputs.parameters.a}}", "b={{inputs.parameters.b}}"}; !reflect.DeepEqual(args, want) {
+	if want := []string{"/code/run.py", "/code/steps.json", "c", "a={{inputs.parameters.a}}", "b={{inputs.parameters.b}}"}; !reflect.DeepEqual(args, want) {
 		t.Errorf("got %v, want %v", args, want)
 	}
 	given, _, _ := unstructured.NestedSlice(tasks[2].(map[string]any), "arguments", "parameters")
@@ -200,10 +415,6 @@ func TestAPipelineHasATaskForEachStep(t *testing.T) {
 	if p.Runner = []byte("another"); p.Run() == was {
 		t.Error("another runner makes the same run")
 	}
-	p.Notebook = append(p.Notebook, make([]byte, maxCode)...)
-	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), "leave out what is no code") {
-		t.Errorf("too large a notebook: %v", err)
-	}
 	p.Name = "Not A Name"
 	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), `"Not A Name"`) {
 		t.Errorf("a bad name: %v", err)
@@ -227,18 +438,18 @@ func TestWhatANotebookImportsIsPartOfItsRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, _, _ := unstructured.NestedStringMap(objs[2].Object, "data")
-	bare, err := Strip(p.Notebook)
-	if want := map[string]string{"run.py": "run", "notebook.ipynb": string(bare), "helper.py": "x = 2"}; err != nil || !reflect.DeepEqual(data, want) {
+	steps := `{"parameters":[],"shared":[],"steps":{"a":{"cells":[{"cell":1,"code":"a = 1"}]}}}`
+	if want := map[string]string{"run.py": "run", "steps.json": steps, "helper.py": "x = 2"}; !reflect.DeepEqual(data, want) {
 		t.Errorf("the code is %v", data)
 	}
-	for name, want := range map[string]string{"run.py": "the name run.py is the pipeline's own", "notebook.ipynb": "the name notebook.ipynb"} {
+	for name, want := range map[string]string{"run.py": "the name run.py is the pipeline's own", "steps.json": "the name steps.json"} {
 		p.Files = map[string][]byte{name: []byte("x")}
 		if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	p.Files = map[string][]byte{"data.bin": {0xff}}
-	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), "data.bin is no text") {
+	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), "data.bin must be text") {
 		t.Errorf("no text: %v", err)
 	}
 	if name := Name("/work/My Notebook 2.ipynb"); name != "my-notebook-2" {

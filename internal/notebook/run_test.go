@@ -1,12 +1,18 @@
 package notebook
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"mllab.local/internal/run"
 )
 
 // bench is what a step of a notebook has in its pod: its runner, Python, and the
@@ -41,14 +47,17 @@ func newBench(t *testing.T) bench {
 		t.Fatal("python3 is not installed: `make tools` does it")
 	}
 	b := bench{t, t.TempDir()}
-	b.write("joblib.py", joblib, 0o600)
+	if err := os.Mkdir(filepath.Join(b.dir, "code"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.write("code/joblib.py", joblib, 0o600)
 	b.write("modelcar", modelcar, 0o700)
 	// Each run has a folder of its own where a pod has its /tmp.
 	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.write("run.py", strings.NewReplacer(`f"/tmp/`, `os.environ["TMP"] + f"/`, `"/tmp/`, `os.environ["TMP"] + "/`).Replace(string(runner)), 0o600)
+	b.write("code/run.py", strings.NewReplacer(`f"/tmp/`, `os.environ["TMP"] + f"/`, `"/tmp/`, `os.environ["TMP"] + "/`).Replace(string(runner)), 0o600)
 	if err := os.Mkdir(filepath.Join(b.dir, "registry"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -66,17 +75,40 @@ func (b bench) write(name, text string, mode os.FileMode) {
 // with its names.
 func (b bench) step(cells []byte, args ...string) (code int, out, image string) {
 	b.Helper()
-	b.write("notebook.ipynb", string(cells), 0o600)
-	tmp := b.TempDir()
-	cmd := exec.Command("python3", append([]string{"run.py", "notebook.ipynb"}, args...)...)
-	cmd.Dir = b.dir
-	cmd.Env = append(os.Environ(), "TMP="+tmp, "PATH="+b.dir+":"+os.Getenv("PATH"), "REGISTRY="+filepath.Join(b.dir, "registry"), "STORE=store", "RUN=run")
-	text, _ := cmd.CombinedOutput()
-	names, err := os.ReadFile(filepath.Join(tmp, "outputs", "names"))
+	code, out, outputs := b.run(cells, nil, args...)
+	return code, out, outputs["names"]
+}
+
+// run runs a step with more in its environment, and returns its outputs.
+func (b bench) run(cells []byte, env []string, args ...string) (code int, out string, outputs map[string]string) {
+	b.Helper()
+	book, err := Read(cells)
 	if err != nil {
-		b.Fatalf("%v\n%s", err, text)
+		b.Fatal(err)
 	}
-	return cmd.ProcessState.ExitCode(), string(text), string(names)
+	b.write("code/steps.json", string(book.program()), 0o600)
+	tmp := b.TempDir()
+	cmd := exec.Command("python3", append([]string{"code/run.py", "code/steps.json"}, args...)...)
+	cmd.Dir = b.dir
+	cmd.Env = append(append(os.Environ(), env...), "TMP="+tmp, "PATH="+b.dir+":"+os.Getenv("PATH"), "REGISTRY="+filepath.Join(b.dir, "registry"), "STORE=store", "RUN=run")
+	text, _ := cmd.CombinedOutput()
+	outputs = map[string]string{}
+	for _, name := range []string{"names", "result", "metrics"} {
+		value, err := os.ReadFile(filepath.Join(tmp, "outputs", name))
+		if err != nil {
+			b.Fatalf("%v\n%s", err, text)
+		}
+		outputs[name] = string(value)
+	}
+	return cmd.ProcessState.ExitCode(), string(text), outputs
+}
+
+// last is the line with which a step says what came of it.
+func last(out string) (word struct{ Where, Error string }) {
+	for line := range strings.Lines(out) {
+		_ = json.Unmarshal([]byte(line), &word)
+	}
+	return word
 }
 
 func TestAStepGetsWhatTheStepsBeforeHaveLeft(t *testing.T) {
@@ -85,31 +117,24 @@ func TestAStepGetsWhatTheStepsBeforeHaveLeft(t *testing.T) {
 		code("p, n = Point(3), 1", "step:a"),
 		code("n += 1\nclass Own: pass\nown = Own()", "step:b"),
 		code("assert (p.x, n) == (3, 2), (p.x, n)\nassert 'own' not in globals()", "step:c"))
-	exit, out, a := b.step(cells, "a", "2")
+	exit, out, a := b.step(cells, "a")
 	if exit != 0 || !strings.HasPrefix(a, "store:run-a@") {
 		t.Fatalf("%d %q\n%s", exit, a, out)
 	}
-	exit, out, second := b.step(cells, "b", "3", "a="+a)
+	exit, out, second := b.step(cells, "b", "a="+a)
 	if exit != 0 || !strings.Contains(out, `"not_kept": ["own"]`) {
 		t.Fatalf("%d\n%s", exit, out)
 	}
 	// By digest: what is pushed to the tag meanwhile changes nothing.
-	if exit, out, _ := b.step(notebook(t, code("n = 7", "step:b")), "b", "1"); exit != 0 {
+	if exit, out, _ := b.step(notebook(t, code("n = 7", "step:b")), "b"); exit != 0 {
 		t.Fatalf("%d\n%s", exit, out)
 	}
-	if exit, out, _ := b.step(cells, "c", "4", "a="+a, "b="+second); exit != 0 {
+	if exit, out, _ := b.step(cells, "c", "a="+a, "b="+second); exit != 0 {
 		t.Errorf("%d\n%s", exit, out)
 	}
 }
 
 func TestARegistryThatFailsIsNotTheCellsFault(t *testing.T) {
-	last := func(out string) (word struct{ Where, Error string }) {
-		t.Helper()
-		for line := range strings.Lines(out) {
-			_ = json.Unmarshal([]byte(line), &word)
-		}
-		return word
-	}
 	own := "import subprocess\nsubprocess.run(['modelcar', 'push', '.', 'm'], check=True)"
 	for name, tc := range map[string]struct {
 		cell, fail string
@@ -126,10 +151,240 @@ func TestARegistryThatFailsIsNotTheCellsFault(t *testing.T) {
 	} {
 		b := newBench(t)
 		b.write("registry/fail", tc.fail, 0o600)
-		exit, out, _ := b.step(notebook(t, code(tc.cell, "step:b")), append([]string{"b", "1"}, tc.before...)...)
+		exit, out, _ := b.step(notebook(t, code(tc.cell, "step:b")), append([]string{"b"}, tc.before...)...)
 		word := last(out)
 		if exit != tc.code || word.Where != tc.where || !strings.HasPrefix(tc.where, "cell") && word.Error != "modelcar: no registry" {
 			t.Errorf("%s: %d %+v\n%s", name, exit, word, out)
 		}
+	}
+}
+
+// What a cell has for Jupyter does in a step what it does there.
+func TestLinesForJupyterRun(t *testing.T) {
+	b := newBench(t)
+	b.write("code/helper.py", "import sys\nfrom_helper = sys.argv[1:]\n", 0o600)
+	cases := []struct{ name, cell, prints string }{
+		{"a command", "!echo one; echo two >&2", "one\ntwo\n"},
+		{"its exit code", "!exit 3\nprint(_exit_code)", "3\n"},
+		{"its lines", "x = !printf 'a b\\nc'\nprint(x, len(x), x.n, x.s)", "['a b', 'c'] 2 a b\nc a b c\n"},
+		{"names in it", "x, y = 'a', [1, 2]\n!echo $x {y[0] + 1} {y[0:1]} $$HOME '$x' {x!r}", "a 2 [1] " + os.Getenv("HOME") + " $x a\n"},
+		{"no names in it", "!echo {nobody} a | awk '{print $2}'", "a\n"},
+		{"names of a function", "def f(inner):\n    !echo {inner}\n    x = !echo $inner\n    return x\nprint(f(7))", "7\n['7']\n"},
+		{"in a block", "for i in range(2):\n    !echo {i}", "0\n1\n"},
+		{"time", "%time x = 1\nprint(x)\ny = %time x + 1\nprint(y)", "1\n2\n"},
+		{"time of a cell", "%%time\nx = !echo 5\nprint(x[0])\nx", "5\n"},
+		{"timeit", "x = 2\n%timeit -n 2 -r 1 x * 2\nprint('done')", "done\n"},
+		{"timeit of a cell", "%%timeit -n 2 -r 1 x = 3\nx * 2", ""},
+		{"capture", "%%capture out\nprint('kept')\n!echo too\nlater = 1", ""},
+		{"set and read", "%env A=b\n%set_env C d\nx = %env A\nprint(x)\n!echo $C", "env: A=b\nenv: C=d\nb\nd\n"},
+		{"a script", "%%sh\ncd /\npwd", "/\n"},
+		{"another Python", "%%python3\nprint(1 + 1)", "2\n"},
+		{"a program's script", "%%script cat -\na?", "a?"},
+		{"lines of a cell", "%%sx\necho 1", ""},
+		{"a file", "%%writefile -a made.py\nmade = 5", ""},
+		{"a file beside the code", "%run helper.py a 'b c'\nprint(from_helper)", "['a', 'b c']\n"},
+		{"reading beside the code", "print(open('helper.py').readline().strip())", "import sys\n"},
+		{"how Jupyter shows things", "%matplotlib inline\n%config InlineBackend.figure_format = 'svg'\n%load_ext autoreload\n%autoreload 2\nprint(1)", "1\n"},
+		{"a page", "%%html\n<b>bold</b>", ""},
+		{"display", "display(1, 'a')", "1\na\n"},
+		{"a call", "/print 1 2", "1 2\n"},
+		{"await", "import asyncio\nasync def f(): return 3\ntask = asyncio.create_task(f())\nprint(await f() + await task)", "6\n"},
+		{"a magic without its %", "ls helper.py", "helper.py\n"},
+		{"the shell itself", "get_ipython().system('echo 1')\nprint(get_ipython().getoutput('echo 2'), get_ipython().user_ns['get_ipython'] if 0 else 3)\nget_ipython().magic('time 1')", "1\n['2'] 3\n"},
+		{"folders", "%mkdir -p sub\n%cd -q sub\nx = %pwd\nprint(x[-4:])", "/sub\n"},
+	}
+	// All are cells of one step: Python takes a while to begin.
+	cells := []cell{code("first = 1", "step:a")}
+	for i, tc := range cases {
+		cells = append(cells, code(tc.cell), code(fmt.Sprintf("print('\\n=== %d')", i)))
+	}
+	exit, out, _ := b.step(notebook(t, cells...), "a")
+	if exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	for i, tc := range cases {
+		var got string
+		got, out, _ = strings.Cut(out, fmt.Sprintf("\n=== %d\n", i))
+		var printed strings.Builder
+		for line := range strings.Lines(got) {
+			if !strings.HasPrefix(line, "Wall time: ") && !strings.Contains(line, " per loop (best of ") {
+				printed.WriteString(line)
+			}
+		}
+		if printed.String() != tc.prints {
+			t.Errorf("%s: got %q, want %q", tc.name, printed.String(), tc.prints)
+		}
+	}
+	for cell, want := range map[string]string{
+		"%%bash\nexit 3":     "cell 1",
+		"x = %env NOT_THERE": "cell 1",
+		"%cd /not/there":     "cell 1",
+	} {
+		if exit, out, _ := b.step(notebook(t, code(cell, "step:a")), "a"); exit != 1 || last(out).Where != want {
+			t.Errorf("%q: %d\n%s", cell, exit, out)
+		}
+	}
+	// What commands and %%capture have left, the next step gets.
+	two := notebook(t, code("x = !echo 5", "step:a"), code("%%capture kept\nprint('printed')"), code("assert x == ['5'] and kept.stdout == 'printed\\n' == str(kept), (x, kept)", "step:b"))
+	exit, out, image := b.step(two, "a")
+	if exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if exit, out, _ := b.step(two, "b", "a="+image); exit != 0 {
+		t.Errorf("%d\n%s", exit, out)
+	}
+}
+
+// run.py runs what compiling lets pass, and nothing else.
+func TestMagicsAreThoseOfTheRunner(t *testing.T) {
+	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := string(runner[:strings.Index(string(runner), "\nif __name__")]) + `
+import contextlib, io
+shell = Shell({})
+shell.program = lambda args, text="", kept=False: subprocess.CompletedProcess(args, 0, "")
+shell.timed = shell.timeit = lambda *args: None
+known = {"line": [], "cell": []}
+args = {"env": "A=b", "run": os.devnull, "cd": "/", "set_env": "A=b", "script": "x", "file": os.devnull, "writefile": os.devnull}
+for magic in sys.argv[1:]:
+    for kind, call in ("line", lambda m: shell.run_line_magic(m, args.get(m, ""))), ("cell", lambda m: shell.run_cell_magic(m, args.get(m, ""), "")):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                call(magic)
+            known[kind].append(magic)
+        except ValueError as e:
+            assert "does not know" in str(e), e
+print(json.dumps(known))`
+	var all []string
+	all = append(append(all, lineMagics...), cellMagics...)
+	for _, names := range refused {
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	out, err := exec.Command("python3", append([]string{"-I", "-c", ask}, all...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var known struct{ Line, Cell []string }
+	if err := json.Unmarshal(out, &known); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(known.Line, slices.Sorted(slices.Values(lineMagics))) || !slices.Equal(known.Cell, slices.Sorted(slices.Values(cellMagics))) {
+		t.Errorf("run.py knows %q and %q", known.Line, known.Cell)
+	}
+}
+
+// The names of shared cells are a step's own, as in KALE: each has them anew.
+func TestSharedNamesAreEachStepsOwn(t *testing.T) {
+	b := newBench(t)
+	cells := notebook(t, code("def f(n=rows): return n", "functions"), code("rows, sheet = 3, []", "pipeline-parameters"),
+		code("seen = rows\nrows = 9\nsheet.append(1)", "step:a"), code("assert (seen, rows, f(), sheet) == (3, 3, 3, []), (seen, rows, f(), sheet)", "step:b"))
+	exit, out, image := b.step(cells, "a")
+	if exit != 0 || !strings.Contains(out, `"names": ["seen"], "not_kept": ["rows"]`) {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if exit, out, _ := b.step(cells, "b", "a="+image); exit != 0 {
+		t.Errorf("%d\n%s", exit, out)
+	}
+}
+
+func TestARunMayGiveAParameterAnotherValue(t *testing.T) {
+	b := newBench(t)
+	cells := notebook(t, code("n = 1\nrate = 0.5\nname = 'a'\nquick = True", "pipeline-parameters"), code("double = n * 2", "imports"), code("print(n, rate, name, quick, double)", "step:a"))
+	for _, tc := range []struct {
+		env  []string
+		code int
+		want string
+	}{
+		{nil, 0, "1 0.5 a True 2"},
+		{[]string{"PARAMETER_n=1", "PARAMETER_rate=0.5", "PARAMETER_name=a", "PARAMETER_quick=True"}, 0, "1 0.5 a True 2"},
+		{[]string{"PARAMETER_n=-5", "PARAMETER_rate=2", "PARAMETER_name=7", "PARAMETER_quick=false"}, 0, "-5 2.0 7 False -10"},
+		{[]string{"PARAMETER_n=1.5"}, 1, `"where": "cell 1", "error": "ValueError: parameter n must be of type int, got '1.5'"`},
+		{[]string{"PARAMETER_quick=maybe"}, 1, "parameter quick must be of type bool, got 'maybe'"},
+	} {
+		if code, out, _ := b.run(cells, tc.env, "a"); code != tc.code || !strings.Contains(out, tc.want) {
+			t.Errorf("%q: %d, want %q\n%s", tc.env, code, tc.want, out)
+		}
+	}
+}
+
+// What numpy's numbers and arrays have, array.array has too: tolist.
+func TestAResultIsWhatJSONCanWrite(t *testing.T) {
+	b := newBench(t)
+	for result, want := range map[string]string{
+		"result = {'a': [1, 2.5, None, True], 3: 'b'}":                  `{"a": [1, 2.5, null, true], "3": "b"}`,
+		"import array\nresult = array.array('d', [1, 2])":               "[1.0, 2.0]",
+		"import array\nresult = {'a': (array.array('i', [7]),)}":        `{"a": [[7]]}`,
+		"class N:\n    def tolist(self): return 7\nresult = {N(): N()}": `{"7": 7}`,
+		"x = 1":                           "null",
+		"result = {1, 2}":                 "Object of type set is not JSON serializable",
+		"result = float('nan')":           "must be what JSON can write, got float: Out of range float values",
+		"result = {(1, 2): 3}":            "got dict: keys must be str, int, float, bool or None, not tuple",
+		"result = []; result += [result]": "got list: ",
+		"result = 'x' * 300_000":          "result must have at most 262144 bytes as JSON, got 300002",
+	} {
+		exit, out, outputs := b.run(notebook(t, code("def f(): pass", "functions"), code(result, "step:a")), nil, "a")
+		word := last(out)
+		if exit == 0 && outputs["result"] != want || exit != 0 && (exit != 1 || word.Where != "result" || !strings.Contains(word.Error, want) || !strings.Contains(word.Error, "result must")) {
+			t.Errorf("%q: %d %+v %s\n%s", result, exit, word, outputs["result"], out)
+		}
+	}
+}
+
+func TestMetricsAreNumbers(t *testing.T) {
+	b := newBench(t)
+	cells := func(value string) []byte {
+		return notebook(t, code("acc = "+value+"\nloss = 2", "step:a"), code("print(acc)\nprint(loss)", "pipeline-metrics"))
+	}
+	if exit, out, outputs := b.run(cells("0.5"), nil, "a"); exit != 0 || outputs["metrics"] != `{"acc": 0.5, "loss": 2.0}` {
+		t.Errorf("%d %s\n%s", exit, outputs["metrics"], out)
+	}
+	if exit, out, _ := b.run(cells("'high'"), nil, "a"); exit != 1 || last(out).Where != "metric acc" {
+		t.Errorf("%d\n%s", exit, out)
+	}
+}
+
+// What is no Python is found before anything runs: on this machine, and else by
+// the first step.
+func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
+	b := newBench(t)
+	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for broken, want := range map[string]string{
+		"x = 1\nprint 'a'":       "cell 3, line 2: it is no Python: Missing parentheses",
+		"\n\nfor x in y\n    z":  "cell 3, line 3: it is no Python: ",
+		"def f():\nreturn 1":     "cell 3, line 2: it is no Python: ",
+		"!ls\nx = = 1":           "cell 3, line 2: it is no Python: invalid syntax",
+		"pip install x\n\ny = 1": "cell 3, line 1: it is no Python: invalid syntax",
+		"return 1":               "cell 3, line 1: it is no Python: 'return' outside function",
+		"await f()\n!ls":         "",
+		"%%time\nx = 1":          "",
+	} {
+		p := Pipeline{Runner: runner, Notebook: notebook(t, cell{"markdown", "# A", nil}, code("print('it runs')", "step:a"), code(broken, "step:b"))}
+		err := p.CheckSyntax(t.Context(), run.Exec{})
+		if got := fmt.Sprint(err); want == "" && err != nil || !strings.HasPrefix(got, want) && want != "" {
+			t.Errorf("%q: got %v, want %q", broken, err, want)
+		}
+		if !strings.HasPrefix(broken, "x = 1") {
+			continue
+		}
+		if exit, out, _ := b.step(p.Notebook, "a"); exit != 1 || last(out).Where != "cell 3" || !strings.Contains(last(out).Error, "SyntaxError") || strings.Contains(out, "it runs") {
+			t.Errorf("%q: %d\n%s", broken, exit, out)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := Pipeline{Runner: runner, Notebook: notebook(t, code("x = 1", "step:a"))}
+	if err := p.CheckSyntax(ctx, run.Exec{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+	t.Setenv("PATH", "")
+	if err := p.CheckSyntax(t.Context(), run.Exec{}); err != nil {
+		t.Errorf("without python3: %v", err)
 	}
 }

@@ -1,31 +1,47 @@
-"""Runs one step of a notebook: python3 run.py NOTEBOOK STEP CELL,CELL… [STEP-BEFORE=IMAGE…]
+"""Runs one step of a notebook: python3 run.py STEPS STEP [STEP-BEFORE=IMAGE…]
 
-First run the cells tagged imports, functions and pipeline-parameters, as they are in the notebook. Then come the names
-that the steps before have left, in the order in which they are named, and then the step's own cells. What is left at the
-end, the next steps get: every name but those of modules, functions and classes, and those that begin with _.
+STEPS is a file with the notebook's code, as `mllab pipeline compile` writes it. First run the cells that all steps
+share: parameters, imports, functions. Then come the names that the steps before have left, in the order in which they
+are named, and then the step's own cells. What is left at the end, the next steps get: every name but those of modules,
+functions and classes, those of the shared cells, which each step has anew, and those that begin with _.
+
+The environment may give a parameter NAME another value, as PARAMETER_NAME.
 
 The names travel as an image in the lab's registry, pushed as $STORE:$RUN-STEP. Its reference by digest is written to
 /tmp/outputs/names, and that is what a next step is given: what it reads is what this one has left, whatever becomes of
-the tag. What is left under the name result is written as JSON to /tmp/outputs/result; null if there is none. One line of
-JSON says what came of the step.
+the tag. What is left under the name result is written as JSON to /tmp/outputs/result; null if there is none. Metrics are
+written to /tmp/outputs/metrics. One line of JSON says what came of the step.
 
 Exit codes: 0; 1 when a cell fails, or leaves what cannot be handed on; 75 when the registry does, which another try may
 mend. The last line of what went wrong is the pod's message, too.
+
+python3 run.py check reads STEPS from stdin, runs nothing, and writes the first cell that is no Python as JSON.
 """
 
+import ast
+import asyncio
+import builtins
+import contextlib
+import inspect
+import io
 import json
 import os
+import re
+import runpy
+import shlex
 import signal
+import string
 import subprocess
 import sys
 import time
+import timeit
 import traceback
 import types
 from pathlib import Path
 
-SHARED = {"imports", "functions", "pipeline-parameters"}
 NO_VALUES = types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type
 TEMP_FAIL = 75  # EX_TEMPFAIL of sysexits.h: also what modelcar says of a registry that fails
+MOST = 256 << 10  # bytes of a result: Argo keeps it in the Workflow's status
 
 
 def say(**fields):
@@ -55,39 +71,318 @@ def failed(code, step, where, error):
     return code
 
 
-def main(notebook, step, own, before):
+def compiled(code, where, mode="exec"):
+    """Compiles Python that may await outside of a function, as in Jupyter."""
+    return compile(code, where, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+
+
+def broken(steps):
+    """Returns the first cell that is no Python, and its SyntaxError; or None."""
+    cells = steps["shared"] + [cell for step in steps["steps"].values() for cell in step["cells"]]
+    for cell in sorted(cells, key=lambda cell: cell["cell"]):
+        try:
+            compiled(cell["code"], f"cell {cell['cell']}")
+        except SyntaxError as e:
+            return cell, e
+        except ValueError as e:  # a null byte
+            return cell, SyntaxError(str(e))
+
+
+def plain(value):
+    """Returns a value as JSON has it: also numpy's numbers and arrays."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {k.tolist() if hasattr(k, "tolist") else k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
+
+
+def as_json(value):
+    try:
+        text = json.dumps(plain(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise ValueError(f"result must be what JSON can write, got {type(value).__name__}: {e}") from None
+    if len(text) > MOST:
+        raise ValueError(f"result must have at most {MOST} bytes as JSON, got {len(text)}: push what is large as a model")
+    return text
+
+
+def given(name, default):
+    """Returns the value that the environment gives a parameter, in the type of its default."""
+    text = os.environ.get(f"PARAMETER_{name}")
+    if text is None or isinstance(default, str):
+        return default if text is None else text
+    try:
+        value = ast.literal_eval(text.capitalize() if isinstance(default, bool) else text)
+    except (SyntaxError, ValueError):
+        value = None
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        raise ValueError(f"parameter {name} must be of type {type(default).__name__}, got {text!r}")
+    return value
+
+
+class Lines(list):
+    """The lines that a command has printed."""
+
+    l = list = property(lambda self: [*self])
+    n = nlstr = property("\n".join)
+    s = spstr = property(" ".join)
+
+    def __reduce__(self):
+        return [].__class__, ([*self],)
+
+
+class Shell:
+    """What get_ipython returns: does what a notebook has for Jupyter, as far as a script can."""
+
+    nothing = (  # they set how Jupyter shows things
+        "autoawait autocall automagic autoreload autosave colors config doctest_mode load_ext matplotlib pdb pprint"
+        " precision reload_ext xmode"
+    ).split()
+    commands = {"cat": "cat", "cp": "cp", "echo": "echo", "ll": "ls -l", "ls": "ls", "mkdir": "mkdir", "mv": "mv", "pip": "python3 -m pip", "rm": "rm", "rmdir": "rmdir"}
+    scripts = {"bash": "bash", "python": "python3", "python3": "python3", "sh": "sh"}
+    pages = "HTML SVG html javascript js latex markdown svg".split()  # nobody sees them
+
+    def __init__(self, names):
+        self.user_ns = names
+        self.loop = asyncio.new_event_loop()
+        self.out = None  # what was captured last
+
+    def cell(self, code, where):
+        """Runs a cell, with a loop of events around it, as in Jupyter."""
+
+        async def run():
+            value = eval(compiled(code, where), self.user_ns)
+            if inspect.iscoroutine(value):
+                await value
+
+        self.loop.run_until_complete(run())
+
+    def python(self, code, where, scope):
+        """Runs what a magic has as Python, and returns the value of its last line if that is an expression."""
+        scope = scope or self.user_ns
+        body = ast.parse(code, where).body
+        last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), where, "exec"), self.user_ns, scope)
+        return eval(compile(last, where, "eval"), self.user_ns, scope) if last else None
+
+    def var_expand(self, text, scope):
+        """Puts values for {EXPRESSION} and $NAME; if one has none, all of the text stays as it is."""
+
+        def value(expression, conversion=None):
+            return format(string.Formatter().convert_field(eval(expression, self.user_ns, scope), conversion))
+
+        def dollar(found):
+            return found[1] if found[1].startswith("$") else value(found[1])
+
+        made = ""
+        try:
+            for literal, field, spec, conversion in string.Formatter().parse(text):
+                # What is in single quotes the shell does not read either.
+                made += re.sub(r"\$(\$?[\w.]+)(?=(?:[^']*'[^']*')*[^']*$)", dollar, literal)
+                if field is not None:
+                    made += value(f"{field}:{spec}" if spec else field, conversion)
+        except Exception:
+            return text
+        return made
+
+    def program(self, args, text="", kept=False):
+        """Runs a program; what it prints goes where print does, or is returned."""
+        sys.stdout.flush()
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if kept or sys.stdout is not sys.__stdout__ else {}
+        done = subprocess.run(args, input=text, text=True, errors="replace", **piped)
+        if piped and not kept:
+            sys.stdout.write(done.stdout)
+        self.user_ns["_exit_code"] = done.returncode
+        return done
+
+    def shell(self, command, scope, kept=False):
+        return self.program(["/bin/sh", "-c", self.var_expand(command, scope)], kept=kept).stdout
+
+    def lines(self, command, scope):
+        return Lines(self.shell(command, scope, kept=True).splitlines())
+
+    def system(self, command):
+        self.shell(command, scope_of_caller())
+
+    def getoutput(self, command, split=True):
+        lines = self.lines(command, scope_of_caller())
+        return lines if split else lines.n
+
+    def run_line_magic(self, magic, line, _stack_depth=1):
+        scope = scope_of_caller()
+        if magic not in ("time", "timeit"):
+            line = self.var_expand(line, scope).strip()
+        if magic in self.nothing:
+            return None
+        if magic in self.commands:
+            self.shell(f"{self.commands[magic]} {line}", scope)
+            return None
+        if magic in ("sx", "system"):
+            return self.lines(line, scope)
+        if magic == "time":
+            return self.timed(re.sub(r"^\s*--no-raise-error\s", "", line), "%time", scope)
+        if magic == "timeit":
+            return self.timeit(line, None, scope)
+        if magic == "pwd":
+            return os.getcwd()
+        if magic == "cd":
+            quiet = line.startswith("-q")
+            os.chdir(os.path.expanduser(line.removeprefix("-q").strip() or "~"))
+            if not quiet:
+                print(os.getcwd())
+            return None
+        if magic in ("env", "set_env"):
+            return self.env(magic, line)
+        if magic == "run":
+            file, *sys.argv[1:] = shlex.split(line)
+            left = runpy.run_path(file, run_name="__main__")
+            self.user_ns.update((name, value) for name, value in left.items() if not name.startswith("_"))
+            return None
+        raise ValueError(f"a step does not know %{magic}")
+
+    def magic(self, text):
+        return self.run_line_magic(*f"{text.lstrip('%')} ".split(" ", 1))
+
+    def run_cell_magic(self, magic, line, cell):
+        scope = scope_of_caller()
+        line = self.var_expand(line, scope).strip() if magic != "timeit" else line
+        if magic in self.pages:
+            return None
+        if magic in ("!", "sx", "system"):
+            return self.lines(cell, scope)
+        if magic in self.scripts or magic == "script":
+            self.program([self.scripts[magic]] if magic in self.scripts else shlex.split(line), cell).check_returncode()
+            return None
+        if magic in ("file", "writefile"):
+            *options, file = shlex.split(line)
+            with open(os.path.expanduser(file), "a" if options else "w") as f:
+                f.write(cell + "\n")
+            return None
+        if magic == "time":
+            return self.timed(cell, "%%time", scope)
+        if magic == "timeit":
+            return self.timeit(line, cell, scope)
+        if magic == "capture":
+            out, err = io.StringIO(), io.StringIO()
+            options = [word for word in line.split() if word.startswith("-")]
+            with contextlib.ExitStack() as kept:
+                if "--no-stdout" not in options:
+                    kept.enter_context(contextlib.redirect_stdout(out))
+                if "--no-stderr" not in options:
+                    kept.enter_context(contextlib.redirect_stderr(err))
+                self.python(cell, "%%capture", scope)
+            for name in line.split():
+                if not name.startswith("-"):
+                    self.user_ns[name] = Captured(out.getvalue(), err.getvalue())
+            return None
+        raise ValueError(f"a step does not know %%{magic}")
+
+    def timed(self, code, where, scope):
+        began = time.perf_counter()
+        value = self.python(code, where, scope)
+        print(f"Wall time: {time.perf_counter() - began:.3g} s")
+        return value
+
+    def timeit(self, line, cell, scope):
+        """Times line, or cell after line."""
+        number, repeat = 0, 7
+        while found := re.match(r"\s*-(?:([nr])\s*(\d+)|[tcqpo]+\d*)(\s|$)", line):
+            line = line[found.end() :]
+            if found[1]:
+                number, repeat = (int(found[2]), repeat) if found[1] == "n" else (number, int(found[2]))
+        timer = timeit.Timer(*(line, "pass") if cell is None else (cell, line or "pass"), globals={**self.user_ns, **scope})
+        number = number or timer.autorange()[0]
+        best = min(timer.repeat(repeat, number)) / number
+        print(f"{best:.3g} s per loop (best of {repeat} runs, {number} loops each)")
+
+    def env(self, magic, line):
+        name, equals, value = re.match(r"([^=\s]*)\s*(=?)\s*(.*)", line).groups()
+        if magic == "env" and not line:
+            return dict(os.environ)
+        if magic == "env" and not equals and not value:
+            return os.environ[name]
+        os.environ[name] = value
+        print(f"env: {name}={value}")
+        return None
+
+
+def scope_of_caller():
+    """Returns the names that the notebook's own code has where it calls the shell."""
+    frame = sys._getframe(2)
+    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
+
+
+class Captured:
+    """What %%capture has kept."""
+
+    def __init__(self, stdout, stderr):
+        self.stdout, self.stderr, self.outputs = stdout, stderr, []
+
+    def __str__(self):
+        return self.stdout
+
+    def show(self):
+        sys.stdout.write(self.stdout)
+        sys.stderr.write(self.stderr)
+
+
+def display(*values, **_):
+    for value in values:
+        print(value)
+
+
+def main(file, step, before):
     import joblib
 
-    cells = json.loads(Path(notebook).read_text())["cells"]
-    # Cells are a program of their own: what they define can be pickled by its name.
+    steps = json.loads(Path(file).read_text())
+    own = steps["steps"][step]
+    # Cells are a program of their own: what they define can be pickled by its name. What this one defines is of "run".
     program = types.ModuleType("__main__")
     names = vars(program)
-    sys.modules["__main__"] = program
-
-    def run(number):
-        text = "".join(cells[number - 1]["source"])
-        exec(compile(text, f"cell {number}", "exec"), names)
+    sys.modules["run"], sys.modules["__main__"] = sys.modules["__main__"], program
+    Captured.__module__ = "run"
+    shell = Shell(names)
+    builtins.get_ipython, builtins.display = lambda: shell, display
 
     hand_out("result", "null")
+    hand_out("metrics", "{}")
     hand_out("names", "")
+    if bad := broken(steps):
+        cell, e = bad
+        return failed(1, step, f"cell {cell['cell']}", f"line {e.lineno or 1}: SyntaxError: {e.msg}")
     where = "the registry"
     try:
         left = {name: modelcar("pull", image, f"/tmp/{name}") for name, image in before}
     except subprocess.CalledProcessError as e:  # another step has pushed it: it is not this one's fault
         return failed(TEMP_FAIL, step, where, e.stderr.strip())
     try:
-        for number, cell in enumerate(cells, 1):
-            if cell["cell_type"] == "code" and SHARED & set(cell["metadata"].get("tags", [])):
-                where = f"cell {number}"
-                run(number)
+        parameters = steps["parameters"]
+        for cell in steps["shared"]:
+            where = f"cell {cell['cell']}"
+            shell.cell(cell["code"], where)
+            # As soon as it has its default: what comes later may use it.
+            for name in [name for name in parameters if name in names]:
+                names[name] = given(name, names[name])
+                parameters = [each for each in parameters if each != name]
         shared = dict(names)
         for name in left:
             where = f"the names that step {name} has left"
             names.update(joblib.load(f"/tmp/{name}/names.joblib"))
-        for number in own:
-            where = f"cell {number}"
-            run(number)
-        hand_out("result", json.dumps(names.get("result"), allow_nan=False))
+        for cell in own["cells"]:
+            where = f"cell {cell['cell']}"
+            shell.cell(cell["code"], where)
+        where = "result"
+        hand_out("result", as_json(names.get("result")))
+        measured = {}
+        for name in own.get("metrics", []):
+            where = f"metric {name}"
+            measured[name] = float(names[name])
+        hand_out("metrics", json.dumps(measured))
     except (Exception, SystemExit) as e:  # a cell that exits has not ended
         traceback.print_exc()
         if isinstance(e, subprocess.CalledProcessError) and e.returncode == TEMP_FAIL:  # the cell's own modelcar
@@ -101,6 +396,10 @@ def main(notebook, step, own, before):
             del names[name]
     kept, lost = {}, []
     for name, value in values.items():
+        if name in shared:
+            if value is not shared[name]:
+                lost.append(name)
+            continue
         try:
             joblib.dump(value, "/tmp/one.joblib")
             kept[name] = value
@@ -117,9 +416,26 @@ def main(notebook, step, own, before):
     return 0
 
 
+def check():
+    # An older Python has another grammar than the one in the pods.
+    bad = sys.version_info >= (3, 11) and broken(json.load(sys.stdin))
+    if bad:
+        cell, e = bad
+        say(cell=cell["cell"], line=e.lineno or 1, error=e.msg)
+
+
 if __name__ == "__main__":
     BEGAN = time.monotonic()
+    if sys.argv[1:] == ["check"]:
+        sys.exit(check())
     # Process 1 of a container has no default action for SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    before = [each.split("=", 1) for each in sys.argv[4:]]
-    sys.exit(main(sys.argv[1], sys.argv[2], list(map(int, sys.argv[3].split(","))), before))
+    # A notebook finds what is beside it, and may write there.
+    steps, work = Path(sys.argv[1]).resolve(), Path("/tmp/work")
+    work.mkdir(exist_ok=True)
+    for file in steps.parent.glob("[!.]*"):
+        if not (work / file.name).exists():
+            (work / file.name).symlink_to(file.resolve())
+    os.chdir(work)
+    sys.path.insert(0, "")
+    sys.exit(main(steps, sys.argv[2], [each.split("=", 1) for each in sys.argv[3:]]))

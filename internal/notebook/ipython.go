@@ -1,0 +1,437 @@
+package notebook
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// flaw is what is wrong with a line of a cell.
+type flaw struct {
+	line int // counted from 1; 0 is the whole cell
+	why  string
+}
+
+func (f *flaw) Error() string {
+	if f.line == 0 {
+		return f.why
+	}
+	return fmt.Sprintf("line %d: %s", f.line, f.why)
+}
+
+func flawAt(line int, format string, args ...any) error {
+	return &flaw{line + 1, fmt.Sprintf(format, args...)}
+}
+
+// The magics that a step runs: run.py has the same lists. They end with a line's
+// arguments, or with a cell's.
+// https://ipython.readthedocs.io/en/8.31.0/interactive/magics.html
+var (
+	lineMagics = []string{
+		"autoawait", "autocall", "automagic", "autoreload", "autosave", "cat", "cd", "colors", "config", "cp", "doctest_mode", "echo", "env", "ll", "load_ext", "ls",
+		"matplotlib", "mkdir", "mv", "pdb", "pip", "pprint", "precision", "pwd", "reload_ext", "rm", "rmdir", "run", "set_env", "sx", "system", "time", "timeit", "xmode",
+	}
+	cellMagics = []string{
+		"!", "HTML", "SVG", "bash", "capture", "file", "html", "javascript", "js", "latex", "markdown", "python", "python3", "script", "sh", "svg", "sx", "system",
+		"time", "timeit", "writefile",
+	}
+	// pythonMagics are those whose text is Python, with lines of Jupyter's.
+	pythonMagics = []string{"capture", "time", "timeit"}
+)
+
+// refused are IPython's other magics, by why a step cannot run them.
+var refused = map[string][]string{
+	"needs a person at a terminal": {"clear", "connect_info", "debug", "ed", "edit", "gui", "less", "load", "loadpy", "man", "more", "notebook", "page", "pastebin",
+		"qtconsole", "quickref", "recall", "rep", "rerun", "tb"},
+	"is about the session of a Jupyter server, and a step has none": {"alias", "alias_magic", "bookmark", "code_wrap", "dhist", "dirs", "hist", "history", "killbgscripts",
+		"logoff", "logon", "logstart", "logstate", "logstop", "lsmagic", "macro", "magic", "popd", "pushd", "rehashx", "reset", "reset_selective", "save", "store",
+		"unalias", "who", "who_ls", "whos", "xdel"},
+	"shows help to a reader, and a step has none":                 {"pdef", "pdoc", "pfile", "pinfo", "pinfo2", "psearch", "psource", "pycat"},
+	"needs what is not in the image of a step":                    {"conda", "mamba", "micromamba", "perl", "pylab", "pypy", "python2", "ruby", "uv"},
+	"measures with IPython's profiler, and a step has no IPython": {"prun"},
+	"is an extension's, and a step has none":                      {"unload_ext"},
+}
+
+const remedy = `take it out, or tag the cell "skip"`
+
+// refuse returns why a step cannot run a line's magic, or a cell's, and nil if it
+// can. The whole line is what the error shows.
+func refuse(line int, whole, magic, args string, cell bool) error {
+	runs := lineMagics
+	if cell {
+		runs = cellMagics
+	}
+	args = strings.TrimSpace(args)
+	why := "is not known to a step, which is a Python script without IPython"
+	for reason, names := range refused {
+		if slices.Contains(names, magic) {
+			why = reason
+		}
+	}
+	switch {
+	case strings.HasPrefix(magic, "%"):
+		why = "must be the first line of its cell"
+	case !slices.Contains(runs, magic):
+	case (magic == "load_ext" || magic == "reload_ext") && args != "autoreload":
+		why = "loads an extension of IPython, and a step has none"
+	case magic == "run" && !runnable.MatchString(args):
+		why = "must name a Python file (.py), without options of %run"
+	case cell && slices.Contains([]string{"bash", "sh", "python", "python3"}, magic) && args != "":
+		why = "must have no options: a step runs the script and prints what it prints"
+	case magic == "script" && (args == "" || args[0] == '-'):
+		why = "must name a program, without options of %%script"
+	case cell && magic == "time" && args != "" && args != "--no-raise-error":
+		why = "must have what it times in the lines below"
+	default:
+		return nil
+	}
+	return flawAt(line, "%q %s: %s", shown(whole), why, remedy)
+}
+
+var runnable = regexp.MustCompile(`^[^\s-]\S*\.py(\s|$)`)
+
+// shown is a line as an error quotes it.
+func shown(line string) string {
+	line, _, _ = strings.Cut(strings.TrimSpace(line), "\n")
+	if r := []rune(line); len(r) > 60 {
+		return string(r[:57]) + "..."
+	}
+	return line
+}
+
+// Prompts that were copied with the code.
+var (
+	classicFirst  = regexp.MustCompile(`^>>>( |$)`)
+	classicPrompt = regexp.MustCompile(`^(>>>|\.\.\.)( |$)`)
+	prompt        = regexp.MustCompile(`^(((\[nav\]|\[ins\])? )?In \[\d+\]: |\s*\.{3,}: ?)`)
+)
+
+// maxLines is how many lines for Jupyter IPython takes in one cell.
+const maxLines = 500
+
+// python returns a cell as Python, line for line: each line that only Jupyter
+// understands becomes a call of the function get_ipython, which run.py has. They
+// are found in IPython's way, so what is in a string, in a comment, in brackets or
+// in a line that goes on is none.
+// https://github.com/ipython/ipython/blob/8.31.0/IPython/core/inputtransformer2.py
+//
+// A name that is taken is the notebook's own, and no magic without its %.
+//
+// Errors are of type *flaw: a line that a step cannot run, and why; or that is
+// neither Python nor Jupyter's, as far as brackets, quotes and characters tell.
+func python(code string, taken func(name string) bool) (string, error) {
+	code = strings.TrimRight(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(code), " \t\n\f")
+	if code == "" {
+		return "", nil
+	}
+	lines := strings.Split(code, "\n")
+	first := slices.IndexFunc(lines, func(line string) bool { return strings.TrimSpace(line) != "" })
+	dedent(lines[first:])
+	strip(lines[first:], classicFirst, classicPrompt)
+	strip(lines[first:], prompt, prompt)
+	if head := lines[first]; strings.HasPrefix(head, "%%") && !magicHelp.MatchString(head) {
+		return cellMagic(lines, first, taken)
+	}
+	for changes := 0; ; changes++ {
+		all := tokens(strings.Join(lines, "\n") + "\n")
+		c := find(all)
+		if c == nil {
+			break
+		}
+		if changes == maxLines {
+			return "", flawAt(c.line, "it has more than %d lines for Jupyter", maxLines)
+		}
+		if err := c.replace(lines, taken); err != nil {
+			return "", err
+		}
+	}
+	if first == len(lines)-1 {
+		if err := automagic(lines, first, taken); err != nil {
+			return "", err
+		}
+	}
+	code = strings.Join(lines, "\n")
+	return code, judge(code)
+}
+
+var magicHelp = regexp.MustCompile(`^%%\w+\?`)
+
+// dedent takes the white space that the first line begins with from all lines.
+func dedent(lines []string) {
+	space := lines[0][:len(lines[0])-len(strings.TrimLeft(lines[0], " \t"))]
+	for i, line := range lines {
+		lines[i] = strings.TrimPrefix(line, space)
+	}
+}
+
+// strip takes a prompt from all lines, if one of the first two has it.
+func strip(lines []string, first, each *regexp.Regexp) {
+	if !first.MatchString(lines[0]) && (len(lines) < 2 || !each.MatchString(lines[1])) {
+		return
+	}
+	for i, line := range lines {
+		lines[i] = line[len(each.FindString(line)):]
+	}
+}
+
+// cellMagic makes a call of a cell that is one magic's.
+func cellMagic(lines []string, first int, taken func(string) bool) (string, error) {
+	magic, args, _ := strings.Cut(strings.TrimSpace(lines[first])[2:], " ")
+	if err := refuse(first, lines[first], magic, args, true); err != nil {
+		return "", err
+	}
+	body := strings.Join(lines[first+1:], "\n")
+	if slices.Contains(pythonMagics, magic) {
+		// With as many lines before it as it has in its cell.
+		var err error
+		if body, err = python(body, taken); err != nil {
+			err.(*flaw).line += first + 1
+			return "", err
+		}
+		body = strings.Repeat("\n", first+1) + body
+		if magic == "timeit" { // its line may have a statement, too
+			if _, err := inLine(first, args, taken); err != nil {
+				return "", err
+			}
+		}
+	}
+	return strings.Repeat("\n", first) + fmt.Sprintf("get_ipython().run_cell_magic(%s, %s, %s)", strconv.Quote(magic), strconv.Quote(args), strconv.Quote(body)), nil
+}
+
+// inLine is the Python that is a magic's argument, after its options.
+func inLine(line int, args string, taken func(string) bool) (string, error) {
+	code, err := python(options.ReplaceAllString(args, ""), taken)
+	if err != nil {
+		return "", flawAt(line, "%s", err.(*flaw).why)
+	}
+	return code, nil
+}
+
+// options of %time and %timeit.
+var options = regexp.MustCompile(`^(\s*-(-no-raise-error|[nr]\s*\d+|[tcqpo]+\d*)(\s|$))*`)
+
+// command is one place where a cell has something for Jupyter.
+type command struct {
+	line, col int  // where it begins
+	assigned  bool // what it returns is a name's value
+	help      bool // it ends with ?
+}
+
+// find returns the first command, or nil.
+func find(lines [][]token) (first *command) {
+	better := func(t token, assigned, help bool) {
+		if c := (command{t.line, t.col, assigned, help}); first == nil || cmp.Or(c.line-first.line, c.col-first.col) < 0 {
+			first = &c
+		}
+	}
+	for _, l := range lines {
+		if n := len(l) - 2; n > 0 && l[n].is("?") && l[n+1].kind == anEnd && helped.MatchString(lineUpTo(l)) {
+			better(l[0], false, true)
+		}
+		if i := assignment(l); i >= 0 && i+2 < len(l) && (l[i+1].is("!") || l[i+1].is("%") && l[i+2].kind == aName) {
+			better(l[i+1], true, false)
+		}
+		if slices.Contains([]string{"!", "?", "%", ",", ";", "/"}, l[0].text) {
+			better(l[0], false, false)
+		}
+		if first != nil {
+			return first // the lines after it may be in what only looks like brackets
+		}
+	}
+	return nil
+}
+
+// helped is what a line must end with for its ? to ask for something: IPython runs
+// `!ls ?`, and shows help at `!ls x?`.
+var helped = regexp.MustCompile(`[\pL_*][\pL\pN_*]*(\.[\pL_*][\pL\pN_*]*|\[-?[0-9]+\])*\?\??$`)
+
+// lineUpTo is the end of a logical line, as far as helped reads it.
+func lineUpTo(l []token) string {
+	var s strings.Builder
+	for i, t := range l[:len(l)-1] {
+		if i > 0 && (t.line != l[i-1].line || t.col != l[i-1].col+len(l[i-1].text)) {
+			s.WriteByte(' ')
+		}
+		s.WriteString(t.text)
+	}
+	if l[len(l)-1].col != l[len(l)-2].col+1 {
+		s.WriteByte(' ')
+	}
+	return s.String()
+}
+
+// assignment is the place of the first = that is in no brackets, or -1.
+func assignment(line []token) int {
+	depth := 0
+	for i, t := range line {
+		switch {
+		case t.is("=") && t.kind == anOperator && depth == 0:
+			return i
+		case t.is("(") || t.is("[") || t.is("{"):
+			depth++
+		case t.is(")") || t.is("]") || t.is("}"):
+			depth = max(0, depth-1)
+		}
+	}
+	return -1
+}
+
+// replace makes Python of the command, in place.
+func (c *command) replace(lines []string, taken func(string) bool) error {
+	whole := lines[c.line]
+	if c.help {
+		return flawAt(c.line, "%q shows help to a reader, and a step has none: %s", shown(whole), remedy)
+	}
+	// A command goes on where its line ends with a backslash.
+	last := c.line
+	for strings.HasSuffix(lines[last], "\\") && last < len(lines)-1 {
+		last++
+	}
+	parts := append([]string{lines[c.line][c.col:]}, lines[c.line+1:last+1]...)
+	for i := range parts {
+		parts[i] = strings.TrimRight(parts[i], " \t\f")
+		if i < len(parts)-1 {
+			parts[i] = strings.TrimSuffix(parts[i], "\\")
+		}
+	}
+	command := strings.Join(parts, " ")
+	call, err := c.call(command, whole, taken)
+	if err != nil {
+		return err
+	}
+	lines[c.line] = whole[:c.col] + call
+	for i := c.line + 1; i <= last; i++ {
+		lines[i] = ""
+	}
+	return nil
+}
+
+// call is the Python that a command stands for.
+func (c *command) call(command, whole string, taken func(string) bool) (string, error) {
+	escape, content := command[:1], command[1:]
+	name, args, _ := strings.Cut(content, " ")
+	switch escape {
+	case "!":
+		method := "system"
+		if doubled, is := strings.CutPrefix(content, "!"); c.assigned || is {
+			method = "getoutput"
+			if !c.assigned {
+				content = doubled
+			}
+		}
+		return "get_ipython()." + method + "(" + strconv.Quote(content) + ")", nil
+	case "?":
+		return "", flawAt(c.line, "%q shows help to a reader, and a step has none: %s", shown(whole), remedy)
+	case "%":
+		return magicCall(c.line, whole, name, args, taken)
+	}
+	if name == "" {
+		return "", flawAt(c.line, "%q must name a function after %s", shown(whole), escape)
+	}
+	words := strings.Fields(args)
+	switch escape {
+	case ",":
+		return name + `("` + strings.Join(words, `", "`) + `")`, nil
+	case ";":
+		return name + `("` + args + `")`, nil
+	}
+	return name + "(" + strings.Join(words, ", ") + ")", nil
+}
+
+// magicCall is the call of a line's magic.
+func magicCall(line int, whole, magic, args string, taken func(string) bool) (string, error) {
+	err := refuse(line, whole, magic, args, false)
+	if err == nil && (magic == "time" || magic == "timeit") { // what is timed may be a command itself
+		var statement string
+		if statement, err = inLine(line, args, taken); magic == "time" {
+			args = statement
+		}
+	}
+	return "get_ipython().run_line_magic(" + strconv.Quote(magic) + ", " + strconv.Quote(args) + ")", err
+}
+
+// bare is a line that may be a magic without its %.
+var bare = regexp.MustCompile(`^([A-Za-z_]\w*)(?:[ \t]+(.*))?$`)
+
+// automagic makes a call of a cell whose only line is a magic without its %, as
+// IPython does when no name is in the way.
+func automagic(lines []string, at int, taken func(string) bool) error {
+	m := bare.FindStringSubmatch(strings.TrimRight(lines[at], " \t"))
+	if m == nil || taken(m[1]) || m[2] != "" && (strings.Contains("!=()<>,+*/%^&|:;", m[2][:1]) || slices.Contains(joining, strings.Fields(m[2])[0])) {
+		return nil
+	}
+	known := slices.Contains(lineMagics, m[1])
+	for _, names := range refused {
+		known = known || slices.Contains(names, m[1])
+	}
+	if !known {
+		return nil
+	}
+	call, err := magicCall(at, lines[at], m[1], m[2], taken)
+	if err == nil {
+		lines[at] = call
+	}
+	return err
+}
+
+// joining are the words that can follow a name in Python.
+var joining = []string{"if", "is", "in", "not", "and", "or"}
+
+// judge finds what is surely no Python: strays, and brackets that do not match.
+// It also finds magics that the code calls by IPython's functions.
+func judge(code string) error {
+	var open []token
+	for _, line := range tokens(code + "\n") {
+		for i, t := range line {
+			switch {
+			case t.kind == unclosed, t.kind == aStray && (t.text == "'" || t.text == `"`):
+				return flawAt(t.line, "%q has a quote that nothing closes", shown(lineOf(code, t.line)))
+			case t.kind == aStray:
+				return flawAt(t.line, "%q is neither Python nor a line of Jupyter's: %q is out of place", shown(lineOf(code, t.line)), t.text)
+			case t.kind == anOperator && strings.Contains("([{", t.text):
+				open = append(open, t)
+			case t.kind == anOperator && strings.Contains(")]}", t.text):
+				if n := len(open) - 1; n < 0 || open[n].text+t.text != "()" && open[n].text+t.text != "[]" && open[n].text+t.text != "{}" {
+					return flawAt(t.line, "%q closes a bracket that is not open: %q", shown(lineOf(code, t.line)), t.text)
+				}
+				open = open[:len(open)-1]
+			case t.is("get_ipython") && t.kind == aName:
+				if err := called(code, line[i:]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if len(open) > 0 {
+		t := open[len(open)-1]
+		return flawAt(t.line, "%q opens a bracket that nothing closes: %q", shown(lineOf(code, t.line)), t.text)
+	}
+	return nil
+}
+
+func lineOf(code string, line int) string { return strings.Split(code, "\n")[line] }
+
+// called judges get_ipython().run_line_magic("NAME", …, when the name is there.
+func called(code string, t []token) error {
+	if len(t) < 7 || !t[1].is("(") || !t[2].is(")") || !t[3].is(".") || !t[5].is("(") || t[6].kind != aString {
+		return nil
+	}
+	magic := strings.Trim(t[6].text, `'"`)
+	args := ""
+	if len(t) > 8 && t[8].kind == aString {
+		args = strings.Trim(t[8].text, `'"`)
+	}
+	switch t[4].text {
+	case "magic":
+		magic, args, _ = strings.Cut(strings.TrimPrefix(magic, "%"), " ")
+		fallthrough
+	case "run_line_magic":
+		return refuse(t[0].line, lineOf(code, t[0].line), magic, args, false)
+	case "run_cell_magic":
+		return refuse(t[0].line, lineOf(code, t[0].line), magic, args, true)
+	}
+	return nil
+}
