@@ -27,6 +27,7 @@ import (
 	"mllab.local/addons"
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/folder"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/report"
 	"mllab.local/internal/run"
@@ -74,11 +75,16 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Mode == "" {
 		o.Mode = DefaultMode
 	}
+	var err error
 	if o.Cache == "" {
-		o.Cache = images.DefaultCache()
+		if o.Cache, err = images.DefaultCache(); err != nil {
+			return o, err
+		}
 	}
 	if o.State == "" {
-		o.State = DefaultState()
+		if o.State, err = DefaultState(); err != nil {
+			return o, err
+		}
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
@@ -106,17 +112,9 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// DefaultState is mllab in $XDG_STATE_HOME, or in ~/.local/state.
-func DefaultState() string {
-	base := os.Getenv("XDG_STATE_HOME")
-	if base == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			home = os.TempDir()
-		}
-		base = filepath.Join(home, ".local", "state")
-	}
-	return filepath.Join(base, "mllab")
+// DefaultState is mllab in $XDG_STATE_HOME, or in ~/.local/state. Without HOME it is a fault.Usage.
+func DefaultState() (string, error) {
+	return folder.Default(os.Getenv, "XDG_STATE_HOME", filepath.Join(".local", "state"), "name the folder with --state-dir")
 }
 
 // parts is everything outside this package that the verbs touch; tests replace it.

@@ -133,151 +133,222 @@ const (
 	inotifyWatches   = 65536
 )
 
-// findings judges a survey. What does not matter to a cluster that runs already is not asked of the machine again.
+// findings judges a survey. A cluster that runs already has what it needs, so that is not asked of the machine again.
 func findings(o Options, s survey) []Finding {
-	var list []Finding
-	say := func(id, level, fix, format string, args ...any) {
-		if level == LevelOK {
-			fix = ""
-		}
-		list = append(list, Finding{ID: id, Level: level, What: fmt.Sprintf(format, args...), Fix: fix})
+	j := judge{survey: s, o: o}
+	j.engine()
+	j.cluster()
+	j.port()
+	j.folders()
+	if s.Machine.OS == "linux" {
+		j.kernel()
 	}
-	worse := func(level string, when bool) string {
-		if when {
-			return level
-		}
-		return LevelOK
+	j.capacity()
+	j.disks()
+	if s.Machine.OS == "linux" && o.Mode != "registry" {
+		j.tools()
 	}
-	m, e := s.Machine, s.Engine
-	linux, running := m.OS == "linux", s.Action == keep
+	return j.list
+}
 
+// judge collects findings.
+type judge struct {
+	survey
+	o    Options
+	list []Finding
+}
+
+func (j *judge) running() bool { return j.Action == keep }
+
+func (j *judge) ok(id, format string, args ...any) { j.say(id, LevelOK, "", format, args...) }
+
+func (j *judge) say(id, level, fix, format string, args ...any) {
+	if level == LevelOK {
+		fix = ""
+	}
+	j.list = append(j.list, Finding{ID: id, Level: level, What: fmt.Sprintf(format, args...), Fix: fix})
+}
+
+// levelIf is level when it is wrong, else LevelOK.
+func levelIf(wrong bool, level string) string {
+	if wrong {
+		return level
+	}
+	return LevelOK
+}
+
+// levelOf compares what there is with what is needed, and with what is better.
+func levelOf(have, need, want uint64) string {
+	switch {
+	case have < need:
+		return LevelFail
+	case have < want:
+		return LevelWarn
+	}
+	return LevelOK
+}
+
+// either is ternary text.
+func either(cond bool, yes, no string) string {
+	if cond {
+		return yes
+	}
+	return no
+}
+
+func (j *judge) engine() {
+	m, e := j.Machine, j.Engine
+	oldCgroup := m.OS == "linux" && m.Cgroup != "v2"
 	switch {
 	case e == nil:
-		say("engine", LevelFail, fault.Hint(s.EngineErr), "%v", s.EngineErr)
-	case o.Engine != "" && s.State != nil && s.State.Engine != o.Engine:
-		say("engine", LevelFail, fmt.Sprintf("leave out --engine, or `mllab down --name %s` first", o.Name), "cluster %s was made with %s, not %s", o.Name, s.State.Engine, o.Engine)
-	case e.Rootless && linux && m.Cgroup != "v2":
-		say("engine", LevelFail, "run mllab as root, or boot with systemd.unified_cgroup_hierarchy=1", "%s %s is rootless, which kind can use with cgroup v2 only; this machine has %s", e.Name, e.Version, m.Cgroup)
-	case e.Name == "podman" && linux && m.Cgroup != "v2" && e.Runtime == "crun" && !m.Tools["runc"]:
-		say("engine", LevelFail, "`sudo apt-get install runc`", "podman %s uses crun, which refuses cgroup %s, and runc is not installed", e.Version, m.Cgroup)
+		j.say("engine", LevelFail, fault.Hint(j.EngineErr), "%v", j.EngineErr)
+	case j.o.Engine != "" && j.State != nil && j.State.Engine != j.o.Engine:
+		j.say("engine", LevelFail, fmt.Sprintf("leave out --engine, or `mllab down --name %s` first", j.o.Name), "cluster %s was made with %s, not %s", j.o.Name, j.State.Engine, j.o.Engine)
+	case e.Rootless && oldCgroup:
+		j.say("engine", LevelFail, "run mllab as root, or boot with systemd.unified_cgroup_hierarchy=1", "%s %s is rootless, which kind can use with cgroup v2 only; this machine has %s", e.Name, e.Version, m.Cgroup)
+	case e.Name == "podman" && oldCgroup && e.Runtime == "crun" && !m.Tools["runc"]:
+		j.say("engine", LevelFail, "`sudo apt-get install runc`", "podman %s uses crun, which refuses cgroup %s, and runc is not installed", e.Version, m.Cgroup)
+	case e.Misled != nil:
+		j.say("engine", LevelWarn, fault.Hint(e.Misled)+", or take this one: --engine "+e.Name, "%s %s works, but %v", e.Name, e.Version, e.Misled)
 	default:
-		say("engine", LevelOK, "", "%s %s works%s", e.Name, e.Version, map[bool]string{true: ", rootless"}[e.Rootless])
+		j.ok("engine", "%s %s works%s%s", e.Name, e.Version, either(e.Rootless, ", rootless", ""), prefixed(", with ", strings.Join(e.Variables, " ")))
 	}
+}
 
+func (j *judge) cluster() {
 	switch {
-	case e == nil:
-	case s.Action == refuse && s.State == nil && len(s.Found) == 1 && s.Found[0].ours(o.Name):
-		say("cluster", LevelFail, fmt.Sprintf("`mllab down --name %s`, then up again; or name the --state-dir folder it was made with", o.Name), "cluster %s is mllab's, but %s has no record of it", o.Name, o.State)
-	case s.Action == refuse:
-		say("cluster", LevelFail, fmt.Sprintf("pick another --name, or remove that one yourself: `kind delete cluster --name %s`", o.Name), "a cluster named %s is there and is not mllab's (container %s, image %s): it is left alone", o.Name, s.Found[0].Name, s.Found[0].Image)
-	case s.Action == revive, s.Action == replace:
-		say("cluster", LevelWarn, "`mllab up` does it", "cluster %s has a record, but %s: up will %s it", o.Name, s.Why, s.Action)
-	case running:
-		say("cluster", LevelOK, "", "cluster %s runs", o.Name)
+	case j.Engine == nil:
+	case j.Action == refuse && j.State == nil && len(j.Found) == 1 && j.Found[0].ours(j.o.Name):
+		j.say("cluster", LevelFail, fmt.Sprintf("`mllab down --name %s`, then up again; or name the --state-dir folder it was made with", j.o.Name), "cluster %s is mllab's, but %s has no record of it", j.o.Name, j.o.State)
+	case j.Action == refuse:
+		j.say("cluster", LevelFail, fmt.Sprintf("pick another --name, or remove that one yourself: `kind delete cluster --name %s`", j.o.Name), "a cluster named %s exists and is not mllab's (container %s, image %s): it is left alone", j.o.Name, j.Found[0].Name, j.Found[0].Image)
+	case j.Action == revive, j.Action == replace:
+		j.say("cluster", LevelWarn, "`mllab up` does it", "cluster %s has a record, but %s: up will %s it", j.o.Name, j.Why, j.Action)
+	case j.running():
+		j.ok("cluster", "cluster %s runs", j.o.Name)
 	default:
-		say("cluster", LevelOK, "", "no cluster is named %s", o.Name)
+		j.ok("cluster", "no cluster is named %s", j.o.Name)
 	}
+}
 
+func (j *judge) port() {
+	port, m := j.Port, j.Machine
 	switch {
-	case (running || s.Action == revive) && o.PortGiven && o.Port != 0 && o.Port != s.Port:
-		say("port", LevelFail, fmt.Sprintf("leave out --port, or `mllab down --name %s && mllab up --port %d`", o.Name, o.Port), "cluster %s has its gateway on port %d, which cannot be changed to %d while it exists", o.Name, s.Port, o.Port)
-	case (running || s.Action == replace) && len(s.Found) == 1 && s.Found[0].Port == s.Port:
-		say("port", LevelOK, "", "port %d is this cluster's", s.Port)
-	case s.Port == 0:
-		say("port", LevelOK, "", "a free one will be picked")
+	case (j.running() || j.Action == revive) && j.o.PortGiven && j.o.Port != 0 && j.o.Port != port:
+		j.say("port", LevelFail, fmt.Sprintf("leave out --port, or `mllab down --name %s && mllab up --port %d`", j.o.Name, j.o.Port), "cluster %s has its gateway on port %d, which cannot be changed to %d while it exists", j.o.Name, port, j.o.Port)
+	case (j.running() || j.Action == replace) && len(j.Found) == 1 && j.Found[0].Port == port:
+		j.ok("port", "port %d is this cluster's", port)
+	case port == 0:
+		j.ok("port", "a free one will be picked")
 	case errors.Is(m.PortErr, syscall.EACCES):
-		say("port", LevelFail, "use a port above 1023: `mllab up --port 8080`, or --port auto", "this user may not listen on port %d", s.Port)
+		j.say("port", LevelFail, "use a port above 1023: `mllab up --port 8080`, or --port auto", "this user may not listen on port %d", port)
 	case m.PortErr != nil:
-		say("port", LevelFail, "`mllab up --port auto` picks a free one", "127.0.0.1:%d is in use%s", s.Port, prefixed(" by ", m.PortHolder))
+		j.say("port", LevelFail, "`mllab up --port auto` picks a free one", "127.0.0.1:%d is in use%s", port, prefixed(" by ", m.PortHolder))
 	default:
-		say("port", LevelOK, "", "127.0.0.1:%d is free", s.Port)
+		j.ok("port", "127.0.0.1:%d is free", port)
 	}
+}
 
-	if linux {
-		say("cgroup", LevelOK, "", "%s%s", m.Cgroup, map[bool]string{true: ": Kubernetes 1.34 still runs on it, from 1.35 on it is deprecated"}[m.Cgroup != "v2"])
-		say("capability", LevelOK, "", "%s", map[bool]string{
-			true:  "CAP_SYS_RESOURCE is there",
-			false: "CAP_SYS_RESOURCE is missing: containerd in the node is told not to lower oom_score_adj, and limits stay within this process's",
-		}[m.EngineSysResource])
-		if m.Nofile > 0 {
-			level := worse(LevelWarn, m.Nofile < nofileWanted)
-			if m.Nofile < nofileNeeded {
-				level = LevelFail
-			}
-			say("nofile", level, fmt.Sprintf("`ulimit -Hn %d` as root, in the shell that runs mllab", nofileWanted), "hard limit of open files is %d (needed %d, wanted %d)", m.Nofile, nofileNeeded, nofileWanted)
+// folders are those that later steps write to: mllab's own, the engine's and Go's.
+func (j *judge) folders() {
+	for _, f := range j.Machine.Folders {
+		switch {
+		case f.Err == nil:
+			j.ok(f.ID, "%s: %s", f.What, f.Path)
+		default:
+			j.say(f.ID, f.Level, orElse(f.Fix, fault.Hint(f.Err)), "%s: %v", f.What, f.Err)
 		}
-		if m.InotifyInstances > 0 {
-			say("inotify", worse(LevelWarn, m.InotifyInstances < inotifyInstances || m.InotifyWatches < inotifyWatches),
-				fmt.Sprintf("`sudo sysctl fs.inotify.max_user_instances=%d fs.inotify.max_user_watches=%d`", inotifyInstances, max(inotifyWatches, m.InotifyWatches)),
-				"%d instances and %d watches for each user (wanted %d and %d; too few end in \"too many open files\")", m.InotifyInstances, m.InotifyWatches, inotifyInstances, inotifyWatches)
-		}
-		say("lib-modules", worse(LevelFail, !m.LibModules && !m.Root && (e == nil || e.Name != "docker")), "`sudo mkdir -p /lib/modules`",
-			"/lib/modules, which kind mounts into the node, %s", map[bool]string{true: "is there", false: "is missing" + map[bool]string{true: ": up makes it"}[m.Root]}[m.LibModules])
 	}
+}
 
-	if have := smallest(m.MemoryAvailable, e); have > 0 && !running {
-		level := worse(LevelWarn, have < memoryWanted)
-		if have < memoryNeeded {
-			level = LevelFail
-		}
-		say("memory", level, "end something large, or give the machine (or the engine's virtual machine) more", "%s available (needed %s, wanted %s)", size(have), size(memoryNeeded), size(memoryWanted))
+// kernel is what Linux allows this process and the engine's.
+func (j *judge) kernel() {
+	m, e := j.Machine, j.Engine
+	j.ok("cgroup", "%s%s", m.Cgroup, either(m.Cgroup != "v2", ": Kubernetes 1.34 still runs on it, from 1.35 on it is deprecated", ""))
+	j.ok("capability", "CAP_SYS_RESOURCE %s", either(m.EngineSysResource, "is there",
+		"is missing: containerd in the node is told not to lower oom_score_adj, and limits stay within this process's"))
+	if m.Nofile > 0 {
+		j.say("nofile", levelOf(m.Nofile, nofileNeeded, nofileWanted), fmt.Sprintf("`ulimit -Hn %d` as root, in the shell that runs mllab", nofileWanted),
+			"hard limit of open files is %d (needed %d, wanted %d)", m.Nofile, nofileNeeded, nofileWanted)
 	}
-	if !running {
-		say("cpu", worse(LevelWarn, m.CPUs < 2), "give the machine a second core", "%d cores (wanted 2)", m.CPUs)
+	if m.InotifyInstances > 0 {
+		j.say("inotify", levelIf(m.InotifyInstances < inotifyInstances || m.InotifyWatches < inotifyWatches, LevelWarn), inotifyFix(m.InotifyWatches),
+			"%d instances and %d watches for each user (wanted %d and %d; too few end in \"too many open files\")", m.InotifyInstances, m.InotifyWatches, inotifyInstances, inotifyWatches)
 	}
+	missing := either(m.Root, "is missing: up makes it", "is missing")
+	j.say("lib-modules", levelIf(!m.LibModules && !m.Root && (e == nil || e.Name != "docker"), LevelFail), "`sudo mkdir -p /lib/modules`",
+		"/lib/modules, which kind mounts into the node, %s", either(m.LibModules, "is there", missing))
+}
 
+// inotifyFix is the command that gives a node the inotify instances and watches that it needs.
+func inotifyFix(watches uint64) string {
+	return fmt.Sprintf("`sudo sysctl fs.inotify.max_user_instances=%d fs.inotify.max_user_watches=%d`", inotifyInstances, max(inotifyWatches, watches))
+}
+
+func (j *judge) capacity() {
+	if j.running() {
+		return
+	}
+	if have := smallest(j.Machine.MemoryAvailable, j.Engine); have > 0 {
+		j.say("memory", levelOf(have, memoryNeeded, memoryWanted), "end something large, or give the machine (or the engine's virtual machine) more",
+			"%s available (needed %s, wanted %s)", size(have), size(memoryNeeded), size(memoryWanted))
+	}
+	j.say("cpu", levelIf(j.Machine.CPUs < 2, LevelWarn), "give the machine a second core", "%d cores (wanted 2)", j.Machine.CPUs)
+}
+
+func (j *judge) disks() {
+	m, e := j.Machine, j.Engine
+	there := j.running() || j.Action == revive
 	need, want := uint64(reserve), uint64(reserve)
-	switch filled := m.CacheUsed >= cacheFilled; {
-	case running || s.Action == revive:
-	case filled:
+	switch {
+	case there:
+	case m.CacheUsed >= cacheFilled:
 		need, want = nodeWrite, nodeWrite
-	case o.Mode == "source":
+	case j.o.Mode == "source":
 		need, want = sourceNeeded, sourceNeeded
+	case j.o.Mode == "auto":
+		need, want = registryNeeded, sourceNeeded
 	default:
-		need, want = registryNeeded, map[bool]uint64{true: sourceNeeded, false: registryNeeded}[o.Mode == "auto"]
+		need, want = registryNeeded, registryNeeded
 	}
-	level := worse(LevelWarn, m.CacheFree < want)
-	if m.CacheFree < need {
-		level = LevelFail
+	j.say("disk-cache", levelOf(m.CacheFree, need, want), "free some space, or put the cache elsewhere: `mllab up --cache-dir FOLDER`",
+		"%s free at %s (needed %s%s; the image cache holds %s)", size(m.CacheFree), j.o.Cache, size(need),
+		either(want > need, ", and "+size(want)+" to build from source", ""), size(m.CacheUsed))
+	if e == nil || !m.EngineDisk {
+		return
 	}
-	say("disk-cache", level, "free some space, or put the cache elsewhere: `mllab up --cache-dir FOLDER`",
-		"%s free at %s (needed %s%s; the image cache holds %s)", size(m.CacheFree), o.Cache, size(need),
-		map[bool]string{true: ", and " + size(want) + " to build from source"}[want > need], size(m.CacheUsed))
-	if e != nil && m.EngineDisk {
-		need := uint64(reserve)
-		if s.Action != keep && s.Action != revive {
-			need = engineNeeded
-		}
-		say("disk-engine", worse(LevelFail, m.EngineFree < need), fmt.Sprintf("free some space: `%s system prune`", e.Name),
-			"%s free at %s, where %s keeps images and containers (needed %s)", size(m.EngineFree), e.Root, e.Name, size(need))
+	need = reserve
+	if !there {
+		need = engineNeeded
 	}
+	j.say("disk-engine", levelOf(m.EngineFree, need, need), fmt.Sprintf("free some space: `%s system prune`", e.Name),
+		"%s free at %s, where %s keeps images and containers (needed %s)", size(m.EngineFree), e.Root, e.Name, size(need))
+}
 
-	// Tools are needed for the first build only, and `auto` may find a registry instead.
-	if linux && o.Mode != "registry" {
-		level := LevelFail
-		if o.Mode == "auto" || m.CacheUsed >= cacheFilled {
-			level = LevelWarn
-		}
-		for _, t := range []struct {
-			id, fix, what string
-			ok            bool
-		}{
-			{"tool-go", "install Go 1.26.8 or newer: https://go.dev/doc/install", "Go", m.Tools["go"]},
-			{"tool-cc", "`sudo apt-get install gcc libc6-dev`", "a C compiler (for runc)", m.Tools["cc"] || m.Tools["gcc"]},
-			{"tool-seccomp", "`sudo apt-get install libseccomp-dev`", "libseccomp's headers (for runc)", m.Tools["seccomp.h"]},
-			{"tool-pkg-config", "`sudo apt-get install pkg-config`", "pkg-config (for runc)", m.Tools["pkg-config"]},
-			{"tool-mmdebstrap", "`sudo apt-get install mmdebstrap`", "mmdebstrap (for the node's Debian)", m.Tools["mmdebstrap"]},
-			{"tool-keyring", "`sudo apt-get install debian-archive-keyring`", "Debian's archive keys (for the node's Debian)", m.Tools["keyring"]},
-			{"tool-pip", "`sudo apt-get install python3-pip`", "python3 with pip (for Envoy's wheel)", m.Tools["python3"] && m.Tools["pip"]},
-		} {
-			if t.ok {
-				say(t.id, LevelOK, "", "%s: installed", t.what)
-			} else {
-				say(t.id, level, t.fix+"; or `mllab up --image-source registry`", "%s: missing, and images are built from source with it", t.what)
-			}
+// tools are needed for the first build only, and `auto` may find a registry instead.
+func (j *judge) tools() {
+	have, level := j.Machine.Tools, LevelFail
+	if j.o.Mode == "auto" || j.Machine.CacheUsed >= cacheFilled {
+		level = LevelWarn
+	}
+	for _, t := range []struct {
+		id, fix, what string
+		ok            bool
+	}{
+		{"tool-go", "install Go 1.26.8 or newer: https://go.dev/doc/install", "Go", have["go"]},
+		{"tool-cc", "`sudo apt-get install gcc libc6-dev`", "a C compiler (for runc)", have["cc"] || have["gcc"]},
+		{"tool-seccomp", "`sudo apt-get install libseccomp-dev`", "libseccomp's headers (for runc)", have["seccomp.h"]},
+		{"tool-pkg-config", "`sudo apt-get install pkg-config`", "pkg-config (for runc)", have["pkg-config"]},
+		{"tool-mmdebstrap", "`sudo apt-get install mmdebstrap`", "mmdebstrap (for the node's Debian)", have["mmdebstrap"]},
+		{"tool-keyring", "`sudo apt-get install debian-archive-keyring`", "Debian's archive keys (for the node's Debian)", have["keyring"]},
+		{"tool-pip", "`sudo apt-get install python3-pip`", "python3 with pip (for Envoy's wheel)", have["python3"] && have["pip"]},
+	} {
+		if t.ok {
+			j.ok(t.id, "%s: installed", t.what)
+		} else {
+			j.say(t.id, level, t.fix+"; or `mllab up --image-source registry`", "%s: missing, and images are built from source with it", t.what)
 		}
 	}
-	return list
 }
 
 // smallest is the memory that a node can have: the machine's, or the virtual machine's that the engine runs in.

@@ -142,21 +142,29 @@ func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport
 	if err != nil {
 		return err
 	}
-	for _, e := range engines {
-		if !slices.Contains(m.Networks, e.Name) {
+	left := []string{}
+	for _, entry := range m.Networks {
+		name, network, named := strings.Cut(entry, "/")
+		if !named {
+			network = kindNetwork
+		}
+		i := slices.IndexFunc(engines, func(e *engine) bool { return e.Name == name })
+		if i < 0 {
+			left = append(left, entry)
 			continue
 		}
-		gone, err := e.removeNetwork(ctx)
+		gone, err := engines[i].removeNetwork(ctx, network)
 		if err != nil {
-			return fmt.Errorf("removing network %s: %w", kindNetwork, err)
+			return fmt.Errorf("removing network %s: %w", network, err)
 		}
 		if gone {
-			m.Networks = slices.DeleteFunc(m.Networks, func(n string) bool { return n == e.Name })
-			r.Removed = append(r.Removed, "network "+kindNetwork)
+			r.Removed = append(r.Removed, "network "+network)
 		} else {
-			r.Kept = append(r.Kept, "network "+kindNetwork+", which other containers use")
+			left = append(left, entry)
+			r.Kept = append(r.Kept, "network "+network+", which other containers use")
 		}
 	}
+	m.Networks = left
 	if s.last() {
 		if m.LibModules && syscall.Rmdir("/lib/modules") == nil { // only if it is still empty, and no link
 			r.Removed = append(r.Removed, "/lib/modules, which was empty")

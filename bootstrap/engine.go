@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,52 +26,68 @@ type engine struct {
 	Cgroup   string // "v1" or "v2", as it sees it
 	Runtime  string // podman's OCI runtime
 	Rootless bool
-	Memory   uint64 // bytes that its host or virtual machine has
+	Network  string // that kind attaches nodes to
+	// Variables are those of the environment, as KEY=VALUE, that say which engine this is. Misled is the error of an
+	// engine that would have come first, but for a variable that misled it.
+	Variables []string
+	Misled    error
+	Memory    uint64 // bytes that its host or virtual machine has
 }
 
 // engineError says why an engine cannot be used.
 type engineError struct {
 	name, what, fix string
 	installed       bool
+	misled          bool // by a variable of the environment, which somebody set on purpose
 }
 
 func (e *engineError) Error() string { return e.name + " " + e.what }
 
+// providerVariable is kind's own choice of an engine.
+const providerVariable = "KIND_EXPERIMENTAL_PROVIDER"
+
 // findEngine returns the wanted engine, or the first that works: --engine, then what the cluster's record says, then
 // kind's own variable, then docker, podman, nerdctl. Errors are fault.Usage with the fix as the hint.
 func findEngine(ctx context.Context, p parts, flag string, st *state) (*engine, error) {
-	names := Engines
-	switch env := p.getenv("KIND_EXPERIMENTAL_PROVIDER"); {
+	names, by := Engines, ""
+	switch env := p.getenv(providerVariable); {
 	case flag != "":
 		names = []string{flag}
 	case st != nil && st.Engine != "":
 		names = []string{st.Engine}
 	case env != "" && !slices.Contains(Engines, env):
-		return nil, fault.Usage("unset it, or set it to docker, podman or nerdctl", "KIND_EXPERIMENTAL_PROVIDER is %q, which is not an engine", env)
+		return nil, fault.Usage("unset "+providerVariable+", or set it to docker, podman or nerdctl", "%s must be docker, podman or nerdctl, got %q", providerVariable, env)
 	case env != "":
-		names = []string{env}
+		names, by = []string{env}, providerVariable+"="+env+": "
 	}
 	var tried []string
-	var fix string
+	var best *engineError // whose fix is the hint: what somebody set on purpose, else what is installed, else the first
 	for _, name := range names {
 		e, err := openEngine(ctx, p, name)
 		if err == nil {
+			if best != nil && best.misled {
+				e.Misled = fault.Hinted(best, best.fix)
+			}
 			return e, nil
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		var ee *engineError
-		if errors.As(err, &ee) && (fix == "" || ee.installed) {
-			fix = ee.fix
+		if errors.As(err, &ee) && (best == nil || ee.misled && !best.misled || ee.installed && !best.installed) {
+			best = ee
 		}
 		tried = append(tried, err.Error())
 	}
-	if len(names) > 1 && !strings.Contains(strings.Join(tried, ""), "is installed") {
+	fix := best.fix
+	switch {
+	case by != "":
+		fix += "; or unset " + providerVariable
+	case len(names) > 1 && !best.installed:
 		fix = "install one, such as podman (`sudo apt-get install podman`) or Docker (https://docs.docker.com/engine/install)"
 	}
 	if len(names) == 1 {
-		return nil, fault.Usage(fix, "%s", tried[0])
+		return nil, fault.Usage(fix, "%s%s", by, tried[0])
 	}
 	return nil, fault.Usage(fix, "no container engine works: %s", strings.Join(tried, "; "))
 }
@@ -87,9 +104,14 @@ func openEngine(ctx context.Context, p parts, name string) (*engine, error) {
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, ctx.Err()
 		}
-		return nil, whyNot(name, err)
+		return nil, whyNot(name, err, p.getenv)
 	}
-	e := &engine{Name: name, run: p.run}
+	e := &engine{Name: name, run: p.run, Network: orElse(p.getenv(networkVariable(name)), kindNetwork)}
+	for _, key := range honors[name].names[:honors[name].endpoints] {
+		if value := p.getenv(key); value != "" {
+			e.Variables = append(e.Variables, key+"="+value)
+		}
+	}
 	if name == "podman" {
 		err = e.readPodman(out)
 	} else {
@@ -140,31 +162,91 @@ func (e *engine) readDocker(out string) error {
 	return nil
 }
 
-// whyNot sorts the error of an engine's `info` into what a person can do about it.
-func whyNot(name string, err error) error {
+// honors lists the variables of the environment that change what an engine does, beside HOME. The first ones say
+// where it is: endpoints of them.
+var honors = map[string]struct {
+	endpoints int
+	names     []string
+}{
+	// https://docs.docker.com/reference/cli/docker/#environment-variables
+	"docker": {2, []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "DOCKER_API_VERSION"}},
+	// https://docs.podman.io/en/latest/markdown/podman.1.html#environment-variables
+	"podman": {2, []string{"CONTAINER_HOST", "CONTAINER_CONNECTION", "CONTAINER_SSHKEY", "CONTAINERS_CONF", "CONTAINERS_CONF_OVERRIDE", "CONTAINERS_STORAGE_CONF",
+		"CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE", "STORAGE_DRIVER", "STORAGE_OPTS", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TMPDIR"}},
+	// https://github.com/containerd/nerdctl/blob/main/docs/config.md
+	"nerdctl": {1, []string{"CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "CONTAINERD_SNAPSHOTTER", "NERDCTL_TOML", "CNI_PATH", "NETCONFPATH", "DOCKER_CONFIG", "XDG_RUNTIME_DIR"}},
+}
+
+// misleading returns the variable, as KEY=VALUE, that an engine's error is about: one whose name or value is in its text,
+// else one that says where the engine is; "" when none is set.
+func misleading(engine, text string, getenv func(string) string) string {
+	about := honors[engine]
+	set := func(key string) string { return key + "=" + getenv(key) }
+	for _, key := range about.names {
+		value := getenv(key)
+		if _, path, ok := strings.Cut(value, "://"); ok {
+			value = path
+		}
+		const telling = 4 // a shorter value, such as "1", is in any text
+		if value != "" && (strings.Contains(text, key) || len(value) >= telling && strings.Contains(text, value)) {
+			return set(key)
+		}
+	}
+	for _, key := range about.names[:about.endpoints] {
+		if getenv(key) != "" {
+			return set(key)
+		}
+	}
+	return ""
+}
+
+var (
+	ranAndFailed = regexp.MustCompile(`(?s)^(?:running .*?)?exit status \d+:?\s*`)
+	logLine      = regexp.MustCompile(`^time="[^"]*" level=\w+ msg=(".*")$`)
+)
+
+// sentence returns an engine's own last words, without what mllab or a logger wrote around them.
+func sentence(err error) string {
+	lines := strings.Split(strings.TrimSpace(ranAndFailed.ReplaceAllString(err.Error(), "")), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if m := logLine.FindStringSubmatch(last); m != nil {
+		if text, err := strconv.Unquote(m[1]); err == nil {
+			last = text
+		}
+	}
+	return strings.TrimPrefix(last, "Error: ")
+}
+
+// whyNot sorts the error of an engine's `info` into what a person can do about it. Its own sentence is always part of it.
+func whyNot(name string, err error, getenv func(string) string) error {
 	e := &engineError{name: name, installed: true}
+	if errors.Is(err, context.DeadlineExceeded) {
+		e.what, e.fix = "is installed, but did not answer within 20 s", "restart it, then see what `"+name+" info` says"
+		return e
+	}
+	said := sentence(err)
 	text := strings.ToLower(err.Error())
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })
 	}
 	service := map[string]string{"docker": "docker", "nerdctl": "containerd"}[name]
+	variable := misleading(name, err.Error(), getenv)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		e.what, e.fix = "is installed, but did not answer within 20 s", "restart it, then see what `"+name+" info` says"
 	case has("permission denied", "operation not permitted", "must be root"):
-		e.what = "is installed, but this user may not use it (permission denied)"
+		e.what = "is installed, but this user may not use it: " + said
 		e.fix = "run mllab as root (`sudo mllab …`)"
 		if name == "docker" {
 			e.fix = "`sudo usermod -aG docker $USER` and log in again, or run mllab as root"
 		}
-	case has("cannot connect", "is the docker daemon running", "connection refused", "cannot access containerd", "rootless containerd not running", "no such file or directory", "unable to connect to podman"):
-		e.what, e.fix = "is installed, but its daemon is not running", "`sudo systemctl start "+service+"`"
-		if service == "" {
-			e.fix = "`podman machine start`"
-		}
+	case variable != "":
+		key, _, _ := strings.Cut(variable, "=")
+		e.what, e.fix, e.misled = "is installed, but fails with "+variable+": "+said, "unset "+key+", or correct it", true
+	case service != "" && has("cannot connect", "is the docker daemon running", "connection refused", "cannot access containerd", "rootless containerd not running", "no such file or directory"):
+		e.what, e.fix = "is installed, but its daemon is not running: "+said, "`sudo systemctl start "+service+"`"
+	case name == "podman" && has("cannot connect to podman", "unable to connect to podman"):
+		e.what, e.fix = "is installed, but its machine is not running: "+said, "`podman machine start`"
 	default:
-		lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
-		e.what, e.fix = "is installed, but fails: "+strings.TrimSpace(lines[len(lines)-1]), "see what `"+name+" info` says"
+		e.what, e.fix = "is installed, but fails: "+said, "see what `"+name+" info` says"
 	}
 	return e
 }
@@ -332,21 +414,40 @@ func (e *engine) removeVolume(ctx context.Context, name string) error {
 
 const kindNetwork = "kind"
 
+// networkVariable is kind's own choice of a network; it has none for nerdctl.
+func networkVariable(engine string) string {
+	switch engine {
+	case "docker":
+		return "KIND_EXPERIMENTAL_DOCKER_NETWORK"
+	case "podman":
+		return "KIND_EXPERIMENTAL_PODMAN_NETWORK"
+	}
+	return ""
+}
+
 func (e *engine) hasNetwork(ctx context.Context) bool {
-	_, err := e.out(ctx, "network", "inspect", kindNetwork)
+	_, err := e.out(ctx, "network", "inspect", e.Network)
 	return err == nil
 }
 
-// removeNetwork removes kind's network unless a container, running or not, is attached to it.
-func (e *engine) removeNetwork(ctx context.Context) (removed bool, err error) {
-	users, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "network="+kindNetwork)
+// madeNetwork is how made.json names the network: the engine, and the network's name unless it is kind's default.
+func (e *engine) madeNetwork() string {
+	if e.Network == kindNetwork {
+		return e.Name
+	}
+	return e.Name + "/" + e.Network
+}
+
+// removeNetwork removes a network unless a container, running or not, is attached to it.
+func (e *engine) removeNetwork(ctx context.Context, name string) (removed bool, err error) {
+	users, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "network="+name)
 	if err != nil || len(users) > 0 {
 		return false, err
 	}
-	if !e.hasNetwork(ctx) {
+	if _, err := e.out(ctx, "network", "inspect", name); err != nil {
 		return true, nil
 	}
-	_, err = e.out(ctx, "network", "rm", kindNetwork)
+	_, err = e.out(ctx, "network", "rm", name)
 	return err == nil, err
 }
 

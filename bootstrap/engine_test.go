@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -82,14 +83,14 @@ func TestWhatEnginesSayOfThemselvesIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.run = nil
-	if *e != (engine{Name: "podman", Version: "4.3.1", Root: "/var/lib/containers/storage", Cgroup: "v1", Runtime: "runc", Memory: 25276510208}) {
+	if !reflect.DeepEqual(*e, engine{Name: "podman", Version: "4.3.1", Network: "kind", Root: "/var/lib/containers/storage", Cgroup: "v1", Runtime: "runc", Memory: 25276510208}) {
 		t.Errorf("podman: %+v", *e)
 	}
 	if e, err = findEngine(t.Context(), p, "docker", nil); err != nil {
 		t.Fatal(err)
 	}
 	e.run = nil
-	if *e != (engine{Name: "docker", Version: "28.2.2", Root: "/var/lib/docker", Cgroup: "v2", Rootless: true, Memory: 8323072000}) {
+	if !reflect.DeepEqual(*e, engine{Name: "docker", Version: "28.2.2", Network: "kind", Root: "/var/lib/docker", Cgroup: "v2", Rootless: true, Memory: 8323072000}) {
 		t.Errorf("docker: %+v", *e)
 	}
 }
@@ -103,12 +104,12 @@ func TestWhyNoEngineCanBeUsedIsSaidWithItsFix(t *testing.T) {
 		{"none installed", "", nil, "docker is not in PATH; podman is not in PATH; nerdctl is not in PATH", "apt-get install podman"},
 		{"the wanted one is not installed", "nerdctl", nil, "nerdctl is not in PATH", "install nerdctl"},
 		{"docker's daemon is down", "docker", map[string]any{"docker": errDockerDown}, "its daemon is not running", "sudo systemctl start docker"},
-		{"docker's daemon is down and nothing else is installed", "", map[string]any{"docker": errDockerDown}, "docker is installed, but its daemon is not running; podman is not in PATH", "sudo systemctl start docker"},
+		{"docker's daemon is down and nothing else is installed", "", map[string]any{"docker": errDockerDown}, "Is the docker daemon running?; podman is not in PATH", "sudo systemctl start docker"},
 		{"docker's server is down and the client says so in its answer", "docker", map[string]any{"docker": `{"ServerErrors":["Cannot connect"]}`}, "its server says: Cannot connect", "docker info"},
 		{"docker's socket is not for this user", "docker", map[string]any{"docker": errors.New("exit status 1: permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock")}, "permission denied", "usermod -aG docker"},
 		{"containerd is not for this user", "nerdctl", map[string]any{"nerdctl": errors.New("exit status 1: rootless containerd not running? (hint: use `containerd-rootless-setuptool.sh install`)")}, "its daemon is not running", "systemctl start containerd"},
-		{"podman's machine is off", "podman", map[string]any{"podman": errors.New("exit status 125: Cannot connect to Podman. Please verify your connection")}, "its daemon is not running", "podman machine start"},
-		{"podman fails in another way", "podman", map[string]any{"podman": errors.New("exit status 125:\n  Error: database is malformed")}, "fails: Error: database is malformed", "podman info"},
+		{"podman's machine is off", "podman", map[string]any{"podman": errors.New("exit status 125: Cannot connect to Podman. Please verify your connection")}, "its machine is not running: Cannot connect to Podman. Please", "podman machine start"},
+		{"podman fails in another way", "podman", map[string]any{"podman": errors.New("exit status 125:\n  Error: database is malformed")}, "fails: database is malformed", "podman info"},
 		{"podman calls itself docker", "docker", map[string]any{"docker": podmanInfo(t)}, "names no server version", "--engine"},
 		{"it answers nonsense", "podman", map[string]any{"podman": "hello"}, "its info cannot be read", "podman info"},
 	} {
@@ -121,8 +122,90 @@ func TestWhyNoEngineCanBeUsedIsSaidWithItsFix(t *testing.T) {
 	if err := p.setenv("KIND_EXPERIMENTAL_PROVIDER", "lima"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := findEngine(t.Context(), p, "", nil); fault.Code(err) != 2 || !strings.Contains(err.Error(), `KIND_EXPERIMENTAL_PROVIDER is "lima"`) {
+	if _, err := findEngine(t.Context(), p, "", nil); fault.Code(err) != 2 || !strings.Contains(err.Error(), `KIND_EXPERIMENTAL_PROVIDER must be docker, podman or nerdctl, got "lima"`) {
 		t.Errorf("kind's variable: %v", err)
+	}
+}
+
+// The engines' words are those of podman 4.3.1 and docker 28.2.2.
+func TestAVariableThatMisleadsAnEngineIsNamedWithTheEnginesOwnWords(t *testing.T) {
+	for _, c := range []struct {
+		engine   string
+		env      map[string]string
+		code     string
+		says     string
+		variable string // "" when none is to blame
+		want     string
+	}{
+		{"podman", map[string]string{"CONTAINER_HOST": "unix:///nowhere/podman.sock", "TMPDIR": "/tmp"}, "125",
+			"Cannot connect to Podman. Please verify your connection to the Linux system using `podman system connection list`, or try `podman machine init`\n  Error: unable to connect to Podman socket: Get \"http://d/v4.3.1/libpod/_ping\": dial unix /nowhere/podman.sock: connect: no such file or directory",
+			"CONTAINER_HOST", "fails with CONTAINER_HOST=unix:///nowhere/podman.sock: unable to connect to Podman socket: Get \"http://d/v4.3.1/libpod/_ping\": dial unix /nowhere/podman.sock: connect: no such file or directory"},
+		{"podman", map[string]string{"CONTAINER_HOST": "garbage"}, "125", "Error: unable to create connection. \"\" is not a supported schema", "CONTAINER_HOST", "fails with CONTAINER_HOST=garbage: unable to create connection. \"\" is not a supported schema"},
+		{"podman", map[string]string{"CONTAINER_CONNECTION": "foo"}, "125", "Error: unable to connect to Podman socket: dial unix ///run/podman/podman.sock: connect: no such file or directory", "CONTAINER_CONNECTION", "CONTAINER_CONNECTION=foo: unable to connect"},
+		{"podman", map[string]string{"CONTAINERS_CONF": "/nowhere/containers.conf"}, "1", `time="2026-11-28T18:16:13Z" level=error msg="finding config on system: CONTAINERS_CONF file: stat /nowhere/containers.conf: no such file or directory"`,
+			"CONTAINERS_CONF", "fails with CONTAINERS_CONF=/nowhere/containers.conf: finding config on system: CONTAINERS_CONF file: stat /nowhere/containers.conf: no such file or directory"},
+		{"podman", map[string]string{"CONTAINERS_STORAGE_CONF": "/nowhere/storage.conf", "XDG_RUNTIME_DIR": "/run/user/0"}, "1", `time="2026-11-28T18:16:13Z" level=error msg="stat /nowhere/storage.conf: no such file or directory"`, "CONTAINERS_STORAGE_CONF", "stat /nowhere/storage.conf"},
+		{"podman", map[string]string{"XDG_RUNTIME_DIR": "/run/user/0"}, "125", "Error: database is malformed", "", "is installed, but fails: database is malformed"},
+		{"docker", map[string]string{"DOCKER_HOST": "tcp://127.0.0.1:1"}, "1", "Cannot connect to the Docker daemon at tcp://127.0.0.1:1. Is the docker daemon running?", "DOCKER_HOST", "fails with DOCKER_HOST=tcp://127.0.0.1:1: Cannot connect to the Docker daemon"},
+		{"docker", map[string]string{"DOCKER_CONTEXT": "nope"}, "1", `Failed to initialize: unable to resolve docker endpoint: context "nope": context not found: open /root/.docker/contexts/meta/ca/meta.json: no such file or directory`, "DOCKER_CONTEXT", `context "nope": context not found`},
+		{"docker", map[string]string{"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/nowhere"}, "1", "Failed to initialize: unable to resolve docker endpoint: open /nowhere/ca.pem: no such file or directory", "DOCKER_CERT_PATH", "open /nowhere/ca.pem"},
+		{"docker", map[string]string{"DOCKER_CONFIG": "/root/.docker"}, "1", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?", "", "its daemon is not running: Cannot connect to the Docker daemon at unix:///var/run/docker.sock"},
+		{"nerdctl", map[string]string{"CONTAINERD_ADDRESS": "/nowhere.sock"}, "1", `time="2026-11-28T18:16:13Z" level=fatal msg="cannot access containerd socket \"/nowhere.sock\": no such file or directory"`, "CONTAINERD_ADDRESS", `fails with CONTAINERD_ADDRESS=/nowhere.sock: cannot access containerd socket "/nowhere.sock"`},
+	} {
+		p := engines(map[string]any{c.engine: errors.New("running " + c.engine + " info --format \"{{json .}}\": exit status " + c.code + ": " + c.says)})
+		for key, value := range c.env {
+			if err := p.setenv(key, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := findEngine(t.Context(), p, "", nil) // the other two are not installed
+		if fault.Code(err) != 2 || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v", c.env, err)
+		}
+		if hint := fault.Hint(err); c.variable != "" && hint != "unset "+c.variable+", or correct it" || c.variable == "" && strings.Contains(hint, "unset") {
+			t.Errorf("%v: hint %q", c.env, hint)
+		}
+	}
+	p := engines(map[string]any{"podman": podmanInfo(t)})
+	if err := p.setenv(providerVariable, "docker"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := findEngine(t.Context(), p, "", nil); fault.Code(err) != 2 || !strings.Contains(err.Error(), "KIND_EXPERIMENTAL_PROVIDER=docker: docker is not in PATH") || !strings.Contains(fault.Hint(err), "or unset KIND_EXPERIMENTAL_PROVIDER") {
+		t.Errorf("%v, hint %q", err, fault.Hint(err))
+	}
+}
+
+func TestAnEngineThatAVariableMisledIsNotPassedOverInSilence(t *testing.T) {
+	w := newWorld(t)
+	p := w.parts()
+	p.look = func(string) (string, error) { return "/usr/bin/x", nil }
+	p.run = run.Func(func(ctx context.Context, c run.Cmd) error {
+		if c.Path == "docker" {
+			return errors.New("exit status 1: Cannot connect to the Docker daemon at unix:///nowhere. Is the docker daemon running?")
+		}
+		return w.podman(ctx, c)
+	})
+	for value, level := range map[string]string{"unix:///nowhere": LevelWarn, "": LevelOK} {
+		w.env["DOCKER_HOST"] = value
+		list, err := doctor(t.Context(), w.options(), p)
+		f := find(list, "engine")
+		if err != nil || f.Level != level || (level == LevelWarn) != strings.Contains(f.What, "but docker is installed, but fails with DOCKER_HOST=unix:///nowhere: Cannot connect") {
+			t.Errorf("DOCKER_HOST=%s: %+v, %v", value, f, err)
+		}
+	}
+}
+
+func TestKindsOwnNetworkVariableIsFollowed(t *testing.T) {
+	w := newWorld(t)
+	w.env["KIND_EXPERIMENTAL_PODMAN_NETWORK"] = "mine"
+	o := w.options()
+	w.failing["network inspect mine"] = errors.New("network not found")
+	mustUp(t, w, o)
+	delete(w.failing, "network inspect mine")
+	delete(w.env, "KIND_EXPERIMENTAL_PODMAN_NETWORK") // another terminal
+	mustDown(t, w, o)
+	if !slices.Contains(w.calls, "network rm mine") || slices.Contains(w.calls, "network rm kind") {
+		t.Errorf("calls %v", w.calls)
 	}
 }
 

@@ -230,7 +230,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 			return err
 		}
 		return say(string(data))
-	case strings.HasPrefix(line, "ps -a --quiet --filter network=kind"):
+	case strings.HasPrefix(line, "ps -a --quiet --filter network="):
 		users := slices.Clone(w.users)
 		for _, c := range w.containers {
 			users = append(users, c.ID)
@@ -288,7 +288,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		}
 	case strings.HasPrefix(line, "volume rm"):
 		delete(w.volumes, last)
-	case line == "network rm kind":
+	case strings.HasPrefix(line, "network rm"):
 		w.network = false
 	case c.Args[0] == "rmi":
 		w.images = slices.DeleteFunc(w.images, func(i string) bool { return i == last })

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"mllab.local/bootstrap/images"
+	"mllab.local/internal/folder"
 	"mllab.local/internal/run"
 )
 
@@ -40,6 +41,80 @@ type machine struct {
 	Port              int             // of the gateway
 	PortErr           error           // why it cannot be listened on; nil when it can
 	PortHolder        string          // who has it, when that can be known
+	Folders           []folderUse
+}
+
+// folderUse is a folder that a later step writes to, and why it cannot; Err is nil when it can.
+type folderUse struct {
+	ID, What, Path string
+	Err            error
+	Fix            string
+	Level          string // when it cannot
+}
+
+// readFolders looks at the folders that mllab, the engine, kind and Go write to, by the variables that name them.
+func readFolders(ctx context.Context, p parts, o Options, goes bool) []folderUse {
+	tmp, home := orElse(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
+	list := []folderUse{
+		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to a folder that is there, or unset it", LevelFail},
+		{"home", "HOME", home, isFolder(home), "set HOME: the engine, pip and Go look for their files there", LevelWarn},
+		{"state", "kubeconfig and records", o.State, folder.Check("--state-dir", o.State, stateSigns...), "", LevelFail},
+		{"cache", "the image cache", o.Cache, images.CheckCache(o.Cache), "", LevelFail},
+	}
+	if home == "" {
+		list[1].Err = errors.New("HOME is not set")
+	}
+	if !goes || o.Mode == "registry" {
+		return list
+	}
+	level := LevelFail
+	if o.Mode == "auto" || usedBytes(o.Cache) >= cacheFilled {
+		level = LevelWarn
+	}
+	keys := []string{"GOCACHE", "GOMODCACHE", "GOTMPDIR"}
+	out, err := run.Output(ctx, p.run, "go", append([]string{"env"}, keys...)...)
+	values := strings.Split(out, "\n")
+	if err != nil {
+		return append(list, folderUse{"go-env", "Go's settings", "", errors.New(sentence(err)), "correct the variable that Go names", level})
+	}
+	for i, key := range keys {
+		path := ""
+		if i < len(values) {
+			path = values[i]
+		}
+		use := folderUse{"go-" + strings.ToLower(strings.TrimPrefix(key, "GO")), "Go's " + key, path, nil, "set " + key + " to a folder that this user can write to, or HOME", level}
+		switch {
+		case key == "GOTMPDIR" && path == "":
+			continue // it is in TMPDIR then
+		case key == "GOTMPDIR":
+			use.Err = usableNow(path)
+		case path == "":
+			use.Err = fmt.Errorf("%s is not set, and HOME neither", key)
+		case path == "off":
+			use.Err = fmt.Errorf("%s is off", key)
+		default:
+			use.Err = folder.Usable(path)
+		}
+		list = append(list, use)
+	}
+	return list
+}
+
+// isFolder returns nil when path is a folder.
+func isFolder(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is not a folder", path)
+	}
+	return err
+}
+
+// usableNow returns nil when path is a folder that this process can write to: nobody makes this one.
+func usableNow(path string) error {
+	if err := isFolder(path); err != nil {
+		return err
+	}
+	return folder.Usable(path)
 }
 
 // readMachine takes the readings; e is nil when no engine works.
@@ -55,6 +130,7 @@ func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) m
 	}
 	m.Tools["seccomp.h"] = exists("/usr/include/seccomp.h") || exists("/usr/local/include/seccomp.h")
 	m.Tools["keyring"] = exists("/usr/share/keyrings/debian-archive-keyring.gpg")
+	m.Folders = readFolders(ctx, p, o, m.Tools["go"])
 	m.CacheFree, _ = images.Free(o.Cache)
 	m.CacheUsed = usedBytes(o.Cache)
 	if port != 0 {

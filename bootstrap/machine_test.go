@@ -1,12 +1,15 @@
 package bootstrap
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"mllab.local/internal/fault"
 )
 
 // tree writes files under a root of their own.
@@ -86,5 +89,101 @@ func TestUsedDiskIsThatOfTheFiles(t *testing.T) {
 	}
 	if usedBytes(dir) != 1000 || usedBytes(dir+"/nothing") != 0 {
 		t.Errorf("used %d", usedBytes(dir))
+	}
+}
+
+func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
+	file, link, good := filepath.Join(t.TempDir(), "file"), filepath.Join(t.TempDir(), "link"), t.TempDir()
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink("/nowhere", link)); err != nil {
+		t.Fatal(err)
+	}
+	goEnv := func(values ...string) string { return strings.Join(values, "\n") + "\n" }
+	for _, c := range []struct {
+		name      string
+		env       map[string]string
+		goEnv     any
+		change    func(*Options)
+		id, error string // "" when all is well
+	}{
+		{"all is well", nil, goEnv(good, good, ""), nil, "", ""},
+		{"TMPDIR points nowhere", map[string]string{"TMPDIR": "/nowhere"}, goEnv(good, good, ""), nil, "tmp", "stat /nowhere: no such file"},
+		{"TMPDIR is a file", map[string]string{"TMPDIR": file}, goEnv(good, good, ""), nil, "tmp", file + " is not a folder"},
+		{"HOME is not set", map[string]string{"HOME": ""}, goEnv(good, good, ""), nil, "home", "HOME is not set"},
+		{"HOME points nowhere", map[string]string{"HOME": "/nowhere"}, goEnv(good, good, ""), nil, "home", "no such file"},
+		{"the state folder is a file", nil, goEnv(good, good, ""), func(o *Options) { o.State = file }, "state", "--state-dir must be a folder that mllab can write to, got " + file},
+		{"the cache is below a link that leads nowhere", nil, goEnv(good, good, ""), func(o *Options) { o.Cache = filepath.Join(link, "cache") }, "cache", "leads nowhere"},
+		{"the state folder has other things", nil, goEnv(good, good, ""), func(o *Options) { o.State = filepath.Dir(file) }, "state", "which holds file"},
+		{"GOCACHE is a file", nil, goEnv(file, good, ""), nil, "go-cache", "is not a folder"},
+		{"GOMODCACHE is below a file", nil, goEnv(good, file+"/x", ""), nil, "go-modcache", "not a directory"},
+		{"GOTMPDIR points nowhere", nil, goEnv(good, good, "/nowhere"), nil, "go-tmpdir", "/nowhere"},
+		{"Go has no folders", nil, goEnv("", "", ""), nil, "go-cache", "GOCACHE is not set, and HOME neither"},
+		{"Go refuses its variables", nil, errors.New(`running go env: exit status 1: go: parsing $GOFLAGS: non-flag "foo"`), nil, "go-env", `parsing $GOFLAGS: non-flag "foo"`},
+		{"Go does not matter when images are pulled", nil, goEnv(file, file, file), func(o *Options) { o.Mode = "registry" }, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := engines(map[string]any{"go": c.goEnv})
+			p.getenv = func(key string) string {
+				if v, set := c.env[key]; set {
+					return v
+				}
+				return map[string]string{"HOME": good}[key]
+			}
+			o := newWorld(t).options()
+			o.Mode = "source"
+			if c.change != nil {
+				c.change(&o)
+			}
+			var wrong []folderUse
+			for _, f := range readFolders(t.Context(), p, o, true) {
+				if f.Err != nil {
+					wrong = append(wrong, f)
+				}
+			}
+			if c.id == "" {
+				if len(wrong) > 0 {
+					t.Errorf("%+v", wrong)
+				}
+				return
+			}
+			if len(wrong) == 0 || wrong[0].ID != c.id || !strings.Contains(wrong[0].Err.Error(), c.error) {
+				t.Fatalf("%+v", wrong)
+			}
+			j := judge{survey: survey{Machine: machine{Folders: wrong}}}
+			j.folders()
+			if f := j.list[0]; f.Level == LevelOK || f.Fix == "" || !strings.Contains(f.What, c.error) || !strings.Contains(f.What, c.env["TMPDIR"]) {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+func TestWithoutHomeNothingGoesToTmp(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		says string // "" when it is not refused
+	}{
+		{map[string]string{}, "HOME is not set"},
+		{map[string]string{"HOME": "/nowhere"}, "HOME must be a folder, got /nowhere"},
+		{map[string]string{"XDG_STATE_HOME": "state"}, "XDG_STATE_HOME must be an absolute path, got state"},
+		{map[string]string{"XDG_STATE_HOME": "/var/lib", "XDG_CACHE_HOME": "/var/cache"}, ""},
+		{map[string]string{"XDG_STATE_HOME": "/var/lib", "MLLAB_CACHE_DIR": "/var/cache/mllab"}, ""},
+	} {
+		for _, key := range []string{"HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "MLLAB_CACHE_DIR"} {
+			t.Setenv(key, c.env[key])
+		}
+		o, err := Options{Port: DefaultPort}.withDefaults()
+		if c.says == "" {
+			if err != nil || o.State != "/var/lib/mllab" || o.Cache != "/var/cache/mllab" {
+				t.Errorf("%v: %s, %s, %v", c.env, o.State, o.Cache, err)
+			}
+			continue
+		}
+		if c.env["XDG_STATE_HOME"] != "" {
+			t.Setenv("MLLAB_CACHE_DIR", "/var/cache/mllab")
+			_, err = Options{Port: DefaultPort}.withDefaults()
+		}
+		if fault.Code(err) != 2 || !strings.Contains(err.Error(), c.says) || !strings.Contains(fault.Hint(err), "set ") {
+			t.Errorf("%v: %v, hint %q", c.env, err, fault.Hint(err))
+		}
 	}
 }

@@ -39,12 +39,15 @@ type state struct {
 
 // made is what mllab made on this host that its clusters share.
 type made struct {
-	Networks   []string `json:"networks,omitempty"` // engines whose network "kind" is ours
+	Networks   []string `json:"networks,omitempty"` // engines whose network "kind" is ours, and ENGINE/NETWORK
 	LibModules bool     `json:"libModules,omitempty"`
 }
 
 // store is the state folder, seen by one cluster: ROOT/NAME/{state.json,kubeconfig}, ROOT/NAME.lock, ROOT/made.json.
 type store struct{ root, name string }
+
+// stateSigns are the files that only a state folder has.
+var stateSigns = []string{"made.json", "*/state.json"}
 
 func (o Options) store() store { return store{root: o.State, name: o.Name} }
 
@@ -135,7 +138,7 @@ func (s store) removeShared() error {
 // when the process ends, however it ends.
 func (s store) lock(verb string) (unlock func(), err error) {
 	for {
-		if err := folder.Own("--state-dir", s.root, "made.json", "*/state.json"); err != nil {
+		if err := folder.Own("--state-dir", s.root, stateSigns...); err != nil {
 			return nil, err
 		}
 		f, err := os.OpenFile(s.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)

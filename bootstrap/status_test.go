@@ -27,7 +27,7 @@ func TestStatus(t *testing.T) {
 		{"an addon is broken", func(w *world, _ Options) {
 			w.addonErr["istio"] = errors.New("Deployment/istio-system/istiod: 0/1 ready")
 		}, false, "istio: Deployment/istio-system/istiod: 0/1 ready", "mllab up"},
-		{"no engine", func(w *world, _ Options) { w.failing["info"] = errors.New("exit status 1: Cannot connect to Podman") }, false, "podman is installed, but its daemon is not running", "mllab doctor"},
+		{"no engine", func(w *world, _ Options) { w.failing["info"] = errors.New("exit status 1: Cannot connect to Podman") }, false, "podman is installed, but its machine is not running", "mllab doctor"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)

@@ -436,8 +436,8 @@ func (u *upRun) makeHostParts(ctx context.Context, e *engine) error {
 		return err
 	}
 	before := made{slices.Clone(m.Networks), m.LibModules}
-	if !slices.Contains(m.Networks, e.Name) && !e.hasNetwork(ctx) {
-		m.Networks = append(m.Networks, e.Name)
+	if !slices.Contains(m.Networks, e.madeNetwork()) && !e.hasNetwork(ctx) {
+		m.Networks = append(m.Networks, e.madeNetwork())
 	}
 	mkdir := u.survey.Machine.OS == "linux" && u.survey.Machine.Root && !u.survey.Machine.LibModules
 	m.LibModules = m.LibModules || mkdir

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -19,16 +20,16 @@ import (
 	"mllab.local/internal/folder"
 )
 
-// DefaultCache is $MLLAB_CACHE_DIR, or mllab under the user's cache directory.
-func DefaultCache() string {
+// DefaultCache is $MLLAB_CACHE_DIR, or mllab under the user's cache directory. Without HOME it is a fault.Usage.
+func DefaultCache() (string, error) {
 	if dir := os.Getenv("MLLAB_CACHE_DIR"); dir != "" {
-		return dir
+		return dir, nil
 	}
-	base, err := os.UserCacheDir()
-	if err != nil {
-		base = os.TempDir()
+	below := ".cache"
+	if runtime.GOOS == "darwin" {
+		below = filepath.Join("Library", "Caches")
 	}
-	return filepath.Join(base, "mllab")
+	return folder.Default(os.Getenv, "XDG_CACHE_HOME", below, "name the folder with --cache-dir")
 }
 
 // cache is the local OCI image layout: one image per component, found by the
@@ -80,6 +81,9 @@ func (c *cache) work(ctx context.Context, f func(dir string) error) error {
 	defer os.RemoveAll(dir)
 	return f(dir)
 }
+
+// CheckCache returns a fault.Usage when a folder is not for mllab to keep images in. It changes nothing.
+func CheckCache(dir string) error { return folder.Check("--cache-dir", dir, workLock) }
 
 // IsCache reports whether a folder is an image cache that mllab made.
 func IsCache(dir string) bool { return folder.Owned(dir, workLock) }

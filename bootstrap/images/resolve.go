@@ -179,7 +179,10 @@ func List(ctx context.Context, o Options) ([]Row, error) {
 
 func (o Options) plan(ctx context.Context) (*cache, plan, error) {
 	if o.Cache == "" {
-		o.Cache = DefaultCache()
+		var err error
+		if o.Cache, err = DefaultCache(); err != nil {
+			return nil, plan{}, err
+		}
 	}
 	c, err := openCache(o.Cache)
 	if err != nil {

@@ -786,7 +786,11 @@ func registrySource(t *testing.T, c cli) {
 	var rows []images.Row
 	c.run("images", "list", "--image-source", "source", "-o", "json").ok(t, &rows)
 
-	cache, err := layout.FromPath(filepath.Join(images.DefaultCache(), "images"))
+	dir, err := images.DefaultCache()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := layout.FromPath(filepath.Join(dir, "images"))
 	if err != nil {
 		t.Fatal(err)
 	}

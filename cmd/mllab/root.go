@@ -65,8 +65,10 @@ requests, that a delivery does what it claims, and says how sure that is.`,
 	a.global.output = "text"
 	f.VarP(&choice{&a.global.output, []string{"text", "json"}}, "output", "o", "how the result is written to stdout")
 	f.StringVar(&a.global.name, "name", env("MLLAB_NAME", bootstrap.DefaultName), "name of the cluster ($MLLAB_NAME)")
-	f.StringVar(&a.global.cache, "cache-dir", env("MLLAB_CACHE_DIR", images.DefaultCache()), "folder of the image cache ($MLLAB_CACHE_DIR)")
-	f.StringVar(&a.global.state, "state-dir", env("MLLAB_STATE_DIR", bootstrap.DefaultState()), "folder of kubeconfig and records ($MLLAB_STATE_DIR)")
+	cache, _ := images.DefaultCache() // without HOME a verb that needs one says so
+	state, _ := bootstrap.DefaultState()
+	f.StringVar(&a.global.cache, "cache-dir", env("MLLAB_CACHE_DIR", cache), "folder of the image cache ($MLLAB_CACHE_DIR)")
+	f.StringVar(&a.global.state, "state-dir", env("MLLAB_STATE_DIR", state), "folder of kubeconfig and records ($MLLAB_STATE_DIR)")
 	return root
 }
 

@@ -19,35 +19,47 @@ const (
 	usedText = "mllab fills this folder. It was here before, and so it stays.\n"
 )
 
-// Own makes dir when it is not there and marks it as mllab's. A folder that has other things in it is refused with a
-// fault.Usage that names flag, before anything in it changes: a name in it, such as work or images, may be somebody
-// else's. signs are patterns of files that only mllab writes: a folder with one of them is mllab's without the mark.
+// Check returns a fault.Usage that names flag when dir is not for mllab to fill: it cannot be written to, or it has
+// other things in it. A name in it, such as work or images, may be somebody else's. signs are patterns of files that only
+// mllab writes: a folder with one of them is mllab's without the mark. Check changes nothing.
+func Check(flag, dir string, signs ...string) error {
+	if err := Usable(dir); err != nil {
+		return unusable(flag, dir, err)
+	}
+	if Owned(dir, signs...) {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return unusable(flag, dir, err)
+	}
+	for _, e := range entries {
+		if e.Name() != mark { // which another mllab may just have written
+			return fault.Usage("name a folder that is empty, or that does not exist yet",
+				"%s must be an empty folder or one that mllab fills, got %s, which holds %s: nothing was changed", flag, dir, e.Name())
+		}
+	}
+	return nil
+}
+
+func unusable(flag, dir string, err error) error {
+	return fault.Usage("name another folder with "+flag, "%s must be a folder that mllab can write to, got %s: %w", flag, dir, err)
+}
+
+// Own makes dir when it is not there, and marks it as mllab's. Its errors are those of Check, and come before anything in
+// dir changes.
 func Own(flag, dir string, signs ...string) error {
-	wrong := func(err error) error {
-		return fault.Usage("name a folder that is empty, or one that mllab can make", "%s must be a folder that mllab can write to, got %s: %w", flag, dir, err)
+	if err := Check(flag, dir, signs...); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return wrong(err)
+		return unusable(flag, dir, err)
 	}
-	text := usedText
-	switch err := os.Mkdir(dir, 0o700); {
-	case err == nil:
-		text = madeText
-	case !errors.Is(err, fs.ErrExist):
-		return wrong(err)
-	case Owned(dir):
-		return nil
-	case !Owned(dir, signs...):
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return wrong(err)
-		}
-		for _, e := range entries {
-			if e.Name() != mark { // another mllab has just written it
-				return fault.Usage("name a folder that is empty, or that does not exist yet",
-					"%s must be an empty folder or one that mllab fills, got %s, which holds %s: nothing was changed", flag, dir, e.Name())
-			}
-		}
+	text := madeText
+	if err := os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
+		text = usedText
+	} else if err != nil {
+		return unusable(flag, dir, err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, mark), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -58,9 +70,56 @@ func Own(flag, dir string, signs ...string) error {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return wrong(err)
+		return unusable(flag, dir, err)
 	}
 	return nil
+}
+
+// Default returns the folder of mllab's own below a user's base folder: that of an XDG variable, else below in $HOME
+// (https://specifications.freedesktop.org/basedir-spec/latest/). Without either it is a fault.Usage with what to set; other
+// names one more way to say it.
+func Default(getenv func(string) string, variable, below, other string) (string, error) {
+	if base := getenv(variable); base != "" {
+		if !filepath.IsAbs(base) {
+			return "", fault.Usage("set "+variable+" to an absolute path, or "+other, "%s must be an absolute path, got %s", variable, base)
+		}
+		return filepath.Join(base, "mllab"), nil
+	}
+	home := getenv("HOME")
+	hint := "set HOME or " + variable + ", or " + other
+	if home == "" {
+		return "", fault.Usage(hint, "HOME is not set, so mllab has no folder to write to")
+	}
+	if info, err := os.Stat(home); !filepath.IsAbs(home) || err != nil || !info.IsDir() {
+		return "", fault.Usage(hint, "HOME must be a folder, got %s", home)
+	}
+	return filepath.Join(home, below, "mllab"), nil
+}
+
+// Usable returns nil when dir is a folder that this process can write to, or can be made one.
+func Usable(dir string) error {
+	for {
+		info, err := os.Stat(dir)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir:
+			if _, err := os.Lstat(dir); err == nil {
+				return fmt.Errorf("%s is a symbolic link that leads nowhere", dir)
+			}
+			dir = filepath.Dir(dir)
+			continue
+		case errors.Is(err, syscall.ENOTDIR):
+			return fmt.Errorf("%s: %w", dir, syscall.ENOTDIR)
+		case err != nil:
+			return err
+		case !info.IsDir():
+			return fmt.Errorf("%s is not a folder", dir)
+		}
+		const writeAndEnter = 2 | 1 // access(2): W_OK|X_OK
+		if err := syscall.Access(dir, writeAndEnter); err != nil {
+			return fmt.Errorf("this user cannot write to %s: %w", dir, err)
+		}
+		return nil
+	}
 }
 
 // Owned reports whether dir has mllab's mark or one of signs.
