@@ -146,6 +146,9 @@ func TestEveryNamespaceIsOursAndRenderedByTheAddonItselfOrOneBeforeIt(t *testing
 				if o.GetLabels()[managedBy] != mllab {
 					t.Errorf("%s: namespace %s lacks the label %s=%s", a.Name, o.GetName(), managedBy, mllab)
 				}
+				if strings.HasPrefix(o.GetName(), "mllab-") != slices.Contains(Reserved(), o.GetName()) {
+					t.Errorf("%s: namespace %s could be a run's, reserved are %q", a.Name, o.GetName(), Reserved())
+				}
 			}
 		}
 		for _, o := range objs {

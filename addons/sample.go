@@ -20,6 +20,10 @@ const (
 // SampleHost is the Host under which the gateway serves the sample model.
 const SampleHost = sampleName + "." + sampleNamespace + "." + Domain
 
+// Reserved returns the addons' namespaces whose names begin as those of
+// scenarios' runs do: no run may have one of them.
+func Reserved() []string { return []string{sampleNamespace} }
+
 // sample is one small model as a Knative Service, from the chart that users
 // copy.
 func sample() Addon {

@@ -54,6 +54,7 @@ type Lab struct {
 	control   string                       // that is run; empty: the story itself
 	title     string                       // of the run
 	made      bool                         // the namespace is there
+	id        string                       // labels it
 	at        string                       // the step that is being told
 	lesson    Lesson                       // of the step, until it is shown
 	thought   time.Duration                // what a person took for the lessons so far

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,7 @@ import (
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/report"
+	"mllab.local/scenarios/file"
 )
 
 // Result is the outcome of one run: of a scenario, or of one of its controls.
@@ -69,7 +71,7 @@ func (r Result) Err() error {
 
 // Namespace is where a scenario runs; its controls run in namespaces of their
 // own, whose names go on with "-" and the control's.
-func Namespace(scenario string) string { return "mllab-" + scenario }
+func Namespace(scenario string) string { return file.NamespacePrefix + scenario }
 
 // requestBound is how long one request may take.
 const requestBound = 10 * time.Second
@@ -80,10 +82,13 @@ const stepBound = 6 * time.Minute
 // cleanupBound is how long the clean-up of a run may take, even after ^C.
 const cleanupBound = 3 * time.Minute
 
-// managed labels every namespace that a run makes: only those are ever removed.
+// Labels of every namespace that a run makes. A run removes only what its own
+// scenario has made, and at its end only what it has made itself.
 const (
-	managedLabel = "app.kubernetes.io/managed-by"
-	managedBy    = "mllab"
+	managedLabel  = "app.kubernetes.io/managed-by"
+	managedBy     = "mllab"
+	scenarioLabel = "mllab.local/scenario"
+	runLabel      = "mllab.local/run"
 )
 
 // Run tells the story in a fresh namespace, which it removes afterwards unless
@@ -230,7 +235,7 @@ func (l *Lab) cleanUp(ctx context.Context, keep bool) error {
 		err = errors.Join(err, f(ctx))
 	}
 	if err == nil {
-		err = l.Kube.DeleteNamespace(ctx, l.Namespace, task.Update)
+		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.id, task.Update)
 	}
 	if err != nil {
 		task.Fail(err)
@@ -271,10 +276,13 @@ func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error
 }
 
 // freshNamespace makes the run's namespace; one that an interrupted run left
-// is removed first, one that is not ours is left alone.
+// is removed first, one that the scenario has not made is left alone.
 func (l *Lab) freshNamespace(ctx context.Context, s Scenario) error {
 	task := l.Report.Step(l.title + ": namespace")
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{managedLabel: managedBy}}}
+	l.id = uuid.NewString()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{
+		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.id,
+	}}}
 	if s.Mesh {
 		ns.Labels["istio-injection"] = "enabled"
 	} else if s.Confined {
@@ -283,7 +291,7 @@ func (l *Lab) freshNamespace(ctx context.Context, s Scenario) error {
 		// https://kubernetes.io/docs/concepts/security/pod-security-standards/
 		ns.Labels["pod-security.kubernetes.io/enforce"] = "baseline"
 	}
-	_, err := removeNamespace(ctx, l.Kube, l.Namespace, task.Update)
+	_, err := removeNamespace(ctx, l.Kube, l.Namespace, scenarioLabel, s.Name, task.Update)
 	if err == nil {
 		if err = l.Kube.Create(ctx, ns); err != nil {
 			err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
@@ -369,39 +377,41 @@ func (j Job) notBegun(ended error) (Result, error) {
 	return r, fault.CannotTest("", "%s: %w", j.Scenario.Name, err)
 }
 
-// Reset removes what runs of a scenario left, with --keep or killed, and
-// returns the namespaces it removed, beside an error too. A run does that by
-// itself before it begins.
-func Reset(ctx context.Context, c *kube.Client, s Scenario, reason func(string)) ([]string, error) {
-	names := []string{Namespace(s.Name)}
-	for _, control := range s.Controls {
-		names = append(names, names[0]+"-"+control.Name)
+// Reset removes what runs of a scenario and its controls left, with --keep or
+// killed, and returns the namespaces it removed, in order and beside an error
+// too. A run does that by itself before it begins.
+func Reset(ctx context.Context, c *kube.Client, scenario string, reason func(string)) ([]string, error) {
+	var all corev1.NamespaceList
+	if err := c.List(ctx, &all, client.MatchingLabels{scenarioLabel: scenario}); err != nil {
+		return nil, fmt.Errorf("looking for namespaces of scenario %s: %w", scenario, err)
 	}
-	removed := make([]string, len(names))
+	removed := make([]string, len(all.Items))
 	var g errgroup.Group
-	for i, name := range names {
+	for i, ns := range all.Items {
 		g.Go(func() error {
-			there, err := removeNamespace(ctx, c, name, reason)
+			there, err := removeNamespace(ctx, c, ns.Name, scenarioLabel, scenario, reason)
 			if there {
-				removed[i] = name
+				removed[i] = ns.Name
 			}
 			return err
 		})
 	}
 	err := g.Wait()
+	slices.Sort(removed)
 	return slices.DeleteFunc(removed, func(name string) bool { return name == "" }), err
 }
 
-// removeNamespace removes a namespace that a run made, and says whether it was
-// there. One that no run made is left alone, which is an error.
-func removeNamespace(ctx context.Context, c *kube.Client, name string, reason func(string)) (bool, error) {
+// removeNamespace removes a namespace whose label has this value, and says
+// whether it was there. Any other is left alone, which is an error.
+func removeNamespace(ctx context.Context, c *kube.Client, name, label, value string, reason func(string)) (bool, error) {
 	var ns corev1.Namespace
 	err := c.Get(ctx, client.ObjectKey{Name: name}, &ns)
 	switch {
 	case apierrors.IsNotFound(err):
 		return false, nil
-	case err == nil && ns.Labels[managedLabel] != managedBy:
-		return false, fault.CannotTest("remove it, or use another cluster", "namespace %s is there and not mllab's", name)
+	case err == nil && ns.Labels[label] != value:
+		return false, fault.CannotTest("remove it, or give the scenario another name",
+			"namespace %s must have label %s=%s to be removed, got %q: it was made by something else", name, label, value, ns.Labels[label])
 	case err == nil:
 		err = c.DeleteNamespace(ctx, name, reason)
 	}

@@ -31,9 +31,9 @@ import (
 
 // ReadFile reads a user's own scenario and returns what makes it, anew for each
 // run. All of it is judged here: the error is wrong use, and nothing was
-// touched. domain is that of the gateway's hosts, addons are those a lab can
-// have; of the options Requests, Alpha and Short count.
-func ReadFile(path, domain string, addons []string, o Options) (func() Scenario, error) {
+// touched. rules need Domain, Addons and Reserved, which are namespaces; of the
+// options Requests, Alpha and Short count.
+func ReadFile(path string, rules file.Rules, o Options) (func() Scenario, error) {
 	data, err := readBounded(path)
 	if err != nil {
 		return nil, fault.Usage("give the path of a scenario's YAML file", "reading the scenario: %w", err)
@@ -42,8 +42,8 @@ func ReadFile(path, domain string, addons []string, o Options) (func() Scenario,
 	if err != nil {
 		return nil, err
 	}
-	rules := file.Rules{Domain: domain, Addons: addons, Requests: o.Requests, Alpha: cmp.Or(o.Alpha, DefaultAlpha)}
-	if rules.Requests == 0 {
+	rules.Alpha = cmp.Or(o.Alpha, DefaultAlpha)
+	if rules.Requests = o.Requests; rules.Requests == 0 {
 		rules.Requests = DefaultRequests
 		if o.Short {
 			rules.Requests = ShortRequests
@@ -56,7 +56,7 @@ func ReadFile(path, domain string, addons []string, o Options) (func() Scenario,
 	if err != nil {
 		return nil, err
 	}
-	if err := rehearse(f, domain); err != nil {
+	if err := rehearse(f, rules.Domain); err != nil {
 		return nil, fault.Usage("mend the file; nothing was applied", "%w", err)
 	}
 	return func() Scenario { return userScenario(f, rules.Alpha) }, nil
@@ -79,6 +79,9 @@ type userStory struct {
 	routes   map[string]*userRoute        // Istio's, by name
 	env      map[string]map[string]string // of versions still to come, by userVersion
 	watchers map[string]*watch            // by what they watch
+	gone     []*unstructured.Unstructured // what the file has deleted
+	legs     []leg                        // that a barrier has asked so far
+	broken   bool                         // a control has broken the world: what has lost its pods may do without
 }
 
 // userService is a Knative Service and the percents of its versions, in order.
@@ -102,7 +105,7 @@ type userLeg struct {
 }
 
 func newUserStory(alpha float64) *userStory {
-	return &userStory{alpha, map[string]*userService{}, map[string]*userRoute{}, map[string]map[string]string{}, map[string]*watch{}}
+	return &userStory{alpha: alpha, services: map[string]*userService{}, routes: map[string]*userRoute{}, env: map[string]map[string]string{}, watchers: map[string]*watch{}}
 }
 
 // userScenario makes the steps and controls of f.
@@ -111,7 +114,7 @@ func userScenario(f *file.File, alpha float64) Scenario {
 	s := Scenario{Name: f.Name, Summary: f.Summary, Needs: f.Needs, Mesh: f.Mesh, Confined: true}
 	for _, each := range f.Steps {
 		step := Step{Name: each.Name, Idea: each.Idea, Look: each.Look}
-		if each.Change != nil || each.Wait != (file.Wait{}) {
+		if each.Change != nil || each.Wait.Some() {
 			step.Change = func(ctx context.Context, l *Lab) error {
 				return inFile(each.Where, u.bring(ctx, l, each.Change, each.Wait))
 			}
@@ -123,6 +126,7 @@ func userScenario(f *file.File, alpha float64) Scenario {
 		s.Controls = append(s.Controls, Control{
 			Name: each.Name, Summary: each.Summary, After: each.After, Catches: Claim(each.Catches),
 			Break: func(ctx context.Context, l *Lab) error {
+				u.broken = true
 				for _, b := range each.Break {
 					if err := u.bring(ctx, l, b.Change, b.Wait); err != nil {
 						return inFile(each.Where, err)
@@ -348,15 +352,15 @@ func validObject(o *unstructured.Unstructured) error {
 
 // bring makes a change and waits.
 func (u *userStory) bring(ctx context.Context, l *Lab, c file.Change, w file.Wait) error {
-	if err := u.change(ctx, l, c, w.No); err != nil {
+	if err := u.change(ctx, l, c, w); err != nil {
 		return err
 	}
 	return u.wait(ctx, l, w)
 }
 
-// change makes a change and returns when it is in force, or with noWait as soon
-// as it is written.
-func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, noWait bool) error {
+// change makes a change and returns when it is in force, or as soon as it is
+// written if w says so.
+func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, w file.Wait) error {
 	switch c := c.(type) {
 	case file.Delete:
 		var objs []*unstructured.Unstructured
@@ -367,6 +371,7 @@ func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, noWait bo
 			}
 			objs = append(objs, o)
 		}
+		u.gone = append(u.gone, objs...)
 		return l.remove(ctx, objs...)
 	case file.Watch:
 		u.watchers[c.Of] = l.watch(ctx, l.to(c.Of), c.Rate)
@@ -376,32 +381,31 @@ func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, noWait bo
 	if err != nil || len(objs) == 0 {
 		return err
 	}
-	if noWait {
+	if w.No {
 		return l.write(ctx, objs...)
 	}
 	if err := l.apply(ctx, objs...); err != nil {
 		return err
 	}
-	return u.inForce(ctx, l, c)
+	return u.inForce(ctx, l, c, w.Empty)
 }
 
 // inForce returns when the routes that a change touches answer with their new
-// marks, and its models by those of their pods that stay. Knative's own
-// readiness says so much already.
-func (u *userStory) inForce(ctx context.Context, l *Lab, c file.Change) error {
-	var names []string
-	var models []file.Model
+// marks, and so does what is behind them. Knative's own readiness says so much
+// already.
+func (u *userStory) inForce(ctx context.Context, l *Lab, c file.Change, empty []string) error {
+	var names, hosts []string // of routes, and of those and their new versions
 	switch c := c.(type) {
 	case file.Apply:
 		for _, m := range c.Models {
 			if m.Route && !m.Knative {
-				names, models = append(names, m.Name), append(models, m)
+				names, hosts = append(names, m.Name), append(hosts, m.Name, m.Version+"-"+m.Name)
 			}
 		}
 	case file.Split:
-		names = []string{c.Of}
+		names, hosts = []string{c.Of}, []string{c.Of}
 	case file.Mirror:
-		names = []string{c.Of}
+		names, hosts = []string{c.Of}, []string{c.Of}
 	}
 	for _, name := range names {
 		if route := u.routes[name]; route != nil {
@@ -410,35 +414,24 @@ func (u *userStory) inForce(ctx context.Context, l *Lab, c file.Change) error {
 			}
 		}
 	}
-	for _, m := range models {
-		if err := l.staying(ctx, m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return u.hostsAnswered(ctx, l, hosts, empty)
 }
 
-// staying returns when a version's own host is answered by its pods that are
-// not about to end, on as many fresh connections in a row as for a route.
-func (l *Lab) staying(ctx context.Context, m file.Model) error {
-	r := l.to(m.Version + "-" + m.Name)
-	r.Fresh = true
-	return l.until(ctx, m.Name+" "+m.Version, func() string {
-		pods, err := l.Kube.Pods(ctx, l.Namespace, model{Name: m.Name, Version: m.Version}.labels())
+// hostsAnswered returns when the legs of these hosts' routes are answered.
+func (u *userStory) hostsAnswered(ctx context.Context, l *Lab, hosts, empty []string) error {
+	var all []leg
+	for _, host := range hosts {
+		legs, err := legsOf(l.applied, l.host(host))
 		if err != nil {
-			return err.Error()
+			return err
 		}
-		stay := map[string]bool{}
-		for _, p := range pods {
-			stay[p.Name] = p.DeletionTimestamp == nil
-		}
-		for range inForceStreak {
-			if a := l.send.Send(ctx, r); !stay[a.Pod] {
-				return fmt.Sprintf("answered by pod %q (%s)", a.Pod, cmp.Or(a.Problem(), "200"))
+		for _, each := range legs {
+			if !slices.Contains(all, each) {
+				all = append(all, each)
 			}
 		}
-		return ""
-	})
+	}
+	return u.answered(ctx, l, all, empty)
 }
 
 // named is an object that the run has applied.
@@ -466,9 +459,25 @@ func (u *userStory) wait(ctx context.Context, l *Lab, w file.Wait) error {
 		}
 		return l.wait(ctx, o)
 	case w.Mark != "":
-		return l.inForce(ctx, l.to(w.Of), w.Mark)
+		if err := l.inForce(ctx, l.to(w.Of), w.Mark); err != nil {
+			return err
+		}
+		return u.hostsAnswered(ctx, l, []string{w.Of}, w.Empty)
 	}
-	return nil
+	var legs []leg
+	for _, name := range w.Empty {
+		service, subset, _ := strings.Cut(name, "/")
+		destination := map[string]any{"host": service}
+		if subset != "" {
+			destination["subset"] = subset
+		}
+		each, err := legOf(map[string]any{"destination": destination}, nil)
+		if err != nil {
+			return err
+		}
+		legs = append(legs, each)
+	}
+	return u.answered(ctx, l, legs, w.Empty)
 }
 
 // check observes what a step expects, once.
@@ -508,8 +517,14 @@ func (u *userStory) all(ctx context.Context, l *Lab, x file.ExpectAll) (Evidence
 	for _, name := range sortedKeys(x.Headers) {
 		r.Header.Set(name, x.Headers[name])
 	}
+	// A browser sends one header with all of them, and a route matches that text:
+	// https://www.rfc-editor.org/rfc/rfc6265#section-5.4
+	var cookies []string
 	for _, name := range sortedKeys(x.Cookies) {
-		r.Header.Add("Cookie", name+"="+x.Cookies[name])
+		cookies = append(cookies, name+"="+x.Cookies[name])
+	}
+	if len(cookies) > 0 {
+		r.Header.Set("Cookie", strings.Join(cookies, "; "))
 	}
 	e, err := l.sample(ctx, r, split.Claim{Legs: []split.Leg{{Name: x.Version, Share: 1}}, N: x.Requests, Alpha: u.alpha})
 	if refuted := (*Refuted)(nil); errors.As(err, &refuted) && refuted.Claim == Shares {

@@ -19,6 +19,8 @@ import (
 
 const examples = "../manifests/scenarios/examples/"
 
+var onTest = file.Rules{Domain: "mllab.test", Addons: []string{"istio", "knative"}, Reserved: []string{"mllab-sample"}}
+
 // readMine reads a user's scenario.
 func readMine(t *testing.T, text string) (func() Scenario, error) {
 	t.Helper()
@@ -26,7 +28,7 @@ func readMine(t *testing.T, text string) (func() Scenario, error) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return ReadFile(path, "mllab.test", []string{"istio", "knative"}, Options{})
+	return ReadFile(path, onTest, Options{})
 }
 
 // mine is a user's scenario of these steps.
@@ -41,7 +43,7 @@ func TestEveryExampleIsATellableStory(t *testing.T) {
 	}
 	for _, path := range files {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			story, err := ReadFile(path, "mllab.test", []string{"istio", "knative"}, Options{})
+			story, err := ReadFile(path, onTest, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +75,7 @@ func TestAFilesClaimsAreOurs(t *testing.T) {
 
 func TestAFileThatCannotBeReadIsWrongUse(t *testing.T) {
 	for _, path := range []string{"nowhere.yaml", t.TempDir()} {
-		if _, err := ReadFile(path, "mllab.test", nil, Options{}); fault.Code(err) != 2 || fault.Hint(err) == "" {
+		if _, err := ReadFile(path, onTest, Options{}); fault.Code(err) != 2 || fault.Hint(err) == "" {
 			t.Errorf("%s gave %v", path, err)
 		}
 	}
@@ -229,15 +231,15 @@ func TestAnExpectationIsRefutedByItsOwnClaim(t *testing.T) {
 
 func TestARequestCarriesItsHeadersAndCookies(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		cookie, err := r.Cookie("group")
-		if err == nil && cookie.Value == "b" && r.Header.Get("X-User") == "me" && r.Host == "m.ns.mllab.test" {
+		// One header, as a browser sends it: a route matches its whole text.
+		if sent := r.Header.Values("Cookie"); len(sent) == 1 && sent[0] == "group=b; lang=de" && r.Header.Get("X-User") == "me" && r.Host == "m.ns.mllab.test" {
 			w.Header().Set(probe.HeaderTarget, "v2")
 		}
 		w.Header().Set(probe.HeaderPod, "pod")
 	}))
 	t.Cleanup(srv.Close)
 	l := &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Namespace: "ns", Domain: "mllab.test", task: report.Discard().Step("")}
-	_, refuted, err := expected(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"group": "b"}})
+	_, refuted, err := expected(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"lang": "de", "group": "b"}})
 	if err != nil || refuted != nil {
 		t.Errorf("got %v, %v", refuted, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -13,6 +14,7 @@ import (
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
 	"mllab.local/scenarios"
+	"mllab.local/scenarios/file"
 )
 
 func newScenario(a *app) *cobra.Command {
@@ -160,29 +162,31 @@ type removed struct {
 
 func newScenarioReset(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "reset NAME",
+		Use:   "reset NAME|FILE",
 		Short: "Remove what --keep or a killed run left",
 		Long: `Remove the namespaces that runs of a scenario and its controls left, with --keep
-or because they were killed. A run does that by itself before it begins.`,
-		Example: "  mllab scenario reset canary",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return fault.Usage("see `mllab scenario list`", "%s needs the name of a scenario", c.CommandPath())
-			}
-			return oneScenario(c, args)
-		},
+or because they were killed. A scenario of your own is named by its name or by
+its file. A run does that by itself before it begins.`,
+		Example: `  mllab scenario reset canary
+  mllab scenario reset ./my.yaml`,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := scenarios.New(args[0], scenarios.Options{})
+			if len(args) != 1 {
+				return fault.Usage("see `mllab scenario list`", "%s needs the name or the file of one scenario, got %q", c.CommandPath(), args)
+			}
+			name, unknown, err := scenarioOf(args[0])
 			if err != nil {
 				return err
 			}
-			lab, err := bootstrap.Open(c.Context(), a.options(), "scenario reset "+s.Name)
+			lab, err := bootstrap.Open(c.Context(), a.options(), "scenario reset "+name)
 			if err != nil {
 				return err
 			}
 			defer lab.Close()
-			task := a.report.Step("reset " + s.Name)
-			names, err := scenarios.Reset(c.Context(), lab.Kube, s, task.Update)
+			task := a.report.Step("reset " + name)
+			names, err := scenarios.Reset(c.Context(), lab.Kube, name, task.Update)
+			if err == nil && len(names) == 0 {
+				err = unknown
+			}
 			if err != nil {
 				task.Fail(err)
 			} else {
@@ -196,6 +200,23 @@ or because they were killed. A run does that by itself before it begins.`,
 			return err
 		},
 	}
+}
+
+// scenarioOf returns the name of the scenario that a word names: a path is a
+// user's file. A plain name that is not mllab's own may be a user's, which the
+// lab knows if a run of it is left; unknown is the error if there is none.
+func scenarioOf(word string) (name string, unknown, err error) {
+	if strings.ContainsRune(word, filepath.Separator) || slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(word)) {
+		story, err := scenarios.ReadFile(word, fileRules(), scenarios.Options{})
+		if err != nil {
+			return "", nil, err
+		}
+		return story().Name, nil, nil
+	}
+	if _, err := scenarios.New(word, scenarios.Options{}); err != nil {
+		return word, err, file.CheckName(word)
+	}
+	return word, nil, nil
 }
 
 func printRemoved(w io.Writer, names []string, err error) {

@@ -8,6 +8,7 @@ import (
 	"mllab.local/addons"
 	"mllab.local/internal/fault"
 	"mllab.local/scenarios"
+	"mllab.local/scenarios/file"
 )
 
 func newScenarioFile(a *app) *cobra.Command {
@@ -28,7 +29,7 @@ anything is touched. Its objects stay in the run's own namespace.`,
 			var story func() scenarios.Scenario
 			return a.prove(c, &p, func(o scenarios.Options) (_ []scenarios.Scenario, err error) {
 				if story == nil { // read once: the file may change meanwhile
-					if story, err = scenarios.ReadFile(args[0], addons.Domain, addonNames(), o); err != nil {
+					if story, err = scenarios.ReadFile(args[0], fileRules(), o); err != nil {
 						return nil, err
 					}
 				}
@@ -47,9 +48,11 @@ anything is touched. Its objects stay in the run's own namespace.`,
 	return c
 }
 
-func addonNames() (names []string) {
+// fileRules are what a lab says about a user's file.
+func fileRules() file.Rules {
+	r := file.Rules{Domain: addons.Domain, Reserved: addons.Reserved()}
 	for _, each := range addons.All() {
-		names = append(names, each.Name)
+		r.Addons = append(r.Addons, each.Name)
 	}
-	return names
+	return r
 }

@@ -24,6 +24,9 @@ const (
 	Kind       = "Scenario"
 )
 
+// NamespacePrefix begins the name of every run's namespace.
+const NamespacePrefix = "mllab-"
+
 // MaxWithin bounds every wait that a file asks for.
 const MaxWithin = 3 * time.Minute
 
@@ -32,6 +35,7 @@ type Rules struct {
 	Domain   string   // suffix of the hosts behind the gateway
 	Addons   []string // that a lab can have
 	Taken    []string // names of mllab's own scenarios
+	Reserved []string // namespaces of addons
 	Requests int      // of a sample for which the file has no number
 	Alpha    float64  // the same
 }
@@ -132,7 +136,11 @@ type Wait struct {
 	Mark   string        // the route of Of answers with this mark
 	Of     string        //
 	Within time.Duration // 0: as long as a step may take
+	Empty  []string      // destinations, SERVICE or SERVICE/SUBSET, that are meant to have no endpoint
 }
+
+// Some says whether there is anything to wait for.
+func (w Wait) Some() bool { return w.No || w.Ready != nil || w.Mark != "" || len(w.Empty) > 0 }
 
 // Expect is one of ExpectSplit, ExpectAll, ExpectMirror, ExpectZeroPods and
 // ExpectNoLoss; nil is none.

@@ -14,7 +14,7 @@ import (
 )
 
 var rules = Rules{
-	Domain: "mllab.test", Addons: []string{"gateway-api", "istio", "knative", "sample"}, Taken: []string{"canary"}, Requests: 1000, Alpha: 1e-6,
+	Domain: "mllab.test", Addons: []string{"gateway-api", "istio", "knative", "sample"}, Taken: []string{"canary", "ab-test"}, Reserved: []string{"mllab-sample", "mllab-a-sample"}, Requests: 1000, Alpha: 1e-6,
 }
 
 // first is the first problem's place, field and text.
@@ -127,10 +127,10 @@ func TestAStoryIsReadAsItIsWritten(t *testing.T) {
 		got += fmt.Sprintf("\n%s %q %T %+v %+v", s.Where, s.Name, s.Change, s.Wait, s.Expect)
 	}
 	want := `mine [istio] false
-mine.yaml:6 "1 apply, wait" file.Apply {No:false Ready:<nil> Mark:x Of:own Within:0s} <nil>
-mine.yaml:24 "watched" file.Watch {No:false Ready:<nil> Mark: Of: Within:0s} {Of:model Shares:[{Version:v1 Percent:100}] Requests:1000 Alpha:1e-06}
-mine.yaml:27 "3 expect-all" <nil> {No:false Ready:<nil> Mark: Of: Within:0s} {Of:own Version:v1 Headers:map[] Cookies:map[who:me] Requests:20}
-mine.yaml "no request to model lost" <nil> {No:false Ready:<nil> Mark: Of: Within:0s} {Of:model}`
+mine.yaml:6 "1 apply, wait" file.Apply {No:false Ready:<nil> Mark:x Of:own Within:0s Empty:[]} <nil>
+mine.yaml:24 "watched" file.Watch {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model Shares:[{Version:v1 Percent:100}] Requests:1000 Alpha:1e-06}
+mine.yaml:27 "3 expect-all" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:own Version:v1 Headers:map[] Cookies:map[who:me] Requests:20}
+mine.yaml "no request to model lost" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model}`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

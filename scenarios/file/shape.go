@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"mllab.local/internal/fault"
 )
 
 // shape is what a part of the file may be. Everything that an author may write
@@ -147,17 +149,27 @@ var (
 			r.wrong(v, "%q is not text everywhere in YAML; use another name", v.text)
 		}
 	}
-	object = matching(objectRef, "Kind/name, such as Deployment/model-v1")
+	object  = matching(objectRef, "Kind/name, such as Deployment/model-v1")
+	legName = matching(legRef, "a destination of a route: SERVICE or SERVICE/SUBSET, such as model-v1 or shop/v1")
 )
 
 var (
 	dnsLabel   = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
 	short20    = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,18}[a-z0-9])?$`)
 	objectRef  = regexp.MustCompile(`^([A-Z][A-Za-z]+)(?:\.([a-z0-9.]+))?/([a-z0-9]([-a-z0-9.]*[a-z0-9])?)$`)
+	legRef     = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?(/[a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$`)
 	envName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	headerName = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 	printable  = regexp.MustCompile(`^[ -~]*$`)
 )
+
+// CheckName judges the name of a scenario. The error is wrong use.
+func CheckName(name string) error {
+	if short20.MatchString(name) {
+		return nil
+	}
+	return fault.Usage("such as my-canary", "a scenario's name must be up to 20 small letters, digits and dashes, got %q", name)
+}
 
 // notText are words that some readers of YAML take for something else.
 var notText = []string{"true", "false", "null", "yes", "no", "on", "off", "y", "n"}

@@ -79,11 +79,14 @@ func waited(r *reader, v *value) {
 		}
 		return
 	}
-	if v.kind == mapping && v.get("mark") != nil {
-		fields{"mark!": shortName, "of!": label, "within": leaf(within)}.check(r, v)
-		return
+	switch {
+	case v.get("mark") != nil:
+		fields{"mark!": shortName, "of!": label, "empty": each{legName}, "within": leaf(within)}.check(r, v)
+	case v.get("empty") != nil:
+		fields{"empty!": each{legName}}.check(r, v)
+	default:
+		fields{"ready!": object, "within": leaf(within)}.check(r, v)
 	}
-	fields{"ready!": object, "within": leaf(within)}.check(r, v)
 }
 
 // world is what a story has made so far.
@@ -115,11 +118,7 @@ type teller struct {
 func (r *reader) story(name string, root *value) *File {
 	f := &File{Name: root.get("name").text, Summary: root.get("summary").text}
 	t := &teller{r, name, f, world{map[string]made{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}}
-	for _, taken := range r.rules.Taken {
-		if f.Name == taken || strings.HasPrefix(f.Name, taken+"-") {
-			r.wrong(root.get("name"), "scenario %s is mllab's own, and the runs' namespaces would be its; use another name, such as my-%s", taken, taken)
-		}
-	}
+	t.free(root.get("name"), f.Name)
 	if needs := root.get("needs"); needs != nil {
 		for _, n := range needs.items {
 			t.need(n.text)
@@ -152,6 +151,19 @@ func (r *reader) story(name string, root *value) *File {
 	}
 	slices.Sort(f.Needs)
 	return f
+}
+
+// free judges that the namespace of a run can be nobody else's.
+func (t *teller) free(v *value, run string) {
+	namespace := NamespacePrefix + run
+	for _, taken := range t.rules.Taken {
+		if run == taken || strings.HasPrefix(run, taken+"-") {
+			t.wrong(v, "namespace %s is for scenario %s, which is mllab's own; use another name, such as my-%s", namespace, taken, v.text)
+		}
+	}
+	if slices.Contains(t.rules.Reserved, namespace) {
+		t.wrong(v, "namespace %s is an addon's; use another name, such as my-%s", namespace, v.text)
+	}
 }
 
 func (t *teller) need(addon string) {
@@ -481,10 +493,22 @@ func (t *teller) wait(v *value) Wait {
 		return Wait{No: true}
 	}
 	wait := Wait{Within: durationOr(w.get("within"), 0), Mark: w.get("mark").str(), Of: w.get("of").str()}
-	if wait.Mark != "" {
+	if empty := w.get("empty"); empty != nil {
+		for _, each := range empty.items {
+			wait.Empty = append(wait.Empty, each.text)
+		}
+	}
+	switch ready := w.get("ready"); {
+	case wait.Mark != "":
 		t.host(w.get("of"))
-	} else if ref, ok := t.ref(w.get("ready")); ok {
-		wait.Ready = &ref
+	case ready == nil:
+		if v.get("apply") == nil && v.get("split") == nil && v.get("mirror") == nil && v.get("delete") == nil {
+			t.wrong(w, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")
+		}
+	default:
+		if ref, ok := t.ref(ready); ok {
+			wait.Ready = &ref
+		}
 	}
 	return wait
 }
@@ -565,6 +589,7 @@ func (t *teller) control(v *value, after []world) Control {
 	if slices.ContainsFunc(t.file.Controls, func(each Control) bool { return each.Name == c.Name }) {
 		t.wrong(v.get("name"), "another control is called %s; give each a name of its own", c.Name)
 	}
+	t.free(v.get("name"), t.file.Name+"-"+c.Name)
 	first := 0 // step whose check sees the break
 	if c.After != "" {
 		first = slices.IndexFunc(t.file.Steps, func(s Step) bool { return s.Name == c.After })

@@ -1,0 +1,252 @@
+package scenarios
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"mllab.local/internal/fault"
+)
+
+// leg is one destination of a route from the gateway.
+type leg struct {
+	Name           string // SERVICE or SERVICE/SUBSET, as a file writes it
+	Route, Request string // of a VirtualService's rule, in JSON: to this destination only, with these changes of the request
+}
+
+// legsOf returns the destinations that requests to a host can reach by these
+// objects' routes, copies of requests too. Nothing reaches one of weight 0.
+func legsOf(objs []*unstructured.Unstructured, host string) (legs []leg, err error) {
+	type percentage struct{ Value *float64 }
+	type part = map[string]any
+	_, parent, _ := strings.Cut(host, ".")
+	for _, o := range objs {
+		var v struct {
+			Spec struct {
+				Hosts, Gateways []string
+				HTTP            []struct {
+					Match []struct {
+						Authority struct{ Exact string }
+						Gateways  []string
+					}
+					Headers struct{ Request part }
+					Route   []part
+					Mirror  part
+					Mirrors []struct {
+						Destination part
+						Percentage  percentage
+					}
+					MirrorPercentage percentage
+				}
+			}
+		}
+		if o.GetKind() != "VirtualService" {
+			continue
+		}
+		if err := into(o.Object, &v); err != nil {
+			return nil, fmt.Errorf("reading VirtualService/%s: %w", o.GetName(), err)
+		}
+		serves := slices.Contains(v.Spec.Hosts, host) || slices.Contains(v.Spec.Hosts, "*."+parent)
+		if !serves || !atGateway(v.Spec.Gateways) {
+			continue
+		}
+		for _, rule := range v.Spec.HTTP {
+			reached := len(rule.Match) == 0
+			for _, m := range rule.Match {
+				reached = reached || (m.Authority.Exact == "" || m.Authority.Exact == host) && (len(m.Gateways) == 0 || atGateway(m.Gateways))
+			}
+			if !reached {
+				continue
+			}
+			var routes []part
+			for _, route := range rule.Route {
+				if weight, _ := route["weight"].(float64); weight > 0 || len(rule.Route) == 1 {
+					routes = append(routes, route)
+				}
+			}
+			if rule.Mirror != nil {
+				rule.Mirrors = append(rule.Mirrors, struct {
+					Destination part
+					Percentage  percentage
+				}{rule.Mirror, rule.MirrorPercentage})
+			}
+			for _, m := range rule.Mirrors {
+				if m.Percentage.Value == nil || *m.Percentage.Value > 0 {
+					routes = append(routes, part{"destination": m.Destination})
+				}
+			}
+			for _, route := range routes {
+				each, err := legOf(route, rule.Headers.Request)
+				if err != nil {
+					return nil, err
+				}
+				if !slices.Contains(legs, each) {
+					legs = append(legs, each)
+				}
+			}
+		}
+	}
+	return legs, nil
+}
+
+// legOf is the leg of one route of a rule whose requests change so.
+func legOf(route, request map[string]any) (leg, error) {
+	destination, _ := route["destination"].(map[string]any)
+	host, _ := destination["host"].(string)
+	name, _, _ := strings.Cut(host, ".")
+	if subset, _ := destination["subset"].(string); subset != "" {
+		name += "/" + subset
+	}
+	only := map[string]any{"destination": destination}
+	if headers, _ := route["headers"].(map[string]any); headers["request"] != nil {
+		only["headers"] = map[string]any{"request": headers["request"]}
+	}
+	to, err := json.Marshal([]any{only})
+	changes, err2 := json.Marshal(request)
+	return leg{name, string(to), string(changes)}, errors.Join(err, err2)
+}
+
+// atGateway says whether a route for these gateways is the lab's gateway's, too;
+// one that names none is the sidecars' only.
+func atGateway(gateways []string) bool {
+	return slices.ContainsFunc(gateways, func(g string) bool { return g != "mesh" })
+}
+
+// behind is what must answer a leg, by the objects of the file.
+type behind struct {
+	labels labels.Set // of its pods; nil: the leg's Service is not the file's
+	pods   bool       // a Deployment makes them
+	gone   bool       // the file has removed what made them, or all of their replicas
+}
+
+func (u *userStory) behind(l *Lab, name string) (b behind) {
+	service, subset, _ := strings.Cut(name, "/")
+	isService := func(o *unstructured.Unstructured) bool {
+		return o.GroupVersionKind().Group == "" && o.GetKind() == "Service" && o.GetName() == service
+	}
+	i := slices.IndexFunc(l.applied, isService)
+	if i < 0 {
+		return behind{gone: slices.ContainsFunc(u.gone, isService)}
+	}
+	b.labels = labels.Set{}
+	add := func(from map[string]any, fields ...string) {
+		more, _, _ := unstructured.NestedStringMap(from, fields...)
+		b.labels = labels.Merge(b.labels, more)
+	}
+	add(l.applied[i].Object, "spec", "selector")
+	for _, o := range l.applied {
+		host, _, _ := unstructured.NestedString(o.Object, "spec", "host")
+		subsets, _, _ := unstructured.NestedSlice(o.Object, "spec", "subsets")
+		for _, each := range subsets {
+			if s, _ := each.(map[string]any); o.GetKind() == "DestinationRule" && (host == service || strings.HasPrefix(host, service+".")) && s["name"] == subset {
+				add(s, "labels")
+			}
+		}
+	}
+	makes := func(o *unstructured.Unstructured) bool {
+		has, _, _ := unstructured.NestedStringMap(o.Object, "spec", "template", "metadata", "labels")
+		return o.GetKind() == "Deployment" && len(b.labels) > 0 && b.labels.AsSelector().Matches(labels.Set(has))
+	}
+	b.gone = slices.ContainsFunc(u.gone, makes)
+	for _, o := range l.applied {
+		if makes(o) {
+			replicas, given, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
+			b.pods, b.gone = b.pods || !given || replicas > 0, true
+		}
+	}
+	b.gone = b.gone && !b.pods
+	return b
+}
+
+// The run's own route to each leg. No file can name the host or the objects:
+// its names have no dots.
+const (
+	legHeader = "X-Mllab-Leg"
+	legHost   = "legs.mllab"
+	legPath   = "/healthz" // the sample model answers it whatever its errors and delay are, and counts it nowhere
+)
+
+// answered returns when the gateway knows what is behind each leg: a pod that is
+// the leg's and stays answers itself, on as many fresh connections in a row as
+// for a route. Until Envoy knows the endpoints its own 503 carries a route's mark.
+// A leg that is meant to be empty is one that no pod answers.
+//
+// The requests go by a route of the run's own to the same clusters of the
+// gateway: no header that a file's route matches need be guessed, and a small
+// share is asked as often as a large one.
+func (u *userStory) answered(ctx context.Context, l *Lab, legs []leg, empty []string) error {
+	for _, each := range legs {
+		if !slices.Contains(u.legs, each) {
+			u.legs = append(u.legs, each)
+		}
+	}
+	objs, err := render("userfile/legs.yaml", map[string]any{"Host": l.host(legHost), "Legs": u.legs})
+	if err != nil || len(legs) == 0 {
+		return err
+	}
+	for _, o := range objs {
+		o.SetNamespace(l.Namespace)
+	}
+	if _, err := l.Kube.Apply(ctx, objs); err != nil {
+		return err
+	}
+	for _, each := range legs {
+		if err := u.legAnswered(ctx, l, each, slices.Contains(empty, each.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *userStory) legAnswered(ctx context.Context, l *Lab, g leg, empty bool) error {
+	hint := fmt.Sprintf("if it is meant to have no endpoint, say so in the step's wait: `empty: [%s]`", g.Name)
+	b := u.behind(l, g.Name)
+	empty = empty || b.gone
+	if !empty && !u.broken && b.labels != nil && !b.pods {
+		return fault.CannotTest(hint, "destination %s has no endpoint: the file has no Deployment with the labels %s", g.Name, b.labels)
+	}
+	mark := fmt.Sprint(slices.Index(u.legs, g))
+	r := l.to(legHost)
+	r.URL, r.Fresh, r.Header = strings.TrimSuffix(l.Gateway, "/")+legPath, true, http.Header{legHeader: {mark}}
+	err := l.until(ctx, "destination "+g.Name, func() string {
+		pods, err := l.Kube.Pods(ctx, l.Namespace, b.labels)
+		if err != nil {
+			return err.Error()
+		}
+		stay, ready := map[string]bool{}, false
+		for _, p := range pods {
+			stay[p.Name] = p.DeletionTimestamp == nil
+			ready = ready || stay[p.Name] && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+			})
+		}
+		none := empty || u.broken && !ready
+		for range inForceStreak {
+			switch a := l.send.Send(ctx, r); {
+			case a.Err != "":
+				return a.Err
+			case a.Route != mark:
+				return fmt.Sprintf("the gateway does not know it yet (status %d)", a.Status)
+			case u.broken && b.labels == nil: // nobody knows what is behind it
+			case none && !a.Router:
+				return fmt.Sprintf("pod %s answers, and none should", a.Pod)
+			case !none && !stay[a.Pod]:
+				return cmp.Or(a.Problem(), fmt.Sprintf("pod %s answers, which is another's or about to end", a.Pod))
+			}
+		}
+		return ""
+	})
+	if errors.Is(err, context.DeadlineExceeded) && !empty {
+		return fault.Hinted(err, hint)
+	}
+	return err
+}

@@ -1,0 +1,239 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/report"
+)
+
+func decode(t *testing.T, text string) []*unstructured.Unstructured {
+	t.Helper()
+	objs, err := kube.Decode([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objs
+}
+
+func TestEveryDestinationThatARequestCanReachIsALeg(t *testing.T) {
+	route := func(spec string) string {
+		return "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: shop}\nspec: " + spec
+	}
+	for _, tc := range []struct{ name, spec, legs string }{
+		{"subsets", `{gateways: [g], hosts: [shop.ns.test], http: [{route: [{destination: {host: shop, subset: v1}, weight: 99}, {destination: {host: shop, subset: v2}, weight: 1}]}]}`, "shop/v1 shop/v2"},
+		{"weight 0", `{gateways: [g], hosts: [shop.ns.test], http: [{route: [{destination: {host: a}, weight: 100}, {destination: {host: b}, weight: 0}]}]}`, "a"},
+		{"no weight", `{gateways: [g], hosts: [shop.ns.test], http: [{route: [{destination: {host: a.ns.svc.cluster.local}}]}]}`, "a"},
+		{"matches", `{gateways: [g], hosts: [shop.ns.test], http: [{match: [{headers: {x: {regex: ".+"}}}], route: [{destination: {host: a}}]}, {route: [{destination: {host: b}}]}]}`, "a b"},
+		{"another host's rule", `{gateways: [g], hosts: [shop.ns.test, b.ns.test], http: [{match: [{authority: {exact: b.ns.test}}], route: [{destination: {host: b}}]}, {route: [{destination: {host: a}}]}]}`, "a"},
+		{"copies", `{gateways: [g], hosts: [shop.ns.test], http: [{route: [{destination: {host: a}}], mirror: {host: b}, mirrors: [{destination: {host: c}, percentage: {value: 0}}, {destination: {host: d}, percentage: {value: 1}}]}]}`, "a d b"},
+		{"no copies", `{gateways: [g], hosts: [shop.ns.test], http: [{route: [{destination: {host: a}}], mirror: {host: b}, mirrorPercentage: {value: 0}}]}`, "a"},
+		{"all hosts", `{gateways: [g], hosts: ["*.ns.test"], http: [{route: [{destination: {host: a}}]}]}`, "a"},
+		{"another's", `{gateways: [g], hosts: [b.ns.test], http: [{route: [{destination: {host: a}}]}]}`, ""},
+		{"the sidecars'", `{gateways: [mesh], hosts: [shop.ns.test], http: [{route: [{destination: {host: a}}]}]}`, ""},
+		{"an answer of the gateway", `{gateways: [g], hosts: [shop.ns.test], http: [{directResponse: {status: 200}}]}`, ""},
+	} {
+		legs, err := legsOf(decode(t, route(tc.spec)), "shop.ns.test")
+		var names []string
+		for _, each := range legs {
+			names = append(names, each.Name)
+		}
+		if err != nil || strings.Join(names, " ") != tc.legs {
+			t.Errorf("%s: got %v, %v, want %s", tc.name, names, err, tc.legs)
+		}
+	}
+}
+
+func TestTheRunsOwnRouteLeadsToEachLegAlone(t *testing.T) {
+	objs := decode(t, `apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop}
+spec:
+  gateways: [g]
+  hosts: [shop.ns.test]
+  http:
+    - headers: {request: {set: {Host: other}}, response: {set: {X-Mllab-Route: mine}}}
+      route: [{destination: {host: a, port: {number: 81}}, weight: 30, headers: {response: {set: {X-Mllab-Route: mine}}, request: {remove: [x]}}}, {destination: {host: b, subset: v1}, weight: 70}]
+`)
+	legs, err := legsOf(objs, "shop.ns.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := render("userfile/legs.yaml", map[string]any{"Host": "legs.mllab.ns.test", "Legs": legs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := asYAML(made[1])
+	contains(t, text, "exact: \"0\"", "number: 81", "remove:", "- x\n", "Host: other", "X-Mllab-Route: \"1\"", "subset: v1")
+	if strings.Contains(text, "mine") || strings.Contains(text, "weight") {
+		t.Errorf("got %s", text)
+	}
+}
+
+// shop is a Service of two versions, each a subset, whose Deployments have these
+// replicas.
+func shop(t *testing.T, v1, v2 int) []*unstructured.Unstructured {
+	text := `apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {selector: {app: model}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: shop}
+spec: {host: shop.ns.svc.cluster.local, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}, {name: v3, labels: {version: v3}}]}
+`
+	for version, replicas := range map[string]int{"v1": v1, "v2": v2} {
+		text += fmt.Sprintf("---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: model-%[1]s}\nspec: {replicas: %d, template: {metadata: {labels: {app: model, version: %[1]s}}}}\n", version, replicas)
+	}
+	return decode(t, text)
+}
+
+func TestALegsPodsAreThoseOfItsServiceAndSubset(t *testing.T) {
+	deleted := decode(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: model-v3}\nspec: {template: {metadata: {labels: {app: model, version: v3}}}}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: old}\n")
+	for _, tc := range []struct {
+		leg  string
+		gone []*unstructured.Unstructured
+		want string
+	}{
+		{"shop/v1", nil, "app=model,version=v1 pods"},
+		{"shop", nil, "app=model pods"},
+		{"shop/v2", nil, "app=model,version=v2 gone"}, // no replica
+		{"shop/v3", nil, "app=model,version=v3"},
+		{"shop/v3", deleted, "app=model,version=v3 gone"},
+		{"shop/v1", deleted, "app=model,version=v1 pods"},
+		{"other", nil, ""},
+		{"old", deleted, " gone"},
+	} {
+		u := newUserStory(0)
+		u.gone = tc.gone
+		b := u.behind(&Lab{applied: shop(t, 1, 0)}, tc.leg)
+		got := b.labels.String()
+		if b.pods {
+			got += " pods"
+		}
+		if b.gone {
+			got += " gone"
+		}
+		if got != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.leg, got, tc.want)
+		}
+	}
+}
+
+// podOf is a pod of the shop that is ready; one that ends has a finalizer, or the
+// fake cluster would not keep it.
+func podOf(version, name string, ends bool) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Labels: map[string]string{"app": "model", "version": version}}}
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	if ends {
+		now := metav1.Now()
+		p.DeletionTimestamp, p.Finalizers = &now, []string{"mllab.local/test"}
+	}
+	return p
+}
+
+func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
+	answer := func(pod string) probe.Answer { return probe.Answer{Status: 200, Target: "v2", Pod: pod, Route: "0"} }
+	envoys := probe.Answer{Status: 503, Router: true, Route: "0"}
+	for _, tc := range []struct {
+		name    string
+		replies []probe.Answer // the last one from then on
+		empty   bool
+		broken  bool
+		pods    []client.Object
+		sent    int // 0: never in force
+	}{
+		{name: "it answers", replies: []probe.Answer{answer("new")}, sent: inForceStreak},
+		{name: "first the gateway's own 503", replies: []probe.Answer{envoys, envoys, answer("new")}, sent: 2 + inForceStreak},
+		{name: "the gateway's own 503 in the midst", replies: []probe.Answer{answer("new"), answer("new"), envoys, answer("new")}, sent: 3 + inForceStreak},
+		{name: "an error of the application is its answer", replies: []probe.Answer{{Status: 500, Target: "v2", Pod: "new", Route: "0"}}, sent: inForceStreak},
+		{name: "first a pod that ends", replies: []probe.Answer{answer("ends"), answer("new")}, sent: 1 + inForceStreak},
+		{name: "first another version's pod", replies: []probe.Answer{answer("other"), answer("new")}, sent: 1 + inForceStreak},
+		{name: "first no route", replies: []probe.Answer{{Status: 404, Router: true}, answer("new")}, sent: 1 + inForceStreak},
+		{name: "no answer", replies: []probe.Answer{{Err: "timeout"}}},
+		{name: "the 503 for ever", replies: []probe.Answer{envoys}},
+		{name: "empty as it is meant to be", empty: true, replies: []probe.Answer{answer("new"), envoys}, sent: 1 + inForceStreak},
+		{name: "empty, and no answer at all", empty: true, replies: []probe.Answer{{Err: "timeout"}}},
+		{name: "a broken world has no pod there", broken: true, pods: []client.Object{podOf("v2", "ends", true)}, replies: []probe.Answer{answer("ends"), envoys}, sent: 1 + inForceStreak},
+		{name: "a broken world has its pod", broken: true, replies: []probe.Answer{envoys, answer("new")}, sent: 1 + inForceStreak},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &senderFunc{answer: func(sent int) probe.Answer { return tc.replies[min(sent, len(tc.replies))-1] }}
+				if tc.pods == nil {
+					tc.pods = []client.Object{podOf("v2", "new", false), podOf("v2", "ends", true), podOf("v1", "other", false)}
+				}
+				l := &Lab{
+					Gateway: "http://gateway/", Namespace: "ns", Domain: "test", send: s, task: report.Discard().Step(""), applied: shop(t, 1, 1),
+					Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()},
+				}
+				u := newUserStory(0)
+				u.legs, u.broken = []leg{{Name: "shop/v2"}}, tc.broken
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				err := u.legAnswered(ctx, l, u.legs[0], tc.empty)
+				if (err == nil) != (tc.sent > 0) || err == nil && s.sent != tc.sent {
+					t.Errorf("in force after %d requests, want %d: %v", s.sent, tc.sent, err)
+				}
+				if err != nil && (!errors.Is(err, context.DeadlineExceeded) || !tc.empty && fault.Hint(err) == "") {
+					t.Errorf("got %v, hint %q", err, fault.Hint(err))
+				}
+				if r := s.last; !r.Fresh || r.Host != "legs.mllab.ns.test" || r.URL != "http://gateway/healthz" || r.Header.Get(legHeader) != "0" {
+					t.Errorf("asked by %+v", r)
+				}
+			})
+		})
+	}
+}
+
+func TestALegWithoutAnyDeploymentMustBeSaidToBeEmpty(t *testing.T) {
+	u, g := newUserStory(0), leg{Name: "shop/v3"}
+	u.legs = []leg{g}
+	err := u.legAnswered(t.Context(), &Lab{applied: shop(t, 1, 1)}, g, false)
+	if fault.Code(err) != 3 || !strings.Contains(err.Error(), "app=model,version=v3") || !strings.Contains(fault.Hint(err), "empty: [shop/v3]") {
+		t.Errorf("got %v, hint %q", err, fault.Hint(err))
+	}
+}
+
+func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
+	addons := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "mllab-sample", Labels: map[string]string{managedLabel: managedBy}}}
+	others := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "mllab-a-b", Labels: map[string]string{managedLabel: managedBy, scenarioLabel: "a", runLabel: "1"}}}
+	c := &kube.Client{Client: fake.NewClientBuilder().WithObjects(addons, others).Build()}
+	for _, tc := range []struct{ scenario, says string }{
+		{"sample", "namespace mllab-sample must have label mllab.local/scenario=sample"},
+		{"a-b", `namespace mllab-a-b must have label mllab.local/scenario=a-b to be removed, got "a"`},
+	} {
+		l := &Lab{Kube: c, Report: report.Discard(), Namespace: Namespace(tc.scenario)}
+		if err := l.freshNamespace(t.Context(), Scenario{Name: tc.scenario}); fault.Code(err) != 3 || !strings.Contains(err.Error(), tc.says) || l.made {
+			t.Errorf("%s: got %v", tc.scenario, err)
+		}
+		if removed, err := Reset(t.Context(), c, tc.scenario, nil); err != nil || len(removed) > 0 {
+			t.Errorf("%s: reset removed %q, %v", tc.scenario, removed, err)
+		}
+	}
+	// Somebody else has made the namespace again while the run was there.
+	l := &Lab{Kube: c, Report: report.Discard(), Namespace: "mllab-a-b", id: "2", made: true}
+	if err := l.cleanUp(t.Context(), false); fault.Code(err) != 3 {
+		t.Errorf("got %v", err)
+	}
+	for _, o := range []client.Object{addons, others} {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+			t.Errorf("it is gone: %v", err)
+		}
+	}
+}
