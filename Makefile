@@ -23,7 +23,7 @@ e2e: tools ## run the tests on a real cluster
 bench: tools ## measure `up` against a plain kind cluster of the same node image
 	scripts/test bench
 
-soak: tools ## run canary and shadow, and their controls, 20 times in a row
+soak: tools ## run canary and shadow with their controls, or SOAK_FILE=my.yaml, 20 times or SOAK_RUNS=n
 	scripts/test soak
 
 lint: ## check format, vet, staticcheck, and that go.mod is tidy

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -27,52 +28,72 @@ func soakRuns(t *testing.T) int {
 
 // TestSoak repeats the stories whose verdict depends on chance, and their
 // controls: no false alarm, and every break caught each time. It takes hours
-// and is not part of CI; docs/benchmarks.md keeps its record.
+// and is not part of CI; docs/benchmarks.md keeps its record. With $SOAK_FILE it
+// repeats a user's scenario instead, with $SOAK_LAB on a lab that is up.
 func TestSoak(t *testing.T) {
-	for _, scenario := range []string{"canary", "shadow"} {
-		t.Run(scenario, func(t *testing.T) {
+	if path := os.Getenv("SOAK_FILE"); path != "" {
+		if !filepath.IsAbs(path) { // it is named from the repository's root
+			path = filepath.Join("..", "..", path)
+		}
+		story, err := scenarios.ReadFile(path, fileRules(), scenarios.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		soak(t, story(), "run", path)
+		return
+	}
+	for _, name := range []string{"canary", "shadow"} {
+		s, err := scenarios.New(name, scenarios.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
 			t.Parallel() // each on a lab of its own, because one proof at a time has a lab
-			c := newCLI(t)
-			c.env = append(c.env, "MLLAB_NAME=mllab-soak-"+scenario)
-			clean := func() {
-				if r := c.run("down"); r.code != 0 {
-					t.Error(r)
-				}
-			}
-			clean()
-			t.Cleanup(clean)
-			c.run("up", "--image-source", "source", "--port", "auto").ok(t, nil)
-			soak(t, c, scenario)
+			soak(t, s, name)
 		})
 	}
 }
 
-// soak repeats one story and its controls, and logs what came of it.
-func soak(t *testing.T, c cli, scenario string) {
-	s, err := scenarios.New(scenario, scenarios.Options{})
-	if err != nil {
-		t.Fatal(err)
+// soak repeats a story, which these words name, and its controls, and logs what
+// came of it.
+func soak(t *testing.T, s scenarios.Scenario, words ...string) {
+	c := newCLI(t)
+	if lab := os.Getenv("SOAK_LAB"); lab != "" {
+		c.env = append(c.env, "MLLAB_NAME="+lab)
+	} else {
+		c.env = append(c.env, "MLLAB_NAME=mllab-soak-"+words[0])
+		clean := func() {
+			if r := c.run("down"); r.code != 0 {
+				t.Error(r)
+			}
+		}
+		clean()
+		t.Cleanup(clean)
+		c.run("up", "--image-source", "source", "--port", "auto").ok(t, nil)
 	}
+	words = append([]string{"scenario"}, words...)
 	passed, caught := 0, map[string]int{}
 	n := soakRuns(t)
 	for i := range n {
-		if r := c.run("scenario", scenario, "-o", "json"); r.code == 0 {
+		if r := c.run(append(words, "-o", "json")...); r.code == 0 {
 			passed++
 		} else {
-			t.Errorf("%s, run %d: %s", scenario, i+1, r)
+			t.Errorf("%s, run %d: %s", s.Name, i+1, r)
 		}
-		var runs []scenarios.Result
-		r := c.run("scenario", scenario, "--controls", "--parallel", "3", "-o", "json")
-		if r.code != 0 {
-			t.Errorf("%s, controls, run %d: %s", scenario, i+1, r)
-		}
-		r.decode(t, &runs)
-		for _, run := range runs {
-			if run.Pass {
-				caught[run.Control]++
+		line := fmt.Sprintf("%s: %d of %d passed", s.Name, passed, i+1)
+		if len(s.Controls) > 0 {
+			var runs []scenarios.Result
+			r := c.run(append(words, "--controls", "--parallel", "3", "-o", "json")...)
+			if r.code != 0 {
+				t.Errorf("%s, controls, run %d: %s", s.Name, i+1, r)
+			}
+			r.decode(t, &runs)
+			for _, run := range runs {
+				if run.Pass {
+					caught[run.Control]++
+				}
 			}
 		}
-		line := fmt.Sprintf("%s: %d of %d passed", scenario, passed, i+1)
 		for _, control := range s.Controls {
 			line += fmt.Sprintf("; control %s caught %d of %d", control.Name, caught[control.Name], i+1)
 		}
@@ -80,7 +101,7 @@ func soak(t *testing.T, c cli, scenario string) {
 	}
 	for _, control := range s.Controls {
 		if caught[control.Name] != n {
-			t.Errorf("%s, control %s was caught %d of %d times", scenario, control.Name, caught[control.Name], n)
+			t.Errorf("%s, control %s was caught %d of %d times", s.Name, control.Name, caught[control.Name], n)
 		}
 	}
 }
