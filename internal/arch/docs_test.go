@@ -124,7 +124,7 @@ func (v vocabulary) lacks(args []string) string {
 				return "flag " + a
 			}
 		case !verbs, strings.ToUpper(a) == a, a == "…": // a value, or a placeholder
-		case i == 2 && args[1] == "run" && strings.HasSuffix(a, ".yaml"):
+		case i == 2 && (args[1] == "run" || args[1] == "reset") && strings.HasSuffix(a, ".yaml"):
 		case i == 2 && args[1] == "compile" && strings.HasSuffix(a, ".ipynb"):
 		case i == 1 && args[0] == "scenario" && isScenario(a):
 		case i == 2 && (args[1] == "list" || args[1] == "reset") && isScenario(a):
