@@ -111,6 +111,9 @@ func legOf(route, request map[string]any) (leg, error) {
 		only["headers"] = map[string]any{"request": headers["request"]}
 	}
 	to, err := json.Marshal([]any{only})
+	if request == nil {
+		request = map[string]any{} // Istio takes no null
+	}
 	changes, err2 := json.Marshal(request)
 	return leg{name, string(to), string(changes)}, errors.Join(err, err2)
 }
@@ -217,7 +220,7 @@ func (u *userStory) legAnswered(ctx context.Context, l *Lab, g leg, empty bool) 
 	mark := fmt.Sprint(slices.Index(u.legs, g))
 	r := l.to(legHost)
 	r.URL, r.Fresh, r.Header = strings.TrimSuffix(l.Gateway, "/")+legPath, true, http.Header{legHeader: {mark}}
-	err := l.until(ctx, "destination "+g.Name, func() string {
+	look := func() string {
 		pods, err := l.Kube.Pods(ctx, l.Namespace, b.labels)
 		if err != nil {
 			return err.Error()
@@ -244,6 +247,14 @@ func (u *userStory) legAnswered(ctx context.Context, l *Lab, g leg, empty bool) 
 			}
 		}
 		return ""
+	}
+	last := ""
+	err := l.until(ctx, "destination "+g.Name, func() string {
+		why := look()
+		if ctx.Err() == nil || why == "" { // that the wait has ended is no reason
+			last = why
+		}
+		return cmp.Or(last, why)
 	})
 	if errors.Is(err, context.DeadlineExceeded) && !empty {
 		return fault.Hinted(err, hint)
