@@ -123,11 +123,13 @@ const maxLines = 500
 // Errors are of type *flaw: a line that a step cannot run, and why; or that is
 // neither Python nor Jupyter's, as far as brackets, quotes and characters tell.
 func python(code string, taken func(name string) bool) (string, error) {
-	code = strings.TrimRight(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(code), " \t\n\f")
-	if code == "" {
+	lines := strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(code), "\n")
+	for len(lines) > 0 && strings.TrimSpace(lines[len(lines)-1]) == "" {
+		lines = lines[:len(lines)-1]
+	}
+	if len(lines) == 0 {
 		return "", nil
 	}
-	lines := strings.Split(code, "\n")
 	first := slices.IndexFunc(lines, func(line string) bool { return strings.TrimSpace(line) != "" })
 	dedent(lines[first:])
 	strip(lines[first:], classicFirst, classicPrompt)
@@ -328,14 +330,13 @@ func (c *command) call(command, whole string, taken func(string) bool) (string, 
 	case "%":
 		return magicCall(c.line, whole, name, args, taken)
 	}
-	if name == "" {
-		return "", flawAt(c.line, "%q must name a function after %s", shown(whole), escape)
-	}
 	words := strings.Fields(args)
-	switch escape {
-	case ",":
+	switch {
+	case escape == "/" && name == "":
+		return "", flawAt(c.line, "%q must name a function after %s", shown(whole), escape)
+	case escape == ",":
 		return name + `("` + strings.Join(words, `", "`) + `")`, nil
-	case ";":
+	case escape == ";":
 		return name + `("` + args + `")`, nil
 	}
 	return name + "(" + strings.Join(words, ", ") + ")", nil
