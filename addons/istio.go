@@ -13,9 +13,11 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/mesh"
 	"mllab.local/internal/probe"
+	"mllab.local/internal/proxy"
 	"mllab.local/manifests"
 )
 
@@ -100,12 +102,15 @@ func nodeAddress(ctx context.Context, c client.Reader) (string, error) {
 	return "", fmt.Errorf("no node has an internal IP yet")
 }
 
-// verifyIstio has a pod injected and a request answered by the gateway.
+// verifyIstio has a pod injected, a request answered by the gateway and a bad route refused.
 func verifyIstio(ctx context.Context, env Env, reason func(string)) error {
 	if err := verifyInjection(ctx, env, reason); err != nil {
 		return err
 	}
-	return verifyGateway(ctx, env, reason)
+	if err := verifyGateway(ctx, env, reason); err != nil {
+		return err
+	}
+	return verifyValidation(ctx, env, reason)
 }
 
 // verifyInjection creates a pod by dry run and looks for the sidecar in what
@@ -163,13 +168,41 @@ func verifyGateway(ctx context.Context, env Env, reason func(string)) (err error
 	if _, err := env.Kube.Apply(ctx, objs); err != nil {
 		return err
 	}
-	return poll(ctx, reason, "asking the gateway for a route of its own", func(ctx context.Context) error {
+	err = poll(ctx, reason, "asking the gateway for a route of its own", func(ctx context.Context) error {
 		a := env.Send.Send(ctx, probe.Request{URL: env.Gateway, Host: host, Fresh: true})
 		if a.Err != "" {
 			return fmt.Errorf("%s: %s", env.Gateway, a.Err)
 		}
 		if a.Status != 200 || !strings.Contains(a.Body, marker) {
 			return fmt.Errorf("%s: status %d, not the route's answer yet", env.Gateway, a.Status)
+		}
+		return nil
+	})
+	if err == nil {
+		return nil
+	}
+	if list, asking := proxy.Rejections(ctx, env.Kube); asking == nil && len(list) > 0 {
+		return fault.Hinted(fmt.Errorf("%w: %w", err, list[0]), list[0].Hint())
+	}
+	return err
+}
+
+// verifyValidation has istiod refuse, by dry run, a route whose pattern no proxy can compile: it would stop the gateway's
+// configuration for everybody.
+func verifyValidation(ctx context.Context, env Env, reason func(string)) error {
+	return poll(ctx, reason, "asking istiod for a route with a bad pattern by dry run", func(ctx context.Context) error {
+		err := env.Kube.Create(ctx, object("networking.istio.io/v1", "VirtualService", "default", "mllab-verify", map[string]any{"spec": map[string]any{
+			"hosts": []any{"verify." + Domain},
+			"http": []any{map[string]any{
+				"match": []any{map[string]any{"uri": map[string]any{"regex": "(?!a)"}}},
+				"route": []any{map[string]any{"destination": map[string]any{"host": "nobody"}}},
+			}},
+		}}), client.DryRunAll)
+		if err == nil {
+			return fmt.Errorf("it was accepted")
+		}
+		if !strings.Contains(err.Error(), "(?!") {
+			return err
 		}
 		return nil
 	})

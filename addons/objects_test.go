@@ -293,6 +293,12 @@ func TestIstioRunsWithAStockEnvoyBehindOneNodePort(t *testing.T) {
 		t.Errorf("a sidecar requests %v", g.Proxy.Resources.Requests)
 	}
 	find(t, objs, "MutatingWebhookConfiguration/istio-sidecar-injector")
+	// As istioctl installs it: whatever labels a route has or lacks, istiod judges it.
+	validator := find(t, objs, "ValidatingWebhookConfiguration/istiod-default-validator")
+	hooks, _, _ := unstructured.NestedSlice(validator.Object, "webhooks")
+	if len(hooks) != 1 || hooks[0].(map[string]any)["objectSelector"] != nil || hooks[0].(map[string]any)["namespaceSelector"] != nil {
+		t.Errorf("the default validator has %d webhooks, or looks at some objects only: %v", len(hooks), hooks)
+	}
 	find(t, objs, "CustomResourceDefinition/virtualservices.networking.istio.io")
 }
 

@@ -29,6 +29,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/folder"
 	"mllab.local/internal/kube"
+	"mllab.local/internal/proxy"
 	"mllab.local/internal/report"
 	"mllab.local/internal/run"
 )
@@ -159,6 +160,8 @@ type lab interface {
 	followed(ctx context.Context) (revision string, err error)
 	// fluxUnready returns what users of Flux wrote and is not ready.
 	fluxUnready(ctx context.Context) ([]addons.Unready, error)
+	// rejections returns which proxies refuse their configuration.
+	rejections(ctx context.Context) ([]proxy.Rejection, error)
 	// requests returns what the pods ask for.
 	requests(ctx context.Context) (kube.Requests, error)
 }

@@ -38,10 +38,32 @@ func doctor(ctx context.Context, o Options, p parts) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.Action == keep {
+		s.Findings = append(s.Findings, proxies(ctx, o, p)...)
+	}
 	if wrong := s.failed(); len(wrong) > 0 {
 		return s.Findings, fault.Usage("mend what fails, then `mllab up`", "mllab up would refuse because of: %s", strings.Join(wrong, ", "))
 	}
 	return s.Findings, nil
+}
+
+// proxies warns of every proxy of a running lab that refuses its configuration. A lab that cannot be asked is for status
+// to judge.
+func proxies(ctx context.Context, o Options, p parts) (list []Finding) {
+	l, err := p.lab(o.store().kubeconfig())
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, openBound)
+	defer cancel()
+	rejections, err := l.rejections(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, r := range rejections {
+		list = append(list, Finding{ID: "proxy", Level: LevelWarn, What: r.Error(), Fix: r.Hint()})
+	}
+	return list
 }
 
 // failed lists the findings that stop `up`.

@@ -16,6 +16,7 @@ import (
 	"mllab.local/addons"
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/kube"
+	"mllab.local/internal/proxy"
 	"mllab.local/internal/report"
 	"mllab.local/internal/run"
 )
@@ -40,6 +41,7 @@ type world struct {
 	outOfGit   []string // addons that somebody took out of the lab's Git
 	awaitErr   error
 	addonErr   map[string]error
+	rejected   []proxy.Rejection
 	unready    []addons.Unready
 	created    []string // configurations given to kind
 	createErr  []error  // one for each creation, nil for success
@@ -151,6 +153,9 @@ func (w *world) requests(context.Context) (kube.Requests, error) {
 
 func (w *world) fluxUnready(context.Context) ([]addons.Unready, error) {
 	return w.unready, w.addonErr["flux"]
+}
+func (w *world) rejections(context.Context) ([]proxy.Rejection, error) {
+	return w.rejected, w.addonErr["istiod"]
 }
 func (w *world) followed(context.Context) (string, error) { return "main@sha1:abc", w.addonErr["lab"] }
 

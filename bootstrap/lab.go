@@ -13,6 +13,7 @@ import (
 	"mllab.local/addons"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
+	"mllab.local/internal/proxy"
 	"mllab.local/internal/report"
 )
 
@@ -119,6 +120,10 @@ func (l liveLab) ready(ctx context.Context, gitops bool, a addons.Addon, im addo
 }
 
 func (l liveLab) requests(ctx context.Context) (kube.Requests, error) { return l.kube.Requests(ctx) }
+
+func (l liveLab) rejections(ctx context.Context) ([]proxy.Rejection, error) {
+	return proxy.Rejections(ctx, l.kube)
+}
 
 func (l liveLab) fluxUnready(ctx context.Context) ([]addons.Unready, error) {
 	return addons.FluxUnready(ctx, l.kube)

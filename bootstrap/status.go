@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"mllab.local/addons"
 	"mllab.local/internal/kube"
+	"mllab.local/internal/proxy"
 )
 
 // StatusReport is what there is of a cluster, and whether it can be used.
@@ -29,7 +31,9 @@ type StatusReport struct {
 	Addons     []AddonStatus `json:"addons,omitempty"`
 	// Flux is what its users wrote and is not ready, which does not make the lab unready.
 	Flux []addons.Unready `json:"fluxNotReady,omitempty"`
-	Next string           `json:"next"`
+	// Proxies are those that refuse their configuration. When the gateway does, no route can be changed: the lab is not ready.
+	Proxies []proxy.Rejection `json:"proxiesRefusing,omitempty"`
+	Next    string            `json:"next"`
 }
 
 // AddonStatus says whether an addon's objects are ready, and if not, which one and why.
@@ -147,6 +151,10 @@ func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 	if slices.ContainsFunc(list, func(a addons.Addon) bool { return a.Name == "flux" }) {
 		wg.Go(func() { r.Flux, unasked = l.fluxUnready(ctx) })
 	}
+	var unknown error
+	if slices.ContainsFunc(list, func(a addons.Addon) bool { return a.Name == "istio" }) {
+		wg.Go(func() { r.Proxies, unknown = l.rejections(ctx) })
+	}
 	wg.Wait()
 	for _, a := range r.Addons {
 		if !a.Ready && !a.Gone && r.Why == "" {
@@ -154,8 +162,11 @@ func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 			r.Why = a.Name + ": " + first
 		}
 	}
-	if unasked != nil && r.Why == "" {
-		r.Why = unasked.Error()
+	if err := cmp.Or(unasked, unknown); err != nil && r.Why == "" {
+		r.Why = err.Error()
+	}
+	if len(r.Proxies) > 0 && r.Proxies[0].OfGateway() && r.Why == "" {
+		r.Why, r.Next = r.Proxies[0].Error(), r.Proxies[0].Hint()
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mllab.local/addons"
+	"mllab.local/internal/proxy"
 )
 
 func TestStatus(t *testing.T) {
@@ -62,6 +63,29 @@ func TestStatusNamesWhatFluxCannotApply(t *testing.T) {
 	r, err := status(t.Context(), o, w.parts())
 	if err != nil || !r.Ready || !slices.Equal(r.Flux, w.unready) {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestTheLabIsNotReadyWhileItsGatewayRefusesItsRoutes(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	w.rejected = []proxy.Rejection{{Proxy: "web-1.shop", What: "routes", Reason: "bad"}}
+	if r, err := status(t.Context(), o, w.parts()); err != nil || !r.Ready || len(r.Proxies) != 1 {
+		t.Errorf("another pod's proxy: %+v, %v", r, err)
+	}
+	w.rejected = []proxy.Rejection{{Proxy: "istio-ingressgateway-1.istio-system", What: "routes", Reason: "invalid perl operator: (?!", Object: "HTTPRoute/shop/web", Named: true}}
+	r, err := status(t.Context(), o, w.parts())
+	if err != nil || r.Ready || !strings.Contains(r.Why, "invalid perl operator: (?! (from HTTPRoute/shop/web)") || !strings.Contains(r.Next, "delete HTTPRoute/shop/web") {
+		t.Errorf("the gateway's proxy: %+v, %v", r, err)
+	}
+	list, err := doctor(t.Context(), o, w.parts())
+	if i := slices.IndexFunc(list, func(f Finding) bool { return f.ID == "proxy" }); err != nil || i < 0 || list[i].Level != LevelWarn || !strings.Contains(list[i].What, "invalid perl operator") {
+		t.Errorf("doctor finds %+v, %v", list, err)
+	}
+	w.rejected, w.addonErr["istiod"] = nil, errors.New("istiod does not answer")
+	if r, err := status(t.Context(), o, w.parts()); err != nil || r.Ready || r.Why != "istiod does not answer" {
+		t.Errorf("an istiod that cannot be asked: %+v, %v", r, err)
 	}
 }
 

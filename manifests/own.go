@@ -13,6 +13,11 @@ var Git []byte
 //go:embed registry.yaml
 var Registry []byte
 
+// GatewayAPI is what the lab adds to the Gateway API's kinds.
+//
+//go:embed gateway-api.yaml
+var GatewayAPI []byte
+
 // NotebookRunner is the program that runs one step of a notebook.
 //
 //go:embed pipeline/run.py

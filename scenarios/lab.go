@@ -28,6 +28,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
+	"mllab.local/internal/proxy"
 	"mllab.local/internal/report"
 	"mllab.local/internal/split"
 	"mllab.local/manifests"
@@ -67,6 +68,8 @@ type Lab struct {
 	cleanups  []func()
 	removals  []func(context.Context) error
 	untouched []func(context.Context) error
+	// rejections asks which proxies refuse their configuration.
+	rejections func(context.Context) ([]proxy.Rejection, error)
 }
 
 // cleanup has f called after the run, however that ends; the last one first.

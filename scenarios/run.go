@@ -22,6 +22,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
+	"mllab.local/internal/proxy"
 	"mllab.local/internal/report"
 	"mllab.local/scenarios/file"
 )
@@ -116,6 +117,7 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 	sender := probe.NewHTTP(requestBound)
 	defer sender.Close()
 	l.send = sender
+	l.rejections = func(ctx context.Context) ([]proxy.Rejection, error) { return proxy.Rejections(ctx, l.Kube) }
 	if l.Evidence != "" {
 		l.Evidence = filepath.Join(l.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
 		if err := os.RemoveAll(l.Evidence); err != nil {
@@ -170,7 +172,7 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (brok
 		}
 		broken = true
 		l.lesson = Lesson{Name: "control " + c.Name, Idea: fmt.Sprintf("Behind the scenario's back: %s. Claim %q must then fail.", c.Summary, c.Catches)}
-		if err := c.Break(ctx, l); err != nil {
+		if err := l.unlessRefused(ctx, c.Break); err != nil {
 			return fmt.Errorf("breaking the world: %w", err)
 		}
 		return l.teach(ctx, "")
@@ -254,7 +256,7 @@ func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error
 			bounded, cancel = context.WithCancel(ctx)
 		}
 		defer cancel()
-		if err := step.Change(bounded, l); err != nil {
+		if err := l.unlessRefused(bounded, step.Change); err != nil {
 			return result, err
 		}
 	}
@@ -273,6 +275,55 @@ func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error
 	}
 	result.Seconds, result.Evidence, result.Pass = l.now().Sub(began).Seconds(), &evidence, err == nil
 	return result, err
+}
+
+// refusalEvery is how often the proxies are asked while a change waits. Most changes are in force before the first time.
+const refusalEvery = 5 * time.Second
+
+// unlessRefused returns change's error. When the gateway, or a proxy of the run's namespace, refuses its configuration
+// meanwhile, and still does when asked again, no wait can end well: the change is stopped, and the error says who refuses
+// what and why.
+func (l *Lab) unlessRefused(ctx context.Context, change func(context.Context, *Lab) error) error {
+	watched, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		tick := time.NewTicker(refusalEvery)
+		defer tick.Stop()
+		var last proxy.Rejection
+		for {
+			select {
+			case <-tick.C:
+			case <-watched.Done():
+				return
+			}
+			now := l.refusal(watched)
+			if now.Reason != "" && now.Reason == last.Reason && now.Proxy == last.Proxy {
+				stop(fault.CannotTest(now.Hint(), "%w", now))
+				return
+			}
+			last = now
+		}
+	}()
+	err := change(watched, l)
+	var refused proxy.Rejection
+	if cause := context.Cause(watched); err != nil && errors.As(cause, &refused) {
+		return cause
+	}
+	return err
+}
+
+// refusal is the first one that concerns the run; one without a reason when there is none, or istiod cannot be asked.
+func (l *Lab) refusal(ctx context.Context) proxy.Rejection {
+	list, err := l.rejections(ctx)
+	if err != nil {
+		return proxy.Rejection{}
+	}
+	for _, r := range list {
+		if r.OfGateway() || r.InNamespace(l.Namespace) {
+			return r
+		}
+	}
+	return proxy.Rejection{}
 }
 
 // freshNamespace makes the run's namespace; one that an interrupted run left

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/proxy"
 )
 
 // several are jobs with these names; one in capitals must be alone.
@@ -146,5 +147,52 @@ func TestAnInterruptOutranksWhatCouldNotBeTested(t *testing.T) {
 func TestASkippedRunIsNeitherAPassNorAnError(t *testing.T) {
 	if r := (Result{Scenario: "s", Skipped: "it needs flux"}); r.Err() != nil || r.Pass {
 		t.Errorf("%+v: %v", r, r.Err())
+	}
+}
+
+func TestAChangeIsStoppedWhenAProxyOfTheRunsRefusesItsConfiguration(t *testing.T) {
+	gateway := proxy.Rejection{Proxy: "istio-ingressgateway-1.istio-system", What: "routes", Reason: "invalid perl operator: (?!", Object: "HTTPRoute/shop/web", Named: true}
+	own := proxy.Rejection{Proxy: "web-1.ns", What: "listeners", Reason: "no such filter"}
+	foreign := proxy.Rejection{Proxy: "web-1.shop", What: "listeners", Reason: "no such filter"}
+	always := func(list ...proxy.Rejection) func(int) ([]proxy.Rejection, error) {
+		return func(int) ([]proxy.Rejection, error) { return list, nil }
+	}
+	for name, c := range map[string]struct {
+		answer func(ask int) ([]proxy.Rejection, error)
+		want   string // in the error; empty: the change goes on
+	}{
+		"none":       {always(), ""},
+		"gateway":    {always(foreign, gateway), "invalid perl operator: (?! (from HTTPRoute/shop/web)"},
+		"own":        {always(own), "no such filter"},
+		"foreign":    {always(foreign), ""},
+		"no istiod":  {func(int) ([]proxy.Rejection, error) { return nil, errors.New("istiod is not there") }, ""},
+		"for a time": {func(ask int) ([]proxy.Rejection, error) { return []proxy.Rejection{gateway}[min(1, ask%2):], nil }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				l := &Lab{Namespace: "ns", rejections: func(context.Context) ([]proxy.Rejection, error) {
+					asked++
+					return c.answer(asked)
+				}}
+				began := time.Now()
+				err := l.unlessRefused(t.Context(), func(ctx context.Context, _ *Lab) error {
+					select {
+					case <-time.After(time.Minute):
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				})
+				switch {
+				case c.want == "" && err != nil:
+					t.Errorf("the change was stopped: %v", err)
+				case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || fault.Code(err) != 3 || fault.Hint(err) == ""):
+					t.Errorf("error %v (exit code %d), want one with %q and exit code 3", err, fault.Code(err), c.want)
+				case c.want != "" && time.Since(began) > 15*time.Second:
+					t.Errorf("the change was stopped after %s only", time.Since(began))
+				}
+			})
+		})
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"knative.dev/pkg/apis"
@@ -116,7 +117,7 @@ func userScenario(f *file.File, alpha float64) Scenario {
 		step := Step{Name: each.Name, Idea: each.Idea, Look: each.Look}
 		if each.Change != nil || each.Wait.Some() {
 			step.Change = func(ctx context.Context, l *Lab) error {
-				return inFile(each.Where, u.bring(ctx, l, each.Change, each.Wait))
+				return refusedFile(inFile(each.Where, u.bring(ctx, l, each.Change, each.Wait)))
 			}
 		}
 		step.Check = func(ctx context.Context, l *Lab) (Evidence, error) { return u.check(ctx, l, each) }
@@ -129,7 +130,7 @@ func userScenario(f *file.File, alpha float64) Scenario {
 				u.broken = true
 				for _, b := range each.Break {
 					if err := u.bring(ctx, l, b.Change, b.Wait); err != nil {
-						return inFile(each.Where, err)
+						return refusedFile(inFile(each.Where, err))
 					}
 				}
 				return nil
@@ -145,6 +146,15 @@ func inFile(where string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", where, err)
+}
+
+// refusedFile makes wrong use of an object that the cluster does not take: the error has the reason of who judges it,
+// such as istiod.
+func refusedFile(err error) error {
+	if apierrors.IsBadRequest(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) {
+		return fault.Usage("fix the file", "%w", err)
+	}
+	return err
 }
 
 // rehearse makes every object of f, in every run that there can be, as if on a

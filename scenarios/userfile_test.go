@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -272,6 +276,19 @@ func TestAShadowIsJudgedByTheRequestsThatReachedIt(t *testing.T) {
 		var refuted *Refuted
 		if tc.pass != (err == nil) || err != nil && (!errors.As(err, &refuted) || refuted.Claim != Mirror) || e.Verdict == nil {
 			t.Errorf("%s: got %v", tc.name, err)
+		}
+	}
+}
+
+func TestAnObjectOfAFileThatTheClusterDoesNotTakeIsWrongUse(t *testing.T) {
+	denied := &apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonBadRequest, Message: "admission webhook \"validation.istio.io\" denied the request: no weights"}}
+	err := refusedFile(inFile("a.yaml:9", fmt.Errorf("VirtualService/ns/shop: %w", denied)))
+	if fault.Code(err) != 2 || fault.Hint(err) == "" || !strings.HasPrefix(err.Error(), "a.yaml:9: VirtualService/ns/shop: admission webhook") {
+		t.Errorf("%v, exit code %d", err, fault.Code(err))
+	}
+	for _, other := range []error{nil, errors.New("timeout"), apierrors.NewServiceUnavailable("later"), context.Canceled} {
+		if got := refusedFile(other); got != other {
+			t.Errorf("%v became %v", other, got)
 		}
 	}
 }

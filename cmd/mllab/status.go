@@ -73,6 +73,9 @@ func printStatus(w io.Writer, r bootstrap.StatusReport) {
 	for _, f := range r.Flux {
 		row("flux", f.Object+" "+oneLine(f.Why))
 	}
+	for _, p := range r.Proxies {
+		row("proxy", p.Error())
+	}
 	if r.Ready {
 		row("next", r.Next)
 	}

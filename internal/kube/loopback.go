@@ -1,0 +1,76 @@
+package kube
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/spdy"
+)
+
+// loopbackBound is how long the API server may take to open a forwarded port: that cannot be canceled.
+const loopbackBound = 10 * time.Second
+
+// FromLoopback returns what a pod's HTTP server answers to GET path when it is asked from the pod's own loopback: some
+// servers trust nobody else. The request goes over a forwarded port, of which this machine opens none.
+// An answer other than 2xx is an error with its text.
+func (c *Client) FromLoopback(ctx context.Context, ns, pod string, port int, path string) (body []byte, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("asking Pod/%s/%s port %d for %s: %w", ns, pod, port, path, err)
+		}
+	}()
+	transport, upgrader, err := spdy.RoundTripperFor(c.config)
+	if err != nil {
+		return nil, err
+	}
+	url := c.core.RESTClient().Post().Namespace(ns).Resource("pods").Name(pod).SubResource("portforward").URL()
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport, Timeout: loopbackBound}, http.MethodPost, url)
+	conn, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+
+	headers := http.Header{}
+	headers.Set(corev1.PortHeader, strconv.Itoa(port))
+	headers.Set(corev1.PortForwardRequestIDHeader, "0")
+	headers.Set(corev1.StreamType, corev1.StreamTypeError)
+	trouble, err := conn.CreateStream(headers)
+	if err != nil {
+		return nil, err
+	}
+	trouble.Close() // nothing is written to it
+	headers.Set(corev1.StreamType, corev1.StreamTypeData)
+	data, err := conn.CreateStream(headers)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Close = true
+	if err := request.Write(data); err != nil {
+		return nil, err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(data), request)
+	if err != nil {
+		if said, _ := io.ReadAll(trouble); len(said) > 0 { // the kubelet's reason
+			err = fmt.Errorf("%s", line(string(said)))
+		}
+		return nil, err
+	}
+	defer answer.Body.Close()
+	if body, err = io.ReadAll(answer.Body); err == nil && answer.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s: %s", answer.Status, line(string(body)))
+	}
+	return body, err
+}
