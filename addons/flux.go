@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
+	"mllab.local/manifests"
 )
 
 // FluxNamespace is where Flux's users look for it.
@@ -81,6 +82,11 @@ func fluxObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, er
 	// HelmRelease with spec.serviceAccountName is applied with the rights of
 	// that account instead.
 	objs = append(objs, clusterRoleBinding("cluster-reconciler-"+FluxNamespace, "cluster-admin", "kustomize-controller", "helm-controller"))
+	more, err := kube.Decode(manifests.Flux)
+	if err != nil {
+		return nil, err
+	}
+	objs = append(objs, more...)
 	for _, o := range objs {
 		for k, v := range fluxLabels {
 			label(o, k, v)

@@ -13,6 +13,11 @@ var Git []byte
 //go:embed registry.yaml
 var Registry []byte
 
+// Flux is what the lab adds to Flux.
+//
+//go:embed flux.yaml
+var Flux []byte
+
 // GatewayAPI is what the lab adds to the Gateway API's kinds.
 //
 //go:embed gateway-api.yaml

@@ -39,6 +39,7 @@ type gitState struct {
 	Traffic    []gitTraffic
 	Card       bool // there is a model card
 	Broken     bool // a file is no YAML
+	Rights     bool // a file would give every right
 	Remark     string
 }
 
@@ -113,6 +114,8 @@ func gitops(o Options) (Scenario, error) {
 				func(state *gitState) { state.Broken = true }, s.refused),
 			s.bad("a split that sums to 90 is refused", "The YAML is right, and Knative's webhook says what is wrong with it.",
 				func(state *gitState) { state.Traffic = []gitTraffic{{"v1", 60}, {"v2", 30}} }, s.refused),
+			s.bad("a commit that gives itself rights is refused", "The Kustomization names a service account that has rights in this namespace only, and Flux applies as that account.",
+				func(state *gitState) { state.Rights = true }, s.refused),
 			s.bad("an image that does not exist takes nothing over", "Flux can apply it; it is the new revision that never gets ready, while the traffic is pinned to the old ones.",
 				func(state *gitState) { state.Version, state.Tag = "v3", s.missing }, s.neverReady),
 			s.proven(Step{

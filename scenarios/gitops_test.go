@@ -86,6 +86,11 @@ func TestTheFilesInGitSayWhatTheStoryClaims(t *testing.T) {
 	if err := yaml.Unmarshal(files(broken)[traffic], new(any)); err == nil {
 		t.Error("what should be broken YAML is none")
 	}
+	greedy := state
+	greedy.Rights = true
+	if changed := differ(all, files(greedy)); !slices.Equal(changed, []string{overlay, "overlays/lab/rights.yaml"}) {
+		t.Errorf("with rights these differ: %v", changed)
+	}
 }
 
 func sumOfTraffic(t *testing.T, text []byte) (sum int64) {
@@ -122,9 +127,15 @@ func TestFluxFollowsTheLabsGitAndIsAskedOnlyWhereItMayBe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		bound := slices.ContainsFunc(objs, func(o *unstructured.Unstructured) bool { return o.GetKind() == "RoleBinding" })
+		bound := slices.ContainsFunc(objs, func(o *unstructured.Unstructured) bool {
+			return o.GetKind() == "RoleBinding" && o.GetName() == "git-ask"
+		})
 		if bound != asked {
 			t.Errorf("asked %v: a RoleBinding is there: %v", asked, bound)
+		}
+		account, _, _ := unstructured.NestedString(objs[len(objs)-1].Object, "spec", "serviceAccountName")
+		if objs[0].GetKind() != "ServiceAccount" || account == "" || account != objs[0].GetName() {
+			t.Errorf("Flux applies with the rights of %q; the account that is made is %s", account, objs[0].GetName())
 		}
 		source := objs[len(objs)-2]
 		// The Git server knows its followers by just this address.
