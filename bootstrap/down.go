@@ -58,6 +58,8 @@ func down(ctx context.Context, o Options, p parts) (DownReport, error) {
 		}
 	}
 	if recorded || exists(s.dir()) {
+		removed, stays := s.unmerge()
+		r.Removed, r.Kept = append(r.Removed, removed...), append(r.Kept, stays...)
 		kept, err := s.forget()
 		if err != nil {
 			return r, fmt.Errorf("removing the record of cluster %s: %w", o.Name, err)

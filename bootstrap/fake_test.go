@@ -197,7 +197,11 @@ func (k *fakeKind) create(ctx context.Context, config, image string) error {
 func (k *fakeKind) serving(context.Context, int) (lab, error) { return k.w, nil }
 
 func (k *fakeKind) writeKubeconfig() error {
-	return writeFile(k.kubeconfig, []byte("kubeconfig of "+k.name), 0o600)
+	return writeFile(k.kubeconfig, fmt.Appendf(nil, `
+clusters: [{name: kind-%[1]s, cluster: {server: "https://127.0.0.1:%[2]d"}}]
+contexts: [{name: kind-%[1]s, context: {cluster: kind-%[1]s, user: kind-%[1]s}}]
+users: [{name: kind-%[1]s}]
+`, k.name, len(k.w.created)), 0o600)
 }
 
 func (k *fakeKind) load(_ context.Context, write func(io.Writer) error) error {

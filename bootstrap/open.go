@@ -58,15 +58,9 @@ func Look(ctx context.Context, o Options) (Running, error) {
 		return Running{}, err
 	}
 	up := o.command("up")
-	st, err := o.store().load()
+	st, err := o.finished()
 	if err != nil {
 		return Running{}, err
-	}
-	switch {
-	case st == nil:
-		return Running{}, fault.CannotTest(up, "there is no lab %q", o.Name)
-	case st.Phase != phaseReady:
-		return Running{}, fault.CannotTest(up+" finishes it", "lab %q is half made", o.Name)
 	}
 	client, err := kube.Connect(o.store().kubeconfig())
 	if err != nil {

@@ -43,7 +43,7 @@ type made struct {
 	LibModules bool     `json:"libModules,omitempty"`
 }
 
-// store is the state folder, seen by one cluster: ROOT/NAME/{state.json,kubeconfig}, ROOT/NAME.lock, ROOT/made.json.
+// store is the state folder, seen by one cluster: ROOT/NAME/{state.json,kubeconfig,merged.json}, ROOT/NAME.lock, ROOT/made.json.
 type store struct{ root, name string }
 
 // stateSigns are the files that only a state folder has.
@@ -56,6 +56,7 @@ const evidenceDir = "evidence"
 
 func (s store) dir() string        { return filepath.Join(s.root, s.name) }
 func (s store) kubeconfig() string { return filepath.Join(s.dir(), "kubeconfig") }
+func (s store) mergedFile() string { return filepath.Join(s.dir(), "merged.json") }
 func (s store) stateFile() string  { return filepath.Join(s.dir(), "state.json") }
 func (s store) madeFile() string   { return filepath.Join(s.root, "made.json") }
 func (s store) lockFile() string   { return filepath.Join(s.root, s.name+".lock") }
@@ -100,7 +101,7 @@ func (s store) saveMade(m made) error {
 // forget removes what mllab keeps of the cluster, the record last, and returns what stays: other people's files, and
 // symbolic links, which a person made.
 func (s store) forget() (kept []string, err error) {
-	ours := append(folder.Glob(s.dir(), ".new-*"), filepath.Join(s.dir(), evidenceDir), s.kubeconfig(), s.stateFile())
+	ours := append(folder.Glob(s.dir(), ".new-*"), filepath.Join(s.dir(), evidenceDir), s.kubeconfig(), s.mergedFile(), s.stateFile())
 	for _, path := range ours {
 		link, err := folder.Remove(path)
 		if err != nil {

@@ -85,6 +85,9 @@ func up(ctx context.Context, o Options, p parts) (Summary, error) {
 		}
 	}
 	u.sum.Seconds = time.Since(u.began).Seconds()
+	if u.sum.Created {
+		return u.sum, u.mergeAgain()
+	}
 	return u.sum, nil
 }
 
@@ -393,6 +396,9 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 		}
 		if gone := u.takeAway(ctx, e); gone != nil {
 			return fmt.Errorf("creating cluster %s: %w; what is left of it could not be removed: %w", u.Name, err, gone)
+		}
+		if _, kept := u.store.unmerge(); len(kept) > 0 {
+			u.Report.Note("stays: %s", strings.Join(kept, "; "))
 		}
 		_, left := u.store.forget()
 		return errors.Join(fmt.Errorf("creating cluster %s: %w", u.Name, err), left, u.store.removeShared())

@@ -415,6 +415,8 @@ func TestLab(t *testing.T) {
 		}
 	})
 
+	t.Run("a person's programs reach it, and ask no proxy for it", func(t *testing.T) { testAccess(t, c) })
+
 	t.Run("a second up changes nothing and restarts nothing", func(t *testing.T) {
 		pods := func() string {
 			return kubectl(t, "get", "pods", "-A", "-l", "!serving.knative.dev/service", "-o",

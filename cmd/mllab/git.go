@@ -122,24 +122,37 @@ func (a *app) gitClone(ctx context.Context, r run.Runner, dir string) (cloned, e
 	if err != nil {
 		return cloned{}, err
 	}
+	return a.cloneFrom(ctx, r, at, abs)
+}
+
+// cloneFrom clones what is at a URL. The clone's own configuration has what later pushes need.
+func (a *app) cloneFrom(ctx context.Context, r run.Runner, at *url.URL, dir string) (cloned, error) {
 	bare := *at
 	bare.User = nil
 	helper, err := a.credentialHelper()
 	if err != nil {
 		return cloned{}, err
 	}
-	// The empty helper forgets those of the user's own configuration, which
-	// would keep the token: https://git-scm.com/docs/gitcredentials
-	key := "credential." + at.Scheme + "://" + at.Host + ".helper="
-	err = r.Run(ctx, run.Cmd{
-		Path: "git", Args: []string{"clone", "--quiet", "--config", key, "--config", key + helper,
-			"--config", "remote.origin.fetch=+refs/notes/*:refs/notes/*", "--config", "notes.displayRef=refs/notes/*", "--", bare.String(), abs},
-		Env: []string{"GIT_TERMINAL_PROMPT=0"}, Stderr: a.stderr,
-	})
+	here := at.Scheme + "://" + at.Host
+	args := []string{"clone", "--quiet"}
+	for _, config := range []string{
+		// The empty helper forgets those of the user's own configuration, which would keep the token:
+		// https://git-scm.com/docs/gitcredentials
+		"credential." + here + ".helper=",
+		"credential." + here + ".helper=" + helper,
+		// An empty proxy is none, whatever the environment or the user's own configuration says:
+		// https://git-scm.com/docs/git-config#Documentation/git-config.txt-httpproxy
+		"http." + here + ".proxy=",
+		"remote.origin.fetch=+refs/notes/*:refs/notes/*",
+		"notes.displayRef=refs/notes/*",
+	} {
+		args = append(args, "--config", config)
+	}
+	err = r.Run(ctx, run.Cmd{Path: "git", Args: append(args, "--", bare.String(), dir), Env: []string{"GIT_TERMINAL_PROMPT=0"}, Stderr: a.stderr})
 	if err != nil {
 		return cloned{}, err
 	}
-	return cloned{Dir: abs, URL: bare.String()}, nil
+	return cloned{Dir: dir, URL: bare.String()}, nil
 }
 
 // credentialHelper is this program as git calls it for the token: with the
@@ -155,7 +168,7 @@ func (a *app) credentialHelper() (string, error) {
 	}
 	helper := "!"
 	for _, word := range []string{self, "--name", a.global.name, "--state-dir", state, "git", "credential"} {
-		helper += "'" + strings.ReplaceAll(word, "'", `'\''`) + "' "
+		helper += quoted(word) + " "
 	}
 	return strings.TrimSpace(helper), nil
 }

@@ -66,7 +66,7 @@ func rules() []rule {
 		only("knative.dev/...", "only a story checks a Knative Service as Knative's webhook would; addons send what was rendered", "scenarios"),
 		only("github.com/spf13/...", "flags are words, and words are the command line's", "cmd/mllab"),
 		only("github.com/schollz/progressbar/...", "only internal/report knows what a terminal is", "internal/report"),
-		only("go.yaml.in/...", "only a user's YAML needs its lines; all other is Kubernetes' dialect, by sigs.k8s.io/yaml", "scenarios/file"),
+		only("go.yaml.in/...", "only a user's YAML needs its lines; all other is Kubernetes' dialect, by sigs.k8s.io/yaml; and a person's kubeconfig keeps its comments", "scenarios/file", "internal/kubeconfig"),
 		only("golang.org/x/term", "only internal/report knows what a terminal is", "internal/report"),
 		only("github.com/prometheus/...", "only the sample model has metrics of its own", "sampleapp"),
 

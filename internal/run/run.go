@@ -20,7 +20,7 @@ import (
 	"mllab.local/internal/fault"
 )
 
-// Cmd is a process to run; Env is added to this process's environment, and nil streams are the null device.
+// Cmd is a process to run; Env is added to this process's environment (see environ), and nil streams are the null device.
 type Cmd struct {
 	Path           string
 	Args           []string
@@ -110,9 +110,7 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 			cmd.Stdout = cmd.Stderr // one pipe: the writer sees one writing goroutine, and the right order
 		}
 	}
-	if len(c.Env) > 0 {
-		cmd.Env = append(os.Environ(), c.Env...)
-	}
+	cmd.Env = environ(os.Environ(), c.Env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// A grandchild that outlives the command and holds its output open must not hold us.
 	cmd.WaitDelay = grace

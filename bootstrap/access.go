@@ -1,0 +1,148 @@
+package bootstrap
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/kubeconfig"
+)
+
+// Access is how a person's programs reach a lab that is up.
+type Access struct {
+	Cluster    string `json:"cluster"`
+	URL        string `json:"url"`        // of the gateway
+	Kubeconfig string `json:"kubeconfig"` // mllab's own file
+	StateDir   string `json:"stateDir"`
+}
+
+// FindAccess reads it from the lab's record and asks nothing of the lab. A lab that is not there or not finished is
+// fault.CannotTest, with the command that makes it.
+func FindAccess(o Options) (Access, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return Access{}, err
+	}
+	st, err := o.finished()
+	if err != nil {
+		return Access{}, err
+	}
+	return Access{o.Name, url(st.Port), o.store().kubeconfig(), o.State}, nil
+}
+
+// finished returns the record of a lab that `up` finished.
+func (o Options) finished() (*state, error) {
+	st, err := o.store().load()
+	switch {
+	case err != nil:
+		return nil, err
+	case st == nil:
+		return nil, fault.CannotTest(o.command("up"), "there is no lab %q", o.Name)
+	case st.Phase != phaseReady:
+		return nil, fault.CannotTest(o.command("up")+" finishes it", "lab %q is half made", o.Name)
+	}
+	return st, nil
+}
+
+// context is the name of the lab's cluster, context and user in a kubeconfig.
+func (o Options) context() string { return "mllab-" + o.Name }
+
+// Kubeconfig returns the lab's kubeconfig, whose context is mllab-NAME.
+//
+// Errors: as of FindAccess.
+func Kubeconfig(o Options) ([]byte, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := o.finished(); err != nil {
+		return nil, err
+	}
+	return o.kubeconfig()
+}
+
+func (o Options) kubeconfig() ([]byte, error) {
+	config, err := os.ReadFile(o.store().kubeconfig())
+	if err != nil {
+		return nil, fault.Hinted(fmt.Errorf("reading the kubeconfig of cluster %s: %w", o.Name, err), "`"+o.command("up")+"` writes it again")
+	}
+	return kubeconfig.Rename(config, o.context())
+}
+
+// MergeKubeconfig puts the lab's context into the kubeconfig at path and makes it the current one. `down` takes it out
+// again.
+//
+// Errors: as of Kubeconfig and kubeconfig.Merge.
+func MergeKubeconfig(o Options, path string) (kubeconfig.Merged, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return kubeconfig.Merged{}, err
+	}
+	if _, err := o.finished(); err != nil {
+		return kubeconfig.Merged{}, err
+	}
+	return o.merge(path, true)
+}
+
+func (o Options) merge(path string, use bool) (kubeconfig.Merged, error) {
+	config, err := o.kubeconfig()
+	if err != nil {
+		return kubeconfig.Merged{}, err
+	}
+	all, err := o.store().merged()
+	if err != nil {
+		return kubeconfig.Merged{}, err
+	}
+	m, err := kubeconfig.Merge(path, config, use)
+	if err != nil {
+		return kubeconfig.Merged{}, err
+	}
+	for i, old := range all {
+		if old.Path == path { // what was there before the first merge counts
+			m.Made = m.Made || old.Made
+			if m.Before == "" {
+				m.Before = old.Before
+			}
+			all = slices.Delete(all, i, i+1)
+			break
+		}
+	}
+	return m, writeJSON(o.store().mergedFile(), append(all, m))
+}
+
+// mergeAgain replaces the entries of a cluster that was made again in the files that it was merged into.
+func (o Options) mergeAgain() error {
+	all, err := o.store().merged()
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if _, err := o.merge(m.Path, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s store) merged() (all []kubeconfig.Merged, err error) {
+	_, err = readJSON(s.mergedFile(), &all)
+	return all, err
+}
+
+// unmerge takes the lab out of the files that it was merged into, and says where it was and where it stays, and why.
+func (s store) unmerge() (removed, kept []string) {
+	all, err := s.merged()
+	if err != nil {
+		return nil, []string{fmt.Sprintf("the context in other kubeconfigs (%v)", err)}
+	}
+	for _, m := range all {
+		switch gone, err := kubeconfig.Remove(m); {
+		case err != nil:
+			kept = append(kept, fmt.Sprintf("context %s in %s (%v)", m.Name, m.Path, err))
+		case gone:
+			removed = append(removed, fmt.Sprintf("context %s in %s", m.Name, m.Path))
+		}
+	}
+	return removed, kept
+}

@@ -1,0 +1,71 @@
+package bootstrap
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	mine := filepath.Join(t.TempDir(), "config")
+	own := "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\" # none\n"
+	if err := writeFile(mine, []byte(own), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := func() string {
+		t.Helper()
+		text, err := os.ReadFile(mine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if _, err := MergeKubeconfig(o, mine); err != nil || !strings.Contains(read(), "https://127.0.0.1:1\"") {
+		t.Fatal(err, read())
+	}
+	// The same cluster: a person's choice of a context stays.
+	chosen := strings.Replace(read(), "current-context: mllab-mllab", "current-context: other", 1)
+	if err := writeFile(mine, []byte(chosen), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustUp(t, w, o)
+	if read() != chosen {
+		t.Errorf("up without a change made\n%s", read())
+	}
+	// Another cluster in its place.
+	w.dead["mllab-control-plane"] = true
+	mustUp(t, w, o)
+	if want := strings.Replace(chosen, "https://127.0.0.1:1", "https://127.0.0.1:2", 1); read() != want {
+		t.Errorf("up with a new cluster made\n%s\nwant\n%s", read(), want)
+	}
+	r := mustDown(t, w, o)
+	if !slices.Contains(r.Removed, "context mllab-mllab in "+mine) || strings.Contains(read(), "mllab") || !strings.Contains(read(), "current-context: other # none") {
+		t.Errorf("removed %v, left\n%s", r.Removed, read())
+	}
+	w.clean(o)
+}
+
+func TestDownSaysWhichContextItCouldNotRemove(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	mine := filepath.Join(t.TempDir(), "config")
+	if _, err := MergeKubeconfig(o, mine); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(mine, []byte("a: ["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := mustDown(t, w, o)
+	if !slices.ContainsFunc(r.Kept, func(k string) bool {
+		return strings.HasPrefix(k, "context mllab-mllab in "+mine+" ("+mine+" must be a kubeconfig")
+	}) {
+		t.Errorf("kept %q", r.Kept)
+	}
+	w.clean(o)
+}

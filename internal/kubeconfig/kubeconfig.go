@@ -1,0 +1,329 @@
+// Package kubeconfig adds one cluster to a person's kubeconfig and takes it out again. Everything else in the file
+// stays as it is, comments and unknown fields too.
+//
+// https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/
+package kubeconfig
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"mllab.local/internal/fault"
+)
+
+// Default returns the file that kubectl would write to: the first file of $KUBECONFIG that exists, else its last, else
+// ~/.kube/config.
+func Default(env, home string) string {
+	files := filepath.SplitList(env)
+	last := ""
+	for _, f := range files {
+		if f == "" {
+			continue
+		}
+		if _, err := os.Stat(f); err == nil {
+			return f
+		}
+		last = f
+	}
+	if last == "" {
+		last = filepath.Join(home, ".kube", "config")
+	}
+	return last
+}
+
+// lists are the three lists whose entries have names.
+var lists = []string{"clusters", "contexts", "users"}
+
+// Rename returns a kubeconfig of one cluster with name for its cluster, context and user.
+func Rename(config []byte, name string) ([]byte, error) {
+	doc, err := parse(config)
+	if err != nil {
+		return nil, fmt.Errorf("renaming a kubeconfig: %w", err)
+	}
+	for _, list := range lists {
+		entries := child(doc, list)
+		if entries == nil || len(entries.Content) != 1 {
+			return nil, fmt.Errorf("renaming a kubeconfig: %s must have one entry", list)
+		}
+		set(entries.Content[0], "name", name)
+	}
+	context := child(child(doc, "contexts").Content[0], "context")
+	if context == nil {
+		return nil, errors.New("renaming a kubeconfig: its context must name a cluster and a user")
+	}
+	set(context, "cluster", name)
+	set(context, "user", name)
+	set(doc, "current-context", name)
+	return format(doc)
+}
+
+// Merged says what Merge did, for Remove.
+type Merged struct {
+	Path   string `json:"path"`
+	Name   string `json:"name"`
+	Before string `json:"before,omitempty"` // the current context before
+	Made   bool   `json:"made,omitempty"`   // the file did not exist
+}
+
+// Merge puts the entries of a renamed config into the file at path and, if use is true, makes its context the current
+// one. Entries of the same name are replaced. The file is replaced as a whole or not at all and keeps its mode; a new one has mode 0600.
+//
+// Errors: fault.Usage when the file is not a kubeconfig, or has a cluster of that name that is not on this computer.
+func Merge(path string, config []byte, use bool) (Merged, error) {
+	add, err := parse(config)
+	if err != nil {
+		return Merged{}, fmt.Errorf("merging a kubeconfig: %w", err)
+	}
+	m := Merged{Path: path, Name: text(child(add, "current-context"))}
+	err = edit(path, func(doc *yaml.Node, isNew bool) error {
+		m.Made = isNew
+		if old := find(doc, "clusters", m.Name); old != nil && !local(old) {
+			return fault.Usage("rename that cluster in the file, or set KUBECONFIG to another file",
+				"%s must have no other cluster %s, got one at %s", path, m.Name, text(child(child(old, "cluster"), "server")))
+		}
+		for _, list := range lists {
+			put(doc, list, m.Name, find(add, list, m.Name))
+		}
+		if current := text(child(doc, "current-context")); current != m.Name {
+			m.Before = current
+		}
+		if use {
+			set(doc, "current-context", m.Name)
+		}
+		return nil
+	})
+	return m, err
+}
+
+// Remove takes out of the file what Merge put in. The context that was current before is current again, if it is still
+// there; a file that Merge made and nothing else is in is removed. It reports whether there was something to remove.
+func Remove(m Merged) (removed bool, err error) {
+	if _, err := os.Stat(m.Path); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	empty := false
+	err = edit(m.Path, func(doc *yaml.Node, _ bool) error {
+		cluster := find(doc, "clusters", m.Name)
+		if cluster == nil || !local(cluster) {
+			return errUnchanged
+		}
+		removed = true
+		for _, list := range lists {
+			put(doc, list, m.Name, nil)
+		}
+		if text(child(doc, "current-context")) == m.Name {
+			before := m.Before
+			if find(doc, "contexts", before) == nil {
+				before = ""
+			}
+			set(doc, "current-context", before)
+		}
+		empty = m.Made
+		for _, list := range lists {
+			if entries := child(doc, list); entries != nil && len(entries.Content) > 0 {
+				empty = false
+			}
+		}
+		return nil
+	})
+	if err == nil && empty {
+		err = os.Remove(m.Path)
+	}
+	return removed, err
+}
+
+// errUnchanged ends an edit that found nothing to do.
+var errUnchanged = errors.New("unchanged")
+
+// edit replaces a kubeconfig by what change makes of it, under the lock that kubectl takes. A symbolic link is
+// followed: its target is replaced.
+func edit(path string, change func(doc *yaml.Node, isNew bool) error) (err error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_EXCL, 0)
+	if errors.Is(err, fs.ErrExist) {
+		return fault.Hinted(fmt.Errorf("writing %s: another program holds %s.lock", path, path), "run it again; if no other program writes that file, remove the lock")
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, lock.Close(), os.Remove(lock.Name())) }()
+
+	mode := fs.FileMode(0o600)
+	old, err := os.ReadFile(path)
+	isNew := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !isNew {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	if st, err := os.Stat(path); err == nil {
+		mode = st.Mode().Perm()
+	}
+	doc, err := parse(old)
+	if err != nil {
+		return fault.Usage("repair the file, or set KUBECONFIG to another one", "%s must be a kubeconfig: %w", path, err)
+	}
+	if err := change(doc, isNew); err != nil {
+		if errors.Is(err, errUnchanged) {
+			return nil
+		}
+		return err
+	}
+	data, err := format(doc)
+	if err == nil {
+		err = replace(path, data, mode)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// replace writes a file beside path and renames it.
+func replace(path string, data []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".mllab-kubeconfig-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// parse returns the mapping of a kubeconfig; an empty file is an empty kubeconfig.
+func parse(data []byte) (*yaml.Node, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		empty := &yaml.Node{Kind: yaml.MappingNode}
+		set(empty, "apiVersion", "v1")
+		set(empty, "kind", "Config")
+		return empty, nil
+	case err != nil:
+		return nil, err
+	case doc.Content[0].Kind != yaml.MappingNode:
+		return nil, errors.New("its top level is not a mapping")
+	}
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it has more than one document")
+	}
+	root := doc.Content[0]
+	for _, list := range lists {
+		if entries := child(root, list); entries != nil && entries.Kind != yaml.SequenceNode && entries.Tag != "!!null" {
+			return nil, fmt.Errorf("its %s are not a list", list)
+		}
+	}
+	return root, nil
+}
+
+// format writes a kubeconfig in kubectl's own style.
+func format(doc *yaml.Node) ([]byte, error) {
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	enc.CompactSeqIndent()
+	if err := errors.Join(enc.Encode(doc), enc.Close()); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// child returns the value of a key in a mapping, nil when there is none.
+func child(mapping *yaml.Node, key string) *yaml.Node {
+	if mapping == nil || mapping.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Value == key {
+			return mapping.Content[i+1]
+		}
+	}
+	return nil
+}
+
+func text(n *yaml.Node) string {
+	if n == nil || n.Tag == "!!null" {
+		return ""
+	}
+	return n.Value
+}
+
+// set gives a key of a mapping a string as its value.
+func set(mapping *yaml.Node, key, value string) {
+	var v yaml.Node
+	v.SetString(value)
+	if value == "" {
+		v.Style = yaml.DoubleQuotedStyle
+	}
+	if old := child(mapping, key); old != nil {
+		v.LineComment, v.HeadComment, v.FootComment = old.LineComment, old.HeadComment, old.FootComment
+		*old = v
+		return
+	}
+	var k yaml.Node
+	k.SetString(key)
+	mapping.Content = append(mapping.Content, &k, &v)
+}
+
+// find returns the entry of a list that has the name, nil when there is none.
+func find(doc *yaml.Node, list, name string) *yaml.Node {
+	entries := child(doc, list)
+	if entries == nil {
+		return nil
+	}
+	for _, e := range entries.Content {
+		if text(child(e, "name")) == name {
+			return e
+		}
+	}
+	return nil
+}
+
+// put replaces the entry of a list that has the name, or adds it; a nil entry removes it.
+func put(doc *yaml.Node, list, name string, entry *yaml.Node) {
+	entries := child(doc, list)
+	if entries == nil {
+		var k yaml.Node
+		k.SetString(list)
+		entries = &yaml.Node{Kind: yaml.SequenceNode}
+		doc.Content = append(doc.Content, &k, entries)
+	}
+	if entries.Kind != yaml.SequenceNode || len(entries.Content) == 0 { // null, or []
+		*entries = yaml.Node{Kind: yaml.SequenceNode}
+	}
+	kept := entries.Content[:0:0]
+	for _, e := range entries.Content {
+		if text(child(e, "name")) != name {
+			kept = append(kept, e)
+		} else if entry != nil {
+			kept = append(kept, entry)
+			entry = nil
+		}
+	}
+	if entry != nil {
+		kept = append(kept, entry)
+	}
+	entries.Content = kept
+}
+
+// local reports whether a cluster's server is on this computer's loopback, as every lab's is.
+func local(cluster *yaml.Node) bool {
+	return strings.HasPrefix(text(child(child(cluster, "cluster"), "server")), "https://127.0.0.1:")
+}

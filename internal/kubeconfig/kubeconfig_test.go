@@ -1,0 +1,223 @@
+package kubeconfig
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/fault"
+)
+
+// kinds is a kubeconfig as kind writes it.
+const kinds = `apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: Q0E=
+    server: https://127.0.0.1:40001
+  name: kind-lab
+contexts:
+- context:
+    cluster: kind-lab
+    user: kind-lab
+  name: kind-lab
+current-context: kind-lab
+kind: Config
+users:
+- name: kind-lab
+  user:
+    client-certificate-data: Q0VSVA==
+    client-key-data: S0VZ
+`
+
+// others is a person's own file, as kubectl writes it, with a comment and a field that nobody knows.
+const others = `apiVersion: v1
+clusters:
+- cluster:
+    server: https://prod.example.com
+  name: prod
+contexts:
+- context:
+    cluster: prod
+    namespace: shop # never default
+    user: me
+  name: prod
+current-context: prod
+kind: Config
+preferences: {}
+users:
+- name: me
+  user:
+    exec:
+      apiVersion: client.authentication.k8s.io/v1
+      args:
+      - --token
+      command: login
+x-vendor:
+  a: [1, 2]
+`
+
+func renamed(t *testing.T) []byte {
+	t.Helper()
+	config, err := Rename([]byte(kinds), "mllab-lab")
+	if err != nil || strings.Contains(string(config), "kind-lab") || strings.Count(string(config), "mllab-lab") != 6 {
+		t.Fatalf("%v\n%s", err, config)
+	}
+	return config
+}
+
+func TestALabComesIntoAPersonsFileAndLeavesItAsItWas(t *testing.T) {
+	for name, before := range map[string]string{
+		"kubectl's own style": others,
+		"no lists yet":        "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: null\n",
+		"another lab is in it": strings.NewReplacer("clusters:\n", "clusters:\n- cluster:\n    server: https://127.0.0.1:40002\n  name: mllab-lab-2\n",
+			"contexts:\n", "contexts:\n- context:\n    cluster: mllab-lab-2\n    user: mllab-lab-2\n  name: mllab-lab-2\n").Replace(others),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "config")
+			if err := os.WriteFile(path, []byte(before), 0o640); err != nil {
+				t.Fatal(err)
+			}
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(path, link); err != nil {
+				t.Fatal(err)
+			}
+			var first Merged
+			for i := range 2 { // the second time changes nothing
+				m, err := Merge(link, renamed(t), true)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i == 0 {
+					first = m
+				}
+				got, err := os.ReadFile(path)
+				if err != nil || strings.Count(string(got), "server: https://127.0.0.1:40001") != 1 || !strings.Contains(string(got), "current-context: mllab-lab\n") {
+					t.Fatalf("%v\n%s", err, got)
+				}
+			}
+			if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o640 {
+				t.Errorf("%v, %v", st.Mode(), err)
+			}
+			if removed, err := Remove(first); err != nil || !removed {
+				t.Fatal(removed, err)
+			}
+			got, err := os.ReadFile(path)
+			if name == "no lists yet" {
+				before = "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n"
+			}
+			if err != nil || string(got) != before {
+				t.Errorf("%v, got\n%s\nwant\n%s", err, got, before)
+			}
+			if st, err := os.Lstat(link); err != nil || st.Mode()&os.ModeSymlink == 0 {
+				t.Errorf("the link is gone: %v", err)
+			}
+			if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+				t.Errorf("left beside it: %v, %v", left, err)
+			}
+			if removed, err := Remove(first); err != nil || removed {
+				t.Errorf("again: %t, %v", removed, err)
+			}
+		})
+	}
+}
+
+func TestAFileThatMergeMadeIsPrivateAndGoesWithTheLab(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "config")
+	m, err := Merge(path, renamed(t), true)
+	if err != nil || !m.Made {
+		t.Fatal(m, err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	if removed, err := Remove(m); err != nil || !removed {
+		t.Error(removed, err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("it stays: %v", err)
+	}
+	if removed, err := Remove(m); err != nil || removed {
+		t.Error(removed, err)
+	}
+}
+
+func TestAContextThatAPersonChoseStaysCurrent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(path, []byte(others), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := Merge(path, renamed(t), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	merged, _ := os.ReadFile(path)
+	// They went back to their own, and then removed it.
+	for current, want := range map[string]string{"prod": "current-context: prod\n", "mllab-lab": "current-context: \"\"\n"} {
+		text := strings.Replace(string(merged), "current-context: mllab-lab", "current-context: "+current, 1)
+		if current == "mllab-lab" {
+			text = strings.Replace(text, "  name: prod\ncurrent", "  name: renamed\ncurrent", 1)
+			text = strings.Replace(text, "    user: me\n  name: prod\n", "    user: me\n  name: renamed\n", 1)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Remove(m); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(path); !strings.Contains(string(got), want) {
+			t.Errorf("got\n%s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestAFileThatIsNotALabsIsRefusedUnharmed(t *testing.T) {
+	for text, want := range map[string]string{
+		"a: [":             "must be a kubeconfig: yaml: ",
+		"- a":              "must be a kubeconfig: its top level is not a mapping",
+		"a: 1\n---\nb: 2":  "must be a kubeconfig: it has more than one document",
+		"clusters: {a: 1}": "must be a kubeconfig: its clusters are not a list",
+		strings.ReplaceAll(others, "name: prod", "name: mllab-lab"): "must have no other cluster mllab-lab, got one at https://prod.example.com",
+	} {
+		path := filepath.Join(t.TempDir(), "config")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Merge(path, renamed(t), true)
+		if fault.Code(err) != 2 || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+		if got, _ := os.ReadFile(path); string(got) != text {
+			t.Errorf("%q became %q", text, got)
+		}
+		if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+			t.Errorf("left beside it: %v, %v", left, err)
+		}
+	}
+}
+
+func TestAFileThatIsBeingWrittenIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(path+".lock", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Merge(path, renamed(t), true); err == nil || !strings.Contains(err.Error(), "holds "+path+".lock") || fault.Hint(err) == "" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(path + ".lock"); err != nil {
+		t.Errorf("the other program's lock: %v", err)
+	}
+}
+
+func TestKubectlsRuleSaysWhichFile(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	if err := os.WriteFile(b, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for env, want := range map[string]string{"": "/home/me/.kube/config", ":": "/home/me/.kube/config", a: a, a + ":" + b: b, b + ":" + a: b, a + ":" + a + "2:": a + "2"} {
+		if got := Default(env, "/home/me"); got != want {
+			t.Errorf("KUBECONFIG=%s: %s, want %s", env, got, want)
+		}
+	}
+}
