@@ -45,18 +45,25 @@ const missRate = 1e-6
 
 // abTest: a header or a cookie picks the arm, and near misses do not; two
 // copies of a model show no difference; the new model converts more.
-func abTest(o Options) (Scenario, error) {
+func abTest() Scenario {
+	return Scenario{
+		Name:    "ab-test",
+		Summary: "a header or a cookie picks the arm, and the arms' outcomes are compared",
+		Needs:   []string{"istio"},
+		New:     newABTest,
+	}
+}
+
+// newABTest plans one run.
+func newABTest(o Options) (*Plan, error) {
 	if !(o.Alpha > 0 && o.Alpha < 0.5) {
-		return Scenario{}, fault.Usage("such as --alpha 1e-6", "ab-test: alpha %v is not between 0 and 0.5", o.Alpha)
+		return nil, fault.Usage("such as --alpha 1e-6", "ab-test: alpha %v is not between 0 and 0.5", o.Alpha)
 	}
 	s := &abStory{
 		Options: o, header: armHeader, cookie: armCookie,
 		converts: map[string]int{armA: 10, armCopy: 10, armB: 20},
 	}
-	return Scenario{
-		Name:    "ab-test",
-		Summary: "a header or a cookie picks the arm, and the arms' outcomes are compared",
-		Needs:   []string{"istio"},
+	return &Plan{
 		Steps: []Step{
 			{
 				Name: "a tag picks the arm",

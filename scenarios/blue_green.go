@@ -64,23 +64,30 @@ type turn struct {
 // blueGreen tells the story both ways, one after the other. Only plain
 // Deployments have blue removed: when a revision's pods end is for Knative's
 // autoscaler to say.
-func blueGreen(o Options) (Scenario, error) {
-	// The flags are judged before anything is touched.
-	if err := (&blueGreenStory{Options: o}).only(blue).Check(); err != nil {
-		return Scenario{}, fault.Usage("see `mllab scenario blue-green --help`", "blue-green: %w", err)
-	}
-	routed, err := loadService("scenarios/blue-green/knative.yaml")
-	if err != nil {
-		return Scenario{}, err
-	}
-	selector, revision := selectorWay{"model"}, &revisionWay{routed}
-	first := &blueGreenStory{Options: o, way: selector, drain: drainWindow}
-	second := &blueGreenStory{Options: o, way: revision, drain: drainWindow}
+func blueGreen() Scenario {
 	return Scenario{
 		Name:    "blue-green",
 		Summary: "two versions side by side: all traffic is switched at once, and back",
 		Needs:   []string{"istio", "knative"},
-		Alone:   true,
+		Serial:  true,
+		New:     newBlueGreen,
+	}
+}
+
+// newBlueGreen plans one run.
+func newBlueGreen(o Options) (*Plan, error) {
+	// The flags are judged before anything is touched.
+	if err := (&blueGreenStory{Options: o}).only(blue).Check(); err != nil {
+		return nil, fault.Usage("see `mllab scenario blue-green --help`", "blue-green: %w", err)
+	}
+	routed, err := loadService("scenarios/blue-green/knative.yaml")
+	if err != nil {
+		return nil, err
+	}
+	selector, revision := selectorWay{"model"}, &revisionWay{routed}
+	first := &blueGreenStory{Options: o, way: selector, drain: drainWindow}
+	second := &blueGreenStory{Options: o, way: revision, drain: drainWindow}
+	return &Plan{
 		Steps: append(first.steps("Service",
 			Step{
 				Name: "Service: green again", Change: first.switchTo(green), Check: first.switched, Long: true,

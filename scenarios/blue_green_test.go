@@ -225,7 +225,7 @@ func TestAnAnswerIsJudgedByTheTurnInWhichItCame(t *testing.T) {
 
 func TestBlueGreenJudgesItsOptions(t *testing.T) {
 	for _, o := range []Options{{Requests: -1}, {Alpha: 0.7}} {
-		if _, err := New("blue-green", o); fault.Code(err) != 2 {
+		if _, err := planned("blue-green", o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)
 		}
 	}

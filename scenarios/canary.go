@@ -34,29 +34,36 @@ type canaryStory struct {
 // v2 gets its shares one after the other, at last all; then v1 is back. When a
 // step's claim fails, v1 gets everything back at once. A watcher runs through
 // all of it.
-func canary(o Options) (Scenario, error) {
-	s := &canaryStory{Options: o}
-	var err error
-	if s.service, err = loadService("scenarios/canary/service.yaml"); err != nil {
-		return Scenario{}, err
-	}
-	s.service.version, s.service.order = "v1", []string{"v1"}
-	sc := Scenario{
+func canary() Scenario {
+	return Scenario{
 		Name:    "canary",
 		Summary: "a new version takes over step by step, and is taken back",
 		Needs:   []string{"knative"},
-		Takes:   []string{"shares", "weights", "rollout-duration"},
+		Options: []string{"shares", "weights", "rollout-duration"},
+		New:     newCanary,
+	}
+}
+
+// newCanary plans one run.
+func newCanary(o Options) (*Plan, error) {
+	s := &canaryStory{Options: o}
+	var err error
+	if s.service, err = loadService("scenarios/canary/service.yaml"); err != nil {
+		return nil, err
+	}
+	s.service.version, s.service.order = "v1", []string{"v1"}
+	sc := &Plan{
 		Undo: &Step{
 			Name: "automatic rollback to v1", Change: s.rollBack, Check: s.split(100, 0),
 			Idea: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
 		},
 	}
 	if o.Gradual != 0 {
-		return sc, s.gradually(&sc)
+		return sc, s.gradually(sc)
 	}
 	shares, err := s.shares()
 	if err != nil {
-		return Scenario{}, err
+		return nil, err
 	}
 	sc.Steps = []Step{
 		{
@@ -247,7 +254,7 @@ func (s *canaryStory) lossless() Step {
 // gradually fills in the story in which Knative itself moves the traffic, a
 // little every second or so, over the time that its annotation gives.
 // https://knative.dev/docs/serving/rolling-out-latest-revision/
-func (s *canaryStory) gradually(sc *Scenario) error {
+func (s *canaryStory) gradually(sc *Plan) error {
 	if err := CheckRollout(s.Gradual); err != nil {
 		return err
 	}

@@ -73,22 +73,29 @@ const (
 // split, its revert, three that cannot be applied, some that are timed, a
 // removal. In between somebody changes the live Service by hand. A watcher runs
 // through all of it.
-func gitops(o Options) (Scenario, error) {
+func gitops() Scenario {
+	return Scenario{
+		Name:    "gitops",
+		Summary: "commits move the traffic, and undo what was done by hand; bad ones are refused",
+		Needs:   []string{"knative", "flux", "git"},
+		Serial:  true,
+		New:     newGitops,
+	}
+}
+
+// newGitops plans one run.
+func newGitops(o Options) (*Plan, error) {
 	s := &gitopsStory{Options: o, missing: "never-built"}
 	s.followed = followed{scenario: "gitops", flux: fluxSettings{Poll: seldom, Every: putBack.String(), Asked: true}}
 	tenth := s.claim([]int64{90, 10})
 	if err := tenth.Check(); err != nil {
-		return Scenario{}, fault.Usage("see `mllab scenario gitops --help`", "gitops: %w", err)
+		return nil, fault.Usage("see `mllab scenario gitops --help`", "gitops: %w", err)
 	}
 	if need := tenth.Needed(); s.Requests < need {
-		return Scenario{}, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+		return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
 			"%d requests are too few for 90/10: a version that gets nothing would pass", s.Requests)
 	}
-	sc := Scenario{
-		Name:    "gitops",
-		Summary: "commits move the traffic, and undo what was done by hand; bad ones are refused",
-		Needs:   []string{"knative", "flux", "git"},
-		Alone:   true,
+	sc := &Plan{
 		Steps: []Step{
 			s.proven(Step{
 				Name: "v1 serves from Git", Change: s.start, Check: s.split(100, 0),

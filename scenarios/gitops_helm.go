@@ -38,18 +38,25 @@ type gitHelmState struct {
 // gitopsHelm: v1 is installed from the lab's Git, a commit makes it v2, a commit
 // that cannot be installed is rolled back by Flux, and taken back. A watcher runs
 // through all of it.
-func gitopsHelm(o Options) (Scenario, error) {
-	if o.Requests < 1 {
-		return Scenario{}, fault.Usage("such as --requests 1000", "gitops-helm: %d requests prove nothing", o.Requests)
-	}
-	s := &gitopsHelmStory{helmStory: helmStory{Options: o}, state: gitHelmState{Remediate: true}}
-	s.followed = followed{scenario: "gitops-helm", flux: fluxSettings{Poll: seldom, Every: "1m", Asked: true}}
-	const rolledBack = "1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"
+func gitopsHelm() Scenario {
 	return Scenario{
 		Name:    "gitops-helm",
 		Summary: "commits upgrade a Helm release, and Flux rolls back what fails",
 		Needs:   []string{"knative", "flux", "git"},
-		Alone:   true, // there is one repository, and every run commits to it
+		Serial:  true, // there is one repository, and every run commits to it
+		New:     newGitopsHelm,
+	}
+}
+
+// newGitopsHelm plans one run.
+func newGitopsHelm(o Options) (*Plan, error) {
+	if o.Requests < 1 {
+		return nil, fault.Usage("such as --requests 1000", "gitops-helm: %d requests prove nothing", o.Requests)
+	}
+	s := &gitopsHelmStory{helmStory: helmStory{Options: o}, state: gitHelmState{Remediate: true}}
+	s.followed = followed{scenario: "gitops-helm", flux: fluxSettings{Poll: seldom, Every: "1m", Asked: true}}
+	const rolledBack = "1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"
+	return &Plan{
 		Steps: []Step{
 			s.proven(Step{
 				Name: "v1 is installed from Git", Change: s.start, Check: s.agrees("1 v1 deployed"),

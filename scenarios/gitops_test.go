@@ -23,7 +23,7 @@ import (
 func TestGitOpsIsJudgedBeforeAnythingIsTouched(t *testing.T) {
 	for _, name := range []string{"gitops", "gitops-helm"} {
 		for _, o := range []Options{{Requests: -1}, {Requests: 137}, {Alpha: 0.7}} {
-			if _, err := New(name, o); name == "gitops" && fault.Code(err) != 2 || o.Requests < 0 && fault.Code(err) != 2 {
+			if _, err := planned(name, o); name == "gitops" && fault.Code(err) != 2 || o.Requests < 0 && fault.Code(err) != 2 {
 				t.Errorf("%s: %+v gave %v", name, o, err)
 			}
 		}
@@ -31,7 +31,7 @@ func TestGitOpsIsJudgedBeforeAnythingIsTouched(t *testing.T) {
 }
 
 func TestWithoutGitNothingIsTested(t *testing.T) {
-	s, err := New("gitops", Options{})
+	s, err := planned("gitops", Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,19 +31,26 @@ const releaseName = "model"
 // helmRelease: v1 is installed, v2 takes its place, v3 does not start and is
 // undone by Helm, and a rollback brings v1 back. A watcher runs through all of
 // it.
-func helmRelease(o Options) (Scenario, error) {
-	files, err := fs.Sub(manifests.FS, "charts/sample")
-	if err != nil {
-		return Scenario{}, err
-	}
-	if o.Requests < 1 {
-		return Scenario{}, fault.Usage("such as --requests 1000", "helm-release: %d requests prove nothing", o.Requests)
-	}
-	s := &helmStory{Options: o, atomic: true, chart: files}
+func helmRelease() Scenario {
 	return Scenario{
 		Name:    "helm-release",
 		Summary: "a Helm release is upgraded, undone when it fails, and rolled back",
 		Needs:   []string{"knative"},
+		New:     newHelmRelease,
+	}
+}
+
+// newHelmRelease plans one run.
+func newHelmRelease(o Options) (*Plan, error) {
+	files, err := fs.Sub(manifests.FS, "charts/sample")
+	if err != nil {
+		return nil, err
+	}
+	if o.Requests < 1 {
+		return nil, fault.Usage("such as --requests 1000", "helm-release: %d requests prove nothing", o.Requests)
+	}
+	s := &helmStory{Options: o, atomic: true, chart: files}
+	return &Plan{
 		Steps: []Step{
 			{
 				Name: "install v1",

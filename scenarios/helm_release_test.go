@@ -53,7 +53,7 @@ func TestAReleaseIsJudgedByItsHistoryAndWhatAnswers(t *testing.T) {
 }
 
 func TestAReleaseNeedsRequests(t *testing.T) {
-	if _, err := helmRelease(Options{Requests: -1}); fault.Code(err) != 2 {
+	if _, err := newHelmRelease(Options{Requests: -1}); fault.Code(err) != 2 {
 		t.Errorf("got %v", err)
 	}
 }

@@ -42,15 +42,22 @@ const kserveCanary = 10
 // kserve: an InferenceService serves a model by the standard protocols, its next
 // version gets a tenth of the requests and then all, and one whose model is
 // missing gets none.
-func kserve(o Options) (Scenario, error) {
-	s := &kserveStory{Options: o, models: map[string]modelFiles{}, images: map[string]string{}}
-	if err := s.only("v1").Check(); err != nil {
-		return Scenario{}, err
-	}
+func kserve() Scenario {
 	return Scenario{
 		Name:    "kserve",
 		Summary: "an InferenceService: protocols, canary, a missing model, zero",
 		Needs:   []string{"kubeflow"},
+		New:     newKserve,
+	}
+}
+
+// newKserve plans one run.
+func newKserve(o Options) (*Plan, error) {
+	s := &kserveStory{Options: o, models: map[string]modelFiles{}, images: map[string]string{}}
+	if err := s.only("v1").Check(); err != nil {
+		return nil, err
+	}
+	return &Plan{
 		Steps: []Step{
 			{
 				Name: "serve v1",

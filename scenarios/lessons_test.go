@@ -99,7 +99,7 @@ func TestACopiedNumberIsFound(t *testing.T) {
 }
 
 func TestTheLessonsOfResilienceNameItsConstants(t *testing.T) {
-	s, err := New("resilience", Options{})
+	s, err := planned("resilience", Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,15 +22,22 @@ type minStory struct {
 
 // minScale: both serve; nobody asks them, and the twin goes to zero while the
 // model keeps its pod; that pod answers, and the twin has to start one.
-func minScale(Options) (Scenario, error) {
-	s := &minStory{
-		model: &sleeper{name: "model"}, twin: &sleeper{name: "twin"},
-		annotations: map[string]string{"min-scale": "1"},
-	}
+func minScale() Scenario {
 	return Scenario{
 		Name:    "min-scale",
 		Summary: "a quiet model keeps its pod, and answers at once",
 		Needs:   []string{"knative"},
+		New:     newMinScale,
+	}
+}
+
+// newMinScale plans one run.
+func newMinScale(Options) (*Plan, error) {
+	s := &minStory{
+		model: &sleeper{name: "model"}, twin: &sleeper{name: "twin"},
+		annotations: map[string]string{"min-scale": "1"},
+	}
+	return &Plan{
 		Steps: []Step{
 			{
 				Name:   "both serve",

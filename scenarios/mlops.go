@@ -104,22 +104,29 @@ type served struct {
 // mlops: a pushed notebook is trained and deployed; a changed one gets a tenth,
 // and then all; a worse one ends at its gate; one that is wrong online is noticed
 // at a tenth, and taken back.
-func mlops(o Options) (Scenario, error) {
-	s := &mlopsStory{Options: o, state: mlopsState{Percent: canaryPercent}}
-	s.followed = followed{scenario: "mlops", flux: fluxSettings{Poll: seldom, Every: seldom, Asked: true}, bound: modelBound}
-	tenth := s.claimFor("model-old", "model-new")
-	if err := tenth.Check(); err != nil {
-		return Scenario{}, fault.Usage("see `mllab scenario mlops --help`", "mlops: %w", err)
-	}
-	if need := tenth.Needed(); s.Requests < need {
-		return Scenario{}, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
-			"%d requests are too few for 90/10: a model that gets nothing would pass", s.Requests)
-	}
+func mlops() Scenario {
 	return Scenario{
 		Name:    "mlops",
 		Summary: "a pushed notebook becomes a model in traffic; a bad one is taken back",
 		Needs:   []string{"kubeflow", "git"}, // and so knative and flux, which these need
-		Alone:   true,
+		Serial:  true,
+		New:     newMlops,
+	}
+}
+
+// newMlops plans one run.
+func newMlops(o Options) (*Plan, error) {
+	s := &mlopsStory{Options: o, state: mlopsState{Percent: canaryPercent}}
+	s.followed = followed{scenario: "mlops", flux: fluxSettings{Poll: seldom, Every: seldom, Asked: true}, bound: modelBound}
+	tenth := s.claimFor("model-old", "model-new")
+	if err := tenth.Check(); err != nil {
+		return nil, fault.Usage("see `mllab scenario mlops --help`", "mlops: %w", err)
+	}
+	if need := tenth.Needed(); s.Requests < need {
+		return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+			"%d requests are too few for 90/10: a model that gets nothing would pass", s.Requests)
+	}
+	return &Plan{
 		Steps: []Step{
 			s.proven(Step{
 				Name: "a pushed notebook becomes a model that serves", Change: s.first, Check: s.serves,

@@ -39,11 +39,11 @@ func mlopsFiles(t *testing.T, training bool) map[string][]byte {
 
 func TestMLOpsIsJudgedBeforeAnythingIsTouched(t *testing.T) {
 	for _, o := range []Options{{Requests: -1}, {Requests: 137}, {Alpha: 0.7}} {
-		if _, err := New("mlops", o); fault.Code(err) != 2 {
+		if _, err := planned("mlops", o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)
 		}
 	}
-	s, err := New("mlops", Options{})
+	s, err := planned("mlops", Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,12 +30,19 @@ var pipelineSteps = []string{"prepare", "train", "evaluate", "package", "deploy"
 
 // pipeline: a workflow trains a model, packs it into an image and deploys it;
 // another one, whose model is worse, ends at the gate and changes nothing.
-func pipeline(Options) (Scenario, error) {
-	s := &pipelineStory{changed: map[string]func(string) string{}}
+func pipeline() Scenario {
 	return Scenario{
 		Name:    "pipeline",
 		Summary: "a pipeline brings a model from data to traffic; a bad one ends at the gate",
 		Needs:   []string{"kubeflow", "knative"},
+		New:     newPipeline,
+	}
+}
+
+// newPipeline plans one run.
+func newPipeline(Options) (*Plan, error) {
+	s := &pipelineStory{changed: map[string]func(string) string{}}
+	return &Plan{
 		Steps: []Step{
 			{
 				Name: "from data to traffic",

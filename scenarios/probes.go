@@ -52,7 +52,18 @@ type probed struct {
 
 // probes: a pod that says it is not ready gets no requests, one that hangs is
 // restarted, and a version that is never ready does not replace the old one.
-func probes(o Options) (Scenario, error) {
+func probes() Scenario {
+	return Scenario{
+		Name:    "probes",
+		Summary: "probes take a pod out of the rotation, restart it, and stop a bad rollout",
+		Needs:   []string{"istio"},
+		Serial:  true,
+		New:     newProbes,
+	}
+}
+
+// newProbes plans one run.
+func newProbes(o Options) (*Plan, error) {
 	s := &probesStory{
 		Options: o,
 		v1:      probed{Version: "v1", Ready: "/readyz"},
@@ -60,14 +71,10 @@ func probes(o Options) (Scenario, error) {
 		v2: probed{Version: "v2", Ready: "/", FailPercent: 100},
 	}
 	if err := enough("probes", evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha)); err != nil {
-		return Scenario{}, err
+		return nil, err
 	}
 	const hangs, stuck = "one hangs", "v2 is never ready"
-	return Scenario{
-		Name:    "probes",
-		Summary: "probes take a pod out of the rotation, restart it, and stop a bad rollout",
-		Needs:   []string{"istio"},
-		Alone:   true,
+	return &Plan{
 		Steps: []Step{
 			{
 				Name: "three pods serve",

@@ -74,7 +74,7 @@ func TestWhatAHangMayCostIsBounded(t *testing.T) {
 
 func TestProbesNeedsEnoughRequests(t *testing.T) {
 	for _, o := range []Options{{Requests: 20, Alpha: 1e-6}, {Requests: 0, Alpha: 1e-6}, {Requests: 1000, Alpha: 2}} {
-		if _, err := probes(o); fault.Code(err) != 2 {
+		if _, err := newProbes(o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)
 		}
 	}

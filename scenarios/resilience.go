@@ -54,20 +54,27 @@ type resilienceStory struct {
 // resilience: a timeout bounds the caller's wait, retries its errors, and
 // outlier detection takes a broken replica out of the rotation. Each is seen
 // without first.
-func resilience(o Options) (Scenario, error) {
+func resilience() Scenario {
+	return Scenario{
+		Name:    "resilience",
+		Summary: "timeouts, retries and outlier detection bound what a caller suffers",
+		Needs:   []string{"istio"},
+		Serial:  true,
+		New:     newResilience,
+	}
+}
+
+// newResilience plans one run.
+func newResilience(o Options) (*Plan, error) {
 	s := &resilienceStory{Options: o, timeout: istioSeconds(routeTimeout), retries: routeRetries, ejection: istioSeconds(ejectionTime)}
 	for _, c := range []split.Claim{
 		evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha), errorClaim(flakyShare, o.Requests, o.Alpha),
 	} {
 		if err := enough("resilience", c); err != nil {
-			return Scenario{}, err
+			return nil, err
 		}
 	}
-	return Scenario{
-		Name:    "resilience",
-		Summary: "timeouts, retries and outlier detection bound what a caller suffers",
-		Needs:   []string{"istio"},
-		Alone:   true,
+	return &Plan{
 		Steps: []Step{
 			{
 				Name: "three pods serve",

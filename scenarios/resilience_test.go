@@ -118,7 +118,7 @@ func TestARouteSaysOnlyWhatItIsGiven(t *testing.T) {
 
 func TestResilienceNeedsEnoughRequests(t *testing.T) {
 	for _, o := range []Options{{Requests: 20, Alpha: 1e-6}, {Requests: 0, Alpha: 1e-6}, {Requests: 1000, Alpha: 2}} {
-		if _, err := resilience(o); fault.Code(err) != 2 {
+		if _, err := newResilience(o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)
 		}
 	}

@@ -92,25 +92,34 @@ const (
 	runLabel      = "mllab.local/run"
 )
 
-// Run tells the story in a fresh namespace, which it removes afterwards unless
-// keep. With a control the world is broken on the way, and the result passes
-// when the right claim then fails.
+// Run runs a job in a fresh namespace, which it removes afterwards unless keep.
+// With a control the world is broken on the way, and the result passes when the
+// right claim then fails.
 //
 // The error says why nothing could be tested (fault.CannotTest), or is
 // ctx.Err() after ^C; a claim that does not hold is a Result with Pass false. A
 // clean-up that fails is an error too, beside the Result.
-func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Result, err error) {
+func Run(ctx context.Context, l Lab, j Job, keep bool) (r Result, err error) {
 	began := l.now()
-	r = Result{Scenario: s.Name}
+	s := j.Scenario
+	r = Result{Scenario: s.Name, Control: j.Control}
 	defer func() {
 		r.Seconds = l.now().Sub(began).Seconds()
 		if err != nil {
 			r.Pass, r.Error = false, err.Error()
 		}
 	}()
+	p, err := s.Plan(j.Options)
+	if err != nil {
+		return r, err
+	}
+	c, err := p.control(j.Control)
+	if err != nil {
+		return r, err
+	}
 	l.title, l.Namespace = s.Name, Namespace(s.Name)
 	if c != nil {
-		r.Control, r.Catches, l.control = c.Name, c.Catches, c.Name
+		r.Catches, l.control = c.Catches, c.Name
 		l.title += ", control " + c.Name
 		l.Namespace += "-" + c.Name
 	}
@@ -124,17 +133,17 @@ func Run(ctx context.Context, l Lab, s Scenario, c *Control, keep bool) (r Resul
 			return r, fmt.Errorf("removing the last run's evidence: %w", err)
 		}
 	}
-	return l.runIn(ctx, s, c, r,
+	return l.runIn(ctx, p, c, r,
 		func(ctx context.Context) error { return l.freshNamespace(ctx, s) },
 		func(ctx context.Context) error { return l.cleanUp(ctx, keep) })
 }
 
 // runIn is Run in a world that open makes and clean takes away again.
-func (l *Lab) runIn(ctx context.Context, s Scenario, c *Control, r Result, open, clean func(context.Context) error) (Result, error) {
+func (l *Lab) runIn(ctx context.Context, p *Plan, c *Control, r Result, open, clean func(context.Context) error) (Result, error) {
 	broken := false
 	err := open(ctx)
 	if err == nil {
-		broken, err = l.tell(ctx, s, c, &r)
+		broken, err = l.tell(ctx, p, c, &r)
 	}
 	if l.told != nil {
 		l.told()
@@ -155,7 +164,7 @@ func (l *Lab) runIn(ctx context.Context, s Scenario, c *Control, r Result, open,
 	// A claim that fails before the world is broken catches nothing.
 	r.Pass = r.Refuted == r.Catches && broken == (c != nil)
 	// Nor does one that was caught, if what it had done to the world stays.
-	if s.Undo != nil && r.Refuted != "" {
+	if p.Undo != nil && r.Refuted != "" {
 		r.Pass = r.Pass && r.Steps[len(r.Steps)-1].Pass
 	}
 	if unclean != nil {
@@ -165,7 +174,7 @@ func (l *Lab) runIn(ctx context.Context, s Scenario, c *Control, r Result, open,
 }
 
 // tell goes through the steps and says whether the control's break was made.
-func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (broken bool, err error) {
+func (l *Lab) tell(ctx context.Context, p *Plan, c *Control, r *Result) (broken bool, err error) {
 	breakAfter := func(step string) error {
 		if c == nil || c.After != step {
 			return nil
@@ -181,10 +190,10 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (brok
 	if err := breakAfter(""); err != nil {
 		return broken, err
 	}
-	for i, step := range s.Steps {
+	for i, step := range p.Steps {
 		l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
 		l.count(nil)
-		l.lesson = Lesson{Step: i + 1, Steps: len(s.Steps), Name: step.Name, Idea: step.Idea, Look: step.Look}
+		l.lesson = Lesson{Step: i + 1, Steps: len(p.Steps), Name: step.Name, Idea: step.Idea, Look: step.Look}
 		result, err := l.step(ctx, step, breakAfter)
 		r.Steps = append(r.Steps, result)
 		if err != nil {
@@ -193,8 +202,8 @@ func (l *Lab) tell(ctx context.Context, s Scenario, c *Control, r *Result) (brok
 			switch {
 			case !errors.As(err, &refuted):
 				err = fmt.Errorf("step %q: %w", step.Name, err)
-			case s.Undo != nil:
-				l.undo(ctx, *s.Undo, r, refuted)
+			case p.Undo != nil:
+				l.undo(ctx, *p.Undo, r, refuted)
 			}
 			return broken, err
 		}
@@ -334,9 +343,9 @@ func (l *Lab) freshNamespace(ctx context.Context, s Scenario) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{
 		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.id,
 	}}}
-	if s.Mesh {
+	if s.SidecarInjection {
 		ns.Labels["istio-injection"] = "enabled"
-	} else if s.Confined {
+	} else if s.Untrusted {
 		// Not in the mesh: Istio's init container needs NET_ADMIN, which no level
 		// but "privileged" allows.
 		// https://kubernetes.io/docs/concepts/security/pod-security-standards/
@@ -359,14 +368,15 @@ func (l *Lab) freshNamespace(ctx context.Context, s Scenario) error {
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// Job is one run that is asked for. Its story has not been told yet.
+// Job is one run that is asked for.
 type Job struct {
 	Scenario Scenario
-	Control  *Control // nil: the story itself
+	Options  Options
+	Control  string // empty: the scenario itself
 }
 
-// RunAll runs every job, up to workers of them at a time; those that must be
-// alone come last, one by one. A run that has been told makes room for the next
+// RunAll runs every job, up to workers of them at a time; those that must not
+// run in parallel come last, one by one. A run that has been told makes room for the next
 // one and cleans up beside it: most of that is waiting. A job that fails does not stop the others, only
 // the end of ctx does. There is one Result per job, in order; the error is ^C's,
 // or else the first one that kept something from being tested.
@@ -374,18 +384,18 @@ func RunAll(ctx context.Context, l Lab, jobs []Job, keep bool, workers int) ([]R
 	return runAll(ctx, jobs, workers, func(j Job, told func()) (Result, error) {
 		l := l
 		l.told = told
-		return Run(ctx, l, j.Scenario, j.Control, keep)
+		return Run(ctx, l, j, keep)
 	})
 }
 
 func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, told func()) (Result, error)) ([]Result, error) {
 	results, errs := make([]Result, len(jobs)), make([]error, len(jobs))
-	runThose := func(alone bool, workers int) {
+	runThose := func(serial bool, workers int) {
 		var running sync.WaitGroup
 		defer running.Wait()
 		room := make(chan struct{}, workers)
 		for i, j := range jobs {
-			if j.Scenario.Alone != alone {
+			if j.Scenario.Serial != serial {
 				continue
 			}
 			room <- struct{}{}
@@ -416,10 +426,7 @@ func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, told f
 
 // notBegun is the result of a job whose turn came after the end of the context.
 func (j Job) notBegun(ended error) (Result, error) {
-	r := Result{Scenario: j.Scenario.Name}
-	if j.Control != nil {
-		r.Control, r.Catches = j.Control.Name, j.Control.Catches
-	}
+	r := Result{Scenario: j.Scenario.Name, Control: j.Control}
 	err := fmt.Errorf("not begun: %w", ended)
 	r.Error = err.Error()
 	if errors.Is(ended, context.Canceled) {

@@ -18,7 +18,7 @@ import (
 func several(names ...string) []Job {
 	var jobs []Job
 	for _, n := range names {
-		jobs = append(jobs, Job{Scenario: Scenario{Name: n, Alone: strings.ToUpper(n) == n}})
+		jobs = append(jobs, Job{Scenario: Scenario{Name: n, Serial: strings.ToUpper(n) == n}})
 	}
 	return jobs
 }
@@ -33,7 +33,7 @@ func TestRunsGoBesideEachOtherUnlessOneMustBeAlone(t *testing.T) {
 			mu.Lock()
 			running, order = append(running, name), append(order, name)
 			most = max(most, len(running))
-			if j.Scenario.Alone && len(running) > 1 {
+			if j.Scenario.Serial && len(running) > 1 {
 				t.Errorf("beside each other: %v", running)
 			}
 			mu.Unlock()
@@ -73,7 +73,7 @@ func TestTheNextRunBeginsWhileOneCleansUp(t *testing.T) {
 				select {
 				case <-cleaned[other]:
 				default:
-					if j.Scenario.Alone {
+					if j.Scenario.Serial {
 						t.Errorf("%s has begun before %s had cleaned up", name, other)
 					}
 				}
@@ -117,7 +117,7 @@ func TestWhatWasNotBegunIsNotLeftOut(t *testing.T) {
 			ctx, cancel := tc.end()
 			defer cancel()
 			jobs := several("a", "b", "C")
-			jobs[1].Control = &Control{Name: "off", Catches: Shares}
+			jobs[1].Control = "off"
 			results, err := runAll(ctx, jobs, 1, func(j Job, _ func()) (Result, error) {
 				cancel()
 				return Result{Scenario: j.Scenario.Name, Pass: true}, nil

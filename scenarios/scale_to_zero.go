@@ -37,9 +37,21 @@ const atOnce = 3
 
 // scaleToZero: the Services serve; nobody asks them, and they have no pod left;
 // cold requests are answered by a new pod each; then the pods are gone again.
-func scaleToZero(o Options) (Scenario, error) {
+func scaleToZero() Scenario {
+	return Scenario{
+		Name:    "scale-to-zero",
+		Summary: "a quiet model gives up its pods, and a cold request starts one",
+		Needs:   []string{"knative"},
+		Options: []string{"samples"},
+		Serial:  true,
+		New:     newScaleToZero,
+	}
+}
+
+// newScaleToZero plans one run.
+func newScaleToZero(o Options) (*Plan, error) {
 	if o.Samples < 1 {
-		return Scenario{}, fault.Usage("use --samples 1 or more", "%d cold starts prove nothing", o.Samples)
+		return nil, fault.Usage("use --samples 1 or more", "%d cold starts prove nothing", o.Samples)
 	}
 	s := &zeroStory{Options: o}
 	for i := range min(o.Samples, atOnce) {
@@ -51,12 +63,7 @@ func scaleToZero(o Options) (Scenario, error) {
 			return nil
 		}
 	}
-	return Scenario{
-		Name:    "scale-to-zero",
-		Summary: "a quiet model gives up its pods, and a cold request starts one",
-		Needs:   []string{"knative"},
-		Takes:   []string{"samples"},
-		Alone:   true,
+	return &Plan{
 		Steps: []Step{
 			{
 				Name:   "serves",

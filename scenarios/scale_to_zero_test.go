@@ -295,7 +295,7 @@ func TestASleeperIsAServiceThatKnativeTakes(t *testing.T) {
 }
 
 func TestSamplesAreJudgedBeforeAnythingIsTouched(t *testing.T) {
-	if _, err := New("scale-to-zero", Options{Samples: -1}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "--samples") {
+	if _, err := planned("scale-to-zero", Options{Samples: -1}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "--samples") {
 		t.Errorf("got %v (hint %q)", err, fault.Hint(err))
 	}
 }

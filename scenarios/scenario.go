@@ -15,22 +15,29 @@ import (
 	"strings"
 	"time"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios/file"
 )
 
-// Scenario is one story. It is made by its function with the options of one
-// run and must not be run twice.
+// Scenario is one story: a value that says what it is about, and a function that
+// plans a run of it.
 type Scenario struct {
-	Name     string
-	Summary  string
-	Needs    []string // addons that must be on the lab
-	Takes    []string // the Options that it heeds beside Requests, Alpha and Short: "shares", "weights", "rollout-duration", "samples"
-	Mesh     bool     // its pods get a sidecar
-	Alone    bool     // nothing else runs beside it: it measures time, or has what there is one of
-	Confined bool     // a user wrote it: its pods are held to Pod Security's baseline
+	Name             string
+	Summary          string
+	Needs            []string // addons that must be on the lab
+	Options          []string // the Options that it accepts besides Requests, Alpha and Short: "shares", "weights", "rollout-duration", "samples"
+	SidecarInjection bool     // its pods get Istio's sidecar
+	Serial           bool     // must not run in parallel: it measures time, or uses a singleton
+	Untrusted        bool     // a user wrote it: its pods are held to Pod Security's baseline
+	// New plans one run. All of the Options have a value by then; the error is
+	// wrong use, and nothing was touched.
+	New func(Options) (*Plan, error)
+}
+
+// Plan is what one run does. Its steps share the run's state, so it serves one
+// run only.
+type Plan struct {
 	Steps    []Step
 	Undo     *Step // what is done, and must hold, when the claim of a step fails
 	Controls []Control
@@ -160,34 +167,20 @@ const (
 	DefaultSamples  = 3
 )
 
-// stories make the scenarios, in the order to learn them.
-var stories = []func(Options) (Scenario, error){
-	canary, blueGreen, shadow, abTest, scaleToZero, minScale, probes, resilience, helmRelease, gitops, gitopsHelm, train, pipeline, kserve, mlops,
-}
-
-// All returns every scenario with the given options, in the order to learn
-// them. The error is wrong use.
-func All(o Options) ([]Scenario, error) {
-	var all []Scenario
-	for _, story := range stories {
-		s, err := o.scenario(story)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
+// Plan plans one run. Options that are zero get their defaults, and a short run
+// has no long steps.
+func (s Scenario) Plan(o Options) (*Plan, error) {
+	p, err := s.New(o.withDefaults())
+	if err == nil && o.Short {
+		p.Steps = slices.DeleteFunc(p.Steps, func(step Step) bool { return step.Long })
+		p.Controls = slices.DeleteFunc(p.Controls, func(c Control) bool { return c.After != "" && !p.has(c.After) })
 	}
-	return all, nil
+	return p, err
 }
 
-// scenario is the story with these options, or with the defaults of those that
-// are zero.
-func (o Options) scenario(story func(Options) (Scenario, error)) (Scenario, error) {
+func (o Options) withDefaults() Options {
 	if len(o.Shares) == 0 {
-		shares, err := split.ParseShares(DefaultShares)
-		if err != nil {
-			return Scenario{}, err
-		}
-		o.Shares = shares
+		o.Shares, _ = split.ParseShares(DefaultShares) // they are right: a test looks
 	}
 	if o.Requests == 0 {
 		o.Requests, o.raise = DefaultRequests, true
@@ -204,30 +197,21 @@ func (o Options) scenario(story func(Options) (Scenario, error)) (Scenario, erro
 			o.Samples = 1
 		}
 	}
-	s, err := story(o)
-	if err == nil && o.Short {
-		s.Steps = slices.DeleteFunc(s.Steps, func(step Step) bool { return step.Long })
-		s.Controls = slices.DeleteFunc(s.Controls, func(c Control) bool { return c.After != "" && !s.has(c.After) })
-	}
-	return s, err
+	return o
 }
 
-func (s Scenario) has(step string) bool {
-	return slices.ContainsFunc(s.Steps, func(each Step) bool { return each.Name == step })
+func (p *Plan) has(step string) bool {
+	return slices.ContainsFunc(p.Steps, func(each Step) bool { return each.Name == step })
 }
 
-// New returns the named scenario. Only that one judges the options.
-func New(name string, o Options) (Scenario, error) {
-	all, err := All(Options{})
-	if err != nil {
-		return Scenario{}, err
+// control returns the named control; the empty name is none.
+func (p *Plan) control(name string) (*Control, error) {
+	if name == "" {
+		return nil, nil
 	}
-	var names []string
-	for i, s := range all {
-		if s.Name == name {
-			return o.scenario(stories[i])
-		}
-		names = append(names, s.Name)
+	i := slices.IndexFunc(p.Controls, func(c Control) bool { return c.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("no control is called %q", name)
 	}
-	return Scenario{}, fault.Usage("scenarios are: "+strings.Join(names, ", "), "no scenario is called %q", name)
+	return &p.Controls[i], nil
 }

@@ -41,6 +41,15 @@ func gateway(t *testing.T, targets ...string) *Lab {
 	}
 }
 
+// planned plans a run of the named scenario.
+func planned(name string, o Options) (*Plan, error) {
+	s, err := Find(name)
+	if err != nil {
+		return nil, err
+	}
+	return s.Plan(o)
+}
+
 func nineToOne(n int) split.Claim {
 	return split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0.9}, {Name: "v2", Share: 0.1}}, N: n, Alpha: 1e-6}
 }
@@ -211,26 +220,26 @@ func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
 		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Requests: 1000, Shares: []float64{0.99, 0.01}},
 		{Weights: []int{10, 5}}, {Weights: []int{100}}, {Gradual: 1500 * time.Millisecond}, {Gradual: time.Second},
 	} {
-		if _, err := New("canary", o); fault.Code(err) != 2 {
+		if _, err := planned("canary", o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)
 		}
 	}
-	if _, err := New("canery", Options{}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "canary") {
+	if _, err := planned("canery", Options{}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "canary") {
 		t.Errorf("an unknown scenario gave %v (hint %q)", err, fault.Hint(err))
 	}
 }
 
 func TestEveryControlBreaksAStepThatIsToldAndNamesItsClaim(t *testing.T) {
-	all, err := All(Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range all {
-		if len(s.Controls) == 0 {
+	for _, s := range All() {
+		p, err := s.Plan(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Controls) == 0 {
 			t.Errorf("%s has no control", s.Name)
 		}
-		for _, c := range s.Controls {
-			told := c.After == "" || slices.ContainsFunc(s.Steps, func(step Step) bool { return step.Name == c.After })
+		for _, c := range p.Controls {
+			told := c.After == "" || slices.ContainsFunc(p.Steps, func(step Step) bool { return step.Name == c.After })
 			if !told || c.Catches == "" || c.Summary == "" {
 				t.Errorf("%s: control %+v", s.Name, c)
 			}
@@ -238,11 +247,17 @@ func TestEveryControlBreaksAStepThatIsToldAndNamesItsClaim(t *testing.T) {
 	}
 }
 
+func TestTheDefaultsAreRight(t *testing.T) {
+	if o := (Options{}).withDefaults(); !slices.Equal(o.Shares, []float64{0.9, 0.1}) || o.Requests != DefaultRequests {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestASmallShareTakesMoreRequestsUnlessTheyWereGiven(t *testing.T) {
-	if _, err := New("canary", Options{Weights: []int{1, 50, 100}}); err != nil {
+	if _, err := planned("canary", Options{Weights: []int{1, 50, 100}}); err != nil {
 		t.Error(err)
 	}
-	if _, err := New("canary", Options{Weights: []int{1, 50, 100}, Requests: 1000}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "1444") {
+	if _, err := planned("canary", Options{Weights: []int{1, 50, 100}, Requests: 1000}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "1444") {
 		t.Errorf("got %v (hint %q)", err, fault.Hint(err))
 	}
 }

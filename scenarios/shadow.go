@@ -58,15 +58,26 @@ const (
 // shadow: v1 serves all; v2 gets a copy of all of it, from outside and from
 // inside the mesh; their predictions are compared; v2 gets a part; then v2 goes
 // wrong in every way, and the caller must not notice.
-func shadow(o Options) (Scenario, error) {
+func shadow() Scenario {
+	return Scenario{
+		Name:             "shadow",
+		Summary:          "a new version gets a copy of the traffic, and no caller notices",
+		Needs:            []string{"istio"},
+		SidecarInjection: true,
+		New:              newShadow,
+	}
+}
+
+// newShadow plans one run.
+func newShadow(o Options) (*Plan, error) {
 	s := &shadowStory{Options: o, drift: claimedDrift, pods: map[string]string{}}
 	// The flags are judged before anything is touched.
 	for _, claim := range []split.Claim{s.copies(o.Requests, partlyMirrored), s.differences()} {
 		if err := claim.Check(); err != nil {
-			return Scenario{}, fault.Usage("see `mllab scenario shadow --help`", "shadow: %w", err)
+			return nil, fault.Usage("see `mllab scenario shadow --help`", "shadow: %w", err)
 		}
 		if need := claim.Needed(); o.Requests < need {
-			return Scenario{}, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+			return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
 				"%d requests are too few to tell %g %% from nothing", o.Requests, 100*claim.Legs[0].Share)
 		}
 	}
@@ -76,11 +87,7 @@ func shadow(o Options) (Scenario, error) {
 	)
 	partly := fmt.Sprintf("%d %% mirrored", partlyMirrored)
 	sleeps := fmt.Sprintf("v2 sleeps %.0f s", shadowSleep.Seconds())
-	return Scenario{
-		Name:    "shadow",
-		Summary: "a new version gets a copy of the traffic, and no caller notices",
-		Needs:   []string{"istio"},
-		Mesh:    true,
+	return &Plan{
 		Steps: []Step{
 			{
 				Name:   "v1 alone",

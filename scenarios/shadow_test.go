@@ -182,11 +182,11 @@ func TestTheRouteSaysWhatIsAskedFor(t *testing.T) {
 
 func TestAShadowNeedsEnoughRequests(t *testing.T) {
 	for _, o := range []Options{{Requests: 137, Alpha: DefaultAlpha}, {Requests: 1000, Alpha: 0.7}} {
-		if _, err := shadow(o); fault.Code(err) != 2 || fault.Hint(err) == "" {
+		if _, err := newShadow(o); fault.Code(err) != 2 || fault.Hint(err) == "" {
 			t.Errorf("%+v gave %v", o, err)
 		}
 	}
-	if _, err := shadow(Options{Requests: ShortRequests, Alpha: DefaultAlpha}); err != nil {
+	if _, err := newShadow(Options{Requests: ShortRequests, Alpha: DefaultAlpha}); err != nil {
 		t.Error(err)
 	}
 }

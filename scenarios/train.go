@@ -17,12 +17,19 @@ type trainStory struct {
 // train: a TrainJob trains a model and pushes it; another one with the same
 // seed makes the same model; two workers share a search; and a bad model is
 // stopped by the gate.
-func train(Options) (Scenario, error) {
-	s := &trainStory{}
+func train() Scenario {
 	return Scenario{
 		Name:    "train",
 		Summary: "TrainJobs train a model; it is reproducible, and a bad one goes no further",
 		Needs:   []string{"kubeflow"},
+		New:     newTrain,
+	}
+}
+
+// newTrain plans one run.
+func newTrain(Options) (*Plan, error) {
+	s := &trainStory{}
+	return &Plan{
 		Steps: []Step{
 			{
 				Name: "train",

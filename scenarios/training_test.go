@@ -303,7 +303,7 @@ func about(t *testing.T, l *Lab, f func(ctx context.Context, l *Lab) error) []*u
 }
 
 // codeOf is the code that a story's first step puts on the cluster.
-func codeOf(t *testing.T, s Scenario) map[string]string {
+func codeOf(t *testing.T, s *Plan) map[string]string {
 	t.Helper()
 	l := &Lab{Namespace: "ns", Registry: "registry:5000", Domain: "mllab.test", Python: "python", Image: "sampleapp"}
 	for _, o := range about(t, l, s.Steps[0].Change) {
@@ -324,7 +324,7 @@ func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 		"train":    {"no-seed": {"mllab_train.py"}, "no-gate": {"mllab_train.py"}},
 		"pipeline": {"repushed": {"steps.py", "steps.py"}, "off-by-one": {"mllab_train.py", "steps.py"}, "no-gate": {"mllab_train.py"}},
 	} {
-		told, err := New(name, Options{})
+		told, err := planned(name, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -335,7 +335,7 @@ func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 				continue // it changes the world, not the code
 			}
 			t.Run(name+" "+c.Name, func(t *testing.T) {
-				broken, err := New(name, Options{})
+				broken, err := planned(name, Options{})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -30,18 +30,13 @@ import (
 	"mllab.local/scenarios/file"
 )
 
-// ReadFile reads a user's own scenario and returns what makes it, anew for each
-// run. All of it is judged here: the error is wrong use, and nothing was
-// touched. rules need Domain, Addons and Reserved, which are namespaces; of the
-// options Requests, Alpha and Short count.
-func ReadFile(path string, rules file.Rules, o Options) (func() Scenario, error) {
+// ReadFile reads a user's own scenario. All of it is judged here: the error is
+// wrong use, and nothing was touched. rules need Domain, Addons and Reserved,
+// which are namespaces; of the options Requests, Alpha and Short count.
+func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) {
 	data, err := readBounded(path)
 	if err != nil {
-		return nil, fault.Usage("give the path of a scenario's YAML file", "reading the scenario: %w", err)
-	}
-	own, err := All(Options{})
-	if err != nil {
-		return nil, err
+		return s, fault.Usage("give the path of a scenario's YAML file", "reading the scenario: %w", err)
 	}
 	rules.Alpha = cmp.Or(o.Alpha, DefaultAlpha)
 	if rules.Requests = o.Requests; rules.Requests == 0 {
@@ -50,17 +45,20 @@ func ReadFile(path string, rules file.Rules, o Options) (func() Scenario, error)
 			rules.Requests = ShortRequests
 		}
 	}
-	for _, s := range own {
+	for _, s := range All() {
 		rules.Taken = append(rules.Taken, s.Name)
 	}
 	f, err := file.Read(path, data, rules)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	if err := rehearse(f, rules.Domain); err != nil {
-		return nil, fault.Usage("mend the file; nothing was applied", "%w", err)
+		return s, fault.Usage("mend the file; nothing was applied", "%w", err)
 	}
-	return func() Scenario { return userScenario(f, rules.Alpha) }, nil
+	return Scenario{
+		Name: f.Name, Summary: f.Summary, Needs: f.Needs, SidecarInjection: f.Mesh, Untrusted: true,
+		New: func(Options) (*Plan, error) { return planFile(f, rules.Alpha), nil },
+	}, nil
 }
 
 // readBounded reads a file, one byte more than may be used.
@@ -109,10 +107,10 @@ func newUserStory(alpha float64) *userStory {
 	return &userStory{alpha: alpha, services: map[string]*userService{}, routes: map[string]*userRoute{}, env: map[string]map[string]string{}, watchers: map[string]*watch{}}
 }
 
-// userScenario makes the steps and controls of f.
-func userScenario(f *file.File, alpha float64) Scenario {
+// planFile plans one run of f.
+func planFile(f *file.File, alpha float64) *Plan {
 	u := newUserStory(alpha)
-	s := Scenario{Name: f.Name, Summary: f.Summary, Needs: f.Needs, Mesh: f.Mesh, Confined: true}
+	p := &Plan{}
 	for _, each := range f.Steps {
 		step := Step{Name: each.Name, Idea: each.Idea, Look: each.Look}
 		if each.Change != nil || each.Wait.Some() {
@@ -121,10 +119,10 @@ func userScenario(f *file.File, alpha float64) Scenario {
 			}
 		}
 		step.Check = func(ctx context.Context, l *Lab) (Evidence, error) { return u.check(ctx, l, each) }
-		s.Steps = append(s.Steps, step)
+		p.Steps = append(p.Steps, step)
 	}
 	for _, each := range f.Controls {
-		s.Controls = append(s.Controls, Control{
+		p.Controls = append(p.Controls, Control{
 			Name: each.Name, Summary: each.Summary, After: each.After, Catches: Claim(each.Catches),
 			Break: func(ctx context.Context, l *Lab) error {
 				u.broken = true
@@ -137,7 +135,7 @@ func userScenario(f *file.File, alpha float64) Scenario {
 			},
 		})
 	}
-	return s
+	return p
 }
 
 // inFile adds the line of the file that an error is from.

@@ -26,7 +26,7 @@ const examples = "../manifests/scenarios/examples/"
 var onTest = file.Rules{Domain: "mllab.test", Addons: []string{"istio", "knative"}, Reserved: []string{"mllab-sample"}}
 
 // readMine reads a user's scenario.
-func readMine(t *testing.T, text string) (func() Scenario, error) {
+func readMine(t *testing.T, text string) (Scenario, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mine.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -47,15 +47,18 @@ func TestEveryExampleIsATellableStory(t *testing.T) {
 	}
 	for _, path := range files {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			story, err := ReadFile(path, onTest, Options{})
+			s, err := ReadFile(path, onTest, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := story()
-			if s.Name != strings.TrimSuffix(filepath.Base(path), ".yaml") || len(s.Controls) == 0 || len(s.Needs) == 0 || !s.Confined {
+			p, err := s.Plan(Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Name != strings.TrimSuffix(filepath.Base(path), ".yaml") || len(p.Controls) == 0 || len(s.Needs) == 0 || !s.Untrusted {
 				t.Errorf("got %+v", s)
 			}
-			for _, step := range s.Steps {
+			for _, step := range p.Steps {
 				if step.Check == nil {
 					t.Errorf("step %s checks nothing", step.Name)
 				}

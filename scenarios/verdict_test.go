@@ -25,11 +25,11 @@ func (w world) run(ctx context.Context, after string, control, undo bool) (Resul
 	check := func(err error) func(context.Context, *Lab) (Evidence, error) {
 		return func(context.Context, *Lab) (Evidence, error) { return Evidence{Says: "seen"}, err }
 	}
-	s := Scenario{Name: "story", Steps: []Step{{Name: "first", Check: check(w.first)}, {Name: "second", Check: check(w.second)}}}
+	p := &Plan{Steps: []Step{{Name: "first", Check: check(w.first)}, {Name: "second", Check: check(w.second)}}}
 	if undo {
-		s.Undo = &Step{Name: "back", Change: func(context.Context, *Lab) error { return w.undoChange }, Check: check(w.undo)}
+		p.Undo = &Step{Name: "back", Change: func(context.Context, *Lab) error { return w.undoChange }, Check: check(w.undo)}
 	}
-	r := Result{Scenario: s.Name}
+	r := Result{Scenario: "story"}
 	var c *Control
 	if control {
 		c = &Control{Name: "off", Summary: "it is off", After: after, Catches: Shares, Break: func(context.Context, *Lab) error { return w.breaks }}
@@ -37,7 +37,7 @@ func (w world) run(ctx context.Context, after string, control, undo bool) (Resul
 	}
 	l := &Lab{Report: report.Discard(), title: "story"}
 	l.alsoUntouched(func(context.Context) error { return w.foreign })
-	return l.runIn(ctx, s, c, r,
+	return l.runIn(ctx, p, c, r,
 		func(context.Context) error { return w.open }, func(context.Context) error { return w.clean })
 }
 

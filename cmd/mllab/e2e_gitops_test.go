@@ -149,7 +149,7 @@ func (c cli) catches(t *testing.T, name string, args ...string) {
 	t.Helper()
 	var runs []scenarios.Result
 	c.run(append([]string{"scenario", name, "--controls", "--timeout", "30m", "-o", "json"}, args...)...).decode(t, &runs)
-	s, err := scenarios.New(name, scenarios.Options{})
+	s, err := scenarios.Find(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func (c cli) catches(t *testing.T, name string, args ...string) {
 // for its own reason.
 func caught(t *testing.T, s scenarios.Scenario, runs []scenarios.Result) {
 	t.Helper()
-	for _, control := range s.Controls {
+	for _, control := range planOf(t, s).Controls {
 		i := slices.IndexFunc(runs, func(r scenarios.Result) bool { return r.Scenario == s.Name && r.Control == control.Name })
 		switch {
 		case i < 0:

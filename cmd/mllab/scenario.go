@@ -32,11 +32,7 @@ be tested, 130 interrupted.`,
 		Args: noScenario,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	all, err := scenarios.All(scenarios.Options{})
-	if err != nil {
-		panic(err) // the defaults are ours, and a test runs this
-	}
-	for _, s := range all {
+	for _, s := range scenarios.All() {
 		c.AddCommand(newScenarioRun(a, s))
 	}
 	c.AddCommand(newScenarioAll(a), newScenarioFile(a), newScenarioList(a), newScenarioReset(a))
@@ -55,7 +51,7 @@ func noScenario(c *cobra.Command, args []string) error {
 	if near := nearest(args[0], names); near != "" {
 		return fault.Usage(fmt.Sprintf("did you mean `%s %s`?", c.CommandPath(), near), "no scenario is called %q", args[0])
 	}
-	_, err := scenarios.New(args[0], scenarios.Options{})
+	_, err := scenarios.Find(args[0])
 	return err
 }
 
@@ -65,7 +61,7 @@ func oneScenario(c *cobra.Command, args []string) error {
 		return fault.Usage(seeHelp(c), "%s takes one scenario, and got %q", c.CommandPath(), args)
 	}
 	for _, name := range args {
-		if _, err := scenarios.New(name, scenarios.Options{}); err != nil {
+		if _, err := scenarios.Find(name); err != nil {
 			return err
 		}
 	}
@@ -90,15 +86,19 @@ type outlineControl struct {
 	Catches string `json:"catches"`
 }
 
-func describe(s scenarios.Scenario) outline {
-	row := outline{Name: s.Name, Summary: s.Summary, Needs: s.Needs, Takes: s.Takes}
-	for _, step := range s.Steps {
+func describe(s scenarios.Scenario) (outline, error) {
+	row := outline{Name: s.Name, Summary: s.Summary, Needs: s.Needs, Takes: s.Options}
+	p, err := s.Plan(scenarios.Options{})
+	if err != nil {
+		return row, err
+	}
+	for _, step := range p.Steps {
 		row.Steps, row.ideas = append(row.Steps, step.Name), append(row.ideas, step.Idea)
 	}
-	for _, k := range s.Controls {
+	for _, k := range p.Controls {
 		row.Controls = append(row.Controls, outlineControl{k.Name, k.Summary, string(k.Catches)})
 	}
-	return row
+	return row, nil
 }
 
 func newScenarioList(a *app) *cobra.Command {
@@ -109,15 +109,16 @@ func newScenarioList(a *app) *cobra.Command {
   mllab scenario list canary`,
 		Args: oneScenario,
 		RunE: func(_ *cobra.Command, args []string) error {
-			all, err := scenarios.All(scenarios.Options{})
-			if err != nil {
-				return err
-			}
 			var rows []outline
-			for _, s := range all {
-				if len(args) == 0 || s.Name == args[0] {
-					rows = append(rows, describe(s))
+			for _, s := range scenarios.All() {
+				if len(args) > 0 && s.Name != args[0] {
+					continue
 				}
+				row, err := describe(s)
+				if err != nil {
+					return err
+				}
+				rows = append(rows, row)
 			}
 			return a.print(rows, func(w io.Writer) {
 				if len(args) > 0 {
@@ -207,13 +208,10 @@ its file. A run does that by itself before it begins.`,
 // lab knows if a run of it is left; unknown is the error if there is none.
 func scenarioOf(word string) (name string, unknown, err error) {
 	if strings.ContainsRune(word, filepath.Separator) || slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(word)) {
-		story, err := scenarios.ReadFile(word, fileRules(), scenarios.Options{})
-		if err != nil {
-			return "", nil, err
-		}
-		return story().Name, nil, nil
+		s, err := scenarios.ReadFile(word, fileRules(), scenarios.Options{})
+		return s.Name, nil, err
 	}
-	if _, err := scenarios.New(word, scenarios.Options{}); err != nil {
+	if _, err := scenarios.Find(word); err != nil {
 		return word, err, file.CheckName(word)
 	}
 	return word, nil, nil

@@ -26,18 +26,16 @@ anything is touched. Its objects stay in the run's own namespace.`,
 				return fault.Usage(seeHelp(c), "%s takes one file, and got %d", c.CommandPath(), len(args))
 			}
 			p.verb = "scenario run " + args[0]
-			var story func() scenarios.Scenario
-			return a.prove(c, &p, func(o scenarios.Options) (_ []scenarios.Scenario, err error) {
-				if story == nil { // read once: the file may change meanwhile
-					if story, err = scenarios.ReadFile(args[0], fileRules(), o); err != nil {
-						return nil, err
-					}
+			return a.prove(c, &p, func(o scenarios.Options) ([]scenarios.Scenario, error) {
+				s, err := scenarios.ReadFile(args[0], fileRules(), o)
+				if err != nil {
+					return nil, err
 				}
-				s := story()
-				if p.controls && len(s.Controls) == 0 {
-					return nil, fault.Usage("add `controls:`, or leave --controls out", "scenario %s has no controls: nothing would be tested", s.Name)
+				plan, err := s.Plan(o)
+				if err == nil && p.controls && len(plan.Controls) == 0 {
+					err = fault.Usage("add `controls:`, or leave --controls out", "scenario %s has no controls: nothing would be tested", s.Name)
 				}
-				return []scenarios.Scenario{s}, nil
+				return []scenarios.Scenario{s}, err
 			})
 		},
 	}

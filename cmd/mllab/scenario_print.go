@@ -15,11 +15,11 @@ import (
 )
 
 // printTable writes one row for each run.
-func printTable(w io.Writer, results []scenarios.Result, asked []scenarios.Scenario) {
+func printTable(w io.Writer, results []scenarios.Result, asked []plan) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "scenario\tverdict\tsteps\tseconds\trests on")
 	for _, r := range results {
-		i := slices.IndexFunc(asked, func(s scenarios.Scenario) bool { return s.Name == r.Scenario })
+		i := slices.IndexFunc(asked, func(s plan) bool { return s.Name == r.Scenario })
 		ok := 0
 		for _, s := range r.Steps {
 			if s.Pass {

@@ -53,15 +53,14 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
   mllab scenario %[1]s --controls          # break the world on purpose: each must be caught`, about.Name),
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.prove(c, &p, func(o scenarios.Options) ([]scenarios.Scenario, error) {
-				s, err := scenarios.New(about.Name, o)
-				return []scenarios.Scenario{s}, err
+			return a.prove(c, &p, func(scenarios.Options) ([]scenarios.Scenario, error) {
+				return []scenarios.Scenario{about}, nil
 			})
 		},
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	takes := func(name string) bool { return slices.Contains(about.Takes, name) }
+	takes := func(name string) bool { return slices.Contains(about.Options, name) }
 	if takes("shares") {
 		f.StringVar(&p.shares, "shares", scenarios.DefaultShares, "first split, old version first, in whole percents")
 	}
@@ -91,7 +90,9 @@ skipped, and the command that adds it is named.`,
   mllab scenario all --short --junit report.xml
   mllab scenario all --controls`,
 		Args: noArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.prove(c, &p, scenarios.All) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.prove(c, &p, func(scenarios.Options) ([]scenarios.Scenario, error) { return scenarios.All(), nil })
+		},
 	}
 	f := c.Flags()
 	f.SortFlags = false
@@ -189,14 +190,13 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 }
 
 // prove runs what is asked for and writes the result. What is wrong with the
-// flags is said before anything is touched. A story is told once, so ask is
-// asked again for each run.
+// flags is said before anything is touched.
 func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]scenarios.Scenario, error)) error {
 	o, err := p.judge(c)
 	if err != nil {
 		return err
 	}
-	asked, err := ask(o)
+	asked, err := planned(ask, o)
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 		return errors.Join(err, file.write(none))
 	}
 	defer lab.Close()
-	jobs, skipped, err := p.jobs(func() ([]scenarios.Scenario, error) { return ask(o) }, lab.Lacks)
+	jobs, skipped, err := p.jobs(asked, o, lab.Lacks)
 	var results []scenarios.Result
 	if err == nil {
 		results, err = scenarios.RunAll(ctx, scenarios.Lab{
@@ -256,15 +256,35 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 	}))
 }
 
+// plan is a scenario that is asked for, and what a run of it with these options
+// does.
+type plan struct {
+	scenarios.Scenario
+	*scenarios.Plan
+}
+
+// planned returns what is asked for. The error is wrong use.
+func planned(ask func(scenarios.Options) ([]scenarios.Scenario, error), o scenarios.Options) ([]plan, error) {
+	all, err := ask(o)
+	if err != nil {
+		return nil, err
+	}
+	var asked []plan
+	for _, s := range all {
+		p, err := s.Plan(o)
+		if err != nil {
+			return nil, err
+		}
+		asked = append(asked, plan{s, p})
+	}
+	return asked, nil
+}
+
 // jobs are the runs that are asked for, and the results of those that the lab
 // has no addon for. With none left to run nothing can be tested.
-func (p *proof) jobs(ask func() ([]scenarios.Scenario, error), lacks func([]string) []string) (jobs []scenarios.Job, skipped []scenarios.Result, err error) {
-	asked, err := ask()
-	if err != nil {
-		return nil, nil, err
-	}
+func (p *proof) jobs(asked []plan, o scenarios.Options, lacks func([]string) []string) (jobs []scenarios.Job, skipped []scenarios.Result, err error) {
 	var missing []string
-	for i, s := range asked {
+	for _, s := range asked {
 		why := ""
 		if lacking := lacks(s.Needs); len(lacking) > 0 {
 			missing = append(missing, lacking...)
@@ -277,15 +297,11 @@ func (p *proof) jobs(ask func() ([]scenarios.Scenario, error), lacks func([]stri
 			continue
 		}
 		if !p.controls {
-			jobs = append(jobs, scenarios.Job{Scenario: s})
+			jobs = append(jobs, scenarios.Job{Scenario: s.Scenario, Options: o})
 			continue
 		}
-		for n := range s.Controls {
-			fresh, err := ask()
-			if err != nil {
-				return nil, nil, err
-			}
-			jobs = append(jobs, scenarios.Job{Scenario: fresh[i], Control: &fresh[i].Controls[n]})
+		for _, control := range s.Controls {
+			jobs = append(jobs, scenarios.Job{Scenario: s.Scenario, Options: o, Control: control.Name})
 		}
 	}
 	if len(jobs) > 0 {

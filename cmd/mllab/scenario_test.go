@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,7 +92,7 @@ func TestFlagsAreThereOnlyForScenariosThatHeedThem(t *testing.T) {
 		var out, talk bytes.Buffer
 		a := &app{stdout: &out, stderr: &talk, report: report.Discard()}
 		a.global.state, a.global.name = t.TempDir(), "mllab"
-		c := newScenarioRun(a, scenarios.Scenario{Name: "canary", Summary: "a story", Takes: strings.Fields(tc.takes)})
+		c := newScenarioRun(a, scenarios.Scenario{Name: "canary", Summary: "a story", Options: strings.Fields(tc.takes), New: func(scenarios.Options) (*scenarios.Plan, error) { return &scenarios.Plan{}, nil }})
 		c.SetArgs(strings.Fields(tc.args))
 		c.SilenceErrors, c.SilenceUsage = true, true
 		c.SetFlagErrorFunc(flagError)
@@ -142,10 +141,7 @@ func TestScenarioHelpIsShort(t *testing.T) {
 }
 
 func TestTheListIsShortAndOneScenarioIsTold(t *testing.T) {
-	all, err := scenarios.All(scenarios.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	all := scenarios.All()
 	code, stdout, _ := call(t, nil, "scenario", "list")
 	if code != 0 || strings.Count(stdout, "\n") != len(all)+1 {
 		t.Errorf("code %d:\n%s", code, stdout)
@@ -169,11 +165,12 @@ func TestTheListIsShortAndOneScenarioIsTold(t *testing.T) {
 }
 
 func TestJobsAreWhatTheLabHasTheAddonsFor(t *testing.T) {
-	asked := []scenarios.Scenario{
-		{Name: "canary", Needs: []string{"knative"}, Controls: []scenarios.Control{{Name: "weights"}, {Name: "errors"}}},
-		{Name: "gitops", Needs: []string{"knative", "flux"}},
-		{Name: "metrics", Needs: []string{"flux"}},
+	asked := []plan{
+		{scenarios.Scenario{Name: "canary", Needs: []string{"knative"}}, &scenarios.Plan{Controls: []scenarios.Control{{Name: "weights"}, {Name: "errors"}}}},
+		{scenarios.Scenario{Name: "gitops", Needs: []string{"knative", "flux"}}, &scenarios.Plan{}},
+		{scenarios.Scenario{Name: "metrics", Needs: []string{"flux"}}, &scenarios.Plan{}},
 	}
+	o := scenarios.Options{Alpha: 1e-3}
 	lacks := func(missing ...string) func([]string) []string {
 		return func(needs []string) (lacking []string) {
 			for _, n := range needs {
@@ -186,24 +183,21 @@ func TestJobsAreWhatTheLabHasTheAddonsFor(t *testing.T) {
 			return lacking
 		}
 	}
-	asks := func(s ...scenarios.Scenario) func() ([]scenarios.Scenario, error) {
-		return func() ([]scenarios.Scenario, error) { return slices.Clone(s), nil }
-	}
 	p := &proof{}
-	jobs, skipped, err := p.jobs(asks(asked[:2]...), lacks("flux"))
-	if err != nil || len(jobs) != 1 || jobs[0].Control != nil || len(skipped) != 1 || !strings.Contains(skipped[0].Skipped, "mllab up --with flux") {
+	jobs, skipped, err := p.jobs(asked[:2], o, lacks("flux"))
+	if err != nil || len(jobs) != 1 || jobs[0].Control != "" || jobs[0].Options.Alpha != o.Alpha || len(skipped) != 1 || !strings.Contains(skipped[0].Skipped, "mllab up --with flux") {
 		t.Errorf("jobs %+v, skipped %+v, %v", jobs, skipped, err)
 	}
-	_, skipped, err = p.jobs(asks(asked...), lacks("flux", "knative"))
+	_, skipped, err = p.jobs(asked, o, lacks("flux", "knative"))
 	if fault.Code(err) != 3 || fault.Hint(err) != "mllab up --with flux,knative" || len(skipped) != 3 {
 		t.Errorf("nothing to test: %v (exit %d, hint %q), skipped %+v", err, fault.Code(err), fault.Hint(err), skipped)
 	}
 	p.controls = true
-	jobs, _, err = p.jobs(asks(asked[0]), lacks())
-	if err != nil || len(jobs) != 2 || jobs[0].Control.Name != "weights" || jobs[1].Control.Name != "errors" {
+	jobs, _, err = p.jobs(asked[:1], o, lacks())
+	if err != nil || len(jobs) != 2 || jobs[0].Control != "weights" || jobs[1].Control != "errors" {
 		t.Errorf("controls %+v, %v", jobs, err)
 	}
-	if _, _, err = p.jobs(asks(scenarios.Scenario{Name: "short"}), lacks()); fault.Code(err) != 3 {
+	if _, _, err = p.jobs(asked[2:], o, lacks()); fault.Code(err) != 3 {
 		t.Errorf("no control to run: %v", err)
 	}
 }
@@ -241,9 +235,9 @@ var someResults = []scenarios.Result{
 }
 
 func TestResultsAsText(t *testing.T) {
-	var asked []scenarios.Scenario
+	var asked []plan
 	for _, name := range []string{"canary", "cold", "shadow", "zero", "arms", "gitops"} {
-		asked = append(asked, scenarios.Scenario{Name: name, Steps: make([]scenarios.Step, 3)})
+		asked = append(asked, plan{scenarios.Scenario{Name: name}, &scenarios.Plan{Steps: make([]scenarios.Step, 3)}})
 	}
 	var b bytes.Buffer
 	printSteps(&b, someResults)

@@ -35,15 +35,15 @@ func TestSoak(t *testing.T) {
 		if !filepath.IsAbs(path) { // it is named from the repository's root
 			path = filepath.Join("..", "..", path)
 		}
-		story, err := scenarios.ReadFile(path, fileRules(), scenarios.Options{})
+		s, err := scenarios.ReadFile(path, fileRules(), scenarios.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		soak(t, story(), "run", path)
+		soak(t, s, "run", path)
 		return
 	}
 	for _, name := range []string{"canary", "shadow"} {
-		s, err := scenarios.New(name, scenarios.Options{})
+		s, err := scenarios.Find(name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func soak(t *testing.T, s scenarios.Scenario, words ...string) {
 			t.Errorf("%s, run %d: %s", s.Name, i+1, r)
 		}
 		line := fmt.Sprintf("%s: %d of %d passed", s.Name, passed, i+1)
-		if len(s.Controls) > 0 {
+		if len(planOf(t, s).Controls) > 0 {
 			var runs []scenarios.Result
 			r := c.run(append(words, "--controls", "--parallel", "3", "-o", "json")...)
 			if r.code != 0 {
@@ -94,12 +94,12 @@ func soak(t *testing.T, s scenarios.Scenario, words ...string) {
 				}
 			}
 		}
-		for _, control := range s.Controls {
+		for _, control := range planOf(t, s).Controls {
 			line += fmt.Sprintf("; control %s caught %d of %d", control.Name, caught[control.Name], i+1)
 		}
 		t.Log(line)
 	}
-	for _, control := range s.Controls {
+	for _, control := range planOf(t, s).Controls {
 		if caught[control.Name] != n {
 			t.Errorf("%s, control %s was caught %d of %d times", s.Name, control.Name, caught[control.Name], n)
 		}
