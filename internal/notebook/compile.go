@@ -118,11 +118,23 @@ func (p Pipeline) Workflow() string {
 func (b *Notebook) program() []byte {
 	type step struct {
 		Cells   []Cell   `json:"cells"`
+		After   []string `json:"after"` // all steps before it, in the order in which they run
 		Metrics []string `json:"metrics,omitempty"`
 	}
 	steps, set := map[string]step{}, []string{}
+	after := map[string][]string{} // by task
 	for _, s := range b.Steps {
-		steps[s.Task()] = step{append([]Cell{}, s.Cells...), s.Metrics} // never null
+		all := []string{} // never null
+		for _, before := range b.Steps {
+			is := func(prev string) bool {
+				return prev == before.Name || slices.Contains(after[task(prev)], before.Task())
+			}
+			if slices.ContainsFunc(s.Prev, is) {
+				all = append(all, before.Task())
+			}
+		}
+		after[s.Task()] = all
+		steps[s.Task()] = step{append([]Cell{}, s.Cells...), all, s.Metrics}
 	}
 	for _, p := range b.Parameters {
 		set = append(set, p.Name)

@@ -267,7 +267,7 @@ func TestOnlyCodeHasASize(t *testing.T) {
 		}
 	}
 	p.Notebook = notebook(t, code("a = '"+large+"'", "step:a"))
-	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the code must have at most %d bytes, got %d: %d in", maxCode, 2*maxCode+85, 2*maxCode+82)) {
+	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the code must have at most %d bytes, got %d: %d in", maxCode, 2*maxCode+96, 2*maxCode+93)) {
 		t.Errorf("%.300v", err)
 	}
 }
@@ -379,6 +379,9 @@ func TestAPipelineHasATaskForEachStep(t *testing.T) {
 	if want := []string{"ServiceAccount/ns/train", "RoleBinding/ns/train", "ConfigMap/ns/RUN", "Workflow/ns/RUN"}; !reflect.DeepEqual(kinds, want) {
 		t.Errorf("got %v, want %v", kinds, want)
 	}
+	if data, _, _ := unstructured.NestedStringMap(objs[2].Object, "data"); !strings.Contains(data["steps.json"], `"after":["a","b"]`) {
+		t.Errorf("the steps are %s", data["steps.json"])
+	}
 	templates, _, _ := unstructured.NestedSlice(objs[3].Object, "spec", "templates")
 	tasks, _, _ := unstructured.NestedSlice(templates[0].(map[string]any), "dag", "tasks")
 	if last := tasks[2].(map[string]any); last["name"] != "c" || last["depends"] != "a && b" {
@@ -438,7 +441,7 @@ func TestWhatANotebookImportsIsPartOfItsRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, _, _ := unstructured.NestedStringMap(objs[2].Object, "data")
-	steps := `{"parameters":[],"shared":[],"steps":{"a":{"cells":[{"cell":1,"code":"a = 1"}]}}}`
+	steps := `{"parameters":[],"shared":[],"steps":{"a":{"cells":[{"cell":1,"code":"a = 1"}],"after":[]}}}`
 	if want := map[string]string{"run.py": "run", "steps.json": steps, "helper.py": "x = 2"}; !reflect.DeepEqual(data, want) {
 		t.Errorf("the code is %v", data)
 	}

@@ -115,8 +115,8 @@ func TestAStepGetsWhatTheStepsBeforeHaveLeft(t *testing.T) {
 	b := newBench(t)
 	cells := notebook(t, code("class Point:\n    def __init__(self, x): self.x = x", "functions"),
 		code("p, n = Point(3), 1", "step:a"),
-		code("n += 1\nclass Own: pass\nown = Own()", "step:b"),
-		code("assert (p.x, n) == (3, 2), (p.x, n)\nassert 'own' not in globals()", "step:c"))
+		code("n += 1\ndef local():\n    class Own: pass\n    return Own()\nown = local()", "step:b", "prev:a"),
+		code("assert (p.x, n) == (3, 2), (p.x, n)\nassert 'own' not in globals()", "step:c", "prev:a", "prev:b"))
 	exit, out, a := b.step(cells, "a")
 	if exit != 0 || !strings.HasPrefix(a, "store:run-a@") {
 		t.Fatalf("%d %q\n%s", exit, a, out)
@@ -130,6 +130,33 @@ func TestAStepGetsWhatTheStepsBeforeHaveLeft(t *testing.T) {
 		t.Fatalf("%d\n%s", exit, out)
 	}
 	if exit, out, _ := b.step(cells, "c", "a="+a, "b="+second); exit != 0 {
+		t.Errorf("%d\n%s", exit, out)
+	}
+}
+
+// What a step imports and defines is there in those after it, as in KALE and as in
+// Jupyter.
+func TestAStepHasTheImportsFunctionsAndClassesOfThoseBefore(t *testing.T) {
+	b := newBench(t)
+	cells := notebook(t,
+		code("import math as m, os.path\nfrom json import dumps\nlimit = 3\ndef f(n=limit): return m.floor(n) + offset\nclass Own:\n    x = 5\nown, offset = Own(), 1\ndef late(n=limit): return n\nlate = late()", "step:a"),
+		code("!exit 0\nasync def g(): return f(2.5)\noffset = 10\nif True:\n    import not_again_in_c", "step:b", "prev:a"),
+		code("assert (f(), await g(), late, own.x, Own is type(own), dumps(1), os.path.sep) == (13, 12, 3, 5, True, '1', '/'), (f(), late)", "step:c", "prev:b"))
+	b.write("code/not_again_in_c.py", "", 0o600)
+	exit, out, a := b.step(cells, "a")
+	if exit != 0 || !strings.Contains(out, `"names": ["late", "limit", "offset", "own"], "not_kept": []`) {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	exit, out, second := b.step(cells, "b", "a="+a)
+	if exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if exit, out, _ := b.step(cells, "c", "b="+second); exit != 0 || strings.Contains(out, "not_defined") {
+		t.Errorf("%d\n%s", exit, out)
+	}
+	// What cannot be there is missed only by who uses it.
+	cells = notebook(t, code("import only_here", "step:a"), code("x = 1", "step:b", "prev:a"))
+	if exit, out, _ := b.step(cells, "b"); exit != 0 || !strings.Contains(out, `"not_defined": ["only_here"], "error": "ModuleNotFoundError`) {
 		t.Errorf("%d\n%s", exit, out)
 	}
 }

@@ -1,9 +1,10 @@
 """Runs one step of a notebook: python3 run.py STEPS STEP [STEP-BEFORE=IMAGE…]
 
 STEPS is a file with the notebook's code, as `mllab pipeline compile` writes it. First run the cells that all steps
-share: parameters, imports, functions. Then come the names that the steps before have left, in the order in which they
-are named, and then the step's own cells. What is left at the end, the next steps get: every name but those of modules,
-functions and classes, those of the shared cells, which each step has anew, and those that begin with _.
+share: parameters, imports, functions. Then come what the steps before import, their functions and their classes, which
+are defined again; the names that they have left, in the order in which they are named; and then the step's own cells.
+What is left at the end, the next steps get: every name with a value, but those of the shared cells, which each step
+defines for itself, and those that begin with _.
 
 The environment may give a parameter NAME another value, as PARAMETER_NAME.
 
@@ -86,6 +87,29 @@ def broken(steps):
             return cell, e
         except ValueError as e:  # a null byte
             return cell, SyntaxError(str(e))
+
+
+def definitions(cells):
+    """Returns what cells import and define, outside of all blocks: by name, code that does it again."""
+    kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    found = []
+    for cell in cells:
+        for node in ast.parse(cell["code"]).body:
+            if isinstance(node, kinds):
+                names = [node.name] if hasattr(node, "name") else [(n.asname or n.name).split(".")[0] for n in node.names]
+                found.append((names, compile(ast.Module([node], []), f"cell {cell['cell']}", "exec", dont_inherit=True)))
+    return found
+
+
+def define(definitions, names, errors=False):
+    """Runs definitions, and returns those that fail: a step may do without."""
+    failed = []
+    for what, code in definitions:
+        try:
+            exec(code, names)
+        except Exception as e:
+            failed.append((what, f"{type(e).__name__}: {e}" if errors else code))
+    return failed
 
 
 def plain(value):
@@ -370,9 +394,15 @@ def main(file, step, before):
                 names[name] = given(name, names[name])
                 parameters = [each for each in parameters if each != name]
         shared = dict(names)
+        # What a value is of is there before the value; what needs a value comes after it.
+        again = definitions([cell for before in own["after"] for cell in steps["steps"][before]["cells"]])
+        undefined, values = define(again, names), {}
         for name in left:
             where = f"the names that step {name} has left"
-            names.update(joblib.load(f"/tmp/{name}/names.joblib"))
+            values.update(joblib.load(f"/tmp/{name}/names.joblib"))
+        names.update(values)
+        for what, error in define([(what, code) for what, code in undefined if not values.keys() & what], names, errors=True):
+            say(step=step, not_defined=what, error=error)
         for cell in own["cells"]:
             where = f"cell {cell['cell']}"
             shell.cell(cell["code"], where)
@@ -390,9 +420,10 @@ def main(file, step, before):
         return failed(1, step, where, f"{type(e).__name__}: {e}")
 
     values = {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, NO_VALUES)}
-    # The next step defines again what the shared cells do, and nothing else: a value that needs more cannot be kept.
+    # The next step defines again what is defined outside of blocks: a value that needs more cannot be kept.
+    defined = {name for what, _ in again + definitions(own["cells"]) for name in what}
     for name, value in list(names.items()):
-        if isinstance(value, NO_VALUES) and shared.get(name) is not value:
+        if isinstance(value, NO_VALUES) and shared.get(name) is not value and name not in defined:
             del names[name]
     kept, lost = {}, []
     for name, value in values.items():
