@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test unit e2e bench soak lint vuln verify build tools clean
+.PHONY: help lab test test-all unit e2e bench soak lint vuln verify build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -11,13 +11,16 @@ help: ## show this menu
 lab: tools build ## install what is missing, build, bring the lab up, prove a canary delivery on it
 	$(BIN) up && $(BIN) scenario canary
 
-test: tools ## run all tests, the real cluster's too
+test: tools ## run the tests, on a real cluster too: each scenario once
 	scripts/test lint unit envtest e2e
+
+test-all: tools ## run all tests: every scenario in full, every control, kills
+	scripts/test lint unit envtest e2e-all
 
 unit: ## run the tests that need no cluster
 	scripts/test unit
 
-e2e: tools ## run the tests on a real cluster
+e2e: tools ## run the tests on a real cluster; one part on your lab: make e2e RUN=TestLabScenarios/teach LAB=mllab
 	scripts/test e2e
 
 bench: tools ## measure `up` against a plain kind cluster of the same node image

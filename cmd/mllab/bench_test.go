@@ -33,8 +33,7 @@ type cost struct {
 // of the same node image, and then an `up` that has nothing to do. Wall time on
 // a shared machine is only worth a ratio; what is gated is CPU time.
 func TestBench(t *testing.T) {
-	c := newCLI(t)
-	c.env = append(c.env, "MLLAB_NAME="+benchCluster)
+	c := newCLI(t, benchCluster)
 	provider := cluster.NewProvider(cluster.ProviderWithPodman())
 	if _, err := os.Stat("/var/run/docker.sock"); err == nil {
 		provider = cluster.NewProvider(cluster.ProviderWithDocker())

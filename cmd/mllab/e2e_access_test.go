@@ -26,7 +26,7 @@ func testAccess(t *testing.T, c cli) {
 	}
 	r := behind.run("kubeconfig", "--merge")
 	r.ok(t, nil)
-	if text, err := os.ReadFile(mine); err != nil || !strings.Contains(string(text), "current-context: mllab-"+e2eCluster) {
+	if text, err := os.ReadFile(mine); err != nil || !strings.Contains(string(text), "current-context: mllab-"+c.name) {
 		t.Errorf("%v\n%s", err, text)
 	}
 	if asked := proxy.all(); asked != "" {

@@ -109,7 +109,7 @@ func testGitVerbs(t *testing.T, c cli) {
 	}
 	applied := func(t *testing.T, commit string) {
 		t.Helper()
-		kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastAppliedRevision}=main@sha1:"+commit, "--timeout=2m")
+		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastAppliedRevision}=main@sha1:"+commit, "--timeout=2m")
 	}
 	read := func(t *testing.T) (r audit.Report) {
 		t.Helper()
@@ -119,11 +119,11 @@ func testGitVerbs(t *testing.T, c cli) {
 	green := ada.commit("Green", "audit-try/base/kustomization.yaml", "resources: [settings.yaml]\n", "audit-try/base/settings.yaml", settings("green"),
 		"audit-try/overlays/lab/kustomization.yaml", "resources: [../../base]\n")
 	ada.git("push", "-q")
-	engine(t, "exec", e2eCluster+"-control-plane", "sh", "-c", `printf %s "$1" | kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f -`, "sh", auditTry)
-	defer kubectl(t, "delete", "namespace", "audit-try", "--timeout=2m")
+	engine(t, "exec", c.node(), "sh", "-c", `printf %s "$1" | kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f -`, "sh", auditTry)
+	defer c.kubectl(t, "delete", "namespace", "audit-try", "--timeout=2m")
 	applied(t, green)
 
-	t.Run("a clone keeps no token", func(t *testing.T) {
+	c.part(t, "a clone keeps no token", func(t *testing.T) {
 		c.run("git", "clone", ada.dir).exits(t, 2, "is not empty")
 		if err := filepath.WalkDir(ada.dir, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
@@ -139,7 +139,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		}
 	})
 
-	t.Run("a push works beside a scenario, and Flux looks at once", func(t *testing.T) {
+	c.part(t, "a push works beside a scenario, and Flux looks at once", func(t *testing.T) {
 		p := c.start("scenario", "canary", "--requests", "200000")
 		p.says(t, "requests")
 		red := ada.commit("Red", "audit-try/base/settings.yaml", settings("red"))
@@ -149,7 +149,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		p.wait().exits(t, 130)
 	})
 
-	t.Run("what would lose or forge something is refused in words", func(t *testing.T) {
+	c.part(t, "what would lose or forge something is refused in words", func(t *testing.T) {
 		late := clone(t)
 		blue := ada.commit("Blue", "audit-try/base/settings.yaml", settings("blue"))
 		ada.git("push", "-q")
@@ -174,7 +174,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		ada.git("pull", "-q")
 	})
 
-	t.Run("the audit ties a commit to what it changed, when, and what proves it", func(t *testing.T) {
+	c.part(t, "the audit ties a commit to what it changed, when, and what proves it", func(t *testing.T) {
 		tip := ada.commit("White", "audit-try/base/settings.yaml", settings("white"))
 		ada.git("push", "-q")
 		applied(t, tip)
@@ -210,10 +210,10 @@ func testGitVerbs(t *testing.T, c cli) {
 		}
 	})
 
-	t.Run("a commit that cannot be built is shown with the reason, here and in status", func(t *testing.T) {
+	c.part(t, "a commit that cannot be built is shown with the reason, here and in status", func(t *testing.T) {
 		ada.commit("Broken", "audit-try/overlays/lab/kustomization.yaml", "resources: [../../bases]\n")
 		ada.git("push", "-q")
-		kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=BuildFailed", "--timeout=2m")
+		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=BuildFailed", "--timeout=2m")
 		if broken := read(t).Commits[0]; len(broken.Changes) != 1 || !strings.Contains(broken.Changes[0].Error, "bases") {
 			t.Errorf("%+v", broken)
 		}
@@ -225,8 +225,8 @@ func testGitVerbs(t *testing.T, c cli) {
 		applied(t, ada.git("rev-parse", "HEAD"))
 	})
 
-	t.Run("tampering shows with its manager, and is a report", func(t *testing.T) {
-		kubectl(t, "-n", "audit-try", "patch", "configmap", "settings", "--type=merge", "-p", `{"data":{"color":"black","more":"x"}}`)
+	c.part(t, "tampering shows with its manager, and is a report", func(t *testing.T) {
+		c.kubectl(t, "-n", "audit-try", "patch", "configmap", "settings", "--type=merge", "-p", `{"data":{"color":"black","more":"x"}}`)
 		r := read(t) // exits 0
 		if len(r.Drift) != 1 || len(r.Drift[0].Objects) != 1 || len(r.Drift[0].Objects[0].Fields) != 2 {
 			t.Fatalf("%+v", r.Drift)
@@ -237,20 +237,20 @@ func testGitVerbs(t *testing.T, c cli) {
 				t.Errorf("%+v, want %v", f, want)
 			}
 		}
-		kubectl(t, "-n", "audit-try", "delete", "configmap", "settings")
+		c.kubectl(t, "-n", "audit-try", "delete", "configmap", "settings")
 		if r = read(t); len(r.Drift) != 1 || !r.Drift[0].Objects[0].Missing {
 			t.Errorf("removed: %+v", r.Drift)
 		}
-		kubectl(t, "-n", "audit-try", "annotate", "--overwrite", "kustomization/model", "reconcile.fluxcd.io/requestedAt=again")
-		kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastHandledReconcileAt}=again", "--timeout=2m")
+		c.kubectl(t, "-n", "audit-try", "annotate", "--overwrite", "kustomization/model", "reconcile.fluxcd.io/requestedAt=again")
+		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastHandledReconcileAt}=again", "--timeout=2m")
 		if r = read(t); len(r.Drift) != 0 {
 			t.Errorf("after Flux has put it back: %+v", r.Drift)
 		}
 	})
 
-	t.Run("the audit is complete when the Git pod was killed", func(t *testing.T) {
+	c.part(t, "the audit is complete when the Git pod was killed", func(t *testing.T) {
 		before := read(t)
-		kubectl(t, "-n", "git", "delete", "pod", "-l", "app=git", "--grace-period=0", "--force")
+		c.kubectl(t, "-n", "git", "delete", "pod", "-l", "app=git", "--grace-period=0", "--force")
 		after := read(t) // asks again until it is back
 		if len(after.Commits) != len(before.Commits) || after.Head != before.Head {
 			t.Fatalf("%d commits, before it was killed %d", len(after.Commits), len(before.Commits))

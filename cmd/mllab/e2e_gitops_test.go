@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"mllab.local/bootstrap"
 	"mllab.local/internal/git"
 	"mllab.local/scenarios"
 )
@@ -19,20 +18,10 @@ import (
 // gitopsScenarios need Flux and the lab's Git.
 var gitopsScenarios = []string{"gitops", "gitops-helm"}
 
-// testGitOps adds Flux and Git to the lab that is up, delivers by commits, and
-// kills what delivers in the middle of it.
+// testGitOps delivers by commits, and kills what delivers in the middle of it.
 func testGitOps(t *testing.T, c cli) {
-	up := []string{"up", "--image-source", "source", "--with", "flux,git", "-o", "json"}
-	t.Run("flux and git are added to a lab that is up", func(t *testing.T) {
-		var sum bootstrap.Summary
-		c.run(up...).ok(t, &sum)
-		if sum.Created {
-			t.Error("it made a new cluster")
-		}
-	})
-
 	for _, name := range gitopsScenarios {
-		t.Run(name+" passes, and the proof of each of its commits is in Git", func(t *testing.T) {
+		c.part(t, name+" passes, and the proof of each of its commits is in Git", func(t *testing.T) {
 			result := c.scenario(t, 0, name)
 			judged := map[string]bool{}
 			repo := c.clone(t)
@@ -62,12 +51,12 @@ func testGitOps(t *testing.T, c cli) {
 				t.Errorf("the run left %d files in Git (%v)", len(files), err)
 			}
 		})
-		t.Run("every control of "+name+" is caught for its own reason", func(t *testing.T) {
+		c.part(t, "every control of "+name+" is caught for its own reason", func(t *testing.T) {
 			c.catches(t, name, "--short")
 		})
 	}
 
-	t.Run("the Git pod and two of Flux's are killed in the middle: the lab converges and nothing is lost", func(t *testing.T) {
+	c.part(t, "the Git pod and two of Flux's are killed in the middle: the lab converges and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
 		for _, kill := range []struct{ step, namespace, app string }{
 			{"a commit moves 10 % to v2", "git", "git"},
@@ -76,7 +65,7 @@ func testGitOps(t *testing.T, c cli) {
 		} {
 			// An earlier kill may have ended the run.
 			if p.reaches("gitops: " + kill.step + ": started") {
-				kubectl(t, "-n", kill.namespace, "delete", "pod", "-l", "app="+kill.app, "--grace-period=0", "--force", "--wait=false")
+				c.kubectl(t, "-n", kill.namespace, "delete", "pod", "-l", "app="+kill.app, "--grace-period=0", "--force", "--wait=false")
 			}
 		}
 		killed := honest(t, p.wait(), 0, 1, 3)
@@ -85,17 +74,17 @@ func testGitOps(t *testing.T, c cli) {
 		c.gitIsWhole(t)
 	})
 
-	t.Run("the node is stopped in the middle: up brings it back, and nothing is lost", func(t *testing.T) {
+	c.part(t, "the node is stopped in the middle: up brings it back, and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
 		p.says(t, "gitops: commit to traffic: started")
-		engine(t, "stop", "-t", "5", e2eCluster+"-control-plane")
+		engine(t, "stop", "-t", "5", c.node())
 		t.Logf("the run without a node: %v", honest(t, p.wait(), 1, 3).Err())
 		c.run("status").exits(t, 3, "mllab up")
-		c.run(up...).ok(t, nil)
+		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 		c.gitIsWhole(t)
 	})
 
-	t.Run("a person pushes in the middle of a run's own commits: it passes, and nothing is lost", func(t *testing.T) {
+	c.part(t, "a person pushes in the middle of a run's own commits: it passes, and nothing is lost", func(t *testing.T) {
 		ada := gitUser{t, t.TempDir()}
 		ada.git("clone", "-q", c.gitRemote(t).String(), ".")
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
@@ -160,7 +149,7 @@ func (c cli) catches(t *testing.T, name string, args ...string) {
 // for its own reason.
 func caught(t *testing.T, s scenarios.Scenario, runs []scenarios.Result) {
 	t.Helper()
-	for _, control := range planOf(t, s).Controls {
+	for _, control := range planOf(t, s, scenarios.Options{}).Controls {
 		i := slices.IndexFunc(runs, func(r scenarios.Result) bool { return r.Scenario == s.Name && r.Control == control.Name })
 		switch {
 		case i < 0:
@@ -212,7 +201,7 @@ func (p *process) running() bool {
 // converges returns when the lab says that it is ready.
 func (c cli) converges(t *testing.T) {
 	t.Helper()
-	became(t, 3*time.Minute, "the lab gets ready", func() bool { return c.run("status").code == 0 })
+	c.became(t, 3*time.Minute, "the lab gets ready", func() bool { return c.run("status").code == 0 })
 }
 
 // gitRemote is the address of the lab's Git, with its token.
@@ -253,7 +242,7 @@ func (c cli) gitIsWhole(t *testing.T) {
 	}
 	type line struct{ Ref, Old, New string }
 	var pushes []line
-	for text := range strings.Lines(engine(t, "exec", e2eCluster+"-control-plane", "cat", "/var/lib/mllab/git/pushes.jsonl")) {
+	for text := range strings.Lines(engine(t, "exec", c.node(), "cat", "/var/lib/mllab/git/pushes.jsonl")) {
 		var l line
 		if err := json.Unmarshal([]byte(text), &l); err != nil {
 			t.Fatalf("%v: %s", err, text)

@@ -22,6 +22,9 @@ import (
 // kubeflowMemory is what a node with the minimal Kubeflow may hold, in bytes.
 const kubeflowMemory = 6 << 30
 
+// kubeflowScenarios need the minimal Kubeflow; mlops has parts of its own.
+var kubeflowScenarios = []string{"train", "pipeline", "kserve"}
+
 // kubeflowSeconds is what each of its scenarios is meant to take. A machine that
 // does other things beside may take twice as long.
 var kubeflowSeconds = map[string]float64{"train": 120, "pipeline": 120, "kserve": 120, "mlops": 300}
@@ -34,18 +37,17 @@ func inBudget(t *testing.T, r scenarios.Result) {
 	}
 }
 
-// TestLabKubeflow is a lab of its own, with the minimal Kubeflow from the start.
-func TestLabKubeflow(t *testing.T) {
-	c := newCLI(t)
-	clean := func() { c.run("down").ok(t, nil) }
-	clean()
-	t.Cleanup(clean)
+// TestLabDelivery has the lab with everything: delivery by Git, and the minimal
+// Kubeflow.
+func TestLabDelivery(t *testing.T) {
+	t.Parallel()
+	c := newCLI(t, "mllab-e2e-delivery")
+	c.up(t, "--with", "all")
 
-	t.Run("up --with all, and again", func(t *testing.T) {
-		c.run("up", "--image-source", "source", "--port", "auto", "--with", "all").ok(t, nil)
-		pods := kubectl(t, "get", "pods", "-A", "-o", "name")
+	c.part(t, "up --with all again replaces no pod", func(t *testing.T) {
+		pods := c.kubectl(t, "get", "pods", "-A", "-o", "name")
 		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
-		after := kubectl(t, "get", "pods", "-A", "-o", "name")
+		after := c.kubectl(t, "get", "pods", "-A", "-o", "name")
 		for _, pod := range strings.Fields(pods) {
 			// The sample may go to zero, and what was verified with is on its way out.
 			if !strings.Contains(after, pod) && !strings.Contains(pod, "sample-") && !strings.Contains(pod, "mllab-verify") {
@@ -54,14 +56,16 @@ func TestLabKubeflow(t *testing.T) {
 		}
 	})
 
-	for _, name := range []string{"train", "pipeline", "kserve"} {
-		t.Run(name, func(t *testing.T) {
+	testGitOps(t, c)
+
+	for _, name := range kubeflowScenarios {
+		c.part(t, name, func(t *testing.T) {
 			inBudget(t, c.scenario(t, 0, name))
 			c.catches(t, name)
 		})
 	}
 
-	t.Run("a notebook is compiled to a pipeline that runs", func(t *testing.T) {
+	c.part(t, "a notebook is compiled to a pipeline that runs", func(t *testing.T) {
 		c.run("pipeline", "compile", "no-such.ipynb").exits(t, 2, "no-such.ipynb", "name a notebook")
 		c.run("pipeline", "compile", "e2e_test.go").exits(t, 2, "e2e_test.go: it is no notebook")
 		r := c.run("pipeline", "compile", "../../manifests/scenarios/examples/breast-cancer.ipynb")
@@ -70,12 +74,12 @@ func TestLabKubeflow(t *testing.T) {
 		if err := os.WriteFile(file, []byte(r.out), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		engine(t, "cp", file, e2eCluster+"-control-plane:/pipeline.yaml")
-		kubectl(t, "create", "-f", "/pipeline.yaml")
-		kubectl(t, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow", "--all")
+		engine(t, "cp", file, c.node()+":/pipeline.yaml")
+		c.kubectl(t, "create", "-f", "/pipeline.yaml")
+		c.kubectl(t, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow", "--all")
 	})
 
-	t.Run("mlops passes, it fits, and the proof of each of its commits is in Git", func(t *testing.T) {
+	c.part(t, "mlops passes, it fits, and the proof of each of its commits is in Git", func(t *testing.T) {
 		p := c.start("scenario", "mlops", "--keep", "-o", "json")
 		peak := c.peak(t, p)
 		result := honest(t, p.wait(), 0)
@@ -102,22 +106,22 @@ func TestLabKubeflow(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a pushed notebook fails with its own words, and a killed runner is taken up again", func(t *testing.T) {
+	c.part(t, "a pushed notebook fails with its own words, and a killed runner is taken up again", func(t *testing.T) {
 		c.pushesNotebooks(t)
 	})
 	c.run("scenario", "reset", "mlops").exits(t, 0)
-	t.Run("every control of mlops is caught for its own reason", func(t *testing.T) {
+	c.part(t, "every control of mlops is caught for its own reason", func(t *testing.T) {
 		c.catches(t, "mlops", "--short")
 	})
 
-	t.Run("the registry is killed again and again in a pipeline: it passes or says why, and only whole models serve", func(t *testing.T) {
+	c.part(t, "the registry is killed again and again in a pipeline: it passes or says why, and only whole models serve", func(t *testing.T) {
 		c.killsTheRegistry(t, "pipeline")
 	})
-	t.Run("the node is stopped while a pipeline trains: up brings it back, and the pipeline goes on", func(t *testing.T) {
+	c.part(t, "the node is stopped while a pipeline trains: up brings it back, and the pipeline goes on", func(t *testing.T) {
 		c.stopsTheNode(t, "pipeline", "good")
 	})
 
-	t.Run("it fits", func(t *testing.T) {
+	c.part(t, "it fits", func(t *testing.T) {
 		var r bootstrap.StatusReport
 		c.run("status", "-o", "json").ok(t, &r)
 		if r.Memory > kubeflowMemory {
@@ -150,8 +154,8 @@ func (c cli) killsTheRegistry(t *testing.T, name string) {
 	kills := 0
 	for tick := time.NewTicker(10 * time.Second); p.running(); <-tick.C {
 		// Not before it is back: one that is never there lets nothing pass.
-		if kills < 8 && kubectl(t, "-n", "registry", "get", "deployment", "registry", "-o", "jsonpath={.status.readyReplicas}") == "1" {
-			kubectl(t, "-n", "registry", "delete", "pod", "-l", "app=registry", "--grace-period=0", "--force", "--wait=false")
+		if kills < 8 && c.kubectl(t, "-n", "registry", "get", "deployment", "registry", "-o", "jsonpath={.status.readyReplicas}") == "1" {
+			c.kubectl(t, "-n", "registry", "delete", "pod", "-l", "app=registry", "--grace-period=0", "--force", "--wait=false")
 			kills++
 		}
 	}
@@ -163,7 +167,7 @@ func (c cli) killsTheRegistry(t *testing.T, name string) {
 	if err := run.Err(); err != nil && !strings.Contains(err.Error(), "registry") && !strings.Contains(err.Error(), "/v2/") {
 		t.Errorf("it does not say that the registry is why: %v", err)
 	}
-	kubectl(t, "-n", "registry", "rollout", "status", "deployment/registry", "--timeout=120s")
+	c.kubectl(t, "-n", "registry", "rollout", "status", "deployment/registry", "--timeout=120s")
 	c.servesWholeModels(t, scenarios.Namespace(name))
 	c.run("scenario", "reset", name).exits(t, 0)
 }
@@ -174,7 +178,7 @@ func (c cli) servesWholeModels(t *testing.T, namespace string) {
 	t.Helper()
 	get := func(args ...string) string {
 		t.Helper()
-		return kubectl(t, append([]string{"-n", namespace, "get", "--ignore-not-found"}, args...)...)
+		return c.kubectl(t, append([]string{"-n", namespace, "get", "--ignore-not-found"}, args...)...)
 	}
 	var lab bootstrap.StatusReport
 	c.run("status", "-o", "json").decode(t, &lab)
@@ -205,20 +209,20 @@ func (c cli) servesWholeModels(t *testing.T, namespace string) {
 func (c cli) stopsTheNode(t *testing.T, name, workflow string) {
 	namespace, job := scenarios.Namespace(name), workflow+"-train"
 	p := c.start("scenario", name, "--keep", "-o", "json")
-	became(t, 3*time.Minute, "its training", func() bool {
-		phase := kubectl(t, "-n", namespace, "get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name="+job, "-o", "jsonpath={.items[*].status.phase}")
+	c.became(t, 3*time.Minute, "its training", func() bool {
+		phase := c.kubectl(t, "-n", namespace, "get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name="+job, "-o", "jsonpath={.items[*].status.phase}")
 		return phase != "" && phase != "Pending" // it runs, or has just ended
 	})
-	engine(t, "stop", "-t", "5", e2eCluster+"-control-plane")
+	engine(t, "stop", "-t", "5", c.node())
 	run := honest(t, p.wait(), 1, 3)
 	t.Logf("the run without a node: %v", run.Err())
 	c.run("status").exits(t, 3, "mllab up")
 	c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
-	kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=condition=Complete", "trainjob/"+job)
-	kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+workflow)
+	c.kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=condition=Complete", "trainjob/"+job)
+	c.kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+workflow)
 	c.servesWholeModels(t, namespace)
 	c.run("scenario", "reset", name).exits(t, 0)
-	c.scenario(t, 0, name)
+	c.scenario(t, 0, name, "--short")
 }
 
 // pushesNotebooks pushes notebooks to a run of mlops that has stayed, as a
@@ -227,7 +231,7 @@ func (c cli) pushesNotebooks(t *testing.T) {
 	const folder, file = "scenarios/mllab-mlops/training", "breast-cancer.ipynb"
 	job := func(args ...string) string {
 		t.Helper()
-		return kubectl(t, append([]string{"-n", "mllab-mlops"}, args...)...)
+		return c.kubectl(t, append([]string{"-n", "mllab-mlops"}, args...)...)
 	}
 	files, err := c.clone(t).Files(c.clone(t).Head(), folder)
 	if err != nil {
@@ -241,7 +245,7 @@ func (c cli) pushesNotebooks(t *testing.T) {
 		if _, err := c.clone(t).Commit(t.Context(), git.Change{Folder: folder, Files: map[string][]byte{file: []byte(text)}, Message: "a notebook"}); err != nil {
 			t.Fatal(err)
 		}
-		became(t, 3*time.Minute, "another Job", func() bool {
+		c.became(t, 3*time.Minute, "another Job", func() bool {
 			return !strings.Contains(job("get", "job", "training", "--ignore-not-found", "-o", "jsonpath={.metadata.uid} "), was+" ") &&
 				job("get", "pods", "-l", "batch.kubernetes.io/job-name=training", "-o", "name") != ""
 		})
@@ -282,7 +286,7 @@ func (c cli) pushesNotebooks(t *testing.T) {
 	workflows := func() string { t.Helper(); return job("get", "workflows", "-o", "name") }
 	was := workflows()
 	push(strings.Replace(good, "seed = 1", "seed = 3", 1))
-	became(t, 3*time.Minute, "its Workflow", func() bool { return workflows() != was })
+	c.became(t, 3*time.Minute, "its Workflow", func() bool { return workflows() != was })
 	job("delete", "pod", "-l", "batch.kubernetes.io/job-name=training", "--wait=false")
 	job("wait", "--timeout=180s", "--for=condition=Complete", "job/training")
 	if got := job("logs", "-l", "batch.kubernetes.io/job-name=training", "--tail=-1"); !strings.Contains(got, `"taken up","kind":"Workflow"`) || !strings.Contains(says(), `"commit"`) {

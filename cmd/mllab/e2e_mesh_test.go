@@ -14,8 +14,8 @@ import (
 )
 
 // apply gives YAML to the cluster as its user would, and returns what kubectl said.
-func apply(yaml string) (string, error) {
-	return tryEngine("exec", e2eCluster+"-control-plane", "bash", "-c",
+func (c cli) apply(yaml string) (string, error) {
+	return tryEngine("exec", c.node(), "bash", "-c",
 		"kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f - <<'END'\n"+yaml+"\nEND")
 }
 
@@ -64,7 +64,7 @@ func testRefusedRoutes(t *testing.T, c cli) {
 		"path":   `{path: {type: RegularExpression, value: "/(?!a)"}}`,
 		"header": `{headers: [{type: RegularExpression, name: user-agent, value: "(?!"}]}`,
 	} {
-		out, err := apply(`{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: bad-` + name + `, namespace: default}, spec: {rules: [{matches: [` + match + `]}]}}`)
+		out, err := c.apply(`{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: bad-` + name + `, namespace: default}, spec: {rules: [{matches: [` + match + `]}]}}`)
 		if err == nil || !strings.Contains(err.Error(), "invalid or unsupported Perl syntax: `(?!`") {
 			t.Errorf("an HTTPRoute with a bad pattern in its %s: %v %s", name, err, out)
 		}
@@ -83,13 +83,13 @@ spec:
     - applyTo: HTTP_ROUTE
       match: {context: GATEWAY}
       patch: {operation: MERGE, value: {match: {safe_regex: {regex: "^(?!.*Chrome)"}}}}`
-	if out, err := apply(filter); err != nil {
+	if out, err := c.apply(filter); err != nil {
 		t.Fatal(err, out)
 	}
 	filterGone := false
 	remove := func() {
 		if !filterGone {
-			kubectl(t, "-n", "istio-system", "delete", "envoyfilter", "broken")
+			c.kubectl(t, "-n", "istio-system", "delete", "envoyfilter", "broken")
 			filterGone = true
 		}
 	}
@@ -98,7 +98,7 @@ spec:
 		_ = json.Unmarshal([]byte(c.run("status", "-o", "json").out), &r)
 		return r
 	}
-	became(t, 30*time.Second, "status says that the gateway refuses its routes", func() bool { return len(status().Proxies) > 0 })
+	c.became(t, 30*time.Second, "status says that the gateway refuses its routes", func() bool { return len(status().Proxies) > 0 })
 	c.run("status").exits(t, 3, "refuses its new routes", "(?!", "EnvoyFilter/istio-system/broken")
 	if r := c.run("doctor"); !strings.Contains(r.out, "EnvoyFilter/istio-system/broken") {
 		t.Errorf("doctor does not say it: %s", r)
@@ -109,5 +109,5 @@ spec:
 		t.Errorf("the scenario took %s to say it", took)
 	}
 	remove()
-	became(t, 30*time.Second, "the lab is ready again", func() bool { return status().Ready })
+	c.became(t, 30*time.Second, "the lab is ready again", func() bool { return status().Ready })
 }

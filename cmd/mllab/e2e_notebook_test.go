@@ -77,11 +77,11 @@ func testNotebooks(t *testing.T, c cli) {
 		t.Error("outputs make another pipeline")
 	}
 
-	kubectl(t, "create", "namespace", namespace)
-	t.Cleanup(func() { kubectl(t, "delete", "namespace", namespace, "--wait=false") })
-	engine(t, "cp", write("pipeline.yaml", r.out), e2eCluster+"-control-plane:/brought.yaml")
-	kubectl(t, "create", "-f", "/brought.yaml")
-	kubectl(t, "-n", namespace, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+run)
+	c.kubectl(t, "create", "namespace", namespace)
+	t.Cleanup(func() { c.kubectl(t, "delete", "namespace", namespace, "--wait=false") })
+	engine(t, "cp", write("pipeline.yaml", r.out), c.node()+":/brought.yaml")
+	c.kubectl(t, "create", "-f", "/brought.yaml")
+	c.kubectl(t, "-n", namespace, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+run)
 	var w struct {
 		Status struct {
 			Nodes map[string]struct {
@@ -92,7 +92,7 @@ func testNotebooks(t *testing.T, c cli) {
 			}
 		}
 	}
-	if err := yaml.Unmarshal([]byte(kubectl(t, "-n", namespace, "get", "workflow", run, "-o", "yaml")), &w); err != nil {
+	if err := yaml.Unmarshal([]byte(c.kubectl(t, "-n", namespace, "get", "workflow", run, "-o", "yaml")), &w); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}

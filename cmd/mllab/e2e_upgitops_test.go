@@ -36,19 +36,19 @@ func (j jane) edit(t *testing.T, file, old, with string) {
 }
 
 // push commits what was changed, pushes it and waits until it is so.
-func (j jane) push(t *testing.T, message string, limit time.Duration, so func() bool) {
+func (j jane) push(t *testing.T, c cli, message string, limit time.Duration, so func() bool) {
 	t.Helper()
 	if message != "" {
 		j.git(t, "commit", "-q", "-a", "-m", message)
 	}
 	began := time.Now()
 	j.git(t, "push", "-q")
-	became(t, limit, j.git(t, "log", "-1", "--format=%s"), so)
+	c.became(t, limit, j.git(t, "log", "-1", "--format=%s"), so)
 	t.Logf("%s: in force after %.1f s", j.git(t, "log", "-1", "--format=%s"), time.Since(began).Seconds())
 }
 
 // became returns when it is so.
-func became(t *testing.T, limit time.Duration, what string, so func() bool) {
+func (c cli) became(t *testing.T, limit time.Duration, what string, so func() bool) {
 	t.Helper()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -56,7 +56,7 @@ func became(t *testing.T, limit time.Duration, what string, so func() bool) {
 		select {
 		case <-tick.C:
 		case <-over:
-			t.Fatalf("%s: not so after %s\n%s", what, limit, kubectl(t, "get", "kustomizations,gitrepositories", "-n", "flux-system"))
+			t.Fatalf("%s: not so after %s\n%s", what, limit, c.kubectl(t, "get", "kustomizations,gitrepositories", "-n", "flux-system"))
 		}
 	}
 }
@@ -72,12 +72,12 @@ func testUpGitOps(t *testing.T, c cli) {
 		return sum, r
 	}
 	pods := func() string {
-		return kubectl(t, "get", "pods", "-A", "-l", "!serving.knative.dev/service", "-o",
+		return c.kubectl(t, "get", "pods", "-A", "-l", "!serving.knative.dev/service", "-o",
 			`jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}`)
 	}
 	// What Flux applied, and which version of it the API server has.
 	versions := func() string {
-		return kubectl(t, "get", "-A", "-l", "kustomize.toolkit.fluxcd.io/namespace=flux-system", "-o",
+		return c.kubectl(t, "get", "-A", "-l", "kustomize.toolkit.fluxcd.io/namespace=flux-system", "-o",
 			`jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{"\n"}{end}`,
 			"crds,namespaces,clusterroles,clusterrolebindings,configmaps,secrets,services,serviceaccounts,deployments,"+
 				"mutatingwebhookconfigurations,validatingwebhookconfigurations,gateways.gateway.networking.k8s.io,gateways.networking.istio.io")
@@ -91,13 +91,13 @@ func testUpGitOps(t *testing.T, c cli) {
 	if now := pods(); now != was {
 		t.Errorf("the handover replaced pods: they were\n%s\nand are\n%s", was, now)
 	}
-	for line := range strings.Lines(kubectl(t, "get", "kustomizations", "-n", "flux-system", "--no-headers")) {
+	for line := range strings.Lines(c.kubectl(t, "get", "kustomizations", "-n", "flux-system", "--no-headers")) {
 		if !strings.Contains(line, "True") {
 			t.Errorf("not ready: %s", line)
 		}
 	}
 	var lab bootstrap.StatusReport
-	became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
+	c.became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
 	if !strings.HasPrefix(lab.GitOps, "main@sha1:") || len(lab.Addons) != 6 {
 		t.Errorf("status: %+v", lab)
 	}
@@ -108,7 +108,7 @@ func testUpGitOps(t *testing.T, c cli) {
 	j.git(t, "clone", "-q", remote.String(), ".")
 	head := j.git(t, "rev-parse", "HEAD")
 
-	t.Run("Git has no secrets", func(t *testing.T) {
+	c.part(t, "Git has no secrets", func(t *testing.T) {
 		err := filepath.WalkDir(j.dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".yaml") {
 				return err
@@ -125,7 +125,7 @@ func testUpGitOps(t *testing.T, c cli) {
 		}
 	})
 
-	t.Run("a second up commits nothing", func(t *testing.T) {
+	c.part(t, "a second up commits nothing", func(t *testing.T) {
 		sum, _ := up(t, "--gitops")
 		for _, a := range sum.Addons {
 			for _, ch := range a.Changes {
@@ -139,16 +139,16 @@ func testUpGitOps(t *testing.T, c cli) {
 		}
 	})
 
-	t.Run("nobody fights over a field", func(t *testing.T) {
+	c.part(t, "nobody fights over a field", func(t *testing.T) {
 		before := versions()
 		if strings.Count(before, "\n") < 90 {
 			t.Fatalf("that is not all:\n%s", before)
 		}
 		for range 2 {
 			asked := fmt.Sprint(time.Now().UnixNano())
-			kubectl(t, "annotate", "--overwrite", "--field-manager=flux", "kustomizations", "-n", "flux-system", "--all", "reconcile.fluxcd.io/requestedAt="+asked)
-			became(t, 5*time.Minute, "a reconcile of all", func() bool {
-				return strings.Count(kubectl(t, "get", "kustomizations", "-n", "flux-system", "-o", "jsonpath={.items[*].status.lastHandledReconcileAt}"), asked) == 7
+			c.kubectl(t, "annotate", "--overwrite", "--field-manager=flux", "kustomizations", "-n", "flux-system", "--all", "reconcile.fluxcd.io/requestedAt="+asked)
+			c.became(t, 5*time.Minute, "a reconcile of all", func() bool {
+				return strings.Count(c.kubectl(t, "get", "kustomizations", "-n", "flux-system", "-o", "jsonpath={.items[*].status.lastHandledReconcileAt}"), asked) == 7
 			})
 		}
 		if after := versions(); after != before {
@@ -158,22 +158,22 @@ func testUpGitOps(t *testing.T, c cli) {
 
 	const config, service = "addons/knative/configmap_knative-serving_config-gc.yaml", "addons/sample/service.serving.knative.dev_mllab-sample_sample.yaml"
 	live := func() string {
-		return kubectl(t, "get", "configmap", "config-gc", "-n", "knative-serving", "-o", "jsonpath={.data.min-non-active-revisions}") + "/" +
-			kubectl(t, "get", "services.serving.knative.dev", "sample", "-n", "mllab-sample", "-o", `jsonpath={.metadata.labels.app\.kubernetes\.io/version}`)
+		return c.kubectl(t, "get", "configmap", "config-gc", "-n", "knative-serving", "-o", "jsonpath={.data.min-non-active-revisions}") + "/" +
+			c.kubectl(t, "get", "services.serving.knative.dev", "sample", "-n", "mllab-sample", "-o", `jsonpath={.metadata.labels.app\.kubernetes\.io/version}`)
 	}
 	const autoscaler = "addons/knative/deployment.apps_knative-serving_autoscaler.yaml"
 	image := func() string {
-		return kubectl(t, "get", "pods", "-n", "knative-serving", "-l", "app=autoscaler", "-o", "jsonpath={.items[*].spec.containers[*].image}")
+		return c.kubectl(t, "get", "pods", "-n", "knative-serving", "-l", "app=autoscaler", "-o", "jsonpath={.items[*].spec.containers[*].image}")
 	}
 	made, old := live(), image()
 	// Another release, as far as Kubernetes and Flux can tell.
 	next := old[:strings.LastIndex(old, ":")] + ":next"
-	engine(t, "exec", e2eCluster+"-control-plane", "ctr", "--namespace=k8s.io", "images", "tag", old, next)
-	t.Run("a commit changes and upgrades addons, also what mllab itself had applied", func(t *testing.T) {
+	engine(t, "exec", c.node(), "ctr", "--namespace=k8s.io", "images", "tag", old, next)
+	c.part(t, "a commit changes and upgrades addons, also what mllab itself had applied", func(t *testing.T) {
 		j.edit(t, autoscaler, old, next)
 		j.edit(t, config, "data: {}", "data: {min-non-active-revisions: \"5\"}")
 		j.edit(t, service, "    app.kubernetes.io/version: 0.1.0\n", "")
-		j.push(t, "five old revisions, no version, the next autoscaler", 3*time.Minute, func() bool { return live() == "5/" && image() == next })
+		j.push(t, c, "five old revisions, no version, the next autoscaler", 3*time.Minute, func() bool { return live() == "5/" && image() == next })
 		head = j.git(t, "rev-parse", "HEAD")
 		_, r := up(t)
 		if !strings.Contains(r.err, "knative stays as commit "+head[:7]) || !strings.Contains(r.err, "sample stays as commit "+head[:7]) {
@@ -184,43 +184,43 @@ func testUpGitOps(t *testing.T, c cli) {
 		}
 	})
 
-	t.Run("its revert brings back what was", func(t *testing.T) {
+	c.part(t, "its revert brings back what was", func(t *testing.T) {
 		j.git(t, "revert", "--no-edit", "HEAD")
-		j.push(t, "", 3*time.Minute, func() bool { return live() == made && image() == old })
+		j.push(t, c, "", 3*time.Minute, func() bool { return live() == made && image() == old })
 	})
 
-	t.Run("up brings back who applies commits", func(t *testing.T) {
-		kubectl(t, "delete", "deployment", "kustomize-controller", "-n", "flux-system")
+	c.part(t, "up brings back who applies commits", func(t *testing.T) {
+		c.kubectl(t, "delete", "deployment", "kustomize-controller", "-n", "flux-system")
 		_, r := up(t)
 		if !strings.Contains(r.err, "applied without Git: flux: Deployment/flux-system/kustomize-controller") {
 			t.Errorf("up does not say so: %s", r)
 		}
 		j.edit(t, config, "data: {}", "data: {min-non-active-revisions: \"6\"}")
-		j.push(t, "six old revisions", 3*time.Minute, func() bool { return strings.HasPrefix(live(), "6/") })
+		j.push(t, c, "six old revisions", 3*time.Minute, func() bool { return strings.HasPrefix(live(), "6/") })
 		j.git(t, "revert", "--no-edit", "HEAD")
-		j.push(t, "", 3*time.Minute, func() bool { return live() == made })
+		j.push(t, c, "", 3*time.Minute, func() bool { return live() == made })
 	})
 
-	t.Run("a commit removes an addon, and up lets it be", func(t *testing.T) {
+	c.part(t, "a commit removes an addon, and up lets it be", func(t *testing.T) {
 		j.git(t, "rm", "-q", "-r", "lab/sample.yaml", "addons/sample")
-		j.push(t, "no sample", 6*time.Minute, func() bool {
-			return kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") == ""
+		j.push(t, c, "no sample", 6*time.Minute, func() bool {
+			return c.kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") == ""
 		})
 		_, r := up(t)
 		if !strings.Contains(r.err, "sample is not in the lab's Git since commit ") {
 			t.Errorf("up does not say so: %s", r)
 		}
 		var lab bootstrap.StatusReport
-		became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
-		if len(lab.Addons) != 5 || kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") != "" {
+		c.became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
+		if len(lab.Addons) != 5 || c.kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") != "" {
 			t.Errorf("the sample is back: %+v", lab)
 		}
 	})
 
-	t.Run("its revert brings the addon back", func(t *testing.T) {
+	c.part(t, "its revert brings the addon back", func(t *testing.T) {
 		j.git(t, "revert", "--no-edit", "HEAD")
-		j.push(t, "", 3*time.Minute, func() bool {
-			return kubectl(t, "get", "services.serving.knative.dev", "-n", "mllab-sample", "--ignore-not-found", "-o", "name") != ""
+		j.push(t, c, "", 3*time.Minute, func() bool {
+			return c.kubectl(t, "get", "services.serving.knative.dev", "-n", "mllab-sample", "--ignore-not-found", "-o", "name") != ""
 		})
 		if sum, _ := up(t); len(sum.Addons) != 6 {
 			t.Errorf("up has %+v", sum.Addons)

@@ -29,7 +29,7 @@ func soakRuns(t *testing.T) int {
 // TestSoak repeats the stories whose verdict depends on chance, and their
 // controls: no false alarm, and every break caught each time. It takes hours
 // and is not part of CI; docs/benchmarks.md keeps its record. With $SOAK_FILE it
-// repeats a user's scenario instead, with $SOAK_LAB on a lab that is up.
+// repeats a user's scenario instead, with $LAB on a lab that is up.
 func TestSoak(t *testing.T) {
 	if path := os.Getenv("SOAK_FILE"); path != "" {
 		if !filepath.IsAbs(path) { // it is named from the repository's root
@@ -57,20 +57,8 @@ func TestSoak(t *testing.T) {
 // soak repeats a story, which these words name, and its controls, and logs what
 // came of it.
 func soak(t *testing.T, s scenarios.Scenario, words ...string) {
-	c := newCLI(t)
-	if lab := os.Getenv("SOAK_LAB"); lab != "" {
-		c.env = append(c.env, "MLLAB_NAME="+lab)
-	} else {
-		c.env = append(c.env, "MLLAB_NAME=mllab-soak-"+words[0])
-		clean := func() {
-			if r := c.run("down"); r.code != 0 {
-				t.Error(r)
-			}
-		}
-		clean()
-		t.Cleanup(clean)
-		c.run("up", "--image-source", "source", "--port", "auto").ok(t, nil)
-	}
+	c := newCLI(t, "mllab-soak-"+words[0])
+	c.up(t)
 	words = append([]string{"scenario"}, words...)
 	passed, caught := 0, map[string]int{}
 	n := soakRuns(t)
@@ -81,7 +69,7 @@ func soak(t *testing.T, s scenarios.Scenario, words ...string) {
 			t.Errorf("%s, run %d: %s", s.Name, i+1, r)
 		}
 		line := fmt.Sprintf("%s: %d of %d passed", s.Name, passed, i+1)
-		if len(planOf(t, s).Controls) > 0 {
+		if len(planOf(t, s, scenarios.Options{}).Controls) > 0 {
 			var runs []scenarios.Result
 			r := c.run(append(words, "--controls", "--parallel", "3", "-o", "json")...)
 			if r.code != 0 {
@@ -94,12 +82,12 @@ func soak(t *testing.T, s scenarios.Scenario, words ...string) {
 				}
 			}
 		}
-		for _, control := range planOf(t, s).Controls {
+		for _, control := range planOf(t, s, scenarios.Options{}).Controls {
 			line += fmt.Sprintf("; control %s caught %d of %d", control.Name, caught[control.Name], i+1)
 		}
 		t.Log(line)
 	}
-	for _, control := range planOf(t, s).Controls {
+	for _, control := range planOf(t, s, scenarios.Options{}).Controls {
 		if caught[control.Name] != n {
 			t.Errorf("%s, control %s was caught %d of %d times", s.Name, control.Name, caught[control.Name], n)
 		}

@@ -1,0 +1,301 @@
+//go:build e2e
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"mllab.local/bootstrap"
+	"mllab.local/scenarios"
+)
+
+// TestLab is what a newcomer runs: wrong use, interruptions at every stage, each
+// scenario once and short, and a `down` that leaves nothing.
+func TestLab(t *testing.T) {
+	t.Parallel()
+	c := newCLI(t, "mllab-e2e")
+	c.own(t)
+	userConfig, _ := os.ReadFile(filepath.Join(os.Getenv("HOME"), ".kube", "config"))
+
+	c.part(t, "a scenario before up exits 3 and names the command", func(t *testing.T) {
+		c.run("scenario", "canary").exits(t, 3, "mllab up")
+	})
+
+	c.part(t, "wrong use exits 2 and says what is wrong", func(t *testing.T) {
+		for _, tc := range []struct {
+			args string
+			says string
+		}{
+			{"scenario canary --shares 90/20", "90/20"},
+			{"scenario canary --shares abc", "abc"},
+			{"scenario canary --shares -1/101", "-1/101"},
+			{"scenario canary --shares 99.5/0.5", "whole percent"},
+			{"scenario canary --shares 50/25/25", "two"},
+			{"scenario canary --requests 0", "--requests 0"},
+			{"scenario canary --alpha 2", "alpha"},
+			{"scenario canary --shares 99/1 --requests 1000", "too few"},
+			{"scenario canary --weights 10,5", "--weights"},
+			{"scenario canary --rollout-duration 1500ms", "--rollout-duration"},
+			{"scenario canary --junit /nowhere/report.xml", "/nowhere/report.xml"},
+			{"scenario shadow --shares 90/10", "--shares"},
+			{"scenario run /nowhere.yaml", "/nowhere.yaml"},
+			{"scenario canry", "canary"},
+			{"scenario canary -o xml", "xml"},
+			{"up --port 99999", "99999"},
+			{"up --image-source cloud", "cloud"},
+			{"up --with no-such", "no-such"},
+			{"up --name Bad_Name", "Bad_Name"},
+			{"upp", "up"},
+			{"up --prot 1", "--port"},
+			{"status extra", "extra"},
+		} {
+			r := c.run(strings.Fields(tc.args)...)
+			r.exits(t, 2, tc.says, "hint:")
+			if r.out != "" || strings.Count(r.err, "\n") > 3 {
+				t.Errorf("%s: too much said: %s", tc.args, r)
+			}
+		}
+		if left := c.left(t); left != "" {
+			t.Errorf("wrong use left %s", left)
+		}
+	})
+
+	c.part(t, "no engine is said with its fix", func(t *testing.T) {
+		none := c
+		none.env = append(slices.Clone(c.env), "PATH="+t.TempDir())
+		none.run("up").exits(t, 2, "podman")
+	})
+
+	c.part(t, "an engine without permission is told apart", func(t *testing.T) {
+		dir := t.TempDir()
+		script := "#!/bin/sh\necho 'permission denied while trying to connect to the Docker daemon socket' >&2\nexit 1\n"
+		if err := os.WriteFile(filepath.Join(dir, "docker"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		denied := c
+		denied.env = append(slices.Clone(c.env), "PATH="+dir+":/bin")
+		denied.run("up", "--engine", "docker").exits(t, 2, "permission")
+	})
+
+	c.part(t, "a port in use is refused before anything is made", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
+		c.run("up", "--port", port).exits(t, 2, port, "--port auto")
+		if left := c.left(t); left != "" {
+			t.Errorf("it left %s", left)
+		}
+	})
+
+	c.part(t, "a full disk is said before anything is built", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("only root can mount a small file system")
+		}
+		dir := t.TempDir()
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = syscall.Unmount(dir, 0) }()
+		c.run("images", "build", "--image-source", "source", "--cache-dir", dir).exits(t, 2, "GB are free", "--cache-dir")
+		c.run("up", "--image-source", "source", "--cache-dir", dir).exits(t, 2, "free")
+		if used, _ := filepath.Glob(filepath.Join(dir, "work", "*")); len(used) > 0 {
+			t.Errorf("it left %v", used)
+		}
+	})
+
+	c.part(t, "dry run needs no engine and makes nothing", func(t *testing.T) {
+		var plan bootstrap.PlanDoc
+		c.run("up", "--dry-run", "-o", "json").ok(t, &plan)
+		if plan.Cluster != c.name || c.left(t) != "" {
+			t.Errorf("got %+v, left %q", plan, c.left(t))
+		}
+	})
+
+	c.part(t, "^C in the middle of the image build leaves nothing half built", func(t *testing.T) {
+		dir := t.TempDir()
+		p := c.start("images", "build", "--image-source", "source", "--cache-dir", dir)
+		p.says(t, "compile kubernetes: started")
+		p.interrupt()
+		p.wait().exits(t, 130)
+		if used, _ := filepath.Glob(filepath.Join(dir, "work", "*")); len(used) > 0 {
+			t.Errorf("it left %v", used)
+		}
+	})
+
+	c.part(t, "images are built once", func(t *testing.T) {
+		c.run("images", "build", "--image-source", "source").ok(t, nil)
+		r := c.run("images", "build", "--image-source", "source")
+		r.ok(t, nil)
+		if strings.Contains(r.err, "compile") || strings.Contains(r.err, "to make") {
+			t.Errorf("the second build built: %s", r)
+		}
+	})
+
+	c.part(t, "a foreign cluster of the same name is left alone", func(t *testing.T) {
+		var node struct{ Node string }
+		c.run("images", "build", "--image-source", "source", "-o", "json").ok(t, &node)
+		// Any image that is not a node image of ours will do.
+		base, err := tryEngine("create", "--name", c.node(), "--label", "io.x-k8s.kind.cluster="+c.name,
+			"--label", "io.x-k8s.kind.role=control-plane", "--rootfs", t.TempDir(), "/none")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer engine(t, "rm", "-f", c.node())
+		c.run("up", "--image-source", "source", "--port", "auto").exits(t, 2, c.name)
+		c.run("down").exits(t, 2, c.name)
+		if got := engine(t, "ps", "-aq", "--no-trunc", "--filter", "name="+c.node()); got != base {
+			t.Errorf("the foreign container is now %q, it was %q", got, base)
+		}
+	})
+
+	up := []string{"up", "--image-source", "source", "--port", "auto", "--with", "all", "-o", "json"}
+
+	c.part(t, "^C while the node is made leaves nothing", func(t *testing.T) {
+		p := c.start(up...)
+		p.says(t, "starting control-plane")
+		p.interrupt()
+		p.wait().exits(t, 130)
+		if left := c.left(t); left != "" {
+			t.Errorf("it left %s", left)
+		}
+	})
+
+	if !c.part(t, "kill -9 while the node is made, and while addons are installed: up goes on", func(t *testing.T) {
+		p := c.start(up...)
+		p.says(t, "starting control-plane")
+		p.kill()
+		p.wait()
+		p = c.start(up...)
+		p.says(t, "istio: applying")
+		p.kill()
+		p.wait()
+		c.run("scenario", "canary").exits(t, 3, "mllab up")
+		c.run(up...).ok(t, nil)
+	}) {
+		t.Fatal("there is no lab to go on with")
+	}
+
+	var lab bootstrap.StatusReport
+
+	c.part(t, "status says ready, and how to go on", func(t *testing.T) {
+		c.run("status", "-o", "json").ok(t, &lab)
+		if !lab.Ready || lab.URL == "" || lab.Kubernetes == "" || lab.Memory == 0 || len(lab.Addons) <= 4 {
+			t.Errorf("got %+v", lab)
+		}
+		st, err := os.Stat(lab.Kubeconfig)
+		if err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("kubeconfig: %v, %v", st.Mode(), err)
+		}
+	})
+
+	c.part(t, "only loopback is listened on", func(t *testing.T) {
+		ports := engine(t, "port", c.node())
+		for line := range strings.Lines(ports) {
+			if !strings.Contains(line, "127.0.0.1:") {
+				t.Errorf("published: %s", line)
+			}
+		}
+	})
+
+	c.part(t, "a person's programs reach it, and ask no proxy for it", func(t *testing.T) { testAccess(t, c) })
+
+	c.part(t, "a second up changes nothing and restarts nothing", func(t *testing.T) {
+		pods := func() string {
+			return c.kubectl(t, "get", "pods", "-A", "-l", "!serving.knative.dev/service", "-o",
+				`jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}`)
+		}
+		was := pods()
+		var sum bootstrap.Summary
+		r := c.run("up", "--image-source", "source", "--with", "all", "-o", "json")
+		r.ok(t, &sum)
+		if sum.Created {
+			t.Error("it made a new cluster")
+		}
+		for _, a := range sum.Addons {
+			for _, ch := range a.Changes {
+				if ch.Action != "unchanged" {
+					t.Errorf("%s: %s %s", a.Name, ch.Object, ch.Action)
+				}
+			}
+		}
+		if now := pods(); now != was {
+			t.Errorf("pods were\n%s\nand are\n%s", was, now)
+		}
+	})
+
+	c.part(t, "every scenario passes, short", func(t *testing.T) {
+		c.everyScenario(t, scenarios.Options{Short: true}, func(scenarios.Scenario) bool { return true }, "--short", "--parallel", "3")
+	})
+
+	c.part(t, "teach mode shows each step before it happens", func(t *testing.T) {
+		p := c.start("scenario", "canary", "--short", "--explain")
+		go func() { _, _ = io.WriteString(p.in, strings.Repeat("\n", 40)); _ = p.in.Close() }()
+		r := p.wait()
+		r.exits(t, 0, "Step 1 of", "+kind: Service", "percent: 90")
+	})
+
+	c.part(t, "^C while sampling exits 130 and takes the namespace away", func(t *testing.T) {
+		p := c.start("scenario", "canary", "--requests", "200000")
+		p.says(t, "requests")
+		p.interrupt()
+		p.wait().exits(t, 130)
+		if ns := c.kubectl(t, "get", "namespace", "mllab-canary", "--ignore-not-found", "-o", "name"); ns != "" {
+			t.Errorf("it left %s", ns)
+		}
+	})
+
+	c.part(t, "kill -9 while sampling: the next run starts afresh", func(t *testing.T) {
+		p := c.start("scenario", "canary", "--requests", "200000")
+		p.says(t, "requests")
+		p.kill()
+		p.wait()
+		c.run("scenario", "canary", "--requests", "200").ok(t, nil)
+	})
+
+	c.part(t, "down removes a node whose processes are gone", func(t *testing.T) {
+		out := engine(t, "inspect", "--format", "{{.State.Pid}}", c.node())
+		var pid int
+		if _, err := fmt.Sscan(out, &pid); err != nil || pid < 2 {
+			t.Fatalf("the node's process is %q", out)
+		}
+		own := strings.Fields(engine(t, "inspect", "--format", "{{range .Mounts}}{{.Name}} {{end}}", c.node()))
+		if len(own) == 0 {
+			t.Error("the node has no volume that could be left")
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		c.run("down").ok(t, nil)
+		if left := c.left(t); left != "" {
+			t.Errorf("it left %s", left)
+		}
+		for _, v := range volumes(t) {
+			if slices.Contains(own, v) {
+				t.Errorf("it left volume %s", v)
+			}
+		}
+	})
+
+	c.part(t, "down twice is fine", func(t *testing.T) {
+		c.run("down").ok(t, nil)
+	})
+
+	c.part(t, "the user's kubeconfig is untouched", func(t *testing.T) {
+		now, _ := os.ReadFile(filepath.Join(os.Getenv("HOME"), ".kube", "config"))
+		if !bytes.Equal(now, userConfig) {
+			t.Error("it changed")
+		}
+	})
+}
