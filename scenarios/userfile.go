@@ -31,8 +31,8 @@ import (
 )
 
 // ReadFile reads a user's own scenario. All of it is judged here: the error is
-// wrong use, and nothing was touched. rules need Domain, Addons and Reserved,
-// which are namespaces; of the options Requests, Alpha and Short count.
+// wrong use, and nothing was touched. rules need Domain and Reserved; of the
+// options Requests, Alpha and Short count.
 func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) {
 	data, err := readBounded(path)
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 
 const examples = "../manifests/scenarios/examples/"
 
-var onTest = file.Rules{Domain: "mllab.test", Addons: []string{"istio", "knative"}, Reserved: []string{"mllab-sample"}}
+var onTest = file.Rules{Domain: "mllab.test", Reserved: []string{"mllab-sample"}}
 
 // readMine reads a user's scenario.
 func readMine(t *testing.T, text string) (Scenario, error) {

@@ -35,7 +35,7 @@ be tested, 130 interrupted.`,
 	for _, s := range scenarios.All() {
 		c.AddCommand(newScenarioRun(a, s))
 	}
-	c.AddCommand(newScenarioAll(a), newScenarioFile(a), newScenarioList(a), newScenarioReset(a))
+	c.AddCommand(newScenarioAll(a), newScenarioFile(a), newScenarioList(a), newScenarioReset(a), newScenarioSchema(a))
 	return c
 }
 

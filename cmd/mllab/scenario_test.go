@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"mllab.local/addons"
 	"mllab.local/internal/audit"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -32,7 +35,7 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario list nothing":                   "error: no scenario is called \"nothing\"\nhint:  scenarios are: ",
 		"scenario list canary canary":             "error: mllab scenario list takes one scenario, and got [\"canary\" \"canary\"]\nhint:  see",
 		"scenario reset":                          "error: mllab scenario reset needs the name or the file of one scenario, got []\nhint:  see `mllab scenario list`\n",
-		"scenario reset Nothing":                  "error: a scenario's name must be up to 20 small letters, digits and dashes, got \"Nothing\"\nhint:  such as my-canary\n",
+		"scenario reset Nothing":                  "error: the name of a scenario must be a name of up to 20 small letters",
 		"scenario reset nowhere.yaml":             "error: reading the scenario: open nowhere.yaml: no such file or directory\nhint:  give the path",
 		"scenario canary --shares 90/20":          "error: --shares \"90/20\": they add up to 110 %, not 100 %\nhint:  such as --shares 90/10\n",
 		"scenario canary --requests 0":            "error: --requests 0 is out of range\nhint:  between 1 and 500000\n",
@@ -478,5 +481,31 @@ func TestAnAuditReadsAllOfAProof(t *testing.T) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&read); err != nil || read.Scenario != "gitops" || read.Step != "s" || read.SecondsToTraffic != 1 {
 		t.Errorf("%+v, %v", read, err)
+	}
+}
+
+func TestTheSchemaKnowsTheLabsAddonsAndDomain(t *testing.T) {
+	_, stdout, _ := call(t, nil, "scenario", "schema")
+	var schema struct {
+		Defs map[string]struct {
+			Enum    []string
+			Pattern string
+		} `json:"$defs"`
+	}
+	if err := json.Unmarshal([]byte(stdout), &schema); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, each := range addons.All() {
+		names = append(names, each.Name)
+	}
+	slices.Sort(names)
+	if got := schema.Defs["addon"].Enum; !slices.Equal(got, names) {
+		t.Errorf("the schema has addons %q, the lab %q", got, names)
+	}
+	for _, def := range []string{"publicHost", "anyHost"} {
+		if p := schema.Defs[def].Pattern; !strings.Contains(p, `\.`+regexp.QuoteMeta(addons.Domain)) {
+			t.Errorf("%s takes no host of %s: %s", def, addons.Domain, p)
+		}
 	}
 }

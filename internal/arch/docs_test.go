@@ -62,9 +62,10 @@ func commands(text string) (list []string) {
 	return list
 }
 
-// words are a command line's, up to its comment; a line of several commands is several lists.
+// words are a command line's, up to its comment or the file that it writes; a line of several commands is several lists.
 func words(command string) (lists [][]string) {
 	command, _, _ = strings.Cut(command, " #")
+	command, _, _ = strings.Cut(command, " >")
 	for _, part := range strings.Split(command, "&&") {
 		if w := strings.Fields(part); len(w) > 0 {
 			lists = append(lists, w)

@@ -8,7 +8,6 @@ package file
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -24,6 +23,9 @@ const (
 	Kind       = "Scenario"
 )
 
+// MaxRequests bounds one sample: about ten minutes on two cores.
+const MaxRequests = 500_000
+
 // NamespacePrefix begins the name of every run's namespace.
 const NamespacePrefix = "mllab-"
 
@@ -33,7 +35,6 @@ const MaxWithin = 3 * time.Minute
 // Rules are what a file is judged by beside its own text.
 type Rules struct {
 	Domain   string   // suffix of the hosts behind the gateway
-	Addons   []string // that a lab can have
 	Taken    []string // names of mllab's own scenarios
 	Reserved []string // namespaces of addons
 	Requests int      // of a sample for which the file has no number
@@ -71,13 +72,16 @@ type Apply struct {
 // Model is a version of the sample model: a Knative Service's revision, or a
 // Deployment with a Service and, if Route, a share of a route from the gateway.
 type Model struct {
-	Where              string
-	Name, Version      string
-	Env                map[string]string
-	Knative, Route     bool
-	Replicas           int    // of a Deployment
-	MinScale, MaxScale int    // of a revision
-	Window             string // of a revision: how long it must be quiet to lose a pod
+	Where    string
+	Name     string            `file:"name"`
+	Version  string            `file:"version"`
+	Env      map[string]string `file:"env"`
+	Knative  bool
+	Route    bool   `file:"route"`     // of a Deployment
+	Replicas int    `file:"replicas"`  // of a Deployment
+	MinScale int    `file:"min-scale"` // of a revision
+	MaxScale int    `file:"max-scale"` // of a revision
+	Window   string `file:"window"`    // of a revision: how long it must be quiet to lose a pod
 }
 
 // Object is written as it is, but for its placeholders.
@@ -101,8 +105,8 @@ type Delete struct{ Refs []Ref }
 
 // Split divides the traffic of a model among its versions.
 type Split struct {
-	Of     string
-	Shares []Share
+	Of     string  `file:"of"`
+	Shares []Share `file:"percent"`
 }
 
 // Share is in percent.
@@ -113,20 +117,22 @@ type Share struct {
 
 // Mirror copies requests to a version whose answers nobody gets.
 type Mirror struct {
-	Of, To  string
-	Percent float64
+	Of      string  `file:"of"`
+	To      string  `file:"to"`
+	Percent float64 `file:"percent"`
 }
 
 // Watch begins to send requests at a constant rate.
 type Watch struct {
-	Of   string
-	Rate float64
+	Of   string  `file:"of"`
+	Rate float64 `file:"rate"`
 }
 
 // Env is what a version gets that is applied from now on, beside its own.
 type Env struct {
-	Of, Version string
-	Set         map[string]string
+	Of      string            `file:"of"`
+	Version string            `file:"version"`
+	Set     map[string]string `file:"set"`
 }
 
 // Wait is what a step waits for after its change.
@@ -148,36 +154,41 @@ type Expect interface{ Claims() []string }
 
 // ExpectSplit claims that the versions answer in these shares.
 type ExpectSplit struct {
-	Of       string
-	Shares   []Share
-	Requests int
-	Alpha    float64
+	Of       string  `file:"of"`
+	Shares   []Share `file:"percent"`
+	Requests int     `file:"requests"`
+	Alpha    float64 `file:"alpha"`
 }
 
 // ExpectAll claims that every answer is from one version.
 type ExpectAll struct {
-	Of, Version      string
-	Headers, Cookies map[string]string
-	Requests         int
+	Of       string            `file:"of"`
+	Version  string            `file:"version"`
+	Headers  map[string]string `file:"headers"`
+	Cookies  map[string]string `file:"cookies"`
+	Requests int               `file:"requests"`
 }
 
 // ExpectMirror claims that of the requests to a model, each answered, this
 // part reached the shadow, each once.
 type ExpectMirror struct {
-	Of, To   string
-	Percent  float64
-	Requests int
-	Alpha    float64
+	Of       string  `file:"of"`
+	To       string  `file:"to"`
+	Percent  float64 `file:"percent"`
+	Requests int     `file:"requests"`
+	Alpha    float64 `file:"alpha"`
 }
 
 // ExpectZeroPods claims that a quiet Knative Service has no pod left by then.
 type ExpectZeroPods struct {
-	Of     string
-	Within time.Duration
+	Of     string        `file:"of"`
+	Within time.Duration `file:"within"`
 }
 
 // ExpectNoLoss ends a watch and claims that it lost nothing.
-type ExpectNoLoss struct{ Of string }
+type ExpectNoLoss struct {
+	Of string `file:"of"`
+}
 
 // Claims are those that can be refuted.
 func (ExpectSplit) Claims() []string { return []string{"answers", "shares"} }
@@ -271,6 +282,15 @@ func (o Object) Ref() Ref {
 	return Ref{group, kind, name}
 }
 
+// CheckName judges the name of a scenario. The error is wrong use.
+func CheckName(name string) error {
+	form, err := scenarioSchema()
+	if s := form.Properties["name"]; err == nil && !s.accepts(name) {
+		err = fault.Usage("such as my-canary", "the name of a scenario must be %s, got %q", s.Description, name)
+	}
+	return err
+}
+
 // maxProblems are told at once; the rest is often their consequence.
 const maxProblems = 10
 
@@ -278,12 +298,16 @@ const maxProblems = 10
 // and names each problem with line, column and field.
 func Read(name string, data []byte, rules Rules) (*File, error) {
 	name = filepath.Base(name)
-	r := &reader{rules: rules}
+	form, err := scenarioSchema()
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{rules: rules, schema: form}
 	var f *File
 	if len(data) > MaxBytes {
 		r.say(place{1, 1}, wholeFile, "it has more than %d bytes; make it smaller", MaxBytes)
 	} else if root := r.tree(data); root != nil && len(r.problems) == 0 {
-		if scenario.check(r, root); len(r.problems) == 0 {
+		if r.check(form, root); len(r.problems) == 0 {
 			f = r.story(name, root)
 		}
 	}
@@ -301,5 +325,3 @@ func Read(name string, data []byte, rules Rules) (*File, error) {
 	}
 	return nil, fault.Usage("mend the file; nothing was applied", "%s", strings.Join(lines, "\n"))
 }
-
-func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

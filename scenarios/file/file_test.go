@@ -14,7 +14,7 @@ import (
 )
 
 var rules = Rules{
-	Domain: "mllab.test", Addons: []string{"gateway-api", "istio", "knative", "sample"}, Taken: []string{"canary", "ab-test"}, Reserved: []string{"mllab-sample", "mllab-a-sample"}, Requests: 1000, Alpha: 1e-6,
+	Domain: "mllab.test", Taken: []string{"canary", "ab-test"}, Reserved: []string{"mllab-sample", "mllab-a-sample"}, Requests: 1000, Alpha: 1e-6,
 }
 
 // first is the first problem's place, field and text.

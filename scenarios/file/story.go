@@ -1,8 +1,11 @@
 package file
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -10,84 +13,77 @@ import (
 	"mllab.local/internal/split"
 )
 
-// MaxRequests bounds one sample: about ten minutes on two cores.
-const MaxRequests = 500_000
-
-// The form of a file. What its parts mean together is story's to judge.
-var (
-	requests = wholeFrom(1, MaxRequests)
-	alpha    = between(0, 0.5, true)
-	percent  = between(0, 100, false)
-	env      = dict{"an environment variable that a scenario may set (who the model is, and where, is the lab's)", func(k string) bool {
-		return envName.MatchString(k) && !slices.Contains([]string{"TARGET", "PORT", "POD_NAME", "K_REVISION"}, k) && !slices.Contains(notText, strings.ToLower(k))
-	}, anyText}
-	words = dict{"a header's or cookie's name of letters, digits and dashes", headerName.MatchString, matching(printable, "printable ASCII")}
-
-	shorthand = fields{
-		"model":   fields{"name!": shortName, "version!": shortName, "env": env, "replicas": wholeFrom(1, maxReplicas), "route": anyBool},
-		"knative": fields{"name!": shortName, "version!": shortName, "env": env, "min-scale": wholeFrom(0, maxReplicas), "max-scale": wholeFrom(1, maxReplicas), "window": window},
-	}
-	// window is Knative's: https://knative.dev/docs/serving/autoscaling/kpa-specific/#stable-window
-	window leaf = func(r *reader, v *value) {
-		if !r.is(v, text) {
-			return
-		}
-		if d, err := time.ParseDuration(v.text); err != nil || d < 6*time.Second || d > time.Hour || d%time.Second != 0 {
-			r.wrong(v, "%s is not whole seconds from 6s to 1h; write some such as 6s", short(v.text))
-		}
-	}
-
-	changes = fields{
-		"apply":  each{leaf(applied)},
-		"delete": each{object},
-		"split":  fields{"of!": label, "percent!": percents(wholeFrom(0, 100))},
-		"mirror": fields{"of!": label, "to!": shortName, "percent": percent},
-		"wait":   leaf(waited),
-	}
-	step = with(changes, fields{
-		"name": title, "idea": sentence, "look": sentence,
-		"watch":            fields{"of!": label, "rate": between(1, 100, false)},
-		"expect-split":     fields{"of!": label, "percent!": percents(percent), "requests": requests, "alpha": alpha},
-		"expect-all":       fields{"of!": label, "version!": shortName, "headers": words, "cookies": words, "requests": requests},
-		"expect-mirror":    fields{"of!": label, "to!": shortName, "percent": percent, "requests": requests, "alpha": alpha},
-		"expect-zero-pods": fields{"of!": label, "within": leaf(within)},
-		"expect-no-loss":   fields{"of!": label},
-	})
-	control = fields{
-		"name!": shortName, "summary!": sentence, "after": title,
-		"break!": each{with(changes, fields{"env": fields{"of!": label, "version!": shortName, "set!": env}})}, "catches!": anyText,
-	}
-	scenario = fields{
-		"apiVersion!": oneOf(APIVersion), "kind!": oneOf(Kind), "name!": shortName,
-		"summary!": sentence, "needs": each{leaf(addon)}, "mesh": anyBool, "steps!": each{step}, "controls": each{control},
-	}
-)
-
-func with(a, b fields) fields {
-	a = maps.Clone(a)
-	maps.Copy(a, b)
-	return a
+// The form of a file, as schema.yaml has it. at is where each part begins.
+type document struct {
+	At         *value        `file:""`
+	APIVersion string        `file:"apiVersion"`
+	Kind       string        `file:"kind"`
+	Name       string        `file:"name"`
+	Summary    string        `file:"summary"`
+	Needs      []string      `file:"needs"`
+	Mesh       bool          `file:"mesh"`
+	Steps      []stepForm    `file:"steps"`
+	Controls   []controlForm `file:"controls"`
 }
 
-func addon(r *reader, v *value) { oneOf(r.rules.Addons...)(r, v) }
-
-// waited is `false`, or what to wait for.
-func waited(r *reader, v *value) {
-	if v.kind == boolean {
-		if v.truth {
-			r.wrong(v, "waiting is what a step does anyway; write false, or what else to wait for")
-		}
-		return
-	}
-	switch {
-	case v.get("mark") != nil:
-		fields{"mark!": shortName, "of!": label, "empty": each{legName}, "within": leaf(within)}.check(r, v)
-	case v.get("empty") != nil:
-		fields{"empty!": each{legName}}.check(r, v)
-	default:
-		fields{"ready!": object, "within": leaf(within)}.check(r, v)
-	}
+type changeForm struct {
+	At     *value     `file:""`
+	Apply  []itemForm `file:"apply"`
+	Delete []string   `file:"delete"`
+	Split  *Split     `file:"split"`
+	Mirror *Mirror    `file:"mirror"`
+	Wait   *waitForm  `file:"wait"`
 }
+
+type stepForm struct {
+	changeForm
+	Name           string          `file:"name"`
+	Idea           string          `file:"idea"`
+	Look           string          `file:"look"`
+	Watch          *Watch          `file:"watch"`
+	ExpectSplit    *ExpectSplit    `file:"expect-split"`
+	ExpectAll      *ExpectAll      `file:"expect-all"`
+	ExpectMirror   *ExpectMirror   `file:"expect-mirror"`
+	ExpectZeroPods *ExpectZeroPods `file:"expect-zero-pods"`
+	ExpectNoLoss   *ExpectNoLoss   `file:"expect-no-loss"`
+}
+
+type breakForm struct {
+	changeForm
+	Env *Env `file:"env"`
+}
+
+type controlForm struct {
+	At      *value      `file:""`
+	Name    string      `file:"name"`
+	Summary string      `file:"summary"`
+	After   string      `file:"after"`
+	Catches string      `file:"catches"`
+	Break   []breakForm `file:"break"`
+}
+
+// itemForm is one item of an apply; one that is neither is an object.
+type itemForm struct {
+	At      *value `file:""`
+	Model   *Model `file:"model"`
+	Knative *Model `file:"knative"`
+}
+
+type waitForm struct {
+	At     *value        `file:""`
+	Mark   string        `file:"mark"`
+	Of     string        `file:"of"`
+	Empty  []string      `file:"empty"`
+	Ready  string        `file:"ready"`
+	Within time.Duration `file:"within"`
+}
+
+// What a file has unless it says otherwise.
+func (m *Model) defaults()          { m.Replicas, m.Route, m.MinScale, m.MaxScale = 1, true, 1, 1 }
+func (m *Mirror) defaults()         { m.Percent = 100 }
+func (w *Watch) defaults()          { w.Rate = 50 }
+func (e *ExpectMirror) defaults()   { e.Percent = 100 }
+func (e *ExpectZeroPods) defaults() { e.Within = 2 * time.Minute }
 
 // world is what a story has made so far.
 type world struct {
@@ -116,23 +112,22 @@ type teller struct {
 
 // story reads a file whose form is right.
 func (r *reader) story(name string, root *value) *File {
-	f := &File{Name: root.get("name").text, Summary: root.get("summary").text}
+	var d document
+	fill(root, reflect.ValueOf(&d).Elem())
+	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
 	t := &teller{r, name, f, world{map[string]made{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}}
 	t.free(root.get("name"), f.Name)
-	if needs := root.get("needs"); needs != nil {
-		for _, n := range needs.items {
-			t.need(n.text)
-		}
+	for _, addon := range d.Needs {
+		t.need(addon)
 	}
-	if mesh := root.get("mesh"); mesh != nil && mesh.truth {
-		f.Mesh = true
+	if f.Mesh {
 		t.need("istio")
 	}
 	after := []world{t.w.clone()} // before the first step, after it, …
-	for i, v := range root.get("steps").items {
-		s := t.step(i, v)
+	for i, form := range d.Steps {
+		s := t.step(i, form)
 		if slices.ContainsFunc(f.Steps, func(each Step) bool { return each.Name == s.Name }) {
-			r.wrong(v, "another step is called %q; give each a name of its own", s.Name)
+			r.wrong(form.At, "another step is called %q; give each a name of its own", s.Name)
 		}
 		f.Steps = append(f.Steps, s)
 		after = append(after, t.w.clone())
@@ -144,10 +139,8 @@ func (r *reader) story(name string, root *value) *File {
 	if !slices.ContainsFunc(f.Steps, func(s Step) bool { return s.Expect != nil }) {
 		r.wrong(root.get("steps"), "no step expects anything, so nothing could fail; add an expect-split, expect-all or another")
 	}
-	if controls := root.get("controls"); controls != nil {
-		for _, v := range controls.items {
-			f.Controls = append(f.Controls, t.control(v, after))
-		}
+	for _, form := range d.Controls {
+		f.Controls = append(f.Controls, t.control(form, after))
 	}
 	slices.Sort(f.Needs)
 	return f
@@ -174,23 +167,31 @@ func (t *teller) need(addon string) {
 
 func (t *teller) where(v *value) string { return fmt.Sprintf("%s:%d", t.name, v.line) }
 
-func (t *teller) step(i int, v *value) Step {
-	s := Step{Where: t.where(v), Idea: v.get("idea").str(), Look: v.get("look").str()}
-	verbs, does, expects := verbsOf(v)
-	if s.Name = strings.TrimSpace(v.get("name").str()); s.Name == "" {
+func (t *teller) step(i int, f stepForm) Step {
+	s := Step{Where: t.where(f.At), Name: strings.TrimSpace(f.Name), Idea: f.Idea, Look: f.Look}
+	verbs, does, expects := verbsOf(f.At)
+	if s.Name == "" {
 		s.Name = fmt.Sprintf("%d %s", i+1, strings.Join(verbs, ", "))
 	}
 	switch {
 	case len(verbs) == 0:
-		t.wrong(v, "the step does nothing; give it a change such as apply, or an expectation such as expect-split")
+		t.wrong(f.At, "the step does nothing; give it a change such as apply, or an expectation such as expect-split")
 	case len(does) > 1:
-		t.wrong(v, "the step has %d changes: %s; make them steps of their own", len(does), strings.Join(does, ", "))
+		t.wrong(f.At, "the step has %d changes: %s; make them steps of their own", len(does), strings.Join(does, ", "))
 	case len(expects) > 1:
-		t.wrong(v, "the step has %d expectations: %s; make them steps of their own", len(expects), strings.Join(expects, ", "))
+		t.wrong(f.At, "the step has %d expectations: %s; make them steps of their own", len(expects), strings.Join(expects, ", "))
 	}
-	s.Change = t.change(v)
-	s.Wait = t.wait(v)
-	s.Expect = t.expect(v)
+	if s.Change = t.change(f.changeForm); f.Watch != nil {
+		of := f.At.get("watch").get("of")
+		t.host(of)
+		if t.w.watching[of.text] {
+			t.wrong(of, "%s is being watched already; end that with expect-no-loss first", of.text)
+		}
+		t.w.watching[of.text] = true
+		s.Change = *f.Watch
+	}
+	s.Wait = t.wait(f.changeForm)
+	s.Expect = t.expect(f)
 	return s
 }
 
@@ -214,81 +215,64 @@ func verbsOf(v *value) (all, does, expects []string) {
 	return all, does, expects
 }
 
-// change reads the one change of a step or of a break.
-func (t *teller) change(v *value) Change {
-	if a := v.get("apply"); a != nil {
-		return t.apply(a)
-	}
-	if d := v.get("delete"); d != nil {
+// change reads the one change that steps and breaks have in common.
+func (t *teller) change(f changeForm) Change {
+	switch {
+	case f.Apply != nil:
+		return t.apply(f.Apply)
+	case f.Delete != nil:
 		var refs []Ref
-		for _, item := range d.items {
+		for _, item := range f.At.get("delete").items {
 			if ref, ok := t.ref(item); ok {
 				refs = append(refs, ref)
 				delete(t.w.objects, ref)
 			}
 		}
 		return Delete{refs}
-	}
-	if s := v.get("split"); s != nil {
-		of := s.get("of")
-		t.routed(of)
-		shares := t.shares(s)
-		return Split{of.text, shares}
-	}
-	if m := v.get("mirror"); m != nil {
-		of := m.get("of")
-		if t.routed(of) && t.w.models[of.text].knative {
-			t.wrong(of, "%s is a Knative Service, and Knative mirrors nothing; make it with `model:`", of.text)
-		}
-		t.known(of.text, m.get("to"))
-		return Mirror{of.text, m.get("to").text, floatOr(m.get("percent"), 100)}
-	}
-	if w := v.get("watch"); w != nil {
-		of := w.get("of")
-		t.host(of)
-		if t.w.watching[of.text] {
-			t.wrong(of, "%s is being watched already; end that with expect-no-loss first", of.text)
-		}
-		t.w.watching[of.text] = true
-		return Watch{of.text, floatOr(w.get("rate"), 50)}
-	}
-	if e := v.get("env"); e != nil {
-		return Env{e.get("of").text, e.get("version").text, dictOf(e.get("set"))}
+	case f.Split != nil:
+		t.routed(f.At.get("split").get("of"))
+		t.shares(f.At.get("split"))
+		return *f.Split
+	case f.Mirror != nil:
+		t.mirrors(f.At.get("mirror"))
+		return *f.Mirror
 	}
 	return nil
 }
 
-func (t *teller) apply(v *value) Apply {
+// mirrors judges that copies can go from one version of a model to another.
+func (t *teller) mirrors(v *value) {
+	of := v.get("of")
+	if t.routed(of) && t.w.models[of.text].knative {
+		t.wrong(of, "%s is a Knative Service, and Knative mirrors nothing; make it with `model:`", of.text)
+	}
+	t.known(of.text, v.get("to"))
+}
+
+func (t *teller) apply(items []itemForm) Apply {
 	var a Apply
 	revisions := map[string]bool{}
-	for _, item := range v.items {
-		switch m, k := item.get("model"), item.get("knative"); {
-		case m != nil && k != nil:
-			t.wrong(item, "this is model and knative at once; make them two items")
-		case m != nil:
-			a.Models = append(a.Models, t.model(m))
-		case k != nil:
-			m := t.knative(k)
+	for _, item := range items {
+		switch {
+		case item.Model != nil:
+			a.Models = append(a.Models, t.model(item.At.get("model"), *item.Model))
+		case item.Knative != nil:
+			v := item.At.get("knative")
+			m := t.knative(v, *item.Knative)
 			if revisions[m.Name] {
-				t.wrong(k, "a second version of %s in one step, and each change of a Knative Service makes one revision; make it a step of its own", m.Name)
+				t.wrong(v, "a second version of %s in one step, and each change of a Knative Service makes one revision; make it a step of its own", m.Name)
 			}
 			revisions[m.Name] = true
 			a.Models = append(a.Models, m)
 		default:
-			a.Objects = append(a.Objects, t.object(item))
+			a.Objects = append(a.Objects, t.object(item.At))
 		}
 	}
 	return a
 }
 
-func (t *teller) model(v *value) Model {
-	m := Model{Where: t.where(v), Name: v.get("name").text, Version: v.get("version").text, Env: dictOf(v.get("env")), Replicas: 1, Route: true}
-	if n := v.get("replicas"); n != nil {
-		m.Replicas = int(n.int)
-	}
-	if route := v.get("route"); route != nil {
-		m.Route = route.truth
-	}
+func (t *teller) model(v *value, m Model) Model {
+	m.Where = t.where(v)
 	was, again := t.w.models[m.Name]
 	switch {
 	case again && was.knative:
@@ -313,11 +297,8 @@ const (
 	serving = "serving.knative.dev"
 )
 
-func (t *teller) knative(v *value) Model {
-	m := Model{
-		Where: t.where(v), Name: v.get("name").text, Version: v.get("version").text, Env: dictOf(v.get("env")), Knative: true, Route: true,
-		MinScale: int(floatOr(v.get("min-scale"), 1)), MaxScale: int(floatOr(v.get("max-scale"), 1)), Window: v.get("window").str(),
-	}
+func (t *teller) knative(v *value, m Model) Model {
+	m.Where, m.Knative = t.where(v), true
 	was, again := t.w.models[m.Name]
 	switch {
 	case again && !was.knative:
@@ -365,7 +346,7 @@ func (t *teller) object(v *value) Object {
 	case ref.Group == istio:
 		t.need("istio")
 		if ref.Kind != "Gateway" && spec["exportTo"] == nil {
-			spec["exportTo"] = []any{exportTo[0], exportTo[1]}
+			spec["exportTo"] = []any{".", "istio-system"}
 		}
 	case ref.Group == serving:
 		t.need("knative")
@@ -404,10 +385,24 @@ func neverPull(spec map[string]any) {
 	}
 }
 
+// hostName is NAME of a host of the run behind the gateway, "*" for all; "" for a
+// service's.
+func (r *reader) hostName(host string) string {
+	if name, ok := strings.CutPrefix(host, "${host:"); ok {
+		return strings.TrimSuffix(name, "}")
+	}
+	name, ok := strings.CutSuffix(host, ".${namespace}."+r.rules.Domain)
+	if !ok {
+		return ""
+	}
+	return name
+}
+
 // ref reads the name of an object that is there.
 func (t *teller) ref(v *value) (Ref, bool) {
-	parts := objectRef.FindStringSubmatch(v.text)
-	want := Ref{parts[2], parts[1], parts[3]}
+	kind, name, _ := strings.Cut(v.text, "/")
+	kind, group, _ := strings.Cut(kind, ".")
+	want := Ref{group, kind, name}
 	var found []Ref
 	var all []string
 	for ref := range t.w.objects {
@@ -468,112 +463,95 @@ func (t *teller) known(of string, v *value) {
 	}
 }
 
-// shares reads `percent` of v, whose `of` names the model.
-func (t *teller) shares(v *value) []Share {
-	var all []Share
+// shares judges the `percent` of v, whose `of` names the model.
+func (t *teller) shares(v *value) {
 	m, ok := t.w.models[v.get("of").text]
+	sum := 0.0
 	for _, f := range v.get("percent").fields {
 		if ok && !slices.Contains(m.versions, f.name) {
 			t.say(f.place, f.path, "%s has no version %s at this point of the story; there are: %s", v.get("of").text, f.name, strings.Join(m.versions, ", "))
 		}
-		all = append(all, Share{f.name, f.float})
+		sum += f.float
 	}
-	return all
+	if math.Abs(sum-100) > 1e-9 {
+		t.wrong(v.get("percent"), "the percentages add up to %g, not 100; change one of them", sum)
+	}
 }
 
-func (t *teller) wait(v *value) Wait {
-	w := v.get("wait")
-	if w == nil {
+func (t *teller) wait(f changeForm) Wait {
+	w := f.Wait
+	switch {
+	case w == nil:
 		return Wait{}
-	}
-	if w.kind == boolean {
-		if v.get("apply") == nil {
-			t.wrong(w, "there is nothing to wait for in this step; `wait: false` goes with apply")
+	case w.At.kind == boolean:
+		if f.Apply == nil {
+			t.wrong(w.At, "there is nothing to wait for in this step; `wait: false` goes with apply")
 		}
 		return Wait{No: true}
+	case w.Mark != "":
+		t.host(w.At.get("of"))
+	case w.Ready == "" && f.Apply == nil && f.Delete == nil && f.Split == nil && f.Mirror == nil:
+		t.wrong(w.At, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")
 	}
-	wait := Wait{Within: durationOr(w.get("within"), 0), Mark: w.get("mark").str(), Of: w.get("of").str()}
-	if empty := w.get("empty"); empty != nil {
-		for _, each := range empty.items {
-			wait.Empty = append(wait.Empty, each.text)
-		}
-	}
-	switch ready := w.get("ready"); {
-	case wait.Mark != "":
-		t.host(w.get("of"))
-	case ready == nil:
-		if v.get("apply") == nil && v.get("split") == nil && v.get("mirror") == nil && v.get("delete") == nil {
-			t.wrong(w, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")
-		}
-	default:
-		if ref, ok := t.ref(ready); ok {
+	wait := Wait{Within: w.Within, Mark: w.Mark, Of: w.Of, Empty: w.Empty}
+	if w.Ready != "" {
+		if ref, ok := t.ref(w.At.get("ready")); ok {
 			wait.Ready = &ref
 		}
 	}
 	return wait
 }
 
-func (t *teller) expect(v *value) Expect {
-	if e := v.get("expect-split"); e != nil {
-		t.host(e.get("of"))
-		x := ExpectSplit{e.get("of").text, t.shares(e), t.requests(e), t.alpha(e)}
+func (t *teller) expect(f stepForm) Expect {
+	switch {
+	case f.ExpectSplit != nil:
+		x, v := *f.ExpectSplit, f.At.get("expect-split")
+		x.Requests, x.Alpha = cmp.Or(x.Requests, t.rules.Requests), cmp.Or(x.Alpha, t.rules.Alpha)
+		t.host(v.get("of"))
+		t.shares(v)
 		legs := make([]split.Leg, len(x.Shares))
 		for i, s := range x.Shares {
 			legs[i] = split.Leg{Name: s.Version, Share: s.Percent / 100}
 		}
-		t.enough(e, split.Claim{Legs: legs, N: x.Requests, Alpha: x.Alpha})
+		t.enough(v, split.Claim{Legs: legs, N: x.Requests, Alpha: x.Alpha})
 		return x
-	}
-	if e := v.get("expect-all"); e != nil {
-		t.host(e.get("of"))
-		t.known(e.get("of").text, e.get("version"))
-		return ExpectAll{e.get("of").text, e.get("version").text, dictOf(e.get("headers")), dictOf(e.get("cookies")), t.requests(e)}
-	}
-	if e := v.get("expect-mirror"); e != nil {
-		of := e.get("of")
-		if t.routed(of) && t.w.models[of.text].knative {
-			t.wrong(of, "%s is a Knative Service, and Knative mirrors nothing; make it with `model:`", of.text)
-		}
-		t.known(of.text, e.get("to"))
-		x := ExpectMirror{of.text, e.get("to").text, floatOr(e.get("percent"), 100), t.requests(e), t.alpha(e)}
+	case f.ExpectAll != nil:
+		x, v := *f.ExpectAll, f.At.get("expect-all")
+		x.Requests = cmp.Or(x.Requests, t.rules.Requests)
+		t.host(v.get("of"))
+		t.known(x.Of, v.get("version"))
+		return x
+	case f.ExpectMirror != nil:
+		x, v := *f.ExpectMirror, f.At.get("expect-mirror")
+		x.Requests, x.Alpha = cmp.Or(x.Requests, t.rules.Requests), cmp.Or(x.Alpha, t.rules.Alpha)
+		t.mirrors(v)
 		if x.Requests > seenKeep {
-			t.wrong(e, "%d requests are more than the %d that the shadow remembers; use fewer", x.Requests, seenKeep)
+			t.wrong(v, "%d requests are more than the %d that the shadow remembers; use fewer", x.Requests, seenKeep)
 		}
-		t.enough(e, split.Claim{Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: "not mirrored", Share: 1 - x.Percent/100}}, N: x.Requests, Alpha: x.Alpha})
+		t.enough(v, split.Claim{Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: "not mirrored", Share: 1 - x.Percent/100}}, N: x.Requests, Alpha: x.Alpha})
 		return x
-	}
-	if e := v.get("expect-zero-pods"); e != nil {
-		of := e.get("of")
+	case f.ExpectZeroPods != nil:
+		of := f.At.get("expect-zero-pods").get("of")
 		if _, there := t.w.objects[Ref{serving, "Service", of.text}]; !there {
 			t.wrong(of, "%s is no Knative Service at this point of the story, and only those go down to no pod", of.text)
 		}
 		if t.w.watching[of.text] {
 			t.wrong(of, "the watch of %s keeps it awake; end that with expect-no-loss first", of.text)
 		}
-		return ExpectZeroPods{of.text, durationOr(e.get("within"), 2*time.Minute)}
-	}
-	if e := v.get("expect-no-loss"); e != nil {
-		of := e.get("of")
+		return *f.ExpectZeroPods
+	case f.ExpectNoLoss != nil:
+		of := f.At.get("expect-no-loss").get("of")
 		if !t.w.watching[of.text] {
 			t.wrong(of, "nobody watches %s at this point of the story; begin with watch", of.text)
 		}
 		delete(t.w.watching, of.text)
-		return ExpectNoLoss{of.text}
+		return *f.ExpectNoLoss
 	}
 	return nil
 }
 
 // seenKeep is how many requests the sample model remembers.
 const seenKeep = 20_000
-
-func (t *teller) requests(v *value) int {
-	if n := v.get("requests"); n != nil {
-		return int(n.int)
-	}
-	return t.rules.Requests
-}
-
-func (t *teller) alpha(v *value) float64 { return floatOr(v.get("alpha"), t.rules.Alpha) }
 
 // enough judges that a version that gets nothing would be refused.
 func (t *teller) enough(v *value, c split.Claim) {
@@ -584,8 +562,9 @@ func (t *teller) enough(v *value, c split.Claim) {
 	}
 }
 
-func (t *teller) control(v *value, after []world) Control {
-	c := Control{Where: t.where(v), Name: v.get("name").text, Summary: v.get("summary").text, After: strings.TrimSpace(v.get("after").str()), Catches: v.get("catches").text}
+func (t *teller) control(f controlForm, after []world) Control {
+	v := f.At
+	c := Control{Where: t.where(v), Name: f.Name, Summary: f.Summary, After: strings.TrimSpace(f.After), Catches: f.Catches}
 	if slices.ContainsFunc(t.file.Controls, func(each Control) bool { return each.Name == c.Name }) {
 		t.wrong(v.get("name"), "another control is called %s; give each a name of its own", c.Name)
 	}
@@ -616,16 +595,17 @@ func (t *teller) control(v *value, after []world) Control {
 	if !claims[c.Catches] {
 		t.wrong(v.get("catches"), "%s is claimed by no step that the break comes before; those claim: %s", short(c.Catches), strings.Join(sorted(claims), ", "))
 	}
-	for _, b := range v.get("break").items {
-		if _, does, _ := verbsOf(b); len(does) != 1 {
-			t.wrong(b, "a break is a list of single changes, and this has %d; give each an item of its own", len(does))
+	for _, b := range f.Break {
+		if _, does, _ := verbsOf(b.At); len(does) != 1 {
+			t.wrong(b.At, "a break is a list of single changes, and this has %d; give each an item of its own", len(does))
 			continue
 		}
-		change := t.change(b)
-		if e, ok := change.(Env); ok {
-			t.later(b.get("env"), e, first, c.After != "")
+		change := t.change(b.changeForm)
+		if b.Env != nil {
+			change = *b.Env
+			t.later(b.At.get("env"), *b.Env, first, c.After != "")
 		}
-		c.Break = append(c.Break, Break{change, t.wait(b)})
+		c.Break = append(c.Break, Break{change, t.wait(b.changeForm)})
 	}
 	return c
 }
@@ -641,30 +621,4 @@ func (t *teller) later(v *value, e Env, first int, after bool) {
 		}
 	}
 	t.wrong(v, "no later step applies version %s of %s, so this would change nothing; set an earlier `after`, or apply it anew in the break", e.Version, e.Of)
-}
-
-func floatOr(v *value, other float64) float64 {
-	if v == nil {
-		return other
-	}
-	return v.float
-}
-
-func durationOr(v *value, other time.Duration) time.Duration {
-	if v == nil {
-		return other
-	}
-	d, _ := time.ParseDuration(v.text) // its shape was checked
-	return d
-}
-
-func dictOf(v *value) map[string]string {
-	if v == nil {
-		return nil
-	}
-	m := map[string]string{}
-	for _, f := range v.fields {
-		m[f.name] = f.text
-	}
-	return m
 }

@@ -117,6 +117,7 @@ type problem struct {
 // reader collects the problems of one file.
 type reader struct {
 	rules    Rules
+	schema   *schema
 	nodes    int
 	problems []problem
 	full     bool // it is over a bound, which has been said
@@ -129,6 +130,19 @@ func (r *reader) say(at place, path, format string, args ...any) {
 func (r *reader) wrong(v *value, format string, args ...any) {
 	r.say(v.place, v.path, format, args...)
 }
+
+// below is the path of a field.
+func below(path, name string) string {
+	if !plain.MatchString(name) {
+		name = short(name)
+	}
+	if path == wholeFile {
+		return name
+	}
+	return path + "." + name
+}
+
+var plain = regexp.MustCompile(`^[-_./A-Za-z0-9]{1,80}$`)
 
 // wholeFile is the path of the file itself.
 const wholeFile = "(the file)"

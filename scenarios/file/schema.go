@@ -1,0 +1,421 @@
+package file
+
+import (
+	"bytes"
+	_ "embed" // schema.yaml
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed schema.yaml
+var schemaYAML []byte
+
+// Schema returns the form of a file as a JSON Schema, for editors. Every file is
+// judged by the same: https://json-schema.org/draft/2020-12/json-schema-core
+func Schema() ([]byte, error) {
+	var all map[string]any
+	if err := yaml.Unmarshal(schemaYAML, &all); err != nil {
+		return nil, fmt.Errorf("reading the schema of scenarios: %w", err)
+	}
+	complete(all)
+	text, err := json.MarshalIndent(all, "", "  ")
+	return append(text, '\n'), err
+}
+
+// complete writes out what schema.yaml leaves to say: objects have no further
+// fields, and nothing is empty.
+func complete(s map[string]any) {
+	set := func(typ, key string, value any) {
+		if s["type"] = typ; s[key] == nil {
+			s[key] = value
+		}
+	}
+	switch {
+	case s["properties"] != nil:
+		set("object", "additionalProperties", false)
+	case s["propertyNames"] != nil:
+		set("object", "minProperties", 1)
+	case s["items"] != nil:
+		set("array", "minItems", 1)
+	}
+	for key, part := range s {
+		switch part := part.(type) {
+		case map[string]any:
+			switch key {
+			case "properties", "$defs":
+				for _, each := range part {
+					complete(each.(map[string]any))
+				}
+			case "items", "additionalProperties", "propertyNames", "not":
+				complete(part)
+			}
+		case []any:
+			for _, each := range part {
+				if form, ok := each.(map[string]any); ok {
+					complete(form)
+				}
+			}
+		}
+	}
+}
+
+// schema is a part of the schema: those keywords that it uses.
+type schema struct {
+	Dialect string `json:"$schema"`
+	Title   string
+	Defs    map[string]*schema `json:"$defs"`
+	Refused map[string]string  `json:"x-refused"` // fields that a scenario may not have, and why
+
+	Ref                                string `json:"$ref"`
+	AnyOf                              []*schema
+	Not                                *schema
+	Type                               oneOrMore
+	Const                              any
+	Enum                               []string
+	Pattern, Format, Description       string
+	Minimum, Maximum                   *float64
+	ExclusiveMinimum, ExclusiveMaximum *float64
+
+	Properties              map[string]*schema
+	Required                []string
+	AdditionalProperties    *orFalse
+	PropertyNames, Items    *schema
+	MinItems, MinProperties int
+
+	pattern *regexp.Regexp
+}
+
+// oneOrMore is a text or a list of them.
+type oneOrMore []string
+
+func (o *oneOrMore) UnmarshalJSON(text []byte) error {
+	var one string
+	if json.Unmarshal(text, &one) == nil {
+		*o = oneOrMore{one}
+		return nil
+	}
+	return json.Unmarshal(text, (*[]string)(o))
+}
+
+// orFalse is a schema, or false.
+type orFalse struct{ schema *schema }
+
+func (o *orFalse) UnmarshalJSON(text []byte) error {
+	if string(text) == "false" {
+		return nil
+	}
+	return strict(text, &o.schema)
+}
+
+func strict(text []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields() // a keyword that only editors would know
+	return d.Decode(into)
+}
+
+var scenarioSchema = sync.OnceValues(func() (*schema, error) {
+	text, err := Schema()
+	var root *schema
+	if err == nil {
+		err = strict(text, &root)
+	}
+	if err == nil {
+		err = root.resolve(root)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the schema of scenarios: %w", err)
+	}
+	return root, nil
+})
+
+// resolve compiles patterns and puts what references name in their place.
+func (s *schema) resolve(root *schema) (err error) {
+	if s.Pattern != "" && s.pattern == nil {
+		if s.pattern, err = regexp.Compile(s.Pattern); err != nil {
+			return err
+		}
+	}
+	if len(s.Type) == 0 && len(s.AnyOf) == 0 {
+		s.Type = oneOrMore{"string"}
+	}
+	part := func(p **schema) {
+		if *p == nil || err != nil {
+			return
+		}
+		if (*p).Ref == "" {
+			err = (*p).resolve(root)
+			return
+		}
+		name, _ := strings.CutPrefix((*p).Ref, "#/$defs/")
+		if *p = root.Defs[name]; *p == nil {
+			err = fmt.Errorf("there is no definition %s", name)
+		}
+	}
+	for name, p := range s.Defs {
+		part(&p)
+		s.Defs[name] = p
+	}
+	for name, p := range s.Properties {
+		part(&p)
+		s.Properties[name] = p
+	}
+	for i := range s.AnyOf {
+		part(&s.AnyOf[i])
+	}
+	part(&s.Not)
+	part(&s.Items)
+	part(&s.PropertyNames)
+	if s.AdditionalProperties != nil {
+		part(&s.AdditionalProperties.schema)
+	}
+	return err
+}
+
+var kindOf = map[string]kind{"object": mapping, "array": list, "string": text, "integer": whole, "number": number, "boolean": boolean}
+
+// check says what of v is not as s has it.
+func (r *reader) check(s *schema, v *value) {
+	if len(s.AnyOf) > 0 {
+		r.checkForms(s, v)
+		return
+	}
+	if !r.is(v, s.Type) {
+		return
+	}
+	switch v.kind {
+	case mapping:
+		r.checkFields(s, v)
+	case list:
+		if len(v.items) < s.MinItems {
+			r.wrong(v, "the list is empty; give it an item, or remove it")
+		}
+		for _, i := range v.items {
+			r.check(s.Items, i)
+		}
+	case text:
+		switch ok := formats[s.Format]; {
+		case s.Const != nil && s.Const != v.text:
+			r.wrong(v, "%s is none of: %s; use one of them", short(v.text), s.Const)
+		case s.Enum != nil && !slices.Contains(s.Enum, v.text):
+			r.wrong(v, "%s is none of: %s; use one of them", short(v.text), strings.Join(s.Enum, ", "))
+		case !s.accepts(v.text), ok != nil && !ok(v.text):
+			r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
+		}
+	case whole, number:
+		low, high := limits(s)
+		if v.float < low || v.float > high || s.ExclusiveMinimum != nil && v.float == low || s.ExclusiveMaximum != nil && v.float == high {
+			r.wrong(v, "%s is not between %s and %s; use a number in between", v.text, strconv.FormatFloat(low, 'f', -1, 64), strconv.FormatFloat(high, 'f', -1, 64))
+		}
+	case boolean:
+		if s.Const != nil && s.Const != v.truth {
+			r.wrong(v, "%s; write %v, or leave it out", s.Description, s.Const)
+		}
+	}
+}
+
+// limits are the bounds of a number.
+func limits(s *schema) (low, high float64) {
+	low, high = -1<<53, 1<<53
+	for _, p := range []*float64{s.Minimum, s.ExclusiveMinimum} {
+		if p != nil {
+			low = *p
+		}
+	}
+	for _, p := range []*float64{s.Maximum, s.ExclusiveMaximum} {
+		if p != nil {
+			high = *p
+		}
+	}
+	return low, high
+}
+
+// formats judge what no pattern can.
+var formats = map[string]func(string) bool{
+	"within": func(s string) bool {
+		d, err := time.ParseDuration(s)
+		return err == nil && d >= time.Second && d <= MaxWithin
+	},
+	"window": func(s string) bool {
+		d, err := time.ParseDuration(s)
+		return err == nil && d >= 6*time.Second && d <= time.Hour && d%time.Second == 0
+	},
+}
+
+// accepts says whether s takes a text, by all but its type.
+func (s *schema) accepts(text string) bool {
+	return (s.Const == nil || s.Const == text) && (s.Enum == nil || slices.Contains(s.Enum, text)) &&
+		(s.pattern == nil || s.pattern.MatchString(text)) && (s.Not == nil || !s.Not.accepts(text)) &&
+		(s.AnyOf == nil || slices.ContainsFunc(s.AnyOf, func(each *schema) bool { return each.accepts(text) }))
+}
+
+func (r *reader) checkFields(s *schema, v *value) {
+	if len(v.fields) < s.MinProperties {
+		r.wrong(v, "it is empty; give it a field, or remove it")
+	}
+	for _, f := range v.fields {
+		each := s.Properties[f.name]
+		if each == nil && s.AdditionalProperties != nil {
+			each = s.AdditionalProperties.schema
+		}
+		switch {
+		case each == nil && r.schema.Refused[f.name] != "":
+			r.say(f.place, f.path, "a scenario may not set this: %s; remove it", r.schema.Refused[f.name])
+			continue
+		case each == nil:
+			r.say(f.place, f.path, "there is no such field here; use %s", strings.Join(sorted(s.Properties), ", "))
+			continue
+		case s.PropertyNames != nil && !s.PropertyNames.accepts(f.name):
+			r.say(f.place, f.path, "%s is not %s; use another name", short(f.name), s.PropertyNames.Description)
+		}
+		r.check(each, f.value)
+	}
+	for _, name := range s.Required {
+		if v.get(name) == nil {
+			r.say(v.place, below(v.path, name), "it is missing; add `%s: …`", name)
+		}
+	}
+}
+
+// checkForms judges v by the one of several forms that it is meant to have: that
+// whose constants it has, or whose first required field.
+func (r *reader) checkForms(s *schema, v *value) {
+	var kinds []string
+	for _, form := range s.AnyOf {
+		api, kind := form.Properties["apiVersion"], form.Properties["kind"]
+		switch {
+		case form.Const != nil && v.kind == boolean,
+			api != nil && v.get("apiVersion").str() == api.Const && v.get("kind").str() == kind.Const,
+			api == nil && form.Const == nil && v.get(form.Required[0]) != nil:
+			r.check(form, v)
+			return
+		case api != nil:
+			kinds = append(kinds, fmt.Sprint(api.Const, " ", kind.Const))
+		}
+	}
+	switch api, kind := v.get("apiVersion"), v.get("kind"); {
+	case kinds == nil: // as the last form has it
+		r.check(s.AnyOf[len(s.AnyOf)-1], v)
+	case !r.is(v, oneOrMore{"object"}):
+	case api == nil || kind == nil:
+		r.wrong(v, "%s", s.Description)
+	default:
+		r.say(kind.place, kind.path, "a scenario may not apply %s of %s; use %s", short(kind.str()), short(api.str()), strings.Join(kinds, ", "))
+	}
+}
+
+// is says whether v is of one of these types; a whole number is a number, too.
+func (r *reader) is(v *value, types []string) bool {
+	var words []string
+	for _, t := range types {
+		want := kindOf[t]
+		if v.kind == want || want == number && v.kind == whole {
+			return true
+		}
+		words = append(words, want.String())
+	}
+	got, want := v.kind.String(), strings.Join(words, " or ")
+	scalar := v.kind == text || v.kind == whole || v.kind == number || v.kind == boolean
+	if scalar {
+		got = fmt.Sprintf("%s (%s)", got, short(v.text))
+	}
+	fix := "write " + want
+	if scalar && types[0] == "string" {
+		fix = "put it in quotes: " + short(v.text)
+	}
+	r.wrong(v, "want %s, and this is %s; %s", want, got, fix)
+	return false
+}
+
+func short(s string) string {
+	if len(s) > 40 {
+		s = strings.ToValidUTF8(s[:40], "") + "…"
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// fill puts v into a Go value. Its form was checked, so that each field has its
+// place; what the file does not have stays as it is.
+func fill(v *value, into reflect.Value) {
+	switch to := into.Addr().Interface().(type) {
+	case **value:
+		*to = v
+		return
+	case *time.Duration:
+		*to, _ = time.ParseDuration(v.text)
+		return
+	case *[]Share:
+		for _, f := range v.fields {
+			*to = append(*to, Share{f.name, f.float})
+		}
+		return
+	}
+	switch into.Kind() {
+	case reflect.Pointer:
+		into.Set(reflect.New(into.Type().Elem()))
+		if d, ok := into.Interface().(interface{ defaults() }); ok {
+			d.defaults()
+		}
+		fill(v, into.Elem())
+	case reflect.Struct:
+		for name, index := range fieldsOf(into.Type()) {
+			if name == "" {
+				fill(v, into.FieldByIndex(index))
+			} else if each := v.get(name); each != nil {
+				fill(each, into.FieldByIndex(index))
+			}
+		}
+	case reflect.Slice:
+		for _, item := range v.items {
+			each := reflect.New(into.Type().Elem()).Elem()
+			fill(item, each)
+			into.Set(reflect.Append(into, each))
+		}
+	case reflect.Map:
+		into.Set(reflect.ValueOf(dictOf(v)))
+	case reflect.String:
+		into.SetString(v.text)
+	case reflect.Bool:
+		into.SetBool(v.truth)
+	case reflect.Int:
+		into.SetInt(v.int)
+	case reflect.Float64:
+		into.SetFloat(v.float)
+	}
+}
+
+// fieldsOf are the places of a struct's fields by their names in a file; "" is
+// the part of the file itself. Those without a tag are not a file's.
+func fieldsOf(t reflect.Type) map[string][]int {
+	all := map[string][]int{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Anonymous {
+			for name, index := range fieldsOf(f.Type) {
+				all[name] = append([]int{i}, index...)
+			}
+		} else if name, ok := f.Tag.Lookup("file"); ok {
+			all[name] = []int{i}
+		}
+	}
+	return all
+}
+
+func dictOf(v *value) map[string]string {
+	m := map[string]string{}
+	for _, f := range v.fields {
+		m[f.name] = f.text
+	}
+	return m
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
