@@ -67,10 +67,10 @@ func newABTest(o Options) (*Plan, error) {
 		Steps: []Step{
 			{
 				Name: "a tag picks the arm",
-				Idea: "In an A/B test a user stays in one arm, so the route looks at something that the user keeps: a header or a cookie. " +
+				Why: "In an A/B test a user stays in one arm, so the route looks at something that the user keeps: a header or a cookie. " +
 					"Such a route is not left to chance, so one stray answer refutes it.",
-				Look: "The near misses: a value in capitals, a longer one, another cookie that ends alike. All must stay in arm A.",
-				Change: func(ctx context.Context, l *Lab) error {
+				WatchFor: "The near misses: a value in capitals, a longer one, another cookie that ends alike. All must stay in arm A.",
+				Change: func(ctx context.Context, l *Session) error {
 					if err := s.plan(); err != nil {
 						return err
 					}
@@ -83,33 +83,33 @@ func newABTest(o Options) (*Plan, error) {
 			},
 			{
 				Name: "A/A: no difference",
-				Idea: "Before two models are compared, one is compared with itself. " +
+				Why: "Before two models are compared, one is compared with itself. " +
 					"A difference would come from the routes, the counting or the test.",
-				Look:   "The p-value is as likely to be high as low, and a difference is claimed once in 1/alpha runs.",
-				Change: func(ctx context.Context, l *Lab) error { return s.route(ctx, l, armCopy) },
-				Check:  s.outcome(armCopy, split.NoDifference),
+				WatchFor: "The p-value is as likely to be high as low, and a difference is claimed once in 1/alpha runs.",
+				Change:   func(ctx context.Context, l *Session) error { return s.route(ctx, l, armCopy) },
+				Check:    s.outcome(armCopy, split.NoDifference),
 			},
 			{
 				Name: "A/B: B converts more",
-				Idea: "How many users are needed follows from what shall be told apart, before the first one comes. " +
+				Why: "How many users are needed follows from what shall be told apart, before the first one comes. " +
 					"The test is done once, when they all have come.",
-				Look:   "The difference with its interval: the p-value only says that there is one, not how large it is.",
-				Change: func(ctx context.Context, l *Lab) error { return s.route(ctx, l, armB) },
-				Check:  s.outcome(armB, split.BMore),
+				WatchFor: "The difference with its interval: the p-value only says that there is one, not how large it is.",
+				Change:   func(ctx context.Context, l *Session) error { return s.route(ctx, l, armB) },
+				Check:    s.outcome(armB, split.BMore),
 			},
 		},
 		Controls: []Control{
 			{
 				Name: "misspelt", Summary: "the route looks at the header x-groop",
-				Break: func(context.Context, *Lab) error { s.header = "x-groop"; return nil }, Catches: Routes,
+				Break: func(context.Context, *Session) error { s.header = "x-groop"; return nil }, Catches: Routes,
 			},
 			{
 				Name: "prefix", Summary: "the route looks for group=b anywhere in the cookies",
-				Break: func(context.Context, *Lab) error { s.cookie = ".*group=b.*"; return nil }, Catches: Routes,
+				Break: func(context.Context, *Session) error { s.cookie = ".*group=b.*"; return nil }, Catches: Routes,
 			},
 			{
 				Name: "same-arm", Summary: "v2 converts no more users than v1",
-				Break: func(context.Context, *Lab) error { s.converts[armB] = s.converts[armA]; return nil }, Catches: Outcome,
+				Break: func(context.Context, *Session) error { s.converts[armB] = s.converts[armA]; return nil }, Catches: Outcome,
 			},
 		},
 	}, nil
@@ -129,7 +129,7 @@ func (s *abStory) plan() error {
 }
 
 // deploy makes one pod of each version.
-func (s *abStory) deploy(ctx context.Context, l *Lab) error {
+func (s *abStory) deploy(ctx context.Context, l *Session) error {
 	var objs []*unstructured.Unstructured
 	for _, version := range sortedKeys(s.converts) {
 		obj, err := l.deployment(model{Name: "model", Version: version, Env: map[string]string{"CONVERT_PERCENT": strconv.Itoa(s.converts[version])}})
@@ -143,7 +143,7 @@ func (s *abStory) deploy(ctx context.Context, l *Lab) error {
 
 // route gives arm B to a version, and returns when the gateway routes so and
 // each version answers at its own address.
-func (s *abStory) route(ctx context.Context, l *Lab, b string) error {
+func (s *abStory) route(ctx context.Context, l *Session, b string) error {
 	mark, versions := l.mark(), sortedKeys(s.converts)
 	objs, err := render("ab-test/routes.yaml", map[string]any{
 		"Host": l.host("model"), "Versions": versions, "B": b, "Header": s.header, "Cookie": s.cookie, "Mark": mark,
@@ -227,7 +227,7 @@ func users() []user {
 
 // routes sends requests of every kind and refutes each kind that reached the
 // wrong version.
-func (s *abStory) routes(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *abStory) routes(ctx context.Context, l *Session) (Evidence, error) {
 	kinds := users()
 	var headers []http.Header
 	for _, u := range kinds {
@@ -238,7 +238,7 @@ func (s *abStory) routes(ctx context.Context, l *Lab) (Evidence, error) {
 	if err != nil {
 		return e, err
 	}
-	refuted := &Refuted{Claim: Routes}
+	refuted := &ClaimError{Claim: Routes}
 	tagged := 0
 	for i, u := range kinds {
 		want := armA
@@ -257,10 +257,10 @@ func (s *abStory) routes(ctx context.Context, l *Lab) (Evidence, error) {
 				u.name, len(astray), each, astray[0].Target, want, astray[0].ID))
 		}
 	}
-	e.Says = fmt.Sprintf("%d kinds of %d requests: %d tagged ones all %s, %d untagged and near misses all %s, exact: one stray answer fails",
+	e.Summary = fmt.Sprintf("%d kinds of %d requests: %d tagged ones all %s, %d untagged and near misses all %s, exact: one stray answer fails",
 		len(kinds), each, tagged, armB, len(kinds)-tagged, armA)
 	if len(refuted.Reasons) > 0 {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return e, refuted
 	}
 	return e, nil
@@ -268,8 +268,8 @@ func (s *abStory) routes(ctx context.Context, l *Lab) (Evidence, error) {
 
 // outcome sends users to both arms, of which B is served by the given version,
 // and judges what the comparison concludes.
-func (s *abStory) outcome(b string, want split.Conclusion) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *abStory) outcome(b string, want split.Conclusion) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		answers, e, err := l.inTurn(ctx, []http.Header{nil, {"Cookie": {"group=b"}}}, s.users)
 		if err != nil {
 			return e, err
@@ -304,15 +304,15 @@ func (s *abStory) judge(e Evidence, a, b split.Arm, want split.Conclusion) (Evid
 	points := func(name string, share float64) Figure { return Figure{name, 100 * share, "points"} }
 	e.Figures = append(e.Figures, Figure{"A converted", float64(a.Converted), "users"}, Figure{"B converted", float64(b.Converted), "users"},
 		points("difference", got.Difference), points("at least", low), points("at most", high), Figure{Name: "p", Value: got.P})
-	e.Says = fmt.Sprintf("A %d of %d, B %d of %d converted: %+.1f points (%+.1f..%+.1f with %.0f %%), p %.2g: %s, alpha %.0e",
+	e.Summary = fmt.Sprintf("A %d of %d, B %d of %d converted: %+.1f points (%+.1f..%+.1f with %.0f %%), p %.2g: %s, alpha %.0e",
 		a.Converted, a.Users, b.Converted, b.Users, 100*got.Difference, 100*low, 100*high, 100*confidence, got.P, got.Conclusion, s.Alpha)
 	if want == split.NoDifference {
-		e.Says += fmt.Sprintf("; a B of %.1f %% would have been shown with %.2f", 100*split.ShownFrom(a.Users, rateA, s.Alpha), split.Power)
+		e.Summary += fmt.Sprintf("; a B of %.1f %% would have been shown with %.2f", 100*split.ShownFrom(a.Users, rateA, s.Alpha), split.Power)
 	} else {
-		e.Says += fmt.Sprintf(", missed in %.0e of runs if %.0f and %.0f %% convert", split.Missed(a.Users, rateA, rateB, s.Alpha), 100*rateA, 100*rateB)
+		e.Summary += fmt.Sprintf(", missed in %.0e of runs if %.0f and %.0f %% convert", split.Missed(a.Users, rateA, rateB, s.Alpha), 100*rateA, 100*rateB)
 	}
 	if got.Conclusion != want {
-		return e, refute(Outcome, "the test concludes %q where %q is claimed: %s", got.Conclusion, want, e.Says)
+		return e, refute(Outcome, "the test concludes %q where %q is claimed: %s", got.Conclusion, want, e.Summary)
 	}
 	return e, nil
 }
@@ -320,7 +320,7 @@ func (s *abStory) judge(e Evidence, a, b split.Arm, want split.Conclusion) (Evid
 // inTurn sends n requests with each of the headers, one after the other, so
 // that what changes with time meets all alike. It returns the answers by
 // header; one that is not the application's 200 refutes.
-func (l *Lab) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
+func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
 	t := &turns{Sender: l.send, headers: headers, turn: map[string]int{}}
 	total, done := n*len(headers), 0
 	all := probe.Burst(ctx, t, l.to("model"), total, sampleWorkers, func(probe.Answer) {
@@ -337,7 +337,7 @@ func (l *Lab) inTurn(ctx context.Context, headers []http.Header, n int) ([][]pro
 		return nil, e, err
 	}
 	if refuted := answered(tally); refuted != nil {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return nil, e, refuted
 	}
 	by := make([][]probe.Answer, len(headers))

@@ -20,7 +20,7 @@ import (
 // value, or by a regex that matches all of the cookies. b serves arm B, and
 // each version converts just its percentage of the users, by turns: one drawn
 // by lot would give a wrong verdict in some of the runs, as the scenario may.
-func arms(t *testing.T, s *abStory, b string) *Lab {
+func arms(t *testing.T, s *abStory, b string) *Session {
 	t.Helper()
 	cookie := regexp.MustCompile("^(?:" + s.cookie + ")$")
 	var mu sync.Mutex
@@ -38,7 +38,7 @@ func arms(t *testing.T, s *abStory, b string) *Lab {
 		w.Header().Set(probe.HeaderConverted, strconv.FormatBool(converted))
 	}))
 	t.Cleanup(srv.Close)
-	return &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(), task: report.Discard().Step(""), at: "arms"}
+	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), task: report.Discard().Step(""), stepName: "arms"}
 }
 
 func story() *abStory {
@@ -51,7 +51,7 @@ func story() *abStory {
 // refutes says which claim err refutes, and why.
 func refutes(t *testing.T, err error) (Claim, string) {
 	t.Helper()
-	var r *Refuted
+	var r *ClaimError
 	if err != nil && !errors.As(err, &r) {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestATagPicksTheArmAndANearMissDoesNot(t *testing.T) {
 					t.Errorf("no %q in %s", want, why)
 				}
 			}
-			if e.Says == "" || e.File == "" {
+			if e.Summary == "" || e.File == "" {
 				t.Errorf("no evidence: %+v", e)
 			}
 		})
@@ -117,8 +117,8 @@ func TestTheOutcomeIsJudgedByTheClaimedConclusion(t *testing.T) {
 			if claim, why := refutes(t, err); claim != c.refutes {
 				t.Errorf("refuted %q: %s", claim, why)
 			}
-			if !strings.Contains(e.Says, "alpha 1e-03") || len(e.Figures) == 0 {
-				t.Errorf("it says %q with %v", e.Says, e.Figures)
+			if !strings.Contains(e.Summary, "alpha 1e-03") || len(e.Figures) == 0 {
+				t.Errorf("it says %q with %v", e.Summary, e.Figures)
 			}
 		})
 	}
@@ -136,7 +136,7 @@ func TestAnAnswerWithoutAnOutcomeProvesNothing(t *testing.T) {
 	s := story()
 	l := gateway(t, armA)
 	_, err := s.outcome(armA, split.NoDifference)(t.Context(), l)
-	var refuted *Refuted
+	var refuted *ClaimError
 	if err == nil || errors.As(err, &refuted) {
 		t.Errorf("got %v", err)
 	}

@@ -36,11 +36,11 @@ const drainWindow = 5 * time.Second
 // way is a way to run two colours behind one shared address. Each of its
 // functions returns when what it does is in force.
 type way interface {
-	shared(l *Lab) probe.Request
-	own(l *Lab, colour string) probe.Request
-	begin(ctx context.Context, l *Lab, colour string) error  // has the shared address served by the first colour
-	deploy(ctx context.Context, l *Lab, colour string) error // beside the first one, at its own address
-	point(ctx context.Context, l *Lab, colour string) error  // switches the shared address
+	shared(l *Session) probe.Request
+	own(l *Session, colour string) probe.Request
+	begin(ctx context.Context, l *Session, colour string) error  // has the shared address served by the first colour
+	deploy(ctx context.Context, l *Session, colour string) error // beside the first one, at its own address
+	point(ctx context.Context, l *Session, colour string) error  // switches the shared address
 }
 
 // blueGreenStory is one way's: green is tried beside blue, and the shared
@@ -51,7 +51,7 @@ type blueGreenStory struct {
 	drain        time.Duration
 	watcher      *watch
 	turns        []turn
-	beforeSwitch func(ctx context.Context, l *Lab) error // what a control does wrong then, if any
+	beforeSwitch func(ctx context.Context, l *Session) error // what a control does wrong then, if any
 }
 
 // turn is when the shared address became a colour's: asked for, and said to be
@@ -91,18 +91,18 @@ func newBlueGreen(o Options) (*Plan, error) {
 		Steps: append(first.steps("Service",
 			Step{
 				Name: "Service: green again", Change: first.switchTo(green), Check: first.switched, Long: true,
-				Idea: "What was wrong is mended, and green gets the shared address once more.",
-				Look: "The same times again: one switch is no measurement.",
+				Why:      "What was wrong is mended, and green gets the shared address once more.",
+				WatchFor: "The same times again: one switch is no measurement.",
 			},
 			Step{
 				Name: "Service: blue is removed", Change: selector.removeBlue, Check: first.sampled(selector.shared, green), Long: true,
-				Idea: "The old colour is removed only when the drain window is over. From here on there is no fast way back.",
-				Look: "No request notices.",
+				Why:      "The old colour is removed only when the drain window is over. From here on there is no fast way back.",
+				WatchFor: "No request notices.",
 			}), second.steps("Knative")...),
 		Controls: []Control{
 			{
 				Name: "early-delete", Summary: "blue is removed before the Service's selector is switched",
-				Break: func(context.Context, *Lab) error {
+				Break: func(context.Context, *Session) error {
 					first.beforeSwitch = selector.removeBlueInUse
 					return nil
 				}, Catches: NoLoss,
@@ -117,7 +117,7 @@ func newBlueGreen(o Options) (*Plan, error) {
 			},
 			{
 				Name: "leftover", Summary: "one request in ten still goes to blue's revision after the switch",
-				After: "Knative: switch to green", Break: func(ctx context.Context, l *Lab) error {
+				After: "Knative: switch to green", Break: func(ctx context.Context, l *Session) error {
 					return revision.traffic(ctx, l, 10, 90)
 				}, Catches: Cutover,
 			},
@@ -133,37 +133,37 @@ func (s *blueGreenStory) only(colour string) split.Claim {
 
 // steps tells the story, with more after the rollback.
 func (s *blueGreenStory) steps(name string, more ...Step) []Step {
-	greens := func(l *Lab) probe.Request { return s.own(l, green) }
+	greens := func(l *Session) probe.Request { return s.own(l, green) }
 	steps := []Step{
 		{
 			Name: name + ": blue serves", Change: s.begin, Check: s.sampled(s.shared, blue),
-			Idea: "Blue is the version in use. Everybody calls one shared address, and all of that is blue's.",
-			Look: "All answers are blue's. From here on a watcher calls the shared address " + fmt.Sprint(switchRate) + " times a second.",
+			Why:      "Blue is the version in use. Everybody calls one shared address, and all of that is blue's.",
+			WatchFor: "All answers are blue's. From here on a watcher calls the shared address " + fmt.Sprint(switchRate) + " times a second.",
 		},
 		{
 			Name: name + ": green by its own address", Change: s.deployGreen, Check: s.sampled(greens, green),
-			Idea: "Green starts beside blue and is tried where no user is: at an address of its own.",
-			Look: "Green's own address answers green only, while the shared one still answers blue only.",
+			Why:      "Green starts beside blue and is tried where no user is: at an address of its own.",
+			WatchFor: "Green's own address answers green only, while the shared one still answers blue only.",
 		},
 		{
 			Name: name + ": switch to green", Change: s.switchTo(green), Check: s.switched,
-			Idea: "One write gives the whole shared address to green. Blue stays, for what is still on its way and for the way back.",
-			Look: "How long after the write blue last answered. After the drain window one answer of blue fails.",
+			Why:      "One write gives the whole shared address to green. Blue stays, for what is still on its way and for the way back.",
+			WatchFor: "How long after the write blue last answered. After the drain window one answer of blue fails.",
 		},
 		{
 			Name: name + ": rollback to blue", Change: s.switchTo(blue), Check: s.switched,
-			Idea: "The way back is the same write. It is as fast, because blue never stopped.",
-			Look: "The same times, the other way round.",
+			Why:      "The way back is the same write. It is as fast, because blue never stopped.",
+			WatchFor: "The same times, the other way round.",
 		},
 	}
 	return append(append(steps, more...), Step{
 		Name: name + ": no request lost", Check: s.lossless,
-		Idea: "The watcher is stopped, and its whole record is judged.",
-		Look: "How little loss so many requests would have shown.",
+		Why:      "The watcher is stopped, and its whole record is judged.",
+		WatchFor: "How little loss so many requests would have shown.",
 	})
 }
 
-func (s *blueGreenStory) begin(ctx context.Context, l *Lab) error {
+func (s *blueGreenStory) begin(ctx context.Context, l *Session) error {
 	if err := s.way.begin(ctx, l, blue); err != nil {
 		return err
 	}
@@ -178,14 +178,14 @@ func (s *blueGreenStory) begin(ctx context.Context, l *Lab) error {
 	})
 }
 
-func (s *blueGreenStory) deployGreen(ctx context.Context, l *Lab) error {
+func (s *blueGreenStory) deployGreen(ctx context.Context, l *Session) error {
 	return s.deploy(ctx, l, green)
 }
 
 // sampled draws a sample at an address, which must be one colour's, and judges
 // what the watcher has seen of the shared one until then.
-func (s *blueGreenStory) sampled(at func(*Lab) probe.Request, colour string) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *blueGreenStory) sampled(at func(*Session) probe.Request, colour string) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		e, err := l.sample(ctx, at(l), s.only(colour))
 		if err != nil {
 			return e, err
@@ -197,14 +197,14 @@ func (s *blueGreenStory) sampled(at func(*Lab) probe.Request, colour string) fun
 		if _, err := s.judge(seen); err != nil {
 			return e, err
 		}
-		e.Says += fmt.Sprintf("; shared address (%s's turn): 0 of %d watched requests lost or of the wrong colour",
+		e.Summary += fmt.Sprintf("; shared address (%s's turn): 0 of %d watched requests lost or of the wrong colour",
 			s.turns[len(s.turns)-1].colour, len(seen))
 		return e, nil
 	}
 }
 
-func (s *blueGreenStory) switchTo(colour string) func(context.Context, *Lab) error {
-	return func(ctx context.Context, l *Lab) error {
+func (s *blueGreenStory) switchTo(colour string) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
 		if s.beforeSwitch != nil {
 			if err := s.beforeSwitch(ctx, l); err != nil {
 				return err
@@ -213,14 +213,14 @@ func (s *blueGreenStory) switchTo(colour string) func(context.Context, *Lab) err
 		if err := s.point(ctx, l, colour); err != nil {
 			return err
 		}
-		s.turns = append(s.turns, turn{colour, l.wrote, time.Now()})
+		s.turns = append(s.turns, turn{colour, l.lastApply, time.Now()})
 		return nil
 	}
 }
 
 // switched judges the newest turn: when its drain window is over, a sample is
 // drawn, and it and all that the watcher has seen are judged.
-func (s *blueGreenStory) switched(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, error) {
 	now := s.turns[len(s.turns)-1]
 	if err := pause(ctx, time.Until(now.inForce.Add(s.drain))); err != nil {
 		return Evidence{}, err
@@ -247,13 +247,13 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Lab) (Evidence, error)
 	}
 	inForce, old := now.inForce.Sub(now.made), s.turns[len(s.turns)-2].colour
 	e.Figures = []Figure{{"in force", inForce.Seconds(), "s"}, {"first new answer", c.first.Seconds(), "s"}, {"last old answer", c.last.Seconds(), "s"}}
-	e.Says = fmt.Sprintf("first %s %.2f s, last %s %.2f s after the switch; %s 0 of %d after %.2f s (in force %.2f + drain window %.0f): below %.2f %% with %.0f %% confidence; 0 of %d watched requests lost",
+	e.Summary = fmt.Sprintf("first %s %.2f s, last %s %.2f s after the switch; %s 0 of %d after %.2f s (in force %.2f + drain window %.0f): below %.2f %% with %.0f %% confidence; 0 of %d watched requests lost",
 		now.colour, c.first.Seconds(), old, c.last.Seconds(),
 		old, c.settled, (inForce + s.drain).Seconds(), inForce.Seconds(), s.drain.Seconds(), 100*split.UpperBound(0, c.settled, confidence), 100*confidence, len(seen))
 	return e, nil
 }
 
-func (s *blueGreenStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
+func (s *blueGreenStory) lossless(_ context.Context, l *Session) (Evidence, error) {
 	e, err := l.watched(s.watcher)
 	if err == nil {
 		_, err = s.judge(s.watcher.Stop().Answers)
@@ -323,9 +323,9 @@ func (s *blueGreenStory) judge(answers []probe.Answer) (cutover, error) {
 // gateway reaches by a VirtualService. The colours are Deployments.
 type selectorWay struct{ name string }
 
-func (w selectorWay) shared(l *Lab) probe.Request { return l.to(w.name) }
+func (w selectorWay) shared(l *Session) probe.Request { return l.to(w.name) }
 
-func (w selectorWay) own(l *Lab, colour string) probe.Request { return l.to(w.name + "-" + colour) }
+func (w selectorWay) own(l *Session, colour string) probe.Request { return l.to(w.name + "-" + colour) }
 
 func (w selectorWay) model(colour string) model {
 	return model{Name: w.name, Version: colour, Env: map[string]string{
@@ -335,7 +335,7 @@ func (w selectorWay) model(colour string) model {
 	}}
 }
 
-func (w selectorWay) begin(ctx context.Context, l *Lab, colour string) error {
+func (w selectorWay) begin(ctx context.Context, l *Session, colour string) error {
 	if err := w.deploy(ctx, l, colour); err != nil {
 		return err
 	}
@@ -345,7 +345,7 @@ func (w selectorWay) begin(ctx context.Context, l *Lab, colour string) error {
 	return w.route(ctx, l, w.name, w.name)
 }
 
-func (w selectorWay) deploy(ctx context.Context, l *Lab, colour string) error {
+func (w selectorWay) deploy(ctx context.Context, l *Session, colour string) error {
 	deployment, err := l.deployment(w.model(colour))
 	if err != nil {
 		return err
@@ -357,11 +357,11 @@ func (w selectorWay) deploy(ctx context.Context, l *Lab, colour string) error {
 	return w.route(ctx, l, own, own)
 }
 
-func (w selectorWay) point(ctx context.Context, l *Lab, colour string) error {
+func (w selectorWay) point(ctx context.Context, l *Session, colour string) error {
 	return w.service(ctx, l, w.name, colour)
 }
 
-func (w selectorWay) removeBlue(ctx context.Context, l *Lab) error {
+func (w selectorWay) removeBlue(ctx context.Context, l *Session) error {
 	deployment, err := l.deployment(w.model(blue))
 	if err != nil {
 		return err
@@ -371,7 +371,7 @@ func (w selectorWay) removeBlue(ctx context.Context, l *Lab) error {
 
 // service has a Service select a colour, beside other objects, and returns when
 // its endpoints are that colour's pods and no others.
-func (w selectorWay) service(ctx context.Context, l *Lab, name, colour string, beside ...*unstructured.Unstructured) error {
+func (w selectorWay) service(ctx context.Context, l *Session, name, colour string, beside ...*unstructured.Unstructured) error {
 	objs, err := render("blue-green/service.yaml", map[string]string{"Name": name, "Version": colour})
 	if err != nil {
 		return err
@@ -395,7 +395,7 @@ func (w selectorWay) service(ctx context.Context, l *Lab, name, colour string, b
 }
 
 // endpoints are the pods that a Service's EndpointSlices call ready.
-func (w selectorWay) endpoints(ctx context.Context, l *Lab, service string) ([]string, error) {
+func (w selectorWay) endpoints(ctx context.Context, l *Session, service string) ([]string, error) {
 	var list discoveryv1.EndpointSliceList
 	if err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service}); err != nil {
 		return nil, fmt.Errorf("listing the endpoints of Service/%s: %w", service, err)
@@ -412,7 +412,7 @@ func (w selectorWay) endpoints(ctx context.Context, l *Lab, service string) ([]s
 }
 
 // route brings a name at the gateway to a Service.
-func (w selectorWay) route(ctx context.Context, l *Lab, name, service string) error {
+func (w selectorWay) route(ctx context.Context, l *Session, name, service string) error {
 	mark := l.mark()
 	objs, err := render("blue-green/route.yaml", map[string]string{"Name": name, "Host": l.host(name), "Service": service, "Mark": mark})
 	if err != nil {
@@ -425,12 +425,12 @@ func (w selectorWay) route(ctx context.Context, l *Lab, name, service string) er
 }
 
 // pin takes the shared address past its Service.
-func (w selectorWay) pin(ctx context.Context, l *Lab) error {
+func (w selectorWay) pin(ctx context.Context, l *Session) error {
 	return w.route(ctx, l, w.name, w.name+"-"+blue)
 }
 
 // removeBlueInUse does it while the shared address is blue's.
-func (w selectorWay) removeBlueInUse(ctx context.Context, l *Lab) error {
+func (w selectorWay) removeBlueInUse(ctx context.Context, l *Session) error {
 	if err := w.removeBlue(ctx, l); err != nil {
 		return err
 	}
@@ -438,7 +438,7 @@ func (w selectorWay) removeBlueInUse(ctx context.Context, l *Lab) error {
 }
 
 // makeGreenUnready has its readiness probe fail.
-func (w selectorWay) makeGreenUnready(ctx context.Context, l *Lab) error {
+func (w selectorWay) makeGreenUnready(ctx context.Context, l *Session) error {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, w.model(green).labels())
 	if err != nil {
 		return err
@@ -453,7 +453,7 @@ func (w selectorWay) makeGreenUnready(ctx context.Context, l *Lab) error {
 }
 
 // untilFails returns when what a control has broken can be seen.
-func (l *Lab) untilFails(ctx context.Context, r probe.Request) error {
+func (l *Session) untilFails(ctx context.Context, r probe.Request) error {
 	return l.until(ctx, r.Host+" to fail", func() string {
 		if l.send.Send(ctx, r).OK() {
 			return "it is answered"
@@ -466,30 +466,30 @@ func (l *Lab) untilFails(ctx context.Context, r probe.Request) error {
 // revisions, each with a tag.
 type revisionWay struct{ *service }
 
-func (w *revisionWay) shared(l *Lab) probe.Request { return l.to(w.base.Name) }
+func (w *revisionWay) shared(l *Session) probe.Request { return l.to(w.base.Name) }
 
-func (w *revisionWay) own(l *Lab, colour string) probe.Request {
+func (w *revisionWay) own(l *Session, colour string) probe.Request {
 	return l.to(colour + "-" + w.base.Name)
 }
 
-func (w *revisionWay) begin(ctx context.Context, l *Lab, colour string) error {
+func (w *revisionWay) begin(ctx context.Context, l *Session, colour string) error {
 	w.image, w.version, w.order = l.Image, colour, []string{colour}
 	return w.traffic(ctx, l, 100)
 }
 
-func (w *revisionWay) deploy(ctx context.Context, l *Lab, colour string) error {
+func (w *revisionWay) deploy(ctx context.Context, l *Session, colour string) error {
 	w.version, w.order = colour, append(w.order, colour)
 	return w.traffic(ctx, l, 100, 0)
 }
 
-func (w *revisionWay) point(ctx context.Context, l *Lab, colour string) error {
+func (w *revisionWay) point(ctx context.Context, l *Session, colour string) error {
 	percents := make([]int64, len(w.order))
 	percents[slices.Index(w.order, colour)] = 100
 	return w.traffic(ctx, l, percents...)
 }
 
 // traffic returns when Knative has seen every gateway answer by it.
-func (w *revisionWay) traffic(ctx context.Context, l *Lab, percents ...int64) error {
+func (w *revisionWay) traffic(ctx context.Context, l *Session, percents ...int64) error {
 	obj, err := w.object(percents)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 type switchboard struct {
 	atShared, greens atomic.Pointer[func(n int64) string]
 	onPoint          func(colour string)
-	onDeploy         func(ctx context.Context, l *Lab) error // if any
+	onDeploy         func(ctx context.Context, l *Session) error // if any
 }
 
 func always(colour string) *func(int64) string {
@@ -29,15 +29,15 @@ func always(colour string) *func(int64) string {
 	return &f
 }
 
-func (b *switchboard) shared(l *Lab) probe.Request             { return l.to("shared") }
-func (b *switchboard) own(l *Lab, colour string) probe.Request { return l.to(colour) }
+func (b *switchboard) shared(l *Session) probe.Request             { return l.to("shared") }
+func (b *switchboard) own(l *Session, colour string) probe.Request { return l.to(colour) }
 
-func (b *switchboard) begin(_ context.Context, _ *Lab, colour string) error {
+func (b *switchboard) begin(_ context.Context, _ *Session, colour string) error {
 	b.atShared.Store(always(colour))
 	return nil
 }
 
-func (b *switchboard) deploy(ctx context.Context, l *Lab, _ string) error {
+func (b *switchboard) deploy(ctx context.Context, l *Session, _ string) error {
 	b.greens.CompareAndSwap(nil, always(green))
 	if b.onDeploy == nil {
 		return nil
@@ -45,13 +45,13 @@ func (b *switchboard) deploy(ctx context.Context, l *Lab, _ string) error {
 	return b.onDeploy(ctx, l)
 }
 
-func (b *switchboard) point(_ context.Context, l *Lab, colour string) error {
-	l.wrote = time.Now()
+func (b *switchboard) point(_ context.Context, l *Session, colour string) error {
+	l.lastApply = time.Now()
 	b.onPoint(colour)
 	return nil
 }
 
-func (b *switchboard) lab(t *testing.T) *Lab {
+func (b *switchboard) lab(t *testing.T) *Session {
 	t.Helper()
 	var n atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -67,15 +67,12 @@ func (b *switchboard) lab(t *testing.T) *Lab {
 		w.Header().Set(probe.HeaderTarget, target)
 	}))
 	t.Cleanup(srv.Close)
-	return &Lab{
-		send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
-		task: report.Discard().Step(""),
-	}
+	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), task: report.Discard().Step("")}
 }
 
 // watched returns when the watcher has n answers more to requests that it
 // sent from now on.
-func watched(ctx context.Context, l *Lab, s *blueGreenStory, n int) error {
+func watched(ctx context.Context, l *Session, s *blueGreenStory, n int) error {
 	from := time.Now()
 	return l.until(ctx, "what the watcher sees", func() string {
 		seen := 0
@@ -130,7 +127,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 			}
 		}, Cutover, "x: switch to green"},
 		{"a green answer before the switch is refuted", func(b *switchboard, s *blueGreenStory) {
-			b.onDeploy = func(ctx context.Context, l *Lab) error {
+			b.onDeploy = func(ctx context.Context, l *Session) error {
 				b.atShared.Store(always(green))
 				return watched(ctx, l, s, 1)
 			}
@@ -139,7 +136,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 			b.onPoint = func(string) { b.atShared.Store(after(drain/2, green, "red")) }
 		}, Cutover, "x: switch to green"},
 		{"an outage before the switch is refuted", func(b *switchboard, s *blueGreenStory) {
-			s.beforeSwitch = func(ctx context.Context, l *Lab) error {
+			s.beforeSwitch = func(ctx context.Context, l *Session) error {
 				b.atShared.Store(always(""))
 				return watched(ctx, l, s, 20)
 			}
@@ -159,7 +156,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 			tc.breaks(b, s)
 			l := b.lab(t)
 			at, err := tell(t, l, s)
-			var refuted *Refuted
+			var refuted *ClaimError
 			switch {
 			case tc.refutes == "" && err != nil:
 				t.Fatal(err)
@@ -170,12 +167,12 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 	}
 }
 
-// tell goes through the steps to the one with an error.
-func tell(t *testing.T, l *Lab, s *blueGreenStory) (string, error) {
+// runSteps goes through the steps to the one with an error.
+func tell(t *testing.T, l *Session, s *blueGreenStory) (string, error) {
 	t.Helper()
 	t.Cleanup(func() { s.watcher.Stop() })
 	for _, step := range s.steps("x") {
-		l.at = step.Name
+		l.stepName = step.Name
 		if step.Change != nil {
 			if err := step.Change(t.Context(), l); err != nil {
 				return step.Name, err
@@ -185,7 +182,7 @@ func tell(t *testing.T, l *Lab, s *blueGreenStory) (string, error) {
 		if err != nil {
 			return step.Name, err
 		}
-		if e.Says == "" || e.File == "" {
+		if e.Summary == "" || e.File == "" {
 			t.Errorf("%s: got %+v", step.Name, e)
 		}
 	}

@@ -55,7 +55,7 @@ func newCanary(o Options) (*Plan, error) {
 	sc := &Plan{
 		Undo: &Step{
 			Name: "automatic rollback to v1", Change: s.rollBack, Check: s.split(100, 0),
-			Idea: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
+			Why: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
 		},
 	}
 	if o.Gradual != 0 {
@@ -68,32 +68,32 @@ func newCanary(o Options) (*Plan, error) {
 	sc.Steps = []Step{
 		{
 			Name: "v1 serves", Change: s.deploy("v1", 100), Check: s.split(100),
-			Idea: "A Knative Service holds revisions of a model and a traffic block that says which of them answers. A watcher begins to send requests at a fixed rate, and goes on until the end.",
-			Look: "Every answer says v1.",
+			Why:      "A Knative Service holds revisions of a model and a traffic block that says which of them answers. A watcher begins to send requests at a fixed rate, and goes on until the end.",
+			WatchFor: "Every answer says v1.",
 		},
 		{
 			Name: "v2 at 0 %, by its tag", Change: s.deploy("v2", 100, 0), Check: s.byTag,
-			Idea: "The new version runs beside the old one without traffic. Its tag gives it an address of its own, so it can be tried before anybody depends on it.",
-			Look: "The tag's address answers v2, the Service's own still v1 only.",
+			Why:      "The new version runs beside the old one without traffic. Its tag gives it an address of its own, so it can be tried before anybody depends on it.",
+			WatchFor: "The tag's address answers v2, the Service's own still v1 only.",
 		},
 	}
 	for _, percents := range shares {
 		sc.Steps = append(sc.Steps, Step{
 			Name: splitName(percents), Change: s.shift(percents...), Check: s.split(percents...),
-			Idea: fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", percents[1]),
-			Look: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
+			Why:      fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", percents[1]),
+			WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
 		})
 	}
 	sc.Steps = append(sc.Steps,
 		Step{
 			Name: "v2 serves", Change: s.shift(0, 100), Check: s.split(0, 100),
-			Idea: "The new version has proven itself and takes everything. The old one stays, with its tag, at 0 %.",
-			Look: "Every answer says v2: with 100 % a single other one fails.",
+			Why:      "The new version has proven itself and takes everything. The old one stays, with its tag, at 0 %.",
+			WatchFor: "Every answer says v2: with 100 % a single other one fails.",
 		},
 		Step{
 			Name: "rollback to v1", Change: s.shift(100, 0), Check: s.split(100, 0),
-			Idea: "Going back is the same change as going on, because the old revision is still there.",
-			Look: "How many seconds it took to be in force, and that every answer says v1.",
+			Why:      "Going back is the same change as going on, because the old revision is still there.",
+			WatchFor: "How many seconds it took to be in force, and that every answer says v1.",
 		},
 		s.lossless())
 	first := sc.Steps[2].Name
@@ -162,14 +162,14 @@ func (s *canaryStory) shares() ([][]int64, error) {
 func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0], percents[1]) }
 
 // failing has v2 answer some requests with 500.
-func (s *canaryStory) failing(context.Context, *Lab) error {
+func (s *canaryStory) failing(context.Context, *Session) error {
 	s.faults = map[string]map[string]string{"v2": {"FAIL_PERCENT": strconv.Itoa(failPercent)}}
 	return nil
 }
 
 // deploy adds a version and gives it its first percentage.
-func (s *canaryStory) deploy(version string, percents ...int64) func(context.Context, *Lab) error {
-	return func(ctx context.Context, l *Lab) error {
+func (s *canaryStory) deploy(version string, percents ...int64) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
 		s.service.image, s.service.version = l.Image, version
 		if len(percents) > len(s.service.order) {
 			s.service.order = append(s.service.order, version)
@@ -181,8 +181,8 @@ func (s *canaryStory) deploy(version string, percents ...int64) func(context.Con
 
 // shift sets the traffic and returns when Knative has seen every gateway
 // answer by it (a Service is Ready only then).
-func (s *canaryStory) shift(percents ...int64) func(context.Context, *Lab) error {
-	return func(ctx context.Context, l *Lab) error {
+func (s *canaryStory) shift(percents ...int64) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
 		obj, err := s.service.object(percents)
 		if err != nil {
 			return err
@@ -201,7 +201,7 @@ func (s *canaryStory) shift(percents ...int64) func(context.Context, *Lab) error
 }
 
 // rollBack gives v1 all the traffic, when there is another version.
-func (s *canaryStory) rollBack(ctx context.Context, l *Lab) error {
+func (s *canaryStory) rollBack(ctx context.Context, l *Session) error {
 	percents := []int64{100, 0}[:len(s.service.order)]
 	return s.shift(percents...)(ctx, l)
 }
@@ -219,15 +219,15 @@ func (o Options) claim(percents []int64) split.Claim {
 	return c
 }
 
-func (s *canaryStory) split(percents ...int64) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *canaryStory) split(percents ...int64) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		return l.sample(ctx, l.to(s.service.base.Name), s.claim(percents))
 	}
 }
 
 // byTag tries v2 at its own address while the service's address still has
 // only v1.
-func (s *canaryStory) byTag(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *canaryStory) byTag(ctx context.Context, l *Session) (Evidence, error) {
 	only := split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0}, {Name: "v2", Share: 1}}, N: tagRequests, Alpha: s.Alpha}
 	e, err := l.sample(ctx, l.to("v2-"+s.service.base.Name), only)
 	if err != nil {
@@ -243,11 +243,11 @@ const tagRequests = 20
 func (s *canaryStory) lossless() Step {
 	return Step{
 		Name: "no request lost",
-		Check: func(_ context.Context, l *Lab) (Evidence, error) {
+		Check: func(_ context.Context, l *Session) (Evidence, error) {
 			return l.watched(s.watcher)
 		},
-		Idea: "A delivery is only good if nobody noticed it. The watcher sent at its own pace through all of the changes, half of it over new connections, and never tried twice.",
-		Look: "None lost, and how small a loss this number of requests could have missed.",
+		Why:      "A delivery is only good if nobody noticed it. The watcher sent at its own pace through all of the changes, half of it over new connections, and never tried twice.",
+		WatchFor: "None lost, and how small a loss this number of requests could have missed.",
 	}
 }
 
@@ -262,30 +262,30 @@ func (s *canaryStory) gradually(sc *Plan) error {
 	sc.Steps = []Step{
 		{
 			Name: "v1 serves", Change: s.latest("v1"), Check: s.split(100),
-			Idea: "All traffic goes to the newest revision, whichever that is.",
-			Look: "Every answer says v1.",
+			Why:      "All traffic goes to the newest revision, whichever that is.",
+			WatchFor: "Every answer says v1.",
 		},
 		{
 			Name: took, Change: s.begin, Check: s.ramp,
-			Idea: "With a rollout duration Knative does not give the newest revision everything at once: it begins with 1 % and adds a little at each of its steps.",
-			Look: "How v2's share grows from one fifth of the time to the next.",
+			Why:      "With a rollout duration Knative does not give the newest revision everything at once: it begins with 1 % and adds a little at each of its steps.",
+			WatchFor: "How v2's share grows from one fifth of the time to the next.",
 		},
 		{
 			Name: "v2 serves", Change: s.settled, Check: s.split(0, 100),
-			Idea: "When the time is over, the old revision has nothing left.",
-			Look: "Every answer says v2.",
+			Why:      "When the time is over, the old revision has nothing left.",
+			WatchFor: "Every answer says v2.",
 		},
 		s.lossless(),
 	}
 	sc.Controls = []Control{
 		{
 			Name: "at-once", Summary: "Knative is not told to go gradually",
-			Break: func(context.Context, *Lab) error { s.atOnce = true; return nil }, Catches: Shares,
+			Break: func(context.Context, *Session) error { s.atOnce = true; return nil }, Catches: Shares,
 		},
 		{Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent), Break: s.failing, Catches: Answers},
 	}
 	// Only the old revision's name brings it back: "newest" would be v2 again.
-	sc.Undo.Change = func(ctx context.Context, l *Lab) error {
+	sc.Undo.Change = func(ctx context.Context, l *Session) error {
 		s.service.order = []string{"v1"}
 		return s.shift(100)(ctx, l)
 	}
@@ -308,8 +308,8 @@ func CheckRollout(d time.Duration) error {
 
 // latest deploys a version as the newest revision, which gets all traffic in
 // the end.
-func (s *canaryStory) latest(version string) func(context.Context, *Lab) error {
-	return func(ctx context.Context, l *Lab) error {
+func (s *canaryStory) latest(version string) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
 		s.service.image, s.service.version, s.service.order, s.service.env = l.Image, version, nil, s.faults[version]
 		if !s.atOnce {
 			s.service.rollout = s.Gradual
@@ -320,7 +320,7 @@ func (s *canaryStory) latest(version string) func(context.Context, *Lab) error {
 
 // begin writes v2 and does not wait: the Service is Ready only when the rollout
 // is over.
-func (s *canaryStory) begin(ctx context.Context, l *Lab) error {
+func (s *canaryStory) begin(ctx context.Context, l *Session) error {
 	s.service.version, s.service.env = "v2", s.faults["v2"]
 	obj, err := s.service.object(nil)
 	if err != nil {
@@ -330,7 +330,7 @@ func (s *canaryStory) begin(ctx context.Context, l *Lab) error {
 }
 
 // settled returns when Knative calls the rollout done.
-func (s *canaryStory) settled(ctx context.Context, l *Lab) error {
+func (s *canaryStory) settled(ctx context.Context, l *Session) error {
 	return l.wait(ctx, l.applied...)
 }
 
@@ -343,7 +343,7 @@ const (
 )
 
 // ramp watches until v2 has everything, and judges how it got there.
-func (s *canaryStory) ramp(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *canaryStory) ramp(ctx context.Context, l *Session) (Evidence, error) {
 	w := l.watch(ctx, l.to(s.service.base.Name), watchRate)
 	ctx, cancel := context.WithTimeout(ctx, 2*s.Gradual+30*time.Second)
 	defer cancel()
@@ -379,7 +379,7 @@ func (s *canaryStory) ramp(ctx context.Context, l *Lab) (Evidence, error) {
 		return e, fmt.Errorf("the watcher could not send %d requests in time: nothing can be said about the rollout", record.Missed)
 	}
 	if refuted := answered(tally); refuted != nil {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return e, refuted
 	}
 	return s.judgeRamp(e, record.Answers)
@@ -405,7 +405,7 @@ func (s *canaryStory) judgeRamp(e Evidence, answers []probe.Answer) (Evidence, e
 		}
 	}
 	var reasons []string
-	e.Says = "v2's share by fifths of the time:"
+	e.Summary = "v2's share by fifths of the time:"
 	for i := range rampWindows {
 		line := (float64(i) + 0.5) / rampWindows
 		lo, hi, err := split.Between(n[i], max(0, line-rampSlack), min(1, line+rampSlack), s.Alpha/rampWindows)
@@ -413,14 +413,14 @@ func (s *canaryStory) judgeRamp(e Evidence, answers []probe.Answer) (Evidence, e
 			return e, err
 		}
 		e.Figures = append(e.Figures, Figure{fmt.Sprintf("v2 in part %d of %d", i+1, rampWindows), float64(v2[i]) / float64(n[i]), ""})
-		e.Says += fmt.Sprintf(" %d of %d (accepted %d..%d)", v2[i], n[i], lo, hi)
+		e.Summary += fmt.Sprintf(" %d of %d (accepted %d..%d)", v2[i], n[i], lo, hi)
 		if v2[i] < lo || v2[i] > hi {
 			reasons = append(reasons, fmt.Sprintf("part %d of %d: v2 answered %d of %d, accepted %d..%d", i+1, rampWindows, v2[i], n[i], lo, hi))
 		}
 	}
-	e.Says += fmt.Sprintf(", alpha %.0e", s.Alpha)
+	e.Summary += fmt.Sprintf(", alpha %.0e", s.Alpha)
 	if len(reasons) > 0 {
-		return e, &Refuted{Shares, reasons}
+		return e, &ClaimError{Shares, reasons}
 	}
 	return e, nil
 }

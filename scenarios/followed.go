@@ -38,11 +38,11 @@ type followed struct {
 	watcher  *watch        // whose record is to say when a commit was made; from the first step on
 
 	repo       *git.Repo
-	folder     string   // in the repository
-	newest     pushed   // commit of the run
-	without    string   // a revision that does not hold the newest commit
-	generation int64    // of the Service, when the newest commit was in force
-	refuted    *Refuted // by the step's change
+	folder     string      // in the repository
+	newest     pushed      // commit of the run
+	without    string      // a revision that does not hold the newest commit
+	generation int64       // of the Service, when the newest commit was in force
+	refuted    *ClaimError // by the step's change
 }
 
 // fluxSettings fill gitops/flux.yaml in.
@@ -69,7 +69,7 @@ func (p pushed) short() string { return p.commit[:min(7, len(p.commit))] }
 // begin makes the first commit, of all files of the folder, and has Flux follow
 // the part of it that is called path. What an earlier run left in the folder
 // goes.
-func (f *followed) begin(ctx context.Context, l *Lab, path, message string, files map[string][]byte) error {
+func (f *followed) begin(ctx context.Context, l *Session, path, message string, files map[string][]byte) error {
 	if l.Git == nil {
 		return fault.CannotTest("mllab up --with git", "the lab has no Git")
 	}
@@ -91,7 +91,7 @@ func (f *followed) begin(ctx context.Context, l *Lab, path, message string, file
 }
 
 // configure has Flux follow the folder as f.flux says.
-func (f *followed) configure(ctx context.Context, l *Lab, apply func(context.Context, ...*unstructured.Unstructured) error) error {
+func (f *followed) configure(ctx context.Context, l *Session, apply func(context.Context, ...*unstructured.Unstructured) error) error {
 	objs, err := render("gitops/flux.yaml", f.flux)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (f *followed) configure(ctx context.Context, l *Lab, apply func(context.Con
 
 // commit makes the newest commit: the folder then has these files, and no
 // others.
-func (f *followed) commit(ctx context.Context, l *Lab, message string, files map[string][]byte) error {
+func (f *followed) commit(ctx context.Context, l *Session, message string, files map[string][]byte) error {
 	was, err := f.repo.Files(f.newest.commit, f.folder)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (f *followed) commit(ctx context.Context, l *Lab, message string, files map
 }
 
 // revert makes the newest commit one that takes p back.
-func (f *followed) revert(ctx context.Context, l *Lab, p pushed) error {
+func (f *followed) revert(ctx context.Context, l *Session, p pushed) error {
 	if err := l.teach(ctx, fmt.Sprintf("git revert %s  # %s\n", p.short(), p.message)); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (f *followed) revert(ctx context.Context, l *Lab, p pushed) error {
 
 // push makes the newest commit, unless somebody else changed the folder: what the
 // clone has fetched since the last one is looked at here, the rest by the push.
-func (f *followed) push(ctx context.Context, l *Lab, message string, do func(context.Context) (string, error)) error {
+func (f *followed) push(ctx context.Context, l *Session, message string, do func(context.Context) (string, error)) error {
 	if f.newest.commit != "" {
 		if err := f.ours(l); err != nil {
 			return err
@@ -150,14 +150,14 @@ func (f *followed) push(ctx context.Context, l *Lab, message string, do func(con
 	return nil
 }
 
-func (f *followed) disturbed(l *Lab) error {
-	return l.disturbed("pushed to folder " + f.folder + " of the lab's Git")
+func (f *followed) disturbed(l *Session) error {
+	return l.interference("pushed to folder " + f.folder + " of the lab's Git")
 }
 
 // untouched says that the folder, and the Service that came from it, are as the
 // run left them. A change by hand shows in the Service's generation even when
 // Flux has undone it.
-func (f *followed) untouched(ctx context.Context, l *Lab) error {
+func (f *followed) untouched(ctx context.Context, l *Session) error {
 	ctx, cancel := context.WithTimeout(ctx, deliveryBound)
 	defer cancel()
 	if err := f.repo.Pull(ctx); err != nil {
@@ -168,13 +168,13 @@ func (f *followed) untouched(ctx context.Context, l *Lab) error {
 	}
 	generation, err := l.generation(ctx)
 	if err == nil && generation != f.generation {
-		err = l.disturbed("changed Service/" + l.Namespace + "/" + serviceName)
+		err = l.interference("changed Service/" + l.Namespace + "/" + serviceName)
 	}
 	return err
 }
 
 // ours says that the folder is in the clone as the newest commit left it.
-func (f *followed) ours(l *Lab) error {
+func (f *followed) ours(l *Session) error {
 	own, err := f.repo.Files(f.newest.commit, f.folder)
 	if err != nil {
 		return err
@@ -187,18 +187,18 @@ func (f *followed) ours(l *Lab) error {
 }
 
 // service is the Knative Service, without its content.
-func (l *Lab) service() *unstructured.Unstructured {
+func (l *Session) service() *unstructured.Unstructured {
 	return l.object("serving.knative.dev/v1", "Service", serviceName)
 }
 
 // generation is the Knative Service's.
-func (l *Lab) generation(ctx context.Context) (int64, error) {
+func (l *Session) generation(ctx context.Context) (int64, error) {
 	o, err := l.live(ctx, l.service())
 	return o.GetGeneration(), err
 }
 
 // object is one of the run's, without its content.
-func (l *Lab) object(apiVersion, kind, name string) *unstructured.Unstructured {
+func (l *Session) object(apiVersion, kind, name string) *unstructured.Unstructured {
 	o := &unstructured.Unstructured{}
 	o.SetAPIVersion(apiVersion)
 	o.SetKind(kind)
@@ -208,7 +208,7 @@ func (l *Lab) object(apiVersion, kind, name string) *unstructured.Unstructured {
 }
 
 // live reads an object.
-func (l *Lab) live(ctx context.Context, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+func (l *Session) live(ctx context.Context, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	return o, l.Kube.Get(ctx, client.ObjectKeyFromObject(o), o)
 }
 
@@ -234,7 +234,7 @@ func (s said) String() string {
 }
 
 // ask asks Flux's objects.
-func (f *followed) ask(ctx context.Context, l *Lab) (s said, err error) {
+func (f *followed) ask(ctx context.Context, l *Session) (s said, err error) {
 	source, err := l.live(ctx, l.object("source.toolkit.fluxcd.io/v1", "GitRepository", "lab"))
 	if err != nil {
 		return s, err
@@ -297,7 +297,7 @@ func (f *followed) holds(ctx context.Context, revision string) (bool, error) {
 // hear asks Flux again and again until enough has no reason left to go on, or
 // the newest commit's bound has passed. That is refuted with what Flux says
 // last; if Flux could not be asked, nothing can be said.
-func (f *followed) hear(ctx context.Context, l *Lab, bound time.Duration, what string, enough func(ctx context.Context, s said) (string, error)) (said, error) {
+func (f *followed) hear(ctx context.Context, l *Session, bound time.Duration, what string, enough func(ctx context.Context, s said) (string, error)) (said, error) {
 	bounded, cancel := context.WithDeadline(ctx, f.newest.began.Add(bound))
 	defer cancel()
 	var heard said
@@ -332,7 +332,7 @@ func (f *followed) late(bound time.Duration, why string) error {
 }
 
 // applied returns when Flux has applied the newest commit.
-func (f *followed) applied(ctx context.Context, l *Lab, bound time.Duration) error {
+func (f *followed) applied(ctx context.Context, l *Session, bound time.Duration) error {
 	_, err := f.hear(ctx, l, bound, "Flux to apply "+f.newest.short(), func(ctx context.Context, s said) (string, error) {
 		there, err := f.holds(ctx, s.applied)
 		if there {
@@ -348,7 +348,7 @@ func (f *followed) within() time.Duration { return cmp.Or(f.bound, deliveryBound
 
 // ready returns when Flux has applied the newest commit, and the Service and
 // more objects that came of it are ready.
-func (f *followed) ready(ctx context.Context, l *Lab, more ...*unstructured.Unstructured) error {
+func (f *followed) ready(ctx context.Context, l *Session, more ...*unstructured.Unstructured) error {
 	if err := f.applied(ctx, l, f.within()); err != nil {
 		return err
 	}
@@ -363,7 +363,7 @@ func (f *followed) ready(ctx context.Context, l *Lab, more ...*unstructured.Unst
 
 // settled returns when the Service and more objects are ready, which must be
 // within the bound of what was begun then.
-func (f *followed) settled(ctx context.Context, l *Lab, began time.Time, more ...*unstructured.Unstructured) error {
+func (f *followed) settled(ctx context.Context, l *Session, began time.Time, more ...*unstructured.Unstructured) error {
 	bounded, cancel := context.WithDeadline(ctx, began.Add(f.within()))
 	defer cancel()
 	err := l.wait(bounded, append(more, l.service())...)
@@ -379,7 +379,7 @@ func (f *followed) settled(ctx context.Context, l *Lab, began time.Time, more ..
 
 // answeredBy returns when the newest commit has all answers come from one
 // version, and notes how long that took.
-func (f *followed) answeredBy(ctx context.Context, l *Lab, version string, bound time.Duration) error {
+func (f *followed) answeredBy(ctx context.Context, l *Session, version string, bound time.Duration) error {
 	bounded, cancel := context.WithDeadline(ctx, f.newest.began.Add(bound))
 	defer cancel()
 	first, err := l.firstOf(bounded, l.to(serviceName), version)
@@ -399,7 +399,7 @@ func (f *followed) answeredBy(ctx context.Context, l *Lab, version string, bound
 
 // firstOf returns when the first answer of a version came that inForceStreak
 // others of it followed, each on a fresh connection. It asks every 20 ms.
-func (l *Lab) firstOf(ctx context.Context, r probe.Request, version string) (time.Time, error) {
+func (l *Session) firstOf(ctx context.Context, r probe.Request, version string) (time.Time, error) {
 	r.Fresh = true
 	var first time.Time
 	streak := 0
@@ -420,7 +420,7 @@ func (l *Lab) firstOf(ctx context.Context, r probe.Request, version string) (tim
 }
 
 // prover keeps the proof of a commit.
-type prover func(context.Context, *Lab, pushed, Evidence, error) error
+type prover func(context.Context, *Session, pushed, Evidence, error) error
 
 // step makes the two halves of a step that is about a commit. A claim that its
 // change refutes is its check's to refute, and either way the proof is kept of
@@ -428,7 +428,7 @@ type prover func(context.Context, *Lab, pushed, Evidence, error) error
 func (f *followed) step(s Step, prove prover) Step {
 	change, check := s.Change, s.Check
 	var judged pushed
-	s.Change = func(ctx context.Context, l *Lab) error {
+	s.Change = func(ctx context.Context, l *Session) error {
 		err := change(ctx, l)
 		judged, f.refuted = f.newest, nil
 		if errors.As(err, &f.refuted) {
@@ -436,9 +436,9 @@ func (f *followed) step(s Step, prove prover) Step {
 		}
 		return err
 	}
-	s.Check = func(ctx context.Context, l *Lab) (e Evidence, err error) {
+	s.Check = func(ctx context.Context, l *Session) (e Evidence, err error) {
 		if f.refuted != nil {
-			e.Says, err = strings.Join(f.refuted.Reasons, "; "), f.refuted
+			e.Summary, err = strings.Join(f.refuted.Reasons, "; "), f.refuted
 		} else {
 			e, err = check(ctx, l)
 		}

@@ -99,23 +99,23 @@ func newGitops(o Options) (*Plan, error) {
 		Steps: []Step{
 			s.proven(Step{
 				Name: "v1 serves from Git", Change: s.start, Check: s.split(100, 0),
-				Idea: "The model is files in Git: a base, and an overlay that says which version it is and who gets how much of the traffic. Flux applies them; nobody else touches the cluster.",
-				Look: "Every answer says v1. From here on a watcher sends " + fmt.Sprint(watchRate) + " requests a second.",
+				Why:      "The model is files in Git: a base, and an overlay that says which version it is and who gets how much of the traffic. Flux applies them; nobody else touches the cluster.",
+				WatchFor: "Every answer says v1. From here on a watcher sends " + fmt.Sprint(watchRate) + " requests a second.",
 			}),
 			s.proven(Step{
 				Name: "a commit moves 10 % to v2", Change: s.tenth, Check: s.split(90, 10),
-				Idea: "One commit adds v2 without traffic, the next gives it a tenth. It is in force when Flux says that it has applied just that commit, and Knative that every gateway answers by it.",
-				Look: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
+				Why:      "One commit adds v2 without traffic, the next gives it a tenth. It is in force when Flux says that it has applied just that commit, and Knative that every gateway answers by it.",
+				WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
 			}),
 			s.proven(Step{
 				Name: "git revert brings the old model back", Change: s.takeBack, Check: s.tookBack,
-				Idea: "To go back is one more commit, which takes back what the last one did. The history says who did what, and when.",
-				Look: "Every answer says v1 again, after about the time of any other commit.",
+				Why:      "To go back is one more commit, which takes back what the last one did. The history says who did what, and when.",
+				WatchFor: "Every answer says v1 again, after about the time of any other commit.",
 			}),
 			{
 				Name: "a change by hand is undone", Change: s.byHand, Check: s.undone,
-				Idea: fmt.Sprintf("Somebody gives v2 everything with kubectl, and Git says otherwise. Every %s Flux compares the cluster with Git; its authors advise a minute or more.", putBack),
-				Look: "The change was really in the traffic, and went again without anybody's doing.",
+				Why:      fmt.Sprintf("Somebody gives v2 everything with kubectl, and Git says otherwise. Every %s Flux compares the cluster with Git; its authors advise a minute or more.", putBack),
+				WatchFor: "The change was really in the traffic, and went again without anybody's doing.",
 			},
 			s.bad("a commit of broken YAML changes nothing", "Kustomize cannot read what was committed.",
 				func(state *gitState) { state.Broken = true }, s.refused),
@@ -127,37 +127,37 @@ func newGitops(o Options) (*Plan, error) {
 				func(state *gitState) { state.Version, state.Tag = "v3", s.missing }, s.neverReady),
 			s.proven(Step{
 				Name: "commit to traffic", Change: s.flip, Check: s.times,
-				Idea: fmt.Sprintf("%d commits give all traffic to v2, to v1, and so on; the clock runs from just before each commit is made to the first answer by the new state. After a push the lab's Git asks Flux to look at once.", timedCommits),
-				Look: "The median, and that the slowest is not far from it.",
+				Why:      fmt.Sprintf("%d commits give all traffic to v2, to v1, and so on; the clock runs from just before each commit is made to the first answer by the new state. After a push the lab's Git asks Flux to look at once.", timedCommits),
+				WatchFor: "The median, and that the slowest is not far from it.",
 			}),
 			s.proven(Step{
 				Name: "what a commit removes is removed", Change: s.prune, Check: s.isGone,
-				Idea: "A commit deletes a file, the model's card. Flux keeps a list of what it has applied, and deletes what is no longer in Git.",
-				Look: "The ConfigMap is gone, and the model has not noticed.",
+				Why:      "A commit deletes a file, the model's card. Flux keeps a list of what it has applied, and deletes what is no longer in Git.",
+				WatchFor: "The ConfigMap is gone, and the model has not noticed.",
 			}),
 			s.proven(Step{
 				Name: "beside Flux's own defaults", Long: true, Change: s.defaults, Check: s.slower,
-				Idea: "The same kind of commit, with the interval of " + fluxDefault + " that Flux's command line gives, and nobody who asks Flux after the push. It is made right after Flux has looked, so it waits about as long as one can.",
-				Look: "How many times the median it is. It is one commit, and no median of its own.",
+				Why:      "The same kind of commit, with the interval of " + fluxDefault + " that Flux's command line gives, and nobody who asks Flux after the push. It is made right after Flux has looked, so it waits about as long as one can.",
+				WatchFor: "How many times the median it is. It is one commit, and no median of its own.",
 			}),
 			{
-				Name:  "no request lost",
-				Check: func(_ context.Context, l *Lab) (Evidence, error) { return l.watched(s.watcher) },
-				Idea:  "All of these commits, the bad ones too, went by while the watcher sent.",
-				Look:  "None lost, and how small a loss this number of requests could have missed.",
+				Name:     "no request lost",
+				Check:    func(_ context.Context, l *Session) (Evidence, error) { return l.watched(s.watcher) },
+				Why:      "All of these commits, the bad ones too, went by while the watcher sent.",
+				WatchFor: "None lost, and how small a loss this number of requests could have missed.",
 			},
 		},
 		Controls: []Control{
 			{
 				Name: "suspended", Summary: "Flux is told to pause, and commits go on",
-				After: "v1 serves from Git", Break: func(ctx context.Context, l *Lab) error {
+				After: "v1 serves from Git", Break: func(ctx context.Context, l *Session) error {
 					s.flux.Suspended = true
 					return s.configure(ctx, l, l.write) // it is never ready again
 				}, Catches: Delivery,
 			},
 			{
 				Name: "webhook-cut", Summary: "nobody asks Flux to look after a push, and its own interval is an hour",
-				Break: func(context.Context, *Lab) error { s.flux.Asked = false; return nil }, Catches: Delivery,
+				Break: func(context.Context, *Session) error { s.flux.Asked = false; return nil }, Catches: Delivery,
 			},
 			{
 				Name: "no-correction", Summary: "the live Service is marked for Flux to leave it alone",
@@ -165,7 +165,7 @@ func newGitops(o Options) (*Plan, error) {
 			},
 			{
 				Name: "good-image", Summary: "the image that must not exist does: the commit that should fail is a good one",
-				Break: func(_ context.Context, l *Lab) error { _, s.missing = splitImage(l.Image); return nil }, Catches: Refusal,
+				Break: func(_ context.Context, l *Session) error { _, s.missing = splitImage(l.Image); return nil }, Catches: Refusal,
 			},
 		},
 	}
@@ -178,14 +178,14 @@ func splitImage(image string) (name, tag string) {
 	return image[:at], image[at+1:]
 }
 
-func (s *gitopsStory) split(percents ...int64) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsStory) split(percents ...int64) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		return l.sample(ctx, l.to(serviceName), s.claim(percents))
 	}
 }
 
 // change commits the state of the folder.
-func (s *gitopsStory) change(ctx context.Context, l *Lab, message string) error {
+func (s *gitopsStory) change(ctx context.Context, l *Session, message string) error {
 	files, err := fillAll("gitops/tree", s.state)
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func (s *gitopsStory) all(version string) {
 	}
 }
 
-func (s *gitopsStory) start(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) start(ctx context.Context, l *Session) error {
 	s.state = gitState{Namespace: l.Namespace, Version: "v1", Traffic: []gitTraffic{{"v1", 100}}, Card: true}
 	s.state.Image, s.state.Tag = splitImage(l.Image)
 	files, err := fillAll("gitops/tree", s.state)
@@ -224,7 +224,7 @@ func (s *gitopsStory) start(ctx context.Context, l *Lab) error {
 }
 
 // tenth adds v2: Knative wants a revision to be there before traffic goes to it.
-func (s *gitopsStory) tenth(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) tenth(ctx context.Context, l *Session) error {
 	s.state.Version = "v2"
 	s.share(100, 0)
 	if err := s.change(ctx, l, "v2 beside v1, at 0 %"); err != nil {
@@ -242,7 +242,7 @@ func (s *gitopsStory) tenth(ctx context.Context, l *Lab) error {
 
 // move commits that a version gets everything, and returns when it has, and
 // nothing of the commit is under way any more.
-func (s *gitopsStory) move(ctx context.Context, l *Lab, version string, bound time.Duration) error {
+func (s *gitopsStory) move(ctx context.Context, l *Session, version string, bound time.Duration) error {
 	s.all(version)
 	if err := s.change(ctx, l, "all to "+version); err != nil {
 		return err
@@ -255,7 +255,7 @@ func (s *gitopsStory) move(ctx context.Context, l *Lab, version string, bound ti
 
 // flip times commits of two kinds: such that move the traffic, and one that
 // changes nothing on the cluster, which takes what Git and Flux take.
-func (s *gitopsStory) flip(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) flip(ctx context.Context, l *Session) error {
 	s.timed = nil
 	for i := range timedCommits {
 		if err := s.move(ctx, l, []string{"v2", "v1"}[i%2], deliveryBound); err != nil {
@@ -276,9 +276,9 @@ func (s *gitopsStory) flip(ctx context.Context, l *Lab) error {
 }
 
 // times says how long commits took, and notes on each how long it did.
-func (s *gitopsStory) times(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsStory) times(ctx context.Context, l *Session) (Evidence, error) {
 	for _, p := range s.timed {
-		e := Evidence{Says: fmt.Sprintf("%s: the first answer by it came %.2f s after the commit was begun", p.message, p.inForce.Seconds())}
+		e := Evidence{Summary: fmt.Sprintf("%s: the first answer by it came %.2f s after the commit was begun", p.message, p.inForce.Seconds())}
 		if err := s.prove(ctx, l, p, e, nil); err != nil {
 			return Evidence{}, err
 		}
@@ -286,7 +286,7 @@ func (s *gitopsStory) times(ctx context.Context, l *Lab) (Evidence, error) {
 	least, median, most := spread(s.timed, func(p pushed) time.Duration { return p.inForce })
 	_, push, _ := spread(s.timed, func(p pushed) time.Duration { return p.took })
 	return Evidence{
-		Says: fmt.Sprintf("%d commits: median %.2f s, min %.2f s, max %.2f s from before the commit to the first answer by it; of that the push %.2f s; a commit that changes nothing is applied after %.2f s",
+		Summary: fmt.Sprintf("%d commits: median %.2f s, min %.2f s, max %.2f s from before the commit to the first answer by it; of that the push %.2f s; a commit that changes nothing is applied after %.2f s",
 			len(s.timed), median, least, most, push, s.remark.inForce.Seconds()),
 		Figures: []Figure{
 			{"median", median, "s"}, {"min", least, "s"}, {"max", most, "s"}, {"push", push, "s"},
@@ -308,7 +308,7 @@ func spread(all []pushed, of func(pushed) time.Duration) (least, median, most fl
 
 // byHand gives v2 everything as `kubectl edit` would, right after Flux has
 // compared: so the change has nearly a whole interval to get into the traffic.
-func (s *gitopsStory) byHand(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) byHand(ctx context.Context, l *Session) error {
 	const patch = `{"spec":{"traffic":[` +
 		`{"tag":"v1","revisionName":"model-v1","latestRevision":false,"percent":0},` +
 		`{"tag":"v2","revisionName":"model-v2","latestRevision":false,"percent":100}]}}`
@@ -358,7 +358,7 @@ func (s *gitopsStory) byHand(ctx context.Context, l *Lab) error {
 }
 
 // compared returns when Flux has just compared the cluster with Git.
-func (s *gitopsStory) compared(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) compared(ctx context.Context, l *Session) error {
 	before, err := s.ask(ctx, l)
 	if err != nil {
 		return err
@@ -375,14 +375,14 @@ func (s *gitopsStory) compared(ctx context.Context, l *Lab) error {
 	})
 }
 
-func (s *gitopsStory) undone(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsStory) undone(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := s.split(100, 0)(ctx, l)
-	e.Says = fmt.Sprintf("by hand v2 got everything: in the traffic after %.2f s, gone after %.2f s, with an interval of %s; %s", s.seen.Seconds(), s.gone.Seconds(), putBack, e.Says)
+	e.Summary = fmt.Sprintf("by hand v2 got everything: in the traffic after %.2f s, gone after %.2f s, with an interval of %s; %s", s.seen.Seconds(), s.gone.Seconds(), putBack, e.Summary)
 	e.Figures = []Figure{{"in the traffic", s.seen.Seconds(), "s"}, {"gone", s.gone.Seconds(), "s"}}
 	return e, err
 }
 
-func (s *gitopsStory) takeBack(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) takeBack(ctx context.Context, l *Session) error {
 	s.split10 = s.newest
 	if err := s.revert(ctx, l, s.split10); err != nil {
 		return err
@@ -391,22 +391,22 @@ func (s *gitopsStory) takeBack(ctx context.Context, l *Lab) error {
 	return s.ready(ctx, l)
 }
 
-func (s *gitopsStory) tookBack(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsStory) tookBack(ctx context.Context, l *Session) (Evidence, error) {
 	forth, back := s.split10.inForce.Seconds(), s.newest.inForce.Seconds()
 	e, err := s.split(100, 0)(ctx, l)
-	e.Says = fmt.Sprintf("%s (%s) was in force after %.2f s, its revert %s after %.2f s; %s", s.split10.short(), s.split10.message, forth, s.newest.short(), back, e.Says)
+	e.Summary = fmt.Sprintf("%s (%s) was in force after %.2f s, its revert %s after %.2f s; %s", s.split10.short(), s.split10.message, forth, s.newest.short(), back, e.Summary)
 	e.Figures = []Figure{{"revert", back, "s"}}
 	return e, err
 }
 
 // bad is a step about a commit that spoils the folder's state, after which
 // verdict says why it cannot be in force; it is taken back in the end.
-func (s *gitopsStory) bad(name, idea string, spoil func(*gitState), verdict func(context.Context, *Lab) (string, error)) Step {
+func (s *gitopsStory) bad(name, idea string, spoil func(*gitState), verdict func(context.Context, *Session) (string, error)) Step {
 	return s.proven(Step{
-		Name: name,
-		Idea: idea + " What runs goes on, and a commit that takes it back ends the trouble.",
-		Look: "The reason, and that every answer still says v1.",
-		Change: func(ctx context.Context, l *Lab) error {
+		Name:     name,
+		Why:      idea + " What runs goes on, and a commit that takes it back ends the trouble.",
+		WatchFor: "The reason, and that every answer still says v1.",
+		Change: func(ctx context.Context, l *Session) error {
 			good := s.state
 			spoil(&s.state)
 			err := s.change(ctx, l, name)
@@ -423,7 +423,7 @@ func (s *gitopsStory) bad(name, idea string, spoil func(*gitState), verdict func
 
 // refused waits for what Flux says of the newest commit: why it cannot be
 // applied, or nothing when it was.
-func (s *gitopsStory) refused(ctx context.Context, l *Lab) (string, error) {
+func (s *gitopsStory) refused(ctx context.Context, l *Session) (string, error) {
 	why := ""
 	_, err := s.hear(ctx, l, deliveryBound, "Flux to judge "+s.newest.short(), func(ctx context.Context, now said) (string, error) {
 		tried, err := s.holds(ctx, now.attempted)
@@ -440,7 +440,7 @@ func (s *gitopsStory) refused(ctx context.Context, l *Lab) (string, error) {
 
 // neverReady waits for what Knative says of the newest commit, which Flux can
 // apply.
-func (s *gitopsStory) neverReady(ctx context.Context, l *Lab) (string, error) {
+func (s *gitopsStory) neverReady(ctx context.Context, l *Session) (string, error) {
 	if err := s.applied(ctx, l, deliveryBound); err != nil {
 		return "", err
 	}
@@ -460,14 +460,14 @@ func (s *gitopsStory) neverReady(ctx context.Context, l *Lab) (string, error) {
 
 // unchanged checks that a bad commit was not taken for good and changed nothing,
 // and that taking it back ends the trouble.
-func (s *gitopsStory) unchanged(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsStory) unchanged(ctx context.Context, l *Session) (Evidence, error) {
 	bad := s.newest
 	if s.why == "" {
 		reason := fmt.Sprintf("commit %s (%s) was taken for good", bad.short(), bad.message)
-		return Evidence{Says: reason}, refute(Refusal, "%s", reason)
+		return Evidence{Summary: reason}, refute(Refusal, "%s", reason)
 	}
 	e, err := s.split(100, 0)(ctx, l)
-	e.Says = s.why + "; " + e.Says
+	e.Summary = s.why + "; " + e.Summary
 	if err != nil {
 		return e, err
 	}
@@ -478,12 +478,12 @@ func (s *gitopsStory) unchanged(ctx context.Context, l *Lab) (Evidence, error) {
 		return e, err
 	}
 	took := fmt.Sprintf("taken back after %.2f s", s.newest.inForce.Seconds())
-	e.Says += "; " + took
+	e.Summary += "; " + took
 	e.Figures = []Figure{{"taken back", s.newest.inForce.Seconds(), "s"}}
-	return e, s.prove(ctx, l, s.newest, Evidence{Says: bad.short() + " is " + took}, nil)
+	return e, s.prove(ctx, l, s.newest, Evidence{Summary: bad.short() + " is " + took}, nil)
 }
 
-func (s *gitopsStory) prune(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) prune(ctx context.Context, l *Session) error {
 	if _, err := l.live(ctx, l.object("v1", "ConfigMap", "model-card")); err != nil {
 		return fmt.Errorf("before it is removed: %w", err)
 	}
@@ -504,16 +504,16 @@ func (s *gitopsStory) prune(ctx context.Context, l *Lab) error {
 	return s.ready(ctx, l)
 }
 
-func (s *gitopsStory) isGone(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsStory) isGone(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := s.split(100, 0)(ctx, l)
-	e.Says = fmt.Sprintf("ConfigMap/%s/model-card is gone %.2f s after the commit; %s", l.Namespace, s.newest.inForce.Seconds(), e.Says)
+	e.Summary = fmt.Sprintf("ConfigMap/%s/model-card is gone %.2f s after the commit; %s", l.Namespace, s.newest.inForce.Seconds(), e.Summary)
 	e.Figures = []Figure{{"gone", s.newest.inForce.Seconds(), "s"}}
 	return e, err
 }
 
 // defaults times a commit as Flux is without the lab's doing, and then has
 // everything as it was.
-func (s *gitopsStory) defaults(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) defaults(ctx context.Context, l *Session) error {
 	usual := s.flux
 	s.flux.Asked, s.flux.Poll, s.flux.Every = false, fluxDefault, fluxDefault
 	if err := l.remove(ctx, l.object("rbac.authorization.k8s.io/v1", "RoleBinding", "git-ask")); err != nil {
@@ -540,19 +540,19 @@ func (s *gitopsStory) defaults(ctx context.Context, l *Lab) error {
 	return s.move(ctx, l, "v1", deliveryBound)
 }
 
-func (s *gitopsStory) slower(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsStory) slower(ctx context.Context, l *Session) (Evidence, error) {
 	took := s.byDefault.inForce.Seconds()
 	_, median, _ := spread(s.timed, func(p pushed) time.Duration { return p.inForce })
 	e, err := s.split(100, 0)(ctx, l)
-	e.Says = fmt.Sprintf("%.1f s with an interval of %s and nobody who asks: %.0f times the median of %.2f s (n=1, made right after Flux had looked); then as before: %s",
-		took, fluxDefault, took/median, median, e.Says)
+	e.Summary = fmt.Sprintf("%.1f s with an interval of %s and nobody who asks: %.0f times the median of %.2f s (n=1, made right after Flux had looked); then as before: %s",
+		took, fluxDefault, took/median, median, e.Summary)
 	e.Figures = []Figure{{"with an interval of " + fluxDefault, took, "s"}, {"times the median", took / median, ""}}
 	return e, s.prove(ctx, l, s.byDefault, e, err)
 }
 
 // leaveAlone marks the live Service as users of Flux do who want to change it by
 // hand. https://fluxcd.io/flux/components/kustomize/kustomizations/#suspending-and-resuming
-func (s *gitopsStory) leaveAlone(ctx context.Context, l *Lab) error {
+func (s *gitopsStory) leaveAlone(ctx context.Context, l *Session) error {
 	const patch = `{"metadata":{"annotations":{"kustomize.toolkit.fluxcd.io/reconcile":"disabled"}}}`
 	return l.Kube.Patch(ctx, l.service(), client.RawPatch(types.MergePatchType, []byte(patch)))
 }

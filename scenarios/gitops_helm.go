@@ -60,34 +60,34 @@ func newGitopsHelm(o Options) (*Plan, error) {
 		Steps: []Step{
 			s.proven(Step{
 				Name: "v1 is installed from Git", Change: s.start, Check: s.agrees("1 v1 deployed"),
-				Idea: "In Git are a chart, and a HelmRelease with the values for it. Flux applies the HelmRelease, and its helm-controller does what `helm install` would.",
-				Look: "The history says what should run; the answers say what does. Both must name v1.",
+				Why:      "In Git are a chart, and a HelmRelease with the values for it. Flux applies the HelmRelease, and its helm-controller does what `helm install` would.",
+				WatchFor: "The history says what should run; the answers say what does. Both must name v1.",
 			}),
 			s.proven(Step{
 				Name: "a commit upgrades to v2", Change: s.upgradeByCommit, Check: s.agrees("1 v1 superseded, 2 v2 deployed"),
-				Idea: "A commit changes one value. Flux makes a new revision of the release, as `helm upgrade` would.",
-				Look: "Revision 1 is superseded, and every answer says v2.",
+				Why:      "A commit changes one value. Flux makes a new revision of the release, as `helm upgrade` would.",
+				WatchFor: "Revision 1 is superseded, and every answer says v2.",
 			}),
 			s.proven(Step{
 				Name: "v3 fails and Flux rolls back", Change: s.failByCommit, Check: s.says(s.agrees(rolledBack)),
-				Idea: "The next commit asks for " + noQuantity + " of memory, which is no quantity of Kubernetes; the chart takes it, and the API refuses it. The HelmRelease says that an upgrade that fails is rolled back.",
-				Look: "Revision 3 failed, revision 4 is a copy of 2. No user has noticed, and the HelmRelease says why.",
+				Why:      "The next commit asks for " + noQuantity + " of memory, which is no quantity of Kubernetes; the chart takes it, and the API refuses it. The HelmRelease says that an upgrade that fails is rolled back.",
+				WatchFor: "Revision 3 failed, revision 4 is a copy of 2. No user has noticed, and the HelmRelease says why.",
 			}),
 			s.proven(Step{
 				Name: "git revert agrees with what runs", Change: s.takeBack, Check: s.agrees(rolledBack),
-				Idea: "Until now Git asks for what does not run. The revert asks for what the rollback has already brought, so there is nothing to do.",
-				Look: "The history has not grown, and the HelmRelease is ready.",
+				Why:      "Until now Git asks for what does not run. The revert asks for what the rollback has already brought, so there is nothing to do.",
+				WatchFor: "The history has not grown, and the HelmRelease is ready.",
 			}),
 			{
 				Name: "no request lost", Check: s.lossless,
-				Idea: "The watcher has sent through all of it.",
-				Look: "None lost, and how small a loss this number of requests could have missed.",
+				Why:      "The watcher has sent through all of it.",
+				WatchFor: "None lost, and how small a loss this number of requests could have missed.",
 			},
 		},
 		Controls: []Control{
 			{
 				Name: "no-remediation", Summary: "the HelmRelease does not say that an upgrade that fails is rolled back",
-				Break: func(context.Context, *Lab) error { s.state.Remediate = false; return nil }, Catches: Release,
+				Break: func(context.Context, *Session) error { s.state.Remediate = false; return nil }, Catches: Release,
 			},
 			{
 				Name: "by-hand", Summary: "somebody changes the live Service behind Helm's back",
@@ -116,7 +116,7 @@ func (s *gitopsHelmStory) files() (map[string][]byte, error) {
 	})
 }
 
-func (s *gitopsHelmStory) start(ctx context.Context, l *Lab) error {
+func (s *gitopsHelmStory) start(ctx context.Context, l *Session) error {
 	s.state.Chart, s.state.Image, s.state.Version, s.state.Memory = "./scenarios/"+l.Namespace+"/chart", l.Image, "v1", "32Mi"
 	files, err := s.files()
 	if err != nil {
@@ -141,11 +141,11 @@ func (s *gitopsHelmStory) start(ctx context.Context, l *Lab) error {
 	return nil
 }
 
-func (s *gitopsHelmStory) helmRelease(l *Lab) *unstructured.Unstructured {
+func (s *gitopsHelmStory) helmRelease(l *Session) *unstructured.Unstructured {
 	return l.object("helm.toolkit.fluxcd.io/v2", "HelmRelease", releaseName)
 }
 
-func (s *gitopsHelmStory) change(ctx context.Context, l *Lab, message string) error {
+func (s *gitopsHelmStory) change(ctx context.Context, l *Session, message string) error {
 	files, err := s.files()
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (s *gitopsHelmStory) change(ctx context.Context, l *Lab, message string) er
 	return s.commit(ctx, l, message, files)
 }
 
-func (s *gitopsHelmStory) upgradeByCommit(ctx context.Context, l *Lab) error {
+func (s *gitopsHelmStory) upgradeByCommit(ctx context.Context, l *Session) error {
 	s.state.Version = "v2"
 	if err := s.change(ctx, l, "v2"); err != nil {
 		return err
@@ -163,7 +163,7 @@ func (s *gitopsHelmStory) upgradeByCommit(ctx context.Context, l *Lab) error {
 
 // failByCommit commits what cannot be installed, and returns when Flux has done
 // what it does then, and stopped.
-func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Lab) error {
+func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Session) error {
 	s.state.Version, s.state.Memory = "v3", noQuantity
 	if err := s.change(ctx, l, "v3, with more memory"); err != nil {
 		return err
@@ -189,20 +189,20 @@ func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Lab) error {
 }
 
 // says puts what helm-controller says of the release before what a check saw.
-func (s *gitopsHelmStory) says(check func(context.Context, *Lab) (Evidence, error)) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *gitopsHelmStory) says(check func(context.Context, *Session) (Evidence, error)) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		o, err := l.live(ctx, s.helmRelease(l))
 		if err != nil {
 			return Evidence{}, err
 		}
 		_, why := conditionOf(o, "Released")
 		e, err := check(ctx, l)
-		e.Says = fmt.Sprintf("Flux: %s; %s", why, e.Says)
+		e.Summary = fmt.Sprintf("Flux: %s; %s", why, e.Summary)
 		return e, err
 	}
 }
 
-func (s *gitopsHelmStory) takeBack(ctx context.Context, l *Lab) error {
+func (s *gitopsHelmStory) takeBack(ctx context.Context, l *Session) error {
 	if err := s.revert(ctx, l, s.bad); err != nil {
 		return err
 	}

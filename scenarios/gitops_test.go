@@ -35,7 +35,7 @@ func TestWithoutGitNothingIsTested(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Steps[0].Change(t.Context(), &Lab{Image: "kind.local/sampleapp:x"}); fault.Code(err) != 3 || fault.Hint(err) == "" {
+	if err := s.Steps[0].Change(t.Context(), &Session{Env: &Env{Image: "kind.local/sampleapp:x"}}); fault.Code(err) != 3 || fault.Hint(err) == "" {
 		t.Errorf("got %v (exit %d)", err, fault.Code(err))
 	}
 }
@@ -246,9 +246,9 @@ func TestACommitThatIsLateIsRefutedByTheCheck(t *testing.T) {
 	var noted []error
 	checked := false
 	s := f.step(Step{
-		Change: func(context.Context, *Lab) error { return f.late(deliveryBound, "suspended") },
-		Check:  func(context.Context, *Lab) (Evidence, error) { checked = true; return Evidence{}, nil },
-	}, func(_ context.Context, _ *Lab, p pushed, _ Evidence, err error) error {
+		Change: func(context.Context, *Session) error { return f.late(deliveryBound, "suspended") },
+		Check:  func(context.Context, *Session) (Evidence, error) { checked = true; return Evidence{}, nil },
+	}, func(_ context.Context, _ *Session, p pushed, _ Evidence, err error) error {
 		noted = append(noted, err)
 		return err
 	})
@@ -256,16 +256,16 @@ func TestACommitThatIsLateIsRefutedByTheCheck(t *testing.T) {
 		t.Fatalf("the change: %v", err)
 	}
 	e, err := s.Check(t.Context(), nil)
-	var refuted *Refuted
+	var refuted *ClaimError
 	if !errors.As(err, &refuted) || refuted.Claim != Delivery || checked || len(noted) != 1 || noted[0] == nil {
 		t.Errorf("got %v, checked %v, noted %v", err, checked, noted)
 	}
-	if want := `commit 0123456 (10 % to v2) is not in force 1m0s after it was begun: suspended`; e.Says != want {
-		t.Errorf("it says %q", e.Says)
+	if want := `commit 0123456 (10 % to v2) is not in force 1m0s after it was begun: suspended`; e.Summary != want {
+		t.Errorf("it says %q", e.Summary)
 	}
 	// What is no refutation ends the step at once.
 	broken := errors.New("no API")
-	s = f.step(Step{Change: func(context.Context, *Lab) error { return broken }}, nil)
+	s = f.step(Step{Change: func(context.Context, *Session) error { return broken }}, nil)
 	if err := s.Change(t.Context(), nil); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
@@ -273,7 +273,7 @@ func TestACommitThatIsLateIsRefutedByTheCheck(t *testing.T) {
 
 func TestAProofIsWhatTheAuditReads(t *testing.T) {
 	p := pushed{commit: "c", inForce: 1500 * time.Millisecond, applied: "main@sha1:c"}
-	e := Evidence{Says: "n=1000"}
+	e := Evidence{Summary: "n=1000"}
 	for _, tc := range []struct {
 		name string
 		err  error
@@ -284,7 +284,7 @@ func TestAProofIsWhatTheAuditReads(t *testing.T) {
 		{"it was not tested", errors.New("no API"), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			proof, judged := proofOf(&Lab{control: "off", at: "90/10"}, "gitops", p, e, tc.err)
+			proof, judged := proofOf(&Session{Env: &Env{}, control: "off", stepName: "90/10"}, "gitops", p, e, tc.err)
 			text, err := json.Marshal(proof)
 			if err != nil {
 				t.Fatal(err)
@@ -299,10 +299,10 @@ func TestAProofIsWhatTheAuditReads(t *testing.T) {
 func TestACommitIsShownBeforeItIsMade(t *testing.T) {
 	stop := errors.New("stop")
 	var shown string
-	l := &Lab{Namespace: "ns", task: report.Discard().Step(""), Teach: func(_ context.Context, lesson Lesson) error {
+	l := &Session{Env: &Env{Teach: func(_ context.Context, lesson Lesson) error {
 		shown = lesson.Change
 		return stop
-	}}
+	}}, Namespace: "ns", task: report.Discard().Step("")}
 	f := &followed{repo: &git.Repo{}} // which cannot push
 	if err := f.commit(t.Context(), l, "10 % to v2", map[string][]byte{"traffic.yaml": []byte("percent: 90\n")}); !errors.Is(err, stop) {
 		t.Errorf("got %v", err)

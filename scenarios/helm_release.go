@@ -54,33 +54,33 @@ func newHelmRelease(o Options) (*Plan, error) {
 		Steps: []Step{
 			{
 				Name: "install v1",
-				Idea: "A release is a chart with values, under a name. " +
+				Why: "A release is a chart with values, under a name. " +
 					"Helm keeps each revision of it in a Secret beside what it installed.",
-				Look:   "The history says what should run; the answers say what does. Both must name v1.",
-				Change: s.install,
-				Check:  s.agrees("1 v1 deployed"),
+				WatchFor: "The history says what should run; the answers say what does. Both must name v1.",
+				Change:   s.install,
+				Check:    s.agrees("1 v1 deployed"),
 			},
 			{
 				Name: "upgrade to v2",
-				Idea: "An upgrade writes the chart with new values. " +
+				Why: "An upgrade writes the chart with new values. " +
 					"Knative keeps the old version until the new one is ready.",
-				Look:   "Revision 1 is superseded, not gone: it can be returned to.",
-				Change: func(ctx context.Context, l *Lab) error { return s.upgrade(ctx, l, "v2", l.Image, true) },
-				Check:  s.agrees("1 v1 superseded, 2 v2 deployed"),
+				WatchFor: "Revision 1 is superseded, not gone: it can be returned to.",
+				Change:   func(ctx context.Context, l *Session) error { return s.upgrade(ctx, l, "v2", l.Image, true) },
+				Check:    s.agrees("1 v1 superseded, 2 v2 deployed"),
 			},
 			{
 				Name: "v3 does not start and is undone",
-				Idea: "With --atomic Helm waits until what it wrote is ready, and else writes the last good revision again. " +
+				Why: "With --atomic Helm waits until what it wrote is ready, and else writes the last good revision again. " +
 					"Helm itself takes a Knative Service for ready at once, so the lab brings the wait.",
-				Look:   "Revision 3 failed, revision 4 is a copy of 2. No user has noticed.",
-				Change: s.upgradeToNothing,
-				Check:  s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"),
+				WatchFor: "Revision 3 failed, revision 4 is a copy of 2. No user has noticed.",
+				Change:   s.upgradeToNothing,
+				Check:    s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"),
 			},
 			{
-				Name: "rollback to revision 1",
-				Idea: "A rollback goes forward: it makes a new revision from an old one.",
-				Look: "Revision 5 says v1, and so does every answer.",
-				Change: func(ctx context.Context, l *Lab) error {
+				Name:     "rollback to revision 1",
+				Why:      "A rollback goes forward: it makes a new revision from an old one.",
+				WatchFor: "Revision 5 says v1, and so does every answer.",
+				Change: func(ctx context.Context, l *Session) error {
 					return s.helm(ctx, l, "rollback "+releaseName+" 1", func() error { return s.release.Rollback(ctx, 1) })
 				},
 				Check: s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 superseded, 5 v1 deployed"),
@@ -90,7 +90,7 @@ func newHelmRelease(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "no-rollback", Summary: "v3 is upgraded to without --atomic: nobody waits, nobody undoes it",
-				Break: func(context.Context, *Lab) error { s.atomic = false; return nil }, Catches: Release,
+				Break: func(context.Context, *Session) error { s.atomic = false; return nil }, Catches: Release,
 			},
 			{
 				Name: "by-hand", Summary: "somebody changes the live Service behind Helm's back",
@@ -102,7 +102,7 @@ func newHelmRelease(o Options) (*Plan, error) {
 
 // helm does what the `helm` command would with the same words, and returns when
 // the gateway follows.
-func (s *helmStory) helm(ctx context.Context, l *Lab, words string, do func() error) error {
+func (s *helmStory) helm(ctx context.Context, l *Session, words string, do func() error) error {
 	if err := l.teach(ctx, "helm --namespace "+l.Namespace+" "+words); err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (s *helmStory) values(version, image string) (values map[string]any, words 
 	return values, words
 }
 
-func (s *helmStory) install(ctx context.Context, l *Lab) (err error) {
+func (s *helmStory) install(ctx context.Context, l *Session) (err error) {
 	if s.release, err = chart.NewRelease(l.Kube, l.Namespace, releaseName); err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (s *helmStory) install(ctx context.Context, l *Lab) (err error) {
 	return err
 }
 
-func (s *helmStory) upgrade(ctx context.Context, l *Lab, version, image string, atomic bool) error {
+func (s *helmStory) upgrade(ctx context.Context, l *Session, version, image string, atomic bool) error {
 	values, words := s.values(version, image)
 	if atomic {
 		words += " --atomic"
@@ -150,7 +150,7 @@ func (s *helmStory) upgrade(ctx context.Context, l *Lab, version, image string, 
 
 // upgradeToNothing upgrades to an image that nobody has built. That this fails
 // is part of the story, and the history's to say; that it takes too long is not.
-func (s *helmStory) upgradeToNothing(ctx context.Context, l *Lab) error {
+func (s *helmStory) upgradeToNothing(ctx context.Context, l *Session) error {
 	image := l.Image[:strings.LastIndex(l.Image, ":")+1] + "never-built"
 	err := s.upgrade(ctx, l, "v3", image, s.atomic)
 	if errors.Is(err, chart.ErrNotReady) && !errors.Is(err, context.DeadlineExceeded) {
@@ -161,8 +161,8 @@ func (s *helmStory) upgradeToNothing(ctx context.Context, l *Lab) error {
 
 // agrees checks that the release's history is as claimed, and that what is
 // live and what answers is what its deployed revision says.
-func (s *helmStory) agrees(history string) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *helmStory) agrees(history string) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		revisions, err := s.release.History(ctx)
 		if err != nil {
 			return Evidence{}, err
@@ -172,18 +172,18 @@ func (s *helmStory) agrees(history string) func(context.Context, *Lab) (Evidence
 			return e, err
 		}
 		if refuted := answered(*e.Tally); refuted != nil {
-			e.Says = refuted.Reasons[0]
+			e.Summary = refuted.Reasons[0]
 			return e, refuted
 		}
-		e.Says = "history " + historyText(revisions)
+		e.Summary = "history " + historyText(revisions)
 		drifted, err := l.Kube.Drift(ctx, newest(revisions).Objects)
 		if err != nil {
 			return e, err
 		}
 		if reasons := disagree(revisions, history, e.Tally.Counts, drifted); len(reasons) > 0 {
-			return e, &Refuted{Release, reasons}
+			return e, &ClaimError{Release, reasons}
 		}
-		e.Says += fmt.Sprintf("; n=%d %s, exact: one stray answer fails", e.Tally.Sent, countsText(e.Tally.Counts))
+		e.Summary += fmt.Sprintf("; n=%d %s, exact: one stray answer fails", e.Tally.Sent, countsText(e.Tally.Counts))
 		e.Figures = []Figure{{Name: "revisions", Value: float64(len(revisions))}}
 		return e, nil
 	}
@@ -235,12 +235,12 @@ func countsText(counts map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-func (s *helmStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
+func (s *helmStory) lossless(_ context.Context, l *Session) (Evidence, error) {
 	return l.watched(s.watcher)
 }
 
 // changeByHand edits the live Service, and returns when that is in force.
-func changeByHand(ctx context.Context, l *Lab) error {
+func changeByHand(ctx context.Context, l *Session) error {
 	live := l.object("serving.knative.dev/v1", "Service", releaseName)
 	// A JSON patch: a merge would replace the container, and an update could come after another one's.
 	const patch = `[{"op":"add","path":"/spec/template/spec/containers/0/env","value":[{"name":"TARGET","value":"by-hand"}]}]`

@@ -61,44 +61,44 @@ func newKserve(o Options) (*Plan, error) {
 		Steps: []Step{
 			{
 				Name: "serve v1",
-				Idea: "An InferenceService names a model and its format; a ServingRuntime says how that is served. " +
+				Why: "An InferenceService names a model and its format; a ServingRuntime says how that is served. " +
 					"KServe fetches the model before the server starts.",
-				Look:   "Every held-out row, by KServe's v1 protocol and by the Open Inference Protocol: the trainer's own predictions.",
-				Change: s.begin,
-				Check:  s.predicts("v1", true),
+				WatchFor: "Every held-out row, by KServe's v1 protocol and by the Open Inference Protocol: the trainer's own predictions.",
+				Change:   s.begin,
+				Check:    s.predicts("v1", true),
 			},
 			{
 				Name: "canary 10 %",
-				Idea: "canaryTrafficPercent keeps the old revision and gives the new one a share of the requests. " +
+				Why: "canaryTrafficPercent keeps the old revision and gives the new one a share of the requests. " +
 					"KServe writes it into the Knative Service's traffic.",
-				Look:   "The share that v2 gets, judged like any split.",
-				Change: s.shift("v2", kserveCanary),
-				Check: func(ctx context.Context, l *Lab) (Evidence, error) {
+				WatchFor: "The share that v2 gets, judged like any split.",
+				Change:   s.shift("v2", kserveCanary),
+				Check: func(ctx context.Context, l *Session) (Evidence, error) {
 					return l.sample(ctx, l.to(kserveHost), s.claim([]int64{100 - kserveCanary, kserveCanary}))
 				},
 			},
 			{
-				Name:   "promote",
-				Idea:   "Without the percent the newest revision gets everything.",
-				Look:   "All rows are answered by v2's model.",
-				Change: s.shift("v2", 0),
-				Check:  s.predicts("v2", false),
+				Name:     "promote",
+				Why:      "Without the percent the newest revision gets everything.",
+				WatchFor: "All rows are answered by v2's model.",
+				Change:   s.shift("v2", 0),
+				Check:    s.predicts("v2", false),
 			},
 			{
 				Name: "a missing model",
-				Idea: "v3 names a model that is not in the registry. " +
+				Why: "v3 names a model that is not in the registry. " +
 					"Its pod does not start, and Knative gives it no request.",
-				Look:   "The reason, where a user of KServe looks for it. v2 answers everything.",
-				Change: s.missing,
-				Check:  s.refused,
+				WatchFor: "The reason, where a user of KServe looks for it. v2 answers everything.",
+				Change:   s.missing,
+				Check:    s.refused,
 			},
-			{Name: "no request lost", Check: func(_ context.Context, l *Lab) (Evidence, error) { return l.watched(s.watcher) }},
+			{Name: "no request lost", Check: func(_ context.Context, l *Session) (Evidence, error) { return l.watched(s.watcher) }},
 			{
 				Name: "to zero and back", Long: true,
-				Idea: "With minReplicas 0 a quiet model has no pod. " +
+				Why: "With minReplicas 0 a quiet model has no pod. " +
 					"The next request starts one, which fetches the model first.",
-				Look: "How long that request takes, and that the model is the same.",
-				Change: func(ctx context.Context, l *Lab) error {
+				WatchFor: "How long that request takes, and that the model is the same.",
+				Change: func(ctx context.Context, l *Session) error {
 					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"]})
 				},
 				Check: s.wake,
@@ -107,19 +107,19 @@ func newKserve(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "swapped", Summary: "somebody has the InferenceService serve another model under v1's name",
-				After: "serve v1", Break: func(ctx context.Context, l *Lab) error {
+				After: "serve v1", Break: func(ctx context.Context, l *Session) error {
 					return s.apply(ctx, l, inference{Version: "v1", Model: s.images["v2"], MinReplicas: 1})
 				}, Catches: Model,
 			},
 			{
 				Name: "half", Summary: "the canary gets half of the requests",
-				After: "canary 10 %", Break: func(ctx context.Context, l *Lab) error {
+				After: "canary 10 %", Break: func(ctx context.Context, l *Session) error {
 					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: 50})
 				}, Catches: Shares,
 			},
 			{
 				Name: "no-percent", Summary: "canaryTrafficPercent is not written: the new version gets everything",
-				After: "canary 10 %", Break: func(ctx context.Context, l *Lab) error {
+				After: "canary 10 %", Break: func(ctx context.Context, l *Session) error {
 					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1})
 				}, Catches: Shares,
 			},
@@ -137,7 +137,7 @@ func (s *kserveStory) only(version string) split.Claim {
 }
 
 // begin trains both versions' models, and serves the first.
-func (s *kserveStory) begin(ctx context.Context, l *Lab) error {
+func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 	code, err := l.code(map[string]string{"mllab_train.py": trainerFile}, nil)
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Lab) error {
 			return err
 		}
 		if !completed {
-			return fmt.Errorf("TrainJob %s has not completed; its log is in %s", version, l.Evidence)
+			return fmt.Errorf("TrainJob %s has not completed; its log is in %s", version, l.evidence)
 		}
 		s.images[version] = workers[0]["push"].Image
 		if s.models[version], err = l.pull(ctx, s.images[version]); err != nil {
@@ -170,8 +170,8 @@ func (s *kserveStory) begin(ctx context.Context, l *Lab) error {
 }
 
 // shift returns the change that gives a version a share of the requests.
-func (s *kserveStory) shift(version string, percent int) func(context.Context, *Lab) error {
-	return func(ctx context.Context, l *Lab) error {
+func (s *kserveStory) shift(version string, percent int) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
 		return s.apply(ctx, l, inference{Version: version, Model: s.images[version], MinReplicas: 1, Canary: percent})
 	}
 }
@@ -179,7 +179,7 @@ func (s *kserveStory) shift(version string, percent int) func(context.Context, *
 // apply writes the InferenceService, and returns when its Knative Service has
 // the traffic that follows from it: for some seconds after a change KServe's own
 // status is that of before.
-func (s *kserveStory) apply(ctx context.Context, l *Lab, spec inference) error {
+func (s *kserveStory) apply(ctx context.Context, l *Session, spec inference) error {
 	newRevision := spec.Version != s.spec.Version || spec.Model != s.spec.Model || spec.MinReplicas != s.spec.MinReplicas
 	before, err := s.knative(ctx, l)
 	if client.IgnoreNotFound(err) != nil {
@@ -225,7 +225,7 @@ func (s *kserveStory) apply(ctx context.Context, l *Lab, spec inference) error {
 }
 
 // write writes the InferenceService.
-func (s *kserveStory) write(ctx context.Context, l *Lab, spec inference) error {
+func (s *kserveStory) write(ctx context.Context, l *Session, spec inference) error {
 	objs, err := render("kserve/service.yaml", spec)
 	if err != nil {
 		return err
@@ -235,7 +235,7 @@ func (s *kserveStory) write(ctx context.Context, l *Lab, spec inference) error {
 }
 
 // knative is the Knative Service that KServe makes.
-func (s *kserveStory) knative(ctx context.Context, l *Lab) (service servingv1.Service, err error) {
+func (s *kserveStory) knative(ctx context.Context, l *Session) (service servingv1.Service, err error) {
 	o, err := l.live(ctx, l.object(servingv1.SchemeGroupVersion.String(), "Service", kserveHost))
 	if err != nil {
 		return service, err
@@ -245,15 +245,15 @@ func (s *kserveStory) knative(ctx context.Context, l *Lab) (service servingv1.Se
 
 // predicts sends the held-out rows to the server's root, one by one, and, if
 // asked, all at once by both standard protocols.
-func (s *kserveStory) predicts(version string, protocols bool) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *kserveStory) predicts(version string, protocols bool) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		m := s.models[version]
 		e, err := l.predicts(ctx, l.to(kserveHost), m.Model, m.held)
 		if err != nil || !protocols {
 			return e, err
 		}
 		by, err := l.byProtocols(ctx, m.Model, m.held)
-		e.Says += "; " + by
+		e.Summary += "; " + by
 		return e, err
 	}
 }
@@ -261,7 +261,7 @@ func (s *kserveStory) predicts(version string, protocols bool) func(context.Cont
 // byProtocols asks for the predictions of all rows at once. Each answer must be
 // the trainer's, from the model with that digest.
 // https://kserve.github.io/website/docs/concepts/architecture/data-plane
-func (l *Lab) byProtocols(ctx context.Context, model string, held heldOut) (string, error) {
+func (l *Session) byProtocols(ctx context.Context, model string, held heldOut) (string, error) {
 	var flat []float64
 	for _, row := range held.Instances {
 		flat = append(flat, row...)
@@ -316,12 +316,12 @@ const refusalBound = 60 * time.Second
 
 // missing has the InferenceService name a model that nobody has pushed, and
 // returns when KServe says so.
-func (s *kserveStory) missing(ctx context.Context, l *Lab) error {
+func (s *kserveStory) missing(ctx context.Context, l *Session) error {
 	return s.write(ctx, l, inference{Version: "v3", Model: repository(l) + ":never-pushed", MinReplicas: 1})
 }
 
 // refused waits for KServe's reason, and has v2 answer everything.
-func (s *kserveStory) refused(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *kserveStory) refused(ctx context.Context, l *Session) (Evidence, error) {
 	var said string
 	err := l.within(ctx, refusalBound, Refusal, "KServe's reason", func() (string, error) {
 		info, err := s.failure(ctx, l)
@@ -334,12 +334,12 @@ func (s *kserveStory) refused(ctx context.Context, l *Lab) (Evidence, error) {
 		return Evidence{}, err
 	}
 	e, err := l.sample(ctx, l.to(kserveHost), s.only("v2"))
-	e.Says = fmt.Sprintf("KServe says %q; %s", said, e.Says)
+	e.Summary = fmt.Sprintf("KServe says %q; %s", said, e.Summary)
 	return e, err
 }
 
 // failure is the reason in an InferenceService's status.
-func (s *kserveStory) failure(ctx context.Context, l *Lab) (string, error) {
+func (s *kserveStory) failure(ctx context.Context, l *Session) (string, error) {
 	live, err := l.live(ctx, l.object("serving.kserve.io/v1beta1", "InferenceService", "model"))
 	if err != nil {
 		return "", err
@@ -359,7 +359,7 @@ func (s *kserveStory) failure(ctx context.Context, l *Lab) (string, error) {
 const zeroBound = 90 * time.Second
 
 // wake waits until no pod is left, and then sends the rows.
-func (s *kserveStory) wake(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *kserveStory) wake(ctx context.Context, l *Session) (Evidence, error) {
 	service, err := s.knative(ctx, l)
 	if err != nil {
 		return Evidence{}, err
@@ -383,7 +383,7 @@ func (s *kserveStory) wake(ctx context.Context, l *Lab) (Evidence, error) {
 	}
 	m := s.models["v2"]
 	e, err := l.predicts(ctx, l.to(kserveHost), m.Model, m.held)
-	e.Says = fmt.Sprintf("no pod after %.0f s; the first request then took %.1f s; %s", slept.Seconds(), cold.Latency.Seconds(), e.Says)
+	e.Summary = fmt.Sprintf("no pod after %.0f s; the first request then took %.1f s; %s", slept.Seconds(), cold.Latency.Seconds(), e.Summary)
 	e.Figures = append(e.Figures, Figure{"cold", cold.Latency.Seconds(), "s"})
 	return e, err
 }

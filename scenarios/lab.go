@@ -34,8 +34,8 @@ import (
 	"mllab.local/manifests"
 )
 
-// Lab is the running lab as one run of a scenario sees it.
-type Lab struct {
+// Env is a lab that is up. Nothing changes it, so all runs share one.
+type Env struct {
 	Kube     *kube.Client
 	Gateway  string   // URL of the one gateway
 	Domain   string   // suffix of the hosts behind it
@@ -44,40 +44,49 @@ type Lab struct {
 	Python   string   // the image with Python and scikit-learn; empty without the addon kubeflow
 	Runner   string   // the image of what runs a pushed notebook; empty without the addon kubeflow
 	Registry string   // the lab's registry as pods and the node know it
-	Evidence string   // folder for the answers of every sample; empty keeps none
+	Evidence string   // folder for what the runs saw; empty keeps nothing
 	Report   report.Reporter
 	// Teach, if any, shows a person what comes next and returns when they go on.
 	Teach func(ctx context.Context, lesson Lesson) error
+}
 
+// Session is one run on a lab: what it has made there, what it has seen, and
+// what has to be taken back.
+type Session struct {
+	*Env
 	Namespace string // the run's own
-	told      func() // called when only the clean-up is left; may be nil
-	send      probe.Sender
-	control   string                       // that is run; empty: the story itself
-	title     string                       // of the run
-	made      bool                         // the namespace is there
-	id        string                       // labels it
-	at        string                       // the step that is being told
-	lesson    Lesson                       // of the step, until it is shown
-	thought   time.Duration                // what a person took for the lessons so far
-	kept      int                          // evidence files so far
-	marks     int                          // of routes so far
-	applied   []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
-	wrote     time.Time                    // when the newest change was sent: a person who is taught reads before that
-	task      report.Task
-	watching  []*watch // that run
-	cleanups  []func()
-	removals  []func(context.Context) error
-	untouched []func(context.Context) error
+	title     string // of the run
+	control   string // that is run; empty: the scenario itself
+	runID     string // labels the namespace
+
+	send     probe.Sender
+	task     report.Task
+	watching []*watch // that send
+
+	namespaceCreated bool
+	applied          []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
+	lastApply        time.Time                    // when the newest change was sent: a person who is taught reads before that
+	routeVersion     int                          // of the newest state of a route
+	cleanups         []func()
+	removals         []func(context.Context) error
+	untouched        []func(context.Context) error
+	stepsDone        func() // called after the last step, before the clean-up; may be nil
 	// rejections asks which proxies refuse their configuration.
 	rejections func(context.Context) ([]proxy.Rejection, error)
+
+	stepName    string
+	evidence    string        // folder for the answers of every sample; empty keeps none
+	evidenceSeq int           // files so far
+	lesson      Lesson        // of the step, until it is shown
+	paused      time.Duration // what a person took for the lessons so far
 }
 
 // cleanup has f called after the run, however that ends; the last one first.
-func (l *Lab) cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
+func (l *Session) cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
 
 // removal has f called before the namespace is removed, unless that is kept: it
 // removes what was not made by apply.
-func (l *Lab) removal(f func(context.Context) error) { l.removals = append(l.removals, f) }
+func (l *Session) removal(f func(context.Context) error) { l.removals = append(l.removals, f) }
 
 // sampleWorkers send the requests of a sample. Few enough not to queue on two
 // cores, enough that a stuck connection does not stop the sample.
@@ -85,18 +94,18 @@ const sampleWorkers = 8
 
 // host is the name under which the gateway serves something of the run's: a
 // Knative Service, or the hosts of a VirtualService.
-func (l *Lab) host(name string) string {
+func (l *Session) host(name string) string {
 	return name + "." + l.Namespace + "." + l.Domain
 }
 
 // to is a request to the gateway for that name.
-func (l *Lab) to(name string) probe.Request {
+func (l *Session) to(name string) probe.Request {
 	return probe.Request{URL: l.Gateway, Host: l.host(name)}
 }
 
 // apply writes objects into the run's namespace and returns when they are
 // ready.
-func (l *Lab) apply(ctx context.Context, objs ...*unstructured.Unstructured) error {
+func (l *Session) apply(ctx context.Context, objs ...*unstructured.Unstructured) error {
 	if err := l.write(ctx, objs...); err != nil {
 		return err
 	}
@@ -105,7 +114,7 @@ func (l *Lab) apply(ctx context.Context, objs ...*unstructured.Unstructured) err
 
 // wait returns when objects are ready, and the gateway follows the routes of
 // those that are Knative Services.
-func (l *Lab) wait(ctx context.Context, objs ...*unstructured.Unstructured) error {
+func (l *Session) wait(ctx context.Context, objs ...*unstructured.Unstructured) error {
 	if err := l.Kube.Wait(ctx, objs, l.task.Update); err != nil {
 		return err
 	}
@@ -141,7 +150,7 @@ const routedBound = 10 * time.Second
 // net-gateway-api 0.48 forgets a route by the Ingress's name that it remembers by
 // the route's (Prober.CancelIngressProbingByKey in pkg/status). The requests are
 // Knative's own probes: whoever stands before the application answers them.
-func (l *Lab) routed(ctx context.Context, name string) error {
+func (l *Session) routed(ctx context.Context, name string) error {
 	state, err := l.routeState(ctx, l.host(name))
 	if err != nil || state == "" {
 		return err
@@ -150,7 +159,7 @@ func (l *Lab) routed(ctx context.Context, name string) error {
 }
 
 // follows is routed for a state that is known.
-func (l *Lab) follows(ctx context.Context, name, state string) error {
+func (l *Session) follows(ctx context.Context, name, state string) error {
 	bounded, cancel := context.WithTimeout(ctx, routedBound)
 	defer cancel()
 	r := l.to(name)
@@ -164,7 +173,7 @@ func (l *Lab) follows(ctx context.Context, name, state string) error {
 
 // routeState is what the newest state of the HTTPRoute for that host has its
 // answers to probes say; empty when there is no such route, or it says nothing.
-func (l *Lab) routeState(ctx context.Context, host string) (string, error) {
+func (l *Session) routeState(ctx context.Context, host string) (string, error) {
 	o, err := l.live(ctx, l.object("gateway.networking.k8s.io/v1", "HTTPRoute", host))
 	if err != nil {
 		return "", client.IgnoreNotFound(err)
@@ -196,7 +205,7 @@ func (l *Lab) routeState(ctx context.Context, host string) (string, error) {
 }
 
 // write is apply without the wait, for what is not meant to become ready.
-func (l *Lab) write(ctx context.Context, objs ...*unstructured.Unstructured) error {
+func (l *Session) write(ctx context.Context, objs ...*unstructured.Unstructured) error {
 	for _, o := range objs {
 		o.SetNamespace(l.Namespace)
 	}
@@ -211,14 +220,14 @@ func (l *Lab) write(ctx context.Context, objs ...*unstructured.Unstructured) err
 			l.applied = append(l.applied, o)
 		}
 	}
-	l.wrote = time.Now()
+	l.lastApply = time.Now()
 	_, err := l.Kube.Apply(ctx, objs)
 	return err
 }
 
 // remove deletes objects of the run and returns when they are gone, and with a
 // Deployment its pods.
-func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) error {
+func (l *Session) remove(ctx context.Context, objs ...*unstructured.Unstructured) error {
 	for _, o := range objs {
 		o.SetNamespace(l.Namespace)
 	}
@@ -255,15 +264,15 @@ func (l *Lab) remove(ctx context.Context, objs ...*unstructured.Unstructured) er
 }
 
 // find is the place of o among what was applied, or -1.
-func (l *Lab) find(o *unstructured.Unstructured) int {
+func (l *Session) find(o *unstructured.Unstructured) int {
 	return slices.IndexFunc(l.applied, func(has *unstructured.Unstructured) bool {
 		return has.GroupVersionKind() == o.GroupVersionKind() && has.GetName() == o.GetName()
 	})
 }
 
-// undisturbed says that the world is as the run made it: a verdict on a world
+// checkInterference says that the world is as the run made it: a verdict on a world
 // that somebody else has changed would be about another one.
-func (l *Lab) undisturbed(ctx context.Context) error {
+func (l *Session) checkInterference(ctx context.Context) error {
 	changed, err := l.Kube.Drift(ctx, l.applied)
 	if err == nil && len(changed) > 0 {
 		// Who may write an annotation just then is no disturber: what is changed
@@ -274,7 +283,7 @@ func (l *Lab) undisturbed(ctx context.Context) error {
 		return fmt.Errorf("looking whether the world is still the run's own: %w", err)
 	}
 	if len(changed) > 0 {
-		return l.disturbed("changed " + strings.Join(changed, ", "))
+		return l.interference("changed " + strings.Join(changed, ", "))
 	}
 	for _, f := range l.untouched {
 		if err := f(ctx); err != nil {
@@ -284,14 +293,14 @@ func (l *Lab) undisturbed(ctx context.Context) error {
 	return nil
 }
 
-// disturbed says what somebody else did.
-func (l *Lab) disturbed(what string) error {
+// interference says what somebody else did.
+func (l *Session) interference(what string) error {
 	return fault.CannotTest("leave namespace "+l.Namespace+" alone while it runs, and run it again",
 		"somebody else %s meanwhile: what was seen proves nothing", what)
 }
 
-// alsoUntouched has undisturbed ask f, too, about what apply does not know of.
-func (l *Lab) alsoUntouched(f func(context.Context) error) { l.untouched = append(l.untouched, f) }
+// alsoUntouched has checkInterference ask f, too, about what apply does not know of.
+func (l *Session) alsoUntouched(f func(context.Context) error) { l.untouched = append(l.untouched, f) }
 
 // render fills a manifest of the stories in, as a Go template, and reads its
 // objects. What data does not have is an error.
@@ -354,7 +363,7 @@ type model struct {
 }
 
 // deployment is m as an object.
-func (l *Lab) deployment(m model) (*unstructured.Unstructured, error) {
+func (l *Session) deployment(m model) (*unstructured.Unstructured, error) {
 	if m.Image == "" {
 		m.Image = l.Image
 	}
@@ -374,9 +383,9 @@ func (m model) labels() map[string]string {
 }
 
 // mark is a new name for the state of a route, for its answers to carry.
-func (l *Lab) mark() string {
-	l.marks++
-	return strconv.Itoa(l.marks)
+func (l *Session) mark() string {
+	l.routeVersion++
+	return strconv.Itoa(l.routeVersion)
 }
 
 // inForceStreak is how many fresh connections in a row must be answered by a
@@ -386,7 +395,7 @@ const inForceStreak = 20
 
 // inForce returns when r is answered by the state of a route that carries mark.
 // Istio has no status that says so: https://github.com/istio/istio/issues/16211
-func (l *Lab) inForce(ctx context.Context, r probe.Request, mark string) error {
+func (l *Session) inForce(ctx context.Context, r probe.Request, mark string) error {
 	r.Fresh = true
 	streak := 0
 	return l.until(ctx, "the route's new state", func() string {
@@ -412,12 +421,12 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // until asks again and again until ready has no reason left why it is not, or
 // ctx ends.
-func (l *Lab) until(ctx context.Context, what string, ready func() string) error {
+func (l *Session) until(ctx context.Context, what string, ready func() string) error {
 	return l.untilEvery(ctx, 100*time.Millisecond, what, ready)
 }
 
 // untilEvery is until that asks at this interval, for what is timed by it.
-func (l *Lab) untilEvery(ctx context.Context, interval time.Duration, what string, ready func() string) error {
+func (l *Session) untilEvery(ctx context.Context, interval time.Duration, what string, ready func() string) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -453,7 +462,7 @@ const (
 
 // seen asks each pod with these labels what reached it, by the API server and
 // not by the traffic's own way.
-func (l *Lab) seen(ctx context.Context, labels map[string]string) ([]seen, error) {
+func (l *Session) seen(ctx context.Context, labels map[string]string) ([]seen, error) {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, labels)
 	if err != nil {
 		return nil, err
@@ -470,7 +479,7 @@ func (l *Lab) seen(ctx context.Context, labels map[string]string) ([]seen, error
 }
 
 // seenBy asks one pod what reached it after the first n requests.
-func (l *Lab) seenBy(ctx context.Context, pod string, n int) (seen, error) {
+func (l *Session) seenBy(ctx context.Context, pod string, n int) (seen, error) {
 	body, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("seen?since=%d", n))
 	if err != nil {
 		return seen{}, err
@@ -492,12 +501,12 @@ type faults struct {
 }
 
 // breakPod tells a pod to do wrong.
-func (l *Lab) breakPod(ctx context.Context, pod string, f faults) error {
+func (l *Session) breakPod(ctx context.Context, pod string, f faults) error {
 	return l.breakPods(ctx, []string{pod}, f)
 }
 
 // breakPods tells each of these pods to do wrong.
-func (l *Lab) breakPods(ctx context.Context, pods []string, f faults) error {
+func (l *Session) breakPods(ctx context.Context, pods []string, f faults) error {
 	body, err := json.Marshal(f)
 	if err != nil {
 		return err
@@ -514,7 +523,7 @@ func (l *Lab) breakPods(ctx context.Context, pods []string, f faults) error {
 }
 
 // sample sends n requests once and judges who answered.
-func (l *Lab) sample(ctx context.Context, r probe.Request, claim split.Claim) (Evidence, error) {
+func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim) (Evidence, error) {
 	if err := claim.Check(); err != nil {
 		return Evidence{}, err
 	}
@@ -523,29 +532,29 @@ func (l *Lab) sample(ctx context.Context, r probe.Request, claim split.Claim) (E
 		return e, err
 	}
 	if refuted := answered(*e.Tally); refuted != nil {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return e, refuted
 	}
 	verdict, err := claim.Judge(e.Tally.Counts)
 	if err != nil {
 		return e, err
 	}
-	e.Verdict, e.Says = &verdict, describe(verdict)
+	e.Verdict, e.Summary = &verdict, describe(verdict)
 	if !verdict.Pass {
-		return e, &Refuted{Shares, verdict.Reasons}
+		return e, &ClaimError{Shares, verdict.Reasons}
 	}
 	return e, nil
 }
 
 // burst sends a request n times, shows who answers, and keeps the answers as
 // evidence. It judges nothing.
-func (l *Lab) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+func (l *Session) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
 	return l.burstBy(ctx, l.send, r, n)
 }
 
 // burstBy is burst by a sender of its own, such as one that gives each request
 // another body.
-func (l *Lab) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+func (l *Session) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
 	counts, failed, done := map[string]int{}, 0, 0
 	answers := probe.Burst(ctx, by, r, n, sampleWorkers, func(a probe.Answer) {
 		done++
@@ -584,7 +593,7 @@ func bars(counts map[string]int, failed, done int) func() []report.Bar {
 }
 
 // count shows bars in the terminal, and below them what the watchers see.
-func (l *Lab) count(own func() []report.Bar) {
+func (l *Session) count(own func() []report.Bar) {
 	watching := slices.Clone(l.watching)
 	l.task.Bars(func() (all []report.Bar) {
 		if own != nil {
@@ -602,16 +611,16 @@ func (l *Lab) count(own func() []report.Bar) {
 
 // refute says that a claim does not hold, and why.
 func refute(claim Claim, format string, args ...any) error {
-	return &Refuted{claim, []string{fmt.Sprintf(format, args...)}}
+	return &ClaimError{claim, []string{fmt.Sprintf(format, args...)}}
 }
 
 // answered refutes that every request was answered by the application.
-func answered(t probe.Tally) *Refuted {
+func answered(t probe.Tally) *ClaimError {
 	if len(t.Failed) == 0 {
 		return nil
 	}
 	first := t.Failed[0]
-	return &Refuted{Answers, []string{fmt.Sprintf("%d of %d requests were not answered 200 by the application, the first: %s (request %s)",
+	return &ClaimError{Answers, []string{fmt.Sprintf("%d of %d requests were not answered 200 by the application, the first: %s (request %s)",
 		len(t.Failed), t.Sent, first.Problem(), first.ID)}}
 }
 
@@ -633,7 +642,7 @@ func describe(v split.Verdict) string {
 
 // keep writes the answers to a file of the evidence folder, named by number
 // and step, and returns its path.
-func (l *Lab) keep(answers []probe.Answer) (string, error) {
+func (l *Session) keep(answers []probe.Answer) (string, error) {
 	var lines bytes.Buffer
 	enc := json.NewEncoder(&lines)
 	for _, a := range answers {
@@ -645,16 +654,16 @@ func (l *Lab) keep(answers []probe.Answer) (string, error) {
 }
 
 // keepText is keep for a text of any kind, which the name's end says.
-func (l *Lab) keepText(end string, text []byte) (string, error) {
-	if l.Evidence == "" {
+func (l *Session) keepText(end string, text []byte) (string, error) {
+	if l.evidence == "" {
 		return "", nil
 	}
-	if err := os.MkdirAll(l.Evidence, 0o700); err != nil {
+	if err := os.MkdirAll(l.evidence, 0o700); err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
 	}
-	l.kept++
-	words := strings.FieldsFunc(l.at, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	path := filepath.Join(l.Evidence, fmt.Sprintf("%02d-%s%s", l.kept, strings.Join(words, "-"), end))
+	l.evidenceSeq++
+	words := strings.FieldsFunc(l.stepName, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	path := filepath.Join(l.evidence, fmt.Sprintf("%02d-%s%s", l.evidenceSeq, strings.Join(words, "-"), end))
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
 	}
@@ -668,7 +677,7 @@ type watch struct {
 }
 
 // watch starts a watcher, which ends with the run at last.
-func (l *Lab) watch(ctx context.Context, r probe.Request, rate float64) *watch {
+func (l *Session) watch(ctx context.Context, r probe.Request, rate float64) *watch {
 	var w *watch
 	l.cleanup(func() { w.Stop() }) // after its context has ended, so that it waits for no answer
 	ctx, _ = l.lasting(ctx)
@@ -680,7 +689,7 @@ func (l *Lab) watch(ctx context.Context, r probe.Request, rate float64) *watch {
 
 // lasting is a context for what outlives its step, whose own is bounded. It ends
 // with the run, or by the function.
-func (l *Lab) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+func (l *Session) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
 	l.cleanup(end)
 	return ctx, end
@@ -690,7 +699,7 @@ func (l *Lab) lasting(ctx context.Context) (context.Context, context.CancelFunc)
 const confidence = 0.95
 
 // watched stops a watcher and judges whether it lost anything.
-func (l *Lab) watched(w *watch) (Evidence, error) {
+func (l *Session) watched(w *watch) (Evidence, error) {
 	record := w.Stop()
 	l.watching = slices.DeleteFunc(l.watching, func(each *watch) bool { return each == w })
 	tally := probe.Count(record.Answers)
@@ -705,7 +714,7 @@ func (l *Lab) watched(w *watch) (Evidence, error) {
 	}
 	seen.Bound = split.UpperBound(seen.Lost, tally.Sent, confidence)
 	e.Watch = seen
-	e.Says = fmt.Sprintf("%d of %d watched requests lost in %.0f s: below %.2f %% with %.0f %% confidence; an outage over %s would have been seen",
+	e.Summary = fmt.Sprintf("%d of %d watched requests lost in %.0f s: below %.2f %% with %.0f %% confidence; an outage over %s would have been seen",
 		seen.Lost, seen.Sent, seen.Seconds, 100*seen.Bound, 100*confidence, time.Duration(seen.Outage*float64(time.Second)).Round(time.Millisecond))
 	switch {
 	case tally.Sent == 0:

@@ -35,7 +35,7 @@ func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 			}
 			return probe.Answer{Status: 200, Route: "new"}
 		}}
-		l := &Lab{send: s, task: report.Discard().Step("")}
+		l := &Session{Env: &Env{}, send: s, task: report.Discard().Step("")}
 		if err := l.follows(t.Context(), "v2-model", "new"); err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +50,7 @@ func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 
 func TestAGatewayThatDoesNotFollowIsLeftToTheSample(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &Lab{task: report.Discard().Step(""), send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }}}
+		l := &Session{Env: &Env{}, task: report.Discard().Step(""), send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }}}
 		began := time.Now()
 		if err := l.follows(t.Context(), "model", "new"); err != nil || time.Since(began) != routedBound {
 			t.Errorf("%v after %s, want none after %s", err, time.Since(began), routedBound)

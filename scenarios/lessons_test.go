@@ -53,7 +53,7 @@ func TestNoLessonCopiesANumber(t *testing.T) {
 			if !ok {
 				return true
 			}
-			if key, ok := field.Key.(*ast.Ident); !ok || !slices.Contains([]string{"Idea", "Look", "Summary"}, key.Name) {
+			if key, ok := field.Key.(*ast.Ident); !ok || !slices.Contains([]string{"Why", "WatchFor", "Summary"}, key.Name) {
 				return true
 			}
 			ast.Inspect(field.Value, func(n ast.Node) bool {
@@ -105,7 +105,7 @@ func TestTheLessonsOfResilienceNameItsConstants(t *testing.T) {
 	}
 	all := ""
 	for _, step := range s.Steps {
-		all += step.Idea + " " + step.Look + "\n"
+		all += step.Why + " " + step.WatchFor + "\n"
 	}
 	for _, want := range []string{"takes 6s to answer", "wait is 6s or more", "timeout of 500ms", "fails 30 % of", "up to 2 more times", "all 3 tries", "After 3 errors", "ejects the pod for 20s"} {
 		if !strings.Contains(all, want) {

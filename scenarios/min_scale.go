@@ -40,27 +40,27 @@ func newMinScale(Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name:   "both serve",
-				Idea:   "The annotation min-scale 1 keeps one pod, whatever the traffic. The twin is the same Service without it.",
-				Look:   "One answer from each: from now on nobody asks.",
-				Change: s.deploy, Check: s.serve,
+				Name:     "both serve",
+				Why:      "The annotation min-scale 1 keeps one pod, whatever the traffic. The twin is the same Service without it.",
+				WatchFor: "One answer from each: from now on nobody asks.",
+				Change:   s.deploy, Check: s.serve,
 			},
 			{
-				Name:   "quiet",
-				Idea:   "The same quiet time takes the twin to zero. Without the twin, a pod that is still there could be one that is just about to go.",
-				Look:   "The model's pod has the same name as before, and no other was started.",
-				Change: s.wait, Check: s.kept,
+				Name:     "quiet",
+				Why:      "The same quiet time takes the twin to zero. Without the twin, a pod that is still there could be one that is just about to go.",
+				WatchFor: "The model's pod has the same name as before, and no other was started.",
+				Change:   s.wait, Check: s.kept,
 			},
 			{
-				Name:  "warm beside cold",
-				Idea:  "The kept pod answers at once; the twin's caller waits for a start. That wait is what the pod's memory buys.",
-				Look:  "Who answers, and the two latencies.",
-				Check: s.answers,
+				Name:     "warm beside cold",
+				Why:      "The kept pod answers at once; the twin's caller waits for a start. That wait is what the pod's memory buys.",
+				WatchFor: "Who answers, and the two latencies.",
+				Check:    s.answers,
 			},
 		},
 		Controls: []Control{{
 			Name: "no-annotation", Summary: "the annotation is missing where a kept pod is claimed",
-			Break: func(context.Context, *Lab) error {
+			Break: func(context.Context, *Session) error {
 				s.annotations = nil
 				return nil
 			}, Catches: Warm,
@@ -68,7 +68,7 @@ func newMinScale(Options) (*Plan, error) {
 	}, nil
 }
 
-func (s *minStory) deploy(ctx context.Context, l *Lab) (err error) {
+func (s *minStory) deploy(ctx context.Context, l *Session) (err error) {
 	if s.quiet, err = l.quiet(ctx); err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (s *minStory) deploy(ctx context.Context, l *Lab) (err error) {
 	return l.apply(ctx, model, twin)
 }
 
-func (s *minStory) serve(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *minStory) serve(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := l.awake(ctx, []*sleeper{s.model, s.twin})
 	if err != nil {
 		return e, err
@@ -102,7 +102,7 @@ func (s *minStory) serve(ctx context.Context, l *Lab) (Evidence, error) {
 // wait is over when the twin has been at zero for one window, because the
 // model's autoscaler may look a little later than the twin's; and not before
 // the model has been quiet for as long as Knative's settings ask for.
-func (s *minStory) wait(ctx context.Context, l *Lab) error {
+func (s *minStory) wait(ctx context.Context, l *Session) error {
 	if err := s.quiet.wait(ctx, l, []*sleeper{s.twin}); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (s *minStory) wait(ctx context.Context, l *Lab) error {
 }
 
 // kept sees the twin at zero, and the model's one pod as it was.
-func (s *minStory) kept(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *minStory) kept(ctx context.Context, l *Session) (Evidence, error) {
 	quiet := time.Since(s.model.last)
 	if err := s.quiet.atZero(ctx, l, s.twin); err != nil {
 		return Evidence{}, twinProvesNothing(err)
@@ -128,14 +128,14 @@ func (s *minStory) kept(ctx context.Context, l *Lab) (Evidence, error) {
 		return Evidence{}, err
 	}
 	return Evidence{
-		Says: fmt.Sprintf("after %.1f s of quiet the model still has Pod/%s and had no other; the twin was at zero after %.1f s",
+		Summary: fmt.Sprintf("after %.1f s of quiet the model still has Pod/%s and had no other; the twin was at zero after %.1f s",
 			quiet.Seconds(), s.pod, s.twin.slept.Seconds()),
 		Figures: []Figure{{"quiet", quiet.Seconds(), "s"}, {"twin at zero after", s.twin.slept.Seconds(), "s"}},
 	}, nil
 }
 
 // same refutes that the model has its pod, and has had no other.
-func (s *minStory) same(ctx context.Context, l *Lab) error {
+func (s *minStory) same(ctx context.Context, l *Session) error {
 	pods, _, err := l.left(ctx, s.model)
 	if err != nil {
 		return err
@@ -152,7 +152,7 @@ func (s *minStory) same(ctx context.Context, l *Lab) error {
 }
 
 // answers asks the model, then the twin.
-func (s *minStory) answers(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *minStory) answers(ctx context.Context, l *Session) (Evidence, error) {
 	warm, err := s.model.ask(ctx, l)
 	if err != nil {
 		return Evidence{}, err
@@ -178,7 +178,7 @@ func (s *minStory) answers(ctx context.Context, l *Lab) (Evidence, error) {
 	if twinErr != nil {
 		return e, twinProvesNothing(twinErr)
 	}
-	e.Says = fmt.Sprintf("Pod/%s answered in %.3f s; the twin, cold, in %.2f s", warm.Pod, warm.Latency.Seconds(), cold.Latency.Seconds())
+	e.Summary = fmt.Sprintf("Pod/%s answered in %.3f s; the twin, cold, in %.2f s", warm.Pod, warm.Latency.Seconds(), cold.Latency.Seconds())
 	e.Figures = []Figure{{"warm", warm.Latency.Seconds(), "s"}, {"cold", cold.Latency.Seconds(), "s"}}
 	return e, nil
 }
@@ -186,7 +186,7 @@ func (s *minStory) answers(ctx context.Context, l *Lab) (Evidence, error) {
 // twinProvesNothing makes a plain error of a claim that did not hold for the
 // twin: it is not this story's, but without it nothing is shown.
 func twinProvesNothing(err error) error {
-	var refuted *Refuted
+	var refuted *ClaimError
 	if errors.As(err, &refuted) {
 		return fmt.Errorf("the twin shows nothing about the quiet time: %s", strings.Join(refuted.Reasons, "; "))
 	}

@@ -32,7 +32,7 @@ func TestAKeptPodIsTheSameOneAndTheOnlyOneEver(t *testing.T) {
 				lives[name] = &podLife{pod: pod(name)}
 			}
 			s := &minStory{model: &sleeper{name: "model"}, quiet: &quiet{pods: &podTimes{lives: lives}}, pod: "a"}
-			wantRefuted(t, s.same(t.Context(), &Lab{Kube: &kube.Client{Client: tc.cluster}}), tc.refutes, tc.says)
+			wantRefuted(t, s.same(t.Context(), &Session{Env: &Env{Kube: &kube.Client{Client: tc.cluster}}}), tc.refutes, tc.says)
 		})
 	}
 }

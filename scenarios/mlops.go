@@ -32,8 +32,8 @@ type mlopsStory struct {
 	trained trained // the newest notebook, and what became of it
 	serving served  // has all of the traffic, or most of it
 	canary  served
-	given   pushed   // the commit that gave the canary its share
-	verdict *Refuted // on the canary
+	given   pushed      // the commit that gave the canary its share
+	verdict *ClaimError // on the canary
 }
 
 // mlopsState fills mlops/tree in, which is then the folder in Git.
@@ -130,39 +130,39 @@ func newMlops(o Options) (*Plan, error) {
 		Steps: []Step{
 			s.proven(Step{
 				Name: "a pushed notebook becomes a model that serves", Change: s.first, Check: s.serves,
-				Idea: "The notebook is in Git, and so is a Job that Flux makes anew when the notebook is another one. Its runner compiles the notebook, has Argo run it, and commits what came of it; Flux deploys that commit.",
-				Look: "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model whose digest is on the card in Git. From here on a watcher sends " + fmt.Sprint(watchRate) + " requests a second.",
+				Why:      "The notebook is in Git, and so is a Job that Flux makes anew when the notebook is another one. Its runner compiles the notebook, has Argo run it, and commits what came of it; Flux deploys that commit.",
+				WatchFor: "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model whose digest is on the card in Git. From here on a watcher sends " + fmt.Sprint(watchRate) + " requests a second.",
 			}),
 			s.proven(Step{
 				Name: "a changed notebook gets a tenth", Change: s.second, Check: s.tenth,
-				Idea: fmt.Sprintf("The notebook's regularisation is changed. The same way brings the new model beside the old one, and the runner's commit gives it %d %%.", canaryPercent),
-				Look: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples, and each model answers as its own trainer said.",
+				Why:      fmt.Sprintf("The notebook's regularisation is changed. The same way brings the new model beside the old one, and the runner's commit gives it %d %%.", canaryPercent),
+				WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples, and each model answers as its own trainer said.",
 			}),
 			s.proven(Step{
 				Name: "the new model is promoted", Change: s.promote, Check: s.serves,
-				Idea: "It has proven itself, so one more commit gives it everything.",
-				Look: "Every answer is the new model's.",
+				Why:      "It has proven itself, so one more commit gives it everything.",
+				WatchFor: "Every answer is the new model's.",
 			}),
 			s.proven(Step{
 				Name: "a worse model ends at its gate", Change: s.worse, Check: s.serves,
-				Idea: fmt.Sprintf("%.0f %% of the training labels are wrong. The notebook's own gate fails, so the Workflow does, and the Job with the gate's words.", 100*noisyLabels),
-				Look: "There is no commit of the runner, and the promoted model serves as before.",
+				Why:      fmt.Sprintf("%.0f %% of the training labels are wrong. The notebook's own gate fails, so the Workflow does, and the Job with the gate's words.", 100*noisyLabels),
+				WatchFor: "There is no commit of the runner, and the promoted model serves as before.",
 			}),
 			s.step(Step{
 				Name: "a model that is wrong online is noticed at a tenth", Change: s.wrong, Check: s.noticed,
-				Idea: "The notebook forgets the scaler when it packs the model. It was judged with it, so it passes the gate; only its answers show what is wrong.",
-				Look: "The verdict on this tenth must fail, because of its predictions. The commit's proof says FAIL.",
+				Why:      "The notebook forgets the scaler when it packs the model. It was judged with it, so it passes the gate; only its answers show what is wrong.",
+				WatchFor: "The verdict on this tenth must fail, because of its predictions. The commit's proof says FAIL.",
 			}, s.proveVerdict),
 			s.proven(Step{
 				Name: "git revert takes it back", Change: s.takeBack, Check: s.serves,
-				Idea: "The runner's commit is taken back by one more, and with it the model, its card and its share.",
-				Look: "Every answer is the old model's again.",
+				Why:      "The runner's commit is taken back by one more, and with it the model, its card and its share.",
+				WatchFor: "Every answer is the old model's again.",
 			}),
 			{
-				Name:  "no request lost",
-				Check: func(_ context.Context, l *Lab) (Evidence, error) { return l.watched(s.watcher) },
-				Idea:  "All of this went by while the watcher sent.",
-				Look:  "None lost, and how small a loss this number of requests could have missed.",
+				Name:     "no request lost",
+				Check:    func(_ context.Context, l *Session) (Evidence, error) { return l.watched(s.watcher) },
+				Why:      "All of this went by while the watcher sent.",
+				WatchFor: "None lost, and how small a loss this number of requests could have missed.",
 			},
 		},
 		Controls: []Control{
@@ -170,15 +170,15 @@ func newMlops(o Options) (*Plan, error) {
 			{Name: "off-by-one", Summary: "the notebook moves the predictions that it hands on by one row", Break: s.edited(movedRows), Catches: Predictions},
 			{
 				Name: "wrong-share", Summary: fmt.Sprintf("the runner gives a new model %d %% where %d %% is claimed", 5*canaryPercent, canaryPercent),
-				Break: func(context.Context, *Lab) error { s.state.Percent = 5 * canaryPercent; return nil }, Catches: Shares,
+				Break: func(context.Context, *Session) error { s.state.Percent = 5 * canaryPercent; return nil }, Catches: Shares,
 			},
 			{Name: "no-gate", Summary: "the notebook lets every model pass", Break: s.edited(noGate), Catches: Gate},
 		},
 	}, nil
 }
 
-func (s *mlopsStory) edited(e edit) func(context.Context, *Lab) error {
-	return func(context.Context, *Lab) error { s.broken = append(s.broken, e); return nil }
+func (s *mlopsStory) edited(e edit) func(context.Context, *Session) error {
+	return func(context.Context, *Session) error { s.broken = append(s.broken, e); return nil }
 }
 
 // claimFor is that the first revision gets what the canary leaves.
@@ -188,7 +188,7 @@ func (s *mlopsStory) claimFor(serving, canary string) split.Claim {
 }
 
 // first begins with a folder that has no notebook, and pushes one.
-func (s *mlopsStory) first(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) first(ctx context.Context, l *Session) error {
 	s.state.Namespace, s.state.Folder = l.Namespace, "scenarios/"+l.Namespace
 	s.state.Image, s.state.Python, s.state.Runner, s.state.Store = l.Image, l.Python, l.Runner, repository(l)
 	if l.Git == nil {
@@ -221,7 +221,7 @@ func (s *mlopsStory) first(ctx context.Context, l *Lab) error {
 }
 
 // giveToken has the namespace hold what its runner may push with.
-func (l *Lab) giveToken(ctx context.Context) error {
+func (l *Session) giveToken(ctx context.Context) error {
 	password, _ := l.Git.User.Password()
 	token := l.object("v1", "Secret", "git-token")
 	token.Object["type"] = "kubernetes.io/basic-auth"
@@ -230,13 +230,13 @@ func (l *Lab) giveToken(ctx context.Context) error {
 	return err
 }
 
-func (s *mlopsStory) second(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) second(ctx context.Context, l *Session) error {
 	return s.deliver(ctx, l, "c = 10", &s.canary, anotherC)
 }
 
 // deliver pushes a notebook, and returns when the model that came of it is in
 // the traffic.
-func (s *mlopsStory) deliver(ctx context.Context, l *Lab, message string, as *served, edits ...edit) error {
+func (s *mlopsStory) deliver(ctx context.Context, l *Session, message string, as *served, edits ...edit) error {
 	if err := s.train(ctx, l, message, edits...); err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func (s *mlopsStory) deliver(ctx context.Context, l *Lab, message string, as *se
 }
 
 // train pushes a notebook, and returns when its runner has ended.
-func (s *mlopsStory) train(ctx context.Context, l *Lab, message string, edits ...edit) error {
+func (s *mlopsStory) train(ctx context.Context, l *Session, message string, edits ...edit) error {
 	files, err := s.repo.Files(s.newest.commit, s.folder)
 	if err != nil {
 		return err
@@ -298,7 +298,7 @@ type runnerEnd struct {
 }
 
 // ended returns when the runner of the newest notebook has.
-func (s *mlopsStory) ended(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) ended(ctx context.Context, l *Session) error {
 	var asked error
 	var word runnerEnd
 	err := l.until(ctx, "the runner of "+s.newest.short(), func() string {
@@ -351,7 +351,7 @@ func wordOf(pods []corev1.Pod, run string) (newest runnerEnd) {
 }
 
 // take has the runner's commit be the run's newest one.
-func (s *mlopsStory) take(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) take(ctx context.Context, l *Session) error {
 	if err := s.repo.Pull(ctx); err != nil {
 		return err
 	}
@@ -380,7 +380,7 @@ func (s *mlopsStory) take(ctx context.Context, l *Lab) error {
 
 // model is the one that the newest commit of the runner has brought, by its card
 // on the cluster.
-func (s *mlopsStory) model(ctx context.Context, l *Lab) (m served, err error) {
+func (s *mlopsStory) model(ctx context.Context, l *Session) (m served, err error) {
 	card, err := l.live(ctx, l.object("v1", "ConfigMap", "model-card"))
 	if err != nil {
 		return m, err
@@ -426,25 +426,25 @@ func (s *mlopsStory) timed(e *Evidence) {
 		e.Figures = append(e.Figures, Figure{"commit to ready", s.given.inForce.Seconds(), "s"}, Figure{"in all", total.Seconds(), "s"})
 		says = fmt.Sprintf("committed %.1f s after the push, in force %.1f s later", t.took.Seconds(), s.given.inForce.Seconds())
 	}
-	e.Says = says + "; " + e.Says
+	e.Summary = says + "; " + e.Summary
 	s.trained = trained{}
 }
 
 // serves sends every held-out row: each must be answered by the model that
 // serves, as its trainer said.
-func (s *mlopsStory) serves(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *mlopsStory) serves(ctx context.Context, l *Session) (Evidence, error) {
 	if err := s.serving.asOnCard(); err != nil {
 		return Evidence{}, err
 	}
 	e, err := l.predicts(ctx, l.to(serviceName), s.serving.Model, s.serving.held)
-	e.Says = s.serving.says() + "; " + e.Says
+	e.Summary = s.serving.says() + "; " + e.Summary
 	s.timed(&e)
 	return e, err
 }
 
 // tenth sends held-out rows again and again: a tenth must be answered by the
 // canary, and each by its own trainer's word.
-func (s *mlopsStory) tenth(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	if err := s.canary.asOnCard(); err != nil {
 		return Evidence{}, err
 	}
@@ -457,7 +457,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Lab) (Evidence, error) {
 		return e, err
 	}
 	if refuted := answered(*e.Tally); refuted != nil {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return e, refuted
 	}
 	verdict, err := s.claimFor(s.serving.revision, s.canary.revision).Judge(e.Tally.Counts)
@@ -465,10 +465,10 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Lab) (Evidence, error) {
 		return e, err
 	}
 	e.Verdict = &verdict
-	e.Says = fmt.Sprintf("%s beside %s; %s", s.canary.says(), s.serving.revision, describe(verdict))
+	e.Summary = fmt.Sprintf("%s beside %s; %s", s.canary.says(), s.serving.revision, describe(verdict))
 	s.timed(&e)
 	if !verdict.Pass {
-		return e, &Refuted{Shares, verdict.Reasons}
+		return e, &ClaimError{Shares, verdict.Reasons}
 	}
 	for _, m := range []served{s.serving, s.canary} {
 		own := slices.Collect(func(yield func(probe.Answer) bool) {
@@ -479,7 +479,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Lab) (Evidence, error) {
 			}
 		})
 		says, err := compare(own, by.row, m.Model, m.held)
-		e.Says += "; " + says
+		e.Summary += "; " + says
 		if err != nil {
 			return e, err
 		}
@@ -488,7 +488,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Lab) (Evidence, error) {
 }
 
 // promote gives the canary everything.
-func (s *mlopsStory) promote(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) promote(ctx context.Context, l *Session) error {
 	files, err := s.repo.Files(s.newest.commit, s.folder)
 	if err != nil {
 		return err
@@ -503,7 +503,7 @@ func (s *mlopsStory) promote(ctx context.Context, l *Lab) error {
 }
 
 // worse pushes a notebook whose model is worse than its gate asks for.
-func (s *mlopsStory) worse(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) worse(ctx context.Context, l *Session) error {
 	if err := s.train(ctx, l, "c = 10, with wrong labels", anotherC, wrongLabels); err != nil {
 		return err
 	}
@@ -520,25 +520,25 @@ func (s *mlopsStory) worse(ctx context.Context, l *Lab) error {
 }
 
 // wrong pushes a notebook whose model is not what it has evaluated.
-func (s *mlopsStory) wrong(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) wrong(ctx context.Context, l *Session) error {
 	return s.deliver(ctx, l, "c = 10, and a smaller file", &s.canary, anotherC, withoutScale)
 }
 
 // noticed holds if the verdict on the canary fails for what is wrong with it.
-func (s *mlopsStory) noticed(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *mlopsStory) noticed(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := s.tenth(ctx, l)
 	switch {
 	case err == nil:
-		return e, refute(Predictions, "a model without its scaler was not noticed at %d %%: %s", canaryPercent, e.Says)
+		return e, refute(Predictions, "a model without its scaler was not noticed at %d %%: %s", canaryPercent, e.Summary)
 	case !errors.As(err, &s.verdict) || s.verdict.Claim != Predictions:
 		return e, err
 	}
-	e.Says = "noticed: " + s.verdict.Reasons[0] + "; " + e.Says
+	e.Summary = "noticed: " + s.verdict.Reasons[0] + "; " + e.Summary
 	return e, nil
 }
 
 // proveVerdict notes the verdict on the canary: the step passes when that fails.
-func (s *mlopsStory) proveVerdict(ctx context.Context, l *Lab, p pushed, e Evidence, err error) error {
+func (s *mlopsStory) proveVerdict(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
 	if err != nil {
 		return s.prove(ctx, l, p, e, err)
 	}
@@ -546,7 +546,7 @@ func (s *mlopsStory) proveVerdict(ctx context.Context, l *Lab, p pushed, e Evide
 }
 
 // takeBack reverts the commit that brought the canary.
-func (s *mlopsStory) takeBack(ctx context.Context, l *Lab) error {
+func (s *mlopsStory) takeBack(ctx context.Context, l *Session) error {
 	if err := s.revert(ctx, l, s.given); err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func TestMLOpsIsJudgedBeforeAnythingIsTouched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Steps[0].Change(t.Context(), &Lab{Registry: "r", Namespace: "ns"}); fault.Code(err) != 3 || fault.Hint(err) == "" {
+	if err := s.Steps[0].Change(t.Context(), &Session{Env: &Env{Registry: "r"}, Namespace: "ns"}); fault.Code(err) != 3 || fault.Hint(err) == "" {
 		t.Errorf("without Git: %v (exit %d)", err, fault.Code(err))
 	}
 }
@@ -174,7 +174,7 @@ func TestAModelIsWhatItsCardSays(t *testing.T) {
 	}
 	for _, other := range []modelFiles{{Model: digestB, Data: digestB}, {Model: digestA, Data: digestA}} {
 		m.modelFiles = other
-		if refuted, is := m.asOnCard().(*Refuted); !is || refuted.Claim != Model {
+		if refuted, is := m.asOnCard().(*ClaimError); !is || refuted.Claim != Model {
 			t.Errorf("%+v: %v", other, m.asOnCard())
 		}
 	}
@@ -193,7 +193,7 @@ func TestEachArmIsComparedWithItsOwnTrainer(t *testing.T) {
 		"another class": {[]probe.Answer{answer("b", digestA, `{"prediction":[1]}`)}, Predictions},
 	} {
 		_, err := compare(tc.answers, row, digestA, held)
-		refuted, _ := err.(*Refuted)
+		refuted, _ := err.(*ClaimError)
 		if (err == nil) != (tc.want == "") || refuted != nil && refuted.Claim != tc.want {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -46,19 +46,19 @@ func newPipeline(Options) (*Plan, error) {
 		Steps: []Step{
 			{
 				Name: "from data to traffic",
-				Idea: "A workflow is a graph of steps, each in a pod of its own. " +
+				Why: "A workflow is a graph of steps, each in a pod of its own. " +
 					"What one makes goes to the lab's registry; the model becomes an image, and an init container of the server.",
-				Look:   "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model that the gate has judged.",
-				Change: s.deploy,
-				Check:  s.serves,
+				WatchFor: "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model that the gate has judged.",
+				Change:   s.deploy,
+				Check:    s.serves,
 			},
 			{
-				Name:  "a worse model ends at the gate",
-				Idea:  fmt.Sprintf("The same pipeline with %.0f %% of the training labels wrong. Its gate fails, and no step after it is begun.", 100*noisyLabels),
-				Look:  "Which steps ran. The model that serves is the first one still.",
-				Check: s.stopped,
+				Name:     "a worse model ends at the gate",
+				Why:      fmt.Sprintf("The same pipeline with %.0f %% of the training labels wrong. Its gate fails, and no step after it is begun.", 100*noisyLabels),
+				WatchFor: "Which steps ran. The model that serves is the first one still.",
+				Check:    s.stopped,
 			},
-			{Name: "no request lost", Check: func(_ context.Context, l *Lab) (Evidence, error) { return l.watched(s.watcher) }},
+			{Name: "no request lost", Check: func(_ context.Context, l *Session) (Evidence, error) { return l.watched(s.watcher) }},
 		},
 		Controls: []Control{
 			{
@@ -67,7 +67,7 @@ func newPipeline(Options) (*Plan, error) {
 			},
 			{
 				Name: "repushed", Summary: "after the gate somebody pushes another model under the judged one's tag, and the code packs what has the tag",
-				Break: func(context.Context, *Lab) error {
+				Break: func(context.Context, *Session) error {
 					s.change("steps.py", "return 0 if passed", `keep(trainer.train(data.held_x, data.held_y), FITTED, "fitted"); return 0 if passed`)
 					s.change("steps.py", `kept(FITTED, env["FITTED"])`, `kept(FITTED, tag("fitted"))`)
 					return nil
@@ -75,7 +75,7 @@ func newPipeline(Options) (*Plan, error) {
 			},
 			{
 				Name: "off-by-one", Summary: "the code that packs the model moves its predictions by one row, and verifies nothing",
-				Break: func(context.Context, *Lab) error {
+				Break: func(context.Context, *Session) error {
 					s.change("mllab_train.py", "model.predict(data.held_x).tolist()", "np.roll(model.predict(data.held_x), 1).tolist()")
 					s.change("steps.py", "return 5 if wrong or others else 0", "return 0")
 					return nil
@@ -83,7 +83,7 @@ func newPipeline(Options) (*Plan, error) {
 			},
 			{
 				Name: "no-gate", Summary: "the code lets every model pass",
-				Break: func(context.Context, *Lab) error {
+				Break: func(context.Context, *Session) error {
 					s.change("mllab_train.py", "return evaluation.accuracy >= threshold", "return True")
 					return nil
 				}, Catches: Gate,
@@ -105,7 +105,7 @@ func (s *pipelineStory) change(file, from, to string) {
 }
 
 // deploy runs the pipeline, and has a watcher ask the model from then on.
-func (s *pipelineStory) deploy(ctx context.Context, l *Lab) error {
+func (s *pipelineStory) deploy(ctx context.Context, l *Session) error {
 	code, err := l.code(map[string]string{"mllab_train.py": trainerFile, "steps.py": "scenarios/pipeline/steps.py"}, s.changed)
 	if err != nil {
 		return err
@@ -162,7 +162,7 @@ func (w workflow) progress() string {
 }
 
 // run runs the pipeline to its end, whatever that is.
-func (s *pipelineStory) run(ctx context.Context, l *Lab, name string, seed int, noise float64) (workflow, error) {
+func (s *pipelineStory) run(ctx context.Context, l *Session, name string, seed int, noise float64) (workflow, error) {
 	objs, err := render("pipeline/workflow.yaml", map[string]any{
 		"Run": name, "Python": l.Python, "Image": l.Image, "Host": l.host("model"), "Seed": seed, "Noise": noise, "Threshold": gateThreshold,
 		"Store": l.Registry + "/" + l.Namespace + "/store", "Models": repository(l),
@@ -198,7 +198,7 @@ func (s *pipelineStory) run(ctx context.Context, l *Lab, name string, seed int, 
 }
 
 // workflow reads a Workflow's status.
-func (l *Lab) workflow(ctx context.Context, o *unstructured.Unstructured) (workflow, error) {
+func (l *Session) workflow(ctx context.Context, o *unstructured.Unstructured) (workflow, error) {
 	live, err := l.live(ctx, l.object(o.GetAPIVersion(), o.GetKind(), o.GetName()))
 	if err != nil {
 		return workflow{}, err
@@ -207,7 +207,7 @@ func (l *Lab) workflow(ctx context.Context, o *unstructured.Unstructured) (workf
 }
 
 // printed is what the steps of a workflow printed, the training's included.
-func (l *Lab) printed(ctx context.Context, name string) (training, error) {
+func (l *Session) printed(ctx context.Context, name string) (training, error) {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, nil)
 	if err != nil {
 		return nil, err
@@ -235,7 +235,7 @@ func (l *Lab) printed(ctx context.Context, name string) (training, error) {
 
 // serves sends the held-out rows, and compares what answers with what the
 // pipeline said.
-func (s *pipelineStory) serves(ctx context.Context, l *Lab) (e Evidence, err error) {
+func (s *pipelineStory) serves(ctx context.Context, l *Session) (e Evidence, err error) {
 	if s.model, err = l.pull(ctx, s.good.outputs["image"]); err != nil {
 		return e, err
 	}
@@ -246,7 +246,7 @@ func (s *pipelineStory) serves(ctx context.Context, l *Lab) (e Evidence, err err
 		return e, refute(Model, "the gate judged model %q, and the image has %s", judged, s.model.Model)
 	}
 	e, err = l.predicts(ctx, l.to("model"), s.model.Model, s.model.held)
-	e.Says = s.good.training.says() + "; " + s.good.says() + "; " + e.Says
+	e.Summary = s.good.training.says() + "; " + s.good.says() + "; " + e.Summary
 	for _, step := range pipelineSteps {
 		e.Figures = append(e.Figures, Figure{step, s.good.seconds[step], "s"})
 	}
@@ -255,7 +255,7 @@ func (s *pipelineStory) serves(ctx context.Context, l *Lab) (e Evidence, err err
 
 // stopped runs the pipeline with wrong labels. It must end at its gate, and the
 // model that serves must be the first one.
-func (s *pipelineStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *pipelineStory) stopped(ctx context.Context, l *Session) (Evidence, error) {
 	worse, err := s.run(ctx, l, "worse", 1, noisyLabels)
 	if err != nil {
 		return Evidence{}, err
@@ -270,16 +270,16 @@ func (s *pipelineStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
 		}
 	}
 	if worse.phase != "Failed" || len(began) > 0 {
-		e := Evidence{Says: worse.training.says() + "; " + worse.says()}
+		e := Evidence{Summary: worse.training.says() + "; " + worse.says()}
 		return e, refute(Gate, "a model of %s passed where %.2f is asked for: %s", worse.training.says(), gateThreshold, worse.says())
 	}
 	e, err := l.predicts(ctx, l.to("model"), s.model.Model, s.model.held)
-	e.Says = worse.training.says() + "; " + worse.says() + "; " + e.Says
+	e.Summary = worse.training.says() + "; " + worse.says() + "; " + e.Summary
 	return e, err
 }
 
 // swap trains another model, and deploys it past the pipeline.
-func (s *pipelineStory) swap(ctx context.Context, l *Lab) error {
+func (s *pipelineStory) swap(ctx context.Context, l *Session) error {
 	other, err := s.run(ctx, l, "other", 2, 0)
 	if err == nil && other.phase != "Succeeded" {
 		err = fmt.Errorf("workflow other: %s", other.says())

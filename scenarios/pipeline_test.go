@@ -96,12 +96,12 @@ func manifest(t *testing.T, its map[string]any) *unstructured.Unstructured {
 	return objects(t, text)[0]
 }
 
-func pipelineLab() *Lab {
-	return &Lab{Namespace: "ns", Registry: "registry:5000", Domain: "mllab.test", Python: "python:1", Image: "sampleapp:1"}
+func pipelineLab() *Session {
+	return &Session{Env: &Env{Registry: "registry:5000", Domain: "mllab.test", Python: "python:1", Image: "sampleapp:1"}, Namespace: "ns"}
 }
 
 func TestThePipelinesStepsFollowEachOther(t *testing.T) {
-	objs := about(t, pipelineLab(), func(ctx context.Context, l *Lab) error {
+	objs := about(t, pipelineLab(), func(ctx context.Context, l *Session) error {
 		_, err := (&pipelineStory{}).run(ctx, l, "good", 7, 0.25)
 		return err
 	})
@@ -186,7 +186,7 @@ func TestTheStepsOfThePipelineAreWritten(t *testing.T) {
 // What a step may do is what its template needs, in the run's namespace.
 func TestThePipelineMayDoWhatItDoesAndNoMore(t *testing.T) {
 	var got []string
-	for _, o := range about(t, pipelineLab(), func(ctx context.Context, l *Lab) error {
+	for _, o := range about(t, pipelineLab(), func(ctx context.Context, l *Session) error {
 		return (&pipelineStory{}).deploy(ctx, l)
 	}) {
 		if o.GetNamespace() != "ns" {

@@ -18,7 +18,7 @@ import (
 // Of the stories about single pods behind one Service.
 
 // pods are the names of the pods with these labels that are to stay, sorted.
-func (l *Lab) pods(ctx context.Context, labels map[string]string) ([]string, error) {
+func (l *Session) pods(ctx context.Context, labels map[string]string) ([]string, error) {
 	all, err := l.Kube.Pods(ctx, l.Namespace, labels)
 	var names []string
 	for _, p := range all {
@@ -60,29 +60,29 @@ func (e *Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) er
 	if err != nil {
 		return err
 	}
-	e.Verdict, e.Says = &v, describe(v)
+	e.Verdict, e.Summary = &v, describe(v)
 	if !v.Pass {
-		return &Refuted{refutes, v.Reasons}
+		return &ClaimError{refutes, v.Reasons}
 	}
 	return nil
 }
 
 // sampleByPod sends n requests once. Each must be answered 200, and the pods'
 // counts must fit the claim.
-func (l *Lab) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
+func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
 	answers, e, err := l.burst(ctx, r, c.N)
 	if err != nil {
 		return e, err
 	}
 	if refuted := answered(*e.Tally); refuted != nil {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return e, refuted
 	}
 	return e, e.judge(c, byPod(answers), refutes)
 }
 
 // allAnswer returns when each pod has answered 200.
-func (l *Lab) allAnswer(ctx context.Context, r probe.Request, pods []string) error {
+func (l *Session) allAnswer(ctx context.Context, r probe.Request, pods []string) error {
 	missing := slices.Clone(pods)
 	return l.until(ctx, "an answer of each pod", func() string {
 		for i := 0; i < outStreak && len(missing) > 0; i++ {
@@ -96,7 +96,7 @@ func (l *Lab) allAnswer(ctx context.Context, r probe.Request, pods []string) err
 
 // within is until with a bound that is part of a claim: what is not so in time
 // refutes it. An error of ready ends it, for then nothing was seen.
-func (l *Lab) within(ctx context.Context, bound time.Duration, claim Claim, what string, ready func() (string, error)) error {
+func (l *Session) within(ctx context.Context, bound time.Duration, claim Claim, what string, ready func() (string, error)) error {
 	bounded, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	var why string
@@ -123,7 +123,7 @@ const outStreak = 60
 
 // leaves returns when a pod answers no more, with the time of its last answer
 // since the call; zero if there was none.
-func (l *Lab) leaves(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) (last time.Time, err error) {
+func (l *Session) leaves(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) (last time.Time, err error) {
 	streak := 0
 	err = l.within(ctx, bound, claim, "no request for "+pod, func() (string, error) {
 		for ; streak < outStreak; streak++ {
@@ -147,7 +147,7 @@ func (l *Lab) leaves(ctx context.Context, r probe.Request, pod string, bound tim
 const backTries = 5
 
 // comesBack returns when a pod answers 200.
-func (l *Lab) comesBack(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) error {
+func (l *Session) comesBack(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) error {
 	return l.within(ctx, bound, claim, "an answer of "+pod, func() (string, error) {
 		for range backTries {
 			if a := l.send.Send(ctx, r); a.OK() && a.Pod == pod {
@@ -160,7 +160,7 @@ func (l *Lab) comesBack(ctx context.Context, r probe.Request, pod string, bound 
 
 // inRotation says whether the EndpointSlices of a Service call a pod ready:
 // that is what gateways go by.
-func (l *Lab) inRotation(ctx context.Context, service, pod string) (bool, error) {
+func (l *Session) inRotation(ctx context.Context, service, pod string) (bool, error) {
 	var list discoveryv1.EndpointSliceList
 	err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service})
 	if err != nil {
@@ -177,7 +177,7 @@ func (l *Lab) inRotation(ctx context.Context, service, pod string) (bool, error)
 }
 
 // restarts is how often the containers of a pod were restarted.
-func (l *Lab) restarts(ctx context.Context, pod string) (n int32, err error) {
+func (l *Session) restarts(ctx context.Context, pod string) (n int32, err error) {
 	var p corev1.Pod
 	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: pod}, &p); err != nil {
 		return 0, fmt.Errorf("asking for Pod/%s: %w", pod, err)

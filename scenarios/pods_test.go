@@ -22,7 +22,7 @@ type numbered struct {
 
 func (s *numbered) Send(context.Context, probe.Request) probe.Answer { return s.answering(s.n.Add(1)) }
 
-func answersOf(t *testing.T, f answering) *Lab {
+func answersOf(t *testing.T, f answering) *Session {
 	l := gateway(t, "v1")
 	l.send = &numbered{answering: f}
 	return l
@@ -34,7 +34,7 @@ func from(pod string) probe.Answer {
 
 // refutes says which claim err refutes: "" for none.
 func refutedClaim(err error) Claim {
-	var refuted *Refuted
+	var refuted *ClaimError
 	if errors.As(err, &refuted) {
 		return refuted.Claim
 	}
@@ -129,7 +129,7 @@ func TestASampleByPodIsJudgedByWhichPodAnswered(t *testing.T) {
 		if got := refutedClaim(err); got != tc.refutes || (err == nil) != (tc.refutes == "") {
 			t.Errorf("%s: got %v", tc.name, err)
 		}
-		if e.Says == "" {
+		if e.Summary == "" {
 			t.Errorf("%s: it says nothing", tc.name)
 		}
 	}

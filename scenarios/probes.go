@@ -77,61 +77,61 @@ func newProbes(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "three pods serve",
-				Idea: "Three pods stand behind one Service. The kubelet asks each whether it is ready for requests, and whether it is alive.",
-				Look: "Each pod answers a third.", Change: s.serve, Check: s.all,
+				Name:     "three pods serve",
+				Why:      "Three pods stand behind one Service. The kubelet asks each whether it is ready for requests, and whether it is alive.",
+				WatchFor: "Each pod answers a third.", Change: s.serve, Check: s.all,
 			},
 			{
-				Name: "one is not ready",
-				Idea: "A pod that fails its readiness probe is not restarted. It only leaves the rotation until it is ready again.",
-				Look: "How long that takes, and that it then answers nothing.", Change: s.unready, Check: s.out,
+				Name:     "one is not ready",
+				Why:      "A pod that fails its readiness probe is not restarted. It only leaves the rotation until it is ready again.",
+				WatchFor: "How long that takes, and that it then answers nothing.", Change: s.unready, Check: s.out,
 			},
 			{
-				Name:   "it is ready again",
-				Look:   "It answers its third again.",
-				Change: s.ready, Check: s.back,
+				Name:     "it is ready again",
+				WatchFor: "It answers its third again.",
+				Change:   s.ready, Check: s.back,
 			},
 			{
-				Name:  "no request lost",
-				Idea:  "A pod that says in time that it is not ready still answers what reaches it.",
-				Look:  "Leaving and coming back have cost no request.",
-				Check: s.lossless,
+				Name:     "no request lost",
+				Why:      "A pod that says in time that it is not ready still answers what reaches it.",
+				WatchFor: "Leaving and coming back have cost no request.",
+				Check:    s.lossless,
 			},
 			{
-				Name: hangs,
-				Idea: "A pod that hangs fails both probes. Readiness takes it out of the rotation first, then liveness has it restarted.",
-				Look: "The times: out of the rotation, restarted, answering.", Change: s.hang, Check: s.restarted,
+				Name:     hangs,
+				Why:      "A pod that hangs fails both probes. Readiness takes it out of the rotation first, then liveness has it restarted.",
+				WatchFor: "The times: out of the rotation, restarted, answering.", Change: s.hang, Check: s.restarted,
 			},
 			{
-				Name:  "what the hang cost",
-				Idea:  "Until the readiness probe has failed, the hanging pod still gets its third, and all of that is lost.",
-				Look:  "How many requests were lost, and that none was due later than the probe allows.",
-				Check: s.cost,
+				Name:     "what the hang cost",
+				Why:      "Until the readiness probe has failed, the hanging pod still gets its third, and all of that is lost.",
+				WatchFor: "How many requests were lost, and that none was due later than the probe allows.",
+				Check:    s.cost,
 			},
 			{
 				Name: stuck, Long: true,
-				Idea: "A rollout goes on only when the new pod is ready. The new version fails every request, and its readiness probe finds out.",
-				Look: "The rollout is stuck, and only v1 answers.", Change: s.rollOut, Check: s.onlyV1,
+				Why:      "A rollout goes on only when the new pod is ready. The new version fails every request, and its readiness probe finds out.",
+				WatchFor: "The rollout is stuck, and only v1 answers.", Change: s.rollOut, Check: s.onlyV1,
 			},
 			{
 				Name: "rollback to v1", Long: true,
-				Idea: "Nothing has to be repaired: v1 has never left.", Look: "Only v1 answers.",
+				Why: "Nothing has to be repaired: v1 has never left.", WatchFor: "Only v1 answers.",
 				Change: s.rollBack, Check: s.onlyV1,
 			},
 			{
 				Name: "the rollout cost nothing", Long: true,
-				Look: "From before the rollout until after the rollback no request was lost.", Check: s.lossless,
+				WatchFor: "From before the rollout until after the rollback no request was lost.", Check: s.lossless,
 			},
 		},
 		Controls: []Control{
 			{
 				Name: "no-readiness", Summary: "the pods have no readiness probe",
-				Break:   func(context.Context, *Lab) error { s.v1.Ready = ""; return nil },
+				Break:   func(context.Context, *Session) error { s.v1.Ready = ""; return nil },
 				Catches: Readiness,
 			},
 			{
 				Name: "no-liveness", Summary: "the pods have no liveness probe",
-				Break:   func(context.Context, *Lab) error { s.v1.NoLiveness = true; return nil },
+				Break:   func(context.Context, *Session) error { s.v1.NoLiveness = true; return nil },
 				Catches: Liveness,
 			},
 			{
@@ -158,7 +158,7 @@ func enough(scenario string, c split.Claim) error {
 	return nil
 }
 
-func (s *probesStory) deployment(l *Lab, p probed) (*unstructured.Unstructured, error) {
+func (s *probesStory) deployment(l *Session, p probed) (*unstructured.Unstructured, error) {
 	p.Image = l.Image
 	objs, err := render("probes/model.yaml", p)
 	if err != nil {
@@ -168,7 +168,7 @@ func (s *probesStory) deployment(l *Lab, p probed) (*unstructured.Unstructured, 
 }
 
 // serve returns when each pod of v1 has answered through the gateway.
-func (s *probesStory) serve(ctx context.Context, l *Lab) error {
+func (s *probesStory) serve(ctx context.Context, l *Session) error {
 	deployment, err := s.deployment(l, s.v1)
 	if err != nil {
 		return err
@@ -194,11 +194,11 @@ func (s *probesStory) serve(ctx context.Context, l *Lab) error {
 	return nil
 }
 
-func (s *probesStory) all(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) all(ctx context.Context, l *Session) (Evidence, error) {
 	return l.sampleByPod(ctx, l.to("model"), evenly(s.pods, s.Requests, s.Alpha), Shares)
 }
 
-func (s *probesStory) unready(ctx context.Context, l *Lab) error {
+func (s *probesStory) unready(ctx context.Context, l *Session) error {
 	no := false
 	s.watcher.Mark("not ready")
 	return l.breakPod(ctx, s.pods[0], faults{Ready: &no})
@@ -206,7 +206,7 @@ func (s *probesStory) unready(ctx context.Context, l *Lab) error {
 
 // out waits for the pod's last answer, which has a bound, and only then looks
 // whether it gets a request.
-func (s *probesStory) out(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) out(ctx context.Context, l *Session) (Evidence, error) {
 	pod, began := s.pods[0], time.Now()
 	last, err := l.leaves(ctx, l.to("model"), pod, outBound, Readiness)
 	if err != nil {
@@ -226,17 +226,17 @@ func (s *probesStory) out(ctx context.Context, l *Lab) (Evidence, error) {
 	e, err := l.sampleByPod(ctx, l.to("model"), claim, Readiness)
 	took := max(0, last.Sub(began).Seconds())
 	e.Figures = []Figure{{"last answer", took, "s"}}
-	e.Says = fmt.Sprintf("its last answer after %.1f s; %s", took, e.Says)
+	e.Summary = fmt.Sprintf("its last answer after %.1f s; %s", took, e.Summary)
 	return e, err
 }
 
-func (s *probesStory) ready(ctx context.Context, l *Lab) error {
+func (s *probesStory) ready(ctx context.Context, l *Session) error {
 	yes := true
 	s.watcher.Mark("ready again")
 	return l.breakPod(ctx, s.pods[0], faults{Ready: &yes})
 }
 
-func (s *probesStory) back(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	began := time.Now()
 	if err := l.comesBack(ctx, l.to("model"), s.pods[0], outBound, Readiness); err != nil {
 		return Evidence{}, err
@@ -244,18 +244,18 @@ func (s *probesStory) back(ctx context.Context, l *Lab) (Evidence, error) {
 	took := time.Since(began)
 	e, err := s.all(ctx, l)
 	e.Figures = []Figure{{"back in the rotation", took.Seconds(), "s"}}
-	e.Says = fmt.Sprintf("back in the rotation after %.1f s; %s", took.Seconds(), e.Says)
+	e.Summary = fmt.Sprintf("back in the rotation after %.1f s; %s", took.Seconds(), e.Summary)
 	return e, err
 }
 
-func (s *probesStory) lossless(_ context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) lossless(_ context.Context, l *Session) (Evidence, error) {
 	return l.watched(s.watcher)
 }
 
 // hung is the pod that hangs: not the one that was unready.
 func (s *probesStory) hung() string { return s.pods[len(s.pods)-1] }
 
-func (s *probesStory) hang(ctx context.Context, l *Lab) (err error) {
+func (s *probesStory) hang(ctx context.Context, l *Session) (err error) {
 	if s.restarts, err = l.restarts(ctx, s.hung()); err != nil {
 		return err
 	}
@@ -267,12 +267,12 @@ func (s *probesStory) hang(ctx context.Context, l *Lab) (err error) {
 }
 
 // anotherFails has a pod fail whose probes see nothing of it.
-func (s *probesStory) anotherFails(ctx context.Context, l *Lab) error {
+func (s *probesStory) anotherFails(ctx context.Context, l *Session) error {
 	fifth := 20.0
 	return l.breakPod(ctx, s.pods[1], faults{FailPercent: &fifth})
 }
 
-func (s *probesStory) restarted(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) restarted(ctx context.Context, l *Session) (Evidence, error) {
 	var e Evidence
 	note := func(name string) {
 		e.Figures = append(e.Figures, Figure{name, time.Since(s.hungAt).Seconds(), "s"})
@@ -303,17 +303,17 @@ func (s *probesStory) restarted(ctx context.Context, l *Lab) (Evidence, error) {
 		return e, err
 	}
 	note("answers again")
-	e.Says = fmt.Sprintf("out of the rotation %.1f s after it hung, restarted after %.1f s, answering again after %.1f s",
+	e.Summary = fmt.Sprintf("out of the rotation %.1f s after it hung, restarted after %.1f s, answering again after %.1f s",
 		e.Figures[0].Value, e.Figures[1].Value, e.Figures[2].Value)
 	return e, nil
 }
 
-func (s *probesStory) cost(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) cost(ctx context.Context, l *Session) (Evidence, error) {
 	if err := pause(ctx, time.Until(s.hungAt.Add(costWatched))); err != nil {
 		return Evidence{}, err
 	}
 	e, err := l.watched(s.watcher)
-	if lossy := (*Refuted)(nil); err != nil && !errors.As(err, &lossy) {
+	if lossy := (*ClaimError)(nil); err != nil && !errors.As(err, &lossy) {
 		return e, err
 	}
 	return e, s.judgeCost(&e)
@@ -335,16 +335,16 @@ func (s *probesStory) judgeCost(e *Evidence) error {
 	}
 	lost := len(e.Tally.Failed)
 	e.Figures = []Figure{{"lost", float64(lost), ""}, {"last lost one was due after", last.Seconds(), "s"}, {"longest wait", e.Tally.Max.Seconds(), "s"}}
-	e.Says = fmt.Sprintf("%d of %d watched requests lost, the last one due %.1f s after the hang; the longest wait was %.1f s; accepted: %d lost, due within %s",
+	e.Summary = fmt.Sprintf("%d of %d watched requests lost, the last one due %.1f s after the hang; the longest wait was %.1f s; accepted: %d lost, due within %s",
 		lost, e.Tally.Sent, last.Seconds(), e.Tally.Max.Seconds(), most[0].Hi, outBound)
 	if lost > most[0].Hi || last > outBound {
-		return refute(Bounds, "%s", e.Says)
+		return refute(Bounds, "%s", e.Summary)
 	}
 	return nil
 }
 
 // rollOut returns when the rollout is stuck, or done.
-func (s *probesStory) rollOut(ctx context.Context, l *Lab) error {
+func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
 	s.watcher = l.watch(ctx, l.to("model"), watchRate)
 	v2, err := s.deployment(l, s.v2)
 	if err != nil {
@@ -390,7 +390,7 @@ func runs(pods []corev1.Pod) bool {
 	return false
 }
 
-func (s *probesStory) shallow(ctx context.Context, l *Lab) error {
+func (s *probesStory) shallow(ctx context.Context, l *Session) error {
 	s.v2.Ready = s.v1.Ready
 	v2, err := s.deployment(l, s.v2)
 	if err != nil {
@@ -399,7 +399,7 @@ func (s *probesStory) shallow(ctx context.Context, l *Lab) error {
 	return l.apply(ctx, v2)
 }
 
-func (s *probesStory) rollBack(ctx context.Context, l *Lab) error {
+func (s *probesStory) rollBack(ctx context.Context, l *Session) error {
 	v1, err := s.deployment(l, s.v1)
 	if err != nil {
 		return err
@@ -408,7 +408,7 @@ func (s *probesStory) rollBack(ctx context.Context, l *Lab) error {
 	return l.apply(ctx, v1)
 }
 
-func (s *probesStory) onlyV1(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *probesStory) onlyV1(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := l.sample(ctx, l.to("model"), split.Claim{
 		N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: "v1", Share: 1}, {Name: "v2", Share: 0}},
 	})
@@ -416,6 +416,6 @@ func (s *probesStory) onlyV1(ctx context.Context, l *Lab) (Evidence, error) {
 		return e, err
 	}
 	pods, err := l.pods(ctx, map[string]string{"app": "model", "version": "v2"})
-	e.Says += fmt.Sprintf("; pods of v2: %d", len(pods))
+	e.Summary += fmt.Sprintf("; pods of v2: %d", len(pods))
 	return e, err
 }

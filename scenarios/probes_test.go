@@ -15,7 +15,7 @@ import (
 // probedModel is the manifest's Deployment.
 func probedModel(t *testing.T, p probed) appsv1.Deployment {
 	t.Helper()
-	obj, err := (&probesStory{}).deployment(&Lab{Image: "img"}, p)
+	obj, err := (&probesStory{}).deployment(&Session{Env: &Env{Image: "img"}}, p)
 	if err != nil {
 		t.Fatal(err)
 	}

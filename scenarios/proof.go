@@ -25,13 +25,13 @@ type Proof struct {
 
 // proofOf is the proof of a commit, whose check returned e and err. There is none
 // of what could not be tested.
-func proofOf(l *Lab, scenario string, p pushed, e Evidence, err error) (proof Proof, judged bool) {
-	var refuted *Refuted
+func proofOf(l *Session, scenario string, p pushed, e Evidence, err error) (proof Proof, judged bool) {
+	var refuted *ClaimError
 	if err != nil && !errors.As(err, &refuted) {
 		return proof, false
 	}
 	proof = Proof{
-		Scenario: scenario, Control: l.control, Step: l.at, Pass: err == nil,
+		Scenario: scenario, Control: l.control, Step: l.stepName, Pass: err == nil,
 		Applied: p.applied, SecondsToTraffic: p.inForce.Seconds(), Evidence: e,
 	}
 	if refuted != nil {
@@ -42,12 +42,12 @@ func proofOf(l *Lab, scenario string, p pushed, e Evidence, err error) (proof Pr
 
 // prove writes the note about a commit, whose check returned e and err. It
 // returns err, and beside it why there is no note.
-func (f *followed) prove(ctx context.Context, l *Lab, p pushed, e Evidence, err error) error {
+func (f *followed) prove(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
 	return errors.Join(err, f.note(ctx, l, p, e, err))
 }
 
 // note is prove that returns only why there is no note.
-func (f *followed) note(ctx context.Context, l *Lab, p pushed, e Evidence, err error) error {
+func (f *followed) note(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
 	proof, judged := proofOf(l, f.scenario, p, e, err)
 	if !judged {
 		return nil

@@ -77,60 +77,60 @@ func newResilience(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "three pods serve",
-				Idea: "Three pods stand behind one Service, and the gateway picks one of them at random for each request.",
-				Look: "Each pod answers a third.", Change: s.serve, Check: s.all,
+				Name:     "three pods serve",
+				Why:      "Three pods stand behind one Service, and the gateway picks one of them at random for each request.",
+				WatchFor: "Each pod answers a third.", Change: s.serve, Check: s.all,
 			},
 			{
-				Name: "slow, no timeout",
-				Idea: fmt.Sprintf("Every pod now takes %s to answer. Without a timeout the caller waits for as long as the model takes.", slowAnswer),
-				Look: fmt.Sprintf("Every wait is %s or more.", slowAnswer), Change: s.slow, Check: s.waits,
+				Name:     "slow, no timeout",
+				Why:      fmt.Sprintf("Every pod now takes %s to answer. Without a timeout the caller waits for as long as the model takes.", slowAnswer),
+				WatchFor: fmt.Sprintf("Every wait is %s or more.", slowAnswer), Change: s.slow, Check: s.waits,
 			},
 			{
-				Name: "slow, timeout",
-				Idea: fmt.Sprintf("The route gets a timeout of %s. The caller gets an error, but soon, and can do something else.", routeTimeout),
-				Look: "Every answer is the gateway's own 504, and how long the longest wait was.", Change: s.limit, Check: s.bounded,
+				Name:     "slow, timeout",
+				Why:      fmt.Sprintf("The route gets a timeout of %s. The caller gets an error, but soon, and can do something else.", routeTimeout),
+				WatchFor: "Every answer is the gateway's own 504, and how long the longest wait was.", Change: s.limit, Check: s.bounded,
 			},
 			{
-				Name: "flaky, no retries",
-				Idea: fmt.Sprintf("Every pod now fails %.0f %% of its requests, at random. The caller sees each of these failures.", 100*flakyShare),
-				Look: fmt.Sprintf("%.0f %% of the requests fail.", 100*flakyShare), Change: s.flaky, Check: s.errors(flakyShare),
+				Name:     "flaky, no retries",
+				Why:      fmt.Sprintf("Every pod now fails %.0f %% of its requests, at random. The caller sees each of these failures.", 100*flakyShare),
+				WatchFor: fmt.Sprintf("%.0f %% of the requests fail.", 100*flakyShare), Change: s.flaky, Check: s.errors(flakyShare),
 			},
 			{
-				Name: "flaky, retries",
-				Idea: fmt.Sprintf("The gateway tries a failed request up to %d more times. It fails for the caller only when all %d tries fail.", routeRetries, 1+routeRetries),
-				Look: "How few errors are left, and how many more requests the pods get for that.", Change: s.retry, Check: s.retried,
+				Name:     "flaky, retries",
+				Why:      fmt.Sprintf("The gateway tries a failed request up to %d more times. It fails for the caller only when all %d tries fail.", routeRetries, 1+routeRetries),
+				WatchFor: "How few errors are left, and how many more requests the pods get for that.", Change: s.retry, Check: s.retried,
 			},
 			{
-				Name: "one pod fails",
-				Idea: "Now one pod of three fails every request. Its readiness probe does not notice.",
-				Look: "A third of the requests fail.", Change: s.oneFails, Check: s.errors(1. / 3),
+				Name:     "one pod fails",
+				Why:      "Now one pod of three fails every request. Its readiness probe does not notice.",
+				WatchFor: "A third of the requests fail.", Change: s.oneFails, Check: s.errors(1. / 3),
 			},
 			{
-				Name: "outlier detection",
-				Idea: fmt.Sprintf("The gateway counts what each pod answers. After %d errors in a row it ejects the pod for %s.", errorsInARow, ejectionTime),
-				Look: "The ejected pod gets no request, and no request fails.", Change: s.eject, Check: s.without,
+				Name:     "outlier detection",
+				Why:      fmt.Sprintf("The gateway counts what each pod answers. After %d errors in a row it ejects the pod for %s.", errorsInARow, ejectionTime),
+				WatchFor: "The ejected pod gets no request, and no request fails.", Change: s.eject, Check: s.without,
 			},
 			{
 				Name: "healed and back", Long: true,
-				Idea: "The pod is well again, but the gateway does not know: it gives the pod requests again when its time is over.",
-				Look: "How long it was out, and that it answers its third again.", Change: s.heal, Check: s.back,
+				Why:      "The pod is well again, but the gateway does not know: it gives the pod requests again when its time is over.",
+				WatchFor: "How long it was out, and that it answers its third again.", Change: s.heal, Check: s.back,
 			},
 		},
 		Controls: []Control{
 			{
 				Name: "no-timeout", Summary: "the route has no timeout where one is claimed",
-				Break:   func(context.Context, *Lab) error { s.timeout = ""; return nil },
+				Break:   func(context.Context, *Session) error { s.timeout = ""; return nil },
 				Catches: Bounds,
 			},
 			{
 				Name: "no-retries", Summary: "the route does not retry where retries are claimed",
-				Break:   func(context.Context, *Lab) error { s.retries = 0; return nil },
+				Break:   func(context.Context, *Session) error { s.retries = 0; return nil },
 				Catches: Bounds,
 			},
 			{
 				Name: "no-ejection", Summary: "the DestinationRule has no outlier detection where it is claimed",
-				Break:   func(context.Context, *Lab) error { s.ejection = ""; return nil },
+				Break:   func(context.Context, *Session) error { s.ejection = ""; return nil },
 				Catches: Ejection,
 			},
 		},
@@ -152,7 +152,7 @@ type routing struct {
 }
 
 // route sets the way and returns when the gateway goes by it.
-func (s *resilienceStory) route(ctx context.Context, l *Lab, w routing) error {
+func (s *resilienceStory) route(ctx context.Context, l *Session, w routing) error {
 	w.Host, w.Namespace, w.Mark, w.Errors = l.host("model"), l.Namespace, l.mark(), errorsInARow
 	objs, err := render("resilience/route.yaml", w)
 	if err != nil {
@@ -167,7 +167,7 @@ func (s *resilienceStory) route(ctx context.Context, l *Lab, w routing) error {
 	return l.inForce(ctx, r, w.Mark)
 }
 
-func (s *resilienceStory) serve(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) serve(ctx context.Context, l *Session) error {
 	m := model{Name: "model", Version: "v1", Replicas: 3, Env: map[string]string{
 		"ADMIN_PORT": strconv.Itoa(adminPort),
 		// Each pod must remember its part of a sample's tries.
@@ -189,16 +189,16 @@ func (s *resilienceStory) serve(ctx context.Context, l *Lab) error {
 	return l.allAnswer(ctx, l.to("model"), s.pods)
 }
 
-func (s *resilienceStory) all(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *resilienceStory) all(ctx context.Context, l *Session) (Evidence, error) {
 	return l.sampleByPod(ctx, l.to("model"), evenly(s.pods, s.Requests, s.Alpha), Shares)
 }
 
-func (s *resilienceStory) slow(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) slow(ctx context.Context, l *Session) error {
 	return l.breakPods(ctx, s.pods, faults{Delay: slowAnswer.String()})
 }
 
 // waits shows what the timeout is there for.
-func (s *resilienceStory) waits(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *resilienceStory) waits(ctx context.Context, l *Session) (Evidence, error) {
 	_, e, err := l.burst(ctx, l.to("model"), slowRequests)
 	if err != nil {
 		return e, err
@@ -206,18 +206,18 @@ func (s *resilienceStory) waits(ctx context.Context, l *Lab) (Evidence, error) {
 	if refuted := answered(*e.Tally); refuted != nil {
 		return e, refuted
 	}
-	e.Says = fmt.Sprintf("%d of %d answered 200, after %.1f to %.1f s", e.Tally.Sent, e.Tally.Sent, e.Tally.Min.Seconds(), e.Tally.Max.Seconds())
+	e.Summary = fmt.Sprintf("%d of %d answered 200, after %.1f to %.1f s", e.Tally.Sent, e.Tally.Sent, e.Tally.Min.Seconds(), e.Tally.Max.Seconds())
 	if e.Tally.Min < slowAnswer {
 		return e, fault.CannotTest("", "the pods are not slow: a request was answered after %s", e.Tally.Min)
 	}
 	return e, nil
 }
 
-func (s *resilienceStory) limit(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) limit(ctx context.Context, l *Session) error {
 	return s.route(ctx, l, routing{Timeout: s.timeout})
 }
 
-func (s *resilienceStory) bounded(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *resilienceStory) bounded(ctx context.Context, l *Session) (Evidence, error) {
 	answers, e, err := l.burst(ctx, l.to("model"), boundedRequests)
 	if err != nil {
 		return e, err
@@ -228,7 +228,7 @@ func (s *resilienceStory) bounded(ctx context.Context, l *Lab) (Evidence, error)
 			wrong = append(wrong, fmt.Sprintf("status %d after %.1f s %s", a.Status, a.Latency.Seconds(), a.Problem()))
 		}
 	}
-	e.Says = fmt.Sprintf("%d of %d answered 504 by the gateway within %s, the last after %.2f s: otherwise below %.1f %% with %.0f %% confidence",
+	e.Summary = fmt.Sprintf("%d of %d answered 504 by the gateway within %s, the last after %.2f s: otherwise below %.1f %% with %.0f %% confidence",
 		len(answers)-len(wrong), len(answers), waitBound, e.Tally.Max.Seconds(), 100*split.UpperBound(len(wrong), len(answers), confidence), 100*confidence)
 	if len(wrong) > 0 {
 		return e, refute(Bounds, "%d of %d requests were not answered 504 by the gateway within %s, the first: %s", len(wrong), len(answers), waitBound, wrong[0])
@@ -236,7 +236,7 @@ func (s *resilienceStory) bounded(ctx context.Context, l *Lab) (Evidence, error)
 	return e, nil
 }
 
-func (s *resilienceStory) flaky(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) flaky(ctx context.Context, l *Session) error {
 	percent := 100 * flakyShare
 	if err := l.breakPods(ctx, s.pods, faults{FailPercent: &percent, Delay: "0s"}); err != nil {
 		return err
@@ -273,8 +273,8 @@ func outcomes(answers []probe.Answer) map[string]int {
 }
 
 // errors judges the share of errors without any help.
-func (s *resilienceStory) errors(share float64) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *resilienceStory) errors(share float64) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		answers, e, err := l.burst(ctx, l.to("model"), s.Requests)
 		if err != nil {
 			return e, err
@@ -283,13 +283,13 @@ func (s *resilienceStory) errors(share float64) func(context.Context, *Lab) (Evi
 	}
 }
 
-func (s *resilienceStory) retry(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) retry(ctx context.Context, l *Session) error {
 	return s.route(ctx, l, routing{Retries: s.retries})
 }
 
 // retried judges the errors that are left, from above only: fewer are no harm.
 // What they cost is how often the pods say that each request came to them.
-func (s *resilienceStory) retried(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *resilienceStory) retried(ctx context.Context, l *Session) (Evidence, error) {
 	answers, e, err := l.burst(ctx, l.to("model"), s.Requests)
 	if err != nil {
 		return e, err
@@ -301,7 +301,7 @@ func (s *resilienceStory) retried(ctx context.Context, l *Lab) (Evidence, error)
 	}
 	most, counts := regions[1].Hi, outcomes(answers)
 	failed := len(answers) - counts[isOK]
-	e.Says = fmt.Sprintf("n=%d errors %d (accepted up to %d, expected %.0f, without retries %.0f)",
+	e.Summary = fmt.Sprintf("n=%d errors %d (accepted up to %d, expected %.0f, without retries %.0f)",
 		s.Requests, failed, most, left*float64(s.Requests), flakyShare*float64(s.Requests))
 	if failed > most {
 		return e, refute(Bounds, "%d of %d requests failed, with %d retries at most %d are accepted (alpha %g)", failed, len(answers), routeRetries, most, s.Alpha)
@@ -319,7 +319,7 @@ func (s *resilienceStory) retried(ctx context.Context, l *Lab) (Evidence, error)
 		}
 	}
 	e.Figures = []Figure{{"tries per request", float64(total) / float64(len(answers)), ""}}
-	e.Says += fmt.Sprintf("; %d tries, %.2f for each request", total, float64(total)/float64(len(answers)))
+	e.Summary += fmt.Sprintf("; %d tries, %.2f for each request", total, float64(total)/float64(len(answers)))
 	switch {
 	case slices.Min(tries) == 0:
 		return e, fault.CannotTest("", "the pods do not remember every request of the sample")
@@ -328,10 +328,10 @@ func (s *resilienceStory) retried(ctx context.Context, l *Lab) (Evidence, error)
 	}
 	// A request is tried again when its first try fails: this says that the
 	// model was as flaky as claimed, and not simply well.
-	says := e.Says
+	says := e.Summary
 	err = e.judge(split.Claim{N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: "tried once", Share: 1 - flakyShare}, {Name: "again", Share: flakyShare}}},
 		map[string]int{"tried once": len(answers) - again, "again": again}, Shares)
-	e.Says = says
+	e.Summary = says
 	return e, err
 }
 
@@ -353,7 +353,7 @@ func triesOf(answers []probe.Answer, pods []seen) []int {
 // broken is the one pod that fails, and then is ejected.
 func (s *resilienceStory) broken() string { return s.pods[0] }
 
-func (s *resilienceStory) oneFails(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) oneFails(ctx context.Context, l *Session) error {
 	none, every := 0., 100.
 	if err := l.breakPods(ctx, s.pods[1:], faults{FailPercent: &none}); err != nil {
 		return err
@@ -364,13 +364,13 @@ func (s *resilienceStory) oneFails(ctx context.Context, l *Lab) error {
 	return s.route(ctx, l, routing{})
 }
 
-func (s *resilienceStory) eject(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) eject(ctx context.Context, l *Session) error {
 	return s.route(ctx, l, routing{Ejection: s.ejection})
 }
 
 // without lets the gateway meet the errors that it ejects a pod for, which has
 // a bound, and only then looks whether the pod gets a request.
-func (s *resilienceStory) without(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *resilienceStory) without(ctx context.Context, l *Session) (Evidence, error) {
 	var err error
 	if s.ejectedAt, err = l.leaves(ctx, l.to("model"), s.broken(), ejectBound, Ejection); err != nil {
 		return Evidence{}, err
@@ -388,7 +388,7 @@ func (s *resilienceStory) without(ctx context.Context, l *Lab) (Evidence, error)
 			got++
 		}
 	}
-	e.Says = fmt.Sprintf("n=%d: %d requests to the ejected pod, %d errors: below %.2f %% with %.0f %% confidence",
+	e.Summary = fmt.Sprintf("n=%d: %d requests to the ejected pod, %d errors: below %.2f %% with %.0f %% confidence",
 		len(answers), got, len(e.Tally.Failed), 100*split.UpperBound(len(e.Tally.Failed), len(answers), confidence), 100*confidence)
 	switch {
 	case got > 0 && time.Since(s.ejectedAt) > ejectionTime:
@@ -402,18 +402,18 @@ func (s *resilienceStory) without(ctx context.Context, l *Lab) (Evidence, error)
 	return e, nil
 }
 
-func (s *resilienceStory) heal(ctx context.Context, l *Lab) error {
+func (s *resilienceStory) heal(ctx context.Context, l *Session) error {
 	none := 0.
 	return l.breakPod(ctx, s.broken(), faults{FailPercent: &none})
 }
 
-func (s *resilienceStory) back(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *resilienceStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	if err := l.comesBack(ctx, l.to("model"), s.broken(), backBound, Ejection); err != nil {
 		return Evidence{}, err
 	}
 	out := time.Since(s.ejectedAt)
 	e, err := s.all(ctx, l)
 	e.Figures = []Figure{{"ejected for", out.Seconds(), "s"}}
-	e.Says = fmt.Sprintf("answers again %.1f s after its last error; %s", out.Seconds(), e.Says)
+	e.Summary = fmt.Sprintf("answers again %.1f s after its last error; %s", out.Seconds(), e.Summary)
 	return e, err
 }

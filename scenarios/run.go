@@ -92,24 +92,36 @@ const (
 	runLabel      = "mllab.local/run"
 )
 
-// Run runs a job in a fresh namespace, which it removes afterwards unless keep.
+// session begins a run of a scenario, or of one of its controls.
+func (env *Env) session(scenario string, c *Control) *Session {
+	l := &Session{Env: env, title: scenario, Namespace: Namespace(scenario)}
+	if c != nil {
+		l.control = c.Name
+		l.title += ", control " + c.Name
+		l.Namespace += "-" + c.Name
+	}
+	if env.Evidence != "" {
+		l.evidence = filepath.Join(env.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
+	}
+	l.rejections = func(ctx context.Context) ([]proxy.Rejection, error) { return proxy.Rejections(ctx, env.Kube) }
+	return l
+}
+
+// run runs a job in a fresh namespace, which it removes afterwards unless keep.
 // With a control the world is broken on the way, and the result passes when the
-// right claim then fails.
+// right claim then fails. stepsDone is called after the last step.
 //
 // The error says why nothing could be tested (fault.CannotTest), or is
 // ctx.Err() after ^C; a claim that does not hold is a Result with Pass false. A
 // clean-up that fails is an error too, beside the Result.
-func Run(ctx context.Context, l Lab, j Job, keep bool) (r Result, err error) {
-	began := l.now()
-	s := j.Scenario
-	r = Result{Scenario: s.Name, Control: j.Control}
+func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r Result, err error) {
+	r = Result{Scenario: j.Scenario.Name, Control: j.Control}
 	defer func() {
-		r.Seconds = l.now().Sub(began).Seconds()
 		if err != nil {
 			r.Pass, r.Error = false, err.Error()
 		}
 	}()
-	p, err := s.Plan(j.Options)
+	p, err := j.Scenario.Plan(j.Options)
 	if err != nil {
 		return r, err
 	}
@@ -117,40 +129,37 @@ func Run(ctx context.Context, l Lab, j Job, keep bool) (r Result, err error) {
 	if err != nil {
 		return r, err
 	}
-	l.title, l.Namespace = s.Name, Namespace(s.Name)
 	if c != nil {
-		r.Catches, l.control = c.Catches, c.Name
-		l.title += ", control " + c.Name
-		l.Namespace += "-" + c.Name
+		r.Catches = c.Catches
+	}
+	l := env.session(j.Scenario.Name, c)
+	l.stepsDone = stepsDone
+	began := l.now()
+	defer func() { r.Seconds = l.now().Sub(began).Seconds() }()
+	if err := os.RemoveAll(l.evidence); err != nil { // of the last run; an empty name is no error
+		return r, fmt.Errorf("removing the last run's evidence: %w", err)
 	}
 	sender := probe.NewHTTP(requestBound)
 	defer sender.Close()
 	l.send = sender
-	l.rejections = func(ctx context.Context) ([]proxy.Rejection, error) { return proxy.Rejections(ctx, l.Kube) }
-	if l.Evidence != "" {
-		l.Evidence = filepath.Join(l.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
-		if err := os.RemoveAll(l.Evidence); err != nil {
-			return r, fmt.Errorf("removing the last run's evidence: %w", err)
-		}
-	}
 	return l.runIn(ctx, p, c, r,
-		func(ctx context.Context) error { return l.freshNamespace(ctx, s) },
+		func(ctx context.Context) error { return l.freshNamespace(ctx, j.Scenario) },
 		func(ctx context.Context) error { return l.cleanUp(ctx, keep) })
 }
 
 // runIn is Run in a world that open makes and clean takes away again.
-func (l *Lab) runIn(ctx context.Context, p *Plan, c *Control, r Result, open, clean func(context.Context) error) (Result, error) {
+func (l *Session) runIn(ctx context.Context, p *Plan, c *Control, r Result, open, clean func(context.Context) error) (Result, error) {
 	broken := false
 	err := open(ctx)
 	if err == nil {
-		broken, err = l.tell(ctx, p, c, &r)
+		broken, err = l.runSteps(ctx, p, c, &r)
 	}
-	if l.told != nil {
-		l.told()
+	if l.stepsDone != nil {
+		l.stepsDone()
 	}
 	unclean := clean(ctx)
 
-	var refuted *Refuted
+	var refuted *ClaimError
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return r, errors.Join(ctx.Err(), unclean)
@@ -173,14 +182,14 @@ func (l *Lab) runIn(ctx context.Context, p *Plan, c *Control, r Result, open, cl
 	return r, nil
 }
 
-// tell goes through the steps and says whether the control's break was made.
-func (l *Lab) tell(ctx context.Context, p *Plan, c *Control, r *Result) (broken bool, err error) {
+// runSteps goes through the steps and says whether the control's break was made.
+func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) (broken bool, err error) {
 	breakAfter := func(step string) error {
 		if c == nil || c.After != step {
 			return nil
 		}
 		broken = true
-		l.lesson = Lesson{Name: "control " + c.Name, Idea: fmt.Sprintf("Behind the scenario's back: %s. Claim %q must then fail.", c.Summary, c.Catches)}
+		l.lesson = Lesson{Name: "control " + c.Name, Why: fmt.Sprintf("Behind the scenario's back: %s. Claim %q must then fail.", c.Summary, c.Catches)}
 		if err := l.unlessRefused(ctx, c.Break); err != nil {
 			return fmt.Errorf("breaking the world: %w", err)
 		}
@@ -191,14 +200,14 @@ func (l *Lab) tell(ctx context.Context, p *Plan, c *Control, r *Result) (broken 
 		return broken, err
 	}
 	for i, step := range p.Steps {
-		l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
+		l.stepName, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
 		l.count(nil)
-		l.lesson = Lesson{Step: i + 1, Steps: len(p.Steps), Name: step.Name, Idea: step.Idea, Look: step.Look}
+		l.lesson = Lesson{Step: i + 1, Steps: len(p.Steps), Name: step.Name, Why: step.Why, WatchFor: step.WatchFor}
 		result, err := l.step(ctx, step, breakAfter)
 		r.Steps = append(r.Steps, result)
 		if err != nil {
 			l.task.Fail(err)
-			var refuted *Refuted
+			var refuted *ClaimError
 			switch {
 			case !errors.As(err, &refuted):
 				err = fmt.Errorf("step %q: %w", step.Name, err)
@@ -207,15 +216,15 @@ func (l *Lab) tell(ctx context.Context, p *Plan, c *Control, r *Result) (broken 
 			}
 			return broken, err
 		}
-		l.task.Done(result.Evidence.Says)
+		l.task.Done(result.Evidence.Summary)
 	}
 	return broken, nil
 }
 
 // undo takes a step back after a claim was refuted, and adds to the reasons
 // when that does not work either.
-func (l *Lab) undo(ctx context.Context, step Step, r *Result, refuted *Refuted) {
-	l.at, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
+func (l *Session) undo(ctx context.Context, step Step, r *Result, refuted *ClaimError) {
+	l.stepName, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
 	l.lesson = Lesson{}
 	result, err := l.step(ctx, step, func(string) error { return nil })
 	r.Steps = append(r.Steps, result)
@@ -224,18 +233,18 @@ func (l *Lab) undo(ctx context.Context, step Step, r *Result, refuted *Refuted) 
 		refuted.Reasons = append(refuted.Reasons, step.Name+": "+err.Error())
 		return
 	}
-	l.task.Done(result.Evidence.Says)
+	l.task.Done(result.Evidence.Summary)
 }
 
 // cleanUp runs what was put down for it, last first, and removes the namespace,
 // also after ^C.
-func (l *Lab) cleanUp(ctx context.Context, keep bool) error {
+func (l *Session) cleanUp(ctx context.Context, keep bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
 	defer cancel()
 	for _, f := range slices.Backward(l.cleanups) {
 		f()
 	}
-	if keep || !l.made {
+	if keep || !l.namespaceCreated {
 		return nil
 	}
 	task := l.Report.Step(l.title + ": clean up")
@@ -246,7 +255,7 @@ func (l *Lab) cleanUp(ctx context.Context, keep bool) error {
 		err = errors.Join(err, f(ctx))
 	}
 	if err == nil {
-		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.id, task.Update)
+		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.runID, task.Update)
 	}
 	if err != nil {
 		task.Fail(err)
@@ -256,7 +265,7 @@ func (l *Lab) cleanUp(ctx context.Context, keep bool) error {
 	return nil
 }
 
-func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error) (StepResult, error) {
+func (l *Session) step(ctx context.Context, step Step, breakAfter func(string) error) (StepResult, error) {
 	result := StepResult{Name: step.Name}
 	began := l.now()
 	if step.Change != nil {
@@ -280,7 +289,7 @@ func (l *Lab) step(ctx context.Context, step Step, breakAfter func(string) error
 	began = l.now()
 	evidence, err := step.Check(ctx, l)
 	if err == nil {
-		err = l.undisturbed(ctx)
+		err = l.checkInterference(ctx)
 	}
 	result.Seconds, result.Evidence, result.Pass = l.now().Sub(began).Seconds(), &evidence, err == nil
 	return result, err
@@ -292,7 +301,7 @@ const refusalEvery = 5 * time.Second
 // unlessRefused returns change's error. When the gateway, or a proxy of the run's namespace, refuses its configuration
 // meanwhile, and still does when asked again, no wait can end well: the change is stopped, and the error says who refuses
 // what and why.
-func (l *Lab) unlessRefused(ctx context.Context, change func(context.Context, *Lab) error) error {
+func (l *Session) unlessRefused(ctx context.Context, change func(context.Context, *Session) error) error {
 	watched, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go func() {
@@ -322,7 +331,7 @@ func (l *Lab) unlessRefused(ctx context.Context, change func(context.Context, *L
 }
 
 // refusal is the first one that concerns the run; one without a reason when there is none, or istiod cannot be asked.
-func (l *Lab) refusal(ctx context.Context) proxy.Rejection {
+func (l *Session) refusal(ctx context.Context) proxy.Rejection {
 	list, err := l.rejections(ctx)
 	if err != nil {
 		return proxy.Rejection{}
@@ -337,11 +346,11 @@ func (l *Lab) refusal(ctx context.Context) proxy.Rejection {
 
 // freshNamespace makes the run's namespace; one that an interrupted run left
 // is removed first, one that the scenario has not made is left alone.
-func (l *Lab) freshNamespace(ctx context.Context, s Scenario) error {
+func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 	task := l.Report.Step(l.title + ": namespace")
-	l.id = uuid.NewString()
+	l.runID = uuid.NewString()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{
-		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.id,
+		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.runID,
 	}}}
 	if s.SidecarInjection {
 		ns.Labels["istio-injection"] = "enabled"
@@ -361,7 +370,7 @@ func (l *Lab) freshNamespace(ctx context.Context, s Scenario) error {
 		task.Fail(err)
 		return err
 	}
-	l.made = true
+	l.namespaceCreated = true
 	task.Done(l.Namespace)
 	return nil
 }
@@ -376,19 +385,18 @@ type Job struct {
 }
 
 // RunAll runs every job, up to workers of them at a time; those that must not
-// run in parallel come last, one by one. A run that has been told makes room for the next
-// one and cleans up beside it: most of that is waiting. A job that fails does not stop the others, only
-// the end of ctx does. There is one Result per job, in order; the error is ^C's,
-// or else the first one that kept something from being tested.
-func RunAll(ctx context.Context, l Lab, jobs []Job, keep bool, workers int) ([]Result, error) {
-	return runAll(ctx, jobs, workers, func(j Job, told func()) (Result, error) {
-		l := l
-		l.told = told
-		return Run(ctx, l, j, keep)
+// run in parallel come last, one by one. After its last step a run makes room for
+// the next one and cleans up meanwhile: most of that is waiting. A job that fails
+// does not stop the others, only the end of ctx does. There is one Result per
+// job, in order; the error is ^C's, or else the first one that kept something
+// from being tested.
+func RunAll(ctx context.Context, env *Env, jobs []Job, keep bool, workers int) ([]Result, error) {
+	return runAll(ctx, jobs, workers, func(j Job, stepsDone func()) (Result, error) {
+		return j.run(ctx, env, keep, stepsDone)
 	})
 }
 
-func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, told func()) (Result, error)) ([]Result, error) {
+func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, stepsDone func()) (Result, error)) ([]Result, error) {
 	results, errs := make([]Result, len(jobs)), make([]error, len(jobs))
 	runThose := func(serial bool, workers int) {
 		var running sync.WaitGroup
@@ -399,14 +407,14 @@ func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, told f
 				continue
 			}
 			room <- struct{}{}
-			told := sync.OnceFunc(func() { <-room })
+			stepsDone := sync.OnceFunc(func() { <-room })
 			running.Go(func() {
-				defer told()
+				defer stepsDone()
 				if ctx.Err() != nil {
 					results[i], errs[i] = j.notBegun(ctx.Err())
 					return
 				}
-				results[i], errs[i] = run(j, told)
+				results[i], errs[i] = run(j, stepsDone)
 			})
 		}
 	}

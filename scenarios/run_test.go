@@ -66,7 +66,7 @@ func TestTheNextRunBeginsWhileOneCleansUp(t *testing.T) {
 			begun[name], cleaned[name] = make(chan struct{}), make(chan struct{})
 		}
 		next := map[string]string{"a": "b", "C": "D"}
-		results, err := runAll(t.Context(), several("a", "b", "C", "D"), 1, func(j Job, told func()) (Result, error) {
+		results, err := runAll(t.Context(), several("a", "b", "C", "D"), 1, func(j Job, stepsDone func()) (Result, error) {
 			name := j.Scenario.Name
 			close(begun[name])
 			for _, other := range []string{"a", "b"} {
@@ -78,7 +78,7 @@ func TestTheNextRunBeginsWhileOneCleansUp(t *testing.T) {
 					}
 				}
 			}
-			told()
+			stepsDone()
 			if other := begun[next[name]]; other != nil {
 				<-other // the clean-up takes until the next one has begun
 			}
@@ -171,12 +171,12 @@ func TestAChangeIsStoppedWhenAProxyOfTheRunsRefusesItsConfiguration(t *testing.T
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				asked := 0
-				l := &Lab{Namespace: "ns", rejections: func(context.Context) ([]proxy.Rejection, error) {
+				l := &Session{Env: &Env{}, Namespace: "ns", rejections: func(context.Context) ([]proxy.Rejection, error) {
 					asked++
 					return c.answer(asked)
 				}}
 				began := time.Now()
-				err := l.unlessRefused(t.Context(), func(ctx context.Context, _ *Lab) error {
+				err := l.unlessRefused(t.Context(), func(ctx context.Context, _ *Session) error {
 					select {
 					case <-time.After(time.Minute):
 						return nil

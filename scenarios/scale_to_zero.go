@@ -57,8 +57,8 @@ func newScaleToZero(o Options) (*Plan, error) {
 	for i := range min(o.Samples, atOnce) {
 		s.sleepers = append(s.sleepers, &sleeper{name: fmt.Sprintf("model-%d", i+1)})
 	}
-	annotate := func(name, value string) func(context.Context, *Lab) error {
-		return func(context.Context, *Lab) error {
+	annotate := func(name, value string) func(context.Context, *Session) error {
+		return func(context.Context, *Session) error {
 			s.annotations = map[string]string{name: value}
 			return nil
 		}
@@ -66,28 +66,28 @@ func newScaleToZero(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name:   "serves",
-				Idea:   fmt.Sprintf("A Knative Service starts with one pod. Its window of %s is the shortest: quiet for longer, it may go to zero.", zeroWindow),
-				Look:   "One answer, one pod, one endpoint for each Service: what must be gone later is seen now.",
-				Change: s.deploy, Check: s.serves,
+				Name:     "serves",
+				Why:      fmt.Sprintf("A Knative Service starts with one pod. Its window of %s is the shortest: quiet for longer, it may go to zero.", zeroWindow),
+				WatchFor: "One answer, one pod, one endpoint for each Service: what must be gone later is seen now.",
+				Change:   s.deploy, Check: s.serves,
 			},
 			{
-				Name:   "to zero",
-				Idea:   "Nobody asks, so the autoscaler takes the last pod away. A model that is rarely asked then costs nothing.",
-				Look:   "No pod, not even a Terminating one, and no endpoint; and how long that took.",
-				Change: s.wait, Check: s.zero,
+				Name:     "to zero",
+				Why:      "Nobody asks, so the autoscaler takes the last pod away. A model that is rarely asked then costs nothing.",
+				WatchFor: "No pod, not even a Terminating one, and no endpoint; and how long that took.",
+				Change:   s.wait, Check: s.zero,
 			},
 			{
-				Name:  "cold start",
-				Idea:  "The activator holds a request to a Service at zero until a pod is there. The caller pays with its latency.",
-				Look:  "How long it takes to the last byte, and which part of the way takes it.",
-				Check: s.cold,
+				Name:     "cold start",
+				Why:      "The activator holds a request to a Service at zero until a pod is there. The caller pays with its latency.",
+				WatchFor: "How long it takes to the last byte, and which part of the way takes it.",
+				Check:    s.cold,
 			},
 			{
-				Name:   "back to zero",
-				Idea:   "What one request started goes away again after it.",
-				Look:   "No pod is left, and each cold request had started one and no more.",
-				Change: s.wait, Check: s.backToZero,
+				Name:     "back to zero",
+				Why:      "What one request started goes away again after it.",
+				WatchFor: "No pod is left, and each cold request had started one and no more.",
+				Change:   s.wait, Check: s.backToZero,
 			},
 		},
 		Controls: []Control{
@@ -103,7 +103,7 @@ func newScaleToZero(o Options) (*Plan, error) {
 	}, nil
 }
 
-func (s *zeroStory) deploy(ctx context.Context, l *Lab) (err error) {
+func (s *zeroStory) deploy(ctx context.Context, l *Session) (err error) {
 	if s.quiet, err = l.quiet(ctx); err != nil {
 		return err
 	}
@@ -118,16 +118,16 @@ func (s *zeroStory) deploy(ctx context.Context, l *Lab) (err error) {
 	return l.apply(ctx, objs...)
 }
 
-func (s *zeroStory) serves(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *zeroStory) serves(ctx context.Context, l *Session) (Evidence, error) {
 	return l.awake(ctx, s.sleepers)
 }
 
-func (s *zeroStory) wait(ctx context.Context, l *Lab) error {
+func (s *zeroStory) wait(ctx context.Context, l *Session) error {
 	return s.quiet.wait(ctx, l, s.sleepers)
 }
 
 // zero looks once whether all of them have no pod and no endpoint.
-func (s *zeroStory) zero(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *zeroStory) zero(ctx context.Context, l *Session) (Evidence, error) {
 	var longest time.Duration
 	for _, each := range s.sleepers {
 		if err := s.quiet.atZero(ctx, l, each); err != nil {
@@ -136,14 +136,14 @@ func (s *zeroStory) zero(ctx context.Context, l *Lab) (Evidence, error) {
 		longest = max(longest, each.slept)
 	}
 	return Evidence{
-		Says: fmt.Sprintf("%d of %d Services have no pod and no endpoint; the slowest went %.1f s after its last answer (bound %.0f s)",
+		Summary: fmt.Sprintf("%d of %d Services have no pod and no endpoint; the slowest went %.1f s after its last answer (bound %.0f s)",
 			len(s.sleepers), len(s.sleepers), longest.Seconds(), s.quiet.bound().Seconds()),
 		Figures: []Figure{{"zero after", longest.Seconds(), "s"}, {"bound", s.quiet.bound().Seconds(), "s"}},
 	}, nil
 }
 
 // cold sends one request after the other, each to a Service at zero.
-func (s *zeroStory) cold(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *zeroStory) cold(ctx context.Context, l *Session) (Evidence, error) {
 	var answers []probe.Answer
 	var lives []podLife
 	var failed error
@@ -177,12 +177,12 @@ func (s *zeroStory) cold(ctx context.Context, l *Lab) (Evidence, error) {
 	if failed != nil {
 		return e, failed
 	}
-	e.Says, e.Figures = describeCold(answers, lives)
+	e.Summary, e.Figures = describeCold(answers, lives)
 	return e, nil
 }
 
 // backToZero is zero again, and how many pods there ever were.
-func (s *zeroStory) backToZero(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *zeroStory) backToZero(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := s.zero(ctx, l)
 	if err != nil {
 		return e, err
@@ -196,7 +196,7 @@ func (s *zeroStory) backToZero(ctx context.Context, l *Lab) (Evidence, error) {
 	if err := s.quiet.pods.whole(); err != nil {
 		return e, err
 	}
-	e.Says += fmt.Sprintf("; %d cold requests started %d pods", s.Samples, s.Samples)
+	e.Summary += fmt.Sprintf("; %d cold requests started %d pods", s.Samples, s.Samples)
 	return e, nil
 }
 
@@ -228,7 +228,7 @@ func (s *sleeper) object(image string, annotations map[string]string) (*unstruct
 
 // awake has each Service answer once, and sees its pod and its endpoint: what
 // finds nothing at zero must find something now.
-func (l *Lab) awake(ctx context.Context, all []*sleeper) (Evidence, error) {
+func (l *Session) awake(ctx context.Context, all []*sleeper) (Evidence, error) {
 	var answers []probe.Answer
 	for _, s := range all {
 		a, err := s.ask(ctx, l)
@@ -238,7 +238,7 @@ func (l *Lab) awake(ctx context.Context, all []*sleeper) (Evidence, error) {
 		answers = append(answers, a)
 	}
 	tally := probe.Count(answers)
-	e := Evidence{Tally: &tally, Says: fmt.Sprintf("%d of %d Services answered, with a pod and an endpoint each", len(all), len(all))}
+	e := Evidence{Tally: &tally, Summary: fmt.Sprintf("%d of %d Services answered, with a pod and an endpoint each", len(all), len(all))}
 	var err error
 	if e.File, err = l.keep(answers); err != nil {
 		return e, err
@@ -259,7 +259,7 @@ func (l *Lab) awake(ctx context.Context, all []*sleeper) (Evidence, error) {
 }
 
 // ask sends one request over a new connection. The error is ctx's.
-func (s *sleeper) ask(ctx context.Context, l *Lab) (probe.Answer, error) {
+func (s *sleeper) ask(ctx context.Context, l *Session) (probe.Answer, error) {
 	r := l.to(s.name)
 	r.Fresh = true
 	a := l.send.Send(ctx, r)
@@ -270,7 +270,7 @@ func (s *sleeper) ask(ctx context.Context, l *Lab) (probe.Answer, error) {
 // left asks the API server what is there of a Service: its pods, Terminating
 // ones too, and their endpoints, ready or not. Those are in the revision's
 // private Service; the public one has the activator's while there is no pod.
-func (l *Lab) left(ctx context.Context, s *sleeper) (pods, endpoints []string, err error) {
+func (l *Session) left(ctx context.Context, s *sleeper) (pods, endpoints []string, err error) {
 	found, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{serving.RevisionLabelKey: s.revision()})
 	if err != nil {
 		return nil, nil, err
@@ -301,7 +301,7 @@ type quiet struct {
 }
 
 // quiet reads Knative's grace period, and begins to watch.
-func (l *Lab) quiet(ctx context.Context) (*quiet, error) {
+func (l *Session) quiet(ctx context.Context) (*quiet, error) {
 	var cm corev1.ConfigMap
 	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: "knative-serving", Name: autoscaler.ConfigName}, &cm); err != nil {
 		return nil, fmt.Errorf("reading the autoscaler's configuration: %w", err)
@@ -328,7 +328,7 @@ func (q *quiet) String() string {
 
 // wait sends nothing until each Service is at zero or has had its time. Which
 // of the two is for the check to say.
-func (q *quiet) wait(ctx context.Context, l *Lab, all []*sleeper) error {
+func (q *quiet) wait(ctx context.Context, l *Session, all []*sleeper) error {
 	for _, s := range all {
 		bounded, cancel := context.WithDeadline(ctx, s.last.Add(q.bound()))
 		err := l.until(bounded, "zero", func() string {
@@ -357,7 +357,7 @@ func (q *quiet) wait(ctx context.Context, l *Lab, all []*sleeper) error {
 }
 
 // atZero looks once whether a Service has no pod and no endpoint.
-func (q *quiet) atZero(ctx context.Context, l *Lab, s *sleeper) error {
+func (q *quiet) atZero(ctx context.Context, l *Session, s *sleeper) error {
 	pods, endpoints, err := l.left(ctx, s)
 	if err != nil {
 		return err
@@ -375,7 +375,7 @@ const readyBound = 10 * time.Second
 
 // coldStart sends one request to a Service at zero, and returns the life of
 // the pod that answered.
-func (q *quiet) coldStart(ctx context.Context, l *Lab, s *sleeper) (probe.Answer, podLife, error) {
+func (q *quiet) coldStart(ctx context.Context, l *Session, s *sleeper) (probe.Answer, podLife, error) {
 	before := q.pods.of(s.revision())
 	if s.starts == 0 {
 		s.first = len(before)
@@ -517,7 +517,7 @@ type podTimes struct {
 }
 
 // watchPods watches the run's pods until the run ends.
-func (l *Lab) watchPods(ctx context.Context) (*podTimes, error) {
+func (l *Session) watchPods(ctx context.Context) (*podTimes, error) {
 	p := &podTimes{lives: map[string]*podLife{}}
 	lasting, end := l.lasting(ctx)
 	defer context.AfterFunc(ctx, end)() // ^C while it begins

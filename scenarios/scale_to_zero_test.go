@@ -59,7 +59,7 @@ func terminating(p corev1.Pod) corev1.Pod {
 func wantRefuted(t *testing.T, err error, claim Claim, says string) {
 	t.Helper()
 	got := Claim("")
-	var refuted *Refuted
+	var refuted *ClaimError
 	if errors.As(err, &refuted) {
 		got = refuted.Claim
 	} else if err != nil {
@@ -84,7 +84,7 @@ func TestAtZeroIsNoPodAndNoEndpoint(t *testing.T) {
 		{"nobody knows", cluster{err: errors.New("no route to host")}, "error", "no route to host"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			l := &Lab{Kube: &kube.Client{Client: tc.cluster}}
+			l := &Session{Env: &Env{Kube: &kube.Client{Client: tc.cluster}}}
 			q := &quiet{grace: 30 * time.Second}
 			wantRefuted(t, q.atZero(t.Context(), l, &sleeper{name: "model"}), tc.refutes, tc.says)
 		})

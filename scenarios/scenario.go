@@ -48,15 +48,15 @@ type Step struct {
 	Name string
 	// Idea says in at most two sentences what the step is about, and Look what
 	// to look at in its evidence: for a person who learns the pattern.
-	Idea, Look string
+	Why, WatchFor string
 	// Long steps are left out of a short run.
 	Long bool
 	// Change brings the world into the step's state and returns when that is in
 	// force, however long it takes. It is the barrier before the sample.
-	Change func(ctx context.Context, l *Lab) error
-	// Check observes once. It returns a *Refuted when a claim does not hold, and
+	Change func(ctx context.Context, l *Session) error
+	// Check observes once. It returns a *ClaimError when a claim does not hold, and
 	// evidence in either case.
-	Check func(ctx context.Context, l *Lab) (Evidence, error)
+	Check func(ctx context.Context, l *Session) (Evidence, error)
 }
 
 // Control breaks the world on purpose.
@@ -66,7 +66,7 @@ type Control struct {
 	// After names the step whose change is followed by Break; empty means
 	// before the first step.
 	After   string
-	Break   func(ctx context.Context, l *Lab) error
+	Break   func(ctx context.Context, l *Session) error
 	Catches Claim // what must then be refuted
 }
 
@@ -101,19 +101,19 @@ const (
 	Refusal    Claim = "refusal"    // a commit that cannot be applied is not taken for good, and the reason is said
 )
 
-// Refuted says that a claim does not hold, with sentences that say why.
-type Refuted struct {
+// ClaimError says that a claim does not hold, with sentences that say why.
+type ClaimError struct {
 	Claim   Claim
 	Reasons []string
 }
 
-func (r *Refuted) Error() string {
+func (r *ClaimError) Error() string {
 	return fmt.Sprintf("claim %q does not hold: %s", r.Claim, strings.Join(r.Reasons, "; "))
 }
 
 // Evidence is what a check saw.
 type Evidence struct {
-	Says    string         `json:"says"`              // one line for a person
+	Summary string         `json:"says"`              // one line for a person
 	Verdict *split.Verdict `json:"verdict,omitempty"` // of a sample
 	Tally   *probe.Tally   `json:"tally,omitempty"`
 	Watch   *Watched       `json:"watch,omitempty"`

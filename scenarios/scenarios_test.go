@@ -21,7 +21,7 @@ import (
 
 // gateway answers as the n-th of targets says, over and over; "" is a proxy's
 // own 503.
-func gateway(t *testing.T, targets ...string) *Lab {
+func gateway(t *testing.T, targets ...string) *Session {
 	t.Helper()
 	var n atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -35,10 +35,7 @@ func gateway(t *testing.T, targets ...string) *Lab {
 		w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
 	}))
 	t.Cleanup(srv.Close)
-	return &Lab{
-		send: probe.NewHTTP(0), Gateway: srv.URL, Evidence: t.TempDir(),
-		task: report.Discard().Step(""), at: "90/10",
-	}
+	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), task: report.Discard().Step(""), stepName: "90/10"}
 }
 
 // planned plans a run of the named scenario.
@@ -75,14 +72,14 @@ func TestASampleIsJudgedByWhoAnswered(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			l := gateway(t, tc.answers...)
 			e, err := l.sample(t.Context(), l.to("model"), nineToOne(1000))
-			var refuted *Refuted
+			var refuted *ClaimError
 			switch {
 			case tc.refutes == "" && err != nil:
 				t.Fatal(err)
 			case tc.refutes != "" && (!errors.As(err, &refuted) || refuted.Claim != tc.refutes):
 				t.Fatalf("got %v, want claim %q refuted", err, tc.refutes)
 			}
-			if said := e.Says + strings.Join(reasons(refuted), " "); !strings.Contains(said, tc.says) {
+			if said := e.Summary + strings.Join(reasons(refuted), " "); !strings.Contains(said, tc.says) {
 				t.Errorf("it says %q, want %q in it", said, tc.says)
 			}
 			data, err := os.ReadFile(e.File)
@@ -93,7 +90,7 @@ func TestASampleIsJudgedByWhoAnswered(t *testing.T) {
 	}
 }
 
-func reasons(r *Refuted) []string {
+func reasons(r *ClaimError) []string {
 	if r == nil {
 		return nil
 	}
@@ -118,7 +115,7 @@ func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
 			w := l.watch(t.Context(), l.to("model"), 500)
 			<-seen
 			e, err := l.watched(w)
-			var refuted *Refuted
+			var refuted *ClaimError
 			if errors.As(err, &refuted); (tc.refutes == "") != (err == nil) || err != nil && (refuted == nil || refuted.Claim != tc.refutes) {
 				t.Fatalf("got %v", err)
 			}
@@ -151,7 +148,7 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 func TestAWatcherOutlivesItsStepAndEndsWithTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent atomic.Int64
-		l := &Lab{task: report.Discard().Step(""), send: counted{always200{}, func() { sent.Add(1) }}}
+		l := &Session{Env: &Env{}, task: report.Discard().Step(""), send: counted{always200{}, func() { sent.Add(1) }}}
 		step, cancel := context.WithCancel(t.Context())
 		w := l.watch(step, l.to("model"), 50)
 		cancel()

@@ -90,59 +90,59 @@ func newShadow(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name:   "v1 alone",
-				Idea:   "v2 is deployed and can be reached, but no traffic goes to it. The VirtualService holds for the gateway and for the mesh.",
-				Look:   "Every answer is v1's, and v2 has received nothing.",
-				Change: s.deploy, Check: s.check("model", o.Requests, 0),
+				Name:     "v1 alone",
+				Why:      "v2 is deployed and can be reached, but no traffic goes to it. The VirtualService holds for the gateway and for the mesh.",
+				WatchFor: "Every answer is v1's, and v2 has received nothing.",
+				Change:   s.deploy, Check: s.check("model", o.Requests, 0),
 			},
 			{
-				Name:   outside,
-				Idea:   "The gateway sends a copy of each request to v2 and throws its answers away: v2 meets real traffic, and nobody depends on it.",
-				Look:   "The caller gets v1's answers only; by their IDs all requests reached v1 once, and v2 once.",
-				Change: s.route(route{Mirrored: 100}), Check: s.check("model", o.Requests, 100),
+				Name:     outside,
+				Why:      "The gateway sends a copy of each request to v2 and throws its answers away: v2 meets real traffic, and nobody depends on it.",
+				WatchFor: "The caller gets v1's answers only; by their IDs all requests reached v1 once, and v2 once.",
+				Change:   s.route(route{Mirrored: 100}), Check: s.check("model", o.Requests, 100),
 			},
 			{
-				Name:  inside,
-				Idea:  "A client in the mesh calls http://model, and it is its own sidecar that mirrors. That needs the gateway \"mesh\" in the VirtualService.",
-				Look:  "The same as before, for requests that came by the client's pod.",
-				Check: s.check("client", o.Requests, 100),
+				Name:     inside,
+				Why:      "A client in the mesh calls http://model, and it is its own sidecar that mirrors. That needs the gateway \"mesh\" in the VirtualService.",
+				WatchFor: "The same as before, for requests that came by the client's pod.",
+				Check:    s.check("client", o.Requests, 100),
 			},
 			{
-				Name:  "predictions compared",
-				Idea:  "This is what a shadow is for: both versions answer the same inputs, so their predictions can be compared before anybody depends on v2's.",
-				Look:  fmt.Sprintf("v2 was made to differ for %d %% of all inputs; how often did it in the sample?", claimedDrift),
-				Check: s.compare,
+				Name:     "predictions compared",
+				Why:      "This is what a shadow is for: both versions answer the same inputs, so their predictions can be compared before anybody depends on v2's.",
+				WatchFor: fmt.Sprintf("v2 was made to differ for %d %% of all inputs; how often did it in the sample?", claimedDrift),
+				Check:    s.compare,
 			},
 			{
-				Name:   partly,
-				Idea:   "A copy of all traffic doubles the load, so often a part must do. Envoy draws for each request whether it is mirrored.",
-				Look:   "v2's count lies in the accepted interval, and the caller sees nothing of it.",
-				Change: s.route(route{Mirrored: partlyMirrored}), Check: s.check("model", o.Requests, partlyMirrored),
+				Name:     partly,
+				Why:      "A copy of all traffic doubles the load, so often a part must do. Envoy draws for each request whether it is mirrored.",
+				WatchFor: "v2's count lies in the accepted interval, and the caller sees nothing of it.",
+				Change:   s.route(route{Mirrored: partlyMirrored}), Check: s.check("model", o.Requests, partlyMirrored),
 			},
 			{
-				Name:   sleeps,
-				Idea:   "The proxy does not wait for the shadow.",
-				Look:   fmt.Sprintf("The slowest answer of v1: well below v2's %s.", shadowSleep),
-				Change: s.sleep, Check: s.check("model", s.few(), 100),
+				Name:     sleeps,
+				Why:      "The proxy does not wait for the shadow.",
+				WatchFor: fmt.Sprintf("The slowest answer of v1: well below v2's %s.", shadowSleep),
+				Change:   s.sleep, Check: s.check("model", s.few(), 100),
 			},
 			{
-				Name:   "v2 answers 500",
-				Idea:   "Errors of the shadow end at the proxy.",
-				Look:   "All answers are 200 and v1's, though v2 received every request.",
-				Change: s.fail, Check: s.check("model", s.few(), 100),
+				Name:     "v2 answers 500",
+				Why:      "Errors of the shadow end at the proxy.",
+				WatchFor: "All answers are 200 and v1's, though v2 received every request.",
+				Change:   s.fail, Check: s.check("model", s.few(), 100),
 			},
 			{
-				Name:   fmt.Sprintf("bodies of %d MiB", largeBody>>20),
-				Idea:   "Large inputs are mirrored while they arrive. Envoy before 1.33 silently left out of the mirror what was over 1 MiB.",
-				Look:   "v2 received every request, and could predict from each: no body was cut.",
-				Long:   true,
-				Change: s.heal, Check: s.bodies,
+				Name:     fmt.Sprintf("bodies of %d MiB", largeBody>>20),
+				Why:      "Large inputs are mirrored while they arrive. Envoy before 1.33 silently left out of the mirror what was over 1 MiB.",
+				WatchFor: "v2 received every request, and could predict from each: no body was cut.",
+				Long:     true,
+				Change:   s.heal, Check: s.bodies,
 			},
 			{
-				Name:   "v2 scaled to zero",
-				Idea:   "A shadow that is gone is no outage.",
-				Look:   "All answers are 200 and v1's, while the route still mirrors to v2.",
-				Change: s.scaleToZero, Check: s.check("model", s.few(), 0),
+				Name:     "v2 scaled to zero",
+				Why:      "A shadow that is gone is no outage.",
+				WatchFor: "All answers are 200 and v1's, while the route still mirrors to v2.",
+				Change:   s.scaleToZero, Check: s.check("model", s.few(), 0),
 			},
 		},
 		Controls: []Control{
@@ -168,7 +168,7 @@ func newShadow(o Options) (*Plan, error) {
 			},
 			{
 				Name: "drift", Summary: fmt.Sprintf("v2 differs for %d %% of the inputs where %d %% are claimed", 3*claimedDrift, claimedDrift),
-				Break: func(context.Context, *Lab) error {
+				Break: func(context.Context, *Session) error {
 					s.drift = 3 * claimedDrift
 					return nil
 				}, Catches: Outcome,
@@ -193,7 +193,7 @@ func (s *shadowStory) differences() split.Claim {
 }
 
 // version is v1 or v2.
-func (s *shadowStory) version(l *Lab, version string) (model, *unstructured.Unstructured, error) {
+func (s *shadowStory) version(l *Session, version string) (model, *unstructured.Unstructured, error) {
 	m := model{Name: "model", Version: version, Env: map[string]string{
 		"DRAIN":     "0s", // no step ends a pod that a caller depends on
 		"SEEN_KEEP": strconv.Itoa(max(seenKeep, 2*s.Requests)),
@@ -207,7 +207,7 @@ func (s *shadowStory) version(l *Lab, version string) (model, *unstructured.Unst
 
 // deploy brings both versions, the client, and the route to v1, and returns
 // when both proxies can reach both versions.
-func (s *shadowStory) deploy(ctx context.Context, l *Lab) error {
+func (s *shadowStory) deploy(ctx context.Context, l *Session) error {
 	objs, err := render("shadow/services.yaml", struct{ Model, Client string }{l.host("model"), l.host("client")})
 	if err != nil {
 		return err
@@ -281,8 +281,8 @@ func (r route) Kept() int { return 100 - r.Leaked }
 
 // route writes the route and returns when the gateway and the client's sidecar
 // answer by it.
-func (s *shadowStory) route(to route) func(context.Context, *Lab) error {
-	return func(ctx context.Context, l *Lab) error {
+func (s *shadowStory) route(to route) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
 		to.Host, to.Mark = l.host("model"), l.mark()
 		objs, err := render("shadow/route.yaml", to)
 		if err != nil {
@@ -307,7 +307,7 @@ func (s *shadowStory) route(to route) func(context.Context, *Lab) error {
 }
 
 // sleep mirrors everything to a v2 that sleeps.
-func (s *shadowStory) sleep(ctx context.Context, l *Lab) error {
+func (s *shadowStory) sleep(ctx context.Context, l *Session) error {
 	if err := s.route(route{Mirrored: 100})(ctx, l); err != nil {
 		return err
 	}
@@ -323,7 +323,7 @@ func (s *shadowStory) sleep(ctx context.Context, l *Lab) error {
 }
 
 // fail makes v2 answer 500 to everything.
-func (s *shadowStory) fail(ctx context.Context, l *Lab) error {
+func (s *shadowStory) fail(ctx context.Context, l *Session) error {
 	all := 100.0
 	if err := l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &all, Delay: "0s"}); err != nil {
 		return err
@@ -335,13 +335,13 @@ func (s *shadowStory) fail(ctx context.Context, l *Lab) error {
 }
 
 // heal ends the faults.
-func (s *shadowStory) heal(ctx context.Context, l *Lab) error {
+func (s *shadowStory) heal(ctx context.Context, l *Session) error {
 	none := 0.0
 	return l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &none, Delay: "0s"})
 }
 
 // scaleToZero takes v2's pod away and returns when the gateway knows.
-func (s *shadowStory) scaleToZero(ctx context.Context, l *Lab) error {
+func (s *shadowStory) scaleToZero(ctx context.Context, l *Session) error {
 	_, obj, err := s.version(l, "v2")
 	if err != nil {
 		return err
@@ -363,8 +363,8 @@ func (s *shadowStory) scaleToZero(ctx context.Context, l *Lab) error {
 
 // check sends n requests to a host and judges that the caller got v1's answers
 // only, and that v2 received percent of the requests.
-func (s *shadowStory) check(host string, n int, percent float64) func(context.Context, *Lab) (Evidence, error) {
-	return func(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *shadowStory) check(host string, n int, percent float64) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
 		sample, err := s.observe(ctx, l, l.send, l.to(host), s.copies(n, percent))
 		if err != nil {
 			return Evidence{}, err
@@ -374,7 +374,7 @@ func (s *shadowStory) check(host string, n int, percent float64) func(context.Co
 }
 
 // bodies sends large requests and judges that they reached v2 in full.
-func (s *shadowStory) bodies(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *shadowStory) bodies(ctx context.Context, l *Session) (Evidence, error) {
 	r := l.to("model")
 	r.Method, r.Body = http.MethodPost, padded(largeBody)
 	sample, err := s.observe(ctx, l, l.send, r, s.copies(bodyRequests, 100))
@@ -389,7 +389,7 @@ func (s *shadowStory) bodies(ctx context.Context, l *Lab) (Evidence, error) {
 	if cut := count(sample.v2.Outputs, ""); cut > 0 {
 		return e, refute(Mirror, "v2 could not predict from %d of %d bodies of %d bytes", cut, bodyRequests, largeBody)
 	}
-	e.Says += fmt.Sprintf(", and predicted from each body of %d bytes", largeBody)
+	e.Summary += fmt.Sprintf(", and predicted from each body of %d bytes", largeBody)
 	return e, nil
 }
 
@@ -421,7 +421,7 @@ func (i *inputs) Send(ctx context.Context, r probe.Request) probe.Answer {
 
 // compare sends an input with each request and judges how often the versions'
 // predictions differ.
-func (s *shadowStory) compare(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *shadowStory) compare(ctx context.Context, l *Session) (Evidence, error) {
 	sample, err := s.observe(ctx, l, &inputs{Sender: l.send}, l.to("model"), s.copies(s.Requests, 100))
 	if err != nil {
 		return Evidence{}, err
@@ -443,10 +443,10 @@ func (s *shadowStory) compare(ctx context.Context, l *Lab) (Evidence, error) {
 	lo, hi := split.Interval(agreed, s.Requests, confidence)
 	e.Verdict = &verdict
 	e.Figures = []Figure{{"agreement", 100 * rate, "%"}, {"agreement, low", 100 * lo, "%"}, {"agreement, high", 100 * hi, "%"}}
-	e.Says = fmt.Sprintf("v1 and v2 agree on %.1f %% (%.1f..%.1f %% with %.0f %% confidence) of %d distinct inputs: %s",
+	e.Summary = fmt.Sprintf("v1 and v2 agree on %.1f %% (%.1f..%.1f %% with %.0f %% confidence) of %d distinct inputs: %s",
 		100*rate, 100*lo, 100*hi, 100*confidence, s.Requests, describe(verdict))
 	if !verdict.Pass {
-		return e, &Refuted{Outcome, verdict.Reasons}
+		return e, &ClaimError{Outcome, verdict.Reasons}
 	}
 	return e, nil
 }
@@ -479,7 +479,7 @@ type mirrorSample struct {
 }
 
 // observe sends the requests of a claim and returns when nothing more arrives.
-func (s *shadowStory) observe(ctx context.Context, l *Lab, by probe.Sender, r probe.Request, claim split.Claim) (mirrorSample, error) {
+func (s *shadowStory) observe(ctx context.Context, l *Session, by probe.Sender, r probe.Request, claim split.Claim) (mirrorSample, error) {
 	sample := mirrorSample{claim: claim}
 	before := map[string]int{}
 	for version, pod := range s.pods {
@@ -527,7 +527,7 @@ const (
 
 // settled returns when a pod receives nothing more. It should then have
 // received want requests.
-func settled(ctx context.Context, l *Lab, pod string, want int) error {
+func settled(ctx context.Context, l *Session, pod string, want int) error {
 	ctx, cancel := context.WithTimeout(ctx, settleBound)
 	defer cancel()
 	count, since := -1, time.Now()
@@ -557,7 +557,7 @@ func settled(ctx context.Context, l *Lab, pod string, want int) error {
 func (m mirrorSample) judge() (Evidence, error) {
 	e := m.evidence
 	if refuted := caller(*e.Tally); refuted != nil {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return e, refuted
 	}
 	v1, v2 := received(m.answers, m.v1.IDs), received(m.answers, m.v2.IDs)
@@ -569,36 +569,36 @@ func (m mirrorSample) judge() (Evidence, error) {
 	region := verdict.Regions[0]
 	switch {
 	case v1 != arrivals{once: m.claim.N}:
-		e.Says = fmt.Sprintf("v1 received %s of %d requests", v1, m.claim.N)
+		e.Summary = fmt.Sprintf("v1 received %s of %d requests", v1, m.claim.N)
 	case !verdict.Pass || v2.strange > 0:
-		e.Says = fmt.Sprintf("v2 received %s of %d requests: %d..%d are accepted, each once", v2, m.claim.N, region.Lo, region.Hi)
+		e.Summary = fmt.Sprintf("v2 received %s of %d requests: %d..%d are accepted, each once", v2, m.claim.N, region.Lo, region.Hi)
 	default:
-		e.Says = fmt.Sprintf("v1 answered %d of %d (loss below %.2f %% with %.0f %% confidence), the slowest after %s; ",
+		e.Summary = fmt.Sprintf("v1 answered %d of %d (loss below %.2f %% with %.0f %% confidence), the slowest after %s; ",
 			m.claim.N, m.claim.N, 100*split.UpperBound(0, m.claim.N, confidence), 100*confidence, e.Tally.Max.Round(time.Millisecond))
 		switch {
 		case region.Lo != region.Hi:
-			e.Says += describe(verdict)
+			e.Summary += describe(verdict)
 		case v2.once == 0:
-			e.Says += "v2 received none"
+			e.Summary += "v2 received none"
 		default:
-			e.Says += fmt.Sprintf("v2 received %d, each once", v2.once)
+			e.Summary += fmt.Sprintf("v2 received %d, each once", v2.once)
 		}
 		return e, nil
 	}
-	return e, &Refuted{Mirror, []string{e.Says}}
+	return e, &ClaimError{Mirror, []string{e.Summary}}
 }
 
 // caller refutes that every request was answered 200 by v1, and by far sooner
 // than v2 may take.
-func caller(t probe.Tally) *Refuted {
+func caller(t probe.Tally) *ClaimError {
 	refuted := answered(t)
 	switch {
 	case refuted != nil:
 		refuted.Claim = Caller
 	case t.Counts["v1"] != t.Sent:
-		refuted = &Refuted{Caller, []string{fmt.Sprintf("%d of %d answers are not v1's", t.Sent-t.Counts["v1"], t.Sent)}}
+		refuted = &ClaimError{Caller, []string{fmt.Sprintf("%d of %d answers are not v1's", t.Sent-t.Counts["v1"], t.Sent)}}
 	case t.Max >= callerBound:
-		refuted = &Refuted{Caller, []string{fmt.Sprintf("the slowest answer took %s, and below %s is claimed", t.Max.Round(time.Millisecond), callerBound)}}
+		refuted = &ClaimError{Caller, []string{fmt.Sprintf("the slowest answer took %s, and below %s is claimed", t.Max.Round(time.Millisecond), callerBound)}}
 	}
 	return refuted
 }

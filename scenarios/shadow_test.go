@@ -33,11 +33,11 @@ func judged(m mirrorSample) (Claim, string) {
 	tally := probe.Count(m.answers)
 	m.evidence.Tally = &tally
 	e, err := m.judge()
-	var refuted *Refuted
+	var refuted *ClaimError
 	if errors.As(err, &refuted) {
 		return refuted.Claim, strings.Join(refuted.Reasons, " ")
 	}
-	return "", e.Says
+	return "", e.Summary
 }
 
 func never(int) int { return 0 }

@@ -16,16 +16,16 @@ import (
 // Lesson is what a person is shown before they go on: what a step is about,
 // before its first change, and each change itself.
 type Lesson struct {
-	Step, Steps int    // its number and how many there are; 0 for what is no step
-	Name        string // empty when it was shown already
-	Idea, Look  string
-	Change      string // a diff of YAML; empty when nothing is applied
+	Step, Steps   int    // its number and how many there are; 0 for what is no step
+	Name          string // empty when it was shown already
+	Why, WatchFor string
+	Change        string // a diff of YAML; empty when nothing is applied
 }
 
 // teach shows what is about to be done, after what the step is about, and
 // returns when the person goes on. Without a person, or with nothing to show,
 // it returns at once.
-func (l *Lab) teach(ctx context.Context, change string) error {
+func (l *Session) teach(ctx context.Context, change string) error {
 	lesson := l.lesson
 	lesson.Change = change
 	if l.Teach == nil || lesson == (Lesson{}) {
@@ -33,16 +33,16 @@ func (l *Lab) teach(ctx context.Context, change string) error {
 	}
 	l.lesson = Lesson{}
 	began := time.Now()
-	defer func() { l.thought += time.Since(began) }()
+	defer func() { l.paused += time.Since(began) }()
 	return l.Teach(ctx, lesson)
 }
 
 // now is a clock that stands still while a person thinks.
-func (l *Lab) now() time.Time { return time.Now().Add(-l.thought) }
+func (l *Session) now() time.Time { return time.Now().Add(-l.paused) }
 
 // changes is what applying objs would change of what the run has applied, as a
 // unified diff of their YAML.
-func (l *Lab) changes(objs []*unstructured.Unstructured) string {
+func (l *Session) changes(objs []*unstructured.Unstructured) string {
 	if l.Teach == nil {
 		return ""
 	}

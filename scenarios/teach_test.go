@@ -29,7 +29,7 @@ data: {v1: "90", v2: "10", note: kept}
 `
 
 func TestALessonShowsWhatAnApplyWouldChange(t *testing.T) {
-	l := &Lab{Namespace: "ns", Teach: func(context.Context, Lesson) error { return nil }}
+	l := &Session{Env: &Env{Teach: func(context.Context, Lesson) error { return nil }}, Namespace: "ns"}
 	was := objects(t, before)
 	for _, tc := range []struct{ name, next, want string }{
 		{"a new object is all new", strings.Replace(before, "weights", "others", 1), `--- not there yet
@@ -70,12 +70,12 @@ func TestALessonShowsWhatAnApplyWouldChange(t *testing.T) {
 
 func TestAStepIsExplainedOnceAndEveryChangeIsShown(t *testing.T) {
 	var shown []Lesson
-	l := &Lab{Teach: func(_ context.Context, lesson Lesson) error {
+	l := &Session{Env: &Env{Teach: func(_ context.Context, lesson Lesson) error {
 		shown = append(shown, lesson)
 		return nil
-	}}
+	}}}
 	for _, step := range []string{"deploy", "watch"} {
-		l.lesson = Lesson{Step: 1, Steps: 2, Name: step, Idea: "why", Look: "at what"}
+		l.lesson = Lesson{Step: 1, Steps: 2, Name: step, Why: "why", WatchFor: "at what"}
 		if step == "deploy" {
 			for _, change := range []string{"", "+ a\n", "", "+ b\n"} {
 				if err := l.teach(t.Context(), change); err != nil {
@@ -89,8 +89,8 @@ func TestAStepIsExplainedOnceAndEveryChangeIsShown(t *testing.T) {
 		}
 	}
 	want := []Lesson{
-		{Step: 1, Steps: 2, Name: "deploy", Idea: "why", Look: "at what"}, {Change: "+ a\n"}, {Change: "+ b\n"},
-		{Step: 1, Steps: 2, Name: "watch", Idea: "why", Look: "at what"},
+		{Step: 1, Steps: 2, Name: "deploy", Why: "why", WatchFor: "at what"}, {Change: "+ a\n"}, {Change: "+ b\n"},
+		{Step: 1, Steps: 2, Name: "watch", Why: "why", WatchFor: "at what"},
 	}
 	if len(shown) != len(want) {
 		t.Fatalf("shown %+v", shown)
@@ -104,7 +104,7 @@ func TestAStepIsExplainedOnceAndEveryChangeIsShown(t *testing.T) {
 
 func TestAPersonWhoStopsIsHeardBeforeTheChange(t *testing.T) {
 	stop := errors.New("stop")
-	l := &Lab{Namespace: "ns", applied: objects(t, before), Teach: func(context.Context, Lesson) error { return stop }}
+	l := &Session{Env: &Env{Teach: func(context.Context, Lesson) error { return stop }}, Namespace: "ns", applied: objects(t, before)}
 	// Without a cluster a change that is made would panic.
 	if err := l.write(t.Context(), objects(t, strings.Replace(before, "90", "80", 1))...); !errors.Is(err, stop) {
 		t.Errorf("apply: %v", err)
@@ -121,10 +121,10 @@ func TestAPersonWhoStopsIsHeardBeforeTheChange(t *testing.T) {
 }
 
 func TestAPersonsTimeIsNotTheSteps(t *testing.T) {
-	l := &Lab{lesson: Lesson{Name: "x"}, Teach: func(ctx context.Context, _ Lesson) error {
+	l := &Session{Env: &Env{Teach: func(ctx context.Context, _ Lesson) error {
 		<-ctx.Done()
 		return nil
-	}}
+	}}, lesson: Lesson{Name: "x"}}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	began := l.now()
@@ -137,7 +137,7 @@ func TestAPersonsTimeIsNotTheSteps(t *testing.T) {
 }
 
 func TestNobodyIsTaughtWithoutAsking(t *testing.T) {
-	l := &Lab{lesson: Lesson{Name: "x"}, applied: objects(t, before)}
+	l := &Session{Env: &Env{}, lesson: Lesson{Name: "x"}, applied: objects(t, before)}
 	if err := l.teach(t.Context(), "+ a\n"); err != nil || l.changes(objects(t, before)) != "" {
 		t.Errorf("%v", err)
 	}

@@ -33,30 +33,30 @@ func newTrain(Options) (*Plan, error) {
 		Steps: []Step{
 			{
 				Name: "train",
-				Idea: "A TrainJob says what to run; the runtime it names says where and how. " +
+				Why: "A TrainJob says what to run; the runtime it names says where and how. " +
 					"The model's files go to the lab's registry as an image.",
-				Look:   "The accuracy on rows that training never saw, with its interval, and the digests of data and model.",
-				Change: s.begin,
-				Check:  s.recorded,
+				WatchFor: "The accuracy on rows that training never saw, with its interval, and the digests of data and model.",
+				Change:   s.begin,
+				Check:    s.recorded,
 			},
 			{
-				Name:  "train again",
-				Idea:  "The same code, data and seed must give the same model, byte for byte. Else no digest would mean anything.",
-				Look:  "The model's digest is the first one's.",
-				Check: s.reproduced,
+				Name:     "train again",
+				Why:      "The same code, data and seed must give the same model, byte for byte. Else no digest would mean anything.",
+				WatchFor: "The model's digest is the first one's.",
+				Check:    s.reproduced,
 			},
 			{
 				Name: "two workers", Long: true,
-				Idea: "numNodes has a job run on several pods, each of which knows its number. " +
+				Why: "numNodes has a job run on several pods, each of which knows its number. " +
 					"Here they share the fits of a cross-validation.",
-				Look:  "That two score each setting as one does; how long one worker takes for all fits, and how long the slower of two for half of them.",
-				Check: s.shared,
+				WatchFor: "That two score each setting as one does; how long one worker takes for all fits, and how long the slower of two for half of them.",
+				Check:    s.shared,
 			},
 			{
-				Name:  "a worse model is stopped by the gate",
-				Idea:  fmt.Sprintf("%.0f %% of the training labels are made wrong. The code compares the model with a threshold before it writes anything.", 100*noisyLabels),
-				Look:  "The job fails with the model's numbers, and the registry has nothing under its name.",
-				Check: s.stopped,
+				Name:     "a worse model is stopped by the gate",
+				Why:      fmt.Sprintf("%.0f %% of the training labels are made wrong. The code compares the model with a threshold before it writes anything.", 100*noisyLabels),
+				WatchFor: "The job fails with the model's numbers, and the registry has nothing under its name.",
+				Check:    s.stopped,
 			},
 		},
 		Controls: []Control{
@@ -77,17 +77,17 @@ func newTrain(Options) (*Plan, error) {
 }
 
 // rewrite changes the training code before it is on the cluster.
-func (s *trainStory) rewrite(from, to string) func(context.Context, *Lab) error {
-	return func(context.Context, *Lab) error {
+func (s *trainStory) rewrite(from, to string) func(context.Context, *Session) error {
+	return func(context.Context, *Session) error {
 		s.changed = func(code string) string { return strings.Replace(code, from, to, 1) }
 		return nil
 	}
 }
 
 // repository is where a story's models are, in the lab's registry.
-func repository(l *Lab) string { return l.Registry + "/" + l.Namespace + "/breast-cancer" }
+func repository(l *Session) string { return l.Registry + "/" + l.Namespace + "/breast-cancer" }
 
-func (s *trainStory) begin(ctx context.Context, l *Lab) error {
+func (s *trainStory) begin(ctx context.Context, l *Session) error {
 	code, err := l.code(map[string]string{"mllab_train.py": trainerFile}, map[string]func(string) string{"mllab_train.py": s.changed})
 	if err != nil {
 		return err
@@ -100,16 +100,16 @@ func (s *trainStory) begin(ctx context.Context, l *Lab) error {
 		return err
 	}
 	if s.first = workers[0]; !completed || s.first["push"].Image == "" {
-		return fmt.Errorf("TrainJob first has not completed: %s; its log is in %s", s.first.says(), l.Evidence)
+		return fmt.Errorf("TrainJob first has not completed: %s; its log is in %s", s.first.says(), l.evidence)
 	}
 	return nil
 }
 
 // recorded compares what the registry has under the model's name with what the
 // trainer said of it.
-func (s *trainStory) recorded(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *trainStory) recorded(ctx context.Context, l *Session) (Evidence, error) {
 	e := Evidence{Figures: s.first.figures()}
-	e.Says = fmt.Sprintf("%s; data %s, model %s", s.first.says(), shortDigest(s.first["prepare"].Data), shortDigest(s.first["write"].Model))
+	e.Summary = fmt.Sprintf("%s; data %s, model %s", s.first.says(), shortDigest(s.first["prepare"].Data), shortDigest(s.first["write"].Model))
 	held, err := l.pull(ctx, repository(l)+":latest")
 	if err != nil {
 		return e, err
@@ -120,13 +120,13 @@ func (s *trainStory) recorded(ctx context.Context, l *Lab) (Evidence, error) {
 	return e, nil
 }
 
-func (s *trainStory) reproduced(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *trainStory) reproduced(ctx context.Context, l *Session) (Evidence, error) {
 	workers, completed, err := l.run(ctx, trainJob{"again", 1, trainArgs(0)})
 	if err != nil {
 		return Evidence{}, err
 	}
 	was, is := s.first["write"].Model, workers[0]["write"].Model
-	e := Evidence{Says: "model " + shortDigest(is) + ", twice"}
+	e := Evidence{Summary: "model " + shortDigest(is) + ", twice"}
 	if !completed || was != is {
 		return e, refute(Model, "the same training gave model %s, and then %q", was, is)
 	}
@@ -137,7 +137,7 @@ func (s *trainStory) reproduced(ctx context.Context, l *Lab) (Evidence, error) {
 const folds = 30
 
 // shared has one worker and then two do the same cross-validation.
-func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *trainStory) shared(ctx context.Context, l *Session) (Evidence, error) {
 	var slowest [3]float64
 	var fits [3]int
 	var scored [3]scores
@@ -147,7 +147,7 @@ func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
 			return Evidence{}, err
 		}
 		if !completed {
-			return Evidence{}, fmt.Errorf("TrainJob workers-%d has not completed; its log is in %s", n, l.Evidence)
+			return Evidence{}, fmt.Errorf("TrainJob workers-%d has not completed; its log is in %s", n, l.evidence)
 		}
 		for _, w := range workers {
 			slowest[n] = max(slowest[n], w["shard"].Seconds)
@@ -156,7 +156,7 @@ func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
 		scored[n] = scoresOf(workers)
 	}
 	e := Evidence{Figures: []Figure{{"one worker", slowest[1], "s"}, {"two workers", slowest[2], "s"}}}
-	e.Says = fmt.Sprintf("%d fits: one worker %.1f s, two %.1f s: %.1f times as fast, on what this machine has left",
+	e.Summary = fmt.Sprintf("%d fits: one worker %.1f s, two %.1f s: %.1f times as fast, on what this machine has left",
 		fits[1], slowest[1], slowest[2], slowest[1]/slowest[2])
 	if fits[1] == 0 || fits[1] != fits[2] || !maps.Equal(scored[1], scored[2]) {
 		return e, refute(Model, "two workers did %d fits and scored %v where one did %d and scored %v", fits[2], scored[2], fits[1], scored[1])
@@ -166,15 +166,15 @@ func (s *trainStory) shared(ctx context.Context, l *Lab) (Evidence, error) {
 
 // stopped trains with wrong labels. The job must fail at the gate and push
 // nothing.
-func (s *trainStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
+func (s *trainStory) stopped(ctx context.Context, l *Session) (Evidence, error) {
 	workers, completed, err := l.run(ctx, trainJob{"worse", 1, trainArgs(noisyLabels, "--push", repository(l)+":worse")})
 	if err != nil {
 		return Evidence{}, err
 	}
 	worse := workers[0]
-	e := Evidence{Figures: worse.figures(), Says: worse.says()}
+	e := Evidence{Figures: worse.figures(), Summary: worse.says()}
 	if worse["evaluate"].HeldOut == 0 {
-		return e, fmt.Errorf("TrainJob worse did not come to its evaluation; its log is in %s", l.Evidence)
+		return e, fmt.Errorf("TrainJob worse did not come to its evaluation; its log is in %s", l.evidence)
 	}
 	if completed || worse["push"].Image != "" || worse["gate"].Passed {
 		return e, refute(Gate, "a model of %s passed where %.2f is asked for", worse.says(), gateThreshold)
@@ -186,15 +186,15 @@ func (s *trainStory) stopped(ctx context.Context, l *Lab) (Evidence, error) {
 	if pushed {
 		return e, refute(Gate, "the job failed at its gate, and the registry has its model")
 	}
-	e.Says += fmt.Sprintf(": below %.2f, job failed, nothing pushed", gateThreshold)
+	e.Summary += fmt.Sprintf(": below %.2f, job failed, nothing pushed", gateThreshold)
 	return e, nil
 }
 
 // swap puts a model with another intercept where the first one is.
-func (s *trainStory) swap(ctx context.Context, l *Lab) error {
+func (s *trainStory) swap(ctx context.Context, l *Session) error {
 	_, completed, err := l.run(ctx, trainJob{"swapped", 1, trainArgs(0, "--c", "0.01", "--push", repository(l)+":latest")})
 	if err == nil && !completed {
-		err = fmt.Errorf("TrainJob swapped has not completed; its log is in %s", l.Evidence)
+		err = fmt.Errorf("TrainJob swapped has not completed; its log is in %s", l.evidence)
 	}
 	return err
 }

@@ -95,7 +95,7 @@ func (t training) figures() []Figure {
 
 // code is files of code on the cluster, by their names there; changed, if any,
 // makes one of them another.
-func (l *Lab) code(files map[string]string, changed map[string]func(string) string) (*unstructured.Unstructured, error) {
+func (l *Session) code(files map[string]string, changed map[string]func(string) string) (*unstructured.Unstructured, error) {
 	data := map[string]any{}
 	for name, from := range files {
 		text, err := manifests.Scenarios.ReadFile(from)
@@ -131,7 +131,7 @@ func trainArgs(noise float64, more ...string) []string {
 
 // run applies a TrainJob, shows what its workers print, and returns that, by
 // worker, when it has ended, and whether it has completed.
-func (l *Lab) run(ctx context.Context, j trainJob) (workers []training, completed bool, err error) {
+func (l *Session) run(ctx context.Context, j trainJob) (workers []training, completed bool, err error) {
 	objs, err := render("train/trainjob.yaml", j)
 	if err != nil {
 		return nil, false, err
@@ -184,7 +184,7 @@ func newestPods(pods []corev1.Pod) (newest []corev1.Pod) {
 }
 
 // condition returns the first of these conditions that is True of an object.
-func (l *Lab) condition(ctx context.Context, o *unstructured.Unstructured, kinds ...string) (string, error) {
+func (l *Session) condition(ctx context.Context, o *unstructured.Unstructured, kinds ...string) (string, error) {
 	live, err := l.live(ctx, l.object(o.GetAPIVersion(), o.GetKind(), o.GetName()))
 	if err != nil {
 		return "", err
@@ -198,7 +198,7 @@ func (l *Lab) condition(ctx context.Context, o *unstructured.Unstructured, kinds
 }
 
 // lastWord is the newest line of a TrainJob's pods, or how far they are.
-func (l *Lab) lastWord(ctx context.Context, job string) string {
+func (l *Session) lastWord(ctx context.Context, job string) string {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"jobset.sigs.k8s.io/jobset-name": job})
 	if err != nil || len(pods) == 0 {
 		return "no pod yet"
@@ -228,7 +228,7 @@ type heldOut struct {
 }
 
 // pull reads a model's image, REGISTRY/REPOSITORY:TAG or with @sha256:…
-func (l *Lab) pull(ctx context.Context, image string) (modelFiles, error) {
+func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 	files, err := oci.Pull(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
 	if err != nil {
 		return modelFiles{}, err
@@ -249,7 +249,7 @@ func (l *Lab) pull(ctx context.Context, image string) (modelFiles, error) {
 }
 
 // has tells whether the registry has an image.
-func (l *Lab) has(ctx context.Context, image string) (bool, error) {
+func (l *Session) has(ctx context.Context, image string) (bool, error) {
 	return oci.Has(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
 }
 
@@ -260,7 +260,7 @@ func sha256Of(data []byte) string {
 
 // asRecorded is an error unless the image has the files that the trainer said
 // it wrote.
-func (m modelFiles) asRecorded(t training) *Refuted {
+func (m modelFiles) asRecorded(t training) *ClaimError {
 	var reasons []string
 	w := t["write"]
 	if m.Model != w.Model {
@@ -270,7 +270,7 @@ func (m modelFiles) asRecorded(t training) *Refuted {
 		reasons = append(reasons, fmt.Sprintf("the trainer wrote held-out rows %s, and the image has %s", w.Rows, m.Rows))
 	}
 	if len(reasons) > 0 {
-		return &Refuted{Model, reasons}
+		return &ClaimError{Model, reasons}
 	}
 	return nil
 }
@@ -305,19 +305,19 @@ func (r *rows) Send(ctx context.Context, req probe.Request) probe.Answer {
 
 // predicts sends every held-out row once. Each answer must be the trainer's
 // prediction, from the model with that digest.
-func (l *Lab) predicts(ctx context.Context, to probe.Request, model string, held heldOut) (Evidence, error) {
+func (l *Session) predicts(ctx context.Context, to probe.Request, model string, held heldOut) (Evidence, error) {
 	by := &rows{Sender: l.send, held: held, row: map[string]int{}}
 	answers, e, err := l.burstBy(ctx, by, to, len(held.Instances))
 	if err != nil {
 		return e, err
 	}
 	if refuted := answered(*e.Tally); refuted != nil {
-		e.Says = refuted.Reasons[0]
+		e.Summary = refuted.Reasons[0]
 		return e, refuted
 	}
 	says, err := compare(answers, by.row, model, held)
 	took := e.Tally
-	e.Says = fmt.Sprintf("%s; latency p50 %.1f ms, p95 %.1f ms, p99 %.1f ms", says, millis(took.P50), millis(took.P95), millis(took.P99))
+	e.Summary = fmt.Sprintf("%s; latency p50 %.1f ms, p95 %.1f ms, p99 %.1f ms", says, millis(took.P50), millis(took.P95), millis(took.P99))
 	e.Figures = append(e.Figures, Figure{"p50", took.P50.Seconds(), "s"}, Figure{"p95", took.P95.Seconds(), "s"}, Figure{"p99", took.P99.Seconds(), "s"})
 	return e, err
 }

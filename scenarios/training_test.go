@@ -123,7 +123,7 @@ func TestAnImageMustHaveTheFilesThatWereWritten(t *testing.T) {
 func TestAModelIsPulledFromTheLabsRegistry(t *testing.T) {
 	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer srv.Close()
-	l := &Lab{Gateway: srv.URL, Registry: "registry.inside:5000"}
+	l := &Session{Env: &Env{Gateway: srv.URL, Registry: "registry.inside:5000"}}
 	pull := func(heldOut string) (modelFiles, error) {
 		t.Helper()
 		digest, err := oci.Push(t.Context(), srv.URL, "ns/model", map[string][]byte{"model.json": []byte("{}\n"), "heldout.json": []byte(heldOut)})
@@ -151,7 +151,7 @@ func TestAModelIsPulledFromTheLabsRegistry(t *testing.T) {
 
 // classifier answers rows of one number as f says, as the model with that
 // digest.
-func classifier(t *testing.T, f func(row float64) (class float64, digest string, status int)) *Lab {
+func classifier(t *testing.T, f func(row float64) (class float64, digest string, status int)) *Session {
 	t.Helper()
 	l := gateway(t, "v1")
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -225,8 +225,8 @@ func TestEveryHeldOutRowMustBeAnsweredAsTheTrainerDid(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), c.reason) {
 				t.Errorf("the reason is %v, want %q in it", err, c.reason)
 			}
-			if !strings.Contains(e.Says, c.says) {
-				t.Errorf("it says %q, want %q in it", e.Says, c.says)
+			if !strings.Contains(e.Summary, c.says) {
+				t.Errorf("it says %q, want %q in it", e.Summary, c.says)
 			}
 			if e.File == "" || e.Tally.Sent != 40 {
 				t.Errorf("evidence %+v", e)
@@ -281,7 +281,7 @@ func TestAnAnswerWithoutOnePredictionIsAnError(t *testing.T) {
 }
 
 // about are the objects that f is about to apply first: it is stopped there.
-func about(t *testing.T, l *Lab, f func(ctx context.Context, l *Lab) error) []*unstructured.Unstructured {
+func about(t *testing.T, l *Session, f func(ctx context.Context, l *Session) error) []*unstructured.Unstructured {
 	t.Helper()
 	stopped := errors.New("stopped")
 	var text strings.Builder
@@ -305,7 +305,7 @@ func about(t *testing.T, l *Lab, f func(ctx context.Context, l *Lab) error) []*u
 // codeOf is the code that a story's first step puts on the cluster.
 func codeOf(t *testing.T, s *Plan) map[string]string {
 	t.Helper()
-	l := &Lab{Namespace: "ns", Registry: "registry:5000", Domain: "mllab.test", Python: "python", Image: "sampleapp"}
+	l := &Session{Env: &Env{Registry: "registry:5000", Domain: "mllab.test", Python: "python", Image: "sampleapp"}, Namespace: "ns"}
 	for _, o := range about(t, l, s.Steps[0].Change) {
 		if o.GetKind() == "ConfigMap" && o.GetName() == "code" {
 			code, _, err := unstructured.NestedStringMap(o.Object, "data")
@@ -367,7 +367,7 @@ func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 			t.Errorf("%s has %d controls of its code, want %v", name, seen, slices.Sorted(maps.Keys(want)))
 		}
 	}
-	l := &Lab{}
+	l := &Session{Env: &Env{}}
 	same := map[string]func(string) string{"f": func(code string) string { return strings.Replace(code, "not in it", "x", 1) }}
 	if o, err := l.code(map[string]string{"f": trainerFile}, same); err == nil || !strings.Contains(err.Error(), trainerFile) {
 		t.Errorf("a control that changes nothing gave %v, %v", o, err)
@@ -375,9 +375,9 @@ func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 }
 
 func TestATrainJobHasItsWorkersAndArguments(t *testing.T) {
-	l := &Lab{Namespace: "ns"}
+	l := &Session{Env: &Env{}, Namespace: "ns"}
 	args := []string{"--out", "/tmp/a b", "--label-noise", "0.4"}
-	o := about(t, l, func(ctx context.Context, l *Lab) error {
+	o := about(t, l, func(ctx context.Context, l *Session) error {
 		_, _, err := l.run(ctx, trainJob{"two", 2, args})
 		return err
 	})[0]
@@ -397,7 +397,7 @@ kind: TrainJob
 metadata: {name: first, namespace: ns}
 status: {conditions: [{type: Suspended, status: "False"}, {type: Complete, status: "False"}, {type: Failed, status: "True"}]}
 `)[0]
-	l := &Lab{Namespace: "ns", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(job).Build()}}
+	l := &Session{Env: &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(job).Build()}}, Namespace: "ns"}
 	asked := l.object(job.GetAPIVersion(), job.GetKind(), "first")
 	for _, c := range []struct {
 		kinds []string

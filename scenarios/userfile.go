@@ -112,19 +112,19 @@ func planFile(f *file.File, alpha float64) *Plan {
 	u := newUserStory(alpha)
 	p := &Plan{}
 	for _, each := range f.Steps {
-		step := Step{Name: each.Name, Idea: each.Idea, Look: each.Look}
+		step := Step{Name: each.Name, Why: each.Idea, WatchFor: each.Look}
 		if each.Change != nil || each.Wait.Some() {
-			step.Change = func(ctx context.Context, l *Lab) error {
+			step.Change = func(ctx context.Context, l *Session) error {
 				return refusedFile(inFile(each.Where, u.bring(ctx, l, each.Change, each.Wait)))
 			}
 		}
-		step.Check = func(ctx context.Context, l *Lab) (Evidence, error) { return u.check(ctx, l, each) }
+		step.Check = func(ctx context.Context, l *Session) (Evidence, error) { return u.check(ctx, l, each) }
 		p.Steps = append(p.Steps, step)
 	}
 	for _, each := range f.Controls {
 		p.Controls = append(p.Controls, Control{
 			Name: each.Name, Summary: each.Summary, After: each.After, Catches: Claim(each.Catches),
-			Break: func(ctx context.Context, l *Lab) error {
+			Break: func(ctx context.Context, l *Session) error {
 				u.broken = true
 				for _, b := range each.Break {
 					if err := u.bring(ctx, l, b.Change, b.Wait); err != nil {
@@ -161,7 +161,7 @@ func refusedFile(err error) error {
 func rehearse(f *file.File, domain string) error {
 	for _, control := range append([]file.Control{{}}, f.Controls...) {
 		u := newUserStory(DefaultAlpha)
-		l := &Lab{Image: "kind.local/sampleapp:1", Namespace: Namespace(f.Name), Domain: domain}
+		l := &Session{Env: &Env{Image: "kind.local/sampleapp:1", Domain: domain}, Namespace: Namespace(f.Name)}
 		broken := func(after string) error {
 			if control.After != after {
 				return nil
@@ -190,7 +190,7 @@ func rehearse(f *file.File, domain string) error {
 
 // objects notes what a change does to the story's models, and returns what must
 // be applied for it.
-func (u *userStory) objects(l *Lab, c file.Change) (objs []*unstructured.Unstructured, err error) {
+func (u *userStory) objects(l *Session, c file.Change) (objs []*unstructured.Unstructured, err error) {
 	switch c := c.(type) {
 	case file.Apply:
 		return u.applied(l, c)
@@ -235,14 +235,14 @@ func (r *userRoute) order() (versions []string) {
 }
 
 // objects are the route with a new mark.
-func (r *userRoute) objects(l *Lab) ([]*unstructured.Unstructured, error) {
+func (r *userRoute) objects(l *Session) ([]*unstructured.Unstructured, error) {
 	r.Mark = l.mark()
 	return render("userfile/route.yaml", r)
 }
 
 // applied are the objects of an apply. The first version of a model has all of
 // its traffic, further ones have none until a split.
-func (u *userStory) applied(l *Lab, a file.Apply) (objs []*unstructured.Unstructured, err error) {
+func (u *userStory) applied(l *Session, a file.Apply) (objs []*unstructured.Unstructured, err error) {
 	var routes []*userRoute
 	for _, m := range a.Models {
 		env := maps.Clone(m.Env)
@@ -304,7 +304,7 @@ func (u *userStory) applied(l *Lab, a file.Apply) (objs []*unstructured.Unstruct
 }
 
 // revision is the Knative Service of a model with a new version.
-func (u *userStory) revision(l *Lab, m file.Model, env map[string]string) (*unstructured.Unstructured, error) {
+func (u *userStory) revision(l *Session, m file.Model, env map[string]string) (*unstructured.Unstructured, error) {
 	s := u.services[m.Name]
 	if s == nil {
 		base, err := loadService("scenarios/canary/service.yaml")
@@ -359,7 +359,7 @@ func validObject(o *unstructured.Unstructured) error {
 }
 
 // bring makes a change and waits.
-func (u *userStory) bring(ctx context.Context, l *Lab, c file.Change, w file.Wait) error {
+func (u *userStory) bring(ctx context.Context, l *Session, c file.Change, w file.Wait) error {
 	if err := u.change(ctx, l, c, w); err != nil {
 		return err
 	}
@@ -368,7 +368,7 @@ func (u *userStory) bring(ctx context.Context, l *Lab, c file.Change, w file.Wai
 
 // change makes a change and returns when it is in force, or as soon as it is
 // written if w says so.
-func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, w file.Wait) error {
+func (u *userStory) change(ctx context.Context, l *Session, c file.Change, w file.Wait) error {
 	switch c := c.(type) {
 	case file.Delete:
 		var objs []*unstructured.Unstructured
@@ -401,7 +401,7 @@ func (u *userStory) change(ctx context.Context, l *Lab, c file.Change, w file.Wa
 // inForce returns when the routes that a change touches answer with their new
 // marks, and so does what is behind them. Knative's own readiness says so much
 // already.
-func (u *userStory) inForce(ctx context.Context, l *Lab, c file.Change, empty []string) error {
+func (u *userStory) inForce(ctx context.Context, l *Session, c file.Change, empty []string) error {
 	var names, hosts []string // of routes, and of those and their new versions
 	switch c := c.(type) {
 	case file.Apply:
@@ -426,7 +426,7 @@ func (u *userStory) inForce(ctx context.Context, l *Lab, c file.Change, empty []
 }
 
 // hostsAnswered returns when the legs of these hosts' routes are answered.
-func (u *userStory) hostsAnswered(ctx context.Context, l *Lab, hosts, empty []string) error {
+func (u *userStory) hostsAnswered(ctx context.Context, l *Session, hosts, empty []string) error {
 	var all []leg
 	for _, host := range hosts {
 		legs, err := legsOf(l.applied, l.host(host))
@@ -443,7 +443,7 @@ func (u *userStory) hostsAnswered(ctx context.Context, l *Lab, hosts, empty []st
 }
 
 // named is an object that the run has applied.
-func (l *Lab) named(ref file.Ref) (*unstructured.Unstructured, error) {
+func (l *Session) named(ref file.Ref) (*unstructured.Unstructured, error) {
 	for _, o := range l.applied {
 		if o.GroupVersionKind().Group == ref.Group && o.GetKind() == ref.Kind && o.GetName() == ref.Name {
 			return o, nil
@@ -453,7 +453,7 @@ func (l *Lab) named(ref file.Ref) (*unstructured.Unstructured, error) {
 }
 
 // wait waits for what a step names beside its change.
-func (u *userStory) wait(ctx context.Context, l *Lab, w file.Wait) error {
+func (u *userStory) wait(ctx context.Context, l *Session, w file.Wait) error {
 	if w.Within > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, w.Within)
@@ -489,7 +489,7 @@ func (u *userStory) wait(ctx context.Context, l *Lab, w file.Wait) error {
 }
 
 // check observes what a step expects, once.
-func (u *userStory) check(ctx context.Context, l *Lab, s file.Step) (Evidence, error) {
+func (u *userStory) check(ctx context.Context, l *Session, s file.Step) (Evidence, error) {
 	switch x := s.Expect.(type) {
 	case file.ExpectSplit:
 		c := split.Claim{N: x.Requests, Alpha: x.Alpha}
@@ -510,16 +510,16 @@ func (u *userStory) check(ctx context.Context, l *Lab, s file.Step) (Evidence, e
 	}
 	switch c := s.Change.(type) {
 	case file.Watch:
-		return Evidence{Says: fmt.Sprintf("%s gets %g requests a second from here on", c.Of, c.Rate)}, nil
+		return Evidence{Summary: fmt.Sprintf("%s gets %g requests a second from here on", c.Of, c.Rate)}, nil
 	case nil:
-		return Evidence{Says: "waited; nothing is claimed"}, nil
+		return Evidence{Summary: "waited; nothing is claimed"}, nil
 	}
-	return Evidence{Says: "changed; nothing is claimed"}, nil
+	return Evidence{Summary: "changed; nothing is claimed"}, nil
 }
 
 // all claims that one version answers everything. Of a request that says who
 // it is this is a claim about routes.
-func (u *userStory) all(ctx context.Context, l *Lab, x file.ExpectAll) (Evidence, error) {
+func (u *userStory) all(ctx context.Context, l *Session, x file.ExpectAll) (Evidence, error) {
 	r := l.to(x.Of)
 	r.Header = http.Header{}
 	for _, name := range sortedKeys(x.Headers) {
@@ -535,7 +535,7 @@ func (u *userStory) all(ctx context.Context, l *Lab, x file.ExpectAll) (Evidence
 		r.Header.Set("Cookie", strings.Join(cookies, "; "))
 	}
 	e, err := l.sample(ctx, r, split.Claim{Legs: []split.Leg{{Name: x.Version, Share: 1}}, N: x.Requests, Alpha: u.alpha})
-	if refuted := (*Refuted)(nil); errors.As(err, &refuted) && refuted.Claim == Shares {
+	if refuted := (*ClaimError)(nil); errors.As(err, &refuted) && refuted.Claim == Shares {
 		refuted.Claim = Claim(x.Claim())
 	}
 	return e, err
@@ -551,7 +551,7 @@ const (
 
 // mirrored sends requests that are all answered, and claims that this part of
 // them reached the shadow, each once.
-func (u *userStory) mirrored(ctx context.Context, l *Lab, x file.ExpectMirror) (Evidence, error) {
+func (u *userStory) mirrored(ctx context.Context, l *Session, x file.ExpectMirror) (Evidence, error) {
 	answers, e, err := l.burst(ctx, l.to(x.Of), x.Requests)
 	if err != nil {
 		return e, err
@@ -612,19 +612,19 @@ func judgeCopies(e Evidence, answers []probe.Answer, times map[string]int, x fil
 	if err != nil {
 		return e, err
 	}
-	e.Verdict, e.Says = &v, describe(v)
+	e.Verdict, e.Summary = &v, describe(v)
 	switch {
 	case twice > 0:
 		return e, refute(Mirror, "%d of %d requests reached %s more than once", twice, x.Requests, x.To)
 	case !v.Pass:
-		return e, &Refuted{Mirror, v.Reasons}
+		return e, &ClaimError{Mirror, v.Reasons}
 	}
 	return e, nil
 }
 
 // zeroPods claims that a quiet Knative Service has no pod left in time, not
 // even one that is about to end.
-func (u *userStory) zeroPods(ctx context.Context, l *Lab, x file.ExpectZeroPods) (Evidence, error) {
+func (u *userStory) zeroPods(ctx context.Context, l *Session, x file.ExpectZeroPods) (Evidence, error) {
 	began := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, x.Within)
 	defer cancel()
@@ -645,7 +645,7 @@ func (u *userStory) zeroPods(ctx context.Context, l *Lab, x file.ExpectZeroPods)
 		return strings.Join(left, ", ")
 	})
 	took := time.Since(began).Seconds()
-	e := Evidence{Says: fmt.Sprintf("no pod of %s is left after %.0f s", x.Of, took), Figures: []Figure{{"to zero", took, "s"}}}
+	e := Evidence{Summary: fmt.Sprintf("no pod of %s is left after %.0f s", x.Of, took), Figures: []Figure{{"to zero", took, "s"}}}
 	switch {
 	case err == nil:
 		return e, nil
@@ -654,6 +654,6 @@ func (u *userStory) zeroPods(ctx context.Context, l *Lab, x file.ExpectZeroPods)
 	case failed != nil || len(left) == 0:
 		return Evidence{}, errors.Join(err, failed)
 	}
-	return Evidence{Says: fmt.Sprintf("after %s there are still: %s", x.Within, strings.Join(left, ", "))},
+	return Evidence{Summary: fmt.Sprintf("after %s there are still: %s", x.Within, strings.Join(left, ", "))},
 		refute(Zero, "%s has %d pods left after %s: %s", x.Of, len(left), x.Within, strings.Join(left, ", "))
 }

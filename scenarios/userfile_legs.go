@@ -131,7 +131,7 @@ type behind struct {
 	gone   bool       // the file has removed what made them, or all of their replicas
 }
 
-func (u *userStory) behind(l *Lab, name string) (b behind) {
+func (u *userStory) behind(l *Session, name string) (b behind) {
 	service, subset, _ := strings.Cut(name, "/")
 	isService := func(o *unstructured.Unstructured) bool {
 		return o.GroupVersionKind().Group == "" && o.GetKind() == "Service" && o.GetName() == service
@@ -186,7 +186,7 @@ const (
 // The requests go by a route of the run's own to the same clusters of the
 // gateway: no header that a file's route matches need be guessed, and a small
 // share is asked as often as a large one.
-func (u *userStory) answered(ctx context.Context, l *Lab, legs []leg, empty []string) error {
+func (u *userStory) answered(ctx context.Context, l *Session, legs []leg, empty []string) error {
 	for _, each := range legs {
 		if !slices.Contains(u.legs, each) {
 			u.legs = append(u.legs, each)
@@ -210,7 +210,7 @@ func (u *userStory) answered(ctx context.Context, l *Lab, legs []leg, empty []st
 	return nil
 }
 
-func (u *userStory) legAnswered(ctx context.Context, l *Lab, g leg, empty bool) error {
+func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bool) error {
 	hint := fmt.Sprintf("if it is meant to have no endpoint, say so in the step's wait: `empty: [%s]`", g.Name)
 	b := u.behind(l, g.Name)
 	empty = empty || b.gone

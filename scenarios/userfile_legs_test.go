@@ -124,7 +124,7 @@ func TestALegsPodsAreThoseOfItsServiceAndSubset(t *testing.T) {
 	} {
 		u := newUserStory(0)
 		u.gone = tc.gone
-		b := u.behind(&Lab{applied: shop(t, 1, 0)}, tc.leg)
+		b := u.behind(&Session{Env: &Env{}, applied: shop(t, 1, 0)}, tc.leg)
 		got := b.labels.String()
 		if b.pods {
 			got += " pods"
@@ -181,10 +181,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 				if tc.pods == nil {
 					tc.pods = []client.Object{podOf("v2", "new", false), podOf("v2", "ends", true), podOf("v1", "other", false)}
 				}
-				l := &Lab{
-					Gateway: "http://gateway/", Namespace: "ns", Domain: "test", send: s, task: report.Discard().Step(""), applied: shop(t, 1, 1),
-					Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()},
-				}
+				l := &Session{Env: &Env{Gateway: "http://gateway/", Domain: "test", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()}}, Namespace: "ns", send: s, task: report.Discard().Step(""), applied: shop(t, 1, 1)}
 				u := newUserStory(0)
 				u.legs, u.broken = []leg{{Name: "shop/v2"}}, tc.broken
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -207,7 +204,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 func TestALegWithoutAnyDeploymentMustBeSaidToBeEmpty(t *testing.T) {
 	u, g := newUserStory(0), leg{Name: "shop/v3"}
 	u.legs = []leg{g}
-	err := u.legAnswered(t.Context(), &Lab{applied: shop(t, 1, 1)}, g, false)
+	err := u.legAnswered(t.Context(), &Session{Env: &Env{}, applied: shop(t, 1, 1)}, g, false)
 	if fault.Code(err) != 3 || !strings.Contains(err.Error(), "app=model,version=v3") || !strings.Contains(fault.Hint(err), "empty: [shop/v3]") {
 		t.Errorf("got %v, hint %q", err, fault.Hint(err))
 	}
@@ -221,8 +218,8 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 		{"sample", "namespace mllab-sample must have label mllab.local/scenario=sample"},
 		{"a-b", `namespace mllab-a-b must have label mllab.local/scenario=a-b to be removed, got "a"`},
 	} {
-		l := &Lab{Kube: c, Report: report.Discard(), Namespace: Namespace(tc.scenario)}
-		if err := l.freshNamespace(t.Context(), Scenario{Name: tc.scenario}); fault.Code(err) != 3 || !strings.Contains(err.Error(), tc.says) || l.made {
+		l := &Session{Env: &Env{Kube: c, Report: report.Discard()}, Namespace: Namespace(tc.scenario)}
+		if err := l.freshNamespace(t.Context(), Scenario{Name: tc.scenario}); fault.Code(err) != 3 || !strings.Contains(err.Error(), tc.says) || l.namespaceCreated {
 			t.Errorf("%s: got %v", tc.scenario, err)
 		}
 		if removed, err := Reset(t.Context(), c, tc.scenario, nil); err != nil || len(removed) > 0 {
@@ -230,7 +227,7 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 		}
 	}
 	// Somebody else has made the namespace again while the run was there.
-	l := &Lab{Kube: c, Report: report.Discard(), Namespace: "mllab-a-b", id: "2", made: true}
+	l := &Session{Env: &Env{Kube: c, Report: report.Discard()}, Namespace: "mllab-a-b", runID: "2", namespaceCreated: true}
 	if err := l.cleanUp(t.Context(), false); fault.Code(err) != 3 {
 		t.Errorf("got %v", err)
 	}

@@ -126,7 +126,7 @@ func userObjects(t *testing.T, text string, n int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, l := newUserStory(1e-6), &Lab{Image: "kind.local/app:1", Namespace: "ns", Domain: "mllab.test"}
+	u, l := newUserStory(1e-6), &Session{Env: &Env{Image: "kind.local/app:1", Domain: "mllab.test"}, Namespace: "ns"}
 	for i, s := range f.Steps {
 		objs, err := u.objects(l, s.Change)
 		if err != nil {
@@ -186,7 +186,7 @@ func TestARevisionIsAddedWithoutTraffic(t *testing.T) {
 }
 
 func TestABreakChangesWhatIsAppliedLater(t *testing.T) {
-	u, l := newUserStory(1e-6), &Lab{Image: "kind.local/app:1", Namespace: "ns", Domain: "mllab.test"}
+	u, l := newUserStory(1e-6), &Session{Env: &Env{Image: "kind.local/app:1", Domain: "mllab.test"}, Namespace: "ns"}
 	if _, err := u.objects(l, file.Env{Of: "m", Version: "v2", Set: map[string]string{"FAIL_PERCENT": "50"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -202,10 +202,10 @@ func TestABreakChangesWhatIsAppliedLater(t *testing.T) {
 }
 
 // expected runs the check of one step against a gateway.
-func expected(t *testing.T, l *Lab, e file.Expect) (Evidence, *Refuted, error) {
+func expected(t *testing.T, l *Session, e file.Expect) (Evidence, *ClaimError, error) {
 	t.Helper()
 	evidence, err := newUserStory(1e-6).check(t.Context(), l, file.Step{Expect: e})
-	var refuted *Refuted
+	var refuted *ClaimError
 	if errors.As(err, &refuted) {
 		err = nil
 	}
@@ -245,7 +245,7 @@ func TestARequestCarriesItsHeadersAndCookies(t *testing.T) {
 		w.Header().Set(probe.HeaderPod, "pod")
 	}))
 	t.Cleanup(srv.Close)
-	l := &Lab{send: probe.NewHTTP(0), Gateway: srv.URL, Namespace: "ns", Domain: "mllab.test", task: report.Discard().Step("")}
+	l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, send: probe.NewHTTP(0), Namespace: "ns", task: report.Discard().Step("")}
 	_, refuted, err := expected(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"lang": "de", "group": "b"}})
 	if err != nil || refuted != nil {
 		t.Errorf("got %v, %v", refuted, err)
@@ -276,7 +276,7 @@ func TestAShadowIsJudgedByTheRequestsThatReachedIt(t *testing.T) {
 			times["0"] = 2
 		}
 		e, err := judgeCopies(Evidence{}, answers, times, file.ExpectMirror{Of: "m", To: "v2", Percent: tc.percent, Requests: n, Alpha: 1e-6})
-		var refuted *Refuted
+		var refuted *ClaimError
 		if tc.pass != (err == nil) || err != nil && (!errors.As(err, &refuted) || refuted.Claim != Mirror) || e.Verdict == nil {
 			t.Errorf("%s: got %v", tc.name, err)
 		}

@@ -22,20 +22,20 @@ type world struct {
 
 // run tells a story of two steps in w, with a control after the named step.
 func (w world) run(ctx context.Context, after string, control, undo bool) (Result, error) {
-	check := func(err error) func(context.Context, *Lab) (Evidence, error) {
-		return func(context.Context, *Lab) (Evidence, error) { return Evidence{Says: "seen"}, err }
+	check := func(err error) func(context.Context, *Session) (Evidence, error) {
+		return func(context.Context, *Session) (Evidence, error) { return Evidence{Summary: "seen"}, err }
 	}
 	p := &Plan{Steps: []Step{{Name: "first", Check: check(w.first)}, {Name: "second", Check: check(w.second)}}}
 	if undo {
-		p.Undo = &Step{Name: "back", Change: func(context.Context, *Lab) error { return w.undoChange }, Check: check(w.undo)}
+		p.Undo = &Step{Name: "back", Change: func(context.Context, *Session) error { return w.undoChange }, Check: check(w.undo)}
 	}
 	r := Result{Scenario: "story"}
 	var c *Control
 	if control {
-		c = &Control{Name: "off", Summary: "it is off", After: after, Catches: Shares, Break: func(context.Context, *Lab) error { return w.breaks }}
+		c = &Control{Name: "off", Summary: "it is off", After: after, Catches: Shares, Break: func(context.Context, *Session) error { return w.breaks }}
 		r.Control, r.Catches = c.Name, c.Catches
 	}
-	l := &Lab{Report: report.Discard(), title: "story"}
+	l := &Session{Env: &Env{Report: report.Discard()}, title: "story"}
 	l.alsoUntouched(func(context.Context) error { return w.foreign })
 	return l.runIn(ctx, p, c, r,
 		func(context.Context) error { return w.open }, func(context.Context) error { return w.clean })

@@ -36,7 +36,7 @@ func testGitOps(t *testing.T, c cli) {
 				}
 				if proof.Scenario == name && proof.Control == "" {
 					judged[proof.Step] = true
-					if !proof.Pass || !strings.HasPrefix(proof.Applied, "main@sha1:") || proof.Evidence.Says == "" {
+					if !proof.Pass || !strings.HasPrefix(proof.Applied, "main@sha1:") || proof.Evidence.Summary == "" {
 						t.Errorf("the note of %s: %s", commit, note)
 					}
 				}

@@ -93,7 +93,7 @@ func describe(s scenarios.Scenario) (outline, error) {
 		return row, err
 	}
 	for _, step := range p.Steps {
-		row.Steps, row.ideas = append(row.Steps, step.Name), append(row.ideas, step.Idea)
+		row.Steps, row.ideas = append(row.Steps, step.Name), append(row.ideas, step.Why)
 	}
 	for _, k := range p.Controls {
 		row.Controls = append(row.Controls, outlineControl{k.Name, k.Summary, string(k.Catches)})

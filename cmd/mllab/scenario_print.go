@@ -63,14 +63,14 @@ func says(s scenarios.StepResult) string {
 	var more []string
 	for _, f := range s.Evidence.Figures {
 		if !slices.ContainsFunc([]string{f.Name, fmt.Sprintf("%.2f", f.Value), fmt.Sprintf("%.1f", f.Value)},
-			func(text string) bool { return strings.Contains(s.Evidence.Says, text) }) {
+			func(text string) bool { return strings.Contains(s.Evidence.Summary, text) }) {
 			more = append(more, strings.TrimSpace(fmt.Sprintf("%s %.4g %s", f.Name, f.Value, f.Unit)))
 		}
 	}
 	if len(more) == 0 {
-		return s.Evidence.Says
+		return s.Evidence.Summary
 	}
-	return strings.TrimPrefix(s.Evidence.Says+"; ", "; ") + strings.Join(more, ", ")
+	return strings.TrimPrefix(s.Evidence.Summary+"; ", "; ") + strings.Join(more, ", ")
 }
 
 // title names a run.

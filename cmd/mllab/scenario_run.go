@@ -229,7 +229,7 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 	jobs, skipped, err := p.jobs(asked, o, lab.Lacks)
 	var results []scenarios.Result
 	if err == nil {
-		results, err = scenarios.RunAll(ctx, scenarios.Lab{
+		results, err = scenarios.RunAll(ctx, &scenarios.Env{
 			Kube: lab.Kube, Gateway: lab.URL, Domain: addons.Domain, Git: lab.Git, Image: lab.Images["sampleapp"],
 			Python: lab.Images["python"], Runner: lab.Images["runner"], Registry: addons.Registry,
 			Evidence: lab.Evidence, Report: a.report, Teach: teach,

@@ -77,14 +77,14 @@ func (t *teacher) text(l scenarios.Lesson) string {
 	case l.Name != "":
 		fmt.Fprintf(&b, "== %s\n", l.Name)
 	}
-	if l.Idea != "" {
-		b.WriteString(l.Idea + "\n")
+	if l.Why != "" {
+		b.WriteString(l.Why + "\n")
 	}
 	if l.Change != "" {
 		b.WriteString("\nThis is about to be changed:\n" + t.paint(l.Change))
 	}
-	if l.Look != "" {
-		b.WriteString("\nLook at: " + l.Look + "\n")
+	if l.WatchFor != "" {
+		b.WriteString("\nLook at: " + l.WatchFor + "\n")
 	}
 	return b.String()
 }

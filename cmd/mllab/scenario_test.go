@@ -209,25 +209,25 @@ func TestJobsAreWhatTheLabHasTheAddonsFor(t *testing.T) {
 var someResults = []scenarios.Result{
 	{Scenario: "canary", Pass: true, Seconds: 23.94, Steps: []scenarios.StepResult{
 		{Name: "v1 serves", Pass: true, Barrier: 2.2, Seconds: 0.9, Evidence: &scenarios.Evidence{
-			Says: "n=1000 v1 1000 (accepted 1000..1000), exact: one stray answer fails", Tally: &probe.Tally{Sent: 1000},
+			Summary: "n=1000 v1 1000 (accepted 1000..1000), exact: one stray answer fails", Tally: &probe.Tally{Sent: 1000},
 			Verdict: &split.Verdict{Regions: []split.Region{{Leg: "v1", Share: 1}}},
 		}},
 		{Name: "90/10", Pass: true, Barrier: 1.7, Seconds: 1.6, Evidence: &scenarios.Evidence{
-			Says: "n=1000 v1 901 (accepted 851..943), v2 99 (accepted 57..149), alpha 1e-06", Tally: &probe.Tally{Sent: 1000},
+			Summary: "n=1000 v1 901 (accepted 851..943), v2 99 (accepted 57..149), alpha 1e-06", Tally: &probe.Tally{Sent: 1000},
 			Verdict: &split.Verdict{Regions: []split.Region{{Leg: "v1", Share: 0.9}, {Leg: "v2", Share: 0.1}}},
 		}},
 		{Name: "no request lost", Pass: true, Evidence: &scenarios.Evidence{
-			Says: "0 of 759 watched requests lost", Tally: &probe.Tally{Sent: 759}, Watch: &scenarios.Watched{Sent: 759},
+			Summary: "0 of 759 watched requests lost", Tally: &probe.Tally{Sent: 759}, Watch: &scenarios.Watched{Sent: 759},
 		}},
 	}},
 	{Scenario: "cold", Pass: true, Seconds: 41, Steps: []scenarios.StepResult{
 		{Name: "one request", Pass: true, Evidence: &scenarios.Evidence{
-			Says: "answered after 2.31 s by the one pod it started", Figures: []scenarios.Figure{{Name: "pod", Value: 1}, {Name: "first byte", Value: 2.3081, Unit: "s"}, {Name: "sandbox", Value: 0.31234, Unit: "s"}, {Name: "retries", Value: 0}},
+			Summary: "answered after 2.31 s by the one pod it started", Figures: []scenarios.Figure{{Name: "pod", Value: 1}, {Name: "first byte", Value: 2.3081, Unit: "s"}, {Name: "sandbox", Value: 0.31234, Unit: "s"}, {Name: "retries", Value: 0}},
 		}},
 	}},
 	{Scenario: "shadow", Refuted: scenarios.Mirror, Reasons: []string{"v2 saw 99 of 100 requests"}, Seconds: 12, Steps: []scenarios.StepResult{
 		{Name: "v1 serves", Pass: true, Evidence: &scenarios.Evidence{}},
-		{Name: "mirrored", Barrier: 1, Seconds: 2, Evidence: &scenarios.Evidence{Says: "v2 saw 99 of 100 requests"}},
+		{Name: "mirrored", Barrier: 1, Seconds: 2, Evidence: &scenarios.Evidence{Summary: "v2 saw 99 of 100 requests"}},
 	}},
 	{Scenario: "zero", Error: "zero: step \"quiet\": waiting for no pod: context deadline exceeded", Seconds: 5, Steps: []scenarios.StepResult{{Name: "quiet"}}},
 	{Scenario: "arms", Error: "arms: making namespace mllab-arms: refused"},
@@ -394,7 +394,7 @@ func pipe(t *testing.T, typed string) (r, w *os.File) {
 	return r, w
 }
 
-var aLesson = scenarios.Lesson{Step: 2, Steps: 7, Name: "90/10", Idea: "A tenth of the users meet v2.", Look: "the count of v2.",
+var aLesson = scenarios.Lesson{Step: 2, Steps: 7, Name: "90/10", Why: "A tenth of the users meet v2.", WatchFor: "the count of v2.",
 	Change: "--- as it is\n+++ Service/ns/model\n@@ -1,3 +1,3 @@\n traffic:\n-- percent: 100\n+- percent: 90\n"}
 
 func TestEachEnterGoesOnAndTheEndOfInputStops(t *testing.T) {
