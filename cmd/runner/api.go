@@ -42,19 +42,19 @@ func newAPI(account string) (api, error) {
 	}
 	trusted := x509.NewCertPool()
 	if !trusted.AppendCertsFromPEM(ca) {
-		return a, errors.New("the cluster's certificate is none")
+		return a, errors.New("ca.crt contains no certificate")
 	}
 	a.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}}
 	return a, nil
 }
 
-// kinds are the paths of what is created.
+// kinds are the API's paths of the objects that the runner creates.
 var kinds = map[string]string{
 	"ConfigMap": "/api/v1/namespaces/%s/configmaps",
 	"Workflow":  "/apis/argoproj.io/v1alpha1/namespaces/%s/workflows",
 }
 
-// create creates an object, and tells whether it did: one that is there already is left as it is.
+// create creates an object. It returns false if there is one already, which it leaves as it is.
 func (a api) create(ctx context.Context, kind string, object []byte) (bool, error) {
 	_, err := a.call(ctx, http.MethodPost, fmt.Sprintf(kinds[kind], a.namespace), object)
 	if errors.Is(err, errThere) {

@@ -1,29 +1,29 @@
-// Command runner is what turns a pushed notebook into a pushed model: the pod of a Job that Flux makes anew when the
-// notebook in Git is another one. It compiles the notebook, runs it as an Argo Workflow, waits for its end, and commits
-// what came of it: the overlay of a Knative Service, which Flux then applies.
+// Command runner turns a pushed notebook into a pushed model. It is the pod of a Job that Flux recreates when the
+// notebook in Git changes. It compiles the notebook, runs it as an Argo Workflow, waits for its end, and commits
+// the result: the overlay of a Knative Service, which Flux then applies.
 //
 //	--code DIR         the notebook (one file *.ipynb), and the files that it imports
 //	--image IMAGE      with Python, for its steps
-//	--store REPOSITORY where the steps leave what the next ones need
+//	--store REPOSITORY where the steps leave their names for the next steps
 //	--git URL          the repository
 //	--token DIR        its files username and password are the repository's
 //	--source FOLDER    where the files of --code are in the repository
 //	--overlay FOLDER   where the runner commits; all that is in it is the runner's
 //	--service NAME     the Service that the overlay is of (default model)
-//	--percent N        what a model gets of the traffic as long as another one serves (default 10)
+//	--percent N        a model's share of the traffic as long as another one serves (default 10)
 //	--timeout D        how long all of it may take (default 10m)
 //
 // The notebook leaves its result under the name `result`: image, a model container by its digest; model and data, the
 // digests of the model's file and of its data; accuracy, low, high and held_out, the share of held-out rows that it gets
 // right, its interval and how many rows these are.
 //
-// The same notebook is the same run and is committed once, however often the pod begins anew. One that is not the newest
+// The same notebook is the same run and is committed once, however often the pod restarts. One that is not the newest
 // in Git any more is not committed. A Workflow that ended by no fault of the notebook is not taken up again: the next pod
 // makes the run's next one.
 //
-// Each stage is one line of JSON on stdout. The pod's message says what came of it in the end.
+// Each stage is one line of JSON on stdout. The pod's message is the result.
 //
-// Exit codes: 0, 1 for a failure that another try may mend (of the API, Argo, the registry or Git), 2 for wrong use, 4 for
+// Exit codes: 0, 1 for a failure that another try may fix (of the API, Argo, the registry or Git), 2 for wrong use, 4 for
 // a notebook that cannot be compiled, of which a cell fails, or that leaves no result.
 package main
 
@@ -110,7 +110,7 @@ type end struct {
 	Error    string `json:"error,omitempty"`
 }
 
-// maxMessage is how many bytes of a message Kubernetes keeps: what is cut off there is no JSON any more.
+// maxMessage is how many bytes of a message Kubernetes keeps: a message that is cut off is not JSON.
 const maxMessage = 4096
 
 // message is the end as JSON, with as much of its error as fits.
@@ -165,10 +165,10 @@ func newRunner(args []string, account string, log *slog.Logger) (*runner, error)
 		}
 	}
 	if r.overlay.percent < 0 || r.overlay.percent > 100 {
-		return nil, fmt.Errorf("--percent %d: want 0 to 100", r.overlay.percent)
+		return nil, fmt.Errorf("--percent must be 0 to 100, got %d", r.overlay.percent)
 	}
 	if r.timeout <= 0 {
-		return nil, fmt.Errorf("--timeout %s is not a time to come", r.timeout)
+		return nil, fmt.Errorf("--timeout must be positive, got %s", r.timeout)
 	}
 	var err error
 	if r.remote, err = url.Parse(*address); err != nil {
@@ -216,7 +216,7 @@ func (r *runner) read(dir string) error {
 		}
 	}
 	if len(notebooks) != 1 {
-		return fmt.Errorf("want one notebook, and there are %d: %s", len(notebooks), strings.Join(notebooks, ", "))
+		return fmt.Errorf("it must have one notebook, got %d: %s", len(notebooks), strings.Join(notebooks, ", "))
 	}
 	return nil
 }
@@ -254,7 +254,7 @@ func (r *runner) loop(ctx context.Context) (commit string, err error) {
 	}
 }
 
-// begin creates this attempt's Workflow and its code, and tells whether it did: one that is there is taken up.
+// begin creates this attempt's Workflow and its code. It reports whether it created them, or found them.
 func (r *runner) begin(ctx context.Context) (made bool, err error) {
 	objs, err := r.pipeline.Objects()
 	if err != nil {
@@ -279,7 +279,11 @@ func (r *runner) begin(ctx context.Context) (made bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		r.log.Info(map[bool]string{true: "created", false: "taken up"}[created], "kind", o.GetKind(), "name", o.GetName())
+		word := "taken up"
+		if created {
+			word = "created"
+		}
+		r.log.Info(word, "kind", o.GetKind(), "name", o.GetName())
 		if o.GetKind() == "Workflow" {
 			made = created
 			uid, _, err := r.api.workflow(ctx, o.GetName())
@@ -292,9 +296,9 @@ func (r *runner) begin(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
-// wait returns when the Workflow has ended, and tells of each step that does.
+// wait returns when the Workflow has ended, and logs each step that ends.
 func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
-	told := map[string]string{}
+	logged := map[string]string{}
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for last := error(nil); ; {
@@ -302,8 +306,8 @@ func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 		switch {
 		case err == nil:
 			for _, n := range status.Nodes {
-				if n.Pod && told[n.Name] != n.Phase {
-					told[n.Name] = n.Phase
+				if n.Pod && logged[n.Name] != n.Phase {
+					logged[n.Name] = n.Phase
 					r.log.Info("step", "workflow", r.pipeline.Workflow(), "step", n.Name, "phase", n.Phase)
 				}
 			}
@@ -324,7 +328,7 @@ func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 	}
 }
 
-// result is what a notebook hands out.
+// result is the name result of a notebook, as JSON.
 type result struct {
 	Image    string  `json:"image"`
 	Model    string  `json:"model"`
@@ -335,8 +339,8 @@ type result struct {
 	HeldOut  int     `json:"held_out"`
 }
 
-// resultOf is what the last of the steps that has one hands out. Its error says why there is none; it is refused if that
-// is the notebook's fault, and not that of a machine, of the registry or of Argo.
+// resultOf returns the result of the last step that has one. Its error says why there is no result; it is of type refused
+// if the notebook is at fault, and not a machine, the registry or Argo.
 func resultOf(status notebook.Status, steps []string) (found result, err error) {
 	text := ""
 	for _, step := range steps {

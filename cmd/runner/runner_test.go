@@ -524,10 +524,10 @@ func TestWrongUseIsExplained(t *testing.T) {
 		want string
 	}{
 		{[]string{"--image", ""}, "--image is missing"},
-		{[]string{"--percent", "101"}, "--percent 101: want 0 to 100"},
-		{[]string{"--timeout", "-1s"}, "--timeout -1s is not a time to come"},
+		{[]string{"--percent", "101"}, "--percent must be 0 to 100, got 101"},
+		{[]string{"--timeout", "-1s"}, "--timeout must be positive, got -1s"},
 		{[]string{"--token", c.dir}, "--token: "},
-		{[]string{"--code", filepath.Join(c.dir, "token")}, "want one notebook, and there are 0"},
+		{[]string{"--code", filepath.Join(c.dir, "token")}, "--code: it must have one notebook, got 0"},
 		{[]string{"--nonsense"}, "nonsense"},
 		{[]string{"word"}, `"word": there are only flags`},
 	} {

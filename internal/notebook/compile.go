@@ -23,15 +23,15 @@ import (
 	"mllab.local/internal/run"
 )
 
-// Pipeline is what a notebook becomes.
+// Pipeline is a notebook and the settings to compile it with.
 type Pipeline struct {
 	Name     string // of the notebook
 	Notebook []byte
-	Files    map[string][]byte // what it imports: files beside it, by their names
+	Files    map[string][]byte // files that it imports or reads, by name
 	Runner   []byte            // the program that runs a step: run.py STEPS STEP [STEP-BEFORE=IMAGE…]
 	Image    string            // with Python, for every step
-	Store    string            // repository where steps leave what the next ones need
-	Executor string            // ClusterRole with what a Workflow's pods must be allowed
+	Store    string            // repository in which steps leave their names for the next steps
+	Executor string            // ClusterRole that lets a Workflow's pods report to Argo
 	Space    string            // namespace
 	Attempt  int               // to run it; 0 is the first, as 1 is
 }
@@ -39,9 +39,9 @@ type Pipeline struct {
 // What the code is called in a step's pod.
 const runnerFile, stepsFile = "run.py", "steps.json"
 
-// The output parameters of every step: Result is what the cells left under that
-// name, as JSON, or null; metrics are those of the notebook that the step has, as
-// JSON; names is the image with the names that it hands on.
+// The output parameters of every step. Result is the value of the name result, as
+// JSON, or null. metrics has the values of the step's metrics, as a JSON object.
+// names is the image with the names that the step hands on.
 const (
 	Result  = "result"
 	metrics = "metrics"
@@ -63,22 +63,23 @@ const (
 	keep     = 24 * 60 * 60
 )
 
-// maxCode is what a ConfigMap may hold, in bytes.
+// maxCode is the most bytes that a ConfigMap may hold.
 // https://kubernetes.io/docs/concepts/configuration/configmap/
 const maxCode = 1 << 20
 
 // pipelineName is what Kubernetes takes as a name, with room for a run's hash.
 var pipelineName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
-// Name is what the pipeline of a notebook's file is called: what Kubernetes does
-// not take becomes a hyphen.
+// Name returns the name of the pipeline of a notebook's file. Characters that
+// Kubernetes refuses become hyphens.
 func Name(path string) string {
 	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
 	return strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(name), "-"), "-")
 }
 
-// Run is the name of the pipeline's run. It has a hash of what is code: of the
-// same steps, with the same files, it is the same, whatever else the notebook has.
+// Run returns the name of the pipeline's run. It ends with a hash of the code: the
+// steps with their cells and tags, and the files. Nothing else in the notebook
+// changes it.
 func (p Pipeline) Run() string {
 	sum := sha256.New()
 	write := func(name string, text []byte) { fmt.Fprintf(sum, "%s %d\n%s", name, len(text), text) }
@@ -99,7 +100,7 @@ func (p Pipeline) Run() string {
 		book.Unused = nil
 		text, _ := json.Marshal(book) // of strings, numbers, and maps with sorted keys: it cannot fail
 		write(stepsFile, text)
-	} else { // it has no run, and a name all the same
+	} else { // it has no steps: Objects returns the error
 		write(stepsFile, p.Notebook)
 	}
 	return p.Name + "-" + hex.EncodeToString(sum.Sum(nil)[:4])
@@ -146,12 +147,11 @@ func (b *Notebook) program() []byte {
 // Objects are the pipeline as Kubernetes has it: an Argo Workflow with one task
 // for each step, the code, and the rights of its pods.
 //
-// Errors: those of Read, a name that is none, an image that is not of the lab's
-// registry, a file that is no text or has a name of the pipeline's own, more code
-// than fits.
+// Errors: those of Read, an invalid name, an image outside of the lab's registry,
+// a file that is not text or has a name that the pipeline needs, too much code.
 func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	if !pipelineName.MatchString(p.Name) {
-		return nil, fmt.Errorf("the name %q is not at most 40 of a-z, 0-9 and -, with a letter or digit at both ends", p.Name)
+		return nil, fmt.Errorf("the name must be at most 40 of a-z, 0-9 and -, with a letter or digit at both ends, got %q: rename the file", p.Name)
 	}
 	book, err := Read(p.Notebook)
 	if err != nil {
@@ -160,7 +160,7 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	code, size := map[string]any{}, 0
 	add := func(name string, text []byte) error {
 		if code[name] != nil {
-			return fmt.Errorf("the name %s is the pipeline's own: give the file another one", name)
+			return fmt.Errorf("the name %s is the pipeline's own: rename the file", name)
 		}
 		if !utf8.Valid(text) {
 			return fmt.Errorf("%s must be text in UTF-8", name)
@@ -226,9 +226,10 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	}, nil
 }
 
-// CheckSyntax has python3, where it is on this machine and no older than the
-// image's, read all cells, and runs nothing. Its error names the cell and line that
-// is no Python. Without python3 the first step of a run finds it.
+// CheckSyntax parses all cells with this machine's python3, and runs none. Its
+// error names the cell and the line of the first syntax error. It returns nil if
+// there is no python3, or one older than the image's: then the first step of a run
+// finds syntax errors before it runs a cell.
 func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	book, err := Read(p.Notebook)
 	if err != nil {
@@ -239,7 +240,7 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	}
 	var out bytes.Buffer
 	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-I", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(book.program()), Stdout: &out})
-	if err != nil { // a python3 that does not run is none
+	if err != nil { // such as a pyenv shim without a version
 		return ctx.Err()
 	}
 	var found struct {
@@ -252,7 +253,7 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	if err := json.Unmarshal(out.Bytes(), &found); err != nil {
 		return fmt.Errorf("reading the cells with python3: %w", err)
 	}
-	return fmt.Errorf("cell %d, line %d: it is no Python: %s", found.Cell, found.Line, found.Error)
+	return fmt.Errorf("cell %d, line %d: syntax error: %s", found.Cell, found.Line, found.Error)
 }
 
 // YAML is Objects as kubectl reads them.
@@ -302,7 +303,7 @@ func (p Pipeline) template(s Step, parameters []Parameter) (any, error) {
 			if s.Pod.imageCell > 0 {
 				where = fmt.Sprintf("cell %d", s.Pod.imageCell)
 			}
-			return nil, fmt.Errorf("%s: image %q of step %s must be in the lab's registry (%s/...) and made from the lab's Python image, whose programs hand on what a step leaves; without the tag the step has that one",
+			return nil, fmt.Errorf("%s: image %q of step %s must be in the lab's registry (%s/...) and based on the lab's Python image, which has the programs that a step needs; without the tag the step uses that image",
 				where, s.Pod.Image, s.Name, registry)
 		}
 		image = s.Pod.Image

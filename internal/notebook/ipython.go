@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// flaw is what is wrong with a line of a cell.
+// flaw is an error in a line of a cell.
 type flaw struct {
 	line int // counted from 1; 0 is the whole cell
 	why  string
@@ -26,8 +26,7 @@ func flawAt(line int, format string, args ...any) error {
 	return &flaw{line + 1, fmt.Sprintf(format, args...)}
 }
 
-// The magics that a step runs: run.py has the same lists. They end with a line's
-// arguments, or with a cell's.
+// The magics that a step runs. run.py has the same lists; a test compares them.
 // https://ipython.readthedocs.io/en/8.31.0/interactive/magics.html
 var (
 	lineMagics = []string{
@@ -38,27 +37,27 @@ var (
 		"!", "HTML", "SVG", "bash", "capture", "file", "html", "javascript", "js", "latex", "markdown", "python", "python3", "script", "sh", "svg", "sx", "system",
 		"time", "timeit", "writefile",
 	}
-	// pythonMagics are those whose text is Python, with lines of Jupyter's.
+	// pythonMagics are the cell magics whose body is Python.
 	pythonMagics = []string{"capture", "time", "timeit"}
 )
 
-// refused are IPython's other magics, by why a step cannot run them.
+// refused has IPython's other magics, by the reason why a step cannot run them.
 var refused = map[string][]string{
 	"needs a person at a terminal": {"clear", "connect_info", "debug", "ed", "edit", "gui", "less", "load", "loadpy", "man", "more", "notebook", "page", "pastebin",
 		"qtconsole", "quickref", "recall", "rep", "rerun", "tb"},
-	"is about the session of a Jupyter server, and a step has none": {"alias", "alias_magic", "bookmark", "code_wrap", "dhist", "dirs", "hist", "history", "killbgscripts",
+	"needs the session of a Jupyter server, and a step has none": {"alias", "alias_magic", "bookmark", "code_wrap", "dhist", "dirs", "hist", "history", "killbgscripts",
 		"logoff", "logon", "logstart", "logstate", "logstop", "lsmagic", "macro", "magic", "popd", "pushd", "rehashx", "reset", "reset_selective", "save", "store",
 		"unalias", "who", "who_ls", "whos", "xdel"},
-	"shows help to a reader, and a step has none":                 {"pdef", "pdoc", "pfile", "pinfo", "pinfo2", "psearch", "psource", "pycat"},
-	"needs what is not in the image of a step":                    {"conda", "mamba", "micromamba", "perl", "pylab", "pypy", "python2", "ruby", "uv"},
+	"asks for help, which only Jupyter can show":                  {"pdef", "pdoc", "pfile", "pinfo", "pinfo2", "psearch", "psource", "pycat"},
+	"needs a program that the image of a step lacks":              {"conda", "mamba", "micromamba", "perl", "pylab", "pypy", "python2", "ruby", "uv"},
 	"measures with IPython's profiler, and a step has no IPython": {"prun"},
-	"is an extension's, and a step has none":                      {"unload_ext"},
+	"needs an extension of IPython, and a step has none":          {"unload_ext"},
 }
 
 const remedy = `take it out, or tag the cell "skip"`
 
-// refuse returns why a step cannot run a line's magic, or a cell's, and nil if it
-// can. The whole line is what the error shows.
+// refuse returns an error if a step cannot run a magic. cell says that it is a cell
+// magic; whole is the line that the error shows.
 func refuse(line int, whole, magic, args string, cell bool) error {
 	runs := lineMagics
 	if cell {
@@ -80,11 +79,11 @@ func refuse(line int, whole, magic, args string, cell bool) error {
 	case magic == "run" && !runnable.MatchString(args):
 		why = "must name a Python file (.py), without options of %run"
 	case cell && slices.Contains([]string{"bash", "sh", "python", "python3"}, magic) && args != "":
-		why = "must have no options: a step runs the script and prints what it prints"
+		why = "must have no options: a step runs the script and prints its output"
 	case magic == "script" && (args == "" || args[0] == '-'):
 		why = "must name a program, without options of %%script"
 	case cell && magic == "time" && args != "" && args != "--no-raise-error":
-		why = "must have what it times in the lines below"
+		why = "must have the code to time in the lines below"
 	default:
 		return nil
 	}
@@ -109,19 +108,20 @@ var (
 	prompt        = regexp.MustCompile(`^(((\[nav\]|\[ins\])? )?In \[\d+\]: |\s*\.{3,}: ?)`)
 )
 
-// maxLines is how many lines for Jupyter IPython takes in one cell.
+// maxLines is the most commands that IPython translates in one cell.
 const maxLines = 500
 
-// python returns a cell as Python, line for line: each line that only Jupyter
-// understands becomes a call of the function get_ipython, which run.py has. They
-// are found in IPython's way, so what is in a string, in a comment, in brackets or
-// in a line that goes on is none.
+// python translates a cell to Python, line for line. Each line that only Jupyter
+// understands becomes a call of get_ipython, which run.py implements. It finds these
+// lines as IPython does: never in a string, a comment or brackets, nor where a line
+// continues.
 // https://github.com/ipython/ipython/blob/8.31.0/IPython/core/inputtransformer2.py
 //
-// A name that is taken is the notebook's own, and no magic without its %.
+// taken reports whether the notebook uses a name itself: then a cell with that name
+// is not a magic without its %.
 //
-// Errors are of type *flaw: a line that a step cannot run, and why; or that is
-// neither Python nor Jupyter's, as far as brackets, quotes and characters tell.
+// Errors are of type *flaw: a line that a step cannot run, a quote or bracket
+// without its partner, a character that Python does not have.
 func python(code string, taken func(name string) bool) (string, error) {
 	lines := strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(code), "\n")
 	for len(lines) > 0 && strings.TrimSpace(lines[len(lines)-1]) == "" {
@@ -144,7 +144,7 @@ func python(code string, taken func(name string) bool) (string, error) {
 			break
 		}
 		if changes == maxLines {
-			return "", flawAt(c.line, "it has more than %d lines for Jupyter", maxLines)
+			return "", flawAt(c.line, "a cell must have at most %d lines for Jupyter", maxLines)
 		}
 		if err := c.replace(lines, taken); err != nil {
 			return "", err
@@ -203,7 +203,7 @@ func cellMagic(lines []string, first int, taken func(string) bool) (string, erro
 	return strings.Repeat("\n", first) + fmt.Sprintf("get_ipython().run_cell_magic(%s, %s, %s)", strconv.Quote(magic), strconv.Quote(args), strconv.Quote(body)), nil
 }
 
-// inLine is the Python that is a magic's argument, after its options.
+// inLine translates the Python in a magic's arguments, after its options.
 func inLine(line int, args string, taken func(string) bool) (string, error) {
 	code, err := python(options.ReplaceAllString(args, ""), taken)
 	if err != nil {
@@ -215,10 +215,10 @@ func inLine(line int, args string, taken func(string) bool) (string, error) {
 // options of %time and %timeit.
 var options = regexp.MustCompile(`^(\s*-(-no-raise-error|[nr]\s*\d+|[tcqpo]+\d*)(\s|$))*`)
 
-// command is one place where a cell has something for Jupyter.
+// command is a place in a cell that IPython would translate.
 type command struct {
 	line, col int  // where it begins
-	assigned  bool // what it returns is a name's value
+	assigned  bool // it is the right side of an assignment
 	help      bool // it ends with ?
 }
 
@@ -240,17 +240,17 @@ func find(lines [][]token) (first *command) {
 			better(l[0], false, false)
 		}
 		if first != nil {
-			return first // the lines after it may be in what only looks like brackets
+			return first // a bracket in a command would hide the lines after it
 		}
 	}
 	return nil
 }
 
-// helped is what a line must end with for its ? to ask for something: IPython runs
-// `!ls ?`, and shows help at `!ls x?`.
+// helped matches a line that ends with a name and ?. IPython runs `!ls ?`, and
+// shows help for `!ls x?`.
 var helped = regexp.MustCompile(`[\pL_*][\pL\pN_*]*(\.[\pL_*][\pL\pN_*]*|\[-?[0-9]+\])*\?\??$`)
 
-// lineUpTo is the end of a logical line, as far as helped reads it.
+// lineUpTo returns the text of a logical line, for helped.
 func lineUpTo(l []token) string {
 	var s strings.Builder
 	for i, t := range l[:len(l)-1] {
@@ -285,7 +285,7 @@ func assignment(line []token) int {
 func (c *command) replace(lines []string, taken func(string) bool) error {
 	whole := lines[c.line]
 	if c.help {
-		return flawAt(c.line, "%q shows help to a reader, and a step has none: %s", shown(whole), remedy)
+		return flawAt(c.line, "%q asks for help, which only Jupyter can show: %s", shown(whole), remedy)
 	}
 	// A command goes on where its line ends with a backslash.
 	last := c.line
@@ -311,7 +311,7 @@ func (c *command) replace(lines []string, taken func(string) bool) error {
 	return nil
 }
 
-// call is the Python that a command stands for.
+// call returns the Python that a command stands for.
 func (c *command) call(command, whole string, taken func(string) bool) (string, error) {
 	escape, content := command[:1], command[1:]
 	name, args, _ := strings.Cut(content, " ")
@@ -326,7 +326,7 @@ func (c *command) call(command, whole string, taken func(string) bool) (string, 
 		}
 		return "get_ipython()." + method + "(" + strconv.Quote(content) + ")", nil
 	case "?":
-		return "", flawAt(c.line, "%q shows help to a reader, and a step has none: %s", shown(whole), remedy)
+		return "", flawAt(c.line, "%q asks for help, which only Jupyter can show: %s", shown(whole), remedy)
 	case "%":
 		return magicCall(c.line, whole, name, args, taken)
 	}
@@ -342,10 +342,10 @@ func (c *command) call(command, whole string, taken func(string) bool) (string, 
 	return name + "(" + strings.Join(words, ", ") + ")", nil
 }
 
-// magicCall is the call of a line's magic.
+// magicCall returns the call of a line magic.
 func magicCall(line int, whole, magic, args string, taken func(string) bool) (string, error) {
 	err := refuse(line, whole, magic, args, false)
-	if err == nil && (magic == "time" || magic == "timeit") { // what is timed may be a command itself
+	if err == nil && (magic == "time" || magic == "timeit") { // the timed statement may be a command itself
 		var statement string
 		if statement, err = inLine(line, args, taken); magic == "time" {
 			args = statement
@@ -357,8 +357,8 @@ func magicCall(line int, whole, magic, args string, taken func(string) bool) (st
 // bare is a line that may be a magic without its %.
 var bare = regexp.MustCompile(`^([A-Za-z_]\w*)(?:[ \t]+(.*))?$`)
 
-// automagic makes a call of a cell whose only line is a magic without its %, as
-// IPython does when no name is in the way.
+// automagic translates a cell whose only line is a magic without its %, as IPython
+// does if the notebook does not use the name itself.
 func automagic(lines []string, at int, taken func(string) bool) error {
 	m := bare.FindStringSubmatch(strings.TrimRight(lines[at], " \t"))
 	if m == nil || taken(m[1]) || m[2] != "" && (strings.Contains("!=()<>,+*/%^&|:;", m[2][:1]) || slices.Contains(joining, strings.Fields(m[2])[0])) {
@@ -381,8 +381,9 @@ func automagic(lines []string, at int, taken func(string) bool) error {
 // joining are the words that can follow a name in Python.
 var joining = []string{"if", "is", "in", "not", "and", "or"}
 
-// judge finds what is surely no Python: strays, and brackets that do not match.
-// It also finds magics that the code calls by IPython's functions.
+// judge finds the errors that need no parser: characters that Python does not have,
+// quotes and brackets without their partner. It also judges the magics that the code
+// calls by IPython's functions.
 func judge(code string) error {
 	var open []token
 	for _, line := range tokens(code + "\n") {
@@ -415,7 +416,8 @@ func judge(code string) error {
 
 func lineOf(code string, line int) string { return strings.Split(code, "\n")[line] }
 
-// called judges get_ipython().run_line_magic("NAME", …, when the name is there.
+// called judges a call such as get_ipython().run_line_magic("NAME", ...), if its
+// first argument is a string.
 func called(code string, t []token) error {
 	if len(t) < 7 || !t[1].is("(") || !t[2].is(")") || !t[3].is(".") || !t[5].is("(") || t[6].kind != aString {
 		return nil

@@ -93,44 +93,44 @@ var lineCases = []struct {
 	{code: "time.sleep(1)"},
 	{code: "run if x else y"},
 	{code: "pip install x\n\ny = 1", want: "pip install x\n\ny = 1"}, // more than a line: for Python
-	{code: "who", refused: `line 1: "who" is about the session of a Jupyter server`, automagic: true},
-	{code: "conda install x", refused: "needs what is not in the image of a step", automagic: true},
+	{code: "who", refused: `line 1: "who" needs the session of a Jupyter server`, automagic: true},
+	{code: "conda install x", refused: "needs a program that the image of a step lacks", automagic: true},
 
 	// Help.
-	{code: "x = [1]\nx.append?", refused: `line 2: "x.append?" shows help to a reader, and a step has none: take it out, or tag the cell "skip"`},
-	{code: "a?", refused: "shows help"},
-	{code: "a??", refused: "shows help"},
-	{code: "?a", refused: "shows help"},
-	{code: "??a.b", refused: "shows help"},
-	{code: "?", refused: "shows help"},
-	{code: "*a*?", refused: "shows help"},
-	{code: "%time?", refused: "shows help"},
-	{code: "%%time?", refused: "shows help"},
+	{code: "x = [1]\nx.append?", refused: `line 2: "x.append?" asks for help, which only Jupyter can show: take it out, or tag the cell "skip"`},
+	{code: "a?", refused: "asks for help"},
+	{code: "a??", refused: "asks for help"},
+	{code: "?a", refused: "asks for help"},
+	{code: "??a.b", refused: "asks for help"},
+	{code: "?", refused: "asks for help"},
+	{code: "*a*?", refused: "asks for help"},
+	{code: "%time?", refused: "asks for help"},
+	{code: "%%time?", refused: "asks for help"},
 	{code: "x = 1\nif x:\n    x[0].y?", refused: `line 3: "x[0].y?"`},
-	{code: "!ls x?", refused: "shows help"},
+	{code: "!ls x?", refused: "asks for help"},
 	{code: "x = (1,\n 2)\nx?", refused: "line 3:"},
 	// What needs Jupyter.
 	{code: "x = 1\n%lprun -f f f()", refused: `line 2: "%lprun -f f f()" is not known to a step, which is a Python script without IPython: take it out`},
 	{code: "%debug", refused: "needs a person at a terminal"},
-	{code: "%whos", refused: "is about the session"},
-	{code: "x = %history", refused: "is about the session"},
+	{code: "%whos", refused: "needs the session"},
+	{code: "x = %history", refused: "needs the session"},
 	{code: "%load_ext tensorboard", refused: "loads an extension of IPython"},
-	{code: "%pylab inline", refused: "not in the image"},
+	{code: "%pylab inline", refused: "that the image of a step lacks"},
 	{code: "%prun f()", refused: "profiler"},
 	{code: "%run -i a.py", refused: "must name a Python file"},
 	{code: "%run other.ipynb", refused: "must name a Python file"},
 	{code: "x = 1\n%%time\ny = 2", refused: `line 2: "%%time" must be the first line of its cell`},
-	{code: "%%ruby\nputs 1", refused: "not in the image"},
+	{code: "%%ruby\nputs 1", refused: "that the image of a step lacks"},
 	{code: "%%cython\ncdef int a", refused: "is not known to a step"},
 	{code: "%%bash --bg\nls", refused: "must have no options"},
 	{code: "%%script\nls", refused: "must name a program"},
-	{code: "%%time f()\ny", refused: "must have what it times"},
-	{code: "%%time\nx = 1\ny?", refused: `line 3: "y?" shows help`},
-	{code: "%%timeit x?\ny", refused: `line 1: "x?" shows help`},
+	{code: "%%time f()\ny", refused: "must have the code to time"},
+	{code: "%%time\nx = 1\ny?", refused: `line 3: "y?" asks for help`},
+	{code: "%%timeit x?\ny", refused: `line 1: "x?" asks for help`},
 	{code: "%time %debug", refused: `line 1: "%debug" needs a person`},
 	{code: "get_ipython().run_line_magic('debug', '')", refused: `needs a person`},
 	{code: "get_ipython().magic('load_ext tensorboard')", refused: `loads an extension`},
-	{code: "get_ipython().run_cell_magic('ruby', '', 'puts 1')", refused: `not in the image`},
+	{code: "get_ipython().run_cell_magic('ruby', '', 'puts 1')", refused: `that the image of a step lacks`},
 	{code: "/ x", refused: "must name a function after /", noPython: true},
 	// No Python, as far as one can tell without Python.
 	{code: "x = 1\ny ? z", refused: `line 2: "y ? z" is neither Python nor a line of Jupyter's: "?" is out of place`, noPython: true},
@@ -178,7 +178,7 @@ func TestLinesForJupyterAreBounded(t *testing.T) {
 	if _, err := python(strings.Repeat("!ls\n", maxLines), nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := python(strings.Repeat("!ls\n", maxLines+1), nil); err == nil || !strings.Contains(err.Error(), "line 501: it has more than 500 lines") {
+	if _, err := python(strings.Repeat("!ls\n", maxLines+1), nil); err == nil || !strings.Contains(err.Error(), "line 501: a cell must have at most 500 lines") {
 		t.Errorf("%v", err)
 	}
 }

@@ -1,6 +1,6 @@
 // Package notebook compiles Jupyter notebooks whose cells are tagged as the steps
 // of a pipeline, in the way of KALE (https://github.com/kubeflow/kale), and reads
-// what became of a pipeline.
+// the status of a pipeline.
 package notebook
 
 import (
@@ -13,10 +13,10 @@ import (
 	"strings"
 )
 
-// Notebook is what a notebook says about its pipeline.
+// Notebook is the pipeline that a notebook describes.
 type Notebook struct {
-	Shared     []Cell      // what every step runs first: parameters, imports, functions
-	Parameters []Parameter // of Shared that a run may set
+	Shared     []Cell      // every step runs them first: parameters, imports, functions
+	Parameters []Parameter // names in Shared that a run may set
 	Steps      []Step      // each after all that come before it, and else as they are in the notebook
 	Unused     []int       // numbers of the cells with code that have no tag, before the first one that has
 }
@@ -48,7 +48,7 @@ type Pod struct {
 	Limits      map[string]string `json:",omitempty"` // of its resources
 	Secrets     map[string]Secret `json:",omitempty"` // by the variable of the environment that has it
 	Image       string            `json:",omitempty"`
-	imageCell   int               // that has its tag; 0 is none
+	imageCell   int               // that has its tag, or 0
 }
 
 // Secret is one value of a Secret.
@@ -95,9 +95,9 @@ func (s *source) UnmarshalJSON(data []byte) error {
 
 // Read reads a notebook.
 //
-// Errors name the cell and the line, where they are of one, what is wrong and what
-// is wanted: no notebook, no tagged step, a tag that KALE or the lab does not
-// take, a line that a step cannot run, a step before that does not exist, a circle.
+// Errors name the cell and the line, if they have one: not a notebook, no tagged
+// step, a tag that KALE or the lab refuses, a line that a step cannot run, a
+// previous step that does not exist, a circle.
 func Read(data []byte) (*Notebook, error) {
 	var f file
 	if err := json.Unmarshal(data, &f); err != nil {
@@ -176,7 +176,7 @@ func (r *reader) cell(number int, code string, raw []any) error {
 		return err
 	}
 	if t.special == tagSkip {
-		return nil // what was before it goes on after it
+		return nil // the cell after it goes with the cell before it
 	}
 	if inStep := t.step != "" || t.stepped && strings.HasPrefix(r.last, tagStep); t.needs != "" && !inStep {
 		return fmt.Errorf("tag %q must be with a tag %sNAME", t.needs, tagStep)
@@ -224,8 +224,7 @@ func (r *reader) cell(number int, code string, raw []any) error {
 	return nil
 }
 
-// whole reads what is said about the whole notebook, and judges its steps
-// together.
+// whole reads the notebook's own metadata, and checks the steps together.
 func (r *reader) whole(k kale) error {
 	const where = "metadata kubeflow_notebook"
 	steps := r.book.Steps
@@ -269,7 +268,7 @@ func (r *reader) whole(k kale) error {
 	return nil
 }
 
-// metric is what a line of a cell with metrics must be, as in KALE.
+// metric matches a line of a cell with metrics, as in KALE.
 var metric = regexp.MustCompile(`^print\(([a-z](?:[_a-z0-9]{0,62}[a-z0-9])?)\)$`)
 
 // metrics gives each metric to the last step that has its name.
@@ -310,9 +309,9 @@ func (r *reader) measured(metric string) bool {
 	return false
 }
 
-// parameters are the names that cells give a number, a string, True or False: what
-// KALE takes as parameters. If the cells do anything else, there are none: a value
-// may come of another one.
+// parameters returns the names to which the cells assign a number, a string, True
+// or False: KALE's parameters. If the cells do anything else, it returns none,
+// because a value may depend on another one.
 func parameters(cells []Cell) (all []Parameter) {
 	for _, c := range cells {
 		for _, line := range tokens(c.Code + "\n") {
@@ -334,11 +333,11 @@ func parameters(cells []Cell) (all []Parameter) {
 	return all
 }
 
-// parameterName is what both Python and Argo take.
+// parameterName matches the names that both Python and Argo accept.
 var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// literal is the value of a number, a string, True or False. A string with an
-// escape is none here, nor one in which Argo would look for its own variables.
+// literal returns the value of a number, a string, True or False. It refuses strings
+// with escapes, and strings in which Argo would look for its own variables.
 func literal(t []token) (string, bool) {
 	sign := ""
 	if len(t) == 2 && (t[0].is("-") || t[0].is("+")) && t[1].kind == aNumber {
@@ -365,9 +364,8 @@ func literal(t []token) (string, bool) {
 	return s[1 : len(s)-1], true
 }
 
-// order sorts steps, and the steps before each, so that each follows all that
-// come before it: what a later one has changed is not to be overwritten by what
-// it began with.
+// order sorts steps, and the previous steps of each, so that each follows all its
+// previous steps. A value that a later step has changed is thus read last.
 func order(steps []Step) ([]Step, error) {
 	var sorted []Step
 	const (

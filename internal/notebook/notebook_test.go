@@ -174,7 +174,7 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		"Katib":                  {whole(`{"katib_run": true}`), "metadata kubeflow_notebook: katib_run must be false"},
 		"a bad default":          {whole(`{"steps_defaults": ["limit:memory:lots"]}`), `metadata kubeflow_notebook: steps_defaults: tag "limit:memory:lots"`},
 		"a step as a default":    {whole(`{"steps_defaults": ["step:a"]}`), "steps_defaults: it must have tags of a pod only"},
-		"a line of Jupyter's":    {notebook(t, code("import os", "imports"), code("x = [1]\nx.append?", "step:a")), `cell 2, line 2: "x.append?" shows help`},
+		"a line of Jupyter's":    {notebook(t, code("import os", "imports"), code("x = [1]\nx.append?", "step:a")), `cell 2, line 2: "x.append?" asks for help`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if book, err := Read(tc.data); err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -24,11 +24,11 @@ const (
 	anOperator
 	aComment
 	anEnd    // of a logical line
-	aStray   // what no Python begins with, such as ? or a quote that its line does not close
+	aStray   // a character that begins no token, such as ? or a quote that its line does not close
 	unclosed // three quotes that nothing closes, and all after them
 )
 
-// is tells whether the token is this operator, name or stray character.
+// is reports whether the token is this operator, name or stray character.
 func (t token) is(text string) bool { return t.text == text && t.kind != aComment }
 
 // operators are those of more than one character, the longest first.
@@ -110,9 +110,9 @@ func tokens(code string) (lines [][]token) {
 	return lines
 }
 
-// quoted is the length of the string that code begins with, prefix and all: 0 if
-// it begins with none, or with one whose quote the line does not close, and -1 if
-// it is one of three quotes that nothing closes.
+// quoted returns the length of the string that code begins with, including its
+// prefix. It returns 0 if there is no string, or if the line does not close it, and
+// -1 if nothing closes its three quotes.
 func quoted(code string) int {
 	prefix := strings.IndexAny(code[:min(3, len(code))], `'"`)
 	if prefix < 0 || prefix > 0 && !slices.Contains([]string{"r", "u", "b", "f", "br", "rb", "fr", "rf"}, strings.ToLower(code[:prefix])) {
@@ -138,7 +138,7 @@ func quoted(code string) int {
 	return 0
 }
 
-// numeral is the length of the number that code begins with.
+// numeral returns the length of the number that code begins with.
 func numeral(code string) int {
 	for i := 1; i < len(code); i++ {
 		c := code[i]
@@ -150,7 +150,7 @@ func numeral(code string) int {
 	return len(code)
 }
 
-// isName tells whether a name can have r, at its beginning (0) or later.
+// isName reports whether a name can have r, at its beginning (0) or later.
 // https://docs.python.org/3.11/reference/lexical_analysis.html#identifiers
 func isName(r rune, at int) bool {
 	if r == '_' || unicode.In(r, unicode.L, unicode.Nl, unicode.Other_ID_Start) {

@@ -383,12 +383,12 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	for broken, want := range map[string]string{
-		"x = 1\nprint 'a'":       "cell 3, line 2: it is no Python: Missing parentheses",
-		"\n\nfor x in y\n    z":  "cell 3, line 3: it is no Python: ",
-		"def f():\nreturn 1":     "cell 3, line 2: it is no Python: ",
-		"!ls\nx = = 1":           "cell 3, line 2: it is no Python: invalid syntax",
-		"pip install x\n\ny = 1": "cell 3, line 1: it is no Python: invalid syntax",
-		"return 1":               "cell 3, line 1: it is no Python: 'return' outside function",
+		"x = 1\nprint 'a'":       "cell 3, line 2: syntax error: Missing parentheses",
+		"\n\nfor x in y\n    z":  "cell 3, line 3: syntax error: ",
+		"def f():\nreturn 1":     "cell 3, line 2: syntax error: ",
+		"!ls\nx = = 1":           "cell 3, line 2: syntax error: invalid syntax",
+		"pip install x\n\ny = 1": "cell 3, line 1: syntax error: invalid syntax",
+		"return 1":               "cell 3, line 1: syntax error: 'return' outside function",
 		"await f()\n!ls":         "",
 		"%%time\nx = 1":          "",
 	} {

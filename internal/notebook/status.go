@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Status is what Argo's controller says of a Workflow.
+// Status is the status of a Workflow, as Argo's controller writes it.
 type Status struct {
 	Phase, Message string // "" until it is begun
 	Nodes          []Node // in no order
@@ -21,16 +21,16 @@ type Node struct {
 	Outputs              map[string]string
 }
 
-// Ended tells whether nothing more will come.
+// Ended reports whether the Workflow has ended.
 func (s Status) Ended() bool {
 	return s.Phase == "Succeeded" || s.Phase == "Failed" || s.Phase == "Error"
 }
 
-// CellFailed is the exit code of a step whose cell failed (run.py says so). Any
-// other end is not the notebook's: of its machine, its registry, or Argo.
+// CellFailed is the exit code with which run.py says that a cell failed. Other codes
+// are failures of the machine, the registry or Argo.
 const CellFailed = "1"
 
-// ReadStatus reads a Workflow's field status, as JSON; there is none at first.
+// ReadStatus reads a Workflow's field status, as JSON; a new Workflow has an empty one.
 // https://argo-workflows.readthedocs.io/en/latest/fields/#workflowstatus
 func ReadStatus(text []byte) (Status, error) {
 	var raw struct {

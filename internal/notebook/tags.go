@@ -27,15 +27,15 @@ const (
 
 var specials = []string{tagSkip, tagParameters, tagMetrics, tagImports, tagFunctions}
 
-// words are what KALE's tags begin with.
+// words are the first words of KALE's tags.
 var words = []string{"step", "block", "prev", "notebook", "annotation", "label", "limit", "secret", "image", "cache", "report"}
 
 // stepName is KALE's, with hyphens.
 var stepName = regexp.MustCompile(`^[_a-z][-_a-z0-9]{0,62}$`)
 
-// tags are what a cell's tags say.
+// tags are a cell's tags, parsed.
 type tags struct {
-	special string // one of specials: then nothing else is said
+	special string // one of specials: then the other fields are empty
 	step    string
 	prev    []string
 	pod     Pod
@@ -43,7 +43,7 @@ type tags struct {
 	needs   string // a tag that only a step's cell can have
 }
 
-// read reads tags. What is none of KALE's is somebody else's.
+// read parses tags. It leaves those of other tools out.
 func read(raw []any) (t tags, err error) {
 	for _, each := range raw {
 		tag, is := each.(string)
@@ -51,7 +51,7 @@ func read(raw []any) (t tags, err error) {
 			return t, fmt.Errorf("a tag must be a string, got %v", each)
 		}
 		if slices.Contains(specials, tag) {
-			return tags{special: tag}, nil // as KALE does: the cell is this, whatever else it is tagged
+			return tags{special: tag}, nil // KALE, too, leaves the other tags out
 		}
 		word, value, colon := strings.Cut(tag, ":")
 		if plain := strings.ToLower(strings.TrimSpace(word)); !colon && slices.Contains(specials, strings.ToLower(strings.TrimSpace(tag))) {
@@ -72,7 +72,7 @@ func read(raw []any) (t tags, err error) {
 	return t, nil
 }
 
-// add reads one of KALE's tags. Its error is what follows the tag in a sentence.
+// add parses one of KALE's tags. The caller puts the tag in front of its error.
 func (t *tags) add(word, value string) error {
 	parts := strings.SplitN(value, ":", 3)
 	switch word {
@@ -122,7 +122,7 @@ func (t *tags) add(word, value string) error {
 			return errors.New("must name an image")
 		}
 		t.pod.Image = value
-	case "cache": // no step is cached, and so none is out of date
+	case "cache": // no step is cached, which both allow
 		if value != "enabled" && value != "disabled" {
 			return errors.New("must be cache:enabled or cache:disabled")
 		}
@@ -130,12 +130,12 @@ func (t *tags) add(word, value string) error {
 		switch value {
 		case "disabled":
 		case "enabled":
-			return errors.New("must be report:disabled: a report is of a Jupyter kernel's run, and a step has none")
+			return errors.New("must be report:disabled: a step has no Jupyter kernel to report on")
 		default:
 			return errors.New("must be report:disabled")
 		}
 	case "notebook":
-		return errors.New("names another notebook, and a pipeline of the lab is of one: copy its cells into this one")
+		return errors.New("names another notebook, and a pipeline has one: copy its cells into this one")
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func TestWhatPeopleBring(t *testing.T) {
 		"load_data.ipynb": "shared [2 1]|load_data[][3]|train_model[load_data][4]",
 		"shell.ipynb":     "one[][1]",
 		"result.ipynb":    "shared [1]|data[][2]|score[data][3]",
-		"help.ipynb":      `cell 1, line 2: "x.append?" shows help to a reader, and a step has none: take it out, or tag the cell "skip"`,
+		"help.ipynb":      `cell 1, line 2: "x.append?" asks for help, which only Jupyter can show: take it out, or tag the cell "skip"`,
 	} {
 		data, err := os.ReadFile(filepath.Join("testdata", file))
 		if err != nil {

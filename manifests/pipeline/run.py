@@ -9,14 +9,14 @@ defines for itself, and those that begin with _.
 The environment may give a parameter NAME another value, as PARAMETER_NAME.
 
 The names travel as an image in the lab's registry, pushed as $STORE:$RUN-STEP. Its reference by digest is written to
-/tmp/outputs/names, and that is what a next step is given: what it reads is what this one has left, whatever becomes of
-the tag. What is left under the name result is written as JSON to /tmp/outputs/result; null if there is none. Metrics are
-written to /tmp/outputs/metrics. One line of JSON says what came of the step.
+/tmp/outputs/names, and a next step gets that reference: it reads the names that this step has left, whatever becomes of
+the tag. The value of the name result is written as JSON to /tmp/outputs/result, or null. Metrics are written to
+/tmp/outputs/metrics. The last line is JSON with the names, or with the error.
 
 Exit codes: 0; 1 when a cell fails, or leaves what cannot be handed on; 75 when the registry does, which another try may
-mend. The last line of what went wrong is the pod's message, too.
+fix. The error is the pod's message, too.
 
-python3 run.py check reads STEPS from stdin, runs nothing, and writes the first cell that is no Python as JSON.
+python3 run.py check reads STEPS from stdin, runs nothing, and writes the first syntax error as JSON.
 """
 
 import ast
@@ -78,7 +78,7 @@ def compiled(code, where, mode="exec"):
 
 
 def broken(steps):
-    """Returns the first cell that is no Python, and its SyntaxError; or None."""
+    """Returns the first cell with a syntax error, and the error; or None."""
     cells = steps["shared"] + [cell for step in steps["steps"].values() for cell in step["cells"]]
     for cell in sorted(cells, key=lambda cell: cell["cell"]):
         try:
@@ -129,7 +129,7 @@ def as_json(value):
     except (TypeError, ValueError, RecursionError) as e:
         raise ValueError(f"result must be what JSON can write, got {type(value).__name__}: {e}") from None
     if len(text) > MOST:
-        raise ValueError(f"result must have at most {MOST} bytes as JSON, got {len(text)}: push what is large as a model")
+        raise ValueError(f"result must have at most {MOST} bytes as JSON, got {len(text)}: push large values as a model")
     return text
 
 
@@ -161,7 +161,7 @@ class Lines(list):
 
 
 class Shell:
-    """What get_ipython returns: does what a notebook has for Jupyter, as far as a script can."""
+    """Runs a notebook's lines for Jupyter, as far as a script can. get_ipython returns it."""
 
     nothing = (  # they set how Jupyter shows things
         "autoawait autocall automagic autoreload autosave colors config doctest_mode load_ext matplotlib pdb pprint"
@@ -174,7 +174,6 @@ class Shell:
     def __init__(self, names):
         self.user_ns = names
         self.loop = asyncio.new_event_loop()
-        self.out = None  # what was captured last
 
     def cell(self, code, where):
         """Runs a cell, with a loop of events around it, as in Jupyter."""
@@ -187,7 +186,7 @@ class Shell:
         self.loop.run_until_complete(run())
 
     def python(self, code, where, scope):
-        """Runs what a magic has as Python, and returns the value of its last line if that is an expression."""
+        """Runs a magic's Python, and returns the value of its last line if that is an expression."""
         scope = scope or self.user_ns
         body = ast.parse(code, where).body
         last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
@@ -206,7 +205,7 @@ class Shell:
         made = ""
         try:
             for literal, field, spec, conversion in string.Formatter().parse(text):
-                # What is in single quotes the shell does not read either.
+                # The shell, too, leaves single quotes alone.
                 made += re.sub(r"\$(\$?[\w.]+)(?=(?:[^']*'[^']*')*[^']*$)", dollar, literal)
                 if field is not None:
                     made += value(f"{field}:{spec}" if spec else field, conversion)
@@ -215,7 +214,7 @@ class Shell:
         return made
 
     def program(self, args, text="", kept=False):
-        """Runs a program; what it prints goes where print does, or is returned."""
+        """Runs a program. Its output goes where print writes, or is returned."""
         sys.stdout.flush()
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if kept or sys.stdout is not sys.__stdout__ else {}
         done = subprocess.run(args, input=text, text=True, errors="replace", **piped)
@@ -342,7 +341,7 @@ def scope_of_caller():
 
 
 class Captured:
-    """What %%capture has kept."""
+    """The output that %%capture has kept."""
 
     def __init__(self, stdout, stderr):
         self.stdout, self.stderr, self.outputs = stdout, stderr, []
@@ -365,7 +364,7 @@ def main(file, step, before):
 
     steps = json.loads(Path(file).read_text())
     own = steps["steps"][step]
-    # Cells are a program of their own: what they define can be pickled by its name. What this one defines is of "run".
+    # Cells are a program of their own, so that their classes can be pickled by name. Those of this program are in "run".
     program = types.ModuleType("__main__")
     names = vars(program)
     sys.modules["run"], sys.modules["__main__"] = sys.modules["__main__"], program
@@ -394,7 +393,7 @@ def main(file, step, before):
                 names[name] = given(name, names[name])
                 parameters = [each for each in parameters if each != name]
         shared = dict(names)
-        # What a value is of is there before the value; what needs a value comes after it.
+        # Classes come before their values, and definitions that need a value after it.
         again = definitions([cell for before in own["after"] for cell in steps["steps"][before]["cells"]])
         undefined, values = define(again, names), {}
         for name in left:
@@ -420,7 +419,7 @@ def main(file, step, before):
         return failed(1, step, where, f"{type(e).__name__}: {e}")
 
     values = {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, NO_VALUES)}
-    # The next step defines again what is defined outside of blocks: a value that needs more cannot be kept.
+    # The next step runs definitions outside of blocks again. A value that needs another definition cannot be kept.
     defined = {name for what, _ in again + definitions(own["cells"]) for name in what}
     for name, value in list(names.items()):
         if isinstance(value, NO_VALUES) and shared.get(name) is not value and name not in defined:
@@ -461,7 +460,7 @@ if __name__ == "__main__":
         sys.exit(check())
     # Process 1 of a container has no default action for SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    # A notebook finds what is beside it, and may write there.
+    # As in Jupyter, the working directory has the files and can be written to.
     steps, work = Path(sys.argv[1]).resolve(), Path("/tmp/work")
     work.mkdir(exist_ok=True)
     for file in steps.parent.glob("[!.]*"):
