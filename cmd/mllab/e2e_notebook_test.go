@@ -61,9 +61,9 @@ func testNotebooks(t *testing.T, c cli) {
 		return c.run("pipeline", "compile", write("brought.ipynb", text), "-n", namespace, "--file", write("table.csv", "1,2\n3,4\n"))
 	}
 	for want, cell := range map[string]string{
-		`brought.ipynb: cell 1, line 2: "x.append?" asks for help`:        "x = []\nx.append?",
-		`brought.ipynb: cell 1, line 1: "%lprun f()" is not known`:     "%lprun f()",
-		`brought.ipynb: cell 1, line 2: syntax error: invalid`: "x = 1\ny = = 2",
+		`brought.ipynb: cell 1, line 2: "x.append?" asks for help`: "x = []\nx.append?",
+		`brought.ipynb: cell 1, line 1: "%lprun f()" is not known`: "%lprun f()",
+		`brought.ipynb: cell 1, line 2: syntax error: invalid`:     "x = 1\ny = = 2",
 	} {
 		compile(notebook(nil, struct{ tags, source string }{"step:a", cell})).exits(t, 2, want)
 	}
