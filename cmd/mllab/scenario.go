@@ -6,13 +6,14 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
 	"mllab.local/scenarios"
 	"mllab.local/scenarios/file"
 )
@@ -132,28 +133,28 @@ func newScenarioList(a *app) *cobra.Command {
 }
 
 func printList(w io.Writer, rows []outline) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "scenario\tneeds\tsteps\tcontrols\twhat it proves")
+	list := [][]string{{"scenario", "needs", "steps", "controls", "what it proves"}}
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\n", r.Name, strings.Join(r.Needs, ","), len(r.Steps), len(r.Controls), r.Summary)
+		list = append(list, []string{r.Name, strings.Join(r.Needs, ","), strconv.Itoa(len(r.Steps)), strconv.Itoa(len(r.Controls)), r.Summary})
 	}
-	t.Flush()
+	report.Table(w, list...)
 }
 
 func printOutline(w io.Writer, r outline) {
-	fmt.Fprintf(w, "%s: %s\nneeds %s\n\nsteps\n", r.Name, r.Summary, strings.Join(r.Needs, ", "))
+	report.Table(w, []string{r.Name + ": " + r.Summary})
+	fmt.Fprintf(w, "needs %s\n\nsteps\n", strings.Join(r.Needs, ", "))
 	for i, step := range r.Steps {
-		fmt.Fprintf(w, "  %d. %s\n", i+1, step)
+		report.Table(w, []string{fmt.Sprintf("  %d. %s", i+1, step)})
 		if r.ideas[i] != "" {
-			fmt.Fprintf(w, "     %s\n", r.ideas[i])
+			report.Paragraph(w, 5, r.ideas[i])
 		}
 	}
-	fmt.Fprintln(w, "\ncontrols: the world is made wrong, and a claim must fail")
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nnegative controls: each breaks the lab in one way, and a claim must fail")
+	var controls [][]string
 	for _, k := range r.Controls {
-		fmt.Fprintf(t, "  %s\t%s\t%s\n", k.Name, k.Catches, k.Summary)
+		controls = append(controls, []string{"  " + k.Name, string(k.Catches), k.Summary})
 	}
-	t.Flush()
+	report.Table(w, controls...)
 }
 
 // removed is what a reset did.

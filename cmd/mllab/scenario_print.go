@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"mllab.local/internal/report"
 	"mllab.local/internal/split"
@@ -16,8 +15,7 @@ import (
 
 // printTable writes one row for each run.
 func printTable(w io.Writer, results []scenarios.Result, asked []plan) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "scenario\tverdict\tsteps\tseconds\trests on")
+	rows := [][]string{{"scenario", "verdict", "steps", "seconds", "depends on"}}
 	for _, r := range results {
 		i := slices.IndexFunc(asked, func(s plan) bool { return s.Name == r.Scenario })
 		ok := 0
@@ -26,9 +24,9 @@ func printTable(w io.Writer, results []scenarios.Result, asked []plan) {
 				ok++
 			}
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d/%d\t%.1f\t%s\n", title(r), word(r), ok, len(asked[i].Steps), r.Seconds, restsOn(r))
+		rows = append(rows, []string{title(r), word(r), fmt.Sprintf("%d/%d", ok, len(asked[i].Steps)), fmt.Sprintf("%.1f", r.Seconds), basis(r)})
 	}
-	t.Flush()
+	report.Table(w, rows...)
 	fmt.Fprintln(w)
 }
 
@@ -39,23 +37,22 @@ func printSteps(w io.Writer, results []scenarios.Result) {
 		if r.Control != "" || len(r.Steps) == 0 {
 			continue
 		}
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "\tstep\tin force\tchecked\tevidence")
+		rows := [][]string{{"", "step", "active", "checked", "evidence"}}
 		for _, s := range r.Steps {
 			mark := "FAIL"
 			if s.Pass {
 				mark = "ok"
 			} else if r.Error != "" {
-				mark = "-" // it says nothing about the claim
+				mark = "-" // the claim was not judged
 			}
-			fmt.Fprintf(t, "%s\t%s\t%.1f s\t%.1f s\t%s\n", mark, s.Name, s.Barrier, s.Seconds, says(s))
+			rows = append(rows, []string{mark, s.Name, fmt.Sprintf("%.1f s", s.Barrier), fmt.Sprintf("%.1f s", s.Seconds), says(s)})
 		}
-		t.Flush()
+		report.Table(w, rows...)
 	}
 }
 
-// says is a step's evidence in one line, with the figures that it neither names
-// nor has, rounded, itself.
+// says returns a step's evidence in one line: its summary, plus the figures
+// missing from it.
 func says(s scenarios.StepResult) string {
 	if s.Evidence == nil {
 		return ""
@@ -87,15 +84,15 @@ func word(r scenarios.Result) string {
 	case r.Skipped != "":
 		return "SKIPPED"
 	case r.Error != "":
-		return "NOT TESTED"
+		return "ERROR"
 	case r.Pass:
 		return "PASS"
 	}
 	return "FAIL"
 }
 
-// restsOn is in a few words what a verdict rests on.
-func restsOn(r scenarios.Result) string {
+// basis returns in a few words what a verdict depends on.
+func basis(r scenarios.Result) string {
 	switch {
 	case r.Skipped != "":
 		return r.Skipped
@@ -128,13 +125,13 @@ func restsOn(r scenarios.Result) string {
 	return cmp.Or(strings.Join(parts, ", "), "what its steps saw")
 }
 
-// printVerdict writes the last lines about a run: what was claimed, and what it
-// rests on where that is more than all or nothing.
+// printVerdict writes the last lines about a run: the verdict, and the evidence of
+// each split between all and nothing.
 func printVerdict(w io.Writer, r scenarios.Result) {
 	var why string
 	switch {
 	case r.Skipped != "":
-		fmt.Fprintf(w, "%s %s: %s\n", word(r), title(r), r.Skipped)
+		report.Table(w, []string{fmt.Sprintf("%s %s: %s", word(r), title(r), r.Skipped)})
 		return
 	case r.Error != "":
 		why = strings.ReplaceAll(strings.TrimPrefix(r.Error, title(r)+": "), context.Canceled.Error(), "interrupted")
@@ -147,24 +144,26 @@ func printVerdict(w io.Writer, r scenarios.Result) {
 	if why != "" {
 		line += ": " + why
 	}
-	fmt.Fprintln(w, line)
+	report.Table(w, []string{line})
 	if !r.Pass || r.Control != "" {
 		return
 	}
+	var rows [][]string
 	for _, s := range r.Steps {
 		if e := s.Evidence; e != nil && (e.Verdict == nil || chance(*e.Verdict)) && says(s) != "" {
-			fmt.Fprintf(w, "  %s: %s\n", s.Name, says(s))
+			rows = append(rows, []string{"", s.Name + ":", says(s)})
 		}
 	}
+	report.Table(w, rows...)
 }
 
-// chance says whether a verdict is about a split, not about all or nothing.
+// chance reports whether a verdict is about a split, not about all or nothing.
 func chance(v split.Verdict) bool {
 	return slices.ContainsFunc(v.Regions, func(r split.Region) bool { return r.Share > 0 && r.Share < 1 })
 }
 
 // junitCases are one case for each step of a story and one for each control. A
-// run that ended beside its steps has a case that says so.
+// run that failed outside its steps has a case that says so.
 func junitCases(results []scenarios.Result) []report.Case {
 	var cases []report.Case
 	for _, r := range results {
@@ -180,16 +179,16 @@ func junitCases(results []scenarios.Result) []report.Case {
 			cases = append(cases, c)
 			continue
 		}
-		told := false
+		said := false
 		for _, s := range r.Steps {
 			c := report.Case{Suite: r.Scenario, Name: s.Name, Seconds: s.Barrier + s.Seconds, Output: says(s)}
 			if !s.Pass {
-				told = true
+				said = true
 				c.Failure = strings.TrimSpace(strings.Join(append(slices.Clone(r.Reasons), r.Error), "\n"))
 			}
 			cases = append(cases, c)
 		}
-		if err := r.Err(); err != nil && !told {
+		if err := r.Err(); err != nil && !said {
 			cases = append(cases, report.Case{Suite: r.Scenario, Name: "run", Failure: err.Error()})
 		}
 	}

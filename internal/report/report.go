@@ -258,11 +258,21 @@ func (r *reporter) endLine(t *task, e ending, result string) string {
 		return fmt.Sprintf("%s: %s after %s%s\n", t.name, word, took, result)
 	}
 	mark := [...]string{good: "✓", bad: "✗", unfinished: "·"}[e]
+	columns, _ := r.room()
+	head, indent := t.name+"  ", length(mark+" "+t.name)+gap
+	if indent > columns/2 { // what is right of it would be too narrow
+		head, indent = t.name+"\n    ", 4
+	}
+	lines := wrap(cmp.Or(result, "done"), columns-indent)
+	newLine, before := "\n"+strings.Repeat(" ", indent), "  "
+	if length(lines[len(lines)-1]+before+took) > columns-indent {
+		before = newLine
+	}
 	if r.Color {
 		mark = [...]string{good: "\x1b[32m", bad: "\x1b[31m", unfinished: "\x1b[33m"}[e] + mark + "\x1b[0m"
 		took = "\x1b[2m" + took + "\x1b[0m"
 	}
-	return fmt.Sprintf("%s %s  %s  %s\n", mark, t.name, cmp.Or(result, "done"), took)
+	return mark + " " + head + strings.Join(lines, newLine) + before + took + "\n"
 }
 
 // task is a running step; r.mu guards it.

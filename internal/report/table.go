@@ -1,0 +1,138 @@
+package report
+
+import (
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+const (
+	gap         = 2  // between two columns
+	leastColumn = 20 // a narrower last column goes below its row
+)
+
+// Table writes rows in columns. On a terminal the last column, and the second where a row has more than two, wrap
+// between words, so that no line is longer than the terminal is wide; a last column that would be too narrow to read goes
+// below its row. Elsewhere each row is one line. A word is never cut, so that a path can be copied.
+func Table(w io.Writer, rows ...[]string) {
+	screen := columns(w)
+	widths := columnWidths(rows, screen)
+	var b strings.Builder
+	for _, row := range rows {
+		below := ""
+		if last := len(row) - 1; last > 0 && last == len(widths)-1 && screen > 0 && widths[last] < min(length(row[last]), leastColumn) {
+			row, below = row[:last], row[last] // too narrow to read
+		}
+		writeRow(&b, row, widths)
+		if below != "" {
+			for _, line := range wrap(below, screen-2*gap) {
+				b.WriteString(strings.Repeat(" ", 2*gap) + line + "\n")
+			}
+		}
+	}
+	_, _ = io.WriteString(w, b.String()) // as all that is printed: work goes on when stdout is gone
+}
+
+func writeRow(b *strings.Builder, row []string, widths []int) {
+	cells := make([][]string, len(row))
+	height := 1
+	for i, cell := range row {
+		cells[i] = wrap(cell, max(widths[i], 1))
+		height = max(height, len(cells[i]))
+	}
+	for line := range height {
+		var text strings.Builder
+		at := 0 // where the cell begins
+		for i := range row {
+			if line < len(cells[i]) && cells[i][line] != "" {
+				text.WriteString(strings.Repeat(" ", at-length(text.String())) + cells[i][line])
+			}
+			at = max(at+widths[i], length(text.String())) + gap
+		}
+		b.WriteString(strings.TrimRight(text.String(), " ") + "\n")
+	}
+}
+
+// columnWidths returns the width of each column, in a screen of that many columns; 0 is no screen.
+func columnWidths(rows [][]string, screen int) []int {
+	var widths, words []int // the longest cell, and the longest word
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths, words = append(widths, 0), append(words, 0)
+			}
+			widths[i] = max(widths[i], length(cell))
+			for word := range strings.FieldsSeq(cell) {
+				words[i] = max(words[i], length(word))
+			}
+		}
+	}
+	last := len(widths) - 1
+	if screen == 0 || last < 0 {
+		return widths
+	}
+	room := screen - gap*last
+	for _, width := range widths {
+		room -= width
+	}
+	if room >= 0 {
+		return widths
+	}
+	// The last column gives way down to half of the screen, then the second, then the last one again.
+	room += widths[last]
+	if half := screen / 2; room < half && last > 1 {
+		narrow := max(widths[1]-(half-room), words[1])
+		room += widths[1] - narrow
+		widths[1] = narrow
+	}
+	widths[last] = max(room, 1)
+	return widths
+}
+
+// wrap breaks text between words into lines of at most width columns; a longer word has a line of its own. Text that
+// fits stays as it is.
+func wrap(text string, width int) []string {
+	if length(text) <= width {
+		return []string{text}
+	}
+	var lines []string
+	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
+	for word := range strings.FieldsSeq(text) {
+		n := len(lines) - 1
+		if n >= 0 && length(lines[n])+1+length(word) <= width {
+			lines[n] += " " + word
+			continue
+		}
+		lines = append(lines, indent+word)
+	}
+	return lines
+}
+
+// Paragraph writes text between words wrapped behind an indent.
+func Paragraph(w io.Writer, indent int, text string) {
+	Table(w, []string{strings.Repeat(" ", max(indent-gap, 0)), text})
+}
+
+// columns is how wide the terminal w is; 0 when it is none.
+func columns(w io.Writer) int {
+	switch w := w.(type) {
+	case wide:
+		return w.columns
+	case *os.File:
+		if columns, _, err := term.GetSize(int(w.Fd())); err == nil {
+			return columns
+		}
+	}
+	return 0
+}
+
+// wide is a writer that is as wide as a terminal.
+type wide struct {
+	io.Writer
+	columns int
+}
+
+// Wide returns w for a screen of that many columns.
+func Wide(w io.Writer, columns int) io.Writer { return wide{w, columns} }
