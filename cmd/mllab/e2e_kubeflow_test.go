@@ -79,6 +79,8 @@ func TestLabDelivery(t *testing.T) {
 		c.kubectl(t, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow", "--all")
 	})
 
+	c.part(t, "notebooks as people bring them", func(t *testing.T) { testNotebooks(t, c) })
+
 	c.part(t, "mlops passes, it fits, and the proof of each of its commits is in Git", func(t *testing.T) {
 		p := c.start("scenario", "mlops", "--keep", "-o", "json")
 		peak := c.peak(t, p)
