@@ -158,10 +158,7 @@ func (s *abStory) route(ctx context.Context, l *Session, b string) error {
 		return err
 	}
 	for _, version := range versions {
-		r := l.to(version + "-model")
-		r.Fresh = true
-		err := l.until(ctx, "version "+version, func() string { return l.send.Send(ctx, r).Problem() })
-		if err != nil {
+		if err := l.inForce(ctx, l.to(version+"-model"), mark); err != nil {
 			return err
 		}
 	}

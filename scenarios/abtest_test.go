@@ -175,7 +175,7 @@ func TestTheRoutesAreRenderedForEveryVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, times := range map[string]int{
-		`"x-group":{"exact":"b"}`: 1, `"regex":"` + armCookie + `"`: 1, `"x-mllab-route":"7"`: 2, `"subset":"v1-copy"`: 2, `"subset":"v1"`: 2, `"subset":"v2"`: 1,
+		`"x-group":{"exact":"b"}`: 1, `"regex":"` + armCookie + `"`: 1, `"x-mllab-route":"7"`: 5, `"subset":"v1-copy"`: 2, `"subset":"v1"`: 2, `"subset":"v2"`: 1,
 	} {
 		if strings.Count(string(text), want) != times {
 			t.Errorf("%s is there %d times, want %d: %s", want, strings.Count(string(text), want), times, text)

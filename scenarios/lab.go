@@ -164,7 +164,7 @@ func (l *Session) follows(ctx context.Context, name, state string) error {
 	defer cancel()
 	r := l.to(name)
 	r.Header = http.Header{header.ProbeKey: {header.ProbeValue}, header.HashKey: {header.HashValueOverride}}
-	err := l.inForce(bounded, r, state)
+	err := l.marked(bounded, r, state, anyone)
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
@@ -393,14 +393,22 @@ func (l *Session) mark() string {
 // worker that lags behind then hides with a chance of 2^-20.
 const inForceStreak = 20
 
-// inForce returns when r is answered by the state of a route that carries mark.
-// Istio has no status that says so: https://github.com/istio/istio/issues/16211
+// inForce returns when the application itself answers r, by the state of a route
+// that carries mark. Istio has no status that says so:
+// https://github.com/istio/istio/issues/16211
 func (l *Session) inForce(ctx context.Context, r probe.Request, mark string) error {
+	return l.marked(ctx, r, mark, func(a probe.Answer) bool { return !a.Router })
+}
+
+// marked returns when r is answered by the state of a route that carries mark,
+// and by whom it should be. Envoy's own 503 carries a mark, too: it says so until
+// it knows the endpoints.
+func (l *Session) marked(ctx context.Context, r probe.Request, mark string, by func(probe.Answer) bool) error {
 	r.Fresh = true
 	streak := 0
 	return l.until(ctx, "the route's new state", func() string {
 		for ; streak < inForceStreak; streak++ {
-			if a := l.send.Send(ctx, r); a.Route != mark {
+			if a := l.send.Send(ctx, r); a.Route != mark || !by(a) {
 				streak = 0
 				return fmt.Sprintf("answered by state %q instead of %q (%s)", a.Route, mark, cmp.Or(a.Problem(), "200"))
 			}
@@ -408,6 +416,9 @@ func (l *Session) inForce(ctx context.Context, r probe.Request, mark string) err
 		return ""
 	})
 }
+
+// anyone may answer: only the route is asked for.
+func anyone(probe.Answer) bool { return true }
 
 // pause returns after d, or with ctx's error.
 func pause(ctx context.Context, d time.Duration) error {

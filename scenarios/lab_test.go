@@ -62,3 +62,16 @@ func TestAGatewayThatDoesNotFollowIsLeftToTheSample(t *testing.T) {
 		}
 	})
 }
+
+func TestARouteIsInForceOnceTheApplicationAnswersByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &senderFunc{answer: func(sent int) probe.Answer {
+			// The gateway has the route before it knows the endpoints.
+			return probe.Answer{Status: 200, Route: "1", Router: sent <= 5}
+		}}
+		l := &Session{send: s, task: report.Discard().Step("")}
+		if err := l.inForce(t.Context(), probe.Request{}, "1"); err != nil || s.sent != 5+inForceStreak {
+			t.Errorf("%v after %d requests, want %d", err, s.sent, 5+inForceStreak)
+		}
+	})
+}

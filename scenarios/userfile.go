@@ -417,7 +417,7 @@ func (u *userStory) inForce(ctx context.Context, l *Session, c file.Change, empt
 	}
 	for _, name := range names {
 		if route := u.routes[name]; route != nil {
-			if err := l.inForce(ctx, l.to(name), route.Mark); err != nil {
+			if err := l.marked(ctx, l.to(name), route.Mark, anyone); err != nil {
 				return err
 			}
 		}
@@ -467,7 +467,7 @@ func (u *userStory) wait(ctx context.Context, l *Session, w file.Wait) error {
 		}
 		return l.wait(ctx, o)
 	case w.Mark != "":
-		if err := l.inForce(ctx, l.to(w.Of), w.Mark); err != nil {
+		if err := l.marked(ctx, l.to(w.Of), w.Mark, anyone); err != nil {
 			return err
 		}
 		return u.hostsAnswered(ctx, l, []string{w.Of}, w.Empty)
