@@ -54,10 +54,11 @@ type Env struct {
 // what has to be taken back.
 type Session struct {
 	*Env
-	Namespace string // the run's own
-	title     string // of the run
-	control   string // that is run; empty: the scenario itself
-	runID     string // labels the namespace
+	Namespace string       // the run's own
+	title     string       // of the run
+	control   string       // that is run; empty: the scenario itself
+	runID     string       // labels the namespace
+	writer    *kube.Client // writes the objects of a user's scenario; nil: Kube does
 
 	send     probe.Sender
 	task     report.Task
@@ -221,7 +222,7 @@ func (l *Session) write(ctx context.Context, objs ...*unstructured.Unstructured)
 		}
 	}
 	l.lastApply = time.Now()
-	_, err := l.Kube.Apply(ctx, objs)
+	_, err := cmp.Or(l.writer, l.Kube).Apply(ctx, objs)
 	return err
 }
 
@@ -239,7 +240,7 @@ func (l *Session) remove(ctx context.Context, objs ...*unstructured.Unstructured
 			l.applied = slices.Delete(l.applied, i, i+1)
 		}
 	}
-	if err := l.Kube.Delete(ctx, objs); err != nil {
+	if err := cmp.Or(l.writer, l.Kube).Delete(ctx, objs); err != nil {
 		return err
 	}
 	for _, o := range objs {

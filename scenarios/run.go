@@ -90,6 +90,7 @@ const (
 	managedBy     = "mllab"
 	scenarioLabel = "mllab.local/scenario"
 	runLabel      = "mllab.local/run"
+	confinedLabel = "mllab.local/confined" // of a user's scenario: userfile/fence.yaml holds there
 )
 
 // session begins a run of a scenario, or of one of its controls.
@@ -355,22 +356,30 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 	if s.SidecarInjection {
 		ns.Labels["istio-injection"] = "enabled"
 	} else if s.Untrusted {
-		// Not in the mesh: Istio's init container needs NET_ADMIN, which no level
-		// but "privileged" allows.
+		// Not in the mesh, where only confine judges: Istio's init container needs
+		// NET_ADMIN, which no level but "privileged" allows.
 		// https://kubernetes.io/docs/concepts/security/pod-security-standards/
 		ns.Labels["pod-security.kubernetes.io/enforce"] = "baseline"
+	}
+	if s.Untrusted {
+		ns.Labels[confinedLabel] = "true"
 	}
 	_, err := removeNamespace(ctx, l.Kube, l.Namespace, scenarioLabel, s.Name, task.Update)
 	if err == nil {
 		if err = l.Kube.Create(ctx, ns); err != nil {
 			err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
+		} else {
+			l.namespaceCreated = true
 		}
+	}
+	if err == nil && s.Untrusted {
+		l.task = task
+		err = l.confine(ctx)
 	}
 	if err != nil {
 		task.Fail(err)
 		return err
 	}
-	l.namespaceCreated = true
 	task.Done(l.Namespace)
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"knative.dev/serving/pkg/apis/autoscaling"
 	"knative.dev/serving/pkg/apis/serving"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -69,6 +70,51 @@ func readBounded(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, file.MaxBytes+1))
+}
+
+// author is the account that writes the objects of a user's scenario.
+const author = "author"
+
+// confineBound is how long the API server may take to know a policy.
+const confineBound = 30 * time.Second
+
+// confine has the run write with the rights of its author, and the cluster judge
+// its pods. It returns once both hold: it asks for a pod that must be refused, and
+// makes none.
+func (l *Session) confine(ctx context.Context) error {
+	fence, err := render("userfile/fence.yaml", nil)
+	if err != nil {
+		return err
+	}
+	rights, err := render("userfile/rights.yaml", map[string]string{"Account": author, "Namespace": l.Namespace})
+	if err != nil {
+		return err
+	}
+	if _, err := l.Kube.Apply(ctx, append(rights, fence...)); err != nil {
+		return err
+	}
+	if l.writer, err = l.Kube.As(l.Namespace, author); err != nil {
+		return err
+	}
+	bad, err := l.deployment(model{Name: "fence", Version: "v1"})
+	if err != nil {
+		return err
+	}
+	bad.SetNamespace(l.Namespace)
+	if err := unstructured.SetNestedField(bad.Object, true, "spec", "template", "spec", "hostNetwork"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, confineBound)
+	defer cancel()
+	return l.until(ctx, "policy "+fence[0].GetName(), func() string {
+		switch err := l.writer.Create(ctx, bad.DeepCopy(), client.DryRunAll); {
+		case err == nil:
+			return "it refuses nothing yet"
+		case !strings.Contains(err.Error(), fence[0].GetName()): // no type says which policy it was
+			return err.Error()
+		}
+		return ""
+	})
 }
 
 // userStory is a scenario from a file while it is told.

@@ -32,4 +32,30 @@ func testUserFiles(t *testing.T, c cli) {
 		t.Fatal(err)
 	}
 	c.run("scenario", "run", named).exits(t, 2, "namespace mllab-sample is an addon's")
+
+	// The cluster itself judges the pods, in the mesh as well.
+	meshed := filepath.Join(t.TempDir(), "meshed.yaml")
+	if err := os.WriteFile(meshed, []byte(strings.Replace(strings.Replace(string(text), "name: subset-good", "name: meshed", 1), "steps:", "mesh: true\nsteps:", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.run("scenario", "run", meshed, "--keep").ok(t, nil)
+	for pod, refused := range map[string]bool{
+		`{containers: [{name: a, image: a}]}`:                                                                                             false,
+		`{hostPID: true, containers: [{name: a, image: a}]}`:                                                                              true,
+		`{serviceAccountName: other, containers: [{name: a, image: a}]}`:                                                                  true,
+		`{securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: "1"}]}, containers: [{name: a, image: a}]}`:                   true,
+		`{volumes: [{name: a, hostPath: {path: /}}], containers: [{name: a, image: a}]}`:                                                  true,
+		`{volumes: [{name: a, secret: {secretName: a}}], containers: [{name: a, image: a}]}`:                                              true,
+		`{containers: [{name: a, image: a, securityContext: {privileged: true}}]}`:                                                        true,
+		`{initContainers: [{name: a, image: a, securityContext: {capabilities: {add: [NET_ADMIN]}}}], containers: [{name: b, image: a}]}`: true,
+		`{containers: [{name: a, image: a, ports: [{containerPort: 80, hostPort: 80}]}]}`:                                                 true,
+		`{containers: [{name: a, image: a, envFrom: [{secretRef: {name: a}}]}]}`:                                                          true,
+	} {
+		deployment := "{apiVersion: apps/v1, kind: Deployment, metadata: {name: try, namespace: mllab-meshed}, spec: {selector: {matchLabels: {app: try}}, template: {metadata: {labels: {app: try}}, spec: " + pod + "}}}"
+		out, err := tryEngine("exec", c.node(), "sh", "-c", "kubectl --kubeconfig=/etc/kubernetes/admin.conf create --dry-run=server -f - <<'END'\n"+deployment+"\nEND")
+		if (err != nil) != refused || refused && !strings.Contains(out, "confined.mllab.local") {
+			t.Errorf("%s: refused %v, want %v: %s", pod, err != nil, refused, out)
+		}
+	}
+	c.run("scenario", "reset", "meshed").ok(t, nil)
 }

@@ -99,6 +99,14 @@ func New(cfg *rest.Config) (*Client, error) {
 	return &Client{Client: both, watcher: both, core: core, manager: manager, config: cfg}, nil
 }
 
+// As returns a Client of the same cluster that has the rights of a service account only; the account need not be there.
+// https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation
+func (c *Client) As(namespace, account string) (*Client, error) {
+	cfg := rest.CopyConfig(c.config)
+	cfg.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + namespace + ":" + account}
+	return New(cfg)
+}
+
 // Admits returns nil when the API answers and lets this client read.
 func (c *Client) Admits(ctx context.Context) error {
 	return c.List(ctx, &corev1.NamespaceList{})
