@@ -62,7 +62,10 @@ type Parameter struct{ Name, Value string }
 type file struct {
 	Format   int `json:"nbformat"`
 	Metadata struct {
-		Kale kale `json:"kubeflow_notebook"`
+		Kale   kale `json:"kubeflow_notebook"`
+		Kernel struct {
+			Language string `json:"language"`
+		} `json:"kernelspec"`
 	} `json:"metadata"`
 	Cells []struct {
 		Type     string `json:"cell_type"`
@@ -105,6 +108,9 @@ func Read(data []byte) (*Notebook, error) {
 	}
 	if f.Format != 4 {
 		return nil, fmt.Errorf("nbformat must be 4, got %d: save the notebook with a newer Jupyter", f.Format)
+	}
+	if language := f.Metadata.Kernel.Language; language != "" && !strings.EqualFold(language, "python") {
+		return nil, fmt.Errorf("the language of the notebook's kernel must be python, got %s", language)
 	}
 	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]int{}}
 	for _, c := range f.Cells {

@@ -140,6 +140,7 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 	}{
 		"no JSON":                {[]byte("# hello"), "it is no notebook: "},
 		"an old format":          {[]byte(`{"nbformat": 3}`), "nbformat must be 4, got 3"},
+		"another language":       {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"language": "R"}}, "cells": []}`), "must be python, got R"},
 		"no cells":               {notebook(t), "no cell is tagged step:NAME"},
 		"nothing tagged":         {notebook(t, cell{"markdown", "# A", nil}, code("a = 1")), "cell 2 has no tag, and no cell is tagged step:NAME"},
 		"only shared cells":      {notebook(t, code("import a", "imports")), "no cell is tagged step:NAME"},
