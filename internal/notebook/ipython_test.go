@@ -172,6 +172,9 @@ func TestANameOfTheNotebooksIsNoMagic(t *testing.T) {
 	if got := book.Steps[0].Cells; got[1].Code != "who" || !strings.Contains(got[2].Code, "run_line_magic") || got[4].Code != "ls -la" {
 		t.Errorf("got %v", got)
 	}
+	if book, err = Read(notebook(t, code("from settings import *", "step:a"), code("env"))); err != nil || book.Steps[0].Cells[1].Code != "env" {
+		t.Errorf("got %v, %v", book, err)
+	}
 }
 
 func TestLinesForJupyterAreBounded(t *testing.T) {

@@ -78,10 +78,10 @@ type file struct {
 
 // kale is what KALE keeps about a whole notebook, as far as it changes its pods.
 type kale struct {
-	StepsDefaults []any           `json:"steps_defaults"` // tags of every step
-	Image         string          `json:"base_image"`
-	Volumes       []any           `json:"volumes"`
-	Katib         json.RawMessage `json:"katib_run"`
+	StepsDefaults any    `json:"steps_defaults"` // tags of every step
+	Image         string `json:"base_image"`
+	Volumes       any    `json:"volumes"`
+	Katib         any    `json:"katib_run"`
 }
 
 // source is a cell's text, which a notebook has as one string or as lines.
@@ -152,6 +152,7 @@ type reader struct {
 	last      string            // tag or step that untagged cells go with
 	prevs     []prev
 	mentioned map[string]int // in how many cells a name is
+	stars     bool           // a cell imports *, and so names that no cell mentions
 }
 
 // prev is a tag prev: of a cell.
@@ -164,10 +165,11 @@ type prev struct {
 func (r *reader) mention(code string) {
 	names := map[string]bool{}
 	for _, line := range tokens(code + "\n") {
-		for _, t := range line {
+		for i, t := range line {
 			if t.kind == aName {
 				names[t.text] = true
 			}
+			r.stars = r.stars || t.is("*") && i > 0 && line[i-1].is("import")
 		}
 	}
 	for each := range names {
@@ -193,7 +195,7 @@ func (r *reader) cell(number int, code string, raw []any) error {
 		}
 		return nil
 	}
-	if code, err = python(code, func(name string) bool { return r.mentioned[name] > 1 }); err != nil {
+	if code, err = python(code, func(name string) bool { return r.stars || r.mentioned[name] > 1 }); err != nil {
 		return err
 	}
 	made := Cell{number, code}
@@ -212,7 +214,9 @@ func (r *reader) cell(number int, code string, raw []any) error {
 	}
 	at, isStep := strings.CutPrefix(r.last, tagStep)
 	if !isStep {
-		r.cells[r.last] = append(r.cells[r.last], made)
+		if code != "" {
+			r.cells[r.last] = append(r.cells[r.last], made)
+		}
 		return nil
 	}
 	s := &r.book.Steps[r.steps[at]]
@@ -234,13 +238,17 @@ func (r *reader) cell(number int, code string, raw []any) error {
 func (r *reader) whole(k kale) error {
 	const where = "metadata kubeflow_notebook"
 	steps := r.book.Steps
-	if len(k.Volumes) > 0 {
+	if volumes, is := k.Volumes.([]any); k.Volumes != nil && (!is || len(volumes) > 0) {
 		return fmt.Errorf("%s: volumes must be empty: the lab mounts none in a step; hand values on by their names", where)
 	}
-	if string(k.Katib) == "true" {
+	if k.Katib == true {
 		return fmt.Errorf("%s: katib_run must be false: the lab has no Katib", where)
 	}
-	defaults, err := read(k.StepsDefaults)
+	raw, is := k.StepsDefaults.([]any)
+	if k.StepsDefaults != nil && !is {
+		return fmt.Errorf("%s: steps_defaults must be a list of tags", where)
+	}
+	defaults, err := read(raw)
 	if err == nil && (defaults.special != "" || defaults.step != "" || defaults.prev != nil) {
 		err = errors.New("it must have tags of a pod only, such as label:KEY:VALUE")
 	}
