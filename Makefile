@@ -41,7 +41,7 @@ verify: ## check every go.sum against the module cache, and that every go.mod is
 build: ## build bin/mllab
 	scripts/build
 
-tools: ## install what builds and labs need beside Go
+tools: ## install what builds and labs need besides Go
 	scripts/install
 
 clean: ## remove the lab, and what builds and tests left

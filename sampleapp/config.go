@@ -28,7 +28,7 @@ type config struct {
 // unset is a number that has no default.
 const unset = -1
 
-// What a bad value is told, by the environment and by PUT /faults.
+// Reasons why a value is refused, by the environment and by PUT /faults.
 const (
 	wantPercent  = "a number from 0 to 100"
 	wantDuration = `a duration of 0 or more, such as "250ms"`
@@ -132,7 +132,7 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 			c.trained.Name = name
 		}
 		if c.relay.Host != "" {
-			bad("MODEL_DIR", dir, "none beside RELAY, which makes this no model")
+			bad("MODEL_DIR", dir, "empty when RELAY is set: a relay is no model")
 		}
 	}
 	return c, errors.Join(errs...)

@@ -54,7 +54,7 @@ the exit code is 0 with such drift, too.`,
 			return a.print(r, func(w io.Writer) { printAudit(w, r) })
 		},
 	}
-	c.Flags().IntVar(&last, "last", last, "how many commits, 0 for all")
+	c.Flags().IntVar(&last, "last", last, "number of commits, 0 for all")
 	return c
 }
 
@@ -191,7 +191,7 @@ const (
 	wordy   = 200
 )
 
-// brief is a value in one line of at most so many letters; "-" is none.
+// brief returns a value in one line of bounded length, and "-" for an empty one.
 func brief(v any, most int) string {
 	text, isText := v.(string)
 	if !isText {

@@ -13,9 +13,9 @@ func newDoctor(a *app) *cobra.Command {
 	o := bootstrap.Options{Port: bootstrap.DefaultPort, Mode: bootstrap.DefaultMode}
 	c := &cobra.Command{
 		Use:   "doctor [flags]",
-		Short: "Check this machine, and say how to mend what is wrong",
-		Long: `Look at everything that mllab up needs of this machine, and change nothing. Exit
-code 2 when mllab up would refuse. Then: mend what fails, and mllab up`,
+		Short: "Check this machine, and name the fix for each problem",
+		Long: `Check everything that mllab up needs on this machine, and change nothing. Exit
+code 2 when mllab up would refuse. Then fix what fails, and run mllab up`,
 		Example: `  mllab doctor
   mllab doctor --image-source source -o json`,
 		Args: noArgs,
@@ -35,8 +35,8 @@ code 2 when mllab up would refuse. Then: mend what fails, and mllab up`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.Var((*port)(&o.Port), "port", "port that the gateway is to have, or auto")
-	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images are to come from")
+	f.Var((*port)(&o.Port), "port", "port of the gateway, or auto")
+	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images come from")
 	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
 	return c
 }

@@ -34,7 +34,7 @@ Flux looks at once at what was pushed.`,
 }
 
 // gitRemote returns the address of the lab's repository, with its token. It
-// takes no lock: a push must work beside a scenario.
+// takes no lock: a push must work during a scenario.
 func (a *app) gitRemote(ctx context.Context) (*url.URL, error) {
 	lab, err := bootstrap.Look(ctx, a.options())
 	if err != nil {
@@ -140,7 +140,7 @@ func (a *app) cloneFrom(ctx context.Context, r run.Runner, at *url.URL, dir stri
 		// https://git-scm.com/docs/gitcredentials
 		"credential." + here + ".helper=",
 		"credential." + here + ".helper=" + helper,
-		// An empty proxy is none, whatever the environment or the user's own configuration says:
+		// An empty value means no proxy, whatever the environment or the user's own configuration says:
 		// https://git-scm.com/docs/git-config#Documentation/git-config.txt-httpproxy
 		"http." + here + ".proxy=",
 		"remote.origin.fetch=+refs/notes/*:refs/notes/*",
@@ -177,7 +177,7 @@ func (a *app) credentialHelper() (string, error) {
 func newGitCredential(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "credential get|store|erase",
-		Short:  "Tell git the token of the lab's repository",
+		Short:  "Give git the token of the lab's repository",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {

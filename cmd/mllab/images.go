@@ -15,8 +15,8 @@ import (
 func newImages(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "images",
-		Short: "Show or make the lab's container images",
-		Long: `Show or make the lab's container images. They are pulled from upstream's
+		Short: "List, pull or build the lab's container images",
+		Long: `List, pull or build the lab's container images. They are pulled from upstream's
 registries, or, where none is reachable, built here from pinned Go modules, a
 PyPI wheel and Debian packages. ` + "`mllab up`" + ` makes what is missing by itself.`,
 		Example: `  mllab images list
@@ -35,7 +35,7 @@ func imageFlags(c *cobra.Command, mode, mirror *string) {
 	c.Flags().StringVar(mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
 }
 
-// withFlag adds the flag that names addons beside the core ones.
+// withFlag adds the flag that names addons besides the core ones.
 func withFlag(c *cobra.Command, with *[]string) {
 	c.Flags().StringSliceVar(with, "with", nil, "more addons, `NAME,...`: flux, git, kubeflow; or all")
 }
@@ -81,7 +81,7 @@ func newImagesBuild(a *app) *cobra.Command {
 	var with []string
 	c := &cobra.Command{
 		Use:   "build [flags]",
-		Short: "Make the images that the cache lacks",
+		Short: "Pull or build the images missing from the cache",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error

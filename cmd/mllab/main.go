@@ -24,9 +24,9 @@ func main() {
 	go func() {
 		<-signals
 		cancel()
-		talk.Note("\nstopping; what is half done is put away first (^C again ends at once)")
+		talk.Note("\nstopping: cleaning up first (^C again ends at once)")
 		<-signals
-		os.Exit(130)
+		os.Exit(130) // deliberate, and announced: a clean-up that hangs must not hold a person
 	}()
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, color: report.IsColored(os.Stderr), getenv: os.Getenv, report: talk}
 	os.Exit(a.main(ctx, os.Args[1:]))
@@ -36,7 +36,7 @@ func main() {
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
-	color          bool // stderr shows colours
+	color          bool // stderr shows colors
 	getenv         func(string) string
 	report         report.Reporter
 	global         global
@@ -58,7 +58,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 		err = fmt.Errorf("%w: %w", err, ctx.Err())
 	}
 	if errors.Is(err, context.Canceled) && fault.Hint(err) == "" {
-		// What it was doing, and what it could not put away.
+		// What it was doing, and what it could not clean up.
 		what := strings.TrimSuffix(strings.TrimSuffix(err.Error(), context.Canceled.Error()), ": ")
 		if what != "" {
 			what = ": " + what

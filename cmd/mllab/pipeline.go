@@ -17,7 +17,7 @@ import (
 func newPipeline(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "pipeline COMMAND",
-		Short:   "Make pipelines of notebooks",
+		Short:   "Compile notebooks to pipelines",
 		Example: `  mllab pipeline compile train.ipynb`,
 		Args:    noArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
@@ -95,6 +95,6 @@ cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 		},
 	}
 	c.Flags().StringArrayVar(&files, "file", nil, "a file that the notebook imports or reads; can be given several times")
-	c.Flags().StringVarP(&namespace, "namespace", "n", namespace, "where it is meant to run")
+	c.Flags().StringVarP(&namespace, "namespace", "n", namespace, "namespace it will run in")
 	return c
 }

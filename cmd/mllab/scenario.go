@@ -21,12 +21,12 @@ import (
 func newScenario(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "scenario",
-		Short: "Prove a delivery pattern with requests",
+		Short: "Prove a delivery pattern with real requests",
 		Long: `Prove a delivery pattern on the lab with real requests. Each claim is judged
 once, by an exact test whose error rate is printed with the verdict.
 
-Exit codes: 0 it holds, 1 a claim does not hold, 2 wrong use, 3 nothing could
-be tested, 130 interrupted.`,
+Exit codes: 0 every claim holds, 1 a claim does not hold, 2 wrong use, 3 could
+not test, 130 interrupted.`,
 		Example: `  mllab scenario list
   mllab scenario canary
   mllab scenario all --short`,
@@ -69,7 +69,7 @@ func oneScenario(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// outline is a scenario as `list` tells of it.
+// outline is a scenario as `list` shows it.
 type outline struct {
 	Name     string           `json:"name"`
 	Summary  string           `json:"summary"`

@@ -50,7 +50,7 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 		Short: strings.ToUpper(about.Summary[:1]) + about.Summary[1:],
 		Example: fmt.Sprintf(`  mllab scenario %[1]s
   mllab scenario %[1]s --explain           # explain each step, and wait for Enter
-  mllab scenario %[1]s --controls          # break the world on purpose: each must be caught`, about.Name),
+  mllab scenario %[1]s --controls          # negative controls: each breaks the lab and must be caught`, about.Name),
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.prove(c, &p, func(scenarios.Options) ([]scenarios.Scenario, error) {
@@ -83,9 +83,9 @@ func newScenarioAll(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "all [flags]",
 		Short: "Run every scenario that the lab has the addons for",
-		Long: `Run every scenario that the lab has the addons for, some at a time; those that
-measure time run alone, after the others. What the lab has no addon for is
-skipped, and the command that adds it is named.`,
+		Long: `Run every scenario that the lab has the addons for, in parallel; those
+that measure time run alone, after the others. A scenario whose addon is missing
+is skipped, and its row names the command that adds it.`,
 		Example: `  mllab scenario all
   mllab scenario all --short --junit report.xml
   mllab scenario all --controls`,
@@ -103,14 +103,14 @@ skipped, and the command that adds it is named.`,
 // proofFlags adds the flags that every proof has.
 func (a *app) proofFlags(c *cobra.Command, p *proof, keep string, timeout time.Duration) {
 	f := c.Flags()
-	f.BoolVar(&p.options.Short, "short", false, "leave out long steps, and send fewer requests")
+	f.BoolVar(&p.options.Short, "short", false, "leave out long steps and send fewer requests")
 	f.IntVar(&p.options.Requests, "requests", scenarios.DefaultRequests, fmt.Sprintf("requests in each sample (with --short: %d)", scenarios.ShortRequests))
-	f.Float64Var(&p.options.Alpha, "alpha", scenarios.DefaultAlpha, "how often a right split may be refused, for each sample")
-	f.BoolVar(&p.controls, "controls", false, "break the world in each known way instead, and see the verdict fail")
-	f.IntVar(&p.parallel, "parallel", 2, "how many run at a time, where there is more than one to run")
+	f.Float64Var(&p.options.Alpha, "alpha", scenarios.DefaultAlpha, "error rate: how often a right split is refused, for each sample")
+	f.BoolVar(&p.controls, "controls", false, "run the negative controls instead: each breaks the lab, and the verdict must be FAIL")
+	f.IntVar(&p.parallel, "parallel", 2, "how many scenarios or controls run in parallel")
 	f.BoolVar(&p.keep, "keep", false, keep)
-	f.DurationVar(&p.timeout, "timeout", timeout, "for all of it")
-	f.StringVar(&p.junit, "junit", "", "write a JUnit report to `FILE`, too")
+	f.DurationVar(&p.timeout, "timeout", timeout, "stop after this time")
+	f.StringVar(&p.junit, "junit", "", "also write a JUnit report to `FILE`")
 	a.global.output = "text"
 	f.VarP(&choice{&a.global.output, []string{"text", "json", "junit"}}, "output", "o", "how the result is written to stdout")
 }
@@ -168,23 +168,23 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 		if !given(n.flag) {
 			*n.value = 0
 		} else if *n.value < 1 || *n.value > n.most {
-			return o, fault.Usage(fmt.Sprintf("between 1 and %d", n.most), "--%s %d is out of range", n.flag, *n.value)
+			return o, fault.Usage(fmt.Sprintf("such as --%s %d", n.flag, n.most/10), "--%s must be from 1 to %d, got %d", n.flag, n.most, *n.value)
 		}
 	}
 	if !given("alpha") {
 		o.Alpha = 0
 	} else if !(o.Alpha > 0 && o.Alpha < 0.5) {
-		return o, fault.Usage("such as --alpha 1e-6", "--alpha %g is not between 0 and 0.5", o.Alpha)
+		return o, fault.Usage("such as --alpha 1e-6", "--alpha must be between 0 and 0.5, got %g", o.Alpha)
 	}
 	switch {
 	case p.parallel < 1 || p.parallel > maxParallel:
-		return o, fault.Usage(fmt.Sprintf("between 1 and %d", maxParallel), "--parallel %d is out of range", p.parallel)
+		return o, fault.Usage("such as --parallel 2", "--parallel must be from 1 to %d, got %d", maxParallel, p.parallel)
 	case p.timeout <= 0:
-		return o, fault.Usage("such as --timeout 10m", "--timeout %s is not a time to come", p.timeout)
+		return o, fault.Usage("such as --timeout 10m", "--timeout must be positive, got %s", p.timeout)
 	case p.teach && given("timeout"):
 		return o, fault.Usage("leave --timeout out, and stop with ^C", "--explain waits for you, and --timeout would not")
 	case given("junit") && p.junit == "":
-		return o, fault.Usage("such as --junit report.xml", "--junit has no file name")
+		return o, fault.Usage("such as --junit report.xml", "--junit must be a file name, got \"\"")
 	}
 	return o, nil
 }
@@ -356,7 +356,7 @@ func createReport(path string) (*reportFile, error) {
 		return nil, nil
 	}
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		return nil, fault.Usage("name a file", "--junit %s is there and not a file", path)
+		return nil, fault.Usage("name a file", "--junit %s exists and is not a regular file", path)
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".mllab-junit-*")
 	if err != nil {

@@ -89,7 +89,7 @@ func (t *teacher) text(l scenarios.Lesson) string {
 	return b.String()
 }
 
-// paint colours a diff as is usual.
+// paint colors a diff as is usual.
 func (t *teacher) paint(diff string) string {
 	if !t.color {
 		return diff

@@ -14,10 +14,10 @@ import (
 func newStatus(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [flags]",
-		Short: "Say whether the lab can be used",
-		Long: `Look at the engine, the node, Kubernetes and every addon, and say whether the lab
-can be used: exit code 0 when it can, 3 when it cannot. Then the command it names
-mends it. What you gave to Flux and is not ready is listed with Flux's reason.`,
+		Short: "Report whether the lab can be used",
+		Long: `Look at the engine, the node, Kubernetes and every addon, and report whether the
+lab can be used: exit code 0 when it can, 3 when it cannot. The command it names
+fixes it. It also lists what you gave to Flux that is not ready, with Flux's reason.`,
 		Example: `  mllab status
   mllab status -o json`,
 		Args: noArgs,

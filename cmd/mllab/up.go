@@ -16,8 +16,8 @@ func newUp(a *app) *cobra.Command {
 	dry := false
 	c := &cobra.Command{
 		Use:   "up [flags]",
-		Short: "Make the lab, or what of it is missing",
-		Long: `Make the lab: check this machine, get the images, create a kind cluster, install
+		Short: "Create the lab, or complete a partial one",
+		Long: `Create the lab: check this machine, get the images, create a kind cluster, install
 Istio, Knative and the sample model, and use each of them once. Doing it again
 changes nothing; after an interruption it goes on. With --gitops the addons come
 from the lab's own Git, where a commit upgrades or removes one (docs/gitops.md).
@@ -49,7 +49,7 @@ Then: mllab scenario canary`,
 	f.Var((*port)(&o.Port), "port", "port of the gateway on 127.0.0.1, or auto for a free one")
 	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images come from (auto: registries, if one answers)")
 	withFlag(c, &o.Addons)
-	f.BoolVar(&o.GitOps, "gitops", false, "have the addons come from the lab's own Git, from now on")
+	f.BoolVar(&o.GitOps, "gitops", false, "manage the addons from the lab's own Git, from now on")
 	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
 	f.StringVar(&o.Mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
 	f.DurationVar(&o.Timeout, "timeout", bootstrap.DefaultTimeout, "give up after this time")
@@ -113,7 +113,7 @@ func printPlan(w io.Writer, p bootstrap.PlanDoc) {
 			fmt.Fprintf(w, "  %-12s after %s is ready\n", "", strings.Join(a.Needs, ", "))
 		}
 		if len(a.Beside) > 0 {
-			fmt.Fprintf(w, "  %-12s beside %s\n", "", strings.Join(a.Beside, ", "))
+			fmt.Fprintf(w, "  %-12s together with %s\n", "", strings.Join(a.Beside, ", "))
 		}
 	}
 	fmt.Fprintf(w, "\nkind's configuration\n  %s\n", strings.ReplaceAll(strings.TrimSpace(p.KindConfig), "\n", "\n  "))

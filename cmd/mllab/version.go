@@ -23,7 +23,7 @@ type versionInfo struct {
 func newVersion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version [flags]",
-		Short:   "Say what this binary is, and what it installs",
+		Short:   "Print the version, and the versions it installs",
 		Example: "  mllab version -o json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {

@@ -1,4 +1,4 @@
-// Package folder tells the folders that mllab fills from those that people fill: only in its own does it remove by name.
+// Package folder marks the folders that mllab fills: only in these does it remove by name.
 package folder
 
 import (

@@ -190,7 +190,7 @@ func edit(path string, change func(doc *yaml.Node, isNew bool) error) (err error
 	return nil
 }
 
-// replace writes a file beside path and renames it.
+// replace writes a file next to path and renames it.
 func replace(path string, data []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".mllab-kubeconfig-*")
 	if err != nil {

@@ -93,7 +93,7 @@ func Pull(ctx context.Context, gateway, image string) (map[string][]byte, error)
 	return files, nil
 }
 
-// Has tells whether the registry has an image, REPOSITORY:TAG or
+// Has reports whether the registry has an image, REPOSITORY:TAG or
 // REPOSITORY@sha256:…
 func Has(ctx context.Context, gateway, image string) (bool, error) {
 	ref, err := reference(gateway, image)

@@ -55,7 +55,7 @@ type junitSeconds float64
 // MarshalText writes milliseconds' precision: readers refuse "1e-05".
 func (s junitSeconds) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%.3f", float64(s)), nil }
 
-// duration makes 0 of what is none.
+// duration returns 0 for invalid values.
 func duration(seconds float64) junitSeconds {
 	if math.IsNaN(seconds) || math.IsInf(seconds, 0) || seconds < 0 {
 		return 0

@@ -92,7 +92,7 @@ func filled(share float64, cells int) int {
 	return min(max(int(math.Round(share*float64(cells))), 1), cells-1)
 }
 
-// overall draws the bar of steps. It is drawn afresh each time, because its total grows as steps begin, and a bar of
+// overall draws the bar of steps. It is drawn again each time, because its total grows as steps begin, and a bar of
 // the library that was once full stays so.
 func overall(ended, begun int) string {
 	bar := progressbar.NewOptions(begun,

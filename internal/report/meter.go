@@ -22,7 +22,7 @@ type sample struct {
 // window is what the rate is taken over: long enough to be calm, short enough to show a stall.
 const window = 15 * time.Second
 
-// set takes a new state and tells whether it differs from the last one.
+// set takes a new state and reports whether it differs from the last one.
 func (m *meter) set(now time.Time, done, total int64, unit string) bool {
 	changed := len(m.recent) == 0 || done != m.done || total != m.total || unit != m.unit
 	if done < m.done || unit != m.unit {
@@ -35,7 +35,7 @@ func (m *meter) set(now time.Time, done, total int64, unit string) bool {
 	return changed
 }
 
-// rate returns units per second over the window before now; 0 when it cannot be told.
+// rate returns units per second over the window before now; 0 when it is unknown.
 func (m *meter) rate(now time.Time) float64 {
 	// Keep one sample from before the window: the rate needs a beginning.
 	for len(m.recent) > 1 && now.Sub(m.recent[1].at) >= window {

@@ -1,4 +1,4 @@
-// Package report tells a person what is going on (progress, on stderr) and writes results for machines (JUnit).
+// Package report shows progress to a person (on stderr) and writes results for machines (JUnit).
 //
 // On a terminal there is a live line at the bottom, with bars below it while a step counts, and a permanent line above
 // it for each finished step; elsewhere each event is one plain line, and a step's reason is repeated only when it
@@ -37,7 +37,7 @@ type Task interface {
 	Fail(err error)                          // it ended badly; the first line of err is shown
 }
 
-// Bar is one line of a count: its share of all, in 0..1, and words beside it. A Bad one is red where there is colour.
+// Bar is one line of a count: its share of all, in 0..1, and words next to it. A Bad one is red on a terminal with colors.
 type Bar struct {
 	Name  string
 	Share float64
@@ -63,13 +63,13 @@ func newReporter(w io.Writer, o Options) *reporter {
 }
 
 // ForTerminal returns a Reporter for f: live when f is a terminal that can move its cursor (TERM is not "dumb"), and
-// coloured unless NO_COLOR is set (https://no-color.org).
+// colored unless NO_COLOR is set (https://no-color.org).
 func ForTerminal(f *os.File) Reporter { return New(f, terminalOptions(f, os.Getenv)) }
 
-// IsTerminal tells whether f is a terminal.
+// IsTerminal reports whether f is a terminal.
 func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
-// IsColored tells whether f is a terminal that ForTerminal would write colours to.
+// IsColored reports whether ForTerminal would write colors to f.
 func IsColored(f *os.File) bool { return terminalOptions(f, os.Getenv).Color }
 
 func terminalOptions(f *os.File, getenv func(string) string) Options {
@@ -362,7 +362,7 @@ func (t *task) end(e ending, result string) {
 // oneLine makes s one line without control characters.
 func oneLine(s string) string { return strings.Join(strings.Fields(clean(s)), " ") }
 
-// escapes are the terminal's control sequences: colours, cursor movements.
+// escapes are the terminal's control sequences: colors, cursor movements.
 var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[ -/]*[@-~]")
 
 // clean drops control characters other than line breaks: they would move the cursor of the live area.

@@ -115,7 +115,7 @@ func Paragraph(w io.Writer, indent int, text string) {
 	Table(w, []string{strings.Repeat(" ", max(indent-gap, 0)), text})
 }
 
-// columns is how wide the terminal w is; 0 when it is none.
+// columns returns the width of the terminal w, and 0 if w is not a terminal.
 func columns(w io.Writer) int {
 	switch w := w.(type) {
 	case wide:

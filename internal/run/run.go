@@ -138,7 +138,7 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 	return fmt.Errorf("running %s: %w%s", c, err, last)
 }
 
-// stopGroup ends a process group, returns when it is gone or was killed, and tells whether there was one.
+// stopGroup ends a process group, returns when it is gone or was killed, and reports whether there was one.
 func stopGroup(pgid int) bool {
 	if syscall.Kill(-pgid, syscall.SIGTERM) != nil {
 		return false
@@ -201,7 +201,7 @@ func (t *tail) String() string {
 	return ":\n  " + strings.Join(lines, "\n  ")
 }
 
-// escapes are a terminal's control sequences: colours, cursor movements.
+// escapes are a terminal's control sequences: colors, cursor movements.
 var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[ -/]*[@-~]")
 
 // printable drops what else could move a reader's cursor.

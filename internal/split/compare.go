@@ -34,7 +34,7 @@ type Comparison struct {
 	Difference float64
 }
 
-// Compare tells by Fisher's exact test whether two arms convert at different rates: when they do not, it shows a
+// Compare decides by Fisher's exact test whether two arms convert at different rates: when they do not, it shows a
 // difference with probability at most alpha, whatever their common rate is, half of it to each side. The error says what
 // makes the comparison impossible.
 //
@@ -142,7 +142,7 @@ func Users(pA, pB, alpha, miss float64) (int, error) {
 	n := 16
 	for ; !enough(n); n *= 2 {
 		if n >= maxUsers {
-			return 0, fmt.Errorf("planning an A/B test: with %d users in each arm, alpha %v and a miss of %v it cannot tell %s from %s", n, alpha, miss, percent(pB), percent(pA))
+			return 0, fmt.Errorf("planning an A/B test: with %d users in each arm, alpha %v and a miss of %v it cannot distinguish %s from %s", n, alpha, miss, percent(pB), percent(pA))
 		}
 	}
 	// The chance of a miss falls with n, but for small jumps where a bound moves by a whole user: n itself is enough in

@@ -47,7 +47,7 @@ type Region struct {
 	CaughtAbove float64
 }
 
-// Verdict is the outcome with all that it rests on. Reasons are sentences for a person and empty when Pass is true.
+// Verdict is the outcome with all that it depends on. Reasons are sentences for a person and empty when Pass is true.
 type Verdict struct {
 	Pass    bool           `json:"pass"`
 	N       int            `json:"n"`

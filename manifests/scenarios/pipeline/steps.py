@@ -14,7 +14,7 @@ are in the environment:
     GATEWAY, SERVICE_HOST, EXPECT   verify: where to send requests, the Host, and the model's digest
 
 Exit codes: 0, 1 for a failure, 4 for a model that does not pass the gate, 5 for answers that are not the trainer's, 75 for
-a registry that failed, which another try may mend.
+a registry that failed, which another try may fix.
 """
 
 import json

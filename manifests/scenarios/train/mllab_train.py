@@ -20,7 +20,7 @@ say. The workers of a TrainJob (WORKERS of them, this being number JOB_COMPLETIO
 not meet: the lines of all of them together have all scores. Only worker 0 goes on to train.
 
 Exit codes: 0, 1 for a failure, 2 for wrong arguments, 4 for a model that does not pass the gate; then nothing is
-written. 75 is a registry that failed: another try may mend that.
+written. 75 is a registry that failed: another try may fix that.
 """
 
 import os
