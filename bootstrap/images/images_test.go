@@ -346,6 +346,9 @@ func pythonTools(t *testing.T, calls *[]string) run.Func {
 			write(filepath.Join(site, "sklearn/__init__.py"), "import numpy\n")
 			write(filepath.Join(site, "sklearn/tests/test_all.py"), "assert False\n")
 		case slices.Contains(c.Args, "compileall"):
+			if main, err := os.ReadFile(filepath.Join(last, "pip/__main__.py")); err != nil || !strings.Contains(string(main), "no package index") {
+				t.Errorf("byte code is made of another pip: %s %v", main, err)
+			}
 			write(filepath.Join(last, "sklearn/__pycache__/__init__.cpython-311.pyc"), "code")
 		default:
 			return fmt.Errorf("%s is not installed", c.Path)

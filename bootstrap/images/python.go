@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"runtime"
@@ -107,12 +108,15 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 	// another version than the image's, nobody reads it.
 	compile := []string{"-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "-s", site, "-p", pythonSite, site}
 	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
-	for _, args := range [][]string{install, compile} {
-		if err := b.run.Run(ctx, run.Cmd{Path: "python3", Args: args, Stdout: lines, Stderr: lines}); err != nil {
-			return err
-		}
+	if err := b.run.Run(ctx, run.Cmd{Path: "python3", Args: install, Stdout: lines, Stderr: lines}); err != nil {
+		return err
 	}
-	return nil
+	// pip as a program that says why there is no package. Before the byte code,
+	// which Python takes without a look at the source.
+	if err := os.Rename(filepath.Join(dir, "pip_main.py"), filepath.Join(site, "pip", "__main__.py")); err != nil {
+		return err
+	}
+	return b.run.Run(ctx, run.Cmd{Path: "python3", Args: compile, Stdout: lines, Stderr: lines})
 }
 
 // onPython puts a component's wheels and programs on a Python image of another
@@ -159,8 +163,6 @@ func addPython(files tree, from string) error {
 	maps.DeleteFunc(files, func(p string, _ node) bool {
 		return strings.HasPrefix(p, pythonSite+"/") && strings.Contains(p, "/tests/") || strings.HasPrefix(p, pythonSite+"/bin/")
 	})
-	// pip as a module, which says why there is no package.
-	files[pythonSite+"/pip/__main__.py"] = node{mode: 0o644, from: filepath.Join(from, "pip_main.py")}
 	return nil
 }
 

@@ -17,7 +17,7 @@ if __name__ == "__main__":
         print(
             "This lab has no package index, and pip in this image asks none (PIP_NO_INDEX=1), whatever --index-url says.\n"
             f"Installed: {there}.\n"
-            "For another package, build an image that has it, push it to the lab's registry, and name it. See docs/kubeflow.md.",
+            "For another package, build an image that has it, push it to the lab's registry, and name it (docs/kubeflow.md).",
             file=sys.stderr,
         )
     sys.exit(failed)
