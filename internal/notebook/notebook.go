@@ -132,8 +132,11 @@ func Read(data []byte) (*Notebook, error) {
 	if err := r.whole(f.Metadata.Kale); err != nil {
 		return nil, err
 	}
-	r.book.Shared = slices.Concat(r.cells[tagParameters], r.cells[tagImports], r.cells[tagFunctions])
 	r.book.Parameters = parameters(r.cells[tagParameters])
+	r.book.Shared = slices.Concat(r.cells[tagParameters], r.cells[tagImports], r.cells[tagFunctions])
+	if r.book.Parameters == nil { // code, which KALE refuses: it may need imports
+		r.book.Shared = slices.Concat(r.cells[tagImports], r.cells[tagParameters], r.cells[tagFunctions])
+	}
 	var err error
 	if r.book.Steps, err = order(r.book.Steps); err != nil {
 		return nil, err

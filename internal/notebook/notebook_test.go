@@ -106,7 +106,15 @@ func TestTagsMeanWhatTheyMeanInKALE(t *testing.T) {
 
 // What the lab takes and KALE does not.
 func TestMoreThanKALETakes(t *testing.T) {
-	book, err := Read(notebook(t,
+	book, err := Read(notebook(t, code("n = os.cpu_count()", "pipeline-parameters"), code("def f(): pass", "functions"), code("import os", "imports"), code("a = 1", "step:a")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Code among the parameters may need the imports.
+	if got, want := plan(book), []string{"shared [3 1 2]", "a[][4]"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	book, err = Read(notebook(t,
 		code("x = 3", "step:evaluate", "prev:train-it", "prev:prepare"), // names steps that come later
 		code("a = 1", "block:prepare"),                                  // the older word
 		code("c = 3", "step:train-it", "prev:prepare", "somebody-elses", "remove_cell", "parameters"),
