@@ -144,17 +144,15 @@ func (s *abStory) deploy(ctx context.Context, l *Session) error {
 // route gives arm B to a version, and returns when the gateway routes so and
 // each version answers at its own address.
 func (s *abStory) route(ctx context.Context, l *Session, b string) error {
-	mark, versions := l.mark(), sortedKeys(s.converts)
-	objs, err := render("ab-test/routes.yaml", map[string]any{
-		"Host": l.host("model"), "Versions": versions, "B": b, "Header": s.header, "Cookie": s.cookie, "Mark": mark,
+	versions := sortedKeys(s.converts)
+	err := l.route(ctx, "ab-test/routes.yaml", l.to("model"), func(state routeState) any {
+		return struct {
+			routeState
+			Versions          []string
+			B, Header, Cookie string
+		}{state, versions, b, s.header, s.cookie}
 	})
 	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, objs...); err != nil {
-		return err
-	}
-	if err := l.inForce(ctx, l.to("model"), mark); err != nil {
 		return err
 	}
 	for _, version := range versions {
@@ -333,9 +331,8 @@ func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][
 	if err != nil {
 		return nil, e, err
 	}
-	if refuted := answered(tally); refuted != nil {
-		e.Summary = refuted.Reasons[0]
-		return nil, e, refuted
+	if err := e.answered(); err != nil {
+		return nil, e, err
 	}
 	by := make([][]probe.Answer, len(headers))
 	for _, a := range all {

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
@@ -49,7 +48,7 @@ type blueGreenStory struct {
 	Options
 	way
 	drain        time.Duration
-	watcher      *watch
+	prober       prober
 	turns        []turn
 	beforeSwitch func(ctx context.Context, l *Session) error // what a control does wrong then, if any
 }
@@ -76,11 +75,10 @@ func blueGreen() Scenario {
 
 // newBlueGreen plans one run.
 func newBlueGreen(o Options) (*Plan, error) {
-	// The flags are judged before anything is touched.
-	if err := (&blueGreenStory{Options: o}).only(blue).Check(); err != nil {
-		return nil, fault.Usage("see `mllab scenario blue-green --help`", "blue-green: %w", err)
+	if err := enough("blue-green", (&blueGreenStory{Options: o}).only(blue)); err != nil {
+		return nil, err
 	}
-	routed, err := loadService("scenarios/blue-green/knative.yaml")
+	routed, err := loadRevisions("scenarios/blue-green/knative.yaml")
 	if err != nil {
 		return nil, err
 	}
@@ -169,9 +167,9 @@ func (s *blueGreenStory) begin(ctx context.Context, l *Session) error {
 	}
 	now := time.Now()
 	s.turns = []turn{{blue, now, now}}
-	s.watcher = l.watch(ctx, s.shared(l), switchRate)
+	s.prober.start(ctx, l, s.shared(l), switchRate)
 	return l.until(ctx, "the watcher's first answer", func() string { // a small sample is done sooner
-		if len(s.watcher.Answers()) == 0 {
+		if len(s.prober.Answers()) == 0 {
 			return "none yet"
 		}
 		return ""
@@ -235,8 +233,8 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	if err != nil {
 		return e, err
 	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		return e, refuted
+	if err := e.answered(); err != nil {
+		return e, err
 	}
 	c, err := s.judge(append(seen, sample...))
 	if err != nil {
@@ -253,10 +251,10 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	return e, nil
 }
 
-func (s *blueGreenStory) lossless(_ context.Context, l *Session) (Evidence, error) {
-	e, err := l.watched(s.watcher)
+func (s *blueGreenStory) lossless(ctx context.Context, l *Session) (Evidence, error) {
+	e, err := s.prober.lostNone(ctx, l)
 	if err == nil {
-		_, err = s.judge(s.watcher.Stop().Answers)
+		_, err = s.judge(s.prober.Stop().Answers)
 	}
 	return e, err
 }
@@ -272,12 +270,11 @@ type cutover struct {
 // unlost is what the watcher has seen until now; it refutes that nothing of
 // that is lost.
 func (s *blueGreenStory) unlost() ([]probe.Answer, error) {
-	seen := s.watcher.Answers()
+	seen := s.prober.Answers()
 	if len(seen) == 0 {
 		return nil, errors.New("the watcher has seen nothing")
 	}
-	if refuted := answered(probe.Count(seen)); refuted != nil {
-		refuted.Claim = NoLoss
+	if refuted := lost(NoLoss, probe.Count(seen)); refuted != nil {
 		return nil, refuted
 	}
 	return seen, nil
@@ -413,15 +410,12 @@ func (w selectorWay) endpoints(ctx context.Context, l *Session, service string) 
 
 // route brings a name at the gateway to a Service.
 func (w selectorWay) route(ctx context.Context, l *Session, name, service string) error {
-	mark := l.mark()
-	objs, err := render("blue-green/route.yaml", map[string]string{"Name": name, "Host": l.host(name), "Service": service, "Mark": mark})
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, objs...); err != nil {
-		return err
-	}
-	return l.inForce(ctx, l.to(name), mark)
+	return l.route(ctx, "blue-green/route.yaml", l.to(name), func(state routeState) any {
+		return struct {
+			routeState
+			Name, Service string
+		}{state, name, service}
+	})
 }
 
 // pin takes the shared address past its Service.
@@ -464,21 +458,21 @@ func (l *Session) untilFails(ctx context.Context, r probe.Request) error {
 
 // revisionWay switches by the traffic of a Knative Service. The colours are its
 // revisions, each with a tag.
-type revisionWay struct{ *service }
+type revisionWay struct{ *revisions }
 
-func (w *revisionWay) shared(l *Session) probe.Request { return l.to(w.base.Name) }
+func (w *revisionWay) shared(l *Session) probe.Request { return l.to(w.name()) }
 
 func (w *revisionWay) own(l *Session, colour string) probe.Request {
-	return l.to(colour + "-" + w.base.Name)
+	return l.to(colour + "-" + w.name())
 }
 
 func (w *revisionWay) begin(ctx context.Context, l *Session, colour string) error {
-	w.image, w.version, w.order = l.Image, colour, []string{colour}
+	w.add(colour, nil)
 	return w.traffic(ctx, l, 100)
 }
 
 func (w *revisionWay) deploy(ctx context.Context, l *Session, colour string) error {
-	w.version, w.order = colour, append(w.order, colour)
+	w.add(colour, nil)
 	return w.traffic(ctx, l, 100, 0)
 }
 
@@ -486,13 +480,4 @@ func (w *revisionWay) point(ctx context.Context, l *Session, colour string) erro
 	percents := make([]int64, len(w.order))
 	percents[slices.Index(w.order, colour)] = 100
 	return w.traffic(ctx, l, percents...)
-}
-
-// traffic returns when Knative has seen every gateway answer by it.
-func (w *revisionWay) traffic(ctx context.Context, l *Session, percents ...int64) error {
-	obj, err := w.object(percents)
-	if err != nil {
-		return err
-	}
-	return l.apply(ctx, obj)
 }

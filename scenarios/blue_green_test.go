@@ -76,7 +76,7 @@ func watched(ctx context.Context, l *Session, s *blueGreenStory, n int) error {
 	from := time.Now()
 	return l.until(ctx, "what the watcher sees", func() string {
 		seen := 0
-		for _, a := range s.watcher.Answers() {
+		for _, a := range s.prober.Answers() {
 			if a.Sent.After(from) {
 				seen++
 			}
@@ -170,7 +170,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 // runSteps goes through the steps to the one with an error.
 func tell(t *testing.T, l *Session, s *blueGreenStory) (string, error) {
 	t.Helper()
-	t.Cleanup(func() { s.watcher.Stop() })
+	t.Cleanup(func() { s.prober.Stop() })
 	for _, step := range s.steps("x") {
 		l.stepName = step.Name
 		if step.Change != nil {

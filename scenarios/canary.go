@@ -2,32 +2,23 @@ package scenarios
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strconv"
-	"time"
 
 	"mllab.local/internal/fault"
-	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
 
-// watchRate is how many requests per second a watcher sends: with 95 % it sees
-// an outage of 60 ms.
-const watchRate = 50
+// noticed is what the prober of a canary is for.
+const noticed = "A delivery is only good if nobody noticed it. The watcher sent at its own pace through all of the changes, half of it over new connections, and never tried twice."
 
-// failPercent of the requests are answered 500 by a v2 that is made to fail.
-const failPercent = 5
-
-// canaryStory is a new version that takes over on a Knative Service, step by
-// step or gradually, and is taken back.
+// canaryStory is a new version that takes over on a Knative Service, and is taken
+// back.
 type canaryStory struct {
 	Options
-	service *service
-	watcher *watch
-	faults  map[string]map[string]string // version -> environment that makes it fail
-	atOnce  bool                         // a control's: Knative is not told to go gradually
+	model  *revisions
+	prober prober
+	faults map[string]map[string]string // version -> environment that makes it fail
 }
 
 // canary: v1 serves all; v2 arrives at 0 % and is tried by its own address;
@@ -46,26 +37,19 @@ func canary() Scenario {
 
 // newCanary plans one run.
 func newCanary(o Options) (*Plan, error) {
-	s := &canaryStory{Options: o}
-	var err error
-	if s.service, err = loadService("scenarios/canary/service.yaml"); err != nil {
-		return nil, err
-	}
-	s.service.version, s.service.order = "v1", []string{"v1"}
-	sc := &Plan{
-		Undo: &Step{
-			Name: "automatic rollback to v1", Change: s.rollBack, Check: s.split(100, 0),
-			Why: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
-		},
-	}
-	if o.Gradual != 0 {
-		return sc, s.gradually(sc)
-	}
-	shares, err := s.shares()
+	model, err := loadRevisions("scenarios/canary/service.yaml")
 	if err != nil {
 		return nil, err
 	}
-	sc.Steps = []Step{
+	s := &canaryStory{Options: o, model: model}
+	if o.Gradual != 0 {
+		return newRollout(s)
+	}
+	splits, err := s.splits()
+	if err != nil {
+		return nil, err
+	}
+	steps := []Step{
 		{
 			Name: "v1 serves", Change: s.deploy("v1", 100), Check: s.split(100),
 			Why:      "A Knative Service holds revisions of a model and a traffic block that says which of them answers. A watcher begins to send requests at a fixed rate, and goes on until the end.",
@@ -77,14 +61,14 @@ func newCanary(o Options) (*Plan, error) {
 			WatchFor: "The tag's address answers v2, the Service's own still v1 only.",
 		},
 	}
-	for _, percents := range shares {
-		sc.Steps = append(sc.Steps, Step{
+	for _, percents := range splits {
+		steps = append(steps, Step{
 			Name: splitName(percents), Change: s.shift(percents...), Check: s.split(percents...),
 			Why:      fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", percents[1]),
 			WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
 		})
 	}
-	sc.Steps = append(sc.Steps,
+	steps = append(steps,
 		Step{
 			Name: "v2 serves", Change: s.shift(0, 100), Check: s.split(0, 100),
 			Why:      "The new version has proven itself and takes everything. The old one stays, with its tag, at 0 %.",
@@ -95,9 +79,9 @@ func newCanary(o Options) (*Plan, error) {
 			Why:      "Going back is the same change as going on, because the old revision is still there.",
 			WatchFor: "How many seconds it took to be in force, and that every answer says v1.",
 		},
-		s.lossless())
-	first := sc.Steps[2].Name
-	sc.Controls = []Control{
+		s.prober.lastStep(noticed))
+	first := splitName(splits[0])
+	return &Plan{Steps: steps, Undo: s.undo(s.rollBack), Controls: []Control{
 		{
 			Name: "weights", Summary: "traffic is 50/50 where " + first + " is claimed",
 			After: first, Break: s.shift(50, 50), Catches: Shares,
@@ -110,14 +94,21 @@ func newCanary(o Options) (*Plan, error) {
 			Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent),
 			Break: s.failing, Catches: Answers,
 		},
-	}
-	return sc, nil
+	}}, nil
 }
 
-// shares are the splits that the story goes through before v2 has all: the
+// undo is the step that takes the traffic back when a claim has failed.
+func (s *canaryStory) undo(rollBack func(context.Context, *Session) error) *Step {
+	return &Step{
+		Name: "automatic rollback to v1", Change: rollBack, Check: s.split(100, 0),
+		Why: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
+	}
+}
+
+// splits are those that the story goes through before v2 has all: the
 // first share and half, or those asked for. They are judged before anything is
 // touched.
-func (s *canaryStory) shares() ([][]int64, error) {
+func (s *canaryStory) splits() ([][]int64, error) {
 	var all [][]int64
 	if len(s.Weights) > 0 {
 		last := 0
@@ -145,21 +136,15 @@ func (s *canaryStory) shares() ([][]int64, error) {
 		}
 	}
 	for _, percents := range all {
-		if err := s.claim(percents).Check(); err != nil {
-			return nil, fault.Usage("see `mllab scenario canary --help`", "canary: %w", err)
+		if c := s.claim(percents); s.raise && c.Check() == nil {
+			s.Requests = max(s.Requests, c.Needed())
 		}
-		switch need := s.claim(percents).Needed(); {
-		case s.Requests < need && s.raise:
-			s.Requests = need
-		case s.Requests < need:
-			return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
-				"%d requests are too few for %s: a version that gets nothing would pass", s.Requests, splitName(percents))
+		if err := enough("canary", s.claim(percents)); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil
 }
-
-func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0], percents[1]) }
 
 // failing has v2 answer some requests with 500.
 func (s *canaryStory) failing(context.Context, *Session) error {
@@ -167,61 +152,35 @@ func (s *canaryStory) failing(context.Context, *Session) error {
 	return nil
 }
 
-// deploy adds a version and gives it its first percentage.
+// deploy adds a version and sets the traffic.
 func (s *canaryStory) deploy(version string, percents ...int64) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
-		s.service.image, s.service.version = l.Image, version
-		if len(percents) > len(s.service.order) {
-			s.service.order = append(s.service.order, version)
-		}
-		s.service.env = s.faults[version]
+		s.model.add(version, s.faults[version])
 		return s.shift(percents...)(ctx, l)
 	}
 }
 
-// shift sets the traffic and returns when Knative has seen every gateway
-// answer by it (a Service is Ready only then).
+// shift sets the traffic. The prober sends from the first time on.
 func (s *canaryStory) shift(percents ...int64) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
-		obj, err := s.service.object(percents)
-		if err != nil {
+		s.prober.mark(fmt.Sprint("traffic ", percents))
+		if err := s.model.traffic(ctx, l, percents...); err != nil || s.prober.started() {
 			return err
 		}
-		if s.watcher != nil {
-			s.watcher.Mark(fmt.Sprint("traffic ", percents))
-		}
-		if err := l.apply(ctx, obj); err != nil {
-			return err
-		}
-		if s.watcher == nil {
-			s.watcher = l.watch(ctx, l.to(s.service.base.Name), watchRate)
-		}
+		s.prober.start(ctx, l, l.to(s.model.name()), watchRate)
 		return nil
 	}
 }
 
 // rollBack gives v1 all the traffic, when there is another version.
 func (s *canaryStory) rollBack(ctx context.Context, l *Session) error {
-	percents := []int64{100, 0}[:len(s.service.order)]
+	percents := []int64{100, 0}[:len(s.model.order)]
 	return s.shift(percents...)(ctx, l)
-}
-
-// claim is that v1 and v2 answer in these percents.
-func (o Options) claim(percents []int64) split.Claim {
-	c := split.Claim{N: o.Requests, Alpha: o.Alpha}
-	for i, version := range []string{"v1", "v2"} {
-		share := 0.0
-		if i < len(percents) {
-			share = float64(percents[i]) / 100
-		}
-		c.Legs = append(c.Legs, split.Leg{Name: version, Share: share})
-	}
-	return c
 }
 
 func (s *canaryStory) split(percents ...int64) func(context.Context, *Session) (Evidence, error) {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		return l.sample(ctx, l.to(s.service.base.Name), s.claim(percents))
+		return l.sample(ctx, l.to(s.model.name()), s.claim(percents))
 	}
 }
 
@@ -229,7 +188,7 @@ func (s *canaryStory) split(percents ...int64) func(context.Context, *Session) (
 // only v1.
 func (s *canaryStory) byTag(ctx context.Context, l *Session) (Evidence, error) {
 	only := split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0}, {Name: "v2", Share: 1}}, N: tagRequests, Alpha: s.Alpha}
-	e, err := l.sample(ctx, l.to("v2-"+s.service.base.Name), only)
+	e, err := l.sample(ctx, l.to("v2-"+s.model.name()), only)
 	if err != nil {
 		return e, err
 	}
@@ -239,188 +198,3 @@ func (s *canaryStory) byTag(ctx context.Context, l *Session) (Evidence, error) {
 // tagRequests are enough to see that the address works; what v2 does under its
 // share is the next steps' claim.
 const tagRequests = 20
-
-func (s *canaryStory) lossless() Step {
-	return Step{
-		Name: "no request lost",
-		Check: func(_ context.Context, l *Session) (Evidence, error) {
-			return l.watched(s.watcher)
-		},
-		Why:      "A delivery is only good if nobody noticed it. The watcher sent at its own pace through all of the changes, half of it over new connections, and never tried twice.",
-		WatchFor: "None lost, and how small a loss this number of requests could have missed.",
-	}
-}
-
-// gradually fills in the story in which Knative itself moves the traffic, a
-// little every second or so, over the time that its annotation gives.
-// https://knative.dev/docs/serving/rolling-out-latest-revision/
-func (s *canaryStory) gradually(sc *Plan) error {
-	if err := CheckRollout(s.Gradual); err != nil {
-		return err
-	}
-	took := fmt.Sprintf("v2 takes over in %s", s.Gradual)
-	sc.Steps = []Step{
-		{
-			Name: "v1 serves", Change: s.latest("v1"), Check: s.split(100),
-			Why:      "All traffic goes to the newest revision, whichever that is.",
-			WatchFor: "Every answer says v1.",
-		},
-		{
-			Name: took, Change: s.begin, Check: s.ramp,
-			Why:      "With a rollout duration Knative does not give the newest revision everything at once: it begins with 1 % and adds a little at each of its steps.",
-			WatchFor: "How v2's share grows from one fifth of the time to the next.",
-		},
-		{
-			Name: "v2 serves", Change: s.settled, Check: s.split(0, 100),
-			Why:      "When the time is over, the old revision has nothing left.",
-			WatchFor: "Every answer says v2.",
-		},
-		s.lossless(),
-	}
-	sc.Controls = []Control{
-		{
-			Name: "at-once", Summary: "Knative is not told to go gradually",
-			Break: func(context.Context, *Session) error { s.atOnce = true; return nil }, Catches: Shares,
-		},
-		{Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent), Break: s.failing, Catches: Answers},
-	}
-	// Only the old revision's name brings it back: "newest" would be v2 again.
-	sc.Undo.Change = func(ctx context.Context, l *Session) error {
-		s.service.order = []string{"v1"}
-		return s.shift(100)(ctx, l)
-	}
-	return nil
-}
-
-// The bounds of Options.Gradual.
-const (
-	minGradual = 10 * time.Second // Knative's steps are a second or more
-	maxGradual = 2 * time.Minute  // well below a step's bound
-)
-
-// CheckRollout refuses a time over which the canary cannot shift the traffic.
-func CheckRollout(d time.Duration) error {
-	if d < minGradual || d > maxGradual || d%time.Second != 0 {
-		return fault.Usage("such as --rollout-duration 30s", "--rollout-duration must be whole seconds from %s to %s, got %s", minGradual, maxGradual, d)
-	}
-	return nil
-}
-
-// latest deploys a version as the newest revision, which gets all traffic in
-// the end.
-func (s *canaryStory) latest(version string) func(context.Context, *Session) error {
-	return func(ctx context.Context, l *Session) error {
-		s.service.image, s.service.version, s.service.order, s.service.env = l.Image, version, nil, s.faults[version]
-		if !s.atOnce {
-			s.service.rollout = s.Gradual
-		}
-		return s.shift()(ctx, l)
-	}
-}
-
-// begin writes v2 and does not wait: the Service is Ready only when the rollout
-// is over.
-func (s *canaryStory) begin(ctx context.Context, l *Session) error {
-	s.service.version, s.service.env = "v2", s.faults["v2"]
-	obj, err := s.service.object(nil)
-	if err != nil {
-		return err
-	}
-	return l.write(ctx, obj)
-}
-
-// settled returns when Knative calls the rollout done.
-func (s *canaryStory) settled(ctx context.Context, l *Session) error {
-	return l.wait(ctx, l.applied...)
-}
-
-// rampWindows is in how many parts of the rollout's time the shares are judged,
-// and rampSlack how far v2's true share may be from a straight line in each:
-// Knative's steps are not equal, and the first v2 answer is a matter of chance.
-const (
-	rampWindows = 5
-	rampSlack   = 0.3
-)
-
-// ramp watches until v2 has everything, and judges how it got there.
-func (s *canaryStory) ramp(ctx context.Context, l *Session) (Evidence, error) {
-	w := l.watch(ctx, l.to(s.service.base.Name), watchRate)
-	ctx, cancel := context.WithTimeout(ctx, 2*s.Gradual+30*time.Second)
-	defer cancel()
-	// As many in a row would come by chance only once in 10^6 at 90 %.
-	const streak = 130
-	var first time.Time // answer of v2 here; all of the time after it is judged
-	inRow := 0
-	err := l.until(ctx, "the end of the rollout", func() string {
-		for ; inRow < streak; inRow++ {
-			if a := l.send.Send(ctx, l.to(s.service.base.Name)); a.Target != "v2" {
-				inRow = 0
-				return fmt.Sprintf("%q still answers", a.Target)
-			}
-			if first.IsZero() {
-				first = time.Now()
-			}
-		}
-		if time.Since(first) < s.Gradual {
-			return "v2 answers, before its time"
-		}
-		return ""
-	})
-	if err != nil {
-		return Evidence{}, err
-	}
-	record := w.Stop()
-	tally := probe.Count(record.Answers)
-	e := Evidence{Tally: &tally}
-	if e.File, err = l.keep(record.Answers); err != nil {
-		return e, err
-	}
-	if record.Missed > 0 {
-		return e, fmt.Errorf("the watcher could not send %d requests in time: nothing can be said about the rollout", record.Missed)
-	}
-	if refuted := answered(tally); refuted != nil {
-		e.Summary = refuted.Reasons[0]
-		return e, refuted
-	}
-	return s.judgeRamp(e, record.Answers)
-}
-
-// judgeRamp compares v2's share in each part of the rollout's time, from its
-// first answer on, with a straight line.
-func (s *canaryStory) judgeRamp(e Evidence, answers []probe.Answer) (Evidence, error) {
-	first := slices.IndexFunc(answers, func(a probe.Answer) bool { return a.Target == "v2" })
-	if first < 0 {
-		return e, errors.New("the watcher saw no answer of v2")
-	}
-	began := answers[first].Scheduled
-	var n, v2 [rampWindows]int
-	for _, a := range answers[first:] {
-		at := int(a.Scheduled.Sub(began) * rampWindows / s.Gradual)
-		if at >= rampWindows {
-			break
-		}
-		n[at]++
-		if a.Target == "v2" {
-			v2[at]++
-		}
-	}
-	var reasons []string
-	e.Summary = "v2's share by fifths of the time:"
-	for i := range rampWindows {
-		line := (float64(i) + 0.5) / rampWindows
-		lo, hi, err := split.Between(n[i], max(0, line-rampSlack), min(1, line+rampSlack), s.Alpha/rampWindows)
-		if err != nil {
-			return e, err
-		}
-		e.Figures = append(e.Figures, Figure{fmt.Sprintf("v2 in part %d of %d", i+1, rampWindows), float64(v2[i]) / float64(n[i]), ""})
-		e.Summary += fmt.Sprintf(" %d of %d (accepted %d..%d)", v2[i], n[i], lo, hi)
-		if v2[i] < lo || v2[i] > hi {
-			reasons = append(reasons, fmt.Sprintf("part %d of %d: v2 answered %d of %d, accepted %d..%d", i+1, rampWindows, v2[i], n[i], lo, hi))
-		}
-	}
-	e.Summary += fmt.Sprintf(", alpha %.0e", s.Alpha)
-	if len(reasons) > 0 {
-		return e, &ClaimError{Shares, reasons}
-	}
-	return e, nil
-}

@@ -35,7 +35,7 @@ type followed struct {
 	scenario string
 	flux     fluxSettings
 	bound    time.Duration // how long a commit may take; zero: deliveryBound
-	watcher  *watch        // whose record is to say when a commit was made; from the first step on
+	prober   prober        // whose record is to say when a commit was made; from the first step on
 
 	repo       *git.Repo
 	folder     string      // in the repository
@@ -130,9 +130,7 @@ func (f *followed) push(ctx context.Context, l *Session, message string, do func
 			return err
 		}
 	}
-	if f.watcher != nil {
-		f.watcher.Mark("git push: " + message)
-	}
+	f.prober.mark("git push: " + message)
 	l.task.Update("git push: " + message)
 	p := pushed{message: message, began: time.Now()}
 	var err error

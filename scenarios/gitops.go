@@ -12,8 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"mllab.local/internal/fault"
 )
 
 // gitopsStory is a model that is delivered by commits alone.
@@ -87,13 +85,8 @@ func gitops() Scenario {
 func newGitops(o Options) (*Plan, error) {
 	s := &gitopsStory{Options: o, missing: "never-built"}
 	s.followed = followed{scenario: "gitops", flux: fluxSettings{Poll: seldom, Every: putBack.String(), Asked: true}}
-	tenth := s.claim([]int64{90, 10})
-	if err := tenth.Check(); err != nil {
-		return nil, fault.Usage("see `mllab scenario gitops --help`", "gitops: %w", err)
-	}
-	if need := tenth.Needed(); s.Requests < need {
-		return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
-			"%d requests are too few for 90/10: a version that gets nothing would pass", s.Requests)
+	if err := enough("gitops", s.claim([]int64{90, 10})); err != nil {
+		return nil, err
 	}
 	sc := &Plan{
 		Steps: []Step{
@@ -140,12 +133,7 @@ func newGitops(o Options) (*Plan, error) {
 				Why:      "The same kind of commit, with the interval of " + fluxDefault + " that Flux's command line gives, and nobody who asks Flux after the push. It is made right after Flux has looked, so it waits about as long as one can.",
 				WatchFor: "How many times the median it is. It is one commit, and no median of its own.",
 			}),
-			{
-				Name:     "no request lost",
-				Check:    func(_ context.Context, l *Session) (Evidence, error) { return l.watched(s.watcher) },
-				Why:      "All of these commits, the bad ones too, went by while the watcher sent.",
-				WatchFor: "None lost, and how small a loss this number of requests could have missed.",
-			},
+			s.prober.lastStep("All of these commits, the bad ones too, went by while the watcher sent."),
 		},
 		Controls: []Control{
 			{
@@ -219,7 +207,7 @@ func (s *gitopsStory) start(ctx context.Context, l *Session) error {
 	if err := s.ready(ctx, l); err != nil {
 		return err
 	}
-	s.watcher = l.watch(ctx, l.to(serviceName), watchRate)
+	s.prober.start(ctx, l, l.to(serviceName), watchRate)
 	return nil
 }
 
@@ -315,7 +303,7 @@ func (s *gitopsStory) byHand(ctx context.Context, l *Session) error {
 	if err := l.teach(ctx, "kubectl --namespace "+l.Namespace+" patch services.serving.knative.dev model --type merge --patch '"+patch+"'\n"); err != nil {
 		return err
 	}
-	s.watcher.Mark("by hand")
+	s.prober.mark("by hand")
 	var began, first time.Time
 	for try := 1; ; try++ {
 		if err := s.compared(ctx, l); err != nil {

@@ -78,11 +78,7 @@ func newGitopsHelm(o Options) (*Plan, error) {
 				Why:      "Until now Git asks for what does not run. The revert asks for what the rollback has already brought, so there is nothing to do.",
 				WatchFor: "The history has not grown, and the HelmRelease is ready.",
 			}),
-			{
-				Name: "no request lost", Check: s.lossless,
-				Why:      "The watcher has sent through all of it.",
-				WatchFor: "None lost, and how small a loss this number of requests could have missed.",
-			},
+			s.helmStory.prober.lastStep("The watcher has sent through all of it."),
 		},
 		Controls: []Control{
 			{
@@ -136,8 +132,8 @@ func (s *gitopsHelmStory) start(ctx context.Context, l *Session) error {
 	if err := s.ready(ctx, l, s.helmRelease(l)); err != nil {
 		return err
 	}
-	s.helmStory.watcher = l.watch(ctx, l.to(serviceName), watchRate)
-	s.followed.watcher = s.helmStory.watcher
+	s.helmStory.prober.start(ctx, l, l.to(serviceName), watchRate)
+	s.followed.prober = s.helmStory.prober
 	return nil
 }
 

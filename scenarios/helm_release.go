@@ -22,7 +22,7 @@ type helmStory struct {
 	atomic  bool // the upgrade to v3 is: it is undone when it fails
 	chart   fs.FS
 	release *chart.Release
-	watcher *watch
+	prober  prober
 }
 
 // releaseName is also the Knative Service's.
@@ -85,7 +85,7 @@ func newHelmRelease(o Options) (*Plan, error) {
 				},
 				Check: s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 superseded, 5 v1 deployed"),
 			},
-			{Name: "no request lost", Check: s.lossless},
+			s.prober.lastStep("No revision, not even one that fails, may cost a request."),
 		},
 		Controls: []Control{
 			{
@@ -106,9 +106,7 @@ func (s *helmStory) helm(ctx context.Context, l *Session, words string, do func(
 	if err := l.teach(ctx, "helm --namespace "+l.Namespace+" "+words); err != nil {
 		return err
 	}
-	if s.watcher != nil {
-		s.watcher.Mark("helm " + words)
-	}
+	s.prober.mark("helm " + words)
 	s.release.Reason = l.task.Update
 	if err := do(); err != nil {
 		return err
@@ -135,7 +133,7 @@ func (s *helmStory) install(ctx context.Context, l *Session) (err error) {
 	values, words := s.values("v1", l.Image)
 	err = s.helm(ctx, l, "install "+words+" --wait", func() error { return s.release.Install(ctx, s.chart, values) })
 	if err == nil {
-		s.watcher = l.watch(ctx, l.to(releaseName), watchRate)
+		s.prober.start(ctx, l, l.to(releaseName), watchRate)
 	}
 	return err
 }
@@ -171,9 +169,8 @@ func (s *helmStory) agrees(history string) func(context.Context, *Session) (Evid
 		if err != nil {
 			return e, err
 		}
-		if refuted := answered(*e.Tally); refuted != nil {
-			e.Summary = refuted.Reasons[0]
-			return e, refuted
+		if err := e.answered(); err != nil {
+			return e, err
 		}
 		e.Summary = "history " + historyText(revisions)
 		drifted, err := l.Kube.Drift(ctx, newest(revisions).Objects)
@@ -233,10 +230,6 @@ func countsText(counts map[string]int) string {
 		parts = append(parts, fmt.Sprintf("%s %d", target, counts[target]))
 	}
 	return strings.Join(parts, ", ")
-}
-
-func (s *helmStory) lossless(_ context.Context, l *Session) (Evidence, error) {
-	return l.watched(s.watcher)
 }
 
 // changeByHand edits the live Service, and returns when that is in force.

@@ -19,10 +19,10 @@ import (
 // kserveStory is a model as an InferenceService, and its next version.
 type kserveStory struct {
 	Options
-	models  map[string]modelFiles // by version
-	images  map[string]string
-	spec    inference // the newest
-	watcher *watch
+	models map[string]modelFiles // by version
+	images map[string]string
+	spec   inference // the newest
+	prober prober
 }
 
 // inference is what an InferenceService says of itself.
@@ -54,7 +54,7 @@ func kserve() Scenario {
 // newKserve plans one run.
 func newKserve(o Options) (*Plan, error) {
 	s := &kserveStory{Options: o, models: map[string]modelFiles{}, images: map[string]string{}}
-	if err := s.only("v1").Check(); err != nil {
+	if err := enough("kserve", s.claim([]int64{100 - kserveCanary, kserveCanary})); err != nil {
 		return nil, err
 	}
 	return &Plan{
@@ -92,7 +92,7 @@ func newKserve(o Options) (*Plan, error) {
 				Change:   s.missing,
 				Check:    s.refused,
 			},
-			{Name: "no request lost", Check: func(_ context.Context, l *Session) (Evidence, error) { return l.watched(s.watcher) }},
+			s.prober.lastStep("A new version, and one whose model is missing, may cost no request."),
 			{
 				Name: "to zero and back", Long: true,
 				Why: "With minReplicas 0 a quiet model has no pod. " +
@@ -165,7 +165,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 	if err := s.apply(ctx, l, inference{Version: "v1", Model: s.images["v1"], MinReplicas: 1}); err != nil {
 		return err
 	}
-	s.watcher = l.watch(ctx, l.to(kserveHost), watchRate)
+	s.prober.start(ctx, l, l.to(kserveHost), watchRate)
 	return nil
 }
 

@@ -166,7 +166,7 @@ func (s *minStory) answers(ctx context.Context, l *Session) (Evidence, error) {
 	if e.File, err = l.keep([]probe.Answer{warm, cold}); err != nil {
 		return e, err
 	}
-	if refuted := answered(probe.Count([]probe.Answer{warm})); refuted != nil {
+	if refuted := lost(Answers, probe.Count([]probe.Answer{warm})); refuted != nil {
 		return e, refuted
 	}
 	if warm.Pod != s.pod {

@@ -118,13 +118,8 @@ func mlops() Scenario {
 func newMlops(o Options) (*Plan, error) {
 	s := &mlopsStory{Options: o, state: mlopsState{Percent: canaryPercent}}
 	s.followed = followed{scenario: "mlops", flux: fluxSettings{Poll: seldom, Every: seldom, Asked: true}, bound: modelBound}
-	tenth := s.claimFor("model-old", "model-new")
-	if err := tenth.Check(); err != nil {
-		return nil, fault.Usage("see `mllab scenario mlops --help`", "mlops: %w", err)
-	}
-	if need := tenth.Needed(); s.Requests < need {
-		return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
-			"%d requests are too few for 90/10: a model that gets nothing would pass", s.Requests)
+	if err := enough("mlops", s.claimFor("model-old", "model-new")); err != nil {
+		return nil, err
 	}
 	return &Plan{
 		Steps: []Step{
@@ -158,12 +153,7 @@ func newMlops(o Options) (*Plan, error) {
 				Why:      "The runner's commit is taken back by one more, and with it the model, its card and its share.",
 				WatchFor: "Every answer is the old model's again.",
 			}),
-			{
-				Name:     "no request lost",
-				Check:    func(_ context.Context, l *Session) (Evidence, error) { return l.watched(s.watcher) },
-				Why:      "All of this went by while the watcher sent.",
-				WatchFor: "None lost, and how small a loss this number of requests could have missed.",
-			},
+			s.prober.lastStep("All of this went by while the watcher sent."),
 		},
 		Controls: []Control{
 			{Name: "swapped", Summary: "between its training and its packing the model's file becomes another one", Break: s.edited(swappedModel), Catches: Model},
@@ -216,7 +206,7 @@ func (s *mlopsStory) first(ctx context.Context, l *Session) error {
 	if err := s.deliver(ctx, l, "the notebook", &s.serving); err != nil {
 		return err
 	}
-	s.watcher = l.watch(ctx, l.to(serviceName), watchRate)
+	s.prober.start(ctx, l, l.to(serviceName), watchRate)
 	return nil
 }
 
@@ -456,9 +446,8 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	if err != nil {
 		return e, err
 	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		e.Summary = refuted.Reasons[0]
-		return e, refuted
+	if err := e.answered(); err != nil {
+		return e, err
 	}
 	verdict, err := s.claimFor(s.serving.revision, s.canary.revision).Judge(e.Tally.Counts)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/split"
 )
 
@@ -39,7 +38,7 @@ type probesStory struct {
 	pods     []string // of v1: the first turns unready, the last hangs
 	hungAt   time.Time
 	restarts int32  // of the pod that hangs, before it did
-	watcher  *watch // of the steps since the last one that judged it
+	prober   prober // of the steps since the last one that judged it
 }
 
 // probed is a version of the model as the manifest takes it.
@@ -95,7 +94,7 @@ func newProbes(o Options) (*Plan, error) {
 				Name:     "no request lost",
 				Why:      "A pod that says in time that it is not ready still answers what reaches it.",
 				WatchFor: "Leaving and coming back have cost no request.",
-				Check:    s.lossless,
+				Check:    s.prober.lostNone,
 			},
 			{
 				Name:     hangs,
@@ -120,7 +119,7 @@ func newProbes(o Options) (*Plan, error) {
 			},
 			{
 				Name: "the rollout cost nothing", Long: true,
-				WatchFor: "From before the rollout until after the rollback no request was lost.", Check: s.lossless,
+				WatchFor: "From before the rollout until after the rollback no request was lost.", Check: s.prober.lostNone,
 			},
 		},
 		Controls: []Control{
@@ -146,18 +145,6 @@ func newProbes(o Options) (*Plan, error) {
 	}, nil
 }
 
-// enough says that a sample of the claim would notice a leg that gets nothing.
-func enough(scenario string, c split.Claim) error {
-	if err := c.Check(); err != nil {
-		return fault.Usage("see `mllab scenario "+scenario+" --help`", "%s: %w", scenario, err)
-	}
-	if need := c.Needed(); c.N < need {
-		return fault.Usage(fmt.Sprintf("use --requests %d or more", need),
-			"%s: %d requests are too few: a leg that gets nothing would pass", scenario, c.N)
-	}
-	return nil
-}
-
 func (s *probesStory) deployment(l *Session, p probed) (*unstructured.Unstructured, error) {
 	p.Image = l.Image
 	objs, err := render("probes/model.yaml", p)
@@ -173,15 +160,7 @@ func (s *probesStory) serve(ctx context.Context, l *Session) error {
 	if err != nil {
 		return err
 	}
-	mark := l.mark()
-	objs, err := render("probes/route.yaml", map[string]string{"Host": l.host("model"), "Namespace": l.Namespace, "Mark": mark})
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, append(objs, deployment)...); err != nil {
-		return err
-	}
-	if err := l.inForce(ctx, l.to("model"), mark); err != nil {
+	if err := l.route(ctx, "probes/route.yaml", l.to("model"), func(state routeState) any { return state }, deployment); err != nil {
 		return err
 	}
 	if s.pods, err = l.pods(ctx, map[string]string{"app": "model"}); err != nil {
@@ -190,7 +169,7 @@ func (s *probesStory) serve(ctx context.Context, l *Session) error {
 	if err := l.allAnswer(ctx, l.to("model"), s.pods); err != nil {
 		return err
 	}
-	s.watcher = l.watch(ctx, l.to("model"), watchRate)
+	s.prober.start(ctx, l, l.to("model"), watchRate)
 	return nil
 }
 
@@ -200,7 +179,7 @@ func (s *probesStory) all(ctx context.Context, l *Session) (Evidence, error) {
 
 func (s *probesStory) unready(ctx context.Context, l *Session) error {
 	no := false
-	s.watcher.Mark("not ready")
+	s.prober.mark("not ready")
 	return l.breakPod(ctx, s.pods[0], faults{Ready: &no})
 }
 
@@ -232,7 +211,7 @@ func (s *probesStory) out(ctx context.Context, l *Session) (Evidence, error) {
 
 func (s *probesStory) ready(ctx context.Context, l *Session) error {
 	yes := true
-	s.watcher.Mark("ready again")
+	s.prober.mark("ready again")
 	return l.breakPod(ctx, s.pods[0], faults{Ready: &yes})
 }
 
@@ -248,10 +227,6 @@ func (s *probesStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	return e, err
 }
 
-func (s *probesStory) lossless(_ context.Context, l *Session) (Evidence, error) {
-	return l.watched(s.watcher)
-}
-
 // hung is the pod that hangs: not the one that was unready.
 func (s *probesStory) hung() string { return s.pods[len(s.pods)-1] }
 
@@ -260,7 +235,7 @@ func (s *probesStory) hang(ctx context.Context, l *Session) (err error) {
 		return err
 	}
 	yes := true
-	s.watcher = l.watch(ctx, l.to("model"), watchRate)
+	s.prober.start(ctx, l, l.to("model"), watchRate)
 	err = l.breakPod(ctx, s.hung(), faults{Hang: &yes})
 	s.hungAt = time.Now()
 	return err
@@ -312,7 +287,7 @@ func (s *probesStory) cost(ctx context.Context, l *Session) (Evidence, error) {
 	if err := pause(ctx, time.Until(s.hungAt.Add(costWatched))); err != nil {
 		return Evidence{}, err
 	}
-	e, err := l.watched(s.watcher)
+	e, err := s.prober.lostNone(ctx, l)
 	if lossy := (*ClaimError)(nil); err != nil && !errors.As(err, &lossy) {
 		return e, err
 	}
@@ -345,7 +320,7 @@ func (s *probesStory) judgeCost(e *Evidence) error {
 
 // rollOut returns when the rollout is stuck, or done.
 func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
-	s.watcher = l.watch(ctx, l.to("model"), watchRate)
+	s.prober.start(ctx, l, l.to("model"), watchRate)
 	v2, err := s.deployment(l, s.v2)
 	if err != nil {
 		return err
@@ -404,7 +379,7 @@ func (s *probesStory) rollBack(ctx context.Context, l *Session) error {
 	if err != nil {
 		return err
 	}
-	s.watcher.Mark("rollback")
+	s.prober.mark("rollback")
 	return l.apply(ctx, v1)
 }
 

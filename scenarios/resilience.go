@@ -67,12 +67,8 @@ func resilience() Scenario {
 // newResilience plans one run.
 func newResilience(o Options) (*Plan, error) {
 	s := &resilienceStory{Options: o, timeout: istioSeconds(routeTimeout), retries: routeRetries, ejection: istioSeconds(ejectionTime)}
-	for _, c := range []split.Claim{
-		evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha), errorClaim(flakyShare, o.Requests, o.Alpha),
-	} {
-		if err := enough("resilience", c); err != nil {
-			return nil, err
-		}
+	if err := enough("resilience", evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha), errorClaim(flakyShare, o.Requests, o.Alpha)); err != nil {
+		return nil, err
 	}
 	return &Plan{
 		Steps: []Step{
@@ -144,27 +140,21 @@ func istioSeconds(d time.Duration) string {
 
 // routing is how requests reach the model.
 type routing struct {
-	Host, Namespace, Mark string
-	Timeout               string // empty: none
-	Retries               int
-	Ejection              string // for how long a pod is ejected; empty: none is
-	Errors                int    // in a row, after which it is
+	routeState
+	Timeout  string // empty: none
+	Retries  int
+	Ejection string // for how long a pod is ejected; empty: none is
+	Errors   int    // in a row, after which it is
 }
 
 // route sets the way and returns when the gateway goes by it.
 func (s *resilienceStory) route(ctx context.Context, l *Session, w routing) error {
-	w.Host, w.Namespace, w.Mark, w.Errors = l.host("model"), l.Namespace, l.mark(), errorsInARow
-	objs, err := render("resilience/route.yaml", w)
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, objs...); err != nil {
-		return err
-	}
-	// The model's faults are not about this path.
 	r := l.to("model")
-	r.URL += "/readyz"
-	return l.inForce(ctx, r, w.Mark)
+	r.URL += "/readyz" // the model's faults are not about this path
+	return l.route(ctx, "resilience/route.yaml", r, func(state routeState) any {
+		w.routeState, w.Errors = state, errorsInARow
+		return w
+	})
 }
 
 func (s *resilienceStory) serve(ctx context.Context, l *Session) error {
@@ -203,8 +193,8 @@ func (s *resilienceStory) waits(ctx context.Context, l *Session) (Evidence, erro
 	if err != nil {
 		return e, err
 	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		return e, refuted
+	if err := e.answered(); err != nil {
+		return e, err
 	}
 	e.Summary = fmt.Sprintf("%d of %d answered 200, after %.1f to %.1f s", e.Tally.Sent, e.Tally.Sent, e.Tally.Min.Seconds(), e.Tally.Max.Seconds())
 	if e.Tally.Min < slowAnswer {
@@ -396,8 +386,8 @@ func (s *resilienceStory) without(ctx context.Context, l *Session) (Evidence, er
 	case got > 0:
 		return e, refute(Ejection, "%d of %d requests reached Pod/%s, which was ejected", got, len(answers), s.broken())
 	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		return e, refuted
+	if err := e.answered(); err != nil {
+		return e, err
 	}
 	return e, nil
 }

@@ -112,9 +112,10 @@ func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
 					close(seen)
 				}
 			}}
-			w := l.watch(t.Context(), l.to("model"), 500)
+			var p prober
+			p.start(t.Context(), l, l.to("model"), 500)
 			<-seen
-			e, err := l.watched(w)
+			e, err := p.lostNone(t.Context(), l)
 			var refuted *ClaimError
 			if errors.As(err, &refuted); (tc.refutes == "") != (err == nil) || err != nil && (refuted == nil || refuted.Claim != tc.refutes) {
 				t.Fatalf("got %v", err)
@@ -140,7 +141,7 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 	l := gateway(t, "v1")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := l.watched(&watch{probe.Watch(ended, l.send, l.to("model"), 0.01), 0.01}); err == nil {
+	if _, err := (&prober{probe.Watch(ended, l.send, l.to("model"), 0.01), 0.01}).lostNone(t.Context(), l); err == nil {
 		t.Error("it passed")
 	}
 }
@@ -150,7 +151,8 @@ func TestAWatcherOutlivesItsStepAndEndsWithTheRun(t *testing.T) {
 		var sent atomic.Int64
 		l := &Session{Env: &Env{}, task: report.Discard().Step(""), send: counted{always200{}, func() { sent.Add(1) }}}
 		step, cancel := context.WithCancel(t.Context())
-		w := l.watch(step, l.to("model"), 50)
+		var p prober
+		p.start(step, l, l.to("model"), 50)
 		cancel()
 		time.Sleep(time.Second)
 		if n := sent.Load(); n < 45 {
@@ -164,7 +166,7 @@ func TestAWatcherOutlivesItsStepAndEndsWithTheRun(t *testing.T) {
 		if more := sent.Load(); more != n {
 			t.Errorf("%d requests in the second after the run", more-n)
 		}
-		w.Stop()
+		p.Stop()
 	})
 }
 
@@ -174,7 +176,7 @@ type always200 struct{}
 func (always200) Send(context.Context, probe.Request) probe.Answer { return probe.Answer{Status: 200} }
 
 func TestTrafficThatKnativeWouldRefuseIsWrongUse(t *testing.T) {
-	s, err := loadService("scenarios/canary/service.yaml")
+	s, err := loadRevisions("scenarios/canary/service.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +192,7 @@ func TestTrafficThatKnativeWouldRefuseIsWrongUse(t *testing.T) {
 }
 
 func TestEveryVersionKeepsItsTagAndItsEnvironment(t *testing.T) {
-	s, err := loadService("scenarios/canary/service.yaml")
+	s, err := loadRevisions("scenarios/canary/service.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

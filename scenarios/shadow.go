@@ -3,9 +3,7 @@ package scenarios
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -14,7 +12,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
@@ -71,15 +68,8 @@ func shadow() Scenario {
 // newShadow plans one run.
 func newShadow(o Options) (*Plan, error) {
 	s := &shadowStory{Options: o, drift: claimedDrift, pods: map[string]string{}}
-	// The flags are judged before anything is touched.
-	for _, claim := range []split.Claim{s.copies(o.Requests, partlyMirrored), s.differences()} {
-		if err := claim.Check(); err != nil {
-			return nil, fault.Usage("see `mllab scenario shadow --help`", "shadow: %w", err)
-		}
-		if need := claim.Needed(); o.Requests < need {
-			return nil, fault.Usage(fmt.Sprintf("use --requests %d or more", need),
-				"%d requests are too few to tell %g %% from nothing", o.Requests, 100*claim.Legs[0].Share)
-		}
+	if err := enough("shadow", s.copies(o.Requests, partlyMirrored), s.differences()); err != nil {
+		return nil, err
 	}
 	const (
 		outside = "mirrored, from outside"
@@ -99,7 +89,7 @@ func newShadow(o Options) (*Plan, error) {
 				Name:     outside,
 				Why:      "The gateway sends a copy of each request to v2 and throws its answers away: v2 meets real traffic, and nobody depends on it.",
 				WatchFor: "The caller gets v1's answers only; by their IDs all requests reached v1 once, and v2 once.",
-				Change:   s.route(route{Mirrored: 100}), Check: s.check("model", o.Requests, 100),
+				Change:   s.route(shadowRoute{Mirrored: 100}), Check: s.check("model", o.Requests, 100),
 			},
 			{
 				Name:     inside,
@@ -117,7 +107,7 @@ func newShadow(o Options) (*Plan, error) {
 				Name:     partly,
 				Why:      "A copy of all traffic doubles the load, so often a part must do. Envoy draws for each request whether it is mirrored.",
 				WatchFor: "v2's count lies in the accepted interval, and the caller sees nothing of it.",
-				Change:   s.route(route{Mirrored: partlyMirrored}), Check: s.check("model", o.Requests, partlyMirrored),
+				Change:   s.route(shadowRoute{Mirrored: partlyMirrored}), Check: s.check("model", o.Requests, partlyMirrored),
 			},
 			{
 				Name:     sleeps,
@@ -148,23 +138,23 @@ func newShadow(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "mirror-off", Summary: "nothing is mirrored where everything is claimed to be",
-				After: outside, Break: s.route(route{}), Catches: Mirror,
+				After: outside, Break: s.route(shadowRoute{}), Catches: Mirror,
 			},
 			{
 				Name: "half", Summary: "half of the requests are mirrored where all are claimed to be",
-				After: outside, Break: s.route(route{Mirrored: 50}), Catches: Mirror,
+				After: outside, Break: s.route(shadowRoute{Mirrored: 50}), Catches: Mirror,
 			},
 			{
 				Name: "leak", Summary: fmt.Sprintf("v2 answers %d %% of the callers", leakedPercent),
-				After: outside, Break: s.route(route{Mirrored: 100, Leaked: leakedPercent}), Catches: Caller,
+				After: outside, Break: s.route(shadowRoute{Mirrored: 100, Leaked: leakedPercent}), Catches: Caller,
 			},
 			{
 				Name: "gateway-only", Summary: "the route does not hold for the mesh: a client inside gets v1 and v2 in turns",
-				After: inside, Break: s.route(route{Mirrored: 100, Outside: true}), Catches: Caller,
+				After: inside, Break: s.route(shadowRoute{Mirrored: 100, Outside: true}), Catches: Caller,
 			},
 			{
-				Name: "wait", Summary: fmt.Sprintf("%d %% of the callers wait %s", heldPercent, route{}.Hold()),
-				After: sleeps, Break: s.route(route{Mirrored: 100, Held: heldPercent}), Catches: Caller,
+				Name: "wait", Summary: fmt.Sprintf("%d %% of the callers wait %s", heldPercent, shadowRoute{}.Hold()),
+				After: sleeps, Break: s.route(shadowRoute{Mirrored: 100, Held: heldPercent}), Catches: Caller,
 			},
 			{
 				Name: "drift", Summary: fmt.Sprintf("v2 differs for %d %% of the inputs where %d %% are claimed", 3*claimedDrift, claimedDrift),
@@ -238,7 +228,7 @@ func (s *shadowStory) deploy(ctx context.Context, l *Session) error {
 		}
 		s.pods[m.Version] = pods[0].Name
 	}
-	if err := s.route(route{})(ctx, l); err != nil {
+	if err := s.route(shadowRoute{})(ctx, l); err != nil {
 		return err
 	}
 	// A proxy that did not know v2's pod yet would mirror nothing.
@@ -264,51 +254,45 @@ func direct(r probe.Request) probe.Request {
 	return r
 }
 
-// route is a state of the model's route.
-type route struct {
-	Host, Mark string
-	Mirrored   int  // percent of which v2 gets a copy
-	Leaked     int  // percent that v2 answers
-	Held       int  // percent that wait longer than a caller may
-	Outside    bool // it holds for the gateway only
+// shadowRoute is a state of the model's route.
+type shadowRoute struct {
+	routeState
+	Mirrored int  // percent of which v2 gets a copy
+	Leaked   int  // percent that v2 answers
+	Held     int  // percent that wait longer than a caller may
+	Outside  bool // it holds for the gateway only
 }
 
 // Hold is how long those wait.
-func (route) Hold() string { return (callerBound + time.Second).String() }
+func (shadowRoute) Hold() string { return (callerBound + time.Second).String() }
 
 // Kept is the percentage that v1 answers.
-func (r route) Kept() int { return 100 - r.Leaked }
+func (r shadowRoute) Kept() int { return 100 - r.Leaked }
 
 // route writes the route and returns when the gateway and the client's sidecar
 // answer by it.
-func (s *shadowStory) route(to route) func(context.Context, *Session) error {
+func (s *shadowStory) route(to shadowRoute) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
-		to.Host, to.Mark = l.host("model"), l.mark()
-		objs, err := render("shadow/route.yaml", to)
+		gateway, sidecar := l.to("model"), l.to("client")
+		gateway.URL, sidecar.URL = gateway.URL+aside, sidecar.URL+aside // what asks is not part of any sample
+		err := l.route(ctx, "shadow/route.yaml", gateway, func(state routeState) any {
+			to.routeState = state
+			return to
+		})
 		if err != nil {
-			return err
-		}
-		if err := l.apply(ctx, objs...); err != nil {
 			return err
 		}
 		inside := to.Mark
 		if to.Outside {
 			inside = "" // the answer of a route without marks
 		}
-		for by, mark := range map[string]string{"model": to.Mark, "client": inside} {
-			r := l.to(by)
-			r.URL += aside // what asks is not part of any sample
-			if err := l.inForce(ctx, r, mark); err != nil {
-				return err
-			}
-		}
-		return nil
+		return l.inForce(ctx, sidecar, inside)
 	}
 }
 
 // sleep mirrors everything to a v2 that sleeps.
 func (s *shadowStory) sleep(ctx context.Context, l *Session) error {
-	if err := s.route(route{Mirrored: 100})(ctx, l); err != nil {
+	if err := s.route(shadowRoute{Mirrored: 100})(ctx, l); err != nil {
 		return err
 	}
 	if err := l.breakPod(ctx, s.pods["v2"], faults{Delay: shadowSleep.String()}); err != nil {
@@ -468,169 +452,4 @@ func differing(v1, v2 seen) (int, error) {
 		}
 	}
 	return differ, nil
-}
-
-// mirrorSample is what became of the requests of one check.
-type mirrorSample struct {
-	claim    split.Claim
-	answers  []probe.Answer
-	evidence Evidence
-	v1, v2   seen // what reached them since the check began
-}
-
-// observe sends the requests of a claim and returns when nothing more arrives.
-func (s *shadowStory) observe(ctx context.Context, l *Session, by probe.Sender, r probe.Request, claim split.Claim) (mirrorSample, error) {
-	sample := mirrorSample{claim: claim}
-	before := map[string]int{}
-	for version, pod := range s.pods {
-		has, err := l.seenBy(ctx, pod, math.MaxInt)
-		if err != nil {
-			return sample, err
-		}
-		before[version] = has.Count
-	}
-	var err error
-	if sample.answers, sample.evidence, err = l.burstBy(ctx, by, r, claim.N); err != nil {
-		return sample, err
-	}
-	want := int(math.Round(float64(claim.N) * claim.Legs[0].Share))
-	for version, pod := range s.pods {
-		if version == "v2" {
-			if err := settled(ctx, l, pod, before[version]+want); err != nil {
-				return sample, err
-			}
-		}
-		got, err := l.seenBy(ctx, pod, before[version])
-		switch {
-		case err != nil:
-			return sample, err
-		case got.From != before[version]:
-			return sample, fmt.Errorf("%s has %d requests on record, from number %d on, instead of all since number %d: it was restarted, or got far more than were sent",
-				version, got.Count, got.From, before[version])
-		case version == "v1":
-			sample.v1 = got
-		default:
-			sample.v2 = got
-		}
-	}
-	return sample, nil
-}
-
-// A mirrored request may arrive after the caller has its answer. The last one
-// has come when nothing did for a while: a short one if the count is as it
-// should be.
-const (
-	silence     = time.Second
-	longQuiet   = 10 * time.Second
-	settleBound = time.Minute
-)
-
-// settled returns when a pod receives nothing more. It should then have
-// received want requests.
-func settled(ctx context.Context, l *Session, pod string, want int) error {
-	ctx, cancel := context.WithTimeout(ctx, settleBound)
-	defer cancel()
-	count, since := -1, time.Now()
-	var failed error
-	err := l.until(ctx, "the last mirrored request", func() string {
-		now, err := l.seenBy(ctx, pod, math.MaxInt)
-		if err != nil {
-			failed = err
-			return ""
-		}
-		if now.Count != count {
-			count, since = now.Count, time.Now()
-		}
-		pause := longQuiet
-		if count == want {
-			pause = silence
-		}
-		if time.Since(since) < pause {
-			return fmt.Sprintf("v2 has received %d of %d", count, want)
-		}
-		return ""
-	})
-	return errors.Join(err, failed)
-}
-
-// judge refutes Caller or Mirror, or says what holds.
-func (m mirrorSample) judge() (Evidence, error) {
-	e := m.evidence
-	if refuted := caller(*e.Tally); refuted != nil {
-		e.Summary = refuted.Reasons[0]
-		return e, refuted
-	}
-	v1, v2 := received(m.answers, m.v1.IDs), received(m.answers, m.v2.IDs)
-	verdict, err := m.claim.Judge(map[string]int{"mirrored": v2.once, "not mirrored": v2.missing})
-	if err != nil {
-		return e, err
-	}
-	e.Verdict = &verdict
-	region := verdict.Regions[0]
-	switch {
-	case v1 != arrivals{once: m.claim.N}:
-		e.Summary = fmt.Sprintf("v1 received %s of %d requests", v1, m.claim.N)
-	case !verdict.Pass || v2.strange > 0:
-		e.Summary = fmt.Sprintf("v2 received %s of %d requests: %d..%d are accepted, each once", v2, m.claim.N, region.Lo, region.Hi)
-	default:
-		e.Summary = fmt.Sprintf("v1 answered %d of %d (loss below %.2f %% with %.0f %% confidence), the slowest after %s; ",
-			m.claim.N, m.claim.N, 100*split.UpperBound(0, m.claim.N, confidence), 100*confidence, e.Tally.Max.Round(time.Millisecond))
-		switch {
-		case region.Lo != region.Hi:
-			e.Summary += describe(verdict)
-		case v2.once == 0:
-			e.Summary += "v2 received none"
-		default:
-			e.Summary += fmt.Sprintf("v2 received %d, each once", v2.once)
-		}
-		return e, nil
-	}
-	return e, &ClaimError{Mirror, []string{e.Summary}}
-}
-
-// caller refutes that every request was answered 200 by v1, and by far sooner
-// than v2 may take.
-func caller(t probe.Tally) *ClaimError {
-	refuted := answered(t)
-	switch {
-	case refuted != nil:
-		refuted.Claim = Caller
-	case t.Counts["v1"] != t.Sent:
-		refuted = &ClaimError{Caller, []string{fmt.Sprintf("%d of %d answers are not v1's", t.Sent-t.Counts["v1"], t.Sent)}}
-	case t.Max >= callerBound:
-		refuted = &ClaimError{Caller, []string{fmt.Sprintf("the slowest answer took %s, and below %s is claimed", t.Max.Round(time.Millisecond), callerBound)}}
-	}
-	return refuted
-}
-
-// arrivals says how often the requests of a sample reached a version.
-type arrivals struct {
-	once, missing, again int // of those that were sent: arrived once, never, more than once
-	strange              int // others that arrived
-}
-
-func (a arrivals) String() string {
-	return fmt.Sprintf("%d once, %d never, %d more than once, and %d that nobody sent,", a.once, a.missing, a.again, a.strange)
-}
-
-func received(sent []probe.Answer, ids []string) (a arrivals) {
-	times := map[string]int{}
-	for _, id := range ids {
-		times[id]++
-	}
-	for _, s := range sent {
-		switch times[s.ID] {
-		case 0:
-			a.missing++
-		case 1:
-			a.once++
-		default:
-			a.again++
-		}
-		delete(times, s.ID)
-	}
-	for _, n := range times {
-		a.strange += n
-	}
-	return a
 }

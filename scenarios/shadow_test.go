@@ -153,15 +153,15 @@ func TestEveryInputIsAnother(t *testing.T) {
 
 func TestTheRouteSaysWhatIsAskedFor(t *testing.T) {
 	for name, tc := range map[string]struct {
-		to         route
+		to         shadowRoute
 		has, lacks string
 	}{
-		"v1 alone":      {route{}, `"weight":100`, "mirrors"},
-		"mirrored":      {route{Mirrored: 20}, `"mirrors":[{"destination":{"host":"model","subset":"v2"},"percentage":{"value":20}}]`, `"weight":0`},
-		"a leak":        {route{Mirrored: 100, Leaked: 5}, `"weight":95},{"destination":{"host":"model","subset":"v2"},"weight":5}`, `"weight":100`},
-		"a wait":        {route{Mirrored: 100, Held: 5}, `"fault":{"delay":{"fixedDelay":"9s","percentage":{"value":5}}}`, "leak"},
-		"for the mesh":  {route{Mark: "7"}, `"gateways":["lab","mesh"]`, `"X-Mllab-Route":7`},
-		"outside alone": {route{Outside: true}, `"gateways":["lab"]`, "mesh"},
+		"v1 alone":      {shadowRoute{}, `"weight":100`, "mirrors"},
+		"mirrored":      {shadowRoute{Mirrored: 20}, `"mirrors":[{"destination":{"host":"model","subset":"v2"},"percentage":{"value":20}}]`, `"weight":0`},
+		"a leak":        {shadowRoute{Mirrored: 100, Leaked: 5}, `"weight":95},{"destination":{"host":"model","subset":"v2"},"weight":5}`, `"weight":100`},
+		"a wait":        {shadowRoute{Mirrored: 100, Held: 5}, `"fault":{"delay":{"fixedDelay":"9s","percentage":{"value":5}}}`, "leak"},
+		"for the mesh":  {shadowRoute{routeState: routeState{Mark: "7"}}, `"gateways":["lab","mesh"]`, `"X-Mllab-Route":7`},
+		"outside alone": {shadowRoute{Outside: true}, `"gateways":["lab"]`, "mesh"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.to.Host = "model.mllab.test"

@@ -311,9 +311,8 @@ func (l *Session) predicts(ctx context.Context, to probe.Request, model string, 
 	if err != nil {
 		return e, err
 	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		e.Summary = refuted.Reasons[0]
-		return e, refuted
+	if err := e.answered(); err != nil {
+		return e, err
 	}
 	says, err := compare(answers, by.row, model, held)
 	took := e.Tally

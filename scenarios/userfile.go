@@ -123,7 +123,7 @@ type userStory struct {
 	services map[string]*userService      // Knative's, by name
 	routes   map[string]*userRoute        // Istio's, by name
 	env      map[string]map[string]string // of versions still to come, by userVersion
-	watchers map[string]*watch            // by what they watch
+	watchers map[string]*prober           // by what they watch
 	gone     []*unstructured.Unstructured // what the file has deleted
 	legs     []leg                        // that a barrier has asked so far
 	broken   bool                         // a control has broken the world: what has lost its pods may do without
@@ -131,7 +131,7 @@ type userStory struct {
 
 // userService is a Knative Service and the percents of its versions, in order.
 type userService struct {
-	*service
+	*revisions
 	percents []int64
 }
 
@@ -150,7 +150,7 @@ type userLeg struct {
 }
 
 func newUserStory(alpha float64) *userStory {
-	return &userStory{alpha: alpha, services: map[string]*userService{}, routes: map[string]*userRoute{}, env: map[string]map[string]string{}, watchers: map[string]*watch{}}
+	return &userStory{alpha: alpha, services: map[string]*userService{}, routes: map[string]*userRoute{}, env: map[string]map[string]string{}, watchers: map[string]*prober{}}
 }
 
 // planFile plans one run of f.
@@ -353,12 +353,12 @@ func (u *userStory) applied(l *Session, a file.Apply) (objs []*unstructured.Unst
 func (u *userStory) revision(l *Session, m file.Model, env map[string]string) (*unstructured.Unstructured, error) {
 	s := u.services[m.Name]
 	if s == nil {
-		base, err := loadService("scenarios/canary/service.yaml")
+		base, err := loadRevisions("scenarios/canary/service.yaml")
 		if err != nil {
 			return nil, err
 		}
 		base.base.Name = m.Name
-		s = &userService{service: base}
+		s = &userService{revisions: base}
 		u.services[m.Name] = s
 	}
 	s.image, s.version, s.env = l.Image, m.Version, env
@@ -428,7 +428,8 @@ func (u *userStory) change(ctx context.Context, l *Session, c file.Change, w fil
 		u.gone = append(u.gone, objs...)
 		return l.remove(ctx, objs...)
 	case file.Watch:
-		u.watchers[c.Of] = l.watch(ctx, l.to(c.Of), c.Rate)
+		u.watchers[c.Of] = &prober{}
+		u.watchers[c.Of].start(ctx, l, l.to(c.Of), c.Rate)
 		return nil
 	}
 	objs, err := u.objects(l, c)
@@ -552,7 +553,7 @@ func (u *userStory) check(ctx context.Context, l *Session, s file.Step) (Evidenc
 	case file.ExpectNoLoss:
 		w := u.watchers[x.Of]
 		delete(u.watchers, x.Of)
-		return l.watched(w)
+		return w.lostNone(ctx, l)
 	}
 	switch c := s.Change.(type) {
 	case file.Watch:
@@ -602,8 +603,8 @@ func (u *userStory) mirrored(ctx context.Context, l *Session, x file.ExpectMirro
 	if err != nil {
 		return e, err
 	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		return e, refuted
+	if err := e.answered(); err != nil {
+		return e, err
 	}
 	times := map[string]int{}
 	last, since := -1, time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,8 +19,9 @@ import (
 	"mllab.local/manifests"
 )
 
-// service is a Knative Service from a manifest, on its way through a story.
-type service struct {
+// revisions are the versions of a model on one Knative Service, on their way
+// through a story.
+type revisions struct {
 	base    servingv1.Service
 	image   string
 	version string            // TARGET and name of the newest revision
@@ -28,25 +30,25 @@ type service struct {
 	rollout time.Duration     // over which the newest gets its traffic; 0: at once
 }
 
-func loadService(file string) (*service, error) {
+func loadRevisions(file string) (*revisions, error) {
 	data, err := manifests.Scenarios.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	s := &service{env: map[string]string{}}
+	s := &revisions{env: map[string]string{}}
 	if err := yaml.UnmarshalStrict(data, &s.base); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return s, nil
 }
 
-func (s *service) revision(version string) string { return s.base.Name + "-" + version }
+func (s *revisions) revision(version string) string { return s.base.Name + "-" + version }
 
 // object is the Service with the given percents, one for each version in
 // order. Every version keeps a tag, so that it has an address of its own and
 // stays warm at 0 %. It is checked as Knative's own webhook would: an error is
 // wrong use, and nothing has been applied.
-func (s *service) object(percents []int64) (*unstructured.Unstructured, error) {
+func (s *revisions) object(percents []int64) (*unstructured.Unstructured, error) {
 	svc := s.base.DeepCopy()
 	svc.Spec.Template.Name = s.revision(s.version)
 	c := &svc.Spec.Template.Spec.Containers[0]
@@ -77,6 +79,30 @@ func (s *service) object(percents []int64) (*unstructured.Unstructured, error) {
 	}
 	delete(fields, "status")
 	return &unstructured.Unstructured{Object: fields}, nil
+}
+
+// name is the Service's.
+func (s *revisions) name() string { return s.base.Name }
+
+// add makes a version the newest revision, with these variables beside TARGET.
+// It has no traffic until it is given some.
+func (s *revisions) add(version string, env map[string]string) {
+	s.version, s.env = version, env
+	if !slices.Contains(s.order, version) {
+		s.order = append(s.order, version)
+	}
+}
+
+// traffic gives each version its percentage, in the order in which they came, and
+// returns when Knative has seen every gateway answer by it: a Service is Ready
+// only then.
+func (s *revisions) traffic(ctx context.Context, l *Session, percents ...int64) error {
+	s.image = l.Image
+	obj, err := s.object(percents)
+	if err != nil {
+		return err
+	}
+	return l.apply(ctx, obj)
 }
 
 // percents are shares as Knative takes them.

@@ -12,7 +12,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/probe"
-	"mllab.local/internal/split"
 )
 
 // Of the stories about single pods behind one Service.
@@ -28,57 +27,6 @@ func (l *Session) pods(ctx context.Context, labels map[string]string) ([]string,
 	}
 	slices.Sort(names)
 	return names, err
-}
-
-// short is the part of a pod's name that differs from its siblings'.
-func short(pod string) string { return pod[strings.LastIndexByte(pod, '-')+1:] }
-
-// evenly claims that each pod answers as many requests as any other.
-func evenly(pods []string, n int, alpha float64) split.Claim {
-	c := split.Claim{N: n, Alpha: alpha}
-	for _, p := range pods {
-		c.Legs = append(c.Legs, split.Leg{Name: short(p), Share: 1 / float64(len(pods))})
-	}
-	return c
-}
-
-// byPod counts answers of 200 by who gave them.
-func byPod(answers []probe.Answer) map[string]int {
-	counts := map[string]int{}
-	for _, a := range answers {
-		if a.OK() {
-			counts[short(a.Pod)]++
-		}
-	}
-	return counts
-}
-
-// judge puts the verdict on counts into e, and refutes a claim that they do not
-// fit.
-func (e *Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) error {
-	v, err := c.Judge(counts)
-	if err != nil {
-		return err
-	}
-	e.Verdict, e.Summary = &v, describe(v)
-	if !v.Pass {
-		return &ClaimError{refutes, v.Reasons}
-	}
-	return nil
-}
-
-// sampleByPod sends n requests once. Each must be answered 200, and the pods'
-// counts must fit the claim.
-func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
-	answers, e, err := l.burst(ctx, r, c.N)
-	if err != nil {
-		return e, err
-	}
-	if refuted := answered(*e.Tally); refuted != nil {
-		e.Summary = refuted.Reasons[0]
-		return e, refuted
-	}
-	return e, e.judge(c, byPod(answers), refutes)
 }
 
 // allAnswer returns when each pod has answered 200.

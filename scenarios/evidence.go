@@ -1,0 +1,113 @@
+package scenarios
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// Claim names an assertion of a check.
+type Claim string
+
+// The claims that scenarios make.
+const (
+	Answers   Claim = "answers"   // every request is answered 200 by a version that is expected
+	Shares    Claim = "shares"    // the versions answer in the stated shares
+	NoLoss    Claim = "no-loss"   // no request of the watcher is lost
+	Zero      Claim = "zero"      // a quiet service has no pod left
+	OnePod    Claim = "one-pod"   // a cold request is answered by the one pod that it started
+	Warm      Claim = "warm"      // a quiet service keeps its pod, which then answers
+	Mirror    Claim = "mirror"    // the shadow gets the requests that it should, each once
+	Caller    Claim = "caller"    // the caller sees nothing of the shadow
+	Routes    Claim = "routes"    // every request reaches the version that its header or cookie names
+	Outcome   Claim = "outcome"   // the arms' outcomes differ, or do not, as claimed
+	Cutover   Claim = "cutover"   // after the drain window no old version answers
+	Readiness Claim = "readiness" // an unready pod gets no request
+	Liveness  Claim = "liveness"  // a hanging pod is restarted
+	Ejection  Claim = "ejection"  // a failing replica gets no more requests
+	Bounds    Claim = "bounds"    // the caller's wait and errors stay within what is configured
+	Release   Claim = "release"   // the release's history and what answers agree
+
+	Model       Claim = "model"       // what is served is what was trained, byte for byte
+	Predictions Claim = "predictions" // every held-out row is answered as the trainer's own model did
+	Gate        Claim = "gate"        // a model below the threshold goes no further
+
+	Delivery   Claim = "delivery"   // what a commit says is in the traffic, or on the cluster, within the bound
+	Correction Claim = "correction" // what was changed by hand is as Git says again, within the bound
+	Refusal    Claim = "refusal"    // a commit that cannot be applied is not taken for good, and the reason is said
+)
+
+// ClaimError says that a claim does not hold, with sentences that say why.
+type ClaimError struct {
+	Claim   Claim
+	Reasons []string
+}
+
+func (r *ClaimError) Error() string {
+	return fmt.Sprintf("claim %q does not hold: %s", r.Claim, strings.Join(r.Reasons, "; "))
+}
+
+// Evidence is what a check saw.
+type Evidence struct {
+	Summary string         `json:"says"`              // one line for a person
+	Verdict *split.Verdict `json:"verdict,omitempty"` // of a sample
+	Tally   *probe.Tally   `json:"tally,omitempty"`
+	Watch   *Watched       `json:"watch,omitempty"`
+	Figures []Figure       `json:"figures,omitempty"`
+	File    string         `json:"file,omitempty"` // every answer with its request ID, one JSON object a line
+}
+
+// Figure is one measured number, such as {"sandbox", 0.31, "s"}.
+type Figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit,omitempty"`
+}
+
+// Watched is what an open-loop watcher saw from its start to its end.
+type Watched struct {
+	Sent    int     `json:"sent"`
+	Lost    int     `json:"lost"`   // not answered 200 by the application
+	Missed  int     `json:"missed"` // due, but never sent
+	Rate    float64 `json:"rate"`   // requests per second
+	Bound   float64 `json:"bound"`  // the loss rate is below this with 95 % confidence
+	Outage  float64 `json:"outage"` // seconds: a longer outage would have been seen with 95 %
+	Seconds float64 `json:"seconds"`
+}
+
+// keep writes the answers to a file of the evidence folder, named by number
+// and step, and returns its path.
+func (l *Session) keep(answers []probe.Answer) (string, error) {
+	var lines bytes.Buffer
+	enc := json.NewEncoder(&lines)
+	for _, a := range answers {
+		if err := enc.Encode(a); err != nil {
+			return "", fmt.Errorf("keeping evidence: %w", err)
+		}
+	}
+	return l.keepText(".jsonl", lines.Bytes())
+}
+
+// keepText is keep for a text of any kind, which the name's end says.
+func (l *Session) keepText(end string, text []byte) (string, error) {
+	if l.evidence == "" {
+		return "", nil
+	}
+	if err := os.MkdirAll(l.evidence, 0o700); err != nil {
+		return "", fmt.Errorf("keeping evidence: %w", err)
+	}
+	l.evidenceSeq++
+	words := strings.FieldsFunc(l.stepName, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	path := filepath.Join(l.evidence, fmt.Sprintf("%02d-%s%s", l.evidenceSeq, strings.Join(words, "-"), end))
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		return "", fmt.Errorf("keeping evidence: %w", err)
+	}
+	return path, nil
+}

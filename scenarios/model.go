@@ -1,0 +1,122 @@
+package scenarios
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// model is the sample model as a plain Deployment, called NAME-VERSION, with
+// the labels app and version.
+type model struct {
+	Name, Version string
+	Image         string // the lab's when empty
+	Env           map[string]string
+	Replicas      int  // 1 when zero
+	NoReadiness   bool // no readiness probe
+}
+
+// deployment is m as an object.
+func (l *Session) deployment(m model) (*unstructured.Unstructured, error) {
+	if m.Image == "" {
+		m.Image = l.Image
+	}
+	if m.Replicas == 0 {
+		m.Replicas = 1
+	}
+	objs, err := render("model.yaml", m)
+	if err != nil {
+		return nil, err
+	}
+	return objs[0], nil
+}
+
+// labels select the pods of m.
+func (m model) labels() map[string]string {
+	return map[string]string{"app": m.Name, "version": m.Version}
+}
+
+// seen is what one pod of the sample model says of the requests that reached
+// it: IDs[i] is the ID of the i-th one after From, and Outputs[i] the numbers
+// that it answered, as JSON.
+type seen struct {
+	Target, Pod string
+	Count, From int
+	IDs         []string
+	Outputs     []string
+}
+
+// modelPort and adminPort are the sample model's; only pods that are meant to
+// be broken while they run have the second.
+const (
+	modelPort = 8080
+	adminPort = 9090
+)
+
+// seen asks each pod with these labels what reached it, by the API server and
+// not by the traffic's own way.
+func (l *Session) seen(ctx context.Context, labels map[string]string) ([]seen, error) {
+	pods, err := l.Kube.Pods(ctx, l.Namespace, labels)
+	if err != nil {
+		return nil, err
+	}
+	var all []seen
+	for _, p := range pods {
+		s, err := l.seenBy(ctx, p.Name, 0)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// seenBy asks one pod what reached it after the first n requests.
+func (l *Session) seenBy(ctx context.Context, pod string, n int) (seen, error) {
+	body, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("seen?since=%d", n))
+	if err != nil {
+		return seen{}, err
+	}
+	var s seen
+	if err := json.Unmarshal(body, &s); err != nil {
+		return seen{}, fmt.Errorf("reading what Pod/%s has seen: %w", pod, err)
+	}
+	return s, nil
+}
+
+// faults are what a pod of the sample model can be told to do wrong while it
+// runs; what is not set stays.
+type faults struct {
+	Ready       *bool    `json:"ready,omitempty"`
+	Hang        *bool    `json:"hang,omitempty"`
+	FailPercent *float64 `json:"failPercent,omitempty"`
+	Delay       string   `json:"delay,omitempty"`
+}
+
+// breakPod tells a pod to do wrong.
+func (l *Session) breakPod(ctx context.Context, pod string, f faults) error {
+	return l.breakPods(ctx, []string{pod}, f)
+}
+
+// breakPods tells each of these pods to do wrong.
+func (l *Session) breakPods(ctx context.Context, pods []string, f faults) error {
+	body, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	if err := l.teach(ctx, fmt.Sprintf("Told to do wrong: %s\n- %s\n", body, strings.Join(pods, "\n- "))); err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		if _, err := l.Kube.ToPod(ctx, l.Namespace, pod, adminPort, "faults", body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// failPercent of the requests are answered 500 by a v2 that is made to fail.
+const failPercent = 5

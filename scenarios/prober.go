@@ -1,0 +1,82 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// prober sends requests at a constant rate through a run's changes, whatever
+// becomes of them. The zero value has not been started.
+type prober struct {
+	*probe.Watcher
+	rate float64 // requests per second
+}
+
+// start has it send r from now on. It ends with the run at last.
+func (p *prober) start(ctx context.Context, l *Session, r probe.Request, rate float64) {
+	var w *probe.Watcher
+	l.cleanup(func() { w.Stop() }) // after its context has ended, so that it waits for no answer
+	ctx, _ = l.lasting(ctx)
+	w = probe.Watch(ctx, l.send, r, rate)
+	p.Watcher, p.rate = w, rate
+	l.watching = append(l.watching, w)
+	l.count(nil)
+}
+
+func (p *prober) started() bool { return p.Watcher != nil }
+
+// mark notes a moment in the record, if there is one.
+func (p *prober) mark(moment string) {
+	if p.started() {
+		p.Mark(moment)
+	}
+}
+
+// lastStep ends a story: no request was lost in all of it.
+func (p *prober) lastStep(why string) Step {
+	return Step{
+		Name: "no request lost", Check: p.lostNone,
+		Why:      why,
+		WatchFor: "None lost, and how small a loss this number of requests could have missed.",
+	}
+}
+
+// lostNone stops it, and judges whether it lost anything.
+func (p *prober) lostNone(_ context.Context, l *Session) (Evidence, error) {
+	record := p.Stop()
+	l.watching = slices.DeleteFunc(l.watching, func(w *probe.Watcher) bool { return w == p.Watcher })
+	tally := probe.Count(record.Answers)
+	var err error
+	e := Evidence{Tally: &tally}
+	if e.File, err = l.keep(record.Answers); err != nil {
+		return e, err
+	}
+	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: p.rate, Outage: 3 / p.rate}
+	if tally.Sent > 0 {
+		seen.Seconds = record.Answers[tally.Sent-1].Scheduled.Sub(record.Answers[0].Scheduled).Seconds()
+	}
+	seen.Bound = split.UpperBound(seen.Lost, tally.Sent, confidence)
+	e.Watch = seen
+	e.Summary = fmt.Sprintf("%d of %d watched requests lost in %.0f s: below %.2f %% with %.0f %% confidence; an outage over %s would have been seen",
+		seen.Lost, seen.Sent, seen.Seconds, 100*seen.Bound, 100*confidence, time.Duration(seen.Outage*float64(time.Second)).Round(time.Millisecond))
+	switch {
+	case tally.Sent == 0:
+		return e, errors.New("the watcher sent nothing")
+	case seen.Missed > 0:
+		return e, fmt.Errorf("the watcher could not send %d requests in time: nothing can be said about loss", seen.Missed)
+	}
+	if lost := lost(NoLoss, tally); lost != nil {
+		return e, lost
+	}
+	return e, nil
+}
+
+// watchRate is how many requests per second a watcher sends: with 95 % it sees
+// an outage of 60 ms.
+const watchRate = 50

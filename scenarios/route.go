@@ -1,0 +1,140 @@
+package scenarios
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"knative.dev/networking/pkg/http/header"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/probe"
+)
+
+// routeState is what every manifest of a route is filled in with. Each state of a
+// route has a mark of its own, which answers carry.
+type routeState struct {
+	Host, Namespace, Mark string
+}
+
+// route applies the manifest of a route in a new state, with more objects, and
+// returns when the gateway answers r by it. fill adds what else the manifest takes.
+func (l *Session) route(ctx context.Context, manifest string, r probe.Request, fill func(routeState) any, more ...*unstructured.Unstructured) error {
+	state := routeState{r.Host, l.Namespace, l.mark()}
+	objs, err := render(manifest, fill(state))
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, append(objs, more...)...); err != nil {
+		return err
+	}
+	return l.inForce(ctx, r, state.Mark)
+}
+
+// routedBound is how long the gateway may take to follow the route of a Knative
+// Service that is ready. What it does not follow then is for the sample to find.
+const routedBound = 10 * time.Second
+
+// routed returns when the gateway has the newest state of the route that Knative
+// made for that name, and knows it on inForceStreak fresh connections in a row.
+// Ready says so of one connection, which one of a proxy's workers answered; and of
+// an address that a former run had too, with the same traffic, nobody asked:
+// net-gateway-api 0.48 forgets a route by the Ingress's name that it remembers by
+// the route's (Prober.CancelIngressProbingByKey in pkg/status). The requests are
+// Knative's own probes: whoever stands before the application answers them.
+func (l *Session) routed(ctx context.Context, name string) error {
+	state, err := l.routeState(ctx, l.host(name))
+	if err != nil || state == "" {
+		return err
+	}
+	return l.follows(ctx, name, state)
+}
+
+// follows is routed for a state that is known.
+func (l *Session) follows(ctx context.Context, name, state string) error {
+	bounded, cancel := context.WithTimeout(ctx, routedBound)
+	defer cancel()
+	r := l.to(name)
+	r.Header = http.Header{header.ProbeKey: {header.ProbeValue}, header.HashKey: {header.HashValueOverride}}
+	err := l.marked(bounded, r, state, anyone)
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// routeState is what the newest state of the HTTPRoute for that host has its
+// answers to probes say; empty when there is no such route, or it says nothing.
+func (l *Session) routeState(ctx context.Context, host string) (string, error) {
+	o, err := l.live(ctx, l.object("gateway.networking.k8s.io/v1", "HTTPRoute", host))
+	if err != nil {
+		return "", client.IgnoreNotFound(err)
+	}
+	var route struct {
+		Spec struct {
+			Rules []struct {
+				Filters []struct {
+					RequestHeaderModifier struct {
+						Set []struct{ Name, Value string }
+					}
+				}
+			}
+		}
+	}
+	if err := into(o.Object, &route); err != nil {
+		return "", err
+	}
+	for _, rule := range route.Spec.Rules {
+		for _, f := range rule.Filters {
+			for _, h := range f.RequestHeaderModifier.Set {
+				if h.Name == header.HashKey {
+					return h.Value, nil
+				}
+			}
+		}
+	}
+	return "", nil
+}
+
+// mark is a new name for the state of a route, for its answers to carry.
+func (l *Session) mark() string {
+	l.routeVersion++
+	return strconv.Itoa(l.routeVersion)
+}
+
+// inForceStreak is how many fresh connections in a row must be answered by a
+// route's new state: each reaches one of a proxy's few workers at random, and a
+// worker that lags behind then hides with a chance of 2^-20.
+const inForceStreak = 20
+
+// inForce returns when the application itself answers r, by the state of a route
+// that carries mark. Istio has no status that says so:
+// https://github.com/istio/istio/issues/16211
+func (l *Session) inForce(ctx context.Context, r probe.Request, mark string) error {
+	return l.marked(ctx, r, mark, func(a probe.Answer) bool { return !a.Router })
+}
+
+// marked returns when r is answered by the state of a route that carries mark,
+// and by whom it should be. Envoy's own 503 carries a mark, too: it says so until
+// it knows the endpoints.
+func (l *Session) marked(ctx context.Context, r probe.Request, mark string, by func(probe.Answer) bool) error {
+	r.Fresh = true
+	streak := 0
+	return l.until(ctx, "the route's new state", func() string {
+		for ; streak < inForceStreak; streak++ {
+			if a := l.send.Send(ctx, r); a.Route != mark || !by(a) {
+				streak = 0
+				return fmt.Sprintf("answered by state %q instead of %q (%s)", a.Route, mark, cmp.Or(a.Problem(), "200"))
+			}
+		}
+		return ""
+	})
+}
+
+// anyone may answer: only the route is asked for.
+func anyone(probe.Answer) bool { return true }

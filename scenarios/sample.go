@@ -1,0 +1,229 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/report"
+	"mllab.local/internal/split"
+)
+
+// sampleWorkers send the requests of a sample. Few enough not to queue on two
+// cores, enough that a stuck connection does not stop the sample.
+const sampleWorkers = 8
+
+// sample sends n requests once and judges who answered.
+func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim) (Evidence, error) {
+	if err := claim.Check(); err != nil {
+		return Evidence{}, err
+	}
+	_, e, err := l.burst(ctx, r, claim.N)
+	if err != nil {
+		return e, err
+	}
+	if err := e.answered(); err != nil {
+		return e, err
+	}
+	verdict, err := claim.Judge(e.Tally.Counts)
+	if err != nil {
+		return e, err
+	}
+	e.Verdict, e.Summary = &verdict, describe(verdict)
+	if !verdict.Pass {
+		return e, &ClaimError{Shares, verdict.Reasons}
+	}
+	return e, nil
+}
+
+// burst sends a request n times, shows who answers, and keeps the answers as
+// evidence. It judges nothing.
+func (l *Session) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+	return l.burstBy(ctx, l.send, r, n)
+}
+
+// burstBy is burst by a sender of its own, such as one that gives each request
+// another body.
+func (l *Session) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+	counts, failed, done := map[string]int{}, 0, 0
+	answers := probe.Burst(ctx, by, r, n, sampleWorkers, func(a probe.Answer) {
+		done++
+		if a.OK() {
+			counts[a.Target]++
+		} else {
+			failed++
+		}
+		l.task.Progress(int64(done), int64(n), "requests")
+		l.count(bars(counts, failed, done))
+	})
+	if err := ctx.Err(); err != nil {
+		return answers, Evidence{}, err
+	}
+	tally := probe.Count(answers)
+	file, err := l.keep(answers)
+	return answers, Evidence{Tally: &tally, File: file}, err
+}
+
+// bars are a tally as a person watches it grow.
+func bars(counts map[string]int, failed, done int) func() []report.Bar {
+	copied := maps.Clone(counts)
+	return func() []report.Bar {
+		var all []report.Bar
+		for _, target := range sortedKeys(copied) {
+			lo, hi := split.Interval(copied[target], done, confidence)
+			share := float64(copied[target]) / float64(done)
+			all = append(all, report.Bar{Name: target, Share: share,
+				Text: fmt.Sprintf("%6d  %5.1f %% (%.1f..%.1f %%)", copied[target], 100*share, 100*lo, 100*hi)})
+		}
+		if failed > 0 {
+			all = append(all, report.Bar{Name: "errors", Share: float64(failed) / float64(done), Text: fmt.Sprintf("%6d", failed), Bad: true})
+		}
+		return all
+	}
+}
+
+// count shows bars in the terminal, and below them what the watchers see.
+func (l *Session) count(own func() []report.Bar) {
+	watching := slices.Clone(l.watching)
+	l.task.Bars(func() (all []report.Bar) {
+		if own != nil {
+			all = own()
+		}
+		for _, w := range watching {
+			if sent, lost := w.Answered(); sent > 0 {
+				all = append(all, report.Bar{Name: "watcher", Share: float64(sent-lost) / float64(sent),
+					Text: fmt.Sprintf("%6d sent, %d lost", sent, lost), Bad: lost > 0})
+			}
+		}
+		return all
+	})
+}
+
+// refute says that a claim does not hold, and why.
+func refute(claim Claim, format string, args ...any) error {
+	return &ClaimError{claim, []string{fmt.Sprintf(format, args...)}}
+}
+
+// lost refutes claim unless every request was answered 200 by the application.
+func lost(claim Claim, t probe.Tally) *ClaimError {
+	if len(t.Failed) == 0 {
+		return nil
+	}
+	first := t.Failed[0]
+	return &ClaimError{claim, []string{fmt.Sprintf("%d of %d requests were not answered 200 by the application, the first: %s (request %s)",
+		len(t.Failed), t.Sent, first.Problem(), first.ID)}}
+}
+
+// answered refutes that every request of a sample was answered 200 by the
+// application.
+func (e *Evidence) answered() error {
+	refuted := lost(Answers, *e.Tally)
+	if refuted == nil {
+		return nil
+	}
+	e.Summary = refuted.Reasons[0]
+	return refuted
+}
+
+// describe is a verdict in one line: counts, accepted interval, error rates.
+func describe(v split.Verdict) string {
+	var legs, caught []string
+	for _, r := range v.Regions {
+		legs = append(legs, fmt.Sprintf("%s %d (accepted %d..%d)", r.Leg, v.Counts[r.Leg], r.Lo, r.Hi))
+		if r.Share > 0 && r.Share < 1 && r.Share <= 0.5 {
+			caught = append(caught, fmt.Sprintf("%s at <= %.1f %% or >= %.1f %%", r.Leg, 100*r.CaughtBelow, 100*r.CaughtAbove))
+		}
+	}
+	s := fmt.Sprintf("n=%d %s, alpha %.0e", v.N, strings.Join(legs, ", "), v.Alpha)
+	if len(caught) == 0 {
+		return fmt.Sprintf("n=%d %s, exact: one stray answer fails", v.N, strings.Join(legs, ", "))
+	}
+	return s + fmt.Sprintf(", power %.2f against %s", split.Power, strings.Join(caught[:1], ", "))
+}
+
+// confidence of the bounds and intervals that are stated.
+const confidence = 0.95
+
+// evenly claims that each pod answers as many requests as any other.
+func evenly(pods []string, n int, alpha float64) split.Claim {
+	c := split.Claim{N: n, Alpha: alpha}
+	for _, p := range pods {
+		c.Legs = append(c.Legs, split.Leg{Name: short(p), Share: 1 / float64(len(pods))})
+	}
+	return c
+}
+
+// byPod counts answers of 200 by who gave them.
+func byPod(answers []probe.Answer) map[string]int {
+	counts := map[string]int{}
+	for _, a := range answers {
+		if a.OK() {
+			counts[short(a.Pod)]++
+		}
+	}
+	return counts
+}
+
+// judge puts the verdict on counts into e, and refutes a claim that they do not
+// fit.
+func (e *Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) error {
+	v, err := c.Judge(counts)
+	if err != nil {
+		return err
+	}
+	e.Verdict, e.Summary = &v, describe(v)
+	if !v.Pass {
+		return &ClaimError{refutes, v.Reasons}
+	}
+	return nil
+}
+
+// sampleByPod sends n requests once. Each must be answered 200, and the pods'
+// counts must fit the claim.
+func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
+	answers, e, err := l.burst(ctx, r, c.N)
+	if err != nil {
+		return e, err
+	}
+	if err := e.answered(); err != nil {
+		return e, err
+	}
+	return e, e.judge(c, byPod(answers), refutes)
+}
+
+// short is the part of a pod's name that differs from its siblings'.
+func short(pod string) string { return pod[strings.LastIndexByte(pod, '-')+1:] }
+
+// enough refuses claims that a sample could not refute: with few requests the
+// accepted interval of a small share begins at 0, and who gets nothing would pass.
+func enough(scenario string, claims ...split.Claim) error {
+	for _, c := range claims {
+		if err := c.Check(); err != nil {
+			return fault.Usage("see `mllab scenario "+scenario+" --help`", "%s: %w", scenario, err)
+		}
+		if need := c.Needed(); c.N < need {
+			return fault.Usage(fmt.Sprintf("use --requests %d or more", need),
+				"%s: %d requests are too few: a version that gets nothing would pass", scenario, c.N)
+		}
+	}
+	return nil
+}
+
+// claim is that v1 and v2 answer in these percents.
+func (o Options) claim(percents []int64) split.Claim {
+	c := split.Claim{N: o.Requests, Alpha: o.Alpha}
+	for i, version := range []string{"v1", "v2"} {
+		share := 0.0
+		if i < len(percents) {
+			share = float64(percents[i]) / 100
+		}
+		c.Legs = append(c.Legs, split.Leg{Name: version, Share: share})
+	}
+	return c
+}
+
+func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0], percents[1]) }

@@ -1,0 +1,262 @@
+package scenarios
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"knative.dev/serving/pkg/apis/serving"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/proxy"
+	"mllab.local/internal/report"
+)
+
+// Env is a lab that is up. Nothing changes it, so all runs share one.
+type Env struct {
+	Kube     *kube.Client
+	Gateway  string   // URL of the one gateway
+	Domain   string   // suffix of the hosts behind it
+	Git      *url.URL // the lab's repository through the gateway, with its token; nil without the addon git
+	Image    string   // the sample model's image on the node
+	Python   string   // the image with Python and scikit-learn; empty without the addon kubeflow
+	Runner   string   // the image of what runs a pushed notebook; empty without the addon kubeflow
+	Registry string   // the lab's registry as pods and the node know it
+	Evidence string   // folder for what the runs saw; empty keeps nothing
+	Report   report.Reporter
+	// Teach, if any, shows a person what comes next and returns when they go on.
+	Teach func(ctx context.Context, lesson Lesson) error
+}
+
+// Session is one run on a lab: what it has made there, what it has seen, and
+// what has to be taken back.
+type Session struct {
+	*Env
+	Namespace string       // the run's own
+	title     string       // of the run
+	control   string       // that is run; empty: the scenario itself
+	runID     string       // labels the namespace
+	writer    *kube.Client // writes the objects of a user's scenario; nil: Kube does
+
+	send     probe.Sender
+	task     report.Task
+	watching []*probe.Watcher // that send
+
+	namespaceCreated bool
+	applied          []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
+	lastApply        time.Time                    // when the newest change was sent: a person who is taught reads before that
+	routeVersion     int                          // of the newest state of a route
+	cleanups         []func()
+	removals         []func(context.Context) error
+	untouched        []func(context.Context) error
+	stepsDone        func() // called after the last step, before the clean-up; may be nil
+	// rejections asks which proxies refuse their configuration.
+	rejections func(context.Context) ([]proxy.Rejection, error)
+
+	stepName    string
+	evidence    string        // folder for the answers of every sample; empty keeps none
+	evidenceSeq int           // files so far
+	lesson      Lesson        // of the step, until it is shown
+	paused      time.Duration // what a person took for the lessons so far
+}
+
+// cleanup has f called after the run, however that ends; the last one first.
+func (l *Session) cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
+
+// removal has f called before the namespace is removed, unless that is kept: it
+// removes what was not made by apply.
+func (l *Session) removal(f func(context.Context) error) { l.removals = append(l.removals, f) }
+
+// host is the name under which the gateway serves something of the run's: a
+// Knative Service, or the hosts of a VirtualService.
+func (l *Session) host(name string) string {
+	return name + "." + l.Namespace + "." + l.Domain
+}
+
+// to is a request to the gateway for that name.
+func (l *Session) to(name string) probe.Request {
+	return probe.Request{URL: l.Gateway, Host: l.host(name)}
+}
+
+// apply writes objects into the run's namespace and returns when they are
+// ready.
+func (l *Session) apply(ctx context.Context, objs ...*unstructured.Unstructured) error {
+	if err := l.write(ctx, objs...); err != nil {
+		return err
+	}
+	return l.wait(ctx, objs...)
+}
+
+// wait returns when objects are ready, and the gateway follows the routes of
+// those that are Knative Services.
+func (l *Session) wait(ctx context.Context, objs ...*unstructured.Unstructured) error {
+	if err := l.Kube.Wait(ctx, objs, l.task.Update); err != nil {
+		return err
+	}
+	for _, o := range objs {
+		if o.GroupVersionKind().Group != serving.GroupName || o.GetKind() != "Service" {
+			continue
+		}
+		names := []string{o.GetName()}
+		traffic, _, _ := unstructured.NestedSlice(o.Object, "spec", "traffic")
+		for _, each := range traffic {
+			leg, _ := each.(map[string]any)
+			if tag, _ := leg["tag"].(string); tag != "" {
+				names = append(names, tag+"-"+o.GetName())
+			}
+		}
+		for _, name := range names {
+			if err := l.routed(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// write is apply without the wait, for what is not meant to become ready.
+func (l *Session) write(ctx context.Context, objs ...*unstructured.Unstructured) error {
+	for _, o := range objs {
+		o.SetNamespace(l.Namespace)
+	}
+	if err := l.teach(ctx, l.changes(objs)); err != nil {
+		return err
+	}
+	for _, o := range objs {
+		o = o.DeepCopy() // the story may go on with its own
+		if i := l.find(o); i >= 0 {
+			l.applied[i] = o
+		} else {
+			l.applied = append(l.applied, o)
+		}
+	}
+	l.lastApply = time.Now()
+	_, err := cmp.Or(l.writer, l.Kube).Apply(ctx, objs)
+	return err
+}
+
+// remove deletes objects of the run and returns when they are gone, and with a
+// Deployment its pods.
+func (l *Session) remove(ctx context.Context, objs ...*unstructured.Unstructured) error {
+	for _, o := range objs {
+		o.SetNamespace(l.Namespace)
+	}
+	if err := l.teach(ctx, deletions(objs)); err != nil {
+		return err
+	}
+	for _, o := range objs {
+		if i := l.find(o); i >= 0 {
+			l.applied = slices.Delete(l.applied, i, i+1)
+		}
+	}
+	if err := cmp.Or(l.writer, l.Kube).Delete(ctx, objs); err != nil {
+		return err
+	}
+	for _, o := range objs {
+		labels, _, _ := unstructured.NestedStringMap(o.Object, "spec", "selector", "matchLabels")
+		if o.GetKind() != "Deployment" || len(labels) == 0 {
+			continue
+		}
+		if err := l.until(ctx, "its pods to go", func() string {
+			pods, err := l.Kube.Pods(ctx, l.Namespace, labels)
+			switch {
+			case err != nil:
+				return err.Error()
+			case len(pods) > 0:
+				return "Pod/" + pods[0].Name + " is there"
+			}
+			return ""
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find is the place of o among what was applied, or -1.
+func (l *Session) find(o *unstructured.Unstructured) int {
+	return slices.IndexFunc(l.applied, func(has *unstructured.Unstructured) bool {
+		return has.GroupVersionKind() == o.GroupVersionKind() && has.GetName() == o.GetName()
+	})
+}
+
+// checkInterference says that the world is as the run made it: a verdict on a world
+// that somebody else has changed would be about another one.
+func (l *Session) checkInterference(ctx context.Context) error {
+	changed, err := l.Kube.Drift(ctx, l.applied)
+	if err == nil && len(changed) > 0 {
+		// Who may write an annotation just then is no disturber: what is changed
+		// still is when looked at again.
+		changed, err = l.Kube.Drift(ctx, l.applied)
+	}
+	if err != nil {
+		return fmt.Errorf("looking whether the world is still the run's own: %w", err)
+	}
+	if len(changed) > 0 {
+		return l.interference("changed " + strings.Join(changed, ", "))
+	}
+	for _, f := range l.untouched {
+		if err := f(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// interference says what somebody else did.
+func (l *Session) interference(what string) error {
+	return fault.CannotTest("leave namespace "+l.Namespace+" alone while it runs, and run it again",
+		"somebody else %s meanwhile: what was seen proves nothing", what)
+}
+
+// alsoUntouched has checkInterference ask f, too, about what apply does not know of.
+func (l *Session) alsoUntouched(f func(context.Context) error) { l.untouched = append(l.untouched, f) }
+
+// pause returns after d, or with ctx's error.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// until asks again and again until ready has no reason left why it is not, or
+// ctx ends.
+func (l *Session) until(ctx context.Context, what string, ready func() string) error {
+	return l.untilEvery(ctx, 100*time.Millisecond, what, ready)
+}
+
+// untilEvery is until that asks at this interval, for what is timed by it.
+func (l *Session) untilEvery(ctx context.Context, interval time.Duration, what string, ready func() string) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		why := ready()
+		if why == "" {
+			return nil
+		}
+		l.task.Update("waiting for " + what + ": " + why)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w (last: %s)", what, ctx.Err(), why)
+		}
+	}
+}
+
+// lasting is a context for what outlives its step, whose own is bounded. It ends
+// with the run, or by the function.
+func (l *Session) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
+	l.cleanup(end)
+	return ctx, end
+}
