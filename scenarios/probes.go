@@ -35,7 +35,7 @@ const (
 type probesStory struct {
 	Options
 	v1, v2   probed
-	pods     []string // of v1: the first turns unready, the last hangs
+	rotation // of v1: the first pod turns unready, the last hangs
 	hungAt   time.Time
 	restarts int32  // of the pod that hangs, before it did
 	prober   prober // of the steps since the last one that judged it
@@ -163,10 +163,7 @@ func (s *probesStory) serve(ctx context.Context, l *Session) error {
 	if err := l.route(ctx, "probes/route.yaml", l.to("model"), func(state routeState) any { return state }, deployment); err != nil {
 		return err
 	}
-	if s.pods, err = l.pods(ctx, map[string]string{"app": "model"}); err != nil {
-		return err
-	}
-	if err := l.allAnswer(ctx, l.to("model"), s.pods); err != nil {
+	if s.rotation, err = l.rotation(ctx, "model", map[string]string{"app": "model"}); err != nil {
 		return err
 	}
 	s.prober.start(ctx, l, l.to("model"), watchRate)
@@ -174,7 +171,7 @@ func (s *probesStory) serve(ctx context.Context, l *Session) error {
 }
 
 func (s *probesStory) all(ctx context.Context, l *Session) (Evidence, error) {
-	return l.sampleByPod(ctx, l.to("model"), evenly(s.pods, s.Requests, s.Alpha), Shares)
+	return s.rotation.evenly(ctx, l, s.Options)
 }
 
 func (s *probesStory) unready(ctx context.Context, l *Session) error {
@@ -187,11 +184,11 @@ func (s *probesStory) unready(ctx context.Context, l *Session) error {
 // whether it gets a request.
 func (s *probesStory) out(ctx context.Context, l *Session) (Evidence, error) {
 	pod, began := s.pods[0], time.Now()
-	last, err := l.leaves(ctx, l.to("model"), pod, outBound, Readiness)
+	last, err := s.rotation.leaves(ctx, l, pod, outBound, Readiness)
 	if err != nil {
 		return Evidence{}, err
 	}
-	listed, err := l.inRotation(ctx, "model", pod)
+	listed, err := s.rotation.has(ctx, l, pod)
 	if err != nil {
 		return Evidence{}, err
 	}
@@ -217,7 +214,7 @@ func (s *probesStory) ready(ctx context.Context, l *Session) error {
 
 func (s *probesStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	began := time.Now()
-	if err := l.comesBack(ctx, l.to("model"), s.pods[0], outBound, Readiness); err != nil {
+	if err := s.rotation.comesBack(ctx, l, s.pods[0], outBound, Readiness); err != nil {
 		return Evidence{}, err
 	}
 	took := time.Since(began)
@@ -253,7 +250,7 @@ func (s *probesStory) restarted(ctx context.Context, l *Session) (Evidence, erro
 		e.Figures = append(e.Figures, Figure{name, time.Since(s.hungAt).Seconds(), "s"})
 	}
 	err := l.within(ctx, outBound, Readiness, "Pod/"+s.hung()+" out of the rotation", func() (string, error) {
-		listed, err := l.inRotation(ctx, "model", s.hung())
+		listed, err := s.rotation.has(ctx, l, s.hung())
 		if listed {
 			return "its EndpointSlice says that it is ready", err
 		}
@@ -274,7 +271,7 @@ func (s *probesStory) restarted(ctx context.Context, l *Session) (Evidence, erro
 		return e, err
 	}
 	note("restarted")
-	if err := l.comesBack(ctx, l.to("model"), s.hung(), toStart, Liveness); err != nil {
+	if err := s.rotation.comesBack(ctx, l, s.hung(), toStart, Liveness); err != nil {
 		return e, err
 	}
 	note("answers again")

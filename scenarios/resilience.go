@@ -44,7 +44,7 @@ const (
 // flaky, or broken in one place.
 type resilienceStory struct {
 	Options
-	pods      []string
+	rotation
 	timeout   string // of the route that claims one
 	retries   int    // likewise
 	ejection  string // likewise
@@ -173,14 +173,12 @@ func (s *resilienceStory) serve(ctx context.Context, l *Session) error {
 	if err := s.route(ctx, l, routing{}); err != nil {
 		return err
 	}
-	if s.pods, err = l.pods(ctx, m.labels()); err != nil {
-		return err
-	}
-	return l.allAnswer(ctx, l.to("model"), s.pods)
+	s.rotation, err = l.rotation(ctx, "model", m.labels())
+	return err
 }
 
 func (s *resilienceStory) all(ctx context.Context, l *Session) (Evidence, error) {
-	return l.sampleByPod(ctx, l.to("model"), evenly(s.pods, s.Requests, s.Alpha), Shares)
+	return s.rotation.evenly(ctx, l, s.Options)
 }
 
 func (s *resilienceStory) slow(ctx context.Context, l *Session) error {
@@ -362,7 +360,7 @@ func (s *resilienceStory) eject(ctx context.Context, l *Session) error {
 // a bound, and only then looks whether the pod gets a request.
 func (s *resilienceStory) without(ctx context.Context, l *Session) (Evidence, error) {
 	var err error
-	if s.ejectedAt, err = l.leaves(ctx, l.to("model"), s.broken(), ejectBound, Ejection); err != nil {
+	if s.ejectedAt, err = s.rotation.leaves(ctx, l, s.broken(), ejectBound, Ejection); err != nil {
 		return Evidence{}, err
 	}
 	if s.ejectedAt.IsZero() {
@@ -398,7 +396,7 @@ func (s *resilienceStory) heal(ctx context.Context, l *Session) error {
 }
 
 func (s *resilienceStory) back(ctx context.Context, l *Session) (Evidence, error) {
-	if err := l.comesBack(ctx, l.to("model"), s.broken(), backBound, Ejection); err != nil {
+	if err := s.rotation.comesBack(ctx, l, s.broken(), backBound, Ejection); err != nil {
 		return Evidence{}, err
 	}
 	out := time.Since(s.ejectedAt)

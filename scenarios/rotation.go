@@ -14,7 +14,29 @@ import (
 	"mllab.local/internal/probe"
 )
 
-// Of the stories about single pods behind one Service.
+// rotation is the pods behind one Service: which of them get requests, and which
+// do not.
+type rotation struct {
+	service string
+	request probe.Request // which the Service's pods answer
+	pods    []string      // when it was read, sorted
+}
+
+// rotation reads the pods with these labels behind a Service, and returns when
+// each has answered.
+func (l *Session) rotation(ctx context.Context, service string, labels map[string]string) (rotation, error) {
+	r := rotation{service: service, request: l.to(service)}
+	var err error
+	if r.pods, err = l.pods(ctx, labels); err != nil {
+		return r, err
+	}
+	return r, r.allAnswer(ctx, l)
+}
+
+// evenly sends a sample of which each pod must answer as much as any other.
+func (r rotation) evenly(ctx context.Context, l *Session, o Options) (Evidence, error) {
+	return l.sampleByPod(ctx, r.request, evenly(r.pods, o.Requests, o.Alpha), Shares)
+}
 
 // pods are the names of the pods with these labels that are to stay, sorted.
 func (l *Session) pods(ctx context.Context, labels map[string]string) ([]string, error) {
@@ -30,11 +52,11 @@ func (l *Session) pods(ctx context.Context, labels map[string]string) ([]string,
 }
 
 // allAnswer returns when each pod has answered 200.
-func (l *Session) allAnswer(ctx context.Context, r probe.Request, pods []string) error {
-	missing := slices.Clone(pods)
+func (r rotation) allAnswer(ctx context.Context, l *Session) error {
+	missing := slices.Clone(r.pods)
 	return l.until(ctx, "an answer of each pod", func() string {
 		for i := 0; i < outStreak && len(missing) > 0; i++ {
-			if a := l.send.Send(ctx, r); a.OK() {
+			if a := l.send.Send(ctx, r.request); a.OK() {
 				missing = slices.DeleteFunc(missing, func(p string) bool { return p == a.Pod })
 			}
 		}
@@ -71,11 +93,11 @@ const outStreak = 60
 
 // leaves returns when a pod answers no more, with the time of its last answer
 // since the call; zero if there was none.
-func (l *Session) leaves(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) (last time.Time, err error) {
+func (r rotation) leaves(ctx context.Context, l *Session, pod string, bound time.Duration, claim Claim) (last time.Time, err error) {
 	streak := 0
 	err = l.within(ctx, bound, claim, "no request for "+pod, func() (string, error) {
 		for ; streak < outStreak; streak++ {
-			a := l.send.Send(ctx, r)
+			a := l.send.Send(ctx, r.request)
 			switch {
 			case a.Err != "":
 				streak = 0
@@ -95,10 +117,10 @@ func (l *Session) leaves(ctx context.Context, r probe.Request, pod string, bound
 const backTries = 5
 
 // comesBack returns when a pod answers 200.
-func (l *Session) comesBack(ctx context.Context, r probe.Request, pod string, bound time.Duration, claim Claim) error {
+func (r rotation) comesBack(ctx context.Context, l *Session, pod string, bound time.Duration, claim Claim) error {
 	return l.within(ctx, bound, claim, "an answer of "+pod, func() (string, error) {
 		for range backTries {
-			if a := l.send.Send(ctx, r); a.OK() && a.Pod == pod {
+			if a := l.send.Send(ctx, r.request); a.OK() && a.Pod == pod {
 				return "", nil
 			}
 		}
@@ -106,13 +128,13 @@ func (l *Session) comesBack(ctx context.Context, r probe.Request, pod string, bo
 	})
 }
 
-// inRotation says whether the EndpointSlices of a Service call a pod ready:
-// that is what gateways go by.
-func (l *Session) inRotation(ctx context.Context, service, pod string) (bool, error) {
+// has says whether the EndpointSlices of the Service call a pod ready: that is
+// what gateways go by.
+func (r rotation) has(ctx context.Context, l *Session, pod string) (bool, error) {
 	var list discoveryv1.EndpointSliceList
-	err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service})
+	err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: r.service})
 	if err != nil {
-		return false, fmt.Errorf("listing the EndpointSlices of Service/%s: %w", service, err)
+		return false, fmt.Errorf("listing the EndpointSlices of Service/%s: %w", r.service, err)
 	}
 	for _, s := range list.Items {
 		for _, e := range s.Endpoints {
@@ -121,7 +143,7 @@ func (l *Session) inRotation(ctx context.Context, service, pod string) (bool, er
 			}
 		}
 	}
-	return false, fmt.Errorf("no EndpointSlice of Service/%s has Pod/%s", service, pod)
+	return false, fmt.Errorf("no EndpointSlice of Service/%s has Pod/%s", r.service, pod)
 }
 
 // restarts is how often the containers of a pod were restarted.

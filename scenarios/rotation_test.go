@@ -79,14 +79,14 @@ func TestAPodHasLeftAfterAStreakOfOthers(t *testing.T) {
 		}
 		return from("m-b")
 	})
-	last, err := l.leaves(t.Context(), probe.Request{}, "m-a", time.Minute, Readiness)
+	last, err := (rotation{}).leaves(t.Context(), l, "m-a", time.Minute, Readiness)
 	if sent := l.send.(*numbered).n.Load(); err != nil || last.IsZero() || sent != 2*outStreak {
 		t.Errorf("got %v after %d requests, last answer %v", err, sent, last)
 	}
 	// Neither a pod that answers nor requests without an answer are a streak.
 	for _, a := range []probe.Answer{from("m-a"), {Err: "no answer"}} {
 		l := answersOf(t, func(int64) probe.Answer { return a })
-		if _, err := l.leaves(t.Context(), probe.Request{}, "m-a", time.Millisecond, Readiness); refutedClaim(err) != Readiness {
+		if _, err := (rotation{}).leaves(t.Context(), l, "m-a", time.Millisecond, Readiness); refutedClaim(err) != Readiness {
 			t.Errorf("%+v: got %v", a, err)
 		}
 	}
@@ -99,11 +99,11 @@ func TestAPodIsBackWhenItAnswers200(t *testing.T) {
 		}
 		return from("m-b")
 	})
-	if err := l.comesBack(t.Context(), probe.Request{}, "m-a", time.Minute, Ejection); err != nil {
+	if err := (rotation{}).comesBack(t.Context(), l, "m-a", time.Minute, Ejection); err != nil {
 		t.Error(err)
 	}
 	l = answersOf(t, func(int64) probe.Answer { return probe.Answer{Status: 500, Target: "v1", Pod: "m-a"} })
-	if err := l.comesBack(t.Context(), probe.Request{}, "m-a", time.Millisecond, Ejection); refutedClaim(err) != Ejection {
+	if err := (rotation{}).comesBack(t.Context(), l, "m-a", time.Millisecond, Ejection); refutedClaim(err) != Ejection {
 		t.Errorf("got %v", err)
 	}
 }
