@@ -14,8 +14,8 @@ import (
 // minStory is a Service that keeps a pod while nobody asks, beside a twin that
 // does not: the twin shows that the quiet time is long enough.
 type minStory struct {
-	model, twin *sleeper
-	quiet       *quiet
+	model, twin *idleService
+	idle        *idle
 	annotations map[string]string // the model's
 	pod         string            // the model's, before the quiet time
 }
@@ -34,7 +34,7 @@ func minScale() Scenario {
 // newMinScale plans one run.
 func newMinScale(Options) (*Plan, error) {
 	s := &minStory{
-		model: &sleeper{name: "model"}, twin: &sleeper{name: "twin"},
+		model: &idleService{name: "model"}, twin: &idleService{name: "twin"},
 		annotations: map[string]string{"min-scale": "1"},
 	}
 	return &Plan{
@@ -69,7 +69,7 @@ func newMinScale(Options) (*Plan, error) {
 }
 
 func (s *minStory) deploy(ctx context.Context, l *Session) (err error) {
-	if s.quiet, err = l.quiet(ctx); err != nil {
+	if s.idle, err = l.watchIdle(ctx); err != nil {
 		return err
 	}
 	model, err := s.model.object(l.Image, s.annotations)
@@ -84,11 +84,11 @@ func (s *minStory) deploy(ctx context.Context, l *Session) (err error) {
 }
 
 func (s *minStory) serve(ctx context.Context, l *Session) (Evidence, error) {
-	e, err := l.awake(ctx, []*sleeper{s.model, s.twin})
+	e, err := l.answerOnce(ctx, []*idleService{s.model, s.twin})
 	if err != nil {
 		return e, err
 	}
-	pods, _, err := l.left(ctx, s.model)
+	pods, _, err := l.podsAndEndpoints(ctx, s.model)
 	if err == nil && len(pods) != 1 {
 		err = fmt.Errorf("the model has %d pods (%s): which one is to be kept?", len(pods), strings.Join(pods, ", "))
 	}
@@ -103,11 +103,11 @@ func (s *minStory) serve(ctx context.Context, l *Session) (Evidence, error) {
 // model's autoscaler may look a little later than the twin's; and not before
 // the model has been quiet for as long as Knative's settings ask for.
 func (s *minStory) wait(ctx context.Context, l *Session) error {
-	if err := s.quiet.wait(ctx, l, []*sleeper{s.twin}); err != nil {
+	if err := s.idle.await(ctx, l, []*idleService{s.twin}); err != nil {
 		return err
 	}
 	end := time.Now().Add(zeroWindow)
-	if settings := s.model.last.Add(zeroWindow + s.quiet.grace); settings.After(end) {
+	if settings := s.model.last.Add(zeroWindow + s.idle.grace); settings.After(end) {
 		end = settings
 	}
 	return l.until(ctx, "one more window", func() string {
@@ -121,7 +121,7 @@ func (s *minStory) wait(ctx context.Context, l *Session) error {
 // kept sees the twin at zero, and the model's one pod as it was.
 func (s *minStory) kept(ctx context.Context, l *Session) (Evidence, error) {
 	quiet := time.Since(s.model.last)
-	if err := s.quiet.atZero(ctx, l, s.twin); err != nil {
+	if err := s.idle.atZero(ctx, l, s.twin); err != nil {
 		return Evidence{}, twinProvesNothing(err)
 	}
 	if err := s.same(ctx, l); err != nil {
@@ -136,14 +136,14 @@ func (s *minStory) kept(ctx context.Context, l *Session) (Evidence, error) {
 
 // same refutes that the model has its pod, and has had no other.
 func (s *minStory) same(ctx context.Context, l *Session) error {
-	pods, _, err := l.left(ctx, s.model)
+	pods, _, err := l.podsAndEndpoints(ctx, s.model)
 	if err != nil {
 		return err
 	}
-	if err := s.quiet.pods.whole(); err != nil {
+	if err := s.idle.pods.whole(); err != nil {
 		return err
 	}
-	ever := sortedKeys(s.quiet.pods.of(s.model.revision()))
+	ever := sortedKeys(s.idle.pods.of(s.model.revision()))
 	if len(ever) != 1 || !slices.Equal(pods, []string{s.pod}) {
 		return refute(Warm, "the model had Pod/%s, and after %.1f s of quiet has %d (%s); there have been %d (%s)", s.pod,
 			time.Since(s.model.last).Seconds(), len(pods), strings.Join(pods, ", "), len(ever), strings.Join(ever, ", "))
@@ -157,7 +157,7 @@ func (s *minStory) answers(ctx context.Context, l *Session) (Evidence, error) {
 	if err != nil {
 		return Evidence{}, err
 	}
-	cold, _, twinErr := s.quiet.coldStart(ctx, l, s.twin)
+	cold, _, twinErr := s.idle.coldStart(ctx, l, s.twin)
 	if err := ctx.Err(); err != nil {
 		return Evidence{}, err
 	}

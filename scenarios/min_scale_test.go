@@ -31,7 +31,7 @@ func TestAKeptPodIsTheSameOneAndTheOnlyOneEver(t *testing.T) {
 			for _, name := range tc.ever {
 				lives[name] = &podLife{pod: pod(name)}
 			}
-			s := &minStory{model: &sleeper{name: "model"}, quiet: &quiet{pods: &podTimes{lives: lives}}, pod: "a"}
+			s := &minStory{model: &idleService{name: "model"}, idle: &idle{pods: &podTimes{lives: lives}}, pod: "a"}
 			wantRefuted(t, s.same(t.Context(), &Session{Env: &Env{Kube: &kube.Client{Client: tc.cluster}}}), tc.refutes, tc.says)
 		})
 	}

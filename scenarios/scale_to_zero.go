@@ -18,8 +18,8 @@ import (
 // requests, each of which starts one again.
 type zeroStory struct {
 	Options
-	sleepers    []*sleeper
-	quiet       *quiet
+	services    []*idleService
+	idle        *idle
 	annotations map[string]string // of a control's world
 }
 
@@ -47,7 +47,7 @@ func newScaleToZero(o Options) (*Plan, error) {
 	}
 	s := &zeroStory{Options: o}
 	for i := range min(o.Samples, atOnce) {
-		s.sleepers = append(s.sleepers, &sleeper{name: fmt.Sprintf("model-%d", i+1)})
+		s.services = append(s.services, &idleService{name: fmt.Sprintf("model-%d", i+1)})
 	}
 	annotate := func(name, value string) func(context.Context, *Session) error {
 		return func(context.Context, *Session) error {
@@ -96,11 +96,11 @@ func newScaleToZero(o Options) (*Plan, error) {
 }
 
 func (s *zeroStory) deploy(ctx context.Context, l *Session) (err error) {
-	if s.quiet, err = l.quiet(ctx); err != nil {
+	if s.idle, err = l.watchIdle(ctx); err != nil {
 		return err
 	}
 	var objs []*unstructured.Unstructured
-	for _, each := range s.sleepers {
+	for _, each := range s.services {
 		obj, err := each.object(l.Image, s.annotations)
 		if err != nil {
 			return err
@@ -111,26 +111,26 @@ func (s *zeroStory) deploy(ctx context.Context, l *Session) (err error) {
 }
 
 func (s *zeroStory) serves(ctx context.Context, l *Session) (Evidence, error) {
-	return l.awake(ctx, s.sleepers)
+	return l.answerOnce(ctx, s.services)
 }
 
 func (s *zeroStory) wait(ctx context.Context, l *Session) error {
-	return s.quiet.wait(ctx, l, s.sleepers)
+	return s.idle.await(ctx, l, s.services)
 }
 
 // zero looks once whether all of them have no pod and no endpoint.
 func (s *zeroStory) zero(ctx context.Context, l *Session) (Evidence, error) {
 	var longest time.Duration
-	for _, each := range s.sleepers {
-		if err := s.quiet.atZero(ctx, l, each); err != nil {
+	for _, each := range s.services {
+		if err := s.idle.atZero(ctx, l, each); err != nil {
 			return Evidence{}, err
 		}
 		longest = max(longest, each.slept)
 	}
 	return Evidence{
 		Summary: fmt.Sprintf("%d of %d Services have no pod and no endpoint; the slowest went %.1f s after its last answer (bound %.0f s)",
-			len(s.sleepers), len(s.sleepers), longest.Seconds(), s.quiet.bound().Seconds()),
-		Figures: []Figure{{"zero after", longest.Seconds(), "s"}, {"bound", s.quiet.bound().Seconds(), "s"}},
+			len(s.services), len(s.services), longest.Seconds(), s.idle.bound().Seconds()),
+		Figures: []Figure{{"zero after", longest.Seconds(), "s"}, {"bound", s.idle.bound().Seconds(), "s"}},
 	}, nil
 }
 
@@ -140,16 +140,16 @@ func (s *zeroStory) cold(ctx context.Context, l *Session) (Evidence, error) {
 	var lives []podLife
 	var failed error
 	for i := range s.Samples {
-		to := s.sleepers[i%len(s.sleepers)]
-		if i >= len(s.sleepers) { // it has answered in an earlier round
-			if failed = s.quiet.wait(ctx, l, []*sleeper{to}); failed != nil {
+		to := s.services[i%len(s.services)]
+		if i >= len(s.services) { // it has answered in an earlier round
+			if failed = s.idle.await(ctx, l, []*idleService{to}); failed != nil {
 				break
 			}
 		}
-		if failed = s.quiet.atZero(ctx, l, to); failed != nil {
+		if failed = s.idle.atZero(ctx, l, to); failed != nil {
 			break
 		}
-		a, life, err := s.quiet.coldStart(ctx, l, to)
+		a, life, err := s.idle.coldStart(ctx, l, to)
 		answers = append(answers, a)
 		if failed = err; failed != nil {
 			break
@@ -179,13 +179,13 @@ func (s *zeroStory) backToZero(ctx context.Context, l *Session) (Evidence, error
 	if err != nil {
 		return e, err
 	}
-	for _, each := range s.sleepers {
-		ever := s.quiet.pods.of(each.revision())
+	for _, each := range s.services {
+		ever := s.idle.pods.of(each.revision())
 		if started := len(ever) - each.first; started != each.starts {
 			return e, refute(OnePod, "%d cold requests to %s started %d pods, of %s", each.starts, each.name, started, strings.Join(sortedKeys(ever), ", "))
 		}
 	}
-	if err := s.quiet.pods.whole(); err != nil {
+	if err := s.idle.pods.whole(); err != nil {
 		return e, err
 	}
 	e.Summary += fmt.Sprintf("; %d cold requests started %d pods", s.Samples, s.Samples)

@@ -85,8 +85,8 @@ func TestAtZeroIsNoPodAndNoEndpoint(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := &Session{Env: &Env{Kube: &kube.Client{Client: tc.cluster}}}
-			q := &quiet{grace: 30 * time.Second}
-			wantRefuted(t, q.atZero(t.Context(), l, &sleeper{name: "model"}), tc.refutes, tc.says)
+			q := &idle{grace: 30 * time.Second}
+			wantRefuted(t, q.atZero(t.Context(), l, &idleService{name: "model"}), tc.refutes, tc.says)
 		})
 	}
 }
@@ -107,7 +107,7 @@ func TestZeroProvesNothingUnlessAPodAndAnEndpointWereSeenBefore(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			l := gateway(t, tc.answer)
 			l.Kube = &kube.Client{Client: tc.cluster}
-			_, err := l.awake(t.Context(), []*sleeper{{name: "model"}})
+			_, err := l.answerOnce(t.Context(), []*idleService{{name: "model"}})
 			wantRefuted(t, err, tc.refutes, tc.says)
 		})
 	}
@@ -272,7 +272,7 @@ func TestTheP95BoundHoldsAsOftenAsItSays(t *testing.T) {
 
 func TestASleeperIsAServiceThatKnativeTakes(t *testing.T) {
 	for _, annotations := range []map[string]string{nil, {"min-scale": "1"}, {"activation-scale": "2"}} {
-		obj, err := (&sleeper{name: "model"}).object("kind.local/sampleapp:x", annotations)
+		obj, err := (&idleService{name: "model"}).object("kind.local/sampleapp:x", annotations)
 		if err != nil {
 			t.Fatal(err)
 		}

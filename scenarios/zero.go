@@ -20,8 +20,8 @@ import (
 	"mllab.local/internal/probe"
 )
 
-// sleeper is a Knative Service that may go to zero. It has one revision.
-type sleeper struct {
+// idleService is a Knative Service that may go to zero. It has one revision.
+type idleService struct {
 	name   string
 	last   time.Time     // its last answer
 	slept  time.Duration // from its last answer until it was seen at zero, or until that was given up
@@ -29,14 +29,14 @@ type sleeper struct {
 	starts int           // cold requests so far
 }
 
-func (s *sleeper) revision() string { return s.name + "-v1" }
+func (s *idleService) revision() string { return s.name + "-v1" }
 
 // zeroWindow is how long a Service must be quiet: the shortest that Knative takes.
 const zeroWindow = 6 * time.Second
 
 // object is the Service. A request may take as long as it is waited for; that
 // is the grace period of its pods too, so longer would be a longer way to zero.
-func (s *sleeper) object(image string, annotations map[string]string) (*unstructured.Unstructured, error) {
+func (s *idleService) object(image string, annotations map[string]string) (*unstructured.Unstructured, error) {
 	objs, err := render("scale-to-zero/service.yaml", map[string]any{
 		"Name": s.name, "Image": image, "Window": zeroWindow, "Seconds": requestBound.Seconds(), "Annotations": annotations,
 	})
@@ -46,9 +46,9 @@ func (s *sleeper) object(image string, annotations map[string]string) (*unstruct
 	return objs[0], nil
 }
 
-// awake has each Service answer once, and sees its pod and its endpoint: what
+// answerOnce has each Service answer once, and sees its pod and its endpoint: what
 // finds nothing at zero must find something now.
-func (l *Session) awake(ctx context.Context, all []*sleeper) (Evidence, error) {
+func (l *Session) answerOnce(ctx context.Context, all []*idleService) (Evidence, error) {
 	var answers []probe.Answer
 	for _, s := range all {
 		a, err := s.ask(ctx, l)
@@ -67,7 +67,7 @@ func (l *Session) awake(ctx context.Context, all []*sleeper) (Evidence, error) {
 		return e, err
 	}
 	for _, s := range all {
-		pods, endpoints, err := l.left(ctx, s)
+		pods, endpoints, err := l.podsAndEndpoints(ctx, s)
 		if err != nil {
 			return e, err
 		}
@@ -79,7 +79,7 @@ func (l *Session) awake(ctx context.Context, all []*sleeper) (Evidence, error) {
 }
 
 // ask sends one request over a new connection. The error is ctx's.
-func (s *sleeper) ask(ctx context.Context, l *Session) (probe.Answer, error) {
+func (s *idleService) ask(ctx context.Context, l *Session) (probe.Answer, error) {
 	r := l.to(s.name)
 	r.Fresh = true
 	a := l.send.Send(ctx, r)
@@ -87,10 +87,10 @@ func (s *sleeper) ask(ctx context.Context, l *Session) (probe.Answer, error) {
 	return a, ctx.Err()
 }
 
-// left asks the API server what is there of a Service: its pods, Terminating
+// podsAndEndpoints asks the API server what is there of a Service: its pods, Terminating
 // ones too, and their endpoints, ready or not. Those are in the revision's
 // private Service; the public one has the activator's while there is no pod.
-func (l *Session) left(ctx context.Context, s *sleeper) (pods, endpoints []string, err error) {
+func (l *Session) podsAndEndpoints(ctx context.Context, s *idleService) (pods, endpoints []string, err error) {
 	found, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{serving.RevisionLabelKey: s.revision()})
 	if err != nil {
 		return nil, nil, err
@@ -114,14 +114,15 @@ func (l *Session) left(ctx context.Context, s *sleeper) (pods, endpoints []strin
 	return pods, endpoints, nil
 }
 
-// quiet waits for Services to go to zero, and watches the pods of the run.
-type quiet struct {
+// idle is Services that nobody asks. It waits until they are at zero, wakes them,
+// and watches the pods of the run.
+type idle struct {
 	pods  *podTimes
 	grace time.Duration // Knative's, before it takes a last pod away
 }
 
-// quiet reads Knative's grace period, and begins to watch.
-func (l *Session) quiet(ctx context.Context) (*quiet, error) {
+// watchIdle reads Knative's grace period, and begins to watch.
+func (l *Session) watchIdle(ctx context.Context) (*idle, error) {
 	var cm corev1.ConfigMap
 	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: "knative-serving", Name: autoscaler.ConfigName}, &cm); err != nil {
 		return nil, fmt.Errorf("reading the autoscaler's configuration: %w", err)
@@ -131,7 +132,7 @@ func (l *Session) quiet(ctx context.Context) (*quiet, error) {
 		return nil, fmt.Errorf("reading the autoscaler's configuration: %w", err)
 	}
 	pods, err := l.watchPods(ctx)
-	return &quiet{pods, config.ScaleToZeroGracePeriod}, err
+	return &idle{pods, config.ScaleToZeroGracePeriod}, err
 }
 
 // zeroSlack is what a way to zero may take beyond its settings: the autoscaler
@@ -140,25 +141,25 @@ const zeroSlack = 20 * time.Second
 
 // bound is within which time after its last answer a Service must be at zero.
 // https://knative.dev/docs/serving/autoscaling/scale-to-zero/ has the first two.
-func (q *quiet) bound() time.Duration { return zeroWindow + q.grace + requestBound + zeroSlack }
+func (i *idle) bound() time.Duration { return zeroWindow + i.grace + requestBound + zeroSlack }
 
-func (q *quiet) String() string {
-	return fmt.Sprintf("%s of window, %s of grace, %s for the pod's end, %s of slack", zeroWindow, q.grace, requestBound, zeroSlack)
+func (i *idle) String() string {
+	return fmt.Sprintf("%s of window, %s of grace, %s for the pod's end, %s of slack", zeroWindow, i.grace, requestBound, zeroSlack)
 }
 
-// wait sends nothing until each Service is at zero or has had its time. Which
-// of the two is for the check to say.
-func (q *quiet) wait(ctx context.Context, l *Session, all []*sleeper) error {
+// await sends nothing, and returns when each Service is at zero or its deadline
+// has passed; the check decides which.
+func (i *idle) await(ctx context.Context, l *Session, all []*idleService) error {
 	for _, s := range all {
-		bounded, cancel := context.WithDeadline(ctx, s.last.Add(q.bound()))
+		bounded, cancel := context.WithDeadline(ctx, s.last.Add(i.bound()))
 		err := l.until(bounded, "zero", func() string {
 			// The watch costs nothing; what it says is then asked for.
-			for name, life := range q.pods.of(s.revision()) {
+			for name, life := range i.pods.of(s.revision()) {
 				if !life.gone {
 					return "Pod/" + name + " is there"
 				}
 			}
-			pods, endpoints, err := l.left(bounded, s)
+			pods, endpoints, err := l.podsAndEndpoints(bounded, s)
 			switch {
 			case err != nil:
 				return err.Error()
@@ -177,13 +178,13 @@ func (q *quiet) wait(ctx context.Context, l *Session, all []*sleeper) error {
 }
 
 // atZero looks once whether a Service has no pod and no endpoint.
-func (q *quiet) atZero(ctx context.Context, l *Session, s *sleeper) error {
-	pods, endpoints, err := l.left(ctx, s)
+func (i *idle) atZero(ctx context.Context, l *Session, s *idleService) error {
+	pods, endpoints, err := l.podsAndEndpoints(ctx, s)
 	if err != nil {
 		return err
 	}
 	if len(pods)+len(endpoints) > 0 {
-		return refute(Zero, "%s is quiet for %.1f s (bound: %s) and has %d pods (%s) and %d endpoints (%s)", s.name, s.slept.Seconds(), q,
+		return refute(Zero, "%s is quiet for %.1f s (bound: %s) and has %d pods (%s) and %d endpoints (%s)", s.name, s.slept.Seconds(), i,
 			len(pods), strings.Join(pods, ", "), len(endpoints), strings.Join(endpoints, ", "))
 	}
 	return nil
@@ -195,8 +196,8 @@ const readyBound = 10 * time.Second
 
 // coldStart sends one request to a Service at zero, and returns the life of
 // the pod that answered.
-func (q *quiet) coldStart(ctx context.Context, l *Session, s *sleeper) (probe.Answer, podLife, error) {
-	before := q.pods.of(s.revision())
+func (i *idle) coldStart(ctx context.Context, l *Session, s *idleService) (probe.Answer, podLife, error) {
+	before := i.pods.of(s.revision())
 	if s.starts == 0 {
 		s.first = len(before)
 	}
@@ -212,7 +213,7 @@ func (q *quiet) coldStart(ctx context.Context, l *Session, s *sleeper) (probe.An
 	defer cancel()
 	var after map[string]podLife
 	if err := l.until(bounded, "Pod/"+a.Pod, func() string {
-		after = q.pods.of(s.revision())
+		after = i.pods.of(s.revision())
 		if after[a.Pod].at[stageReady].IsZero() {
 			return "not seen ready"
 		}
@@ -220,7 +221,7 @@ func (q *quiet) coldStart(ctx context.Context, l *Session, s *sleeper) (probe.An
 	}); err != nil {
 		return a, podLife{}, err
 	}
-	if err := q.pods.whole(); err != nil {
+	if err := i.pods.whole(); err != nil {
 		return a, podLife{}, err
 	}
 	return a, after[a.Pod], judgeCold(a, before, after)
