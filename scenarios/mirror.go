@@ -37,7 +37,11 @@ func (s *shadowStory) observe(ctx context.Context, l *Session, by probe.Sender, 
 	want := int(math.Round(float64(claim.N) * claim.Legs[0].Share))
 	for version, pod := range s.pods {
 		if version == "v2" {
-			if err := settled(ctx, l, pod, before[version]+want); err != nil {
+			count := func() (int, error) {
+				has, err := l.seenBy(ctx, pod, math.MaxInt)
+				return has.Count - before[version], err
+			}
+			if err := l.settle(ctx, silence, count, func(n int) bool { return n == want }); err != nil {
 				return sample, err
 			}
 		}
@@ -66,28 +70,27 @@ const (
 	settleBound = time.Minute
 )
 
-// settled returns when a pod receives nothing more. It should then have
-// received want requests.
-func settled(ctx context.Context, l *Session, pod string, want int) error {
+// settle returns when a count of copies that arrived has not grown for a while:
+// for short when there are enough, and else for longQuiet.
+func (l *Session) settle(ctx context.Context, short time.Duration, count func() (int, error), enough func(int) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, settleBound)
 	defer cancel()
-	count, since := -1, time.Now()
+	last, since := -1, time.Now()
 	var failed error
 	err := l.until(ctx, "the last mirrored request", func() string {
-		now, err := l.seenBy(ctx, pod, math.MaxInt)
-		if err != nil {
-			failed = err
-			return ""
+		var now int
+		if now, failed = count(); failed != nil {
+			return failed.Error()
 		}
-		if now.Count != count {
-			count, since = now.Count, time.Now()
+		if now != last {
+			last, since = now, time.Now()
 		}
-		pause := longQuiet
-		if count == want {
-			pause = silence
+		quiet := longQuiet
+		if enough(now) {
+			quiet = short
 		}
-		if time.Since(since) < pause {
-			return fmt.Sprintf("v2 has received %d of %d", count, want)
+		if time.Since(since) < quiet {
+			return fmt.Sprintf("%d so far", now)
 		}
 		return ""
 	})

@@ -26,7 +26,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
-	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios/file"
 )
@@ -589,12 +588,8 @@ func (u *userStory) all(ctx context.Context, l *Session, x file.ExpectAll) (Evid
 }
 
 // copiesQuiet is how long no copy may have arrived until the last one has: the
-// proxy sends it together with the request that was answered. On a busy machine
-// it may be late, so it is waited for longer when not all have come.
-const (
-	copiesQuiet = 2 * time.Second
-	copiesLate  = 10 * time.Second
-)
+// proxy sends it together with the request that was answered.
+const copiesQuiet = 2 * time.Second
 
 // mirrored sends requests that are all answered, and claims that this part of
 // them reached the shadow, each once.
@@ -606,53 +601,25 @@ func (u *userStory) mirrored(ctx context.Context, l *Session, x file.ExpectMirro
 	if err := e.answered(); err != nil {
 		return e, err
 	}
-	times := map[string]int{}
-	last, since := -1, time.Now()
-	var failed error
-	err = l.until(ctx, "the last mirrored request", func() string {
-		times = map[string]int{}
-		var pods []seen
-		if pods, failed = l.seen(ctx, model{Name: x.Of, Version: x.To}.labels()); failed != nil {
-			return failed.Error()
-		}
-		got := 0
+	var came []string // IDs of requests
+	count := func() (int, error) {
+		pods, err := l.seen(ctx, model{Name: x.Of, Version: x.To}.labels())
+		came = nil
 		for _, p := range pods {
-			for _, id := range p.IDs {
-				times[id]++
-			}
+			came = append(came, p.IDs...)
 		}
-		for _, a := range answers {
-			got += times[a.ID]
-		}
-		if got != last {
-			last, since = got, time.Now()
-		}
-		quiet := copiesQuiet
-		if float64(got) < float64(len(answers))*x.Percent/100 {
-			quiet = copiesLate
-		}
-		if time.Since(since) < quiet {
-			return fmt.Sprintf("%d so far", got)
-		}
-		return ""
-	})
-	if err != nil {
-		return e, errors.Join(err, failed)
+		got := received(answers, came)
+		return got.once + got.again, err
 	}
-	return judgeCopies(e, answers, times, x)
+	if err := l.settle(ctx, copiesQuiet, count, func(n int) bool { return float64(n) >= float64(len(answers))*x.Percent/100 }); err != nil {
+		return e, err
+	}
+	return judgeCopies(e, received(answers, came), x)
 }
 
 // judgeCopies compares what the shadow got with what was sent.
-func judgeCopies(e Evidence, answers []probe.Answer, times map[string]int, x file.ExpectMirror) (Evidence, error) {
-	got, twice := 0, 0
-	for _, a := range answers {
-		if times[a.ID] > 0 {
-			got++
-		}
-		if times[a.ID] > 1 {
-			twice++
-		}
-	}
+func judgeCopies(e Evidence, came arrivals, x file.ExpectMirror) (Evidence, error) {
+	got := came.once + came.again
 	const without = "not mirrored"
 	c := split.Claim{N: x.Requests, Alpha: x.Alpha, Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: without, Share: 1 - x.Percent/100}}}
 	v, err := c.Judge(map[string]int{x.To: got, without: x.Requests - got})
@@ -661,8 +628,8 @@ func judgeCopies(e Evidence, answers []probe.Answer, times map[string]int, x fil
 	}
 	e.Verdict, e.Summary = &v, describe(v)
 	switch {
-	case twice > 0:
-		return e, refute(Mirror, "%d of %d requests reached %s more than once", twice, x.Requests, x.To)
+	case came.again > 0:
+		return e, refute(Mirror, "%d of %d requests reached %s more than once", came.again, x.Requests, x.To)
 	case !v.Pass:
 		return e, &ClaimError{Mirror, v.Reasons}
 	}

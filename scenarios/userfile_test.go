@@ -268,14 +268,14 @@ func TestAShadowIsJudgedByTheRequestsThatReachedIt(t *testing.T) {
 		{"all", 100, n, 0, true}, {"one is missing", 100, n - 1, 0, false}, {"one came twice", 100, n, 1, false}, {"none", 100, 0, 0, false},
 		{"a tenth", 10, 100, 0, true}, {"half of it", 10, 500, 0, false}, {"none of a tenth", 10, 0, 0, false}, {"off", 0, 0, 0, true}, {"not off", 0, 1, 0, false},
 	} {
-		times := map[string]int{"of another": 3}
+		came := []string{"of another", "of another"}
 		for i := range tc.got {
-			times[fmt.Sprint(i)] = 1
+			came = append(came, fmt.Sprint(i))
 		}
 		if tc.twice > 0 {
-			times["0"] = 2
+			came = append(came, "0")
 		}
-		e, err := judgeCopies(Evidence{}, answers, times, file.ExpectMirror{Of: "m", To: "v2", Percent: tc.percent, Requests: n, Alpha: 1e-6})
+		e, err := judgeCopies(Evidence{}, received(answers, came), file.ExpectMirror{Of: "m", To: "v2", Percent: tc.percent, Requests: n, Alpha: 1e-6})
 		var refuted *ClaimError
 		if tc.pass != (err == nil) || err != nil && (!errors.As(err, &refuted) || refuted.Claim != Mirror) || e.Verdict == nil {
 			t.Errorf("%s: got %v", tc.name, err)
