@@ -144,8 +144,9 @@ func (s *abStory) deploy(ctx context.Context, l *Session) error {
 // route gives arm B to a version, and returns when the gateway routes so and
 // each version answers at its own address.
 func (s *abStory) route(ctx context.Context, l *Session, b string) error {
-	versions := sortedKeys(s.converts)
+	versions, mark := sortedKeys(s.converts), ""
 	err := l.route(ctx, "ab-test/routes.yaml", l.to("model"), func(state routeState) any {
+		mark = state.Mark // of all hosts' routes
 		return struct {
 			routeState
 			Versions          []string
