@@ -288,7 +288,8 @@ func (s *probesStory) cost(ctx context.Context, l *Session) (Evidence, error) {
 	if lossy := (*ClaimError)(nil); err != nil && !errors.As(err, &lossy) {
 		return e, err
 	}
-	return e, s.judgeCost(&e)
+	err = s.judgeCost(&e)
+	return e, err
 }
 
 // judgeCost judges what the watcher lost. Each request that was due until the

@@ -267,7 +267,8 @@ func (s *resilienceStory) errors(share float64) func(context.Context, *Session) 
 		if err != nil {
 			return e, err
 		}
-		return e, e.judge(errorClaim(share, s.Requests, s.Alpha), outcomes(answers), Shares)
+		err = e.judge(errorClaim(share, s.Requests, s.Alpha), outcomes(answers), Shares)
+		return e, err
 	}
 }
 

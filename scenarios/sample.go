@@ -29,15 +29,8 @@ func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim
 	if err := e.answered(); err != nil {
 		return e, err
 	}
-	verdict, err := claim.Judge(e.Tally.Counts)
-	if err != nil {
-		return e, err
-	}
-	e.Verdict, e.Summary = &verdict, describe(verdict)
-	if !verdict.Pass {
-		return e, &ClaimError{Shares, verdict.Reasons}
-	}
-	return e, nil
+	err = e.judge(claim, e.Tally.Counts, Shares)
+	return e, err
 }
 
 // burst sends a request n times, shows who answers, and keeps the answers as
@@ -192,7 +185,8 @@ func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Clai
 	if err := e.answered(); err != nil {
 		return e, err
 	}
-	return e, e.judge(c, byPod(answers), refutes)
+	err = e.judge(c, byPod(answers), refutes)
+	return e, err
 }
 
 // short is the part of a pod's name that differs from its siblings'.
