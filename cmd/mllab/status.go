@@ -43,7 +43,11 @@ func printStatus(w io.Writer, r bootstrap.StatusReport) {
 			fmt.Fprintf(w, "%-11s %s\n", name, value)
 		}
 	}
-	row("cluster", r.Cluster+map[bool]string{true: ", ready", false: ", not ready"}[r.Ready])
+	ready := ", not ready"
+	if r.Ready {
+		ready = ", ready"
+	}
+	row("cluster", r.Cluster+ready)
 	row("engine", r.Engine)
 	row("node", r.Node)
 	row("kubernetes", r.Kubernetes)

@@ -64,7 +64,7 @@ func columnWidths(rows [][]string, screen int) []int {
 				widths, words = append(widths, 0), append(words, 0)
 			}
 			widths[i] = max(widths[i], length(cell))
-			for word := range strings.FieldsSeq(cell) {
+			for _, word := range phrases(cell) {
 				words[i] = max(words[i], length(word))
 			}
 		}
@@ -99,7 +99,7 @@ func wrap(text string, width int) []string {
 	}
 	var lines []string
 	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
-	for word := range strings.FieldsSeq(text) {
+	for _, word := range phrases(text) {
 		n := len(lines) - 1
 		if n >= 0 && length(lines[n])+1+length(word) <= width {
 			lines[n] += " " + word
@@ -108,6 +108,18 @@ func wrap(text string, width int) []string {
 		lines = append(lines, indent+word)
 	}
 	return lines
+}
+
+// phrases returns the words of text; a percent sign stays with its number, and a number with the sign before it.
+func phrases(text string) (list []string) {
+	for word := range strings.FieldsSeq(text) {
+		if n := len(list) - 1; n >= 0 && (strings.HasPrefix(word, "%") || strings.HasSuffix(list[n], "=")) {
+			list[n] += " " + word
+			continue
+		}
+		list = append(list, word)
+	}
+	return list
 }
 
 // Paragraph writes text between words wrapped behind an indent.

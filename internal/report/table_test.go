@@ -18,8 +18,8 @@ func TestATableWrapsUnderItsOwnColumns(t *testing.T) {
 	for columns, want := range map[int]string{
 		60: `
     step     active  checked  evidence
-ok  v2 at 0  2.1 s   1.6 s    n=1000 v1 0 (accepted 0..0),
-    %, by                     v2 1000 (accepted 1000..1000),
+ok  v2 at    2.1 s   1.6 s    n=1000 v1 0 (accepted 0..0),
+    0 %, by                   v2 1000 (accepted 1000..1000),
     its tag                   exact: one stray answer fails
 ok  90/10    1.7 s   1.6 s    n=1000 v1 901 (accepted
                               851..943), v2 99 (accepted
