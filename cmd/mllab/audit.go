@@ -113,7 +113,11 @@ func printAudit(w io.Writer, r audit.Report) {
 			if p.Control != "" {
 				title += ", control " + p.Control
 			}
-			row("proof", "%s %s, step %q: %s", map[bool]string{true: "PASS", false: "FAIL"}[p.Pass], title, p.Step, p.Says())
+			verdict := "FAIL"
+			if p.Pass {
+				verdict = "PASS"
+			}
+			row("proof", "%s %s, step %q: %s", verdict, title, p.Step, p.Says())
 		}
 		if c.Note != "" {
 			row("note", "no proof, it says: %s", brief(c.Note, wordy))
