@@ -170,8 +170,8 @@ func (u *userStory) behind(l *Session, name string) (b behind) {
 	return b
 }
 
-// The run's own route to each leg. No file can name the host or the objects:
-// its names have no dots.
+// The run's own route to each leg. No file can name the host: its names have no
+// dots.
 const (
 	legHeader = "X-Mllab-Leg"
 	legHost   = "legs.mllab"

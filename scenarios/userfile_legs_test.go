@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -76,6 +77,11 @@ spec:
 	made, err := render("userfile/legs.yaml", map[string]any{"Host": "legs.mllab.ns.test", "Legs": legs})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, o := range made { // Istio's validator takes no dot
+		if name := o.GetName(); len(validation.IsDNS1123Label(name)) > 0 || name[0] >= 'a' {
+			t.Errorf("%s is called %s, which is no label or could be a file's", o.GetKind(), name)
+		}
 	}
 	text := asYAML(made[1])
 	contains(t, text, "exact: \"0\"", "number: 81", "remove:", "- x\n", "Host: other", "X-Mllab-Route: \"1\"", "subset: v1")
