@@ -76,7 +76,7 @@ type Addon struct {
 // All returns every addon, in an order in which they can be installed.
 func All() []Addon {
 	return []Addon{
-		gatewayAPI(), istio(), knative(), sample(), flux(), git(),
+		gatewayAPI(), istio(), network(), knative(), sample(), flux(), git(),
 		labRegistry(), jobset(), trainer(), kserve(), argo(), kubeflow(),
 	}
 }

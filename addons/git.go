@@ -38,7 +38,7 @@ func git() Addon {
 		Name:     "git",
 		Summary:  "the lab's Git: a repository that Flux follows",
 		Optional: true,
-		Needs:    []string{"istio", "flux"},
+		Needs:    []string{"network", "flux"},
 		Images:   []string{"gitserver"},
 		Objects:  gitObjects,
 		Settle:   makeGitToken,

@@ -348,7 +348,7 @@ func TestSelectAddsWhatIsNeededInAnOrderThatWorks(t *testing.T) {
 		}
 		seen[a.Name] = true
 	}
-	for _, name := range []string{"gateway-api", "istio", "knative", "sample"} {
+	for _, name := range []string{"gateway-api", "istio", "network", "knative", "sample"} {
 		if !seen[name] {
 			t.Errorf("%s is missing", name)
 		}
@@ -356,14 +356,14 @@ func TestSelectAddsWhatIsNeededInAnOrderThatWorks(t *testing.T) {
 	if list, err = Select("istio"); err != nil || len(list) != 1 {
 		t.Errorf("istio alone brings %d addons and %v, want 1", len(list), err)
 	}
-	if list, err = Select(); err != nil || len(list) != 4 || slices.ContainsFunc(list, func(a Addon) bool { return a.Optional }) {
-		t.Errorf("no name brings %d addons and %v, want the 4 that are not optional", len(list), err)
+	if list, err = Select(); err != nil || len(list) != 5 || slices.ContainsFunc(list, func(a Addon) bool { return a.Optional }) {
+		t.Errorf("no name brings %d addons and %v, want the 5 that are not optional", len(list), err)
 	}
 	if list, err = Select("all"); err != nil || len(list) != len(All()) {
 		t.Errorf("all: %d addons of %d, %v", len(list), len(All()), err)
 	}
-	if list, err = Select("git"); err != nil || len(list) != 3 || list[2].Name != "git" {
-		t.Errorf("git brings %d addons and %v, want istio, flux and git", len(list), err)
+	if list, err = Select("git"); err != nil || len(list) != 4 || list[3].Name != "git" {
+		t.Errorf("git brings %d addons and %v, want istio, network, flux and git", len(list), err)
 	}
 	if list, err = Select("istio", "istio"); err != nil || len(list) != 1 {
 		t.Errorf("a name given twice brings %d addons and %v, want 1", len(list), err)

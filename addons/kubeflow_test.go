@@ -35,7 +35,7 @@ func TestKubeflowIsItsPartsAndWhatTheyStandOn(t *testing.T) {
 		got = append(got, a.Name)
 	}
 	slices.Sort(got)
-	want := []string{"argo-workflows", "gateway-api", "istio", "jobset", "knative", "kserve", "kubeflow", "registry", "trainer"}
+	want := []string{"argo-workflows", "gateway-api", "istio", "jobset", "knative", "kserve", "kubeflow", "network", "registry", "trainer"}
 	if !slices.Equal(got, want) {
 		t.Errorf("kubeflow is %v, want %v", got, want)
 	}

@@ -30,8 +30,8 @@ func labRegistry() Addon {
 		Name:     "registry",
 		Summary:  "the lab's own registry: images that are made on the lab",
 		Optional: true,
-		Needs:    []string{"istio"},
-		Images:   []string{"registry", "gitserver"},
+		Needs:    []string{"network"},
+		Images:   []string{"registry", "agent", "gitserver"},
 		Objects:  registryObjects,
 		Settle:   advertiseRegistry,
 		Verify:   verifyRegistry,
@@ -39,7 +39,7 @@ func labRegistry() Addon {
 }
 
 func registryObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
-	objs, err := ours(im, manifests.Registry, "registry", "gitserver")
+	objs, err := ours(im, manifests.Registry, "registry", "agent", "gitserver")
 	if err != nil {
 		return nil, fmt.Errorf("manifests/registry.yaml: %w", err)
 	}

@@ -330,9 +330,9 @@ func TestImagesThatTheNodeLacksAreLoadedIntoIt(t *testing.T) {
 
 func TestOptionalAddonsComeWhenTheyAreNamedAndThenStay(t *testing.T) {
 	for _, c := range []struct{ names, have, want []string }{
-		{nil, nil, []string{"gateway-api", "istio", "knative", "sample"}},
-		{[]string{"git"}, nil, []string{"gateway-api", "istio", "knative", "sample", "flux", "git"}},
-		{nil, []string{"istio", "flux"}, []string{"gateway-api", "istio", "knative", "sample", "flux"}},
+		{nil, nil, []string{"gateway-api", "istio", "network", "knative", "sample"}},
+		{[]string{"git"}, nil, []string{"gateway-api", "istio", "network", "knative", "sample", "flux", "git"}},
+		{nil, []string{"istio", "flux"}, []string{"gateway-api", "istio", "network", "knative", "sample", "flux"}},
 	} {
 		list, err := selectAddons(c.names, c.have)
 		if err != nil {

@@ -7,11 +7,16 @@ import _ "embed"
 //go:embed git.yaml
 var Git []byte
 
-// Registry is the lab's registry; its images are called registry and gitserver,
-// whose command makes the folder its own.
+// Registry is the lab's registry; its images are called registry, agent, which
+// stands before it, and gitserver, whose command makes the folder its own.
 //
 //go:embed registry.yaml
 var Registry []byte
+
+// Network is what stands in for a cloud; its image is called agent.
+//
+//go:embed network.yaml
+var Network []byte
 
 // Flux is what the lab adds to Flux.
 //

@@ -131,7 +131,7 @@ const (
 
 // ownModules are programs of mllab itself. They were compiled with it and are embedded, so their images can be made on
 // any machine.
-var ownModules = map[string]bool{"sampleapp": true, "gitserver": true, "modelcar": true, "runner": true}
+var ownModules = map[string]bool{"sampleapp": true, "agent": true, "gitserver": true, "modelcar": true, "runner": true}
 
 // own says whether nothing but an embedded program is in the component.
 func (c Component) own() bool {

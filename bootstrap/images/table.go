@@ -250,6 +250,10 @@ var table = []Component{
 		},
 	},
 	{
+		Name:  "agent",
+		Build: static("agent", "agent"),
+	},
+	{
 		Name:  "gitserver",
 		Build: static("gitserver", "gitserver"),
 	},

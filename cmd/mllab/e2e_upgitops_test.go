@@ -98,7 +98,7 @@ func testUpGitOps(t *testing.T, c cli) {
 	}
 	var lab bootstrap.StatusReport
 	c.became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
-	if !strings.HasPrefix(lab.GitOps, "main@sha1:") || len(lab.Addons) != 6 {
+	if !strings.HasPrefix(lab.GitOps, "main@sha1:") || len(lab.Addons) != 7 {
 		t.Errorf("status: %+v", lab)
 	}
 
@@ -212,7 +212,7 @@ func testUpGitOps(t *testing.T, c cli) {
 		}
 		var lab bootstrap.StatusReport
 		c.became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
-		if len(lab.Addons) != 5 || c.kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") != "" {
+		if len(lab.Addons) != 6 || c.kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") != "" {
 			t.Errorf("the sample is back: %+v", lab)
 		}
 	})
@@ -222,7 +222,7 @@ func testUpGitOps(t *testing.T, c cli) {
 		j.push(t, c, "", 3*time.Minute, func() bool {
 			return c.kubectl(t, "get", "services.serving.knative.dev", "-n", "mllab-sample", "--ignore-not-found", "-o", "name") != ""
 		})
-		if sum, _ := up(t); len(sum.Addons) != 6 {
+		if sum, _ := up(t); len(sum.Addons) != 7 {
 			t.Errorf("up has %+v", sum.Addons)
 		}
 	})

@@ -87,6 +87,7 @@ func rules() []rule {
 		// Small packages that stay small.
 		just("manifests", "manifests is data", ours+"internal/fault"),
 		just("sampleapp", "the sample model is a program of its own that must build anywhere", "github.com/prometheus/client_golang/..."),
+		just("cmd/agent", "what runs in a pod has its rights and its size: no library speaks for it to the cluster"),
 		just("cmd/runner", "what runs in a pod has its rights and its size: no library speaks for it to the cluster",
 			"sigs.k8s.io/yaml", ours+"internal/git", ours+"internal/notebook", ours+"manifests"),
 		just("internal/split", "the judge is mathematics: who checks it needs to read nothing else"),

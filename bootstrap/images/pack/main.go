@@ -21,7 +21,7 @@ const (
 )
 
 // programs are packages of this module.
-var programs = []string{"sampleapp", "cmd/runner"}
+var programs = []string{"sampleapp", "cmd/agent", "cmd/runner"}
 
 // nested programs are modules of their own for their pins, but they are
 // embedded as binaries.

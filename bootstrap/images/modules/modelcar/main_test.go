@@ -151,6 +151,21 @@ func TestWhatIsPushedIsWhatIsPulled(t *testing.T) {
 	}
 }
 
+func TestATagThatIsAnotherImagesLeavesThePushWithItsDigest(t *testing.T) {
+	s := newStore(t)
+	s.wrap(func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if r.Method != http.MethodPut || !strings.HasSuffix(r.URL.Path, "/manifests/v1") {
+			return false
+		}
+		w.WriteHeader(http.StatusForbidden)
+		return true
+	})
+	ref := pushed(t, model.write(t), s.host+"/mllab-mlops/m:v1")
+	if code, out, talk := call(t, "pull", ref, t.TempDir()); code != 0 || out != ref+"\n" {
+		t.Errorf("pull %s: %d %q %q", ref, code, out, talk)
+	}
+}
+
 func TestTheSameFilesAreTheSameImageWhateverTheirTimesAndModes(t *testing.T) {
 	s := newStore(t)
 	one, two := model.write(t), model.write(t)

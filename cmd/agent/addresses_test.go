@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func read[T any](t *testing.T, text string) []T {
+	t.Helper()
+	var l list[T]
+	if err := json.Unmarshal([]byte(`{"items":[`+text+`]}`), &l); err != nil {
+		t.Fatal(err)
+	}
+	return l.Items
+}
+
+const services = `
+{"metadata":{"namespace":"istio-system","name":"istio-ingressgateway"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.2","ports":[{"port":80}]},"status":{"loadBalancer":{"ingress":[{"ip":"172.18.0.2"}]}}},
+{"metadata":{"namespace":"shop","name":"web-istio","labels":{"gateway.networking.k8s.io/gateway-name":"web"}},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.3","ports":[{"port":15021,"name":"status-port","protocol":"TCP"},{"port":80,"protocol":"TCP"}]}},
+{"metadata":{"namespace":"shop","name":"plain"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.4","ports":[{"port":53,"protocol":"UDP"},{"port":8080}]},"status":{"loadBalancer":{"ingress":[{"ip":"10.96.0.4"}]}}},
+{"metadata":{"namespace":"shop","name":"dns"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.5","ports":[{"port":53,"protocol":"UDP"}]}},
+{"metadata":{"namespace":"shop","name":"theirs"},"spec":{"type":"LoadBalancer","loadBalancerClass":"example.com/lb","clusterIP":"10.96.0.6","ports":[{"port":80}]}},
+{"metadata":{"namespace":"shop","name":"inside"},"spec":{"type":"ClusterIP","clusterIP":"10.96.0.7","ports":[{"port":80}]}}`
+
+const gateways = `
+{"metadata":{"namespace":"shop","name":"web"},"spec":{"listeners":[{"hostname":"*.shop.test"},{}]}},
+{"metadata":{"namespace":"other","name":"web"},"spec":{"listeners":[{"hostname":"other.test"}]}}`
+
+const routes = `
+{"metadata":{"namespace":"shop","name":"a"},"spec":{"hostnames":["a.shop.test"],"parentRefs":[{"name":"web"}]}},
+{"metadata":{"namespace":"team","name":"b"},"spec":{"hostnames":["b.test","a.shop.test"],"parentRefs":[{"name":"web","namespace":"shop"},{"name":"web"}]}},
+{"metadata":{"namespace":"team","name":"c"},"spec":{"hostnames":["c.test"],"parentRefs":[{"name":"web"}]}}`
+
+func TestEachServiceOfTypeLoadBalancerIsRoutedByItsGatewaysHostsAndItsAddress(t *testing.T) {
+	w := world{read[service](t, services), read[gateway](t, gateways), read[httpRoute](t, routes)}
+	got := map[string]string{}
+	for name, v := range w.virtualServices() {
+		to := v.Spec.HTTP[0].Route[0].Destination
+		got[name] = fmt.Sprintf("%s -> %s:%d", strings.Join(v.Spec.Hosts, " "), to.Host, to.Port.Number)
+	}
+	want := map[string]string{
+		"shop.web-istio": "*.shop.test a.shop.test b.test 10.96.0.3 -> web-istio.shop.svc.cluster.local:80",
+		"shop.plain":     "10.96.0.4 -> plain.shop.svc.cluster.local:8080",
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("routes are\n%v\nwant\n%v", got, want)
+	}
+}
+
+func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
+	w := world{read[service](t, services), read[gateway](t, gateways), read[httpRoute](t, routes)}
+	kept, err := json.Marshal(w.virtualServices()["shop.plain"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wrote []string
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.Method == http.MethodGet {
+			fmt.Fprintf(rw, `{"items":[%s,{"metadata":{"name":"gone.svc","labels":{"app.kubernetes.io/managed-by":"mllab-agent"}}},{"metadata":{"name":"a-users"}}]}`, kept)
+			return
+		}
+		if strings.HasSuffix(r.URL.Path, "/status") && !strings.Contains(string(body), `"ipMode":"Proxy"`) {
+			t.Errorf("kube-proxy would answer for it: %s", body)
+		}
+		wrote = append(wrote, r.Method+" "+r.URL.Path)
+	}))
+	defer srv.Close()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("t"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := settleWorld(t.Context(), api{srv.URL, dir, srv.Client()}, w); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(wrote) // routes are written in no order
+	const routesPath = "/apis/networking.istio.io/v1/namespaces/lab-network/virtualservices/"
+	want := []string{
+		"DELETE " + routesPath + "gone.svc",
+		"PATCH /api/v1/namespaces/shop/services/dns/status",
+		"PATCH /api/v1/namespaces/shop/services/web-istio/status",
+		"PATCH " + routesPath + "shop.web-istio",
+	}
+	if !slices.Equal(wrote, want) {
+		t.Errorf("wrote\n%s\nwant\n%s", strings.Join(wrote, "\n"), strings.Join(want, "\n"))
+	}
+}
