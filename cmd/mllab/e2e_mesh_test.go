@@ -4,11 +4,17 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"mllab.local/bootstrap"
 )
@@ -52,13 +58,16 @@ func testRefusedRoutes(t *testing.T, c cli) {
 	for name, route := range map[string]struct{ http, says string }{
 		"looks-ahead": {`{match: [{headers: {user-agent: {regex: "^(?!.*Chrome).*$"}}}], route: [{destination: {host: model-v2}}], ` + mark + `}`, "(?!"},
 		"no-weights":  {`{route: [{destination: {host: model-v1}}, {destination: {host: model-v2}}], ` + mark + `}`, "weight"},
-		"negative":    {`{route: [{destination: {host: model-v1}, weight: -5}, {destination: {host: model-v2}, weight: 105}], ` + mark + `}`, "weight"},
 	} {
 		file := filepath.Join(t.TempDir(), name+".yaml")
 		if err := os.WriteFile(file, []byte(strings.NewReplacer("NAME", name, "HTTP]", route.http+"]").Replace(badRoute)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c.run("scenario", file).exits(t, 2, "VirtualService", "validation.istio.io", route.says)
+		c.run("scenario", "run", file).exits(t, 2, "VirtualService", "validation.istio.io", route.says)
+	}
+	out, err := apply(`{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: negative, namespace: default}, spec: {hosts: [negative.e2e.test], http: [{route: [{destination: {host: a}, weight: -5}, {destination: {host: b}, weight: 105}]}]}}`)
+	if err == nil || !strings.Contains(err.Error(), "weight") {
+		t.Errorf("a route with a weight of -5: %v %s", err, out)
 	}
 	for name, match := range map[string]string{
 		"path":   `{path: {type: RegularExpression, value: "/(?!a)"}}`,
@@ -110,4 +119,93 @@ spec:
 	}
 	remove()
 	c.became(t, 30*time.Second, "the lab is ready again", func() bool { return status().Ready })
+}
+
+// A Gateway of a user's own is programmed, and answers by the lab's one port; what nobody enforces is refused.
+func testNetwork(t *testing.T, c cli) {
+	const ns = "e2e-network"
+	kubectl(t, "create", "namespace", ns)
+	defer kubectl(t, "delete", "namespace", ns, "--wait=false")
+	out, err := apply(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: web, namespace: ` + ns + `}
+spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: ` + ns + `}
+spec:
+  parentRefs: [{name: web}]
+  hostnames: [web.e2e.test]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: there.e2e.test}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: any, namespace: ` + ns + `}
+spec:
+  parentRefs: [{name: web}]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: any.e2e.test}}]}]`)
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	kubectl(t, "-n", ns, "wait", "--timeout=60s", "--for=condition=Programmed", "gateway/web")
+	var lab bootstrap.StatusReport
+	c.run("status", "-o", "json").ok(t, &lab)
+	address := kubectl(t, "-n", ns, "get", "gateway", "web", "-o", "jsonpath={.status.addresses[0].value}")
+	direct := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for host, location := range map[string]string{"web.e2e.test": "there.e2e.test", address: "any.e2e.test"} {
+		last := ""
+		became(t, 30*time.Second, host+" answers", func() bool {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, lab.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host
+			resp, err := direct.Do(req)
+			if err != nil {
+				return false
+			}
+			resp.Body.Close()
+			last = resp.Header.Get("Location")
+			return strings.Contains(last, location)
+		})
+		t.Logf("%s: %s", host, last)
+	}
+	// As a cloud's address, it answers inside the cluster too.
+	node := engine(t, "exec", e2eCluster+"-control-plane", "bash", "-c",
+		`exec 3<>/dev/tcp/`+address+`/80 && printf 'GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n' >&3 && head -n 1 <&3`)
+	if !strings.Contains(node, " 302 ") {
+		t.Errorf("from the node %s answers %s", address, node)
+	}
+	out, err = apply(`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: none, namespace: ` + ns + `}, spec: {podSelector: {}}}`)
+	if err == nil || !strings.Contains(err.Error(), "enforces no NetworkPolicies") {
+		t.Errorf("a NetworkPolicy that nobody enforces: %v %s", err, out)
+	}
+}
+
+// testRunsTags needs the addon registry: what a run has pushed to a tag stays there.
+func testRunsTags(t *testing.T, c cli) {
+	var lab bootstrap.StatusReport
+	c.run("status", "-o", "json").ok(t, &lab)
+	push := func(ref string) error {
+		r, err := name.ParseReference(strings.TrimPrefix(lab.URL, "http://")+"/"+ref, name.Insecure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := random.Image(64, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return remote.Write(r, img)
+	}
+	tag := fmt.Sprintf("v%d", time.Now().UnixNano())
+	for _, free := range []string{"mllab-e2e/model:" + tag, "mine/app:latest", "mine/app:latest"} {
+		if err := push(free); err != nil {
+			t.Errorf("pushing %s: %v", free, err)
+		}
+	}
+	if err := push("mllab-e2e/model:" + tag); err == nil || !strings.Contains(err.Error(), "cannot be replaced") {
+		t.Errorf("pushing another image to a run's tag: %v", err)
+	}
 }
