@@ -314,3 +314,19 @@ func TestACommitIsShownBeforeItIsMade(t *testing.T) {
 		t.Errorf("got %v, %q", err, shown)
 	}
 }
+
+// With a pod that has the node, an account that is admin of one namespace would have the cluster.
+func TestPodsThatACommitBringsAreHeldToABaseline(t *testing.T) {
+	byGit := 0
+	for _, s := range All() {
+		if slices.Contains(s.Needs, "git") {
+			byGit++
+			if !s.Untrusted || s.SidecarInjection {
+				t.Errorf("%s: untrusted %v, sidecars %v", s.Name, s.Untrusted, s.SidecarInjection)
+			}
+		}
+	}
+	if byGit < 3 {
+		t.Errorf("only %d scenarios deliver by Git", byGit)
+	}
+}

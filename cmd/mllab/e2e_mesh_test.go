@@ -65,7 +65,7 @@ func testRefusedRoutes(t *testing.T, c cli) {
 		}
 		c.run("scenario", "run", file).exits(t, 2, "VirtualService", "validation.istio.io", route.says)
 	}
-	out, err := apply(`{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: negative, namespace: default}, spec: {hosts: [negative.e2e.test], http: [{route: [{destination: {host: a}, weight: -5}, {destination: {host: b}, weight: 105}]}]}}`)
+	out, err := c.apply(`{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: negative, namespace: default}, spec: {hosts: [negative.e2e.test], http: [{route: [{destination: {host: a}, weight: -5}, {destination: {host: b}, weight: 105}]}]}}`)
 	if err == nil || !strings.Contains(err.Error(), "weight") {
 		t.Errorf("a route with a weight of -5: %v %s", err, out)
 	}
@@ -124,9 +124,9 @@ spec:
 // A Gateway of a user's own is programmed, and answers by the lab's one port; what nobody enforces is refused.
 func testNetwork(t *testing.T, c cli) {
 	const ns = "e2e-network"
-	kubectl(t, "create", "namespace", ns)
-	defer kubectl(t, "delete", "namespace", ns, "--wait=false")
-	out, err := apply(`
+	c.kubectl(t, "create", "namespace", ns)
+	defer c.kubectl(t, "delete", "namespace", ns, "--wait=false")
+	out, err := c.apply(`
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: web, namespace: ` + ns + `}
@@ -149,10 +149,10 @@ spec:
 	if err != nil {
 		t.Fatal(err, out)
 	}
-	kubectl(t, "-n", ns, "wait", "--timeout=60s", "--for=condition=Programmed", "gateway/web")
+	c.kubectl(t, "-n", ns, "wait", "--timeout=60s", "--for=condition=Programmed", "gateway/web")
 	var lab bootstrap.StatusReport
 	c.run("status", "-o", "json").ok(t, &lab)
-	address := kubectl(t, "-n", ns, "get", "gateway", "web", "-o", "jsonpath={.status.addresses[0].value}")
+	address := c.kubectl(t, "-n", ns, "get", "gateway", "web", "-o", "jsonpath={.status.addresses[0].value}")
 	direct := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	for host, location := range map[string]string{"web.e2e.test": "there.e2e.test", address: "any.e2e.test"} {
 		last := ""
@@ -173,12 +173,12 @@ spec:
 		t.Logf("%s: %s", host, last)
 	}
 	// As a cloud's address, it answers inside the cluster too.
-	node := engine(t, "exec", e2eCluster+"-control-plane", "bash", "-c",
+	node := engine(t, "exec", c.node(), "bash", "-c",
 		`exec 3<>/dev/tcp/`+address+`/80 && printf 'GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n' >&3 && head -n 1 <&3`)
 	if !strings.Contains(node, " 302 ") {
 		t.Errorf("from the node %s answers %s", address, node)
 	}
-	out, err = apply(`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: none, namespace: ` + ns + `}, spec: {podSelector: {}}}`)
+	out, err = c.apply(`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: none, namespace: ` + ns + `}, spec: {podSelector: {}}}`)
 	if err == nil || !strings.Contains(err.Error(), "enforces no NetworkPolicies") {
 		t.Errorf("a NetworkPolicy that nobody enforces: %v %s", err, out)
 	}
