@@ -348,7 +348,7 @@ func TestSelectAddsWhatIsNeededInAnOrderThatWorks(t *testing.T) {
 		}
 		seen[a.Name] = true
 	}
-	for _, name := range []string{"gateway-api", "istio", "network", "knative", "sample"} {
+	for _, name := range []string{"gateway-api", "istio", "knative", "sample"} {
 		if !seen[name] {
 			t.Errorf("%s is missing", name)
 		}

@@ -63,7 +63,7 @@ func TestTheControllersOfKubeflowRequestLittle(t *testing.T) {
 			}
 		}
 	}
-	if cpu.String() != "90m" || memory.String() != "288Mi" {
+	if cpu.String() != "95m" || memory.String() != "304Mi" {
 		t.Errorf("together they request %s CPU and %s", cpu.String(), memory.String())
 	}
 }

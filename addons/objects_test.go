@@ -3,6 +3,7 @@ package addons
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"reflect"
@@ -415,5 +416,33 @@ func TestManifestsAndImagesComeFromTheSamePins(t *testing.T) {
 		if c.left == "" || c.left != c.right {
 			t.Errorf("%s: %q and %q, want the same", c.what, c.left, c.right)
 		}
+	}
+}
+
+// istioctl analyze calls two Gateways that take the same host on the same port of the same pods an error.
+func TestNoTwoGatewaysTakeTheSameHost(t *testing.T) {
+	taken := map[string]string{}
+	for _, a := range All() {
+		for _, o := range render(t, a) {
+			if o.GetKind() != "Gateway" || !strings.HasPrefix(o.GetAPIVersion(), "networking.istio.io/") {
+				continue
+			}
+			selector, _, _ := unstructured.NestedStringMap(o.Object, "spec", "selector")
+			servers, _, _ := unstructured.NestedSlice(o.Object, "spec", "servers")
+			for _, s := range servers {
+				hosts, _, _ := unstructured.NestedStringSlice(s.(map[string]any), "hosts")
+				number, _, _ := unstructured.NestedInt64(s.(map[string]any), "port", "number")
+				for _, h := range hosts {
+					at := fmt.Sprint(selector, number, h)
+					if taken[at] != "" {
+						t.Errorf("%s and %s take host %s on port %d", taken[at], kube.Name(o), h, number)
+					}
+					taken[at] = kube.Name(o)
+				}
+			}
+		}
+	}
+	if len(taken) == 0 {
+		t.Error("there is no Gateway")
 	}
 }
