@@ -65,6 +65,8 @@ func TestLabDelivery(t *testing.T) {
 		})
 	}
 
+	c.part(t, "what a run pushed to a tag stays there", func(t *testing.T) { testRunsTags(t, c) })
+
 	c.part(t, "a notebook is compiled to a pipeline that runs", func(t *testing.T) {
 		c.run("pipeline", "compile", "no-such.ipynb").exits(t, 2, "no-such.ipynb", "name a notebook")
 		c.run("pipeline", "compile", "e2e_test.go").exits(t, 2, "e2e_test.go: it is no notebook")

@@ -156,7 +156,7 @@ spec:
 	direct := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	for host, location := range map[string]string{"web.e2e.test": "there.e2e.test", address: "any.e2e.test"} {
 		last := ""
-		became(t, 30*time.Second, host+" answers", func() bool {
+		c.became(t, 30*time.Second, host+" answers", func() bool {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, lab.URL, nil)
 			if err != nil {
 				t.Fatal(err)

@@ -112,6 +112,7 @@ func TestLabScenarios(t *testing.T) {
 	c.part(t, "users' files: the field's cases", func(t *testing.T) { testUserFiles(t, c) })
 	c.part(t, "a route that no proxy takes is refused when it is applied", func(t *testing.T) { testRefusedRoutes(t, c) })
 	c.part(t, "a proxy that refuses its routes is seen", func(t *testing.T) { testRefusingProxy(t, c) })
+	c.part(t, "a Gateway of a user's own answers by the one port", func(t *testing.T) { testNetwork(t, c) })
 
 	c.part(t, "what --keep left is removed by reset", func(t *testing.T) {
 		c.run("scenario", "canary", "--short", "--keep").ok(t, nil)
