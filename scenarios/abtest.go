@@ -91,7 +91,7 @@ func newABTest(o Options) (*Plan, error) {
 			},
 			{
 				Name: "A/B: B converts more",
-				Why: "How many users are needed follows from what shall be told apart, before the first one comes. " +
+				Why: "How many users are needed follows from the difference that shall be found, before the first one comes. " +
 					"The test is done once, when they all have come.",
 				WatchFor: "The difference with its interval: the p-value only says that there is one, not how large it is.",
 				Change:   func(ctx context.Context, l *Session) error { return s.route(ctx, l, armB) },
@@ -115,7 +115,7 @@ func newABTest(o Options) (*Plan, error) {
 	}, nil
 }
 
-// The rates that the test is planned to tell apart.
+// The rates that the test is planned to distinguish.
 const rateA, rateB = 0.10, 0.20
 
 // plan computes how many users each arm needs; --requests may ask for more.

@@ -16,7 +16,7 @@ import (
 	"mllab.local/internal/split"
 )
 
-// The two colours, which are also what their pods answer.
+// The two colors, which are also what their pods answer.
 const (
 	blue  = "blue"
 	green = "green"
@@ -26,23 +26,23 @@ const (
 // an outage of 20 ms.
 const switchRate = 150
 
-// drainWindow is how long after a switch is in force the old colour may still
-// answer. In force is what Kubernetes or Knative says; the gateway learns of a
+// drainWindow is how long after a switch is active the old color may still
+// answer. Active is what Kubernetes or Knative says; the gateway learns of a
 // Service's new endpoints only after that, some tenths of a second on two idle
 // cores.
 const drainWindow = 5 * time.Second
 
-// way is a way to run two colours behind one shared address. Each of its
-// functions returns when what it does is in force.
+// way is a way to run two colors behind one shared address. Each of its
+// functions returns when what it does is active.
 type way interface {
 	shared(l *Session) probe.Request
-	own(l *Session, colour string) probe.Request
-	begin(ctx context.Context, l *Session, colour string) error  // has the shared address served by the first colour
-	deploy(ctx context.Context, l *Session, colour string) error // beside the first one, at its own address
-	point(ctx context.Context, l *Session, colour string) error  // switches the shared address
+	own(l *Session, color string) probe.Request
+	begin(ctx context.Context, l *Session, color string) error  // has the shared address served by the first color
+	deploy(ctx context.Context, l *Session, color string) error // next to the first one, at its own address
+	point(ctx context.Context, l *Session, color string) error  // switches the shared address
 }
 
-// blueGreenStory is one way's: green is tried beside blue, and the shared
+// blueGreenStory is one way's: green is tried next to blue, and the shared
 // address is switched and switched back. A watcher runs through all of it.
 type blueGreenStory struct {
 	Options
@@ -53,14 +53,14 @@ type blueGreenStory struct {
 	beforeSwitch func(ctx context.Context, l *Session) error // what a control does wrong then, if any
 }
 
-// turn is when the shared address became a colour's: asked for, and said to be
-// in force.
+// turn is when the shared address became a color's: asked for, and said to be
+// active.
 type turn struct {
-	colour        string
+	color         string
 	made, inForce time.Time
 }
 
-// blueGreen tells the story both ways, one after the other. Only plain
+// blueGreen runs the story both ways, one after the other. Only plain
 // Deployments have blue removed: when a revision's pods end is for Knative's
 // autoscaler to say.
 func blueGreen() Scenario {
@@ -89,12 +89,12 @@ func newBlueGreen(o Options) (*Plan, error) {
 		Steps: append(first.steps("Service",
 			Step{
 				Name: "Service: green again", Change: first.switchTo(green), Check: first.switched, Long: true,
-				Why:      "What was wrong is mended, and green gets the shared address once more.",
+				Why:      "What was wrong is fixed, and green gets the shared address once more.",
 				WatchFor: "The same times again: one switch is no measurement.",
 			},
 			Step{
 				Name: "Service: blue is removed", Change: selector.removeBlue, Check: first.sampled(selector.shared, green), Long: true,
-				Why:      "The old colour is removed only when the drain window is over. From here on there is no fast way back.",
+				Why:      "The old color is removed only when the drain window is over. From here on there is no fast way back.",
 				WatchFor: "No request notices.",
 			}), second.steps("Knative")...),
 		Controls: []Control{
@@ -123,13 +123,13 @@ func newBlueGreen(o Options) (*Plan, error) {
 	}, nil
 }
 
-// only is the claim that every answer is one colour's.
-func (s *blueGreenStory) only(colour string) split.Claim {
-	other := map[string]string{blue: green, green: blue}[colour]
-	return split.Claim{Legs: []split.Leg{{Name: colour, Share: 1}, {Name: other, Share: 0}}, N: s.Requests, Alpha: s.Alpha}
+// only is the claim that every answer is one color's.
+func (s *blueGreenStory) only(color string) split.Claim {
+	other := map[string]string{blue: green, green: blue}[color]
+	return split.Claim{Legs: []split.Leg{{Name: color, Share: 1}, {Name: other, Share: 0}}, N: s.Requests, Alpha: s.Alpha}
 }
 
-// steps tells the story, with more after the rollback.
+// steps are the story's, with more after the rollback.
 func (s *blueGreenStory) steps(name string, more ...Step) []Step {
 	greens := func(l *Session) probe.Request { return s.own(l, green) }
 	steps := []Step{
@@ -140,7 +140,7 @@ func (s *blueGreenStory) steps(name string, more ...Step) []Step {
 		},
 		{
 			Name: name + ": green by its own address", Change: s.deployGreen, Check: s.sampled(greens, green),
-			Why:      "Green starts beside blue and is tried where no user is: at an address of its own.",
+			Why:      "Green starts next to blue and is tried where no user is: at an address of its own.",
 			WatchFor: "Green's own address answers green only, while the shared one still answers blue only.",
 		},
 		{
@@ -180,11 +180,11 @@ func (s *blueGreenStory) deployGreen(ctx context.Context, l *Session) error {
 	return s.deploy(ctx, l, green)
 }
 
-// sampled draws a sample at an address, which must be one colour's, and judges
+// sampled draws a sample at an address, which must be one color's, and judges
 // what the watcher has seen of the shared one until then.
-func (s *blueGreenStory) sampled(at func(*Session) probe.Request, colour string) func(context.Context, *Session) (Evidence, error) {
+func (s *blueGreenStory) sampled(at func(*Session) probe.Request, color string) func(context.Context, *Session) (Evidence, error) {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		e, err := l.sample(ctx, at(l), s.only(colour))
+		e, err := l.sample(ctx, at(l), s.only(color))
 		if err != nil {
 			return e, err
 		}
@@ -195,23 +195,23 @@ func (s *blueGreenStory) sampled(at func(*Session) probe.Request, colour string)
 		if _, err := s.judge(seen); err != nil {
 			return e, err
 		}
-		e.Summary += fmt.Sprintf("; shared address (%s's turn): 0 of %d watched requests lost or of the wrong colour",
-			s.turns[len(s.turns)-1].colour, len(seen))
+		e.Summary += fmt.Sprintf("; shared address (%s's turn): 0 of %d watched requests lost or of the wrong color",
+			s.turns[len(s.turns)-1].color, len(seen))
 		return e, nil
 	}
 }
 
-func (s *blueGreenStory) switchTo(colour string) func(context.Context, *Session) error {
+func (s *blueGreenStory) switchTo(color string) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
 		if s.beforeSwitch != nil {
 			if err := s.beforeSwitch(ctx, l); err != nil {
 				return err
 			}
 		}
-		if err := s.point(ctx, l, colour); err != nil {
+		if err := s.point(ctx, l, color); err != nil {
 			return err
 		}
-		s.turns = append(s.turns, turn{colour, l.lastApply, time.Now()})
+		s.turns = append(s.turns, turn{color, l.lastApply, time.Now()})
 		return nil
 	}
 }
@@ -243,10 +243,10 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	if c.settled == 0 {
 		return e, errors.New("nobody asked after the drain window")
 	}
-	inForce, old := now.inForce.Sub(now.made), s.turns[len(s.turns)-2].colour
-	e.Figures = []Figure{{"in force", inForce.Seconds(), "s"}, {"first new answer", c.first.Seconds(), "s"}, {"last old answer", c.last.Seconds(), "s"}}
-	e.Summary = fmt.Sprintf("first %s %.2f s, last %s %.2f s after the switch; %s 0 of %d after %.2f s (in force %.2f + drain window %.0f): below %.2f %% with %.0f %% confidence; 0 of %d watched requests lost",
-		now.colour, c.first.Seconds(), old, c.last.Seconds(),
+	inForce, old := now.inForce.Sub(now.made), s.turns[len(s.turns)-2].color
+	e.Figures = []Figure{{"active", inForce.Seconds(), "s"}, {"first new answer", c.first.Seconds(), "s"}, {"last old answer", c.last.Seconds(), "s"}}
+	e.Summary = fmt.Sprintf("first %s %.2f s, last %s %.2f s after the switch; %s 0 of %d after %.2f s (active %.2f + drain window %.0f): below %.2f %% with %.0f %% confidence; 0 of %d watched requests lost",
+		now.color, c.first.Seconds(), old, c.last.Seconds(),
 		old, c.settled, (inForce + s.drain).Seconds(), inForce.Seconds(), s.drain.Seconds(), 100*split.UpperBound(0, c.settled, confidence), 100*confidence, len(seen))
 	return e, nil
 }
@@ -259,7 +259,7 @@ func (s *blueGreenStory) lossless(ctx context.Context, l *Session) (Evidence, er
 	return e, err
 }
 
-// cutover is how the newest turn was followed: when the new colour answered
+// cutover is how the newest turn was followed: when the new color answered
 // first and the old one last, after it was asked for, and how many answers came
 // after its drain window.
 type cutover struct {
@@ -280,7 +280,7 @@ func (s *blueGreenStory) unlost() ([]probe.Answer, error) {
 	return seen, nil
 }
 
-// judge refutes that every answer is from the colour whose turn it was or, up to
+// judge refutes that every answer is from the color whose turn it was or, up to
 // the end of the drain window, from the one before.
 func (s *blueGreenStory) judge(answers []probe.Answer) (cutover, error) {
 	var c cutover
@@ -292,11 +292,11 @@ func (s *blueGreenStory) judge(answers []probe.Answer) (cutover, error) {
 			n--
 		}
 		now, since := s.turns[n], came.Sub(s.turns[n].made)
-		old := n > 0 && a.Target == s.turns[n-1].colour
+		old := n > 0 && a.Target == s.turns[n-1].color
 		settled := came.After(now.inForce.Add(s.drain))
-		if a.Target != now.colour && (!old || settled) {
-			wrong = append(wrong, fmt.Sprintf("%q answered %.2f s after the switch to %s, in force after %.2f s, with a drain window of %s (request %s)",
-				a.Target, since.Seconds(), now.colour, now.inForce.Sub(now.made).Seconds(), s.drain, a.ID))
+		if a.Target != now.color && (!old || settled) {
+			wrong = append(wrong, fmt.Sprintf("%q answered %.2f s after the switch to %s, active after %.2f s, with a drain window of %s (request %s)",
+				a.Target, since.Seconds(), now.color, now.inForce.Sub(now.made).Seconds(), s.drain, a.ID))
 		}
 		if n < len(s.turns)-1 {
 			continue
@@ -311,51 +311,51 @@ func (s *blueGreenStory) judge(answers []probe.Answer) (cutover, error) {
 		}
 	}
 	if len(wrong) > 0 {
-		return c, refute(Cutover, "%d of %d answers were of the wrong colour, the first: %s", len(wrong), len(answers), wrong[0])
+		return c, refute(Cutover, "%d of %d answers were of the wrong color, the first: %s", len(wrong), len(answers), wrong[0])
 	}
 	return c, nil
 }
 
 // selectorWay switches by the selector of a plain Kubernetes Service, which the
-// gateway reaches by a VirtualService. The colours are Deployments.
+// gateway reaches by a VirtualService. The colors are Deployments.
 type selectorWay struct{ name string }
 
 func (w selectorWay) shared(l *Session) probe.Request { return l.to(w.name) }
 
-func (w selectorWay) own(l *Session, colour string) probe.Request { return l.to(w.name + "-" + colour) }
+func (w selectorWay) own(l *Session, color string) probe.Request { return l.to(w.name + "-" + color) }
 
-func (w selectorWay) model(colour string) model {
-	return model{Name: w.name, Version: colour, Env: map[string]string{
+func (w selectorWay) model(color string) model {
+	return model{Name: w.name, Version: color, Env: map[string]string{
 		"ADMIN_PORT": fmt.Sprint(adminPort),
-		// A colour is removed when nobody asks it any more.
+		// A color is removed when nobody asks it any more.
 		"DRAIN": "1s",
 	}}
 }
 
-func (w selectorWay) begin(ctx context.Context, l *Session, colour string) error {
-	if err := w.deploy(ctx, l, colour); err != nil {
+func (w selectorWay) begin(ctx context.Context, l *Session, color string) error {
+	if err := w.deploy(ctx, l, color); err != nil {
 		return err
 	}
-	if err := w.point(ctx, l, colour); err != nil {
+	if err := w.point(ctx, l, color); err != nil {
 		return err
 	}
 	return w.route(ctx, l, w.name, w.name)
 }
 
-func (w selectorWay) deploy(ctx context.Context, l *Session, colour string) error {
-	deployment, err := l.deployment(w.model(colour))
+func (w selectorWay) deploy(ctx context.Context, l *Session, color string) error {
+	deployment, err := l.deployment(w.model(color))
 	if err != nil {
 		return err
 	}
-	own := w.name + "-" + colour
-	if err := w.service(ctx, l, own, colour, deployment); err != nil {
+	own := w.name + "-" + color
+	if err := w.service(ctx, l, own, color, deployment); err != nil {
 		return err
 	}
 	return w.route(ctx, l, own, own)
 }
 
-func (w selectorWay) point(ctx context.Context, l *Session, colour string) error {
-	return w.service(ctx, l, w.name, colour)
+func (w selectorWay) point(ctx context.Context, l *Session, color string) error {
+	return w.service(ctx, l, w.name, color)
 }
 
 func (w selectorWay) removeBlue(ctx context.Context, l *Session) error {
@@ -366,14 +366,14 @@ func (w selectorWay) removeBlue(ctx context.Context, l *Session) error {
 	return l.remove(ctx, deployment)
 }
 
-// service has a Service select a colour, beside other objects, and returns when
-// its endpoints are that colour's pods and no others.
-func (w selectorWay) service(ctx context.Context, l *Session, name, colour string, beside ...*unstructured.Unstructured) error {
-	objs, err := render("blue-green/service.yaml", map[string]string{"Name": name, "Version": colour})
+// service has a Service select a color, applied with other objects, and returns when
+// its endpoints are that color's pods and no others.
+func (w selectorWay) service(ctx context.Context, l *Session, name, color string, with ...*unstructured.Unstructured) error {
+	objs, err := render("blue-green/service.yaml", map[string]string{"Name": name, "Version": color})
 	if err != nil {
 		return err
 	}
-	if err := l.apply(ctx, append(beside, objs...)...); err != nil {
+	if err := l.apply(ctx, append(with, objs...)...); err != nil {
 		return err
 	}
 	return l.until(ctx, "the endpoints of Service/"+name, func() string {
@@ -384,7 +384,7 @@ func (w selectorWay) service(ctx context.Context, l *Session, name, colour strin
 		case len(pods) == 0:
 			return "none is ready"
 		}
-		if i := slices.IndexFunc(pods, func(pod string) bool { return !strings.HasPrefix(pod, w.name+"-"+colour+"-") }); i >= 0 {
+		if i := slices.IndexFunc(pods, func(pod string) bool { return !strings.HasPrefix(pod, w.name+"-"+color+"-") }); i >= 0 {
 			return "Pod/" + pods[i] + " is one"
 		}
 		return ""
@@ -456,28 +456,28 @@ func (l *Session) untilFails(ctx context.Context, r probe.Request) error {
 	})
 }
 
-// revisionWay switches by the traffic of a Knative Service. The colours are its
+// revisionWay switches by the traffic of a Knative Service. The colors are its
 // revisions, each with a tag.
 type revisionWay struct{ *revisions }
 
 func (w *revisionWay) shared(l *Session) probe.Request { return l.to(w.name()) }
 
-func (w *revisionWay) own(l *Session, colour string) probe.Request {
-	return l.to(colour + "-" + w.name())
+func (w *revisionWay) own(l *Session, color string) probe.Request {
+	return l.to(color + "-" + w.name())
 }
 
-func (w *revisionWay) begin(ctx context.Context, l *Session, colour string) error {
-	w.add(colour, nil)
+func (w *revisionWay) begin(ctx context.Context, l *Session, color string) error {
+	w.add(color, nil)
 	return w.traffic(ctx, l, 100)
 }
 
-func (w *revisionWay) deploy(ctx context.Context, l *Session, colour string) error {
-	w.add(colour, nil)
+func (w *revisionWay) deploy(ctx context.Context, l *Session, color string) error {
+	w.add(color, nil)
 	return w.traffic(ctx, l, 100, 0)
 }
 
-func (w *revisionWay) point(ctx context.Context, l *Session, colour string) error {
+func (w *revisionWay) point(ctx context.Context, l *Session, color string) error {
 	percents := make([]int64, len(w.order))
-	percents[slices.Index(w.order, colour)] = 100
+	percents[slices.Index(w.order, color)] = 100
 	return w.traffic(ctx, l, percents...)
 }

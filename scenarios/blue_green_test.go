@@ -20,20 +20,20 @@ import (
 // proxy's 503.
 type switchboard struct {
 	atShared, greens atomic.Pointer[func(n int64) string]
-	onPoint          func(colour string)
+	onPoint          func(color string)
 	onDeploy         func(ctx context.Context, l *Session) error // if any
 }
 
-func always(colour string) *func(int64) string {
-	f := func(int64) string { return colour }
+func always(color string) *func(int64) string {
+	f := func(int64) string { return color }
 	return &f
 }
 
-func (b *switchboard) shared(l *Session) probe.Request             { return l.to("shared") }
-func (b *switchboard) own(l *Session, colour string) probe.Request { return l.to(colour) }
+func (b *switchboard) shared(l *Session) probe.Request            { return l.to("shared") }
+func (b *switchboard) own(l *Session, color string) probe.Request { return l.to(color) }
 
-func (b *switchboard) begin(_ context.Context, _ *Session, colour string) error {
-	b.atShared.Store(always(colour))
+func (b *switchboard) begin(_ context.Context, _ *Session, color string) error {
+	b.atShared.Store(always(color))
 	return nil
 }
 
@@ -45,9 +45,9 @@ func (b *switchboard) deploy(ctx context.Context, l *Session, _ string) error {
 	return b.onDeploy(ctx, l)
 }
 
-func (b *switchboard) point(_ context.Context, l *Session, colour string) error {
+func (b *switchboard) point(_ context.Context, l *Session, color string) error {
 	l.lastApply = time.Now()
-	b.onPoint(colour)
+	b.onPoint(color)
 	return nil
 }
 
@@ -155,7 +155,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 			s := &blueGreenStory{Options: Options{Requests: 100, Alpha: DefaultAlpha}, way: b, drain: drain}
 			tc.breaks(b, s)
 			l := b.lab(t)
-			at, err := tell(t, l, s)
+			at, err := walk(t, l, s)
 			var refuted *ClaimError
 			switch {
 			case tc.refutes == "" && err != nil:
@@ -168,7 +168,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 }
 
 // runSteps goes through the steps to the one with an error.
-func tell(t *testing.T, l *Session, s *blueGreenStory) (string, error) {
+func walk(t *testing.T, l *Session, s *blueGreenStory) (string, error) {
 	t.Helper()
 	t.Cleanup(func() { s.prober.Stop() })
 	for _, step := range s.steps("x") {

@@ -57,7 +57,7 @@ func newCanary(o Options) (*Plan, error) {
 		},
 		{
 			Name: "v2 at 0 %, by its tag", Change: s.deploy("v2", 100, 0), Check: s.byTag,
-			Why:      "The new version runs beside the old one without traffic. Its tag gives it an address of its own, so it can be tried before anybody depends on it.",
+			Why:      "The new version runs next to the old one without traffic. Its tag gives it an address of its own, so it can be tried before anybody depends on it.",
 			WatchFor: "The tag's address answers v2, the Service's own still v1 only.",
 		},
 	}
@@ -77,7 +77,7 @@ func newCanary(o Options) (*Plan, error) {
 		Step{
 			Name: "rollback to v1", Change: s.shift(100, 0), Check: s.split(100, 0),
 			Why:      "Going back is the same change as going on, because the old revision is still there.",
-			WatchFor: "How many seconds it took to be in force, and that every answer says v1.",
+			WatchFor: "How many seconds it took to be active, and that every answer says v1.",
 		},
 		s.prober.lastStep(noticed))
 	first := splitName(splits[0])

@@ -17,7 +17,7 @@ import (
 // https://knative.dev/docs/serving/rolling-out-latest-revision/
 type rolloutStory struct {
 	*canaryStory
-	atOnce bool // a control's: Knative is not told to go gradually
+	atOnce bool // a control's: Knative is not configured to go gradually
 }
 
 // newRollout plans one run.
@@ -50,7 +50,7 @@ func newRollout(of *canaryStory) (*Plan, error) {
 	}
 	return &Plan{Steps: steps, Undo: s.undo(s.rollBack), Controls: []Control{
 		{
-			Name: "at-once", Summary: "Knative is not told to go gradually",
+			Name: "at-once", Summary: "Knative is not configured to go gradually",
 			Break: func(context.Context, *Session) error { s.atOnce = true; return nil }, Catches: Shares,
 		},
 		{Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent), Break: s.failing, Catches: Answers},

@@ -41,7 +41,7 @@ type followed struct {
 	folder     string      // in the repository
 	newest     pushed      // commit of the run
 	without    string      // a revision that does not hold the newest commit
-	generation int64       // of the Service, when the newest commit was in force
+	generation int64       // of the Service, when the newest commit was active
 	refuted    *ClaimError // by the step's change
 }
 
@@ -60,7 +60,7 @@ type pushed struct {
 	message string
 	began   time.Time     // just before it was made
 	took    time.Duration // from there until the server had accepted it
-	inForce time.Duration // from there until it was in force
+	inForce time.Duration // from there until it was active
 	applied string        // the revision that Flux had applied when it was last asked about this one
 }
 
@@ -326,7 +326,7 @@ func (f *followed) hear(ctx context.Context, l *Session, bound time.Duration, wh
 
 // late refutes that the newest commit was in time.
 func (f *followed) late(bound time.Duration, why string) error {
-	return refute(Delivery, "commit %s (%s) is not in force %s after it was begun: %s", f.newest.short(), f.newest.message, bound, why)
+	return refute(Delivery, "commit %s (%s) is not active %s after it was begun: %s", f.newest.short(), f.newest.message, bound, why)
 }
 
 // applied returns when Flux has applied the newest commit.
@@ -341,7 +341,7 @@ func (f *followed) applied(ctx context.Context, l *Session, bound time.Duration)
 	return err
 }
 
-// within is how long a commit may take to be in force.
+// within is how long a commit may take to be active.
 func (f *followed) within() time.Duration { return cmp.Or(f.bound, deliveryBound) }
 
 // ready returns when Flux has applied the newest commit, and the Service and

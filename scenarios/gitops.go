@@ -98,7 +98,7 @@ func newGitops(o Options) (*Plan, error) {
 			}),
 			s.proven(Step{
 				Name: "a commit moves 10 % to v2", Change: s.tenth, Check: s.split(90, 10),
-				Why:      "One commit adds v2 without traffic, the next gives it a tenth. It is in force when Flux says that it has applied just that commit, and Knative that every gateway answers by it.",
+				Why:      "One commit adds v2 without traffic, the next gives it a tenth. It is active when Flux says that it has applied just that commit, and Knative that every gateway answers by it.",
 				WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
 			}),
 			s.proven(Step{
@@ -130,7 +130,7 @@ func newGitops(o Options) (*Plan, error) {
 				WatchFor: "The ConfigMap is gone, and the model has not noticed.",
 			}),
 			s.proven(Step{
-				Name: "beside Flux's own defaults", Long: true, Change: s.defaults, Check: s.slower,
+				Name: "against Flux's own defaults", Long: true, Change: s.defaults, Check: s.slower,
 				Why:      "The same kind of commit, with the interval of " + fluxDefault + " that Flux's command line gives, and nobody who asks Flux after the push. It is made right after Flux has looked, so it waits about as long as one can.",
 				WatchFor: "How many times the median it is. It is one commit, and no median of its own.",
 			}),
@@ -138,7 +138,7 @@ func newGitops(o Options) (*Plan, error) {
 		},
 		Controls: []Control{
 			{
-				Name: "suspended", Summary: "Flux is told to pause, and commits go on",
+				Name: "suspended", Summary: "Flux is suspended, and commits go on",
 				After: "v1 serves from Git", Break: func(ctx context.Context, l *Session) error {
 					s.flux.Suspended = true
 					return s.configure(ctx, l, l.write) // it is never ready again
@@ -216,7 +216,7 @@ func (s *gitopsStory) start(ctx context.Context, l *Session) error {
 func (s *gitopsStory) tenth(ctx context.Context, l *Session) error {
 	s.state.Version = "v2"
 	s.share(100, 0)
-	if err := s.change(ctx, l, "v2 beside v1, at 0 %"); err != nil {
+	if err := s.change(ctx, l, "v2 next to v1, at 0 %"); err != nil {
 		return err
 	}
 	if err := s.ready(ctx, l); err != nil {
@@ -383,13 +383,13 @@ func (s *gitopsStory) takeBack(ctx context.Context, l *Session) error {
 func (s *gitopsStory) tookBack(ctx context.Context, l *Session) (Evidence, error) {
 	forth, back := s.split10.inForce.Seconds(), s.newest.inForce.Seconds()
 	e, err := s.split(100, 0)(ctx, l)
-	e.Summary = fmt.Sprintf("%s (%s) was in force after %.2f s, its revert %s after %.2f s; %s", s.split10.short(), s.split10.message, forth, s.newest.short(), back, e.Summary)
+	e.Summary = fmt.Sprintf("%s (%s) was active after %.2f s, its revert %s after %.2f s; %s", s.split10.short(), s.split10.message, forth, s.newest.short(), back, e.Summary)
 	e.Figures = []Figure{{"revert", back, "s"}}
 	return e, err
 }
 
 // bad is a step about a commit that spoils the folder's state, after which
-// verdict says why it cannot be in force; it is taken back in the end.
+// verdict says why it cannot be active; it is taken back in the end.
 func (s *gitopsStory) bad(name, idea string, spoil func(*gitState), verdict func(context.Context, *Session) (string, error)) Step {
 	return s.proven(Step{
 		Name:     name,

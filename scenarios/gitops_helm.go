@@ -26,7 +26,7 @@ type gitopsHelmStory struct {
 const noQuantity = "64MB"
 
 // gitHelmState fills gitops-helm/tree in, which is then the folder in Git,
-// beside the chart.
+// next to the chart.
 type gitHelmState struct {
 	Chart     string // its folder
 	Image     string

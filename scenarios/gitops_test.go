@@ -260,7 +260,7 @@ func TestACommitThatIsLateIsRefutedByTheCheck(t *testing.T) {
 	if !errors.As(err, &refuted) || refuted.Claim != Delivery || checked || len(noted) != 1 || noted[0] == nil {
 		t.Errorf("got %v, checked %v, noted %v", err, checked, noted)
 	}
-	if want := `commit 0123456 (10 % to v2) is not in force 1m0s after it was begun: suspended`; e.Summary != want {
+	if want := `commit 0123456 (10 % to v2) is not active 1m0s after it was begun: suspended`; e.Summary != want {
 		t.Errorf("it says %q", e.Summary)
 	}
 	// What is no refutation ends the step at once.

@@ -55,7 +55,7 @@ func newHelmRelease(o Options) (*Plan, error) {
 			{
 				Name: "install v1",
 				Why: "A release is a chart with values, under a name. " +
-					"Helm keeps each revision of it in a Secret beside what it installed.",
+					"Helm keeps each revision of it in a Secret next to what it installed.",
 				WatchFor: "The history says what should run; the answers say what does. Both must name v1.",
 				Change:   s.install,
 				Check:    s.agrees("1 v1 deployed"),
@@ -232,7 +232,7 @@ func countsText(counts map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// changeByHand edits the live Service, and returns when that is in force.
+// changeByHand edits the live Service, and returns when that is active.
 func changeByHand(ctx context.Context, l *Session) error {
 	live := l.object("serving.knative.dev/v1", "Service", releaseName)
 	// A JSON patch: a merge would replace the container, and an update could come after another one's.

@@ -11,7 +11,7 @@ import (
 	"mllab.local/internal/probe"
 )
 
-// minStory is a Service that keeps a pod while nobody asks, beside a twin that
+// minStory is a Service that keeps a pod while nobody asks, next to a twin that
 // does not: the twin shows that the quiet time is long enough.
 type minStory struct {
 	model, twin *idleService
@@ -52,7 +52,7 @@ func newMinScale(Options) (*Plan, error) {
 				Change:   s.wait, Check: s.kept,
 			},
 			{
-				Name:     "warm beside cold",
+				Name:     "warm and cold",
 				Why:      "The kept pod answers at once; the twin's caller waits for a start. That wait is what the pod's memory buys.",
 				WatchFor: "Who answers, and the two latencies.",
 				Check:    s.answers,

@@ -22,7 +22,7 @@ func TestAKeptPodIsTheSameOneAndTheOnlyOneEver(t *testing.T) {
 		{"the pod is gone", cluster{}, []string{"a"}, Warm, "has 0 ()"},
 		{"the pod is going", cluster{pods: []corev1.Pod{terminating(pod("a"))}}, []string{"a"}, Warm, "a (Terminating)"},
 		{"another took its place", cluster{pods: []corev1.Pod{pod("b")}}, []string{"a", "b"}, Warm, "has 1 (b)"},
-		{"another came beside it", cluster{pods: []corev1.Pod{pod("a"), pod("b")}}, []string{"a", "b"}, Warm, "a, b"},
+		{"another came too", cluster{pods: []corev1.Pod{pod("a"), pod("b")}}, []string{"a", "b"}, Warm, "a, b"},
 		{"another came and went", cluster{pods: []corev1.Pod{pod("a")}}, []string{"a", "b"}, Warm, "there have been 2 (a, b)"},
 		{"nobody knows", cluster{err: errors.New("no route to host")}, []string{"a"}, "error", "no route"},
 	} {

@@ -55,7 +55,7 @@ const (
 	trafficFile  = "overlays/lab/traffic.yaml"
 )
 
-// modelBound is how long after a commit was begun it may take to be in force:
+// modelBound is how long after a commit was begun it may take to be active:
 // a model's image has to be fetched, and its server to start.
 const modelBound = 2 * time.Minute
 
@@ -126,12 +126,12 @@ func newMlops(o Options) (*Plan, error) {
 		Steps: []Step{
 			s.proven(Step{
 				Name: "a pushed notebook becomes a model that serves", Change: s.first, Check: s.serves,
-				Why:      "The notebook is in Git, and so is a Job that Flux makes anew when the notebook is another one. Its runner compiles the notebook, has Argo run it, and commits what came of it; Flux deploys that commit.",
+				Why:      "The notebook is in Git, and so is a Job that Flux recreates when the notebook is another one. Its runner compiles the notebook, has Argo run it, and commits what came of it; Flux deploys that commit.",
 				WatchFor: "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model whose digest is on the card in Git. From here on a watcher sends " + fmt.Sprint(watchRate) + " requests a second.",
 			}),
 			s.proven(Step{
 				Name: "a changed notebook gets a tenth", Change: s.second, Check: s.tenth,
-				Why:      fmt.Sprintf("The notebook's regularisation is changed. The same way brings the new model beside the old one, and the runner's commit gives it %d %%.", canaryPercent),
+				Why:      fmt.Sprintf("The notebook's regularization is changed. The same way brings the new model next to the old one, and the runner's commit gives it %d %%.", canaryPercent),
 				WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples, and each model answers as its own trainer said.",
 			}),
 			s.proven(Step{
@@ -329,7 +329,7 @@ func wordOf(pods []corev1.Pod, run string) (newest runnerEnd) {
 			if t == nil || json.Unmarshal([]byte(t.Message), &word) != nil || word.Run != run {
 				continue
 			}
-			if t.ExitCode != 1 { // which another pod of the Job will mend
+			if t.ExitCode != 1 { // which another pod of the Job will repair
 				word.final = true
 				return word
 			}
@@ -415,7 +415,7 @@ func (s *mlopsStory) timed(e *Evidence) {
 	if t.commit != "" {
 		total := s.given.inForce + s.given.began.Sub(t.pushed.began)
 		e.Figures = append(e.Figures, Figure{"commit to ready", s.given.inForce.Seconds(), "s"}, Figure{"in all", total.Seconds(), "s"})
-		says = fmt.Sprintf("committed %.1f s after the push, in force %.1f s later", t.took.Seconds(), s.given.inForce.Seconds())
+		says = fmt.Sprintf("committed %.1f s after the push, active %.1f s later", t.took.Seconds(), s.given.inForce.Seconds())
 	}
 	e.Summary = says + "; " + e.Summary
 	s.trained = trained{}
@@ -455,7 +455,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 		return e, err
 	}
 	e.Verdict = &verdict
-	e.Summary = fmt.Sprintf("%s beside %s; %s", s.canary.says(), s.serving.revision, describe(verdict))
+	e.Summary = fmt.Sprintf("%s next to %s; %s", s.canary.says(), s.serving.revision, describe(verdict))
 	s.timed(&e)
 	if !verdict.Pass {
 		return e, &ClaimError{Shares, verdict.Reasons}

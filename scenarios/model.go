@@ -87,7 +87,7 @@ func (l *Session) seenBy(ctx context.Context, pod string, n int) (seen, error) {
 	return s, nil
 }
 
-// faults are what a pod of the sample model can be told to do wrong while it
+// faults are what a pod of the sample model can be made to do wrong while it
 // runs; what is not set stays.
 type faults struct {
 	Ready       *bool    `json:"ready,omitempty"`
@@ -96,18 +96,18 @@ type faults struct {
 	Delay       string   `json:"delay,omitempty"`
 }
 
-// breakPod tells a pod to do wrong.
+// breakPod makes a pod do wrong.
 func (l *Session) breakPod(ctx context.Context, pod string, f faults) error {
 	return l.breakPods(ctx, []string{pod}, f)
 }
 
-// breakPods tells each of these pods to do wrong.
+// breakPods makes each of these pods do wrong.
 func (l *Session) breakPods(ctx context.Context, pods []string, f faults) error {
 	body, err := json.Marshal(f)
 	if err != nil {
 		return err
 	}
-	if err := l.teach(ctx, fmt.Sprintf("Told to do wrong: %s\n- %s\n", body, strings.Join(pods, "\n- "))); err != nil {
+	if err := l.teach(ctx, fmt.Sprintf("Made to do wrong: %s\n- %s\n", body, strings.Join(pods, "\n- "))); err != nil {
 		return err
 	}
 	for _, pod := range pods {

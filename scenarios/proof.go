@@ -41,7 +41,7 @@ func proofOf(l *Session, scenario string, p pushed, e Evidence, err error) (proo
 }
 
 // prove writes the note about a commit, whose check returned e and err. It
-// returns err, and beside it why there is no note.
+// returns err, joined with why there is no note.
 func (f *followed) prove(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
 	return errors.Join(err, f.note(ctx, l, p, e, err))
 }

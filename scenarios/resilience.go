@@ -381,7 +381,7 @@ func (s *resilienceStory) without(ctx context.Context, l *Session) (Evidence, er
 		len(answers), got, len(e.Tally.Failed), 100*split.UpperBound(len(e.Tally.Failed), len(answers), confidence), 100*confidence)
 	switch {
 	case got > 0 && time.Since(s.ejectedAt) > ejectionTime:
-		return e, fault.CannotTest("run it again, with less beside it", "the sample took longer than a pod is ejected")
+		return e, fault.CannotTest("run it again, with less load", "the sample took longer than a pod is ejected")
 	case got > 0:
 		return e, refute(Ejection, "%d of %d requests reached Pod/%s, which was ejected", got, len(answers), s.broken())
 	}

@@ -25,7 +25,7 @@ type revisions struct {
 	base    servingv1.Service
 	image   string
 	version string            // TARGET and name of the newest revision
-	env     map[string]string // of the newest revision beside TARGET
+	env     map[string]string // of the newest revision besides TARGET
 	order   []string          // versions in the order of traffic; none: all to the newest
 	rollout time.Duration     // over which the newest gets its traffic; 0: at once
 }
@@ -84,7 +84,7 @@ func (s *revisions) object(percents []int64) (*unstructured.Unstructured, error)
 // name is the Service's.
 func (s *revisions) name() string { return s.base.Name }
 
-// add makes a version the newest revision, with these variables beside TARGET.
+// add makes a version the newest revision, with these variables besides TARGET.
 // It has no traffic until it is given some.
 func (s *revisions) add(version string, env map[string]string) {
 	s.version, s.env = version, env

@@ -42,7 +42,7 @@ type Result struct {
 }
 
 // StepResult is what one step saw. Barrier is the time that its change took to
-// be in force; what a person took to think is in none of the times.
+// be active; what a person took to think is in none of the times.
 type StepResult struct {
 	Name     string    `json:"name"`
 	Pass     bool      `json:"pass"`
@@ -77,7 +77,7 @@ func Namespace(scenario string) string { return file.NamespacePrefix + scenario 
 // requestBound is how long one request may take.
 const requestBound = 10 * time.Second
 
-// stepBound is how long one step's change may take to be in force.
+// stepBound is how long one step's change may take to be active.
 const stepBound = 6 * time.Minute
 
 // cleanupBound is how long the clean-up of a run may take, even after ^C.
@@ -114,7 +114,7 @@ func (env *Env) session(scenario string, c *Control) *Session {
 //
 // The error says why nothing could be tested (fault.CannotTest), or is
 // ctx.Err() after ^C; a claim that does not hold is a Result with Pass false. A
-// clean-up that fails is an error too, beside the Result.
+// clean-up that fails is an error too, returned with the Result.
 func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r Result, err error) {
 	r = Result{Scenario: j.Scenario.Name, Control: j.Control}
 	defer func() {
@@ -296,7 +296,7 @@ func (l *Session) step(ctx context.Context, step Step, breakAfter func(string) e
 	return result, err
 }
 
-// refusalEvery is how often the proxies are asked while a change waits. Most changes are in force before the first time.
+// refusalEvery is how often the proxies are asked while a change waits. Most changes are active before the first time.
 const refusalEvery = 5 * time.Second
 
 // unlessRefused returns change's error. When the gateway, or a proxy of the run's namespace, refuses its configuration
@@ -453,7 +453,7 @@ func (j Job) notBegun(ended error) (Result, error) {
 }
 
 // Reset removes what runs of a scenario and its controls left, with --keep or
-// killed, and returns the namespaces it removed, in order and beside an error
+// killed, and returns the namespaces it removed, in order and with an error
 // too. A run does that by itself before it begins.
 func Reset(ctx context.Context, c *kube.Client, scenario string, reason func(string)) ([]string, error) {
 	var all corev1.NamespaceList

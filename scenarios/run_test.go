@@ -34,7 +34,7 @@ func TestRunsGoBesideEachOtherUnlessOneMustBeAlone(t *testing.T) {
 			running, order = append(running, name), append(order, name)
 			most = max(most, len(running))
 			if j.Scenario.Serial && len(running) > 1 {
-				t.Errorf("beside each other: %v", running)
+				t.Errorf("in parallel: %v", running)
 			}
 			mu.Unlock()
 			time.Sleep(time.Second)

@@ -152,7 +152,7 @@ func TestTheStagesOfAPodAreWhenTheyWereFirstTold(t *testing.T) {
 	p := &podTimes{lives: map[string]*podLife{}}
 	begin := time.Now()
 	n := 0
-	told := func(kind apiwatch.EventType, o runtime.Object) {
+	seen := func(kind apiwatch.EventType, o runtime.Object) {
 		p.take(apiwatch.Event{Type: kind, Object: o}, begin.Add(time.Duration(n)*time.Second))
 		n++
 	}
@@ -168,31 +168,31 @@ func TestTheStagesOfAPodAreWhenTheyWereFirstTold(t *testing.T) {
 	}
 	unready := status(corev1.PodScheduled)
 	unready.Status.Conditions = append(unready.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionFalse})
-	told(apiwatch.Added, status())         // 0
-	told(apiwatch.Modified, unready)       // 1
-	told(apiwatch.Added, event("Pulled"))  // 2
-	told(apiwatch.Added, event("Started")) // 3
-	told(apiwatch.Added, event("Pulled"))  // 4
-	told(apiwatch.Added, event("Started")) // 5
+	seen(apiwatch.Added, status())         // 0
+	seen(apiwatch.Modified, unready)       // 1
+	seen(apiwatch.Added, event("Pulled"))  // 2
+	seen(apiwatch.Added, event("Started")) // 3
+	seen(apiwatch.Added, event("Pulled"))  // 4
+	seen(apiwatch.Added, event("Started")) // 5
 	found := status(corev1.PodScheduled, corev1.PodReady)
 	found.Status.PodIP = "10.0.0.1"
-	told(apiwatch.Modified, found)                                        // 6
-	told(apiwatch.Modified, event("Started"))                             // 7: a restart
-	told(apiwatch.Modified, status(corev1.PodScheduled, corev1.PodReady)) // 8
-	told(apiwatch.Added, &corev1.Event{Reason: "Started"})                // 9: of something else
+	seen(apiwatch.Modified, found)                                        // 6
+	seen(apiwatch.Modified, event("Started"))                             // 7: a restart
+	seen(apiwatch.Modified, status(corev1.PodScheduled, corev1.PodReady)) // 8
+	seen(apiwatch.Added, &corev1.Event{Reason: "Started"})                // 9: of something else
 	goes := terminating(*status(corev1.PodScheduled))                     //
-	told(apiwatch.Modified, &goes)                                        // 10
+	seen(apiwatch.Modified, &goes)                                        // 10
 	if life := p.of("model-v1")["a"]; life.gone || life.pod.DeletionTimestamp == nil {
 		t.Errorf("a Terminating pod is %+v, want it still there", life)
 	}
-	told(apiwatch.Deleted, &goes)
+	seen(apiwatch.Deleted, &goes)
 	life := p.of("model-v1")["a"]
 	if !life.gone || len(p.of("other-v1")) != 0 {
 		t.Errorf("got %+v and %v, want it gone, and none of another revision", life, p.of("other-v1"))
 	}
 	for stage, want := range map[string]int{stageCreated: 0, stageScheduled: 1, stageSandbox: 2, stageRunning: 5, stageAddress: 6, stageReady: 6} {
 		if got := life.at[stage].Sub(begin); got != time.Duration(want)*time.Second {
-			t.Errorf("%s was told at %s, want %d s", stage, got, want)
+			t.Errorf("%s was seen at %s, want %d s", stage, got, want)
 		}
 	}
 }

@@ -238,8 +238,8 @@ func TestEveryControlBreaksAStepThatIsToldAndNamesItsClaim(t *testing.T) {
 			t.Errorf("%s has no control", s.Name)
 		}
 		for _, c := range p.Controls {
-			told := c.After == "" || slices.ContainsFunc(p.Steps, func(step Step) bool { return step.Name == c.After })
-			if !told || c.Catches == "" || c.Summary == "" {
+			there := c.After == "" || slices.ContainsFunc(p.Steps, func(step Step) bool { return step.Name == c.After })
+			if !there || c.Catches == "" || c.Summary == "" {
 				t.Errorf("%s: control %+v", s.Name, c)
 			}
 		}

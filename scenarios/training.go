@@ -248,7 +248,7 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 	return m, nil
 }
 
-// has tells whether the registry has an image.
+// has says whether the registry has an image.
 func (l *Session) has(ctx context.Context, image string) (bool, error) {
 	return oci.Has(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
 }
@@ -373,7 +373,7 @@ func into(part any, to any) error {
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// shortDigest is a digest as people tell them apart.
+// shortDigest is a digest as people distinguish them.
 func shortDigest(digest string) string {
 	if len(digest) < len("sha256:")+12 {
 		return digest

@@ -324,13 +324,13 @@ func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 		"train":    {"no-seed": {"mllab_train.py"}, "no-gate": {"mllab_train.py"}},
 		"pipeline": {"repushed": {"steps.py", "steps.py"}, "off-by-one": {"mllab_train.py", "steps.py"}, "no-gate": {"mllab_train.py"}},
 	} {
-		told, err := planned(name, Options{})
+		plan, err := planned(name, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		right := codeOf(t, told)
+		right := codeOf(t, plan)
 		seen := 0
-		for i, c := range told.Controls {
+		for i, c := range plan.Controls {
 			if c.After != "" {
 				continue // it changes the world, not the code
 			}

@@ -53,7 +53,7 @@ func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) 
 		return s, err
 	}
 	if err := rehearse(f, rules.Domain); err != nil {
-		return s, fault.Usage("mend the file; nothing was applied", "%w", err)
+		return s, fault.Usage("correct the file; nothing was applied", "%w", err)
 	}
 	return Scenario{
 		Name: f.Name, Summary: f.Summary, Needs: f.Needs, SidecarInjection: f.Mesh, Untrusted: true,
@@ -116,7 +116,7 @@ func (l *Session) confine(ctx context.Context) error {
 	})
 }
 
-// userStory is a scenario from a file while it is told.
+// userStory is a scenario from a file while it runs.
 type userStory struct {
 	alpha    float64
 	services map[string]*userService      // Knative's, by name
@@ -411,7 +411,7 @@ func (u *userStory) bring(ctx context.Context, l *Session, c file.Change, w file
 	return u.wait(ctx, l, w)
 }
 
-// change makes a change and returns when it is in force, or as soon as it is
+// change makes a change and returns when it is active, or as soon as it is
 // written if w says so.
 func (u *userStory) change(ctx context.Context, l *Session, c file.Change, w file.Wait) error {
 	switch c := c.(type) {
@@ -498,7 +498,7 @@ func (l *Session) named(ref file.Ref) (*unstructured.Unstructured, error) {
 	return nil, fmt.Errorf("%s is not there any more", ref)
 }
 
-// wait waits for what a step names beside its change.
+// wait waits for what a step names besides its change.
 func (u *userStory) wait(ctx context.Context, l *Session, w file.Wait) error {
 	if w.Within > 0 {
 		var cancel context.CancelFunc

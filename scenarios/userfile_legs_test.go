@@ -165,7 +165,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 		empty   bool
 		broken  bool
 		pods    []client.Object
-		sent    int // 0: never in force
+		sent    int // 0: never active
 	}{
 		{name: "it answers", replies: []probe.Answer{answer("new")}, sent: inForceStreak},
 		{name: "first the gateway's own 503", replies: []probe.Answer{envoys, envoys, answer("new")}, sent: 2 + inForceStreak},
@@ -194,7 +194,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 				defer cancel()
 				err := u.legAnswered(ctx, l, u.legs[0], tc.empty)
 				if (err == nil) != (tc.sent > 0) || err == nil && s.sent != tc.sent {
-					t.Errorf("in force after %d requests, want %d: %v", s.sent, tc.sent, err)
+					t.Errorf("active after %d requests, want %d: %v", s.sent, tc.sent, err)
 				}
 				if err != nil && (!errors.Is(err, context.DeadlineExceeded) || !tc.empty && fault.Hint(err) == "") {
 					t.Errorf("got %v, hint %q", err, fault.Hint(err))

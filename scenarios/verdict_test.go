@@ -20,7 +20,7 @@ type world struct {
 	open, clean   error
 }
 
-// run tells a story of two steps in w, with a control after the named step.
+// run runs a story of two steps in w, with a control after the named step.
 func (w world) run(ctx context.Context, after string, control, undo bool) (Result, error) {
 	check := func(err error) func(context.Context, *Session) (Evidence, error) {
 		return func(context.Context, *Session) (Evidence, error) { return Evidence{Summary: "seen"}, err }

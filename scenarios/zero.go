@@ -261,15 +261,15 @@ const (
 	stageReady     = "pod ready"
 )
 
-// podLife is what a watch has told of one pod.
+// podLife is what a watch has seen of one pod.
 type podLife struct {
 	pod  corev1.Pod           // at last
 	gone bool                 // not only Terminating
-	at   map[string]time.Time // when each stage was told
+	at   map[string]time.Time // when each stage was seen
 }
 
 // podTimes watches pods and what happens to them. The stages' times are when
-// the API server told of them, by this machine's clock: the pods' own are whole
+// the API server sent them, by this machine's clock: the pods' own are whole
 // seconds.
 type podTimes struct {
 	mu    sync.Mutex
@@ -300,7 +300,7 @@ func (l *Session) watchPods(ctx context.Context) (*podTimes, error) {
 	return p, nil
 }
 
-// take notes what e tells.
+// take notes what e says.
 func (p *podTimes) take(e apiwatch.Event, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

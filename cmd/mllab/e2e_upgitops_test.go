@@ -44,7 +44,7 @@ func (j jane) push(t *testing.T, c cli, message string, limit time.Duration, so 
 	began := time.Now()
 	j.git(t, "push", "-q")
 	c.became(t, limit, j.git(t, "log", "-1", "--format=%s"), so)
-	t.Logf("%s: in force after %.1f s", j.git(t, "log", "-1", "--format=%s"), time.Since(began).Seconds())
+	t.Logf("%s: active after %.1f s", j.git(t, "log", "-1", "--format=%s"), time.Since(began).Seconds())
 }
 
 // became returns when it is so.
