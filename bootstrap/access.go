@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -117,12 +118,12 @@ func (o Options) mergeAgain() error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, m := range all {
-		if _, err := o.merge(m.Path, false); err != nil {
-			return err
-		}
+		_, err := o.merge(m.Path, false)
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s store) merged() (all []kubeconfig.Merged, err error) {

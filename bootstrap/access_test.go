@@ -61,6 +61,8 @@ func TestDownSaysWhichContextItCouldNotRemove(t *testing.T) {
 	if err := writeFile(mine, []byte("a: ["), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	w.dead["mllab-control-plane"] = true
+	mustUp(t, w, o) // a file that cannot be read is no reason to fail
 	r := mustDown(t, w, o)
 	if !slices.ContainsFunc(r.Kept, func(k string) bool {
 		return strings.HasPrefix(k, "context mllab-mllab in "+mine+" ("+mine+" must be a kubeconfig")

@@ -86,7 +86,9 @@ func up(ctx context.Context, o Options, p parts) (Summary, error) {
 	}
 	u.sum.Seconds = time.Since(u.began).Seconds()
 	if u.sum.Created {
-		return u.sum, u.mergeAgain()
+		if err := u.mergeAgain(); err != nil { // the lab is ready all the same
+			u.Report.Note("a kubeconfig that this lab was merged into has its old cluster: %v", err)
+		}
 	}
 	return u.sum, nil
 }
