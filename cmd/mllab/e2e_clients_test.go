@@ -45,36 +45,38 @@ func testClients(t *testing.T, c cli) {
 	c.run("status", "-o", "json").decode(t, &cs.lab)
 	cs.image = c.kubectl(t, "-n", "mllab-sample", "get", "services.serving.knative.dev", "sample", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 
-	for name, judge := range map[string]func(*testing.T){
-		"Kubeflow's SDK trains a function":                         cs.kubeflow,
-		"a Workflow of Hera's is submitted and followed with argo": cs.hera,
-		"KServe's SDK makes an InferenceService":                   cs.kserve,
-		"kn makes a Service and another revision of it":            cs.kn,
-		"flux finds Flux healthy":                                  cs.flux,
-		"helm installs a chart":                                    cs.helm,
-		"istioctl finds nothing wrong":                             cs.istioctl,
-		"kubectl forwards a port, copies, runs a command and logs": cs.kubectl,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			judge(t)
-		})
-	}
+	t.Run("each", func(t *testing.T) { // which ends when all have
+		for name, judge := range map[string]func(*testing.T){
+			"Kubeflow's SDK trains a function":                         cs.kubeflow,
+			"a Workflow of Hera's is submitted and followed with argo": cs.hera,
+			"KServe's SDK makes an InferenceService":                   cs.kserve,
+			"kn makes a Service and another revision of it":            cs.kn,
+			"flux finds Flux healthy":                                  cs.flux,
+			"helm installs a chart":                                    cs.helm,
+			"istioctl finds nothing wrong":                             cs.istioctl,
+			"kubectl forwards a port, copies, runs a command and logs": cs.kubectl,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				judge(t)
+			})
+		}
+	})
 }
 
 // run runs a client against the lab, and returns what it printed. A client that
 // fails fails the test.
 func (cs clients) run(t *testing.T, program string, args ...string) string {
 	t.Helper()
-	out, err := cs.try(t.Context(), program, args...)
+	out, err := cs.try(program, args...)
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
 	}
 	return out
 }
 
-func (cs clients) try(ctx context.Context, program string, args ...string) (string, error) {
-	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
+func (cs clients) try(program string, args ...string) (string, error) {
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute) // clean-ups call it, too
 	defer stop()
 	cmd := exec.CommandContext(ctx, filepath.Join(cs.dir, "bin", program), args...)
 	if program == "python3" {
@@ -170,7 +172,7 @@ func (cs clients) istioctl(t *testing.T) {
 	prints(t, cs.run(t, "istioctl", "version"), "data plane version")
 	prints(t, cs.run(t, "istioctl", "proxy-status"), "istio-ingressgateway")
 	// Exit code 79 is analyze's for a finding; errors are those that it calls so.
-	out, err := cs.try(t.Context(), "istioctl", "analyze", "-A")
+	out, err := cs.try("istioctl", "analyze", "-A")
 	if err != nil || strings.Contains(out, "Error [") {
 		t.Errorf("istioctl analyze: %v\n%s", err, out)
 	}
