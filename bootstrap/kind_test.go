@@ -3,6 +3,8 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/addons"
+	"mllab.local/manifests"
 )
 
 func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
@@ -96,5 +99,49 @@ func TestKindsErrorsKeepTheLastWordsOfWhatFailed(t *testing.T) {
 	}
 	if plain := errors.New("plain"); kindError(plain) != plain {
 		t.Error("another error changed")
+	}
+}
+
+func TestTheNodeRefusesWhatWouldLeaveItForTheLabsOwnRanges(t *testing.T) {
+	text, err := clusterConfig("lab", 8080, 6443, goodMachine(), "v1.34.4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cfg v1alpha4.Cluster
+	if err := yaml.UnmarshalStrict([]byte(text), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	services, pods := cfg.Networking.ServiceSubnet, cfg.Networking.PodSubnet
+	read := func(name string) []string {
+		data, err := manifests.Node.ReadFile("node/etc/systemd/system/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(string(data), "\n")
+	}
+	unit := read("mllab-network.service")
+	for _, rule := range []string{
+		"-A OUTPUT -d " + services + " -j REJECT",
+		"-A FORWARD -d " + services + " -j REJECT",
+		"-A FORWARD -d " + pods + " -o eth0 -j REJECT",
+		"-t mangle -A POSTROUTING -d " + pods + " -o eth0 -j DROP",
+	} {
+		if !slices.Contains(unit, "ExecStart=/usr/sbin/iptables -w "+rule) { // "=-" would go on without it
+			t.Errorf("the node has no rule %q", rule)
+		}
+	}
+	kubelet := read("kubelet.service.d/20-mllab.conf")
+	for _, line := range []string{"Requires=mllab-network.service", "After=containerd.service mllab-network.service"} {
+		if !slices.Contains(kubelet, line) {
+			t.Errorf("the kubelet starts pods without the rules: no %q", line)
+		}
+	}
+	_, subnet, err := net.ParseCIDR(services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subnet.IP[3]++
+	if api := "-d " + subnet.IP.String() + " -p tcp --dport 443 -j REDIRECT"; !strings.Contains(strings.Join(unit, "\n"), api) {
+		t.Errorf("the way to the API has no rule with %q", api)
 	}
 }
