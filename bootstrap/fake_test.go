@@ -23,32 +23,35 @@ import (
 
 // world is a machine in memory: podman with its records, kind, the image cache and the lab's API.
 type world struct {
-	t          *testing.T
-	containers []container
-	dead       map[string]bool // containers whose processes are gone although the record says up
-	volumes    map[string]string
-	images     []string
-	network    bool
-	users      []string // other containers on kind's network
-	onNode     []string // images in the node's containerd
-	calls      []string // of the engine, those that change something
-	failing    map[string]error
-	env        map[string]string
-	machine    machine
-	installs   int
-	installErr error
-	gitops     bool     // of the last install
-	outOfGit   []string // addons that somebody took out of the lab's Git
-	awaitErr   error
-	addonErr   map[string]error
-	rejected   []proxy.Rejection
-	unready    []addons.Unready
-	created    []string // configurations given to kind
-	createErr  []error  // one for each creation, nil for success
-	duringKind func()
-	serving    chan struct{} // if any, closed when addons are being applied
-	written    []string      // what went into the engine or the node
-	node       images.Node
+	t            *testing.T
+	containers   []container
+	dead         map[string]bool // containers whose processes are gone although the record says up
+	volumes      map[string]string
+	images       []string
+	network      bool
+	users        []string // other containers on kind's network
+	onNode       []string // images in the node's containerd
+	calls        []string // of the engine, those that change something
+	failing      map[string]error
+	env          map[string]string
+	machine      machine
+	installs     int
+	installErr   error
+	gitops       bool     // of the last install
+	outOfGit     []string // addons that somebody took out of the lab's Git
+	awaitErr     error
+	addonErr     map[string]error
+	rejected     []proxy.Rejection
+	unready      []addons.Unready
+	created      []string // configurations given to kind
+	createErr    []error  // one for each creation, nil for success
+	duringKind   func()
+	blockKind    bool          // kind comes back only when it is interrupted
+	serving      chan struct{} // if any, closed when addons are being applied
+	written      []string      // what went into the engine or the node
+	node         images.Node
+	kubeletFails chan struct{} // closed when it begins to
+	journal      []string      // the kubelet's
 }
 
 const testRef = "localhost/mllab-node:abc"
@@ -178,6 +181,9 @@ func (k *fakeKind) create(ctx context.Context, config, image string) error {
 	if w.duringKind != nil {
 		w.duringKind()
 	}
+	if w.blockKind {
+		<-ctx.Done()
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -260,6 +266,18 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 			return errors.New("cannot exec in a stopped container")
 		}
 		return nil
+	case strings.HasSuffix(line, followKubelet):
+		told := make(chan error, 1)
+		go func() { _, err := io.Copy(io.Discard, c.Stdin); told <- err }()
+		select {
+		case <-w.kubeletFails:
+			_, err := io.WriteString(c.Stdout, strings.Repeat(crashed, kubeletFailures))
+			return errors.Join(err, <-told)
+		case err := <-told: // to end
+			return err
+		}
+	case strings.Contains(line, "journalctl"):
+		return say(w.journal...)
 	case strings.Contains(line, " ctr "):
 		return say(w.onNode...)
 	case strings.Contains(line, "memory.current"):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -32,6 +33,7 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	poll := time.NewTicker(200 * time.Millisecond)
 	defer poll.Stop()
 	last := "not asked yet"
+	var stuck time.Time       // since when pods cannot be started for want of inotify
 	dropped := since.IsZero() // only a cluster that was stopped has leases and addresses of the dead
 	for {
 		if !dropped {
@@ -45,6 +47,13 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 		if ctx.Err() == nil { // else it only says that the time is over
 			last = why
 			reason(why)
+		}
+		if !outOfInotify(last) {
+			stuck = time.Time{}
+		} else if stuck.IsZero() {
+			stuck = time.Now()
+		} else if time.Since(stuck) > kubeletWindow {
+			return "", errors.New(last)
 		}
 		select {
 		case <-ctx.Done():
@@ -86,13 +95,28 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 				return "", "API: " + err.Error()
 			}
 			if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
-				return "", "kube-proxy does not run yet"
+				return "", "kube-proxy does not run yet" + prefixed(": ", l.lastWarning(ctx))
 			}
 			return n.Status.NodeInfo.KubeletVersion, ""
 		}
 		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name)
 	}
 	return "", "no node has registered yet"
+}
+
+// lastWarning returns the newest warning about kube-proxy's pod, "" when there is none.
+func (l liveLab) lastWarning(ctx context.Context) string {
+	var list corev1.EventList
+	if err := l.kube.List(ctx, &list); err != nil {
+		return ""
+	}
+	var newest corev1.Event
+	for _, e := range list.Items {
+		if e.Type == corev1.EventTypeWarning && e.Namespace == "kube-system" && strings.HasPrefix(e.InvolvedObject.Name, "kube-proxy-") && !e.LastTimestamp.Before(&newest.LastTimestamp) {
+			newest = e
+		}
+	}
+	return newest.Message
 }
 
 // controlPlane is the key of the taint that kubeadm gives its node.

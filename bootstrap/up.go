@@ -74,10 +74,13 @@ func up(ctx context.Context, o Options, p parts) (Summary, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 
-	u := &upRun{Options: o, parts: p, store: o.store(), began: time.Now()}
+	ctx, stop := context.WithCancelCause(ctx)
+	u := &upRun{Options: o, parts: p, store: o.store(), began: time.Now(), stop: stop}
+	defer u.watching.Wait()
+	defer stop(nil)
 	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
 	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.loadMissing, u.installAddons} {
-		if err := step(ctx); err != nil {
+		if err := u.cause(step(ctx)); err != nil {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				err = fault.Hinted(err, fmt.Sprintf("it was given %s in all: raise --timeout, and `mllab up` goes on where it was", o.Timeout))
 			}
@@ -107,6 +110,29 @@ type upRun struct {
 
 	mu       sync.Mutex // of sum.Steps
 	creation *creation  // of a cluster that this call makes
+
+	stop     context.CancelCauseFunc // ends this call
+	watching sync.WaitGroup
+	kubelet  atomic.Pointer[error] // why it does not run, once that is known
+}
+
+// watchKubelet ends this call when the node's kubelet does not run, in whatever step.
+func (u *upRun) watchKubelet(ctx context.Context, e *engine) {
+	u.watching.Go(func() {
+		if err := e.watchKubelet(ctx, nodeName(u.Name)); err != nil {
+			err = withKubeletFix(err, u.survey.Machine)
+			u.kubelet.Store(&err)
+			u.stop(err)
+		}
+	})
+}
+
+// cause returns err, or why the kubelet does not run when err is only that this call was ended for that.
+func (u *upRun) cause(err error) error {
+	if dead := u.kubelet.Load(); dead != nil && errors.Is(err, context.Canceled) {
+		return *dead
+	}
+	return err
 }
 
 // creation is a cluster in the making. Once done is closed it is made, unless err says why not.
@@ -133,7 +159,7 @@ func (c *creation) wait(ctx context.Context) error {
 func (u *upRun) timed(name string, do func(report.Task) (string, error)) error {
 	began, task := time.Now(), u.Report.Step(name)
 	changed, err := do(task)
-	if err != nil {
+	if err = u.cause(err); err != nil {
 		task.Fail(err)
 		return err
 	}
@@ -248,6 +274,7 @@ func (u *upRun) resolveImages(ctx context.Context) error {
 // ensureCluster leaves a cluster of ours whose API answers: one that is ready, or one in the making.
 func (u *upRun) ensureCluster(ctx context.Context) error {
 	e := u.survey.Engine
+	u.watchKubelet(ctx, e)
 	switch u.survey.Action {
 	case keep:
 		err := u.timed("cluster", func(report.Task) (string, error) {
@@ -470,7 +497,9 @@ func (u *upRun) awaitKubernetes(ctx context.Context) error {
 		defer cancel()
 		u.sum.Kubernetes, err = l.await(bounded, time.Time{}, t.Update)
 		if err != nil {
-			if ctx.Err() == nil {
+			if outOfInotify(err.Error()) {
+				err = withKubeletFix(err, u.survey.Machine)
+			} else if ctx.Err() == nil {
 				err = fault.Hinted(err, "the node runs, but Kubernetes in it does not answer: `"+u.command("down")+"`, then up again")
 			}
 			return "", err

@@ -1,0 +1,73 @@
+package bootstrap
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mllab.local/internal/fault"
+)
+
+const crashed = "kubelet.service: Main process exited, code=exited, status=1/FAILURE\nkubelet.service: Failed with result 'exit-code'.\nkubelet.service: Scheduled restart job, restart counter is at 1.\n"
+
+func TestUpEndsWithTheLastWordsOfAKubeletThatDoesNotRun(t *testing.T) {
+	for _, c := range []struct{ name, word, fix string }{
+		{"no inotify instances", "E1128 18:16:13.123456     421 run.go:72] \"command failed\" err=\"failed to run Kubelet: inotify_init: too many open files\"", "sysctl fs.inotify.max_user_instances=512"},
+		{"a flag", "E1128 18:16:13.123456     421 run.go:72] \"command failed\" err=\"failed to parse kubelet flag: unknown flag: --no-such\"", "correct what it names"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			o := w.options()
+			w.journal = []string{"I1128 18:16:13.123456     421 server.go:1] \"starting\"", c.word, strings.Replace(c.word, "421", "422", 1)}
+			w.kubeletFails, w.blockKind = make(chan struct{}), true
+			w.duringKind = func() { close(w.kubeletFails) }
+			_, err := up(t.Context(), o, w.parts())
+			_, text, _ := strings.Cut(c.word, "] ")
+			if err == nil || !strings.HasSuffix(err.Error(), "the node's kubelet does not run; its last words:\n  "+text) || !strings.Contains(fault.Hint(err), c.fix) || fault.Code(err) != 1 {
+				t.Errorf("%v\nhint: %s", err, fault.Hint(err))
+			}
+			w.clean(o)
+		})
+	}
+}
+
+func TestAKubeletThatFailsTwiceIsGivenTime(t *testing.T) {
+	now, stopped := time.Now(), 0
+	f := &failures{stop: func() { stopped++ }, now: func() time.Time { return now }}
+	for range 10 {
+		now = now.Add(kubeletWindow/2 + time.Second)
+		if _, err := f.Write([]byte(crashed)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f.final || stopped > 0 {
+		t.Error("two failures in a window were taken for final")
+	}
+	for i := range len(crashed) { // pipes cut lines anywhere
+		_, _ = f.Write([]byte(crashed[i : i+1]))
+	}
+	if !f.final {
+		t.Error("three failures in a window were not seen")
+	}
+	f = &failures{stop: func() {}, now: time.Now}
+	if _, err := f.Write([]byte("kubelet.service: Job kubelet.service/start failed with result 'dependency'.\n")); err != nil || !f.final {
+		t.Error("what it needs failed, and systemd does not try again")
+	}
+}
+
+func TestTheKubeletsLastWordsAreItsErrors(t *testing.T) {
+	got := lastWords([]string{
+		"E1128 18:16:10.000000     400 run.go:72] \"command failed\" err=\"old\"",
+		"I1128 18:16:12.000000     421 server.go:5] \"Kubelet version\"",
+		"E1128 18:16:12.000001     421 kubelet.go:9] \"cannot\" err=\"x\"",
+		"F1128 18:16:13.000000     421 run.go:72] \"command failed\" err=\"y\"",
+		"F1128 18:16:14.000000     433 run.go:72] \"command failed\" err=\"y\"", "",
+	})
+	if want := []string{`"command failed" err="old"`, `"cannot" err="x"`, `"command failed" err="y"`}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if got := lastWords([]string{"", "iptables: no chain by that name", "iptables: no chain by that name"}); !slices.Equal(got, []string{"iptables: no chain by that name"}) {
+		t.Errorf("without errors: %q", got)
+	}
+}
