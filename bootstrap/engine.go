@@ -379,6 +379,15 @@ func (e *engine) alive(ctx context.Context, name string) bool {
 	return err == nil
 }
 
+// startedAt returns when a container was last started; zero when the engine does not say.
+func (e *engine) startedAt(ctx context.Context, name string) (at time.Time) {
+	out, err := e.out(ctx, "container", "inspect", "--format", "{{json .State.StartedAt}}", name)
+	if err != nil || json.Unmarshal([]byte(out), &at) != nil {
+		return time.Time{}
+	}
+	return at
+}
+
 func (e *engine) start(ctx context.Context, name string) error {
 	_, err := e.out(ctx, "start", name)
 	return err

@@ -50,6 +50,9 @@ type world struct {
 	serving      chan struct{} // if any, closed when addons are being applied
 	written      []string      // what went into the engine or the node
 	node         images.Node
+	awaitSince   time.Time     // of the last wait for the node
+	startedAt    time.Time     // of its container
+	sampleErr    error         // of a request from outside
 	kubeletFails chan struct{} // closed when it begins to
 	journal      []string      // the kubelet's
 }
@@ -116,7 +119,8 @@ func (w *world) parts() parts {
 	}
 }
 
-func (w *world) await(ctx context.Context, _ time.Time, _ func(string)) (string, error) {
+func (w *world) await(ctx context.Context, since time.Time, _ func(string)) (string, error) {
+	w.awaitSince = since
 	if w.awaitErr != nil {
 		return "", w.awaitErr
 	}
@@ -148,6 +152,13 @@ func (w *world) install(ctx context.Context, gitops bool, _ string, pods addons.
 
 func (w *world) ready(_ context.Context, _ bool, a addons.Addon, _ addons.Images) error {
 	return w.addonErr[a.Name]
+}
+
+func (w *world) ask(_ context.Context, gateway, addon string) (string, string, error) {
+	if addon != "sample" {
+		return "", "", nil
+	}
+	return "GET " + gateway, "200 from sample", w.sampleErr
 }
 
 func (w *world) requests(context.Context) (kube.Requests, error) {
@@ -260,6 +271,9 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		}
 		return say(lines...)
 	case strings.HasPrefix(line, "ps -a --no-trunc --filter name="), strings.HasPrefix(line, "container inspect"):
+		if strings.Contains(line, "StartedAt") {
+			return say(w.startedAt.Format(`"` + time.RFC3339Nano + `"`))
+		}
 		return say("")
 	case strings.HasPrefix(line, "exec") && last == "true":
 		if i := find(c.Args[1]); i < 0 || w.containers[i].Status != "up" || w.dead[c.Args[1]] {
@@ -276,6 +290,8 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		case err := <-told: // to end
 			return err
 		}
+	case strings.HasSuffix(line, "systemctl is-active kubelet"):
+		return say("active")
 	case strings.Contains(line, "journalctl"):
 		return say(w.journal...)
 	case strings.Contains(line, " ctr "):

@@ -127,7 +127,15 @@ func (l liveLab) install(ctx context.Context, gitops bool, gateway string, pods 
 	if gitops {
 		install = addons.InstallByGit
 	}
-	return install(ctx, addons.Env{Kube: l.kube, Gateway: gateway, Send: probe.NewHTTP(10 * time.Second)}, pods, list, im, r)
+	return install(ctx, l.env(gateway), pods, list, im, r)
+}
+
+func (l liveLab) env(gateway string) addons.Env {
+	return addons.Env{Kube: l.kube, Gateway: gateway, Send: probe.NewHTTP(10 * time.Second)}
+}
+
+func (l liveLab) ask(ctx context.Context, gateway, addon string) (asked, answer string, err error) {
+	return addons.Ask(ctx, l.env(gateway), addon)
 }
 
 func (l liveLab) followed(ctx context.Context) (string, error) { return addons.Followed(ctx, l.kube) }

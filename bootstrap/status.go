@@ -33,7 +33,23 @@ type StatusReport struct {
 	Flux []addons.Unready `json:"fluxNotReady,omitempty"`
 	// Proxies are those that refuse their configuration. When the gateway does, no route can be changed: the lab is not ready.
 	Proxies []proxy.Rejection `json:"proxiesRefusing,omitempty"`
-	Next    string            `json:"next"`
+	// Checks are what was asked of the lab itself, beside what its API remembers.
+	Checks []Check `json:"checks,omitempty"`
+	Next   string  `json:"next"`
+}
+
+// Check is one question and its answer.
+type Check struct {
+	Asked  string `json:"asked"`
+	OK     bool   `json:"ok"`
+	Answer string `json:"answer"` // the error when it is not OK
+}
+
+func newCheck(asked, answer string, err error) Check {
+	if err != nil {
+		answer = err.Error()
+	}
+	return Check{asked, err == nil, answer}
 }
 
 // AddonStatus says whether an addon's objects are ready, and if not, which one and why.
@@ -105,8 +121,15 @@ func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
 		return r, ctx.Err()
 	}
 	r.Requests, _ = l.requests(bounded) // nice to know, no more
+	state, err := e.out(bounded, "exec", found[0].Name, "systemctl", "is-active", "kubelet")
+	r.Checks = []Check{newCheck("systemctl is-active kubelet, in the node", state, err)}
 	if err := r.askAddons(ctx, l, st); err != nil {
 		return r, err
+	}
+	for _, c := range r.Checks {
+		if !c.OK && r.Why == "" {
+			r.Why = c.Asked + ": " + c.Answer
+		}
 	}
 	if st.Phase != phaseReady && r.Why == "" {
 		r.Why = "the last up did not come to its end"
@@ -139,7 +162,12 @@ func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 			}
 		})
 	}
+	checks := make([]Check, len(list))
 	for i, a := range list {
+		wg.Go(func() {
+			asked, answer, err := l.ask(ctx, r.URL, a.Name)
+			checks[i] = newCheck(asked, answer, err)
+		})
 		wg.Go(func() {
 			r.Addons[i] = AddonStatus{Name: a.Name, Ready: true}
 			if err := l.ready(ctx, gitops, a, addons.Images(st.Images)); err != nil {
@@ -156,6 +184,11 @@ func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 		wg.Go(func() { r.Proxies, unknown = l.rejections(ctx) })
 	}
 	wg.Wait()
+	for i, c := range checks {
+		if c.Asked != "" && !r.Addons[i].Gone {
+			r.Checks = append(r.Checks, c)
+		}
+	}
 	for _, a := range r.Addons {
 		if !a.Ready && !a.Gone && r.Why == "" {
 			first, _, _ := strings.Cut(a.Why, "\n")

@@ -28,6 +28,12 @@ func TestStatus(t *testing.T) {
 		{"an addon is broken", func(w *world, _ Options) {
 			w.addonErr["istio"] = errors.New("Deployment/istio-system/istiod: 0/1 ready")
 		}, false, "istio: Deployment/istio-system/istiod: 0/1 ready", "mllab up"},
+		{"the gateway answers 503 although its Deployment is ready", func(w *world, _ Options) {
+			w.sampleErr = errors.New("status 503 from a proxy, not from the application")
+		}, false, "GET http://127.0.0.1:8080: status 503 from a proxy, not from the application", "mllab up"},
+		{"the kubelet does not run although the node was ready", func(w *world, _ Options) {
+			w.failing["exec mllab-control-plane systemctl"] = errors.New("exit status 3: inactive")
+		}, false, "systemctl is-active kubelet, in the node: exit status 3: inactive", "mllab up"},
 		{"no engine", func(w *world, _ Options) { w.failing["info"] = errors.New("exit status 1: Cannot connect to Podman") }, false, "podman is installed, but its machine is not running", "mllab doctor"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -43,7 +49,8 @@ func TestStatus(t *testing.T) {
 			if len(w.calls) > 0 {
 				t.Errorf("it changed something: %v", w.calls)
 			}
-			if c.ready && (r.Memory != 600 || r.URL != "http://127.0.0.1:8080" || r.Kubernetes != "v1.34.4" || len(r.Addons) == 0) {
+			if c.ready && (r.Memory != 600 || r.URL != "http://127.0.0.1:8080" || r.Kubernetes != "v1.34.4" || len(r.Addons) == 0 ||
+				!slices.Equal(r.Checks, []Check{{"systemctl is-active kubelet, in the node", true, "active"}, {"GET http://127.0.0.1:8080", true, "200 from sample"}})) {
 				t.Errorf("%+v", r)
 			}
 		})
@@ -98,6 +105,9 @@ func TestStatusOfALabUnderGitOps(t *testing.T) {
 	r, err := status(t.Context(), o, w.parts())
 	if err != nil || !r.Ready || r.GitOps != "main@sha1:abc" {
 		t.Errorf("an addon that a commit took away: %+v, %v", r, err)
+	}
+	if len(r.Checks) != 1 {
+		t.Errorf("an addon that is gone was asked: %+v", r.Checks)
 	}
 	for _, a := range r.Addons {
 		if a.Gone != (a.Name == "sample") || a.Ready == a.Gone {

@@ -289,11 +289,16 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return u.awaitKubernetes(ctx)
+		// Somebody may have started the node by hand: then the API remembers what was so before.
+		since := e.startedAt(ctx, nodeName(u.Name))
+		if !since.After(u.st.Changed.Add(time.Second)) { // which has whole seconds
+			since = time.Time{}
+		}
+		return u.awaitKubernetes(ctx, since)
 	case revive:
 		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.revive(ctx, e, t) })
 		if err == nil {
-			return u.awaitKubernetes(ctx)
+			return u.awaitKubernetes(ctx, time.Time{})
 		}
 		if ctx.Err() != nil {
 			return err
@@ -323,7 +328,7 @@ func (u *upRun) begin(ctx context.Context, e *engine) error {
 		defer close(c.done)
 		defer stop()
 		if c.err = u.timed("cluster", func(t report.Task) (string, error) { return "created", u.create(ctx, e, apiPort, t) }); c.err == nil {
-			c.err = u.awaitKubernetes(ctx)
+			c.err = u.awaitKubernetes(ctx, time.Time{})
 		}
 	}()
 	if c.lab, err = u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).serving(serving, apiPort); err == nil {
@@ -487,7 +492,8 @@ func (u *upRun) makeHostParts(ctx context.Context, e *engine) error {
 	return nil
 }
 
-func (u *upRun) awaitKubernetes(ctx context.Context) error {
+// awaitKubernetes waits for the API, and for a node that has reported since then.
+func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) error {
 	return u.timed("kubernetes", func(t report.Task) (string, error) {
 		l, err := u.lab(u.store.kubeconfig())
 		if err != nil {
@@ -495,7 +501,7 @@ func (u *upRun) awaitKubernetes(ctx context.Context) error {
 		}
 		bounded, cancel := context.WithTimeout(ctx, apiBound)
 		defer cancel()
-		u.sum.Kubernetes, err = l.await(bounded, time.Time{}, t.Update)
+		u.sum.Kubernetes, err = l.await(bounded, since, t.Update)
 		if err != nil {
 			if outOfInotify(err.Error()) {
 				err = withKubeletFix(err, u.survey.Machine)

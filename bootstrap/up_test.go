@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mllab.local/internal/fault"
 )
@@ -462,5 +463,19 @@ func TestThePlanSaysWhatGitOpsAdds(t *testing.T) {
 	}
 	if len(doc.Addons) != len(plain.Addons)+2 || doc.Addons[len(doc.Addons)-1].Name != "git" {
 		t.Errorf("addons: %+v", doc.Addons)
+	}
+}
+
+func TestANodeThatWasStartedByHandIsNotBelievedForWhatItWasBefore(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	w.startedAt = time.Now()
+	mustUp(t, w, o)
+	if mustUp(t, w, o); !w.awaitSince.IsZero() {
+		t.Errorf("a node that ran all the time is asked for reports since %s", w.awaitSince)
+	}
+	w.startedAt = time.Now().Add(time.Minute)
+	if mustUp(t, w, o); !w.awaitSince.Equal(w.startedAt) {
+		t.Errorf("a node that was started again is asked for reports since %s, not %s", w.awaitSince, w.startedAt)
 	}
 }

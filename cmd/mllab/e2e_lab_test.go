@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,6 +85,26 @@ func TestLab(t *testing.T) {
 		denied := c
 		denied.env = append(slices.Clone(c.env), "PATH="+dir+":/bin")
 		denied.run("up", "--engine", "docker").exits(t, 2, "permission")
+	})
+
+	c.part(t, "a variable that points nowhere is named with its value", func(t *testing.T) {
+		for _, v := range []string{"CONTAINER_HOST=unix:///nowhere", "CONTAINERS_CONF=/nowhere", "DOCKER_HOST=unix:///nowhere", "KIND_EXPERIMENTAL_PROVIDER=nowhere", "TMPDIR=/nowhere", "HOME=/nowhere"} {
+			misled := c
+			misled.env = append(slices.DeleteFunc(slices.Clone(c.env), func(e string) bool { return strings.HasPrefix(e, "MLLAB_CACHE_DIR=") }), v)
+			engine := "podman"
+			if strings.HasPrefix(v, "DOCKER") {
+				engine = "docker"
+			}
+			args := []string{"up", "--engine", engine}
+			if key, _, _ := strings.Cut(v, "="); key == "KIND_EXPERIMENTAL_PROVIDER" {
+				args = args[:1]
+			} else if _, err := exec.LookPath(engine); err != nil && engine != "podman" {
+				continue // it is not installed here
+			}
+			r := misled.run(args...)
+			key, value, _ := strings.Cut(v, "=")
+			r.exits(t, 2, key, value, "hint:")
+		}
 	})
 
 	c.part(t, "a port in use is refused before anything is made", func(t *testing.T) {
@@ -194,6 +215,9 @@ func TestLab(t *testing.T) {
 		if !lab.Ready || lab.URL == "" || lab.Kubernetes == "" || lab.Memory == 0 || len(lab.Addons) <= 4 {
 			t.Errorf("got %+v", lab)
 		}
+		if !slices.ContainsFunc(lab.Checks, func(k bootstrap.Check) bool { return k.OK && strings.HasPrefix(k.Asked, "GET "+lab.URL) }) {
+			t.Errorf("the sample was not asked: %+v", lab.Checks)
+		}
 		st, err := os.Stat(lab.Kubeconfig)
 		if err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("kubeconfig: %v, %v", st.Mode(), err)
@@ -208,6 +232,8 @@ func TestLab(t *testing.T) {
 			}
 		}
 	})
+
+	c.part(t, "what has no way in the lab does not leave its node", func(t *testing.T) { testNothingLeavesTheNode(t, c) })
 
 	c.part(t, "a person's programs reach it, and ask no proxy for it", func(t *testing.T) { testAccess(t, c) })
 

@@ -13,7 +13,7 @@ import (
 // either. The node must refuse each packet by its own rules, and eth0 must see none.
 func testNothingLeavesTheNode(t *testing.T, c cli) {
 	sh := func(script string) string {
-		return engine(t, "exec", e2eCluster+"-control-plane", "bash", "-c", script)
+		return engine(t, "exec", c.node(), "bash", "-c", script)
 	}
 	packets := func(table, chain, target, address string) int {
 		out := sh(fmt.Sprintf("iptables -w -t %s -nvxL %s | awk '$3 == %q && $NF != \"\" && index($0, %q) {n += $1} END {print n+0}'", table, chain, target, address))

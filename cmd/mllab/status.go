@@ -74,6 +74,9 @@ func printStatus(w io.Writer, r bootstrap.StatusReport) {
 		}
 		row("addon", fmt.Sprintf("%-14s %s", a.Name, state))
 	}
+	for _, c := range r.Checks {
+		row("asked", c.Asked+": "+oneLine(c.Answer))
+	}
 	for _, f := range r.Flux {
 		row("flux", f.Object+" "+oneLine(f.Why))
 	}
