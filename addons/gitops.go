@@ -189,7 +189,7 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Addon, im Image
 		return installed, err
 	}
 	task.Done(g.said)
-	results, err := install(ctx, env, g.list, im, r, hands{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }})
+	results, err := install(ctx, env, g.list, im, r, hands{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }, env.Kube.Progress})
 	return g.merged(list, installed, results), err
 }
 

@@ -52,7 +52,7 @@ func Prepared(ctx context.Context, list []Addon, im Images) []Addon {
 // node may be in the making. The first failure stops the others; its error names the addon.
 // There is one Result per addon, in list's order, on failure too.
 func Install(ctx context.Context, env Env, pods Use, list []Addon, im Images, r report.Reporter) ([]Result, error) {
-	return install(ctx, env, list, im, r, hands{env.Kube.Apply, env.Kube.Wait, pods})
+	return install(ctx, env, list, im, r, hands{env.Kube.Apply, env.Kube.Wait, pods, env.Kube.Progress})
 }
 
 // hands are what Install does to a cluster.
@@ -60,6 +60,8 @@ type hands struct {
 	apply func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error)
 	wait  func(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error
 	pods  Use // returns when the node runs pods
+	// progress returns a text that changes while the cluster comes further.
+	progress func(ctx context.Context) (string, error)
 }
 
 // job is one addon on its way; its channels are closed when that has happened.
@@ -170,7 +172,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 		close(j.serves)
 	}
 	if a.Settle != nil {
-		if err := a.Settle(ctx, env, task.Update); err != nil {
+		if err := patiently(ctx, h.progress, task.Update, func() error { return a.Settle(ctx, env, task.Update) }); err != nil {
 			return fmt.Errorf("settling: %w", err)
 		}
 	}
@@ -183,7 +185,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	both, bctx := errgroup.WithContext(ctx)
 	if a.Serves != nil {
 		both.Go(func() error {
-			if err := a.Serves(bctx, env, func(string) {}); err != nil {
+			if err := patiently(bctx, h.progress, func(string) {}, func() error { return a.Serves(bctx, env, func(string) {}) }); err != nil {
 				return fmt.Errorf("waiting until it serves: %w", err)
 			}
 			close(j.serves)
@@ -219,7 +221,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	j.result.Seconds = time.Since(start).Seconds()
 	task.Update("ready, verifying it by use")
 	start = time.Now()
-	err = a.Verify(ctx, env, task.Update)
+	err = patiently(ctx, h.progress, task.Update, func() error { return a.Verify(ctx, env, task.Update) })
 	j.result.VerifySeconds = time.Since(start).Seconds()
 	if err != nil {
 		return fmt.Errorf("verifying: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -66,7 +67,8 @@ func (d *diary) hands(hook func(ctx context.Context, doing, name string) error) 
 			d.say("ready %s", name)
 			return err
 		},
-		pods: func(ctx context.Context, _ Env, _ func(string)) error { return hook(ctx, "pods", "") },
+		pods:     func(ctx context.Context, _ Env, _ func(string)) error { return hook(ctx, "pods", "") },
+		progress: func(context.Context) (string, error) { return "", nil },
 	}
 }
 
@@ -386,5 +388,33 @@ func TestSelectRefusesACircle(t *testing.T) {
 	_, err = choose([]Addon{d.fake("a", []string{"ghost"}, nil)}, []string{"a"})
 	if err == nil || fault.Code(err) != 1 || !strings.Contains(err.Error(), "ghost") {
 		t.Errorf("error is %v, want our own mistake, naming ghost", err)
+	}
+}
+
+func TestAnAddonIsGivenTimeWhileTheClusterComesFurther(t *testing.T) {
+	late := fmt.Errorf("git: %w", &lateError{"reading the refs", verifyLimit, errors.New("status 503")})
+	for name, c := range map[string]struct {
+		states []string // what progress says, one for each time it is asked
+		errs   []error  // of one try each
+		want   error
+		tries  int
+	}{
+		"it comes up in the third limit": {[]string{"a", "b", "b", "c", "c"}, []error{late, late, nil}, nil, 3},
+		"nothing moves":                  {[]string{"a", "a"}, []error{late}, late, 1},
+		"it moved once, and then stood":  {[]string{"a", "b", "b", "b"}, []error{late, late}, late, 2},
+		"it failed, and was not late":    {[]string{"a", "b"}, []error{fs.ErrNotExist}, fs.ErrNotExist, 1},
+	} {
+		tries, asked := 0, 0
+		err := patiently(t.Context(), func(context.Context) (string, error) { asked++; return c.states[asked-1], nil }, func(string) {},
+			func() error { tries++; return c.errs[tries-1] })
+		if !errors.Is(err, c.want) || tries != c.tries {
+			t.Errorf("%s: %v after %d tries", name, err, tries)
+		}
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	tries := 0
+	if err := patiently(over, func(context.Context) (string, error) { tries++; return fmt.Sprint(tries), nil }, func(string) {}, func() error { return late }); !errors.Is(err, late) {
+		t.Errorf("after the bound of all: %v", err)
 	}
 }

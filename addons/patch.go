@@ -2,6 +2,7 @@ package addons
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -126,8 +127,9 @@ func quickProbe(c map[string]any) {
 
 const (
 	pollEvery = 100 * time.Millisecond
-	// verifyLimit bounds one use of a ready addon. Right after a start, on a
-	// busy machine, webhooks and proxies follow their Deployments by seconds.
+	// verifyLimit bounds one use of a ready addon while no pod comes further (see
+	// patiently). Right after a start webhooks and proxies follow their Deployments
+	// by seconds.
 	verifyLimit = 90 * time.Second
 )
 
@@ -159,8 +161,36 @@ func pollFor(ctx context.Context, limit time.Duration, reason func(string), what
 			if ctx.Err() != nil {
 				return fmt.Errorf("%s: %w (last: %s)", what, ctx.Err(), oneLine(last))
 			}
-			return fmt.Errorf("%s: timeout after %s (last: %w)", what, limit, last)
+			return &lateError{what, limit, last}
 		}
+	}
+}
+
+// lateError says that something was not so within its limit.
+type lateError struct {
+	what  string
+	limit time.Duration
+	last  error
+}
+
+func (e *lateError) Error() string {
+	return fmt.Sprintf("%s: timeout after %s (last: %v)", e.what, e.limit, e.last)
+}
+func (e *lateError) Unwrap() error { return e.last }
+
+// patiently calls do again when it was late and the cluster came further meanwhile: a busy machine needs longer for all,
+// and verifyLimit is for one on which nothing moves. ctx is the bound of all calls together.
+func patiently(ctx context.Context, progress func(context.Context) (string, error), say func(string), do func() error) error {
+	for {
+		before, unknown := progress(ctx)
+		err := do()
+		if late := (*lateError)(nil); !errors.As(err, &late) || unknown != nil || ctx.Err() != nil {
+			return err
+		}
+		if after, unknown := progress(ctx); unknown != nil || after == before {
+			return err
+		}
+		say("the cluster still comes up: " + oneLine(err))
 	}
 }
 

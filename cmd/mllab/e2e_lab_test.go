@@ -98,7 +98,7 @@ func TestLab(t *testing.T) {
 			args := []string{"up", "--engine", engine}
 			if key, _, _ := strings.Cut(v, "="); key == "KIND_EXPERIMENTAL_PROVIDER" {
 				args = args[:1]
-			} else if _, err := exec.LookPath(engine); err != nil && engine != "podman" {
+			} else if _, err := exec.LookPath(engine); err != nil {
 				continue // it is not installed here
 			}
 			r := misled.run(args...)
