@@ -579,7 +579,10 @@ func decide(head string, log []labgit.Commit, read func(commit, folder string) (
 				change[path] = nil
 			}
 			maps.Copy(change, want)
-			d.changed[name] = map[bool]string{true: "created", false: "configured"}[len(was) == 0]
+			d.changed[name] = "configured"
+			if len(was) == 0 {
+				d.changed[name] = "created"
+			}
 			versions = append(versions, withVersion(name))
 		default:
 			if now[gitopsFolder+name+".yaml"] == nil {

@@ -126,6 +126,7 @@ type parts struct {
 	setenv   func(key, value string) error
 	machine  func(ctx context.Context, o Options, e *engine, port int) machine
 	freePort func() (int, error)
+	listen   func(port int) error // on 127.0.0.1, for a moment
 	resolve  func(context.Context, images.Options) (images.Node, error)
 	write    func(images.Node, context.Context, io.Writer) error // the node image as a docker-archive
 	archive  func(images.Node, context.Context, []string, io.Writer) error
@@ -170,7 +171,7 @@ type lab interface {
 
 func realParts() parts {
 	p := parts{
-		run: run.Exec{}, look: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort,
+		run: run.Exec{}, look: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
 		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Prepared, cluster: newKindCluster, lab: connect,
 	}
 	p.machine = func(ctx context.Context, o Options, e *engine, port int) machine {

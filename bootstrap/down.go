@@ -190,13 +190,18 @@ func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownRe
 		for _, ref := range refs {
 			if !o.Purge {
 				r.Kept = append(r.Kept, "node image "+ref)
-			} else if err := e.removeImage(ctx, ref); inUse(err) {
-				r.Kept = append(r.Kept, "node image "+ref+", which another lab uses")
-			} else if err != nil {
-				errs = append(errs, fmt.Errorf("removing %s: %w", ref, err))
-			} else {
-				r.Removed = append(r.Removed, "node image "+ref)
+				continue
 			}
+			used, err := e.usesImage(ctx, ref)
+			if err == nil && used {
+				r.Kept = append(r.Kept, "node image "+ref+", which another lab uses")
+				continue
+			}
+			if err := errors.Join(err, e.removeImage(ctx, ref)); err != nil {
+				errs = append(errs, fmt.Errorf("removing %s: %w", ref, err))
+				continue
+			}
+			r.Removed = append(r.Removed, "node image "+ref)
 		}
 	}
 	if !images.IsCache(o.Cache) {
@@ -216,9 +221,4 @@ func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownRe
 		r.Kept = append(r.Kept, link+", a symbolic link, and what it points to")
 	}
 	return errors.Join(append(errs, err)...)
-}
-
-// inUse knows docker's and podman's words for an image that a container is made of.
-func inUse(err error) bool {
-	return err != nil && (strings.Contains(err.Error(), "in use by") || strings.Contains(err.Error(), "is using its referenced image"))
 }

@@ -142,6 +142,22 @@ func TestDownKeepsTheRecordWhenTheEngineCannotBeAsked(t *testing.T) {
 	mustDown(t, w, w.options()) // no record: nothing to be sorry for
 }
 
+func TestPurgeKeepsTheNodeImageOfAnotherLab(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	other := o
+	other.Name, other.Port = "other", 9001
+	mustUp(t, w, other)
+	o.Purge, other.Purge = true, true
+	if r := mustDown(t, w, o); !slices.Contains(r.Kept, "node image "+testRef+", which another lab uses") || len(w.images) != 1 {
+		t.Errorf("kept %v, images %v", r.Kept, w.images)
+	}
+	if r := mustDown(t, w, other); !slices.Contains(r.Removed, "node image "+testRef) || len(w.images) != 0 {
+		t.Errorf("the last one removed %v, images %v", r.Removed, w.images)
+	}
+}
+
 func TestDownSaysWhichVolumeItCouldNotRemove(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()

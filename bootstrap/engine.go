@@ -471,6 +471,12 @@ func (e *engine) nodeImages(ctx context.Context) ([]string, error) {
 	return slices.DeleteFunc(refs, func(r string) bool { return !strings.HasPrefix(r, nodeImagePrefix) }), err
 }
 
+// usesImage reports whether a container, running or not, is made of the image.
+func (e *engine) usesImage(ctx context.Context, ref string) (bool, error) {
+	users, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "ancestor="+ref)
+	return len(users) > 0, err
+}
+
 func (e *engine) removeImage(ctx context.Context, ref string) error {
 	_, err := e.out(ctx, "rmi", ref)
 	return err

@@ -50,6 +50,7 @@ type world struct {
 	serving      chan struct{} // if any, closed when addons are being applied
 	written      []string      // what went into the engine or the node
 	node         images.Node
+	portErr      error         // of listening on a port
 	awaitSince   time.Time     // of the last wait for the node
 	startedAt    time.Time     // of its container
 	sampleErr    error         // of a request from outside
@@ -102,6 +103,7 @@ func (w *world) parts() parts {
 			return m
 		},
 		freePort: func() (int, error) { return 40123, nil },
+		listen:   func(int) error { return w.portErr },
 		resolve:  func(context.Context, images.Options) (images.Node, error) { return w.node, nil },
 		write: func(n images.Node, _ context.Context, out io.Writer) error {
 			_, err := io.WriteString(out, "image "+n.Ref)
@@ -256,6 +258,14 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 			return err
 		}
 		return say(string(data))
+	case strings.HasPrefix(line, "ps -a --quiet --filter ancestor="):
+		var users []string
+		for _, c := range w.containers {
+			if strings.HasSuffix(line, "="+c.Image) {
+				users = append(users, c.ID)
+			}
+		}
+		return say(users...)
 	case strings.HasPrefix(line, "ps -a --quiet --filter network="):
 		users := slices.Clone(w.users)
 		for _, c := range w.containers {
@@ -285,7 +295,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		go func() { _, err := io.Copy(io.Discard, c.Stdin); told <- err }()
 		select {
 		case <-w.kubeletFails:
-			_, err := io.WriteString(c.Stdout, strings.Repeat(crashed, kubeletFailures))
+			_, err := io.WriteString(c.Stdout, crashed)
 			return errors.Join(err, <-told)
 		case err := <-told: // to end
 			return err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,14 +26,15 @@ func (e *kubeletError) Error() string {
 
 const (
 	kubeletFailures = 3                // after which it does not run: systemd starts it again a second later
-	kubeletWindow   = 20 * time.Second // within which these are
+	kubeletWindow   = 30 * time.Second // within which these are
 	kubeletRetry    = time.Second      // until the node is there to be asked
 	kubeletGoodbye  = 5 * time.Second  // for the engine to end a process in the node
 )
 
-// followKubelet prints what systemd says of the kubelet from now on, until its input ends: an engine that is killed leaves
-// behind what it runs in a container.
-const followKubelet = `journalctl --follow --lines=0 --output=cat UNIT=kubelet.service & cat >/dev/null; kill $!`
+// followKubelet prints every two seconds how often systemd has started the kubelet again, and the state of the unit that
+// it needs. It follows no journal, which takes an inotify instance. It ends when its input does: an engine that is killed
+// leaves behind what it runs in a container.
+const followKubelet = `while :; do echo $(systemctl show --value -p NRestarts kubelet) $(systemctl show --value -p ActiveState mllab-network); sleep 2; done & cat >/dev/null; kill $!`
 
 // watchKubelet follows a node's kubelet, also one that does not exist yet, until ctx ends, and then returns nil. When the
 // kubelet keeps failing it returns a *kubeletError. kubeadm and kind would wait for minutes, and then not say why.
@@ -62,13 +64,19 @@ func (e *engine) watchKubelet(ctx context.Context, node string) error {
 	return nil
 }
 
-// failures reads systemd's lines about a unit, and calls stop when it has failed too often.
+// failures reads the lines of followKubelet, and calls stop when the kubelet was started again too often.
 type failures struct {
 	stop  func()
 	now   func() time.Time
 	part  []byte
-	times []time.Time
+	seen  []restarts // within the window
 	final bool
+}
+
+// restarts is how often systemd had started the kubelet again.
+type restarts struct {
+	at time.Time
+	n  int
 }
 
 // Write never fails.
@@ -80,13 +88,15 @@ func (f *failures) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		f.part = bytes.Clone(rest)
-		// "kubelet.service: Failed with result 'exit-code'.", "Job kubelet.service/start failed with result 'dependency'."
-		if !bytes.Contains(bytes.ToLower(line), []byte("failed with result")) {
-			continue
+		count, needed, _ := strings.Cut(string(line), " ")
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			continue // systemd is not there yet
 		}
 		now := f.now()
-		f.times = append(slices.DeleteFunc(f.times, func(t time.Time) bool { return now.Sub(t) > kubeletWindow }), now)
-		if len(f.times) >= kubeletFailures || bytes.Contains(line, []byte("'dependency'")) { // which systemd does not try again
+		f.seen = slices.DeleteFunc(f.seen, func(r restarts) bool { return now.Sub(r.at) > kubeletWindow || r.n > n })
+		f.seen = append(f.seen, restarts{now, n})
+		if n-f.seen[0].n >= kubeletFailures || needed == "failed" { // which systemd does not try again
 			f.final = true
 			f.stop()
 		}

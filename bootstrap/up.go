@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"mllab.local/addons"
@@ -303,7 +304,7 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		if isPortTaken(err) { // a node that is made anew would lose what is on it for that
+		if errors.Is(err, syscall.EADDRINUSE) { // a node that is made anew would lose what is on it for that
 			return fault.Usage("end what listens on that port, and then up again; or `"+u.command("down")+"` and up, which makes a new cluster", "%w", err)
 		}
 		u.Report.Note("cluster %s could not be started again, so it is made anew: %v", u.Name, err)
@@ -353,7 +354,8 @@ func (u *upRun) revive(ctx context.Context, e *engine, t report.Task) error {
 	t.Update("starting " + nodeName(u.Name))
 	started := time.Now()
 	if err := e.start(ctx, nodeName(u.Name)); err != nil {
-		return fmt.Errorf("starting cluster %s: %w", u.Name, err)
+		// The engine says in words what the kernel says by a number.
+		return fmt.Errorf("starting cluster %s: %w", u.Name, errors.Join(err, u.listen(u.st.Port)))
 	}
 	if err := u.cluster(e, u.Name, u.store.kubeconfig(), t.Update).writeKubeconfig(); err != nil {
 		return fmt.Errorf("reading the kubeconfig of cluster %s: %w", u.Name, err)
@@ -457,16 +459,10 @@ func (u *upRun) takeAway(ctx context.Context, e *engine) error {
 	return err
 }
 
-// isNameTaken knows kind's and the engines' words for it.
+// isNameTaken knows kind's and the engines' words for it: neither has a type for this error.
 func isNameTaken(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "node(s) already exist") || strings.Contains(text, "name") && strings.Contains(text, "already in use")
-}
-
-// isPortTaken knows the engines' words for a published port that somebody else has.
-func isPortTaken(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "address already in use") || strings.Contains(text, "port is already allocated")
 }
 
 // makeHostParts makes what all clusters of this machine share, and notes that it was mllab, before kind would.

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/opencontainers/go-digest"
@@ -194,7 +195,7 @@ func (s *containerdStore) record(ctx context.Context, ref string, img v1.Image, 
 		_, err := s.images.Create(ctx, cimages.Image{
 			Name: name, Target: target, Labels: map[string]string{"io.cri-containerd.image": "managed"},
 		})
-		if err != nil && (name == ref || !strings.Contains(err.Error(), "already exists")) {
+		if err != nil && (name == ref || !errdefs.IsAlreadyExists(err)) {
 			return err
 		}
 	}
