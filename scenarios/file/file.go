@@ -32,7 +32,7 @@ const NamespacePrefix = "mllab-"
 // MaxWithin bounds every wait that a file asks for.
 const MaxWithin = 3 * time.Minute
 
-// Rules are what a file is judged by beside its own text.
+// Rules are what a file is judged by, in addition to its own text.
 type Rules struct {
 	Domain   string   // suffix of the hosts behind the gateway
 	Taken    []string // names of mllab's own scenarios
@@ -128,7 +128,7 @@ type Watch struct {
 	Rate float64 `file:"rate"`
 }
 
-// Env is what a version gets that is applied from now on, beside its own.
+// Env is what a version that is applied from now on gets, in addition to its own.
 type Env struct {
 	Of      string            `file:"of"`
 	Version string            `file:"version"`
@@ -196,7 +196,7 @@ func (ExpectSplit) Claims() []string { return []string{"answers", "shares"} }
 // Claims of all answers are about routes when the request says who it is.
 func (e ExpectAll) Claims() []string { return []string{"answers", e.Claim()} }
 
-// Claim is the one beside answers.
+// Claim is the other one.
 func (e ExpectAll) Claim() string {
 	if len(e.Headers)+len(e.Cookies) > 0 {
 		return "routes"
@@ -323,5 +323,5 @@ func Read(name string, data []byte, rules Rules) (*File, error) {
 		}
 		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s: %s", name, p.line, p.column, p.path, p.says))
 	}
-	return nil, fault.Usage("mend the file; nothing was applied", "%s", strings.Join(lines, "\n"))
+	return nil, fault.Usage("correct the file; nothing was applied", "%s", strings.Join(lines, "\n"))
 }

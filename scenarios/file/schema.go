@@ -205,9 +205,9 @@ func (r *reader) check(s *schema, v *value) {
 	case text:
 		switch ok := formats[s.Format]; {
 		case s.Const != nil && s.Const != v.text:
-			r.wrong(v, "%s is none of: %s; use one of them", short(v.text), s.Const)
+			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), s.Const)
 		case s.Enum != nil && !slices.Contains(s.Enum, v.text):
-			r.wrong(v, "%s is none of: %s; use one of them", short(v.text), strings.Join(s.Enum, ", "))
+			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), strings.Join(s.Enum, ", "))
 		case !s.accepts(v.text), ok != nil && !ok(v.text):
 			r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
 		}

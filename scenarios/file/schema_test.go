@@ -135,7 +135,7 @@ func TestTheExamplesNameTheSchemaBesideThem(t *testing.T) {
 	}
 	const name = "scenario.schema.json"
 	if got, err := os.ReadFile(examples + name); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("write it anew: mllab scenario schema > manifests/scenarios/examples/%s (%v)", name, err)
+		t.Errorf("write it again: mllab scenario schema > manifests/scenarios/examples/%s (%v)", name, err)
 	}
 	files, err := filepath.Glob(examples + "*.yaml")
 	if err != nil || len(files) < 3 {

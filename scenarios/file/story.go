@@ -620,5 +620,5 @@ func (t *teller) later(v *value, e Env, first int, after bool) {
 			return
 		}
 	}
-	t.wrong(v, "no later step applies version %s of %s, so this would change nothing; set an earlier `after`, or apply it anew in the break", e.Version, e.Of)
+	t.wrong(v, "no later step applies version %s of %s, so this would change nothing; set an earlier `after`, or apply it again in the break", e.Version, e.Of)
 }
