@@ -48,7 +48,7 @@ type StepTime struct {
 const (
 	createBound  = 6 * time.Minute
 	apiBound     = 3 * time.Minute
-	addonsBound  = 10 * time.Minute
+	addonsBound  = 5 * time.Minute // without any news of an addon; Options.Timeout is the hard bound
 	cleanupBound = 90 * time.Second
 )
 
@@ -558,8 +558,9 @@ func (u *upRun) installAddons(ctx context.Context) error {
 			return err
 		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, addonsBound)
-	defer cancel()
+	patient, give := withPatience(ctx, addonsBound)
+	defer give()
+	bounded := context.Context(patient)
 	pods := func(context.Context, addons.Env, func(string)) error { return nil }
 	if c := u.creation; c != nil {
 		stopped, stop := context.WithCancelCause(bounded)
@@ -580,7 +581,7 @@ func (u *upRun) installAddons(ctx context.Context) error {
 		}
 	}
 	var err error
-	u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, u.list, addons.Images(u.node.Images), u.Report)
+	u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, u.list, addons.Images(u.node.Images), watched{u.Report, patient.changed})
 	if u.creation != nil {
 		if <-u.creation.done; u.creation.err != nil {
 			return u.creation.err // what stopped the addons
