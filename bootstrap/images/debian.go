@@ -61,6 +61,17 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 	return kept, nil
 }
 
+// unpack has mmdebstrap unpack packages with all that they need into an
+// archive. It checks Debian's signatures and runs nothing of the packages.
+func (b *built) unpack(ctx context.Context, archive string, packages []string, update func(string)) error {
+	return b.run.Run(ctx, run.Cmd{
+		Path:   "mmdebstrap",
+		Args:   []string{"--variant=extract", "--format=tar", "--include=" + strings.Join(packages, ","), debianSuite, archive},
+		Env:    []string{"SOURCE_DATE_EPOCH=0"},
+		Stderr: &lastLine{each: func(_ int64, line string) { update(strings.TrimPrefix(line, "I: ")) }},
+	})
+}
+
 // eachDebianEntry calls f for every entry of a Debian archive; names have
 // neither "./" nor a trailing slash.
 func eachDebianEntry(archive string, f func(name string, h *tar.Header, body io.Reader) error) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,13 @@ import (
 //
 //go:embed all:embedded
 var embedded embed.FS
+
+// embeddedProgram reports whether a module is a program of mllab itself, which
+// was compiled with it.
+func embeddedProgram(name string) bool {
+	_, err := fs.Stat(embedded, "embedded/"+name)
+	return err == nil
+}
 
 func embeddedFile(name string) ([]byte, error) {
 	data, err := embedded.ReadFile("embedded/" + name)

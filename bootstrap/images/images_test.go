@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -225,7 +225,7 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 		"argo-workflows": regexp.MustCompile(`^(golang\.org/x/oauth2|github\.com/(mattn/go-isatty|planetscale/vtprotobuf))$`),
 	}
 	versions := map[string]map[string][]string{}
-	for _, name := range []string{"", "kubernetes", "istio", "knative-serving", "knative-net-gateway-api", "coredns", "flux", "modelcar", "trainer", "kserve", "argo-workflows", "registry"} {
+	for _, name := range []string{"", "kubernetes", "istio", "knative-serving", "knative-net-gateway-api", "coredns", "flux", "trainer", "kserve", "argo-workflows", "registry"} {
 		file := filepath.Join("modules", name, "go.mod")
 		if name == "" {
 			file = "../../go.mod"
@@ -436,6 +436,111 @@ func TestThePythonImageIsTheSameFromBothSources(t *testing.T) {
 	}
 }
 
+// The base of both is what git needs of Debian's packages, wherever they come
+// from.
+func TestTheGitImageIsTheSameFromBothSources(t *testing.T) {
+	var debian bytes.Buffer
+	tw := tar.NewWriter(&debian)
+	for _, h := range []tar.Header{
+		{Name: "./", Typeflag: tar.TypeDir}, {Name: "./lib64", Linkname: "usr/lib64"}, {Name: "./bin/sh", Size: 1},
+		{Name: "./usr/bin/git", Size: 1}, {Name: "./usr/bin/perl", Size: 1}, {Name: "./usr/lib/git-core/git", Size: 1}, {Name: "./usr/lib/git-core/git-http-backend", Size: 1},
+		{Name: "./usr/lib/git-core/git-imap-send", Size: 1}, {Name: "./lib/x86_64-linux-gnu/libc.so.6", Size: 1}, {Name: "./usr/lib/x86_64-linux-gnu/libcurl-gnutls.so.4", Size: 1},
+		{Name: "./usr/lib/x86_64-linux-gnu/libpcre2-8.so.0", Linkname: "libpcre2-8.so.0.11.2"}, {Name: "./usr/lib/x86_64-linux-gnu/libpcre2-8.so.0.11.2", Size: 1},
+		{Name: "./usr/lib64/ld-linux-x86-64.so.2", Size: 1}, {Name: "./usr/share/doc/git/copyright", Size: 1}, {Name: "./usr/share/doc/git/README", Size: 1},
+	} {
+		h.Mode = 0o755
+		if h.Linkname != "" {
+			h.Typeflag = tar.TypeSymlink
+		}
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(tw, strings.Repeat("x", int(h.Size)))
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	list, err := Select([]string{"gitserver"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	component := list[len(list)-1]
+	mirror := fill(t, nil)
+	r := &registrySource{mirror: mirror, report: report.Discard()}
+	ref, err := r.reference(component)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(debian.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(empty.Image, upstream)
+	if err == nil {
+		err = remote.Write(ref, img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &built{report: report.Discard(), run: run.Func(func(_ context.Context, c run.Cmd) error {
+		if c.Path != "mmdebstrap" || !slices.Contains(c.Args, "--include=git") {
+			t.Errorf("called is %s %q", c.Path, c.Args)
+		}
+		return os.WriteFile(c.Args[len(c.Args)-1], debian.Bytes(), 0o644)
+	})}
+
+	var configs []v1.Config
+	for _, source := range []Source{b, r} {
+		err := source.Images(t.Context(), t.TempDir(), []Component{component}, func(_ Component, img v1.Image) error {
+			layers, err := img.Layers()
+			if err != nil || len(layers) != 2 {
+				t.Fatalf("%s: %d layers, %v", source.Name(), len(layers), err)
+			}
+			names := strings.Fields(layerNames(t, layers[0]))
+			slices.Sort(names)
+			want := []string{"lib/x86_64-linux-gnu/libc.so.6", "lib64", "usr/lib/git-core/git", "usr/lib/git-core/git-http-backend",
+				"usr/lib/x86_64-linux-gnu/libpcre2-8.so.0", "usr/lib/x86_64-linux-gnu/libpcre2-8.so.0.11.2", "usr/lib64/ld-linux-x86-64.so.2", "usr/share/doc/git/copyright"}
+			if !slices.Equal(names, want) {
+				t.Errorf("%s: the base has %q, want %q", source.Name(), names, want)
+			}
+			if got, want := layerNames(t, layers[1]), "tmp/ usr/ usr/local/ usr/local/bin/ usr/local/bin/gitserver"; got != want {
+				t.Errorf("%s: the lab's own files are %s, want %s", source.Name(), got, want)
+			}
+			file, err := img.ConfigFile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			configs = append(configs, file.Config)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Another recipe is another image.
+		key, err := source.Key(component)
+		if err != nil {
+			t.Fatal(err)
+		}
+		another := component
+		another.Build.User = "0"
+		if other, err := source.Key(another); err != nil || other == key {
+			t.Errorf("%s: another recipe has the key %s, %v", source.Name(), other, err)
+		}
+	}
+	if len(configs) == 2 && !reflect.DeepEqual(configs[0], configs[1]) {
+		t.Errorf("the configurations differ: %+v and %+v", configs[0], configs[1])
+	}
+
+	// An image without git is not the lab's Git.
+	if err := remote.Write(ref, small(t, t.TempDir(), "no git")); err != nil {
+		t.Fatal(err)
+	}
+	err = r.Images(t.Context(), t.TempDir(), []Component{component}, func(Component, v1.Image) error { return nil })
+	if err == nil || !strings.Contains(err.Error(), "there is no /usr/lib/git-core/git") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func layerDigest(t *testing.T, l v1.Layer) string {
 	t.Helper()
 	d, err := l.DiffID()
@@ -542,7 +647,6 @@ func TestArgoIsCompiledFromACopyWithWhatItLacks(t *testing.T) {
 
 func TestEveryModuleOfTheTableIsPinnedAndOrdered(t *testing.T) {
 	ordered := map[string]bool{wheelModule: true, pythonModule: true}
-	maps.Copy(ordered, ownModules)
 	for _, m := range moduleOrder {
 		ordered[m] = true
 		if _, ok := modules[m]; !ok {
@@ -551,10 +655,10 @@ func TestEveryModuleOfTheTableIsPinnedAndOrdered(t *testing.T) {
 	}
 	for _, c := range table {
 		for _, m := range c.modules() {
-			if !ordered[m] {
+			if !ordered[m] && !embeddedProgram(m) {
 				t.Errorf("%s needs module %s, which nothing builds", c.Name, m)
 			}
-			if _, err := os.Stat(filepath.Join("modules", m)); err != nil && !ownModules[m] {
+			if _, err := os.Stat(filepath.Join("modules", m)); err != nil && !embeddedProgram(m) {
 				t.Errorf("%s needs module %s: %v", c.Name, m, err)
 			}
 		}

@@ -76,12 +76,7 @@ func (b *built) python(ctx context.Context, work string) (string, error) {
 	dir := filepath.Join(work, pythonModule)
 	err := b.wheels(ctx, dir, task.Update)
 	if err == nil {
-		err = b.run.Run(ctx, run.Cmd{
-			Path:   "mmdebstrap",
-			Args:   []string{"--variant=extract", "--format=tar", "--include=" + strings.Join(pythonPackages, ","), debianSuite, filepath.Join(dir, "base.tar")},
-			Env:    []string{"SOURCE_DATE_EPOCH=0"},
-			Stderr: &lastLine{each: func(_ int64, line string) { task.Update(strings.TrimPrefix(line, "I: ")) }},
-		})
+		err = b.unpack(ctx, filepath.Join(dir, "base.tar"), pythonPackages, task.Update)
 	}
 	if err != nil {
 		err = fault.Hinted(fmt.Errorf("making the Python image: %w", err), pipHint+"; and mmdebstrap: `mllab doctor`")
@@ -133,14 +128,9 @@ func (b *built) onPython(ctx context.Context, work string, c Component, base v1.
 	if err := addPython(files, dir); err != nil {
 		return nil, err
 	}
-	own := map[string]string{}
-	for _, bin := range c.Build.Binaries {
-		var err error
-		if own[bin.Module], err = unpackOwn(work, bin.Module); err != nil {
-			return nil, err
-		}
+	if err := c.Build.addOwn(files, work); err != nil {
+		return nil, err
 	}
-	c.Build.add(files, func(module string) string { return own[module] })
 	layer, err := newLayer(work, files.write)
 	if err != nil {
 		return nil, err

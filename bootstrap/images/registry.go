@@ -42,11 +42,11 @@ func (r *registrySource) Key(c Component) (string, error) {
 		return "", err
 	}
 	key := "registry " + runtime.GOARCH + " " + ref.Name()
-	if !c.Build.Python {
+	if !c.Build.Python && !c.Build.Git {
 		return key, nil
 	}
-	wheels, err := (&built{}).Key(c)
-	return key + " " + wheels, err
+	here, err := (&built{}).Key(c)
+	return key + " " + here, err
 }
 
 func (r *registrySource) reference(c Component) (name.Reference, error) {
@@ -85,8 +85,12 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 			}
 			task := r.report.Step("pull " + c.Name)
 			img, err := r.pull(ctx, c, task.Update)
-			if err == nil && c.Build.Python {
-				img, err = (&built{run: r.run}).onPython(ctx, work, c, img, task.Update)
+			switch finish := (&built{run: r.run}); {
+			case err != nil:
+			case c.Build.Python:
+				img, err = finish.onPython(ctx, work, c, img, task.Update)
+			case c.Build.Git:
+				img, err = finish.onGit(work, c, img)
 			}
 			if err == nil {
 				one.Lock()

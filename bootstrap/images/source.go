@@ -70,9 +70,12 @@ func keyOf(c Component, moduleFiles func(module string) (map[string][]byte, erro
 			fmt.Fprintf(h, "%s %s\n%s", p, pythonFiles[p].link, pythonFiles[p].data)
 		}
 	}
+	if c.Build.Git {
+		fmt.Fprintf(h, "%s %v %s\n", debianSuite, gitPackages, gitFiles)
+	}
 	for _, name := range c.modules() {
 		fmt.Fprintf(h, "%s %+v\n", name, modules[name].flags)
-		if ownModules[name] {
+		if embeddedProgram(name) {
 			data, err := embeddedFile(name)
 			if err != nil {
 				return "", err
@@ -127,15 +130,13 @@ const (
 	wheelModule  = "envoy"
 	pythonModule = "python"
 	debianModule = "debian"
+	gitModule    = "git"
 )
 
-// ownModules are programs of mllab itself. They were compiled with it and are embedded, so their images can be made on
-// any machine.
-var ownModules = map[string]bool{"sampleapp": true, "agent": true, "gitserver": true, "modelcar": true, "runner": true}
-
-// own says whether nothing but an embedded program is in the component.
+// own reports whether nothing but embedded programs is in the component, so
+// that its image can be made on any machine.
 func (c Component) own() bool {
-	return !slices.ContainsFunc(c.modules(), func(m string) bool { return !ownModules[m] })
+	return !c.Build.Git && !slices.ContainsFunc(c.modules(), func(m string) bool { return !embeddedProgram(m) })
 }
 
 // Images builds what list needs, both cores busy: modules are downloaded ahead
@@ -154,6 +155,9 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 		}
 		if len(c.Build.Debian) > 0 {
 			needs[debianModule] = newMade()
+		}
+		if c.Build.Git {
+			needs[gitModule] = newMade()
 		}
 	}
 	var wg sync.WaitGroup
@@ -175,8 +179,11 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	if m := needs[pythonModule]; m != nil {
 		start(func() error { return m.by(b.python(ctx, work)) })
 	}
-	for name := range ownModules {
-		if m := needs[name]; m != nil {
+	if m := needs[gitModule]; m != nil {
+		start(func() error { return m.by(b.git(ctx, work)) })
+	}
+	for name, m := range needs {
+		if embeddedProgram(name) {
 			start(func() error { return m.by(unpackOwn(work, name)) })
 		}
 	}
@@ -192,6 +199,11 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 			}
 			if len(c.Build.Debian) > 0 {
 				if err := needs[debianModule].wait(ctx); err != nil {
+					return err
+				}
+			}
+			if c.Build.Git {
+				if err := needs[gitModule].wait(ctx); err != nil {
 					return err
 				}
 			}
@@ -393,6 +405,13 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*mad
 		layers = append(layers, l)
 	}
 	files := tree{}
+	if c.Build.Git {
+		l, err := gitBase(dir, needs[gitModule].path)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
 	if c.Build.Python {
 		l, err := pythonBase(dir, needs[pythonModule].path)
 		if err != nil {
@@ -428,6 +447,19 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*mad
 // config is what the image's containers run with.
 func (r Recipe) config() v1.Config {
 	return v1.Config{Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User, WorkingDir: r.WorkingDir}
+}
+
+// addOwn is add for a recipe whose executables are all embedded.
+func (r Recipe) addOwn(files tree, work string) error {
+	own := map[string]string{}
+	for _, bin := range r.Binaries {
+		var err error
+		if own[bin.Module], err = unpackOwn(work, bin.Module); err != nil {
+			return err
+		}
+	}
+	r.add(files, func(module string) string { return own[module] })
+	return nil
 }
 
 // add puts the recipe's directories and executables into files; built returns

@@ -36,6 +36,7 @@ type Component struct {
 type Recipe struct {
 	Debian     []string // packages whose files are the base; none means scratch
 	Python     bool     `json:",omitempty"` // the base is Debian's Python with the wheels of module python
+	Git        bool     `json:",omitempty"` // the base is Debian's git
 	Binaries   map[string]Binary
 	Files      map[string]string // path in the image -> name of an embedded file
 	Entrypoint []string
@@ -254,8 +255,8 @@ var table = []Component{
 		Build: static("agent", "agent"),
 	},
 	{
-		Name:  "gitserver",
-		Build: static("gitserver", "gitserver"),
+		Name: "gitserver", Upstream: "docker.io/library/buildpack-deps:bookworm-scm", // of which git is taken
+		Build: withGit(static("gitserver", "gitserver")),
 	},
 	{
 		Name:  "modelcar",
@@ -263,7 +264,7 @@ var table = []Component{
 	},
 	{
 		Name:  "runner",
-		Build: static("runner", "runner"),
+		Build: static("notebook-runner", "notebook-runner"),
 	},
 	{
 		Name:  "sampleapp",
@@ -303,6 +304,12 @@ func flux(name, version string) Component {
 func withCertificates(c Component) Component {
 	c.Build.Debian = []string{"ca-certificates"}
 	return c
+}
+
+// withGit adds Debian's git.
+func withGit(r Recipe) Recipe {
+	r.Git, r.Env = true, []string{"PATH=/usr/lib/git-core"}
+	return r
 }
 
 // static is an image of one static binary, run by a user without rights.

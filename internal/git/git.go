@@ -460,9 +460,13 @@ func (r *Repo) push(ctx context.Context, ref plumbing.ReferenceName, message str
 		err = r.again(ctx, func() error {
 			// By its hash: the clone's own ref stays what the remote is known to have.
 			spec := config.RefSpec(made.String() + ":" + ref.String())
-			err := r.remote.PushContext(ctx, &gogit.PushOptions{RefSpecs: []config.RefSpec{spec}, Auth: r.auth})
+			var says strings.Builder // the server's reasons come beside its answer
+			err := r.remote.PushContext(ctx, &gogit.PushOptions{RefSpecs: []config.RefSpec{spec}, Auth: r.auth, Progress: &says})
 			if errors.Is(err, gogit.NoErrAlreadyUpToDate) {
 				return nil
+			}
+			if err != nil && says.Len() > 0 {
+				err = fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(says.String()), " "))
 			}
 			return err
 		})

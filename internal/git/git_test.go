@@ -31,7 +31,7 @@ var program = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	file := filepath.Join(dir, "gitserver")
-	out, err := exec.Command("go", "-C", "../../bootstrap/images/modules/gitserver", "build", "-o", file, ".").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", file, "mllab.local/cmd/gitserver").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("building the Git server: %w\n%s", err, out)
 	}

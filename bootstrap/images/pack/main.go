@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 )
 
 const (
@@ -20,12 +19,9 @@ const (
 	to   = "bootstrap/images/embedded"
 )
 
-// programs are packages of this module.
-var programs = []string{"sampleapp", "cmd/agent", "cmd/runner"}
-
-// nested programs are modules of their own for their pins, but they are
-// embedded as binaries.
-var nested = []string{from + "/gitserver", from + "/modelcar"}
+// programs are the packages of this module that run in the lab. Each is
+// embedded as a binary, for a row of the image table.
+var programs = []string{"sampleapp", "cmd/agent", "cmd/gitserver", "cmd/modelcar", "cmd/notebook-runner"}
 
 func main() {
 	if err := pack(); err != nil {
@@ -38,9 +34,6 @@ func pack() error {
 	var archive bytes.Buffer
 	tw := tar.NewWriter(&archive)
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && slices.Contains(nested, path) {
-			return filepath.SkipDir
-		}
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -68,11 +61,19 @@ func pack() error {
 		return err
 	}
 
+	made := map[string]bool{"modules.tar": true, ".gitignore": true}
 	var errs []error
-	for _, dir := range slices.Concat(programs, nested) {
+	for _, dir := range programs {
+		made[filepath.Base(dir)] = true
 		errs = append(errs, compile(dir))
 	}
-	return errors.Join(errs...)
+	old, err := os.ReadDir(to)
+	for _, f := range old { // programs that are no more
+		if !made[f.Name()] {
+			errs = append(errs, os.Remove(filepath.Join(to, f.Name())))
+		}
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // compile builds the program in dir for the node, whatever this machine is.

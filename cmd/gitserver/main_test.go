@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha1"
@@ -17,13 +18,26 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
-
-	"github.com/go-git/go-git/v5/plumbing"
 )
 
 const secret = "a-token-of-tests"
+
+// TestMain lets git call the test's program as its hooks.
+func TestMain(m *testing.M) {
+	if _, called := hooks[filepath.Base(os.Args[0])]; called {
+		main()
+		return
+	}
+	if args := os.Getenv("GITSERVER_TEST_ARGS"); args != "" { // a server that can be killed
+		os.Args = append(os.Args[:1], strings.Fields(args)...)
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
 
 // lab is a server in a temporary folder, and the real git client beside it.
 type lab struct {
@@ -55,7 +69,7 @@ func (b *buffer) String() string {
 
 func newLab(t *testing.T) *lab {
 	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("the git client is not installed")
+		t.Fatalf("this test needs git: %v", err)
 	}
 	l := &lab{T: t, data: t.TempDir(), log: &buffer{}, pushed: make(chan struct{}, 100)}
 	l.start()
@@ -64,7 +78,7 @@ func newLab(t *testing.T) *lab {
 
 func (l *lab) start() {
 	l.Helper()
-	repo, err := openRepo(l.data)
+	repo, err := openRepo(l.Context(), l.data)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -154,6 +168,24 @@ func (l *lab) clean() {
 	if err != nil || len(left) > 0 {
 		l.Errorf("incoming holds %v, %v", left, err)
 	}
+	if half := l.half(); len(half) > 0 {
+		l.Errorf("the repository holds %v", half)
+	}
+}
+
+// half lists what only a git that was killed leaves.
+func (l *lab) half() (list []string) {
+	l.Helper()
+	err := filepath.WalkDir(l.repo.dir, func(at string, d os.DirEntry, err error) error {
+		if n := d.Name(); strings.HasPrefix(n, "tmp_") || strings.HasSuffix(n, ".lock") || strings.HasSuffix(n, ".keep") || n == "gc.pid" {
+			list = append(list, at)
+		}
+		return err
+	})
+	if err != nil {
+		l.Fatal(err)
+	}
+	return list
 }
 
 func TestACloneIsOnMainAndAPushReachesTheNextClone(t *testing.T) {
@@ -186,7 +218,7 @@ func TestACloneIsOnMainAndAPushReachesTheNextClone(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&first); err != nil {
 		t.Fatal(err)
 	}
-	want := pushRecord{Time: first.Time, User: "mllab", Ref: mainBranch, Old: before, New: commit}
+	want := pushRecord{Time: first.Time, User: "mllab", Ref: mainRef, Old: before, New: commit}
 	if first != want || time.Since(first.Time) > time.Minute {
 		t.Errorf("recorded is %+v, want %+v", first, want)
 	}
@@ -266,6 +298,9 @@ func TestMainOnlyGoesForwardAndOtherBranchesMayMove(t *testing.T) {
 	if got := l.tip(); got != want {
 		t.Errorf("main is at %s, want %s", got, want)
 	}
+	if n := l.git(l.repo.dir, "count-objects", "-v"); !strings.Contains(n, "in-pack: 3\n") {
+		t.Errorf("what was refused has left objects: %s", n)
+	}
 	l.git(dir, "push", "-q", "--force", "origin", "main:side")
 	l.git(dir, "push", "-q", "origin", ":side")
 	// One refusal does not keep the others from going through.
@@ -274,8 +309,8 @@ func TestMainOnlyGoesForwardAndOtherBranchesMayMove(t *testing.T) {
 		t.Errorf("the server has %s", out)
 	}
 	l.git(dir, "push", "-q", "origin", "main:deep/er/branch")
-	l.refusedGit("refs/heads/deep/er/branch is in the way", dir, "push", "origin", "main:deep/er")
-	l.refusedGit("refs/heads/second is in the way", dir, "push", "origin", "main:second/one")
+	l.refusedGit("'refs/heads/deep/er/branch' exists", dir, "push", "origin", "main:deep/er")
+	l.refusedGit("'refs/heads/second' exists", dir, "push", "origin", "main:second/one")
 	l.git(dir, "push", "-q", "origin", ":deep/er/branch")
 	l.git(dir, "push", "-q", "origin", "main:deep")
 	l.clean()
@@ -325,7 +360,7 @@ func TestWhatIsTooLargeIsRefusedAndGitSaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct{ content, want string }{
-		"a push":                        {string(noise), "the push is larger than 50 MiB"},
+		"a push":                        {string(noise), "pack exceeds maximum allowed size (50.00 MiB)"},
 		"a file that packs well":        {strings.Repeat("0", 100<<20), "the push holds a file of 100 MiB, and 50 MiB is the most"},
 		"many files that pack well too": {"", "the push unpacks to more than 200 MiB"},
 	} {
@@ -348,13 +383,13 @@ func TestWhatIsTooLargeIsRefusedAndGitSaysWhy(t *testing.T) {
 	if l.tip() != before {
 		t.Error("main moved")
 	}
-	if packs, _ := filepath.Glob(filepath.Join(l.repo.dir, packs, "*")); len(packs) > 0 {
-		t.Errorf("refused objects stayed: %v", packs)
+	if n := l.git(l.repo.dir, "count-objects", "-v"); !strings.HasPrefix(n, "count: 3\n") || !strings.Contains(n, "in-pack: 0\n") {
+		t.Errorf("refused objects stayed: %s", n)
 	}
 
 	// What does not end is not read for ever.
-	body := io.MultiReader(strings.NewReader(commands(command{name: "refs/heads/x", new: plumbing.NewHash(before)})), endless{})
-	if status, text := l.raw(body); status != http.StatusRequestEntityTooLarge || !strings.Contains(text, "50 MiB") {
+	body := io.MultiReader(strings.NewReader(commands(command{name: "refs/heads/x", new: before})), endless{})
+	if status, text := l.raw(body); status != http.StatusRequestEntityTooLarge || !strings.Contains(text, "51 MiB") {
 		t.Errorf("an endless push got %d: %s", status, text)
 	}
 }
@@ -407,13 +442,22 @@ func TestWhatWasPushedIsThereAfterARestart(t *testing.T) {
 	dir := l.clone()
 	commit := l.commit(dir, "a", "1")
 	l.git(dir, "push", "-q", "origin", "main")
-	if _, err := openRepo(l.data); err == nil || !strings.Contains(err.Error(), "another server") {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := openRepo(ctx, l.data); err == nil || !strings.Contains(err.Error(), "another server") {
 		t.Errorf("a second server opens the same folder: %v", err)
 	}
 	l.repo.close()
 	// What a push that was cut off leaves.
-	if err := os.WriteFile(filepath.Join(l.repo.incoming, "ref"), []byte("half"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"incoming/body-1", "lab.git/refs/heads/main.lock", "lab.git/packed-refs.lock", "lab.git/HEAD.lock", "lab.git/gc.pid", "lab.git/objects/maintenance.lock",
+		"lab.git/objects/tmp_objdir-incoming-x/pack/tmp_pack_1", "lab.git/objects/ab/tmp_obj_1", "lab.git/objects/pack/pack-1.keep"} {
+		file := filepath.Join(l.data, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	l.start()
 	l.clean()
@@ -489,13 +533,18 @@ func TestAFetchBringsWhatIsMissingAndNotEverything(t *testing.T) {
 	l.git(one, "fsck", "--strict")
 }
 
+// command asks that a ref moves from old to new; "" is none.
+type command struct{ name, old, new string }
+
+var noHash = strings.Repeat("0", 40)
+
 // commands are the pkt-lines that a push begins with.
 func commands(list ...command) string {
 	var b strings.Builder
 	for i, c := range list {
-		line := fmt.Sprintf("%s %s %s", c.old, c.new, c.name)
+		line := fmt.Sprintf("%s %s %s", cmp.Or(c.old, noHash), cmp.Or(c.new, noHash), c.name)
 		if i == 0 {
-			line += "\x00 report-status"
+			line += "\x00 report-status side-band-64k"
 		}
 		fmt.Fprintf(&b, "%04x%s", len(line)+4, line)
 	}
@@ -532,7 +581,7 @@ func (l *lab) raw(body io.Reader) (int, string) {
 
 func TestNamesThatLeadElsewhereAreRefused(t *testing.T) {
 	l := newLab(t)
-	tip := plumbing.NewHash(l.tip())
+	tip := l.tip()
 	files := func() (list []string) {
 		err := filepath.WalkDir(l.data, func(p string, _ os.DirEntry, err error) error { list = append(list, p); return err })
 		if err != nil {
@@ -547,8 +596,8 @@ func TestNamesThatLeadElsewhereAreRefused(t *testing.T) {
 		"refs/heads/a b", "refs/heads/a\\b", "refs/heads/a//b", "refs/heads/a/", "refs/heads/", "refs/heads/-a", "refs/heads/a\x01", "refs/heads/@{u}",
 		"HEAD", "config", "/etc/passwd", "refs/remotes/a/b", "refs/x", "objects/info/alternates", "",
 	} {
-		status, text := l.raw(strings.NewReader(commands(command{name: plumbing.ReferenceName(name), new: tip}) + emptyPack()))
-		if status != 200 || !strings.Contains(text, "ng "+name+" not a valid name") {
+		status, text := l.raw(strings.NewReader(commands(command{name: name, new: tip}) + emptyPack()))
+		if status != 200 || !strings.Contains(text, "ng "+name+" ") || strings.Contains(text, "ok refs") {
 			t.Errorf("the name %q: %d %s", name, status, text)
 		}
 	}
@@ -575,20 +624,19 @@ func TestAPushThatIsStaleBrokenOrIncompleteChangesNothing(t *testing.T) {
 	}
 	resolve := func(rev string) string { return l.git(dir, "rev-parse", rev) }
 	whole := pack(third, resolve(third+"^{tree}"), resolve(third+":b"))
-	h := plumbing.NewHash
-	forward := command{name: mainBranch, old: h(second), new: h(third)}
+	forward := command{name: mainRef, old: second, new: third}
 	for name, tc := range map[string]struct{ body, want string }{
-		"an old value that is no longer": {commands(command{name: mainBranch, old: h(first), new: h(third)}) + whole, "somebody else has pushed meanwhile"},
-		"a branch made that is there":    {commands(command{name: mainBranch, new: h(third)}) + whole, "somebody else has pushed meanwhile"},
-		"a branch moved that is not":     {commands(command{name: "refs/heads/x", old: h(first), new: h(third)}) + whole, "it does not exist"},
-		"a commit that nobody has":       {commands(command{name: mainBranch, old: h(second), new: h(strings.Repeat("ab", 20))}) + emptyPack(), "objects are missing"},
-		"no tree":                        {commands(forward) + pack(third), "objects are missing"},
-		"no file":                        {commands(forward) + pack(third, resolve(third+"^{tree}")), "objects are missing"},
-		"no file, asked twice":           {commands(command{name: "refs/heads/x", new: h(third)}, forward) + pack(third, resolve(third+"^{tree}")), "ng refs/heads/main objects are missing"},
-		"half a pack":                    {commands(forward) + whole[:len(whole)/2], "ng refs/heads/main reading the push"},
+		"an old value that is no longer": {commands(command{name: mainRef, old: first, new: third}) + whole, "somebody else has pushed meanwhile"},
+		"a branch made that is there":    {commands(command{name: mainRef, new: third}) + whole, "somebody else has pushed meanwhile"},
+		"a branch moved that is not":     {commands(command{name: "refs/heads/x", old: first, new: third}) + whole, "it does not exist"},
+		"a commit that nobody has":       {commands(command{name: mainRef, old: second, new: strings.Repeat("ab", 20)}) + emptyPack(), "missing necessary objects"},
+		"no tree":                        {commands(forward) + pack(third), "missing necessary objects"},
+		"no file":                        {commands(forward) + pack(third, resolve(third+"^{tree}")), "missing necessary objects"},
+		"no file, asked twice":           {commands(command{name: "refs/heads/x", new: third}, forward) + pack(third, resolve(third+"^{tree}")), "ng refs/heads/main missing necessary objects"},
+		"half a pack":                    {commands(forward) + whole[:len(whole)/2], "ng refs/heads/main unpacker error"},
 		"a pack with one byte changed":   {commands(forward) + whole[:60] + "!" + whole[61:], "ng refs/heads/main"},
-		"no pack":                        {commands(forward), "ng refs/heads/main reading the push"},
-		"a file as a branch":             {commands(command{name: "refs/heads/x", new: h(resolve(third + ":b"))}) + whole, "is a blob, not a commit"},
+		"no pack":                        {commands(forward), "ng refs/heads/main unpacker error"},
+		"a file as a branch":             {commands(command{name: "refs/heads/x", new: resolve(third + ":b")}) + whole, "a branch must be a commit"},
 	} {
 		status, text := l.raw(strings.NewReader(tc.body))
 		if status != 200 || !strings.Contains(text, tc.want) || strings.Contains(text, "ok refs") {
@@ -599,7 +647,7 @@ func TestAPushThatIsStaleBrokenOrIncompleteChangesNothing(t *testing.T) {
 		}
 	}
 	for name, body := range map[string]string{"no pkt-lines": "hello", "no flush": commands(forward)[:20], "no hashes": "000fa b refs/x0000"} {
-		if status, text := l.raw(strings.NewReader(body)); status != http.StatusBadRequest {
+		if status, text := l.raw(strings.NewReader(body)); strings.Contains(text, "ok refs") || l.tip() != second {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
@@ -654,6 +702,134 @@ func TestRequestsUnderWayAreFinishedWhenTheServerEnds(t *testing.T) {
 	}
 	if got := l.tip(); got != commit {
 		t.Errorf("main is at %s, want %s", got, commit)
+	}
+}
+
+func TestClonesWithoutFilesAndProtocolTwoAndAtomicPushes(t *testing.T) {
+	l := newLab(t)
+	dir := l.clone()
+	for i := range 3 {
+		l.commit(dir, "a", fmt.Sprint(i))
+	}
+	l.git(dir, "push", "-q", "origin", "main")
+
+	partial := l.clone("--filter=blob:none", "--no-checkout")
+	missing := func() int {
+		return strings.Count(l.git(partial, "rev-list", "--objects", "--all", "--missing=print"), "?")
+	}
+	if n := missing(); n != 4 { // README.md, and a of each commit
+		t.Errorf("%d files are missing in a clone without files, want 4", n)
+	}
+	l.git(partial, "checkout", "-q", "main")
+	if n := missing(); n != 2 {
+		t.Errorf("%d files are missing after the checkout, want 2", n)
+	}
+	for version, want := range map[string]bool{"0": false, "2": true} {
+		cmd := exec.Command("git", "-c", "protocol.version="+version, "ls-remote", l.inside)
+		cmd.Env = append(os.Environ(), "GIT_TRACE_PACKET=1")
+		if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "ls-refs") != want {
+			t.Errorf("protocol %s: %v\n%s", version, err, out)
+		}
+	}
+
+	before := l.tip()
+	l.git(dir, "checkout", "-q", "--orphan", "other")
+	l.commit(dir, "b", "another history")
+	l.refusedGit("main only goes forward", dir, "push", "--atomic", "--force", "origin", "other:main", "other:side")
+	if out := l.git(dir, "ls-remote", "origin", "refs/heads/*"); out != before+"\trefs/heads/main" {
+		t.Errorf("an atomic push of which one ref was refused left %s", out)
+	}
+	l.clean()
+}
+
+func TestManyPushesArePacked(t *testing.T) {
+	l := newLab(t)
+	l.git(l.data, "--git-dir="+l.repo.dir, "config", "gc.autoPackLimit", "3")
+	dir := l.clone()
+	for i := range 6 {
+		l.commit(dir, "a", fmt.Sprint(i))
+		l.git(dir, "push", "-q", "origin", "main")
+	}
+	packs, err := filepath.Glob(filepath.Join(l.repo.dir, "objects/pack/*.pack"))
+	if err != nil || len(packs) > 4 {
+		t.Errorf("6 pushes are %d packs, %v", len(packs), err)
+	}
+	l.git(l.clone(), "fsck", "--strict")
+	l.clean()
+}
+
+// A server is killed, with the git that it has started, at any time of a push.
+func TestAKilledServerLeavesARepositoryThatWorks(t *testing.T) {
+	l := newLab(t)
+	l.repo.close()
+	dir := l.clone()
+	token := l.TempDir()
+	for name, content := range map[string]string{"username": "mllab", "password": secret} {
+		if err := os.WriteFile(filepath.Join(token, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := 0
+	for i := range 12 {
+		server := exec.Command(self)
+		server.Env = append(os.Environ(), "GITSERVER_TEST_ARGS=--data "+l.data+" --token "+token+" --inside 127.0.0.1:0 --outside 127.0.0.1:0")
+		server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		out, err := server.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		address := ""
+		for lines := json.NewDecoder(out); address == ""; {
+			var said struct{ Address string }
+			if err := lines.Decode(&said); err != nil {
+				t.Fatalf("the server does not listen: %v", err)
+			}
+			address = said.Address
+		}
+		url := with("http://"+address+repoPath, "mllab", secret)
+		l.git(dir, "fetch", "-q", url, "main")
+		l.git(dir, "reset", "-q", "--hard", "FETCH_HEAD")
+		commit := l.commit(dir, "a", strings.Repeat(fmt.Sprint(i), 1000))
+		pushed := make(chan struct{})
+		go func() {
+			defer close(pushed)
+			_, err = l.try(dir, "push", url, "main")
+		}()
+		select {
+		case <-pushed:
+		case <-time.After(time.Duration(i) * 30 * time.Millisecond):
+		}
+		if err := syscall.Kill(-server.Process.Pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.Wait()
+		<-pushed
+		l.start()
+		tip := l.tip()
+		if err == nil && tip != commit {
+			t.Errorf("kill %d: a push that went through is lost", i)
+		}
+		if tip == commit {
+			done++
+		}
+		l.clean()
+		l.git(l.repo.dir, "fsck", "--strict", "--connectivity-only")
+		l.repo.close()
+	}
+	t.Logf("%d of 12 pushes went through", done)
+	l.start()
+	next := l.clone()
+	want := l.commit(next, "b", "after")
+	l.git(next, "push", "-q", "origin", "main")
+	if l.tip() != want {
+		t.Error("main did not move after the kills")
 	}
 }
 

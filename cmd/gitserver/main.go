@@ -1,4 +1,5 @@
-// Command gitserver is the lab's Git: one repository, /lab.git, over smart HTTP.
+// Command gitserver is the lab's Git: one repository, /lab.git, over HTTP. Git itself speaks with the client
+// (git http-backend); this program lets in, limits, records, and asks Flux to look.
 //
 //	gitserver [flags]    serves it
 //	gitserver own DIR    makes DIR, and gives it to the user that serves
@@ -6,8 +7,7 @@
 // It listens twice. Inside the cluster everyone may read, and a push needs the token. What comes from outside, through
 // the lab's gateway, needs the token for everything. After a push it asks Flux to look at the repository at once.
 //
-// go-git has the formats: packs, indexes, objects. The conversation is here, because go-git's own server has no
-// negotiation, sends no shallow clone, and sets a ref whatever its old value was.
+// Git calls this program as its hooks, under their names.
 package main
 
 import (
@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -33,6 +34,13 @@ const drainTime = 20 * time.Second
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	if hook, called := hooks[filepath.Base(os.Args[0])]; called {
+		if err := hook(ctx, os.Args[1:], os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	if err := run(ctx, log, os.Args[1:]); err != nil {
 		log.Error(err.Error())
@@ -56,7 +64,7 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("%q is not understood", flags.Args())
 	}
-	repo, err := openRepo(*data)
+	repo, err := openRepo(ctx, *data)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"mllab.local/internal/incluster"
 )
 
 // kubernetes is the little of its API that is asked.
@@ -69,17 +73,27 @@ func (k *kubernetes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func fakeFlux(t *testing.T, answer func(calls int) int) (*kubernetes, *flux, *buffer) {
 	k := &kubernetes{answer: answer, told: make(chan struct{}, 100)}
-	srv := httptest.NewServer(k)
+	srv := httptest.NewTLSServer(k)
 	t.Cleanup(srv.Close)
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("of-the-pod"), 0o600); err != nil {
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	for name, content := range map[string]string{"token": "of-the-pod\n", "namespace": "git", "ca.crt": string(ca)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host, port, err := net.SplitHostPort(srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", host)
+	t.Setenv("KUBERNETES_SERVICE_PORT", port)
+	api, err := incluster.New(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
 	log := &buffer{}
-	return k, &flux{
-		url: "http://git.git.svc.cluster.local/lab.git", api: srv.URL, account: dir, client: srv.Client(),
-		wish: make(chan struct{}, 1), log: slog.New(slog.NewJSONHandler(log, nil)),
-	}, log
+	return k, &flux{url: "http://git.git.svc.cluster.local/lab.git", api: api, wish: make(chan struct{}, 1), log: slog.New(slog.NewJSONHandler(log, nil))}, log
 }
 
 func TestEachGitRepositoryOfOursIsAskedAndNoOther(t *testing.T) {
@@ -127,7 +141,7 @@ func TestAWishIsRepeatedUntilTheAPIAnswers(t *testing.T) {
 func TestOutsideOfAClusterNobodyIsAsked(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	f, err := newFlux("http://x/lab.git", slog.New(slog.DiscardHandler))
-	if err != nil || f.api != "" {
+	if err != nil || f.api != nil {
 		t.Errorf("got %+v, %v", f, err)
 	}
 }

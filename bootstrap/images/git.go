@@ -1,0 +1,92 @@
+package images
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+
+	"mllab.local/internal/fault"
+)
+
+// gitArchive is the file in a work folder that gitBase reads.
+const gitArchive = "git.tar"
+
+// gitPackages are unpacked with all that they need.
+var gitPackages = []string{"git"}
+
+// gitFiles is what of Debian's packages the lab's Git runs, by path: git, what
+// it is linked with, and their licenses. Perl, curl and the rest, which its
+// package also needs, are for commands that no server runs.
+var gitFiles = regexp.MustCompile(`^(` + strings.Join([]string{
+	`usr/lib/git-core/git`, `usr/lib/git-core/git-http-backend`,
+	`(usr/)?lib(64)?/([^/]+/)?(ld-linux[^/]*|libc\.so\.6|libpcre2-8\.so\.[^/]*|libz\.so\.[^/]*)`,
+	`usr/share/doc/(git|libc6|libpcre2-8-0|zlib1g)/copyright`,
+}, "|") + `)$`)
+
+// git unpacks Debian's git.
+func (b *built) git(ctx context.Context, work string) (string, error) {
+	task := b.report.Step("git")
+	archive := filepath.Join(work, gitArchive)
+	if err := b.unpack(ctx, archive, gitPackages, task.Update); err != nil {
+		err = fault.Hinted(fmt.Errorf("making the Git image: %w", err), "`mllab doctor` checks what source builds need")
+		task.Fail(err)
+		return "", err
+	}
+	task.Done("made")
+	return archive, nil
+}
+
+// onGit makes a component's image of the git in an image of another maker.
+func (b *built) onGit(work string, c Component, from v1.Image) (v1.Image, error) {
+	archive := filepath.Join(work, gitArchive)
+	f, err := os.Create(archive)
+	if err != nil {
+		return nil, err
+	}
+	files := mutate.Extract(from)
+	_, err = io.Copy(f, files)
+	if err := errors.Join(err, files.Close(), f.Close()); err != nil {
+		return nil, err
+	}
+	base, err := gitBase(work, archive)
+	if err != nil {
+		return nil, err
+	}
+	top := tree{}
+	if err := c.Build.addOwn(top, work); err != nil {
+		return nil, err
+	}
+	layer, err := newLayer(work, top.write)
+	if err != nil {
+		return nil, err
+	}
+	return newImage([]v1.Layer{base, layer}, c.Build.config())
+}
+
+// gitBase is the layer of git. That the archive has no git is an error.
+func gitBase(dir, archive string) (v1.Layer, error) {
+	lacks := map[string]bool{"usr/lib/git-core/git": true, "usr/lib/git-core/git-http-backend": true}
+	layer, err := newLayer(dir, func(tw *tar.Writer) error {
+		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
+			merged := h.Typeflag == tar.TypeSymlink && (name == "lib" || name == "lib64") // where the loader is
+			if !merged && !gitFiles.MatchString(name) {
+				return nil
+			}
+			delete(lacks, name)
+			return copyEntry(tw, h, body)
+		})
+	})
+	for name := range lacks {
+		err = errors.Join(err, fmt.Errorf("there is no /%s", name))
+	}
+	return layer, err
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"mllab.local/internal/incluster"
+)
+
+// flux asks Flux to look at this repository at once, and not when its interval has passed: it sets the annotation for that
+// on every GitRepository that has our address. https://fluxcd.io/flux/components/source/gitrepositories/#triggering-a-reconcile
+type flux struct {
+	url  string            // of the repository
+	api  *incluster.Client // nil: there is none to ask
+	wish chan struct{}
+	log  *slog.Logger
+}
+
+// newFlux takes the API from the environment of a pod. Without url, or outside of a cluster, nobody is asked.
+func newFlux(url string, log *slog.Logger) (*flux, error) {
+	f := &flux{url: url, wish: make(chan struct{}, 1), log: log}
+	if url == "" {
+		return f, nil
+	}
+	var err error
+	if f.api, err = incluster.New(incluster.Account); errors.Is(err, incluster.ErrNoCluster) {
+		return f, nil
+	}
+	return f, err
+}
+
+// ask notes that Flux is to be asked, and does not wait for it.
+func (f *flux) ask() {
+	select {
+	case f.wish <- struct{}{}:
+	default: // there is a wish already
+	}
+}
+
+const (
+	askAgain = time.Second
+	askTries = 60
+)
+
+// run does what was wished, until ctx ends.
+func (f *flux) run(ctx context.Context) {
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	for {
+		select {
+		case <-f.wish:
+		case <-ctx.Done():
+			return
+		}
+		for try := 1; f.api != nil; try++ {
+			err := f.reconcile(ctx)
+			if err == nil || ctx.Err() != nil {
+				break
+			}
+			if try == askTries {
+				f.log.Error("Flux could not be asked, and will look when its interval has passed", "error", err)
+				break
+			}
+			select {
+			case <-again.C:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+const repositories = "/apis/source.toolkit.fluxcd.io/v1/"
+
+// reconcile asks once. That Flux is not installed is no error.
+func (f *flux) reconcile(ctx context.Context) error {
+	var list struct {
+		Items []struct {
+			Metadata struct{ Name, Namespace string }
+			Spec     struct{ URL string }
+		}
+	}
+	answer, err := f.api.Call(ctx, http.MethodGet, repositories+"gitrepositories", nil)
+	if incluster.Is(err, http.StatusNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(answer, &list); err != nil {
+		return fmt.Errorf("reading the GitRepositories: %w", err)
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{
+		"reconcile.fluxcd.io/requestedAt": time.Now().UTC().Format(time.RFC3339Nano),
+	}}})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, o := range list.Items {
+		if strings.TrimSuffix(o.Spec.URL, "/") != f.url {
+			continue
+		}
+		name := o.Metadata.Namespace + "/" + o.Metadata.Name
+		_, err := f.api.Call(ctx, http.MethodPatch, repositories+"namespaces/"+o.Metadata.Namespace+"/gitrepositories/"+o.Metadata.Name+"?fieldManager=gitserver", patch)
+		switch {
+		case err == nil:
+			f.log.Info("asked Flux to look", "gitrepository", name)
+		case incluster.Is(err, http.StatusForbidden):
+			f.log.Warn("this GitRepository may not be asked: its namespace has no RoleBinding for that", "gitrepository", name)
+		case !incluster.Is(err, http.StatusNotFound): // else it is gone already
+			errs = append(errs, fmt.Errorf("GitRepository %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

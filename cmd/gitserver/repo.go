@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	mainRef    = "refs/heads/main"
+	pushesFile = "pushes.jsonl" // beside the repository
+)
+
+// How much may come in at once, in bytes.
+const (
+	maxPush  = 50 << 20 // a push, and one file in it; receive.maxInputSize says it to git
+	maxFiles = 4 * maxPush
+)
+
+// config is the repository's configuration, written at each start. https://git-scm.com/docs/git-config
+const config = `[core]
+	repositoryformatversion = 0
+	bare = true
+	fsync = all
+	deltaBaseCacheLimit = 16m
+[http]
+	receivepack = true
+[uploadpack]
+	allowFilter = true
+	allowAnySHA1InWant = true
+[receive]
+	maxInputSize = 50m
+	unpackLimit = 1
+	denyDeleteCurrent = ignore
+[gc]
+	autoDetach = false
+[pack]
+	threads = 1
+	windowMemory = 32m
+	deltaCacheSize = 16m
+`
+
+const readme = `# The lab's repository
+
+Flux looks at it as soon as something is pushed. It applies what a Kustomization names.
+`
+
+// repo is a bare repository in a folder. Whatever ends this process and git, a push is there as a whole or not at all;
+// what it left is removed when the repository is opened again.
+type repo struct {
+	dir      string // the repository
+	incoming string // bodies of requests; empty when there are none
+	pushes   string // the record of what was pushed
+	lock     int    // a file that this process and each git that it starts have open, and nobody else
+	writing  sync.Mutex
+}
+
+// lockBound is how long openRepo waits for a server that is about to end.
+const lockBound = 10 * time.Second
+
+// openRepo opens the repository below data, and makes it if there is none. Another process that keeps it open is an
+// error.
+func openRepo(ctx context.Context, data string) (*repo, error) {
+	r := &repo{dir: filepath.Join(data, "lab.git"), incoming: filepath.Join(data, "incoming"), pushes: filepath.Join(data, pushesFile)}
+	var err error
+	// Not closed on exec, as os.OpenFile's are: a push of a server that was killed may still be under way.
+	if r.lock, err = syscall.Open(filepath.Join(data, "lock"), syscall.O_CREAT|syscall.O_RDWR, 0o600); err != nil {
+		return nil, fmt.Errorf("opening the repository: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockBound)
+	defer cancel()
+	if err := r.alone(ctx); err != nil {
+		r.close()
+		return nil, fmt.Errorf("opening the repository: %w", err)
+	}
+	if err := r.prepare(ctx); err != nil {
+		r.close()
+		return nil, fmt.Errorf("opening the repository: %w", err)
+	}
+	return r, nil
+}
+
+// alone returns when nobody else has the repository open.
+func (r *repo) alone(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := syscall.Flock(r.lock, syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("another server has it open: %w", err)
+		}
+	}
+}
+
+func (r *repo) close() { _ = syscall.Close(r.lock) }
+
+func (r *repo) prepare(ctx context.Context) error {
+	if err := errors.Join(os.RemoveAll(r.incoming), os.Mkdir(r.incoming, 0o750)); err != nil {
+		return err
+	}
+	if _, err := os.Stat(r.dir); errors.Is(err, fs.ErrNotExist) {
+		if err := r.make(ctx); err != nil {
+			return err
+		}
+	}
+	return errors.Join(r.clean(), r.configure())
+}
+
+// make makes a repository of one commit on main, so that a clone is on main and Flux finds something from the beginning.
+func (r *repo) make(ctx context.Context) error {
+	half := filepath.Join(r.incoming, "new")
+	git := func(stdin string, args ...string) (string, error) { return gitIn(ctx, r.incoming, stdin, args...) }
+	if _, err := git("", "init", "-q", "--bare", "--template=", "--initial-branch=main", half); err != nil {
+		return err
+	}
+	const who = "mllab <mllab@mllab.test>"
+	_, err := git(fmt.Sprintf("commit %s\ncommitter %s %d +0000\ndata <<EOF\nThe lab's repository\nEOF\nM 100644 inline README.md\ndata %d\n%s\n",
+		mainRef, who, time.Now().Unix(), len(readme), readme), "--git-dir="+half, "fast-import", "--quiet")
+	if err != nil {
+		return err
+	}
+	return os.Rename(half, r.dir)
+}
+
+// clean removes what a killed git left: a lock would refuse every push that comes, a half-written pack would stay.
+func (r *repo) clean() error {
+	objects := filepath.Join(r.dir, "objects")
+	return filepath.WalkDir(r.dir, func(at string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		half := strings.HasPrefix(at, objects) && (strings.HasPrefix(name, "tmp_") || strings.HasSuffix(name, ".keep"))
+		if !half && !strings.HasSuffix(name, ".lock") && name != "gc.pid" {
+			return nil
+		}
+		if err := os.RemoveAll(at); err != nil || !d.IsDir() {
+			return err
+		}
+		return fs.SkipDir
+	})
+}
+
+// configure writes git's configuration and its hooks, which are this program.
+func (r *repo) configure() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(r.dir, "config"), []byte(config), 0o640); err != nil {
+		return err
+	}
+	at := filepath.Join(r.dir, "hooks")
+	if err := errors.Join(os.RemoveAll(at), os.Mkdir(at, 0o750)); err != nil {
+		return err
+	}
+	for name := range hooks {
+		if err := os.Symlink(self, filepath.Join(at, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gitEnv keeps git from what is configured for others.
+func gitEnv() []string {
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "LC_ALL=C"}
+}
+
+// gitIn runs git in a folder and returns what it prints; the error has what it says.
+func gitIn(ctx context.Context, dir, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Dir, cmd.Env, cmd.Stdin = dir, gitEnv(), strings.NewReader(stdin)
+	var says bytes.Buffer
+	cmd.Stderr = &says
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(says.String()))
+	}
+	return strings.TrimSpace(string(out)), err
+}
