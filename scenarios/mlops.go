@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +13,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
+	"mllab.local/internal/delivery"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/git"
 	"mllab.local/internal/notebook"
@@ -52,7 +53,7 @@ type edit struct{ file, from, to string }
 const (
 	notebookFile = "breast-cancer.ipynb"
 	trainingFile = "mllab_train.py"
-	trafficFile  = "overlays/lab/traffic.yaml"
+	trafficFile  = "overlays/lab/" + delivery.TrafficFile
 )
 
 // modelBound is how long after a commit was begun it may take to be active:
@@ -97,7 +98,7 @@ type trained struct {
 // served is a model that a commit of the runner has brought.
 type served struct {
 	revision string
-	card     map[string]string
+	card     delivery.Card
 	modelFiles
 }
 
@@ -284,8 +285,8 @@ func (s *mlopsStory) train(ctx context.Context, l *Session, message string, edit
 
 // runnerEnd is the message of a runner's pod.
 type runnerEnd struct {
-	Run, Workflow, Commit, Error string
-	final                        bool // no other pod of its Job will come
+	delivery.End
+	final bool // no other pod of its Job will come
 }
 
 // ended returns when the runner of the newest notebook has.
@@ -324,11 +325,15 @@ func wordOf(pods []corev1.Pod, run string) (newest runnerEnd) {
 	var when time.Time
 	for _, p := range pods {
 		for _, c := range p.Status.ContainerStatuses {
-			var word runnerEnd
 			t := c.State.Terminated
-			if t == nil || json.Unmarshal([]byte(t.Message), &word) != nil || word.Run != run {
+			if t == nil {
 				continue
 			}
+			end, err := delivery.ReadEnd(t.Message)
+			if err != nil || end.Run != run {
+				continue
+			}
+			word := runnerEnd{End: end}
 			if t.ExitCode != 1 { // which another pod of the Job will repair
 				word.final = true
 				return word
@@ -372,31 +377,35 @@ func (s *mlopsStory) take(ctx context.Context, l *Session) error {
 // model is the one that the newest commit of the runner has brought, by its card
 // on the cluster.
 func (s *mlopsStory) model(ctx context.Context, l *Session) (m served, err error) {
-	card, err := l.live(ctx, l.object("v1", "ConfigMap", "model-card"))
+	card, err := l.live(ctx, l.object("v1", "ConfigMap", delivery.CardName))
 	if err != nil {
 		return m, err
 	}
-	if m.card, _, err = unstructured.NestedStringMap(card.Object, "data"); err != nil {
+	fields, _, err := unstructured.NestedStringMap(card.Object, "data")
+	if err == nil {
+		m.card, err = delivery.ReadCard(fields)
+	}
+	if err != nil {
 		return m, err
 	}
-	m.revision = m.card["revision"]
-	m.modelFiles, err = l.pull(ctx, m.card["image"])
+	m.revision = m.card.Revision
+	m.modelFiles, err = l.pull(ctx, m.card.Image)
 	return m, err
 }
 
 // asOnCard is an error unless the model is what its card says.
 func (m served) asOnCard() error {
-	if m.Model != m.card["model"] {
-		return refute(Model, "the training said model %s, and the image has %s", m.card["model"], m.Model)
+	if m.Model != m.card.Model {
+		return refute(Model, "the training said model %s, and the image has %s", m.card.Model, m.Model)
 	}
-	if m.Data != m.card["data"] {
-		return refute(Model, "the training said data %s, and the model says %s", m.card["data"], m.Data)
+	if m.Data != m.card.Data {
+		return refute(Model, "the training said data %s, and the model says %s", m.card.Data, m.Data)
 	}
 	return nil
 }
 
 func (m served) says() string {
-	return fmt.Sprintf("%s of notebook %.7s and data %s: accuracy %s (%s)", m.revision, m.card["notebookCommit"], shortDigest(m.card["data"]), m.card["accuracy"], m.card["interval95"])
+	return fmt.Sprintf("%s of notebook %.7s and data %s: accuracy %s (%s)", m.revision, m.card.NotebookCommit, shortDigest(m.card.Data), m.card.Accuracy, m.card.Interval)
 }
 
 // timed says how long the newest notebook took on its way.
@@ -484,7 +493,9 @@ func (s *mlopsStory) promote(ctx context.Context, l *Session) error {
 		return err
 	}
 	files = maps.Clone(files)
-	files[trafficFile] = fmt.Appendf(nil, "- op: add\n  path: /spec/traffic\n  value:\n    - {revisionName: %s, latestRevision: false, percent: 100}\n", s.canary.revision)
+	if files[trafficFile], err = yaml.Marshal(delivery.Traffic(delivery.Leg{RevisionName: s.canary.revision, Percent: 100})); err != nil {
+		return err
+	}
 	if err := s.commit(ctx, l, "all to "+s.canary.revision, files); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"mllab.local/internal/delivery"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/kustomize"
@@ -168,7 +169,7 @@ func TestARunnersWordIsItsOwnAndTheLast(t *testing.T) {
 }
 
 func TestAModelIsWhatItsCardSays(t *testing.T) {
-	m := served{card: map[string]string{"model": digestA, "data": digestB}, modelFiles: modelFiles{Model: digestA, Data: digestB}}
+	m := served{card: delivery.Card{Model: digestA, Data: digestB}, modelFiles: modelFiles{Model: digestA, Data: digestB}}
 	if err := m.asOnCard(); err != nil {
 		t.Error(err)
 	}

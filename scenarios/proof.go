@@ -5,23 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"mllab.local/internal/delivery"
 )
 
-// Proof is what a run found out about a commit. It is kept as a note on that
-// commit, which `git log --notes=mllab` shows.
-type Proof struct {
-	Scenario string `json:"scenario"`
-	Control  string `json:"control"` // that was run; empty: the story itself
-	Step     string `json:"step"`
-	Pass     bool   `json:"pass"`    // what must hold after this commit does
-	Applied  string `json:"applied"` // the revision that Flux had applied when it was judged, such as "main@sha1:…"
-	// SecondsToTraffic is from just before the commit was made until it was in
-	// force: until the first answer by the new state, or where only some of the
-	// answers change, until Flux and Knative said so. 0: it never was.
-	SecondsToTraffic float64  `json:"secondsToTraffic,omitempty"`
-	Evidence         Evidence `json:"evidence"`
-	Reasons          []string `json:"reasons,omitempty"` // why it did not pass
-}
+// Proof is what a run found out about a commit, noted on that commit.
+type Proof = delivery.Proof[Evidence]
 
 // proofOf is the proof of a commit, whose check returned e and err. There is none
 // of what could not be tested.

@@ -117,7 +117,7 @@ func printAudit(w io.Writer, r audit.Report) {
 			if p.Pass {
 				verdict = "PASS"
 			}
-			row("proof", "%s %s, step %q: %s", verdict, title, p.Step, p.Says())
+			row("proof", "%s %s, step %q: %s", verdict, title, p.Step, audit.Says(*p))
 		}
 		if c.Note != "" {
 			row("note", "no proof, it says: %s", brief(c.Note, wordy))

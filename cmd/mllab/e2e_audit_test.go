@@ -199,7 +199,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		if !slices.ContainsFunc(w.Applied, func(a audit.Applied) bool { return a.Reason == "ReconciliationSucceeded" && a.From == "event" }) {
 			t.Errorf("applied: %+v", w.Applied)
 		}
-		if w.Proof == nil || !w.Proof.Pass || w.Proof.SecondsToTraffic != 1.5 || w.Proof.Says() != "n=1 white 1" {
+		if w.Proof == nil || !w.Proof.Pass || w.Proof.SecondsToTraffic != 1.5 || audit.Says(*w.Proof) != "n=1 white 1" {
 			t.Errorf("proof: %+v", w.Proof)
 		}
 		text := c.run("audit", "--last", "1")

@@ -45,9 +45,10 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
+	"mllab.local/internal/delivery"
 	"mllab.local/internal/git"
+	"mllab.local/internal/incluster"
 	"mllab.local/internal/notebook"
 	"mllab.local/manifests"
 )
@@ -59,7 +60,7 @@ const messageFile = "/dev/termination-log"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], account, messageFile, os.Stdout))
+	os.Exit(run(ctx, os.Args[1:], incluster.Account, messageFile, os.Stdout))
 }
 
 // refused is an error of the notebook: another try would end the same.
@@ -69,7 +70,7 @@ type refused struct{ error }
 func run(ctx context.Context, args []string, account, message string, stdout io.Writer) int {
 	log := newLog(stdout)
 	r, err := newRunner(args, account, log)
-	code, word := 2, end{}
+	code, word := 2, delivery.End{}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, r.timeout)
 		defer cancel()
@@ -90,7 +91,7 @@ func run(ctx context.Context, args []string, account, message string, stdout io.
 		word.Error = err.Error()
 		log.Error("failed", "run", word.Run, "error", word.Error)
 	}
-	text, err := word.message()
+	text, err := word.Message()
 	if err == nil {
 		err = os.WriteFile(message, text, 0o600)
 	}
@@ -101,32 +102,6 @@ func run(ctx context.Context, args []string, account, message string, stdout io.
 }
 
 func newLog(to io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(to, nil)) }
-
-// end is the pod's message.
-type end struct {
-	Run      string `json:"run"`
-	Workflow string `json:"workflow,omitempty"` // the newest of the run
-	Commit   string `json:"commit,omitempty"`   // that has the model
-	Error    string `json:"error,omitempty"`
-}
-
-// maxMessage is how many bytes of a message Kubernetes keeps: a message that is cut off is not JSON.
-const maxMessage = 4096
-
-// message is the end as JSON, with as much of its error as fits.
-func (e end) message() ([]byte, error) {
-	text, err := json.Marshal(e)
-	if over := len(text) - maxMessage; err == nil && over > 0 {
-		const more = "…"
-		keep := max(0, len(e.Error)-over-len(more)) // no byte is shorter in JSON
-		for keep > 0 && !utf8.RuneStart(e.Error[keep]) {
-			keep--
-		}
-		e.Error = e.Error[:keep] + more
-		return json.Marshal(e)
-	}
-	return text, err
-}
 
 // runner is one notebook on its way.
 type runner struct {
@@ -187,7 +162,7 @@ func newRunner(args []string, account string, log *slog.Logger) (*runner, error)
 		return nil, fmt.Errorf("--code: %w", err)
 	}
 	r.api, err = newAPI(account)
-	r.pipeline.Space, r.pipeline.Runner = r.api.namespace, manifests.NotebookRunner
+	r.pipeline.Space, r.pipeline.Runner = r.api.Namespace, manifests.NotebookRunner
 	return r, err
 }
 
@@ -315,7 +290,7 @@ func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 				return status, nil
 			}
 			last = fmt.Errorf("it is %q", status.Phase)
-		case errors.Is(err, errRefused):
+		case final(err):
 			return status, err
 		case ctx.Err() == nil:
 			last = err // the API server may be on its way back

@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"mllab.local/internal/delivery"
 	"mllab.local/internal/git"
 )
 
@@ -20,14 +21,6 @@ type overlay struct {
 	service string // the Knative Service's name
 	percent int64  // of a new model's traffic, as long as another one serves
 }
-
-// The files of an overlay. The Service itself is in ../../base.
-const (
-	kustomizationFile = "kustomization.yaml"
-	modelFile         = "model.yaml"
-	trafficFile       = "traffic.yaml"
-	cardFile          = "card.yaml"
-)
 
 const kustomization = `# Written by the runner.
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -48,27 +41,11 @@ type model struct {
 	result
 }
 
-// patch is one of RFC 6902.
-type patch struct {
-	Op    string `json:"op"`
-	Path  string `json:"path"`
-	Value any    `json:"value"`
-}
-
-// leg is an entry of a Knative Service's traffic. One without a name is the newest revision that is ready: so a commit
-// that brings a revision moves no traffic before it can serve.
-type leg struct {
-	RevisionName   string `json:"revisionName,omitempty"`
-	LatestRevision bool   `json:"latestRevision"`
-	Percent        int64  `json:"percent"`
-}
-
 // Where the patches go.
 const (
-	namePath    = "/spec/template/metadata/name"
-	envPath     = "/spec/template/spec/containers/0/env/-"
-	imagePath   = "/spec/template/spec/initContainers/0/image"
-	trafficPath = "/spec/traffic"
+	namePath  = "/spec/template/metadata/name"
+	envPath   = "/spec/template/spec/containers/0/env/-"
+	imagePath = "/spec/template/spec/initContainers/0/image"
 )
 
 // runTrailer is the line of a commit's message that names its run.
@@ -84,7 +61,7 @@ func (o overlay) committed(repo *git.Repo, log []git.Commit, run string) (string
 			return c.Hash, nil
 		}
 		files, err := repo.Files(c.Hash, o.folder)
-		if err != nil || files[trafficFile] == nil {
+		if err != nil || files[delivery.TrafficFile] == nil {
 			return "", err
 		}
 	}
@@ -102,29 +79,29 @@ func (o overlay) change(repo *git.Repo, m model) (git.Change, error) {
 		return git.Change{}, fmt.Errorf("folder %s: %w", o.folder, err)
 	}
 	revision := o.service + m.run[strings.LastIndex(m.run, "-"):]
-	legs := []leg{{LatestRevision: true, Percent: 100}}
+	legs := []delivery.Leg{{LatestRevision: true, Percent: 100}}
 	share := int64(100)
 	if stable != "" && stable != revision {
 		share = o.percent
-		legs = []leg{{RevisionName: stable, Percent: 100 - share}, {LatestRevision: true, Percent: share}}
+		legs = []delivery.Leg{{RevisionName: stable, Percent: 100 - share}, {LatestRevision: true, Percent: share}}
 	}
 	interval := fmt.Sprintf("%.3f..%.3f", m.Low, m.High)
 	accuracy := fmt.Sprintf("%.3f", m.Accuracy)
-	card := map[string]any{
-		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "model-card"},
-		"data": map[string]string{
-			"run": m.run, "revision": revision, "image": m.Image, "model": m.Model, "data": m.Data, "notebook": m.notebook, "notebookCommit": m.commit,
-			"accuracy": accuracy, "interval95": interval, "heldOut": strconv.Itoa(m.HeldOut),
-		},
+	card, err := delivery.Card{
+		Run: m.run, Revision: revision, Image: m.Image, Model: m.Model, Data: m.Data, Notebook: m.notebook, NotebookCommit: m.commit,
+		Accuracy: accuracy, Interval: interval, HeldOut: strconv.Itoa(m.HeldOut),
+	}.Fields()
+	if err != nil {
+		return git.Change{}, err
 	}
-	files := map[string][]byte{kustomizationFile: []byte(kustomization)}
+	files := map[string][]byte{delivery.KustomizationFile: []byte(kustomization)}
 	for name, content := range map[string]any{
-		cardFile:    card,
-		trafficFile: []patch{{"add", trafficPath, legs}},
-		modelFile: []patch{
-			{"add", namePath, revision},
-			{"add", envPath, map[string]string{"name": "TARGET", "value": revision}},
-			{"add", imagePath, m.Image},
+		delivery.CardFile:    map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": delivery.CardName}, "data": card},
+		delivery.TrafficFile: delivery.Traffic(legs...),
+		delivery.ModelFile: []delivery.Patch{
+			{Op: "add", Path: namePath, Value: revision},
+			{Op: "add", Path: envPath, Value: map[string]string{"name": "TARGET", "value": revision}},
+			{Op: "add", Path: imagePath, Value: m.Image},
 		},
 	} {
 		text, err := yaml.Marshal(content)
@@ -140,33 +117,33 @@ func (o overlay) change(repo *git.Repo, m model) (git.Change, error) {
 
 // stable is the revision that has most of the traffic by an overlay's files, or "" when no model is in them.
 func stable(files map[string][]byte) (string, error) {
-	if files[trafficFile] == nil {
+	if files[delivery.TrafficFile] == nil {
 		return "", nil
 	}
 	var legs []struct {
 		Path  string
-		Value []leg
+		Value []delivery.Leg
 	}
-	if err := yaml.Unmarshal(files[trafficFile], &legs); err != nil {
-		return "", fmt.Errorf("%s: %w", trafficFile, err)
+	if err := yaml.Unmarshal(files[delivery.TrafficFile], &legs); err != nil {
+		return "", fmt.Errorf("%s: %w", delivery.TrafficFile, err)
 	}
-	if len(legs) != 1 || legs[0].Path != trafficPath || len(legs[0].Value) == 0 {
-		return "", fmt.Errorf("%s: want one patch of %s", trafficFile, trafficPath)
+	if len(legs) != 1 || legs[0].Path != delivery.TrafficPath || len(legs[0].Value) == 0 {
+		return "", fmt.Errorf("%s: want one patch of %s", delivery.TrafficFile, delivery.TrafficPath)
 	}
-	most := slices.MaxFunc(legs[0].Value, func(a, b leg) int { return int(a.Percent - b.Percent) })
+	most := slices.MaxFunc(legs[0].Value, func(a, b delivery.Leg) int { return int(a.Percent - b.Percent) })
 	if most.RevisionName != "" {
 		return most.RevisionName, nil
 	}
-	var model []patch
-	if err := yaml.Unmarshal(files[modelFile], &model); err != nil {
-		return "", fmt.Errorf("%s: %w", modelFile, err)
+	var model []delivery.Patch
+	if err := yaml.Unmarshal(files[delivery.ModelFile], &model); err != nil {
+		return "", fmt.Errorf("%s: %w", delivery.ModelFile, err)
 	}
 	for _, p := range model {
 		if name, is := p.Value.(string); is && p.Path == namePath {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("%s: no patch of %s", modelFile, namePath)
+	return "", fmt.Errorf("%s: no patch of %s", delivery.ModelFile, namePath)
 }
 
 func digest(text []byte) string {

@@ -19,6 +19,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"mllab.local/internal/delivery"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/git"
 	"mllab.local/internal/kube"
@@ -95,19 +96,10 @@ type Applied struct {
 }
 
 // Proof is what a scenario noted on the commit that it judged.
-type Proof struct {
-	Scenario         string          `json:"scenario"`
-	Control          string          `json:"control,omitempty"`
-	Step             string          `json:"step"`
-	Pass             bool            `json:"pass"`
-	Applied          string          `json:"applied,omitempty"` // Flux's revision
-	SecondsToTraffic float64         `json:"secondsToTraffic,omitempty"`
-	Evidence         json.RawMessage `json:"evidence,omitempty"` // as in a scenario's own report
-	Reasons          []string        `json:"reasons,omitempty"`
-}
+type Proof = delivery.Proof[json.RawMessage]
 
-// Says is the evidence in one line.
-func (p Proof) Says() string {
+// Says returns the evidence of a proof in one line.
+func Says(p Proof) string {
 	var e struct{ Says string }
 	_ = json.Unmarshal(p.Evidence, &e) // one without has nothing to say
 	return cmp.Or(strings.Join(p.Reasons, "; "), e.Says)

@@ -458,13 +458,13 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 
 func TestANoteIsAProofOrShownAsItIs(t *testing.T) {
 	p, note := readProof([]byte(`{"scenario":"gitops","control":"","step":"90/10 by a commit","pass":true,"applied":"main@sha1:ab","secondsToTraffic":1.2,"evidence":{"says":"n=1000 v1 903","verdict":{"n":1000}},"reasons":null}`))
-	if p == nil || note != "" || p.Says() != "n=1000 v1 903" || p.SecondsToTraffic != 1.2 || !p.Pass || p.Applied != "main@sha1:ab" {
+	if p == nil || note != "" || Says(*p) != "n=1000 v1 903" || p.SecondsToTraffic != 1.2 || !p.Pass || p.Applied != "main@sha1:ab" {
 		t.Errorf("%+v, %q", p, note)
 	}
 	if text, err := json.Marshal(p); err != nil || !strings.Contains(string(text), `"evidence":{"says":"n=1000 v1 903","verdict":{"n":1000}}`) {
 		t.Errorf("%s, %v", text, err)
 	}
-	if p, _ := readProof([]byte(`{"scenario":"gitops","step":"x","pass":false,"reasons":["a","b"]}`)); p == nil || p.Says() != "a; b" {
+	if p, _ := readProof([]byte(`{"scenario":"gitops","step":"x","pass":false,"reasons":["a","b"]}`)); p == nil || Says(*p) != "a; b" {
 		t.Errorf("%+v", p)
 	}
 	for _, other := range []string{"by hand\n", `{"scenario":`, `{"build":7}`, "[]", ""} {
