@@ -216,21 +216,16 @@ func fluxReady(ctx context.Context, c client.Reader, o *unstructured.Unstructure
 	if err := c.Get(ctx, client.ObjectKeyFromObject(o), live); err != nil {
 		return "", "", "", err
 	}
-	return conditionReady(live)
+	status, why, message = conditionReady(live)
+	return status, why, message, nil
 }
 
 // conditionReady is fluxReady for an object that was read.
-func conditionReady(live *unstructured.Unstructured) (status, why, message string, err error) {
-	conditions, _, err := unstructured.NestedSlice(live.Object, "status", "conditions")
-	for _, each := range conditions {
-		condition, _ := each.(map[string]any)
-		if condition["type"] == "Ready" && condition["observedGeneration"] == live.GetGeneration() {
-			status, _ = condition["status"].(string)
-			why, _ = condition["reason"].(string)
-			message, _ = condition["message"].(string)
-		}
+func conditionReady(live *unstructured.Unstructured) (status, why, message string) {
+	if c, ok := kube.ConditionOf(live, "Ready"); ok && c.Of == live.GetGeneration() {
+		return c.Status, c.Reason, c.Message
 	}
-	return status, why, message, err
+	return "", "", ""
 }
 
 // Unready is an object of Flux that is not ready, and Flux's reason.

@@ -399,7 +399,7 @@ func (g *byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, rea
 			if err == nil {
 				err = applied(k)
 			}
-			_, why, _, _ := conditionReady(k) // what is wrong with it, applied has said
+			_, why, _ := conditionReady(k) // what is wrong with it, applied has said
 			if tried, _, _ := unstructured.NestedString(k.Object, "status", "lastAttemptedRevision"); why == "BuildFailed" && tried == want {
 				final = err
 				return nil
@@ -491,11 +491,11 @@ func applied(o *unstructured.Unstructured) error {
 	if suspended, _, _ := unstructured.NestedBool(o.Object, "spec", "suspend"); suspended {
 		return fmt.Errorf("%s: it is suspended", kube.Name(o))
 	}
-	status, why, message, err := conditionReady(o)
-	switch {
-	case err != nil || status == "True" || status == "Unknown":
-		return err
-	case status == "":
+	status, why, message := conditionReady(o)
+	switch status {
+	case "True", "Unknown":
+		return nil
+	case "":
 		return fmt.Errorf("%s: Flux has not looked at it yet", kube.Name(o))
 	}
 	return fmt.Errorf("%s: %s: %s", kube.Name(o), why, message)

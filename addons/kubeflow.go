@@ -191,17 +191,12 @@ func wantCondition(ctx context.Context, env Env, o *unstructured.Unstructured, k
 	if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(o), live); err != nil {
 		return err
 	}
-	conditions, _, err := unstructured.NestedSlice(live.Object, "status", "conditions")
-	if err != nil {
-		return err
-	}
 	known := "it says nothing yet"
-	for _, each := range conditions {
-		c, _ := each.(map[string]any)
-		if c["type"] == kind && c["status"] == "True" {
+	for _, c := range kube.Conditions(live) {
+		if c.Type == kind && c.True() {
 			return nil
 		}
-		known = fmt.Sprintf("%v=%v: %v", c["type"], c["status"], c["message"])
+		known = fmt.Sprintf("%s=%s: %s", c.Type, c.Status, c.Message)
 	}
 	return fmt.Errorf("%s: not yet %s (%s)", kube.Name(o), kind, known)
 }

@@ -16,6 +16,7 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/git"
+	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 )
 
@@ -256,13 +257,8 @@ func (f *followed) ask(ctx context.Context, l *Session) (s said, err error) {
 // conditionOf is the status of a condition, and its reason and message in one
 // line.
 func conditionOf(o *unstructured.Unstructured, kind string) (status, why string) {
-	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	for _, each := range conditions {
-		c, _ := each.(map[string]any)
-		if c["type"] == kind {
-			status, _ = c["status"].(string)
-			return status, oneLine(fmt.Sprintf("%v: %v", c["reason"], c["message"]))
-		}
+	if c, ok := kube.ConditionOf(o, kind); ok {
+		return c.Status, oneLine(c.Reason + ": " + c.Message)
 	}
 	return "Unknown", "it has not said anything yet"
 }

@@ -95,11 +95,9 @@ func remains(_ context.Context, _ *view, _, live *unstructured.Unstructured) (st
 		return "", nil
 	}
 	var held []string
-	conditions, _, _ := unstructured.NestedSlice(live.Object, "status", "conditions")
-	for _, each := range conditions { // of a namespace: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceConditionType, True means trouble
-		if cond, ok := each.(map[string]any); ok && live.GetKind() == "Namespace" && cond["status"] == string(corev1.ConditionTrue) {
-			message, _ := cond["message"].(string)
-			held = append(held, message)
+	for _, c := range Conditions(live) { // of a namespace: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceConditionType, True means trouble
+		if live.GetKind() == "Namespace" && c.True() {
+			held = append(held, c.Message)
 		}
 	}
 	if finalizers := live.GetFinalizers(); len(finalizers) > 0 {

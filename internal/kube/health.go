@@ -75,23 +75,16 @@ func promised(obj *unstructured.Unstructured) string {
 
 // condition tells whether obj's condition of that type is True for its newest generation, and what it says if not.
 func condition(obj *unstructured.Unstructured, kind string) (bool, string) {
-	found, _, _ := unstructured.NestedSlice(obj.Object, "status", "conditions")
-	for _, each := range found {
-		cond, ok := each.(map[string]any)
-		if !ok || cond["type"] != kind {
-			continue
-		}
-		if generation, has := cond["observedGeneration"].(int64); has && generation < obj.GetGeneration() {
-			return false, kind + " is of an older generation"
-		}
-		if cond["status"] == string(corev1.ConditionTrue) {
-			return true, ""
-		}
-		reason, _ := cond["reason"].(string)
-		message, _ := cond["message"].(string)
-		return false, join(": ", "not "+kind, reason, message)
+	c, ok := ConditionOf(obj, kind)
+	switch {
+	case !ok:
+		return false, "not " + kind + " yet"
+	case c.Of >= 0 && c.Of < obj.GetGeneration():
+		return false, kind + " is of an older generation"
+	case c.True():
+		return true, ""
 	}
-	return false, "not " + kind + " yet"
+	return false, join(": ", "not "+kind, c.Reason, c.Message)
 }
 
 // observed is false while status.observedGeneration is behind. A kind without that field is always observed. A Knative

@@ -392,3 +392,21 @@ func TestInventoryReadsWhatFluxWrites(t *testing.T) {
 		t.Error("what cannot be read is nothing")
 	}
 }
+
+func TestConditionsAreReadAsTheyAre(t *testing.T) {
+	objs, err := Decode([]byte(`{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {conditions: [
+		{type: A, status: "True", observedGeneration: 0}, odd, {type: B, status: "False", reason: R, message: M}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Condition{{Type: "A", Status: "True"}, {Of: -1}, {Type: "B", Status: "False", Reason: "R", Message: "M", Of: -1}}
+	if got := Conditions(objs[0]); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if c, ok := ConditionOf(objs[0], "A"); !ok || !c.True() {
+		t.Errorf("%+v, %v", c, ok)
+	}
+	if c, ok := ConditionOf(objs[0], "C"); ok {
+		t.Errorf("there is no condition C: %+v", c)
+	}
+}
