@@ -15,27 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-)
 
-// What every answer carries; a proxy's own answer carries none of it.
-const (
-	headerTarget   = "X-Mllab-Target"
-	headerRevision = "X-Mllab-Revision"
-	headerPod      = "X-Mllab-Pod"
-)
-
-// headerModel is the hash of a trained model's file.
-const headerModel = "X-Mllab-Model"
-
-// headerConverted says whether an answer led to what a business wants, such as an order.
-const headerConverted = "X-Mllab-Converted"
-
-// The request's ID. Envoy may replace the first or change a digit of it, and leaves the second alone, so the second is
-// the one to trust. Both are echoed.
-// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-request-id
-const (
-	headerRequestID = "X-Request-Id"
-	headerID        = "X-Mllab-Id"
+	"mllab.local/sampleapp/api"
 )
 
 // maxLogged bounds what is logged of one model input or output, in bytes.
@@ -103,11 +84,11 @@ func (a *app) handler() http.Handler {
 			relay.ServeHTTP(w, r)
 			return
 		}
-		h.Set(headerTarget, a.target)
-		h.Set(headerRevision, a.revision)
-		h.Set(headerPod, a.pod)
+		h.Set(api.HeaderTarget, a.target)
+		h.Set(api.HeaderRevision, a.revision)
+		h.Set(api.HeaderPod, a.pod)
 		if a.trained != nil {
-			h.Set(headerModel, a.trained.digest)
+			h.Set(api.HeaderModel, a.trained.digest)
 		}
 		mux.ServeHTTP(w, r)
 	})
@@ -182,7 +163,7 @@ func (a *app) model(f modelPath) http.Handler {
 			out = answer{code: statusGone}
 		} else {
 			if out.code == http.StatusOK && a.convertPercent != unset {
-				w.Header().Set(headerConverted, strconv.FormatBool(a.random() < a.convertPercent/100))
+				w.Header().Set(api.HeaderConverted, strconv.FormatBool(a.random() < a.convertPercent/100))
 			}
 			out.write(w)
 		}
@@ -208,7 +189,7 @@ func (a *app) model(f modelPath) http.Handler {
 
 // requestID echoes the request's IDs into the answer and returns the one to trust, made up when there is none.
 func requestID(answer, request http.Header) string {
-	given, own := request.Get(headerRequestID), request.Get(headerID)
+	given, own := request.Get(api.HeaderRequestID), request.Get(api.HeaderID)
 	id := own
 	if id == "" {
 		id = given
@@ -219,9 +200,9 @@ func requestID(answer, request http.Header) string {
 	if given == "" {
 		given = id
 	}
-	answer.Set(headerRequestID, given)
+	answer.Set(api.HeaderRequestID, given)
 	if own != "" {
-		answer.Set(headerID, own)
+		answer.Set(api.HeaderID, own)
 	}
 	return id
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"mllab.local/internal/probe"
+
+	"mllab.local/sampleapp/api"
 )
 
 // env is an environment with a few variables.
@@ -334,7 +336,7 @@ func TestOtherMethodsAndPathsAreRefused(t *testing.T) {
 
 func TestSeenListsModelRequestsInOrder(t *testing.T) {
 	_, s, _ := start(t, map[string]string{"TARGET": "v2", "K_REVISION": "r", "FAIL_PERCENT": "50", "SEEN_KEEP": "5"})
-	get := func(query string) (a seenAnswer) {
+	get := func(query string) (a api.Seen) {
 		t.Helper()
 		resp, body := do(t, "GET", s.URL+"/seen"+query, "")
 		if err := json.Unmarshal([]byte(body), &a); err != nil || resp.StatusCode != 200 {
@@ -403,7 +405,7 @@ func TestSeenListsThePredictionOfEachRequest(t *testing.T) {
 // seenOutputs asks /seen, where each ID must have an output.
 func seenOutputs(t *testing.T, url, query string) []string {
 	t.Helper()
-	var a seenAnswer
+	var a api.Seen
 	_, body := do(t, "GET", url+"/seen"+query, "")
 	if err := json.Unmarshal([]byte(body), &a); err != nil || len(a.Outputs) != len(a.IDs) {
 		t.Fatalf("%s: %v", body, err)

@@ -9,15 +9,14 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"mllab.local/sampleapp/api"
 )
 
 // faults is what a scenario can make go wrong while the process runs.
 type faults struct {
-	Ready       bool    `json:"ready"`
-	Hang        bool    `json:"hang"`
-	FailPercent float64 `json:"failPercent"`
-	Delay       string  `json:"delay"`
-	delay       time.Duration
+	api.Faults
+	delay time.Duration
 }
 
 const faultsExample = `{"ready": true, "hang": false, "failPercent": 2.5, "delay": "250ms"}`
@@ -31,7 +30,7 @@ type faultState struct {
 }
 
 func newFaultState(c config) *faultState {
-	return &faultState{now: faults{Ready: true, FailPercent: c.failPercent, Delay: c.delay.String(), delay: c.delay}}
+	return &faultState{now: faults{api.Faults{Ready: true, FailPercent: c.failPercent, Delay: c.delay.String()}, c.delay}}
 }
 
 func (s *faultState) get() faults {

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"mllab.local/internal/probe"
+
+	"mllab.local/sampleapp/api"
 )
 
 // build returns the real binary, built once for all tests.
@@ -191,7 +193,7 @@ func TestOnSIGTERMAStartedRequestIsAnswered(t *testing.T) {
 			return false
 		}
 		defer resp.Body.Close()
-		var s seenAnswer
+		var s api.Seen
 		return json.NewDecoder(resp.Body).Decode(&s) == nil && s.Count == 1
 	})
 	p.signal(t, syscall.SIGTERM)

@@ -10,11 +10,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"mllab.local/sampleapp/api"
 )
 
 // identity is what an answer says about who gave it, and the relays it passed.
 func identity(h http.Header) string {
-	return fmt.Sprint(h[headerTarget], h[headerRevision], h[headerPod], h[headerRelay])
+	return fmt.Sprint(h[api.HeaderTarget], h[api.HeaderRevision], h[api.HeaderPod], h[headerRelay])
 }
 
 func TestThroughARelayARequestArrivesAsItWasSent(t *testing.T) {

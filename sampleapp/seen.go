@@ -1,6 +1,10 @@
 package main
 
-import "sync"
+import (
+	"sync"
+
+	"mllab.local/sampleapp/api"
+)
 
 // What is remembered of one request ID and of one prediction is bounded, in bytes.
 const (
@@ -43,24 +47,12 @@ func (s *seen) setOutput(n int, prediction []byte) {
 	}
 }
 
-// seenAnswer is what /seen says. IDs[i] is the ID of request number From+i, and Outputs[i] its prediction; requests
-// before From are no longer remembered, or were not asked for. A pod that is replaced starts at 0: read every pod.
-type seenAnswer struct {
-	Target   string   `json:"target"`
-	Revision string   `json:"revision"`
-	Pod      string   `json:"pod"`
-	Count    int      `json:"count"`
-	From     int      `json:"from"`
-	IDs      []string `json:"ids"`
-	Outputs  []string `json:"outputs"` // as JSON; empty for a GET, a refused input, and until it is computed
-}
-
 // since returns the requests that came after the first n requests.
-func (s *seen) since(n int) seenAnswer {
+func (s *seen) since(n int) api.Seen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	from := min(max(n, s.count-len(s.ring)), s.count)
-	a := seenAnswer{Count: s.count, From: from, IDs: make([]string, s.count-from), Outputs: make([]string, s.count-from)}
+	a := api.Seen{Count: s.count, From: from, IDs: make([]string, s.count-from), Outputs: make([]string, s.count-from)}
 	for i := range a.IDs {
 		r := s.ring[(from+i)%cap(s.ring)]
 		a.IDs[i], a.Outputs[i] = r.id, r.output

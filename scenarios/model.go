@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/sampleapp/api"
 )
 
 // model is the sample model as a plain Deployment, called NAME-VERSION, with
@@ -40,14 +42,8 @@ func (m model) labels() map[string]string {
 }
 
 // seen is what one pod of the sample model says of the requests that reached
-// it: IDs[i] is the ID of the i-th one after From, and Outputs[i] the numbers
-// that it answered, as JSON.
-type seen struct {
-	Target, Pod string
-	Count, From int
-	IDs         []string
-	Outputs     []string
-}
+// it.
+type seen = api.Seen
 
 // modelPort and adminPort are the sample model's; only pods that are meant to
 // be broken while they run have the second.
@@ -89,12 +85,7 @@ func (l *Session) seenBy(ctx context.Context, pod string, n int) (seen, error) {
 
 // faults are what a pod of the sample model can be made to do wrong while it
 // runs; what is not set stays.
-type faults struct {
-	Ready       *bool    `json:"ready,omitempty"`
-	Hang        *bool    `json:"hang,omitempty"`
-	FailPercent *float64 `json:"failPercent,omitempty"`
-	Delay       string   `json:"delay,omitempty"`
-}
+type faults = api.FaultsChange
 
 // breakPod makes a pod do wrong.
 func (l *Session) breakPod(ctx context.Context, pod string, f faults) error {

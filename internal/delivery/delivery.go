@@ -115,7 +115,7 @@ type Proof[E any] struct {
 	Step     string `json:"step"`
 	Pass     bool   `json:"pass"`              // what must hold after this commit does
 	Applied  string `json:"applied,omitempty"` // the revision that Flux had applied when it was judged, such as "main@sha1:…"
-	// SecondsToTraffic is from just before the commit was made until it was in force: until the first answer by the new
+	// SecondsToTraffic is from just before the commit was made until it was active: until the first answer by the new
 	// state, or where only some of the answers change, until Flux and Knative said so. 0: it never was.
 	SecondsToTraffic float64  `json:"secondsToTraffic,omitempty"`
 	Evidence         E        `json:"evidence,omitempty"` // as in the scenario's own report

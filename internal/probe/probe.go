@@ -18,32 +18,26 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"mllab.local/sampleapp/api"
 )
 
-// What the application says about itself in every answer's header. A proxy on the way does not add these, so an answer
-// without any of them is the proxy's own.
+// What the application says in every answer's header. An answer without any of the first three is a proxy's own.
 const (
-	HeaderTarget   = "X-Mllab-Target"
-	HeaderRevision = "X-Mllab-Revision"
-	HeaderPod      = "X-Mllab-Pod"
-)
-
-// The request's ID, sent under both names and echoed by the application. Envoy may replace X-Request-Id at the edge or
-// change a digit of it for tracing; it leaves the other alone.
-// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-request-id
-const (
-	HeaderRequestID = "X-Request-Id"
-	HeaderID        = "X-Mllab-Id"
+	HeaderTarget    = api.HeaderTarget
+	HeaderRevision  = api.HeaderRevision
+	HeaderPod       = api.HeaderPod
+	HeaderRequestID = api.HeaderRequestID
+	HeaderID        = api.HeaderID
+	HeaderConverted = api.HeaderConverted
+	HeaderModel     = api.HeaderModel
 )
 
 // HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. Knative's routes say it
-// under HeaderKnativeRoute, to probes only (knative.dev/networking, pkg/http/header). HeaderConverted is the
-// sample model's stand-in for a business outcome. HeaderModel is "sha256:" and the hash of a trained model's file.
+// under HeaderKnativeRoute, to probes only (knative.dev/networking, pkg/http/header).
 const (
 	HeaderRoute        = "X-Mllab-Route"
 	HeaderKnativeRoute = "K-Network-Hash"
-	HeaderConverted    = "X-Mllab-Converted"
-	HeaderModel        = "X-Mllab-Model"
 )
 
 // MaxBody is how many bytes of an answer's body are read. A longer one is an error of that answer.

@@ -1,0 +1,54 @@
+// Package api is the contract of the sample model with those who use it: headers, /seen and /faults.
+package api
+
+// What the model says about itself in every answer's header. A proxy on the way does not add these, so an answer without
+// any of them is the proxy's own.
+const (
+	HeaderTarget   = "X-Mllab-Target"
+	HeaderRevision = "X-Mllab-Revision"
+	HeaderPod      = "X-Mllab-Pod"
+)
+
+// The request's ID, sent under both names and echoed. Envoy may replace the first at the edge or change a digit of it for
+// tracing, and leaves the second alone, so the second is the one to trust.
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-request-id
+const (
+	HeaderRequestID = "X-Request-Id"
+	HeaderID        = "X-Mllab-Id"
+)
+
+const (
+	// HeaderConverted says whether an answer led to what a business wants, such as an order.
+	HeaderConverted = "X-Mllab-Converted"
+	// HeaderModel is "sha256:" and the hash of a trained model's file.
+	HeaderModel = "X-Mllab-Model"
+)
+
+// Seen is the answer to GET /seen?since=N. IDs[i] is the ID of request number From+i, and Outputs[i] its prediction;
+// requests before From are no longer remembered, or were not asked for. A pod that is replaced starts at 0: read every
+// pod.
+type Seen struct {
+	Target   string   `json:"target"`
+	Revision string   `json:"revision"`
+	Pod      string   `json:"pod"`
+	Count    int      `json:"count"`
+	From     int      `json:"from"`
+	IDs      []string `json:"ids"`
+	Outputs  []string `json:"outputs"` // as JSON; empty for a GET, a refused input, and until it is computed
+}
+
+// Faults is the answer to GET and PUT /faults of the admin port: what goes wrong while the process runs.
+type Faults struct {
+	Ready       bool    `json:"ready"`
+	Hang        bool    `json:"hang"`
+	FailPercent float64 `json:"failPercent"`
+	Delay       string  `json:"delay"` // as of time.ParseDuration
+}
+
+// FaultsChange is the body of PUT /faults; what is not set stays.
+type FaultsChange struct {
+	Ready       *bool    `json:"ready,omitempty"`
+	Hang        *bool    `json:"hang,omitempty"`
+	FailPercent *float64 `json:"failPercent,omitempty"`
+	Delay       string   `json:"delay,omitempty"`
+}
