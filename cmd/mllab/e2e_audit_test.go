@@ -117,7 +117,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		return r
 	}
 	green := ada.commit("Green", "audit-try/base/kustomization.yaml", "resources: [settings.yaml]\n", "audit-try/base/settings.yaml", settings("green"),
-		"audit-try/overlays/lab/kustomization.yaml", "resources: [../../base]\n")
+		"audit-try/overlays/lab/kustomization.yaml", "resources: [../../base]\n", "audit-try/base/Meeting notes.md", "That Flux takes any name.\n")
 	ada.git("push", "-q")
 	engine(t, "exec", c.node(), "sh", "-c", `printf %s "$1" | kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f -`, "sh", auditTry)
 	defer c.kubectl(t, "delete", "namespace", "audit-try", "--timeout=2m")
@@ -147,6 +147,17 @@ func testGitVerbs(t *testing.T, c cli) {
 		applied(t, red)
 		p.interrupt()
 		p.wait().exits(t, 130)
+	})
+
+	c.part(t, "clones may be shallow, or without files", func(t *testing.T) {
+		for flag, commits := range map[string]string{"--depth=1": "1", "--filter=blob:none": ada.git("rev-list", "--count", "HEAD")} {
+			g := gitUser{t, t.TempDir()}
+			g.git("clone", "-q", flag, at.String(), ".")
+			if got := g.git("rev-list", "--count", "HEAD"); got != commits {
+				t.Errorf("%s has %s commits, want %s", flag, got, commits)
+			}
+			g.git("rev-parse", "HEAD:audit-try/base/Meeting notes.md")
+		}
 	})
 
 	c.part(t, "what would lose or forge something is refused in words", func(t *testing.T) {
