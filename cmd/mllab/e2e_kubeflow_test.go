@@ -81,6 +81,8 @@ func TestLabDelivery(t *testing.T) {
 		c.kubectl(t, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow", "--all")
 	})
 
+	c.part(t, "clients do what their own first page does", func(t *testing.T) { testClients(t, c) })
+
 	c.part(t, "notebooks as people bring them", func(t *testing.T) { testNotebooks(t, c) })
 
 	c.part(t, "mlops passes, it fits, and the proof of each of its commits is in Git", func(t *testing.T) {
