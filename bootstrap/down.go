@@ -168,15 +168,35 @@ func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport
 	}
 	m.Networks = left
 	if s.last() {
-		if m.LibModules && syscall.Rmdir("/lib/modules") == nil { // only if it is still empty, and no link
-			r.Removed = append(r.Removed, "/lib/modules, which was empty")
+		nodes, err := kindNodes(ctx, engines)
+		switch {
+		case err != nil:
+			return err
+		case m.LibModules && nodes > 0: // a node that mounts it cannot start a pod without it
+			r.Kept = append(r.Kept, "/lib/modules, which other clusters use")
+		default:
+			if m.LibModules && syscall.Rmdir("/lib/modules") == nil { // only if it is still empty, and no link
+				r.Removed = append(r.Removed, "/lib/modules, which was empty")
+			}
+			m.LibModules = false
 		}
-		m.LibModules = false
 		if err := s.removeShared(); err != nil {
 			return err
 		}
 	}
 	return s.saveMade(m)
+}
+
+// kindNodes counts the nodes of kind's clusters, of whatever state folder.
+func kindNodes(ctx context.Context, engines []*engine) (n int, err error) {
+	for _, e := range engines {
+		nodes, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "label="+clusterLabel)
+		if err != nil {
+			return 0, fmt.Errorf("listing kind's nodes: %w", err)
+		}
+		n += len(nodes)
+	}
+	return n, nil
 }
 
 // cacheAfterDown says what of the images stays, or removes it.

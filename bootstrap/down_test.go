@@ -142,6 +142,22 @@ func TestDownKeepsTheRecordWhenTheEngineCannotBeAsked(t *testing.T) {
 	mustDown(t, w, w.options()) // no record: nothing to be sorry for
 }
 
+func TestLibModulesStaysWhileAnotherStateFoldersClusterMountsIt(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	if err := (store{root: o.State, name: DefaultName}).saveMade(made{LibModules: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.otherNodes = []string{"91a7"}
+	if r := mustDown(t, w, o); !slices.Contains(r.Kept, "/lib/modules, which other clusters use") {
+		t.Errorf("removed %v, kept %v", r.Removed, r.Kept)
+	}
+	if m, err := (store{root: o.State, name: DefaultName}).loadMade(); err != nil || !m.LibModules {
+		t.Errorf("it is forgotten that mllab made it: %+v, %v", m, err)
+	}
+}
+
 func TestPurgeKeepsTheNodeImageOfAnotherLab(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()

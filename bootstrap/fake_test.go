@@ -29,6 +29,7 @@ type world struct {
 	volumes      map[string]string
 	images       []string
 	network      bool
+	otherNodes   []string // of kind clusters with another state folder
 	users        []string // other containers on kind's network
 	onNode       []string // images in the node's containerd
 	calls        []string // of the engine, those that change something
@@ -258,6 +259,8 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 			return err
 		}
 		return say(string(data))
+	case line == "ps -a --quiet --filter label="+clusterLabel:
+		return say(w.otherNodes...)
 	case strings.HasPrefix(line, "ps -a --quiet --filter ancestor="):
 		var users []string
 		for _, c := range w.containers {
