@@ -51,13 +51,20 @@ func (p *prober) lastStep(why string) Step {
 func (p *prober) lostNone(_ context.Context, l *Session) (Evidence, error) {
 	record := p.Stop()
 	l.watching = slices.DeleteFunc(l.watching, func(w *probe.Watcher) bool { return w == p.Watcher })
-	tally := probe.Count(record.Answers)
-	var err error
-	e := Evidence{Tally: &tally}
-	if e.File, err = l.keep(record.Answers); err != nil {
-		return e, err
+	e, err := judgeLoss(record, p.rate)
+	file, kept := l.keep(record.Answers)
+	if kept != nil {
+		return e, kept
 	}
-	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: p.rate, Outage: 3 / p.rate}
+	e.File = file
+	return e, err
+}
+
+// judgeLoss refutes that a record at this rate has no lost request.
+func judgeLoss(record probe.Record, rate float64) (Evidence, error) {
+	tally := probe.Count(record.Answers)
+	e := Evidence{Tally: &tally}
+	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: rate, Outage: 3 / rate}
 	if tally.Sent > 0 {
 		seen.Seconds = record.Answers[tally.Sent-1].Scheduled.Sub(record.Answers[0].Scheduled).Seconds()
 	}

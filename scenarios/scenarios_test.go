@@ -142,7 +142,10 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := (&prober{probe.Watch(ended, l.send, l.to("model"), 0.01), 0.01}).lostNone(t.Context(), l); err == nil {
-		t.Error("it passed")
+		t.Error("what was due and not sent passed")
+	}
+	if _, err := judgeLoss(probe.Record{}, 50); err == nil {
+		t.Error("nothing passed")
 	}
 }
 
