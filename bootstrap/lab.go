@@ -97,11 +97,27 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
 				return "", "kube-proxy does not run yet" + prefixed(": ", l.lastWarning(ctx))
 			}
+			var pods corev1.PodList
+			if err := l.kube.List(ctx, &pods); err != nil {
+				return "", "API: " + err.Error()
+			}
+			if !since.IsZero() && !proxySince(pods.Items, since) { // the DaemonSet still counts the one of before
+				return "", "kube-proxy has not started again yet" + prefixed(": ", l.lastWarning(ctx))
+			}
 			return n.Status.NodeInfo.KubeletVersion, ""
 		}
 		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name)
 	}
 	return "", "no node has registered yet"
+}
+
+// proxySince reports whether a kube-proxy among the pods is ready and has started since then.
+func proxySince(pods []corev1.Pod, since time.Time) bool {
+	return slices.ContainsFunc(pods, func(p corev1.Pod) bool {
+		return p.Namespace == "kube-system" && strings.HasPrefix(p.Name, "kube-proxy-") && slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+			return c.Ready && c.State.Running != nil && !c.State.Running.StartedAt.Time.Before(since.Truncate(time.Second)) // it has whole seconds
+		})
+	})
 }
 
 // lastWarning returns the newest warning about kube-proxy's pod, "" when there is none.
