@@ -321,8 +321,8 @@ func TestPodsThatACommitBringsAreHeldToABaseline(t *testing.T) {
 	for _, s := range All() {
 		if slices.Contains(s.Needs, "git") {
 			byGit++
-			if !s.Untrusted || s.SidecarInjection {
-				t.Errorf("%s: untrusted %v, sidecars %v", s.Name, s.Untrusted, s.SidecarInjection)
+			if !s.Baseline || s.Untrusted || s.SidecarInjection {
+				t.Errorf("%s: baseline %v, untrusted %v, sidecars %v", s.Name, s.Baseline, s.Untrusted, s.SidecarInjection)
 			}
 		}
 	}

@@ -355,7 +355,7 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 	}}}
 	if s.SidecarInjection {
 		ns.Labels["istio-injection"] = "enabled"
-	} else if s.Untrusted {
+	} else if s.Untrusted || s.Baseline {
 		// Not in the mesh, where only confine judges: Istio's init container needs
 		// NET_ADMIN, which no level but "privileged" allows.
 		// https://kubernetes.io/docs/concepts/security/pod-security-standards/

@@ -27,7 +27,8 @@ type Scenario struct {
 	Options          []string // the Options that it accepts besides Requests, Alpha and Short: "shares", "weights", "rollout-duration", "samples"
 	SidecarInjection bool     // its pods get Istio's sidecar
 	Serial           bool     // must not run in parallel: it measures time, or uses a singleton
-	Untrusted        bool     // a user's file or a commit says what its pods are: they are held to Pod Security's baseline
+	Untrusted        bool     // a user wrote it: its objects are written with few rights, and its pods are held to Pod Security's baseline
+	Baseline         bool     // a commit says what its pods are: they are held to Pod Security's baseline
 	// New plans one run. All of the Options have a value by then; the error is
 	// wrong use, and nothing was touched.
 	New func(Options) (*Plan, error)
