@@ -634,7 +634,7 @@ func TestAPushThatIsStaleBrokenOrIncompleteChangesNothing(t *testing.T) {
 		"no file":                        {commands(forward) + pack(third, resolve(third+"^{tree}")), "missing necessary objects"},
 		"no file, asked twice":           {commands(command{name: "refs/heads/x", new: third}, forward) + pack(third, resolve(third+"^{tree}")), "ng refs/heads/main missing necessary objects"},
 		"half a pack":                    {commands(forward) + whole[:len(whole)/2], "ng refs/heads/main unpacker error"},
-		"a pack with one byte changed":   {commands(forward) + whole[:60] + "!" + whole[61:], "ng refs/heads/main"},
+		"a pack with one byte changed":   {commands(forward) + whole[:60] + string([]byte{whole[60] ^ 1}) + whole[61:], "ng refs/heads/main"},
 		"no pack":                        {commands(forward), "ng refs/heads/main unpacker error"},
 		"a file as a branch":             {commands(command{name: "refs/heads/x", new: resolve(third + ":b")}) + whole, "a branch must be a commit"},
 	} {
