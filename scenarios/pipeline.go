@@ -66,10 +66,10 @@ func newPipeline(Options) (*Plan, error) {
 				After: "from data to traffic", Break: s.swap, Catches: Model,
 			},
 			{
-				Name: "repushed", Summary: "after the gate somebody pushes another model under the judged one's tag, and the code packs what has the tag",
+				Name: "repushed", Summary: "after the gate somebody pushes another model, and the code packs that one by its tag",
 				Break: func(context.Context, *Session) error {
-					s.change("steps.py", "return 0 if passed", `keep(trainer.train(data.held_x, data.held_y), FITTED, "fitted"); return 0 if passed`)
-					s.change("steps.py", `kept(FITTED, env["FITTED"])`, `kept(FITTED, tag("fitted"))`)
+					s.change("steps.py", "return 0 if passed", `keep(trainer.train(data.held_x, data.held_y), FITTED, "other"); return 0 if passed`)
+					s.change("steps.py", `kept(FITTED, env["FITTED"])`, `kept(FITTED, tag("other"))`)
 					return nil
 				}, Catches: Model,
 			},

@@ -61,8 +61,8 @@ func newTrain(Options) (*Plan, error) {
 		},
 		Controls: []Control{
 			{
-				Name: "swapped", Summary: "after the training somebody puts another model into the registry under its name",
-				After: "train", Break: s.swap, Catches: Model,
+				Name: "swapped", Summary: "between the training and the push the model's file becomes another one",
+				Break: s.rewrite("push(a.out, a.push)", "(write(a.out, train(data.held_x, data.held_y), data, e), push(a.out, a.push))[1]"), Catches: Model,
 			},
 			{
 				Name: "no-seed", Summary: "the training code leaves its seed to chance",
@@ -188,13 +188,4 @@ func (s *trainStory) stopped(ctx context.Context, l *Session) (Evidence, error) 
 	}
 	e.Summary += fmt.Sprintf(": below %.2f, job failed, nothing pushed", gateThreshold)
 	return e, nil
-}
-
-// swap puts a model with another intercept where the first one is.
-func (s *trainStory) swap(ctx context.Context, l *Session) error {
-	_, completed, err := l.run(ctx, trainJob{"swapped", 1, trainArgs(0, "--c", "0.01", "--push", repository(l)+":latest")})
-	if err == nil && !completed {
-		err = fmt.Errorf("TrainJob swapped has not completed; its log is in %s", l.evidence)
-	}
-	return err
 }
