@@ -141,7 +141,7 @@ type cluster interface {
 	create(ctx context.Context, config, image string) error
 	// serving returns when the API on that port, of a cluster that create is making, answers.
 	serving(ctx context.Context, port int) (lab, error)
-	// writeKubeconfig writes it anew for a node that runs.
+	// writeKubeconfig writes it again for a node that runs.
 	writeKubeconfig() error
 	// load imports a docker-archive into the node's containerd.
 	load(ctx context.Context, write func(io.Writer) error) error

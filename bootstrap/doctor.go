@@ -111,7 +111,7 @@ func look(ctx context.Context, o Options, p parts) (s survey, err error) {
 	case s.Action == keep || s.Action == revive:
 		s.Port = s.Found[0].Port // published once and for all
 	case s.State != nil && s.State.Port != 0 && (!o.PortGiven || o.Port == 0):
-		s.Port = s.State.Port // a cluster that is made anew keeps its address
+		s.Port = s.State.Port // a new cluster keeps its address
 	}
 	s.Machine = p.machine(ctx, o, s.Engine, s.Port)
 	s.Findings = findings(o, s)

@@ -112,7 +112,7 @@ func TestThePortOfAHalfMadeClusterIsItsOwn(t *testing.T) {
 	}
 	w.machine.PortErr, w.machine.PortHolder = syscall.EADDRINUSE, "conmon (process 7)"
 	if sum := mustUp(t, w, o); !sum.Created {
-		t.Error("it was not made anew")
+		t.Error("it was not replaced")
 	}
 	w.containers[0].Status = "exited" // it holds nothing now
 	if _, err := up(t.Context(), o, w.parts()); fault.Code(err) != 2 {

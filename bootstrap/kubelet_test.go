@@ -43,7 +43,7 @@ func TestAKubeletThatFailsTwiceIsGivenTime(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, _ = io.WriteString(f, "\n0 active\n1 active\n") // somebody started it anew
+	_, _ = io.WriteString(f, "\n0 active\n1 active\n") // somebody started it again
 	if f.final || stopped > 0 {
 		t.Error("two failures in a window were taken for final")
 	}

@@ -53,7 +53,7 @@ const (
 )
 
 // Up makes the cluster and everything on it, or what of it is missing. A second call changes nothing. After a call that
-// was interrupted, however hard, the next one goes on or begins anew.
+// was interrupted, however hard, the next one goes on, or begins again.
 //
 // Errors: fault.Usage with every reason when this machine or the input is not fit, before anything is made; ctx.Err()
 // when ctx ended, and then no half-made cluster is left.
@@ -304,10 +304,10 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		if errors.Is(err, syscall.EADDRINUSE) { // a node that is made anew would lose what is on it for that
+		if errors.Is(err, syscall.EADDRINUSE) { // a new node would lose what is on this one
 			return fault.Usage("end what listens on that port, and then up again; or `"+u.command("down")+"` and up, which makes a new cluster", "%w", err)
 		}
-		u.Report.Note("cluster %s could not be started again, so it is made anew: %v", u.Name, err)
+		u.Report.Note("cluster %s could not be started again, so a new one is made: %v", u.Name, err)
 	}
 	if err := u.loadNodeImage(ctx, e); err != nil {
 		return err

@@ -264,7 +264,7 @@ func TestAnInterruptDuringAddonsKeepsTheClusterForTheNextUp(t *testing.T) {
 	}
 	w.installErr = nil
 	if sum := mustUp(t, w, o); sum.Created {
-		t.Error("the cluster was made anew")
+		t.Error("the cluster was replaced")
 	}
 }
 
@@ -283,11 +283,11 @@ func TestAStoppedNodeWhosePortIsTakenIsLeftAsItIs(t *testing.T) {
 	}
 	delete(w.failing, "start")
 	if sum := mustUp(t, w, o); sum.Created {
-		t.Error("it was made anew")
+		t.Error("it was replaced")
 	}
 	w.containers[0].Status, w.portErr, w.failing["start"] = "exited", nil, errors.New("cannot start")
 	if sum := mustUp(t, w, o); !sum.Created {
-		t.Error("a node that cannot be started for another reason was not made anew")
+		t.Error("a node that cannot be started for another reason was not replaced")
 	}
 }
 
