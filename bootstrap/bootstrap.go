@@ -157,7 +157,7 @@ type lab interface {
 	install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error)
 	// ready returns nil when the addon's objects are; it waits as long as ctx lets it.
 	ready(ctx context.Context, gitops bool, a addons.Addon, im addons.Images) error
-	// ask asks an addon one question from outside, once; asked is "" when there is none.
+	// ask asks an addon one question from outside, once; without a question asked is "".
 	ask(ctx context.Context, gateway, addon string) (asked, answer string, err error)
 	// followed returns the revision of the lab's Git that Flux has applied.
 	followed(ctx context.Context) (revision string, err error)

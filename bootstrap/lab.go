@@ -120,7 +120,7 @@ func proxySince(pods []corev1.Pod, since time.Time) bool {
 	})
 }
 
-// lastWarning returns the newest warning about kube-proxy's pod, "" when there is none.
+// lastWarning returns the newest warning about kube-proxy's pod, or "".
 func (l liveLab) lastWarning(ctx context.Context) string {
 	var list corev1.EventList
 	if err := l.kube.List(ctx, &list); err != nil {

@@ -83,7 +83,7 @@ func newFront(to *url.URL) http.Handler {
 	})
 }
 
-// tagged is the digest of the manifest at that URL; empty when there is none.
+// tagged is the digest of the manifest at that URL, or "" without one.
 func tagged(ctx context.Context, manifest *url.URL) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, manifest.String(), nil)
 	if err != nil {

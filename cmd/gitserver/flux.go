@@ -17,7 +17,7 @@ import (
 // on every GitRepository that has our address. https://fluxcd.io/flux/components/source/gitrepositories/#triggering-a-reconcile
 type flux struct {
 	url  string            // of the repository
-	api  *incluster.Client // nil: there is none to ask
+	api  *incluster.Client // nil outside a cluster
 	wish chan struct{}
 	log  *slog.Logger
 }

@@ -533,7 +533,7 @@ func TestAFetchBringsWhatIsMissingAndNotEverything(t *testing.T) {
 	l.git(one, "fsck", "--strict")
 }
 
-// command asks that a ref moves from old to new; "" is none.
+// command asks that a ref moves from old to new; "" is a ref that does not exist.
 type command struct{ name, old, new string }
 
 var noHash = strings.Repeat("0", 40)

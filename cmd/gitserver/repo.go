@@ -58,7 +58,7 @@ Flux looks at it as soon as something is pushed. It applies what a Kustomization
 // what it left is removed when the repository is opened again.
 type repo struct {
 	dir      string // the repository
-	incoming string // bodies of requests; empty when there are none
+	incoming string // folder of the bodies of requests that are being read
 	pushes   string // the record of what was pushed
 	lock     int    // a file that this process and each git that it starts have open, and nobody else
 	writing  sync.Mutex
