@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,23 +46,20 @@ func testClients(t *testing.T, c cli) {
 	c.run("status", "-o", "json").decode(t, &cs.lab)
 	cs.image = c.kubectl(t, "-n", "mllab-sample", "get", "services.serving.knative.dev", "sample", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 
-	t.Run("each", func(t *testing.T) { // which ends when all have
-		for name, judge := range map[string]func(*testing.T){
-			"Kubeflow's SDK trains a function":                         cs.kubeflow,
-			"a Workflow of Hera's is submitted and followed with argo": cs.hera,
-			"KServe's SDK makes an InferenceService":                   cs.kserve,
-			"kn makes a Service and another revision of it":            cs.kn,
-			"flux finds Flux healthy":                                  cs.flux,
-			"helm installs a chart":                                    cs.helm,
-			"istioctl finds nothing wrong":                             cs.istioctl,
-			"kubectl forwards a port, copies, runs a command and logs": cs.kubectl,
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				judge(t)
-			})
-		}
-	})
+	var each sync.WaitGroup // and not t.Parallel, which would let a third lab start meanwhile
+	defer each.Wait()
+	for name, judge := range map[string]func(*testing.T){
+		"Kubeflow's SDK trains a function":                         cs.kubeflow,
+		"a Workflow of Hera's is submitted and followed with argo": cs.hera,
+		"KServe's SDK makes an InferenceService":                   cs.kserve,
+		"kn makes a Service and another revision of it":            cs.kn,
+		"flux finds Flux healthy":                                  cs.flux,
+		"helm installs a chart":                                    cs.helm,
+		"istioctl finds nothing wrong":                             cs.istioctl,
+		"kubectl forwards a port, copies, runs a command and logs": cs.kubectl,
+	} {
+		each.Go(func() { t.Run(name, judge) })
+	}
 }
 
 // run runs a client against the lab, and returns what it printed. A client that

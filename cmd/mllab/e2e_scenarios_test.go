@@ -165,7 +165,7 @@ func TestLabScenarios(t *testing.T) {
 		},
 	} {
 		c.part(t, "no untrue pass when "+world.name, func(t *testing.T) {
-			p := c.start("scenario", "canary", "--requests", "12000", "-o", "json") // long enough for what happens in the middle
+			p := c.start("scenario", "canary", "--requests", "5000", "-o", "json") // long enough for what happens in the middle
 			p.says(t, "canary: 90/10: started")
 			c.inForce(t, "90 10")
 			world.change(t)
@@ -285,7 +285,7 @@ func core(s scenarios.Scenario) bool {
 // inForce returns when the canary's traffic is so, in percents, and Knative calls it ready: then its sample begins.
 func (c cli) inForce(t *testing.T, percents string) {
 	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for limit := time.After(2 * time.Minute); ; {
 		got := c.kubectl(t, "-n", "mllab-canary", "get", "services.serving.knative.dev", "model", "-o",

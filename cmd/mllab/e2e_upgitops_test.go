@@ -50,7 +50,7 @@ func (j jane) push(t *testing.T, c cli, message string, limit time.Duration, so 
 // became returns when it is so.
 func (c cli) became(t *testing.T, limit time.Duration, what string, so func() bool) {
 	t.Helper()
-	tick := time.NewTicker(200 * time.Millisecond)
+	tick := time.NewTicker(time.Second) // each look costs a fifth of a CPU-second
 	defer tick.Stop()
 	for over := time.After(limit); !so(); {
 		select {
