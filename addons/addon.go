@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/fault"
@@ -58,9 +59,9 @@ type Addon struct {
 	Serves Use
 	// Images are the components that must be on the node.
 	Images []string
-	// Objects renders what is applied. It is pure: no cluster, and the same
-	// images give the same objects.
-	Objects func(ctx context.Context, im Images) ([]*unstructured.Unstructured, error)
+	// Render returns the objects. It is pure: no cluster, and the same images
+	// give the same objects.
+	Render func(im Images) ([]*unstructured.Unstructured, error)
 	// Settle, if any, does between its other objects and its pods what those
 	// need: secrets, and what a cloud would do and a lab has nobody for. Doing it
 	// again changes nothing.
@@ -71,6 +72,33 @@ type Addon struct {
 	// Verify uses the addon for real, as soon as its objects are ready, and
 	// leaves nothing behind.
 	Verify Use
+}
+
+// Rendered is an addon and what is applied of it.
+type Rendered struct {
+	Addon
+	Objects []*unstructured.Unstructured
+}
+
+// Render renders every addon of list, side by side, and returns them in list's
+// order.
+func Render(list []Addon, im Images) ([]Rendered, error) {
+	all := make([]Rendered, len(list))
+	var rendering errgroup.Group
+	for i, a := range list {
+		rendering.Go(func() error {
+			objs, err := a.Render(im)
+			if err != nil {
+				return fmt.Errorf("rendering %s: %w", a.Name, err)
+			}
+			all[i] = Rendered{a, objs}
+			return nil
+		})
+	}
+	if err := rendering.Wait(); err != nil {
+		return nil, err
+	}
+	return all, nil
 }
 
 // All returns every addon, in an order in which they can be installed.

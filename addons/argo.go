@@ -42,12 +42,12 @@ func argo() Addon {
 		Summary:  "Argo Workflows: pipelines as graphs of steps",
 		Optional: true,
 		Images:   []string{"argo-workflow-controller", "argo-executor"},
-		Objects:  argoObjects,
+		Render:   argoObjects,
 		Verify:   verifyArgo,
 	}
 }
 
-func argoObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func argoObjects(im Images) ([]*unstructured.Unstructured, error) {
 	executor, err := im.get("argo-executor")
 	if err != nil {
 		return nil, err

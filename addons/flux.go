@@ -36,7 +36,7 @@ func flux() Addon {
 		Name:     "flux",
 		Summary:  "Flux: source-controller, kustomize-controller and helm-controller",
 		Optional: true,
-		Objects:  fluxObjects,
+		Render:   fluxObjects,
 		Verify:   verifyFlux,
 	}
 	for _, c := range fluxControllers {
@@ -49,7 +49,7 @@ func flux() Addon {
 // https://github.com/fluxcd/flux2/blob/main/manifests/install/labels.yaml
 var fluxLabels = map[string]string{"app.kubernetes.io/part-of": "flux", "app.kubernetes.io/instance": FluxNamespace}
 
-func fluxObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func fluxObjects(im Images) ([]*unstructured.Unstructured, error) {
 	pinned, err := pinnedModules()
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func gatewayAPI() Addon {
 	return Addon{
 		Name:    "gateway-api",
 		Summary: "the Gateway API's CRDs (standard channel)",
-		Objects: func(context.Context, Images) ([]*unstructured.Unstructured, error) {
+		Render: func(Images) ([]*unstructured.Unstructured, error) {
 			objs, err := upstream("gateway-api.yaml")
 			if err != nil {
 				return nil, err

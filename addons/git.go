@@ -40,13 +40,13 @@ func git() Addon {
 		Optional: true,
 		Needs:    []string{"network", "flux"},
 		Images:   []string{"gitserver"},
-		Objects:  gitObjects,
+		Render:   gitObjects,
 		Settle:   makeGitToken,
 		Verify:   verifyGit,
 	}
 }
 
-func gitObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func gitObjects(im Images) ([]*unstructured.Unstructured, error) {
 	objs, err := ours(im, manifests.Git, "gitserver")
 	if err != nil {
 		return nil, fmt.Errorf("manifests/git.yaml: %w", err)

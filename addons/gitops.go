@@ -156,7 +156,7 @@ func gitFiles(a Addon, objs []*unstructured.Unstructured) (files, error) {
 // committed of an addon stays as they made it, and is said.
 //
 // There is one Result for each addon that the lab has then, in list's order.
-func InstallByGit(ctx context.Context, env Env, pods Use, list []Addon, im Images, r report.Reporter) ([]Result, error) {
+func InstallByGit(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter) ([]Result, error) {
 	var under bool
 	err := poll(ctx, func(string) {}, "looking who has the addons", func(ctx context.Context) error {
 		_, err := readKustomization(ctx, env.Kube, gitopsRoot)
@@ -171,17 +171,17 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Addon, im Image
 	}
 	var installed []Result
 	if !under {
-		if installed, err = Install(ctx, env, pods, list, im, r); err != nil {
+		if installed, err = Install(ctx, env, pods, list, r); err != nil {
 			return installed, err
 		}
 	}
 	task := r.Step("gitops")
 	if under {
-		installed, err = mend(ctx, env, pods, list, im, r, task.Update)
+		installed, err = mend(ctx, env, pods, list, r, task.Update)
 	}
-	g := &byGit{env: env, list: list, report: r}
+	var g byGit
 	if err == nil {
-		err = g.handOver(ctx, im, !under, task.Update)
+		g, err = publish(ctx, env, list, !under, r, task.Update)
 	}
 	if err != nil {
 		err = fmt.Errorf("gitops: %w", err)
@@ -189,12 +189,12 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Addon, im Image
 		return installed, err
 	}
 	task.Done(g.said)
-	results, err := install(ctx, env, g.list, im, r, hands{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }, env.Kube.Progress})
+	results, err := install(ctx, env, g.list, r, actions{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }, env.Kube.Progress})
 	return g.merged(list, installed, results), err
 }
 
 // merged adds up what became of each addon that the lab has.
-func (g *byGit) merged(list []Addon, runs ...[]Result) []Result {
+func (g byGit) merged(list []Rendered, runs ...[]Result) []Result {
 	var all []Result
 	for _, a := range list {
 		if slices.Contains(g.lost, a.Name) {
@@ -221,7 +221,7 @@ const mendAfter = time.Minute
 // mend installs what Git stands on when that is broken: a change that nobody
 // can push, or that nobody would apply, mends nothing. Flux is then asked to
 // apply what Git says of it.
-func mend(ctx context.Context, env Env, pods Use, list []Addon, im Images, r report.Reporter, reason func(string)) ([]Result, error) {
+func mend(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter, reason func(string)) ([]Result, error) {
 	names, err := standsOn()
 	if err != nil {
 		return nil, err
@@ -238,8 +238,8 @@ func mend(ctx context.Context, env Env, pods Use, list []Addon, im Images, r rep
 		return nil, ctx.Err()
 	}
 	r.Note("what the lab's Git stands on is not ready, so it is applied without Git: %s", oneLine(broken))
-	list = slices.DeleteFunc(slices.Clone(list), func(a Addon) bool { return !slices.Contains(names, a.Name) })
-	results, err := Install(ctx, env, pods, list, im, r)
+	list = slices.DeleteFunc(slices.Clone(list), func(a Rendered) bool { return !slices.Contains(names, a.Name) })
+	results, err := Install(ctx, env, pods, list, r)
 	for _, name := range names {
 		ask := fmt.Appendf(nil, `{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":%q}}}`, time.Now().Format(time.RFC3339Nano))
 		asked := env.Kube.Patch(ctx, kustomization(name, "", false, nil), client.RawPatch(types.MergePatchType, ask))
@@ -251,92 +251,87 @@ func mend(ctx context.Context, env Env, pods Use, list []Addon, im Images, r rep
 // byGit has Flux do what Install does.
 type byGit struct {
 	env     Env
-	list    []Addon  // as Flux's Kustomizations; without those that are not in Git
-	lost    []string // those that Flux has removed, as they are not in Git
-	report  report.Reporter
+	list    []Rendered        // their objects are Flux's Kustomizations; without those that are not in Git
+	lost    []string          // those that Flux has removed, as they are not in Git
 	changed map[string]string // what became of a Kustomization: "created", "configured"; none: "unchanged"
 	said    string            // what was committed
 }
 
-// handOver commits what mllab renders, and returns when Flux has fetched that.
+// publish commits what is rendered, and returns when Flux has fetched that.
 // first: Flux does not follow the lab's Git yet.
-func (g *byGit) handOver(ctx context.Context, im Images, first bool, reason func(string)) error {
+func publish(ctx context.Context, env Env, list []Rendered, first bool, r report.Reporter, reason func(string)) (byGit, error) {
 	rendered := map[string]files{gitopsRoot: {}}
 	if err := rendered[gitopsRoot].add(gitopsFolder+gitopsRoot+".yaml", rootObjects()...); err != nil {
-		return err
+		return byGit{}, err
 	}
-	for _, a := range g.list {
-		objs, err := a.Objects(ctx, im)
+	names := []string{gitopsRoot}
+	for _, a := range list {
+		objs, err := env.Kube.Sent(ctx, a.Objects)
 		if err == nil {
-			objs, err = g.env.Kube.Sent(ctx, objs)
-		}
-		if err == nil {
-			rendered[a.Name], err = gitFiles(a, objs)
+			rendered[a.Name], err = gitFiles(a.Addon, objs)
 		}
 		if err != nil {
-			return fmt.Errorf("rendering %s: %w", a.Name, err)
+			return byGit{}, fmt.Errorf("rendering %s: %w", a.Name, err)
 		}
+		names = append(names, a.Name)
 	}
-	remote, err := GitRemote(ctx, g.env.Kube, g.env.Gateway)
+	remote, err := GitRemote(ctx, env.Kube, env.Gateway)
 	if err != nil {
-		return err
+		return byGit{}, err
 	}
 	reason("reading the lab's Git")
 	bounded, stop := context.WithTimeout(ctx, verifyLimit)
 	defer stop()
 	repo, err := labgit.Clone(bounded, remote, gitopsAuthor)
 	if err != nil {
-		return fmt.Errorf("reading the lab's Git: %w", err)
-	}
-	names := []string{gitopsRoot}
-	for _, a := range g.list {
-		names = append(names, a.Name)
+		return byGit{}, fmt.Errorf("reading the lab's Git: %w", err)
 	}
 	reason("committing")
 	d, err := commit(bounded, repo, names, rendered)
 	if err != nil {
-		return fmt.Errorf("committing: %w", err)
+		return byGit{}, fmt.Errorf("committing: %w", err)
 	}
 	for _, note := range d.notes {
-		g.report.Note("%s", note)
-	}
-	if g.said = "unchanged"; len(d.changed) > 0 {
-		g.said = fmt.Sprintf("committed %.7s, %s", d.head, d.subject)
+		r.Note("%s", note)
 	}
 	if first {
-		if _, err := g.env.Kube.Apply(ctx, rootObjects()); err != nil {
-			return err
+		if _, err := env.Kube.Apply(ctx, rootObjects()); err != nil {
+			return byGit{}, err
 		}
 	}
-	if err := g.follow(d); err != nil {
-		return err
+	g, err := follow(env, list, d)
+	if err != nil {
+		return byGit{}, err
 	}
-	return poll(ctx, reason, "having Flux fetch the commit", func(ctx context.Context) error { return g.fetched(ctx, repo, d.head) })
+	return g, poll(ctx, reason, "having Flux fetch the commit", func(ctx context.Context) error { return fetched(ctx, env, repo, d.head) })
 }
 
-// follow puts Kustomizations in the place of the addons' objects.
-func (g *byGit) follow(d decision) error {
+// follow returns what Flux has to do after a commit: each addon is the
+// Kustomization that applies it.
+func follow(env Env, list []Rendered, d decision) (byGit, error) {
 	keep, err := standsOn()
 	if err != nil {
-		return err
+		return byGit{}, err
 	}
-	g.changed, g.lost = d.changed, filter(d.gone, func(name string) bool { return !slices.Contains(keep, name) })
+	g := byGit{env: env, changed: d.changed, said: "unchanged"}
+	if len(d.changed) > 0 {
+		g.said = fmt.Sprintf("committed %.7s, %s", d.head, d.subject)
+	}
+	g.lost = filter(d.gone, func(name string) bool { return !slices.Contains(keep, name) })
 	present := func(name string) bool { return !slices.Contains(d.gone, name) }
-	var list []Addon
-	for _, a := range g.list {
+	for _, a := range list {
 		if !present(a.Name) {
 			continue
 		}
-		k, err := addonKustomization(a)
-		a.Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
-			return []*unstructured.Unstructured{k}, err
+		k, err := addonKustomization(a.Addon)
+		if err != nil {
+			return byGit{}, err
 		}
 		// Flux knows its own order, and says when what an addon needs is gone.
 		a.Needs, a.Beside, a.Serves = filter(a.Needs, present), filter(a.Beside, present), nil
-		list = append(list, a)
+		g.list = append(g.list, Rendered{a.Addon, []*unstructured.Unstructured{k}})
 	}
-	g.list = list
-	return nil
+	return g, nil
 }
 
 func filter(names []string, keep func(string) bool) []string {
@@ -344,8 +339,8 @@ func filter(names []string, keep func(string) bool) []string {
 }
 
 // fetched returns nil when Flux has a commit, or a later one.
-func (g *byGit) fetched(ctx context.Context, repo *labgit.Repo, commit string) error {
-	has, err := sourceRevision(ctx, g.env.Kube)
+func fetched(ctx context.Context, env Env, repo *labgit.Repo, commit string) error {
+	has, err := sourceRevision(ctx, env.Kube)
 	if err != nil {
 		return err
 	}
@@ -370,7 +365,7 @@ func (g *byGit) fetched(ctx context.Context, repo *labgit.Repo, commit string) e
 }
 
 // changes says what becomes of Kustomizations, which is Flux's work.
-func (g *byGit) changes(_ context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error) {
+func (g byGit) changes(_ context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error) {
 	var changes []kube.Change
 	for _, o := range objs {
 		action := g.changed[o.GetName()]
@@ -387,7 +382,7 @@ func (g *byGit) changes(_ context.Context, objs []*unstructured.Unstructured) ([
 const applyLimit = 5 * time.Minute
 
 // wait returns when Flux has applied what it has fetched, and that is ready.
-func (g *byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
+func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
 	for _, o := range objs {
 		var final error // no time mends what cannot be read
 		err := pollFor(ctx, applyLimit, reason, "having Flux apply it", func(ctx context.Context) error {

@@ -24,39 +24,17 @@ type Result struct {
 	Err           error         `json:"-"`
 }
 
-// Prepared starts rendering every addon of list and returns the list with the
-// outcome in place of the work: a cluster can be created meanwhile.
-func Prepared(ctx context.Context, list []Addon, im Images) []Addon {
-	list = slices.Clone(list)
-	for i, a := range list {
-		var objs []*unstructured.Unstructured
-		var err error
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			objs, err = a.Objects(ctx, im)
-		}()
-		list[i].Objects = func(ctx context.Context, _ Images) ([]*unstructured.Unstructured, error) {
-			if ended := await(ctx, done); ended != nil {
-				return nil, ended
-			}
-			return objs, err
-		}
-	}
-	return list
+// Install brings the addons of list onto the cluster, each as soon as those
+// before it allow. Nothing that has pods is applied before pods returns: until
+// then the node may be in the making. The first failure stops the others; its
+// error names the addon. There is one Result per addon, in list's order, on
+// failure too.
+func Install(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter) ([]Result, error) {
+	return install(ctx, env, list, r, actions{env.Kube.Apply, env.Kube.Wait, pods, env.Kube.Progress})
 }
 
-// Install brings the addons of list, which Select returned, onto the cluster,
-// each as soon as those before it allow. Nothing is applied before everything
-// is rendered, and nothing that has pods before pods returns: until then the
-// node may be in the making. The first failure stops the others; its error names the addon.
-// There is one Result per addon, in list's order, on failure too.
-func Install(ctx context.Context, env Env, pods Use, list []Addon, im Images, r report.Reporter) ([]Result, error) {
-	return install(ctx, env, list, im, r, hands{env.Kube.Apply, env.Kube.Wait, pods, env.Kube.Progress})
-}
-
-// hands are what Install does to a cluster.
-type hands struct {
+// actions are what install does to a cluster.
+type actions struct {
 	apply func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error)
 	wait  func(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error
 	pods  Use // returns when the node runs pods
@@ -66,8 +44,7 @@ type hands struct {
 
 // job is one addon on its way; its channels are closed when that has happened.
 type job struct {
-	addon            Addon
-	objs             []*unstructured.Unstructured
+	addon            Rendered
 	serves, verified chan struct{}
 	result           *Result
 }
@@ -75,7 +52,7 @@ type job struct {
 // split returns the objects that need no node, those that have pods, and of
 // these the one that starts last.
 func (j *job) split() (first, pods, last []*unstructured.Unstructured) {
-	for _, o := range j.objs {
+	for _, o := range j.addon.Objects {
 		switch {
 		case !kube.HasPods(o):
 			first = append(first, o)
@@ -88,23 +65,12 @@ func (j *job) split() (first, pods, last []*unstructured.Unstructured) {
 	return first, pods, last
 }
 
-func install(ctx context.Context, env Env, list []Addon, im Images, r report.Reporter, h hands) ([]Result, error) {
+func install(ctx context.Context, env Env, list []Rendered, r report.Reporter, do actions) ([]Result, error) {
 	results := make([]Result, len(list))
 	jobs := map[string]*job{}
-	rendering, rctx := errgroup.WithContext(ctx)
 	for i, a := range list {
 		results[i].Name = a.Name
-		j := &job{addon: a, serves: make(chan struct{}), verified: make(chan struct{}), result: &results[i]}
-		jobs[a.Name] = j
-		rendering.Go(func() (err error) {
-			if j.objs, err = a.Objects(rctx, im); err != nil {
-				j.result.Err = fmt.Errorf("%s: rendering: %w", a.Name, err)
-			}
-			return j.result.Err
-		})
-	}
-	if err := rendering.Wait(); err != nil {
-		return results, err
+		jobs[a.Name] = &job{addon: a, serves: make(chan struct{}), verified: make(chan struct{}), result: &results[i]}
 	}
 	for _, a := range list {
 		for _, need := range slices.Concat(a.Needs, a.Beside) {
@@ -116,14 +82,14 @@ func install(ctx context.Context, env Env, list []Addon, im Images, r report.Rep
 	running, gctx := errgroup.WithContext(ctx)
 	for _, j := range jobs {
 		running.Go(func() error {
-			j.result.Err = j.run(gctx, env, jobs, r, h)
+			j.result.Err = j.run(gctx, env, jobs, r, do)
 			return j.result.Err
 		})
 	}
 	return results, running.Wait()
 }
 
-func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.Reporter, h hands) (err error) {
+func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.Reporter, do actions) (err error) {
 	a := j.addon
 	task := report.Discard().Step("") // until it is its turn
 	defer func() {
@@ -158,7 +124,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 			return nil
 		}
 		task.Update(fmt.Sprintf("applying %d objects", len(objs)))
-		changes, err := h.apply(ctx, objs)
+		changes, err := do.apply(ctx, objs)
 		j.result.Changes = append(j.result.Changes, changes...)
 		if err != nil {
 			return fmt.Errorf("applying: %w", err)
@@ -172,11 +138,11 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 		close(j.serves)
 	}
 	if a.Settle != nil {
-		if err := patiently(ctx, h.progress, task.Update, func() error { return a.Settle(ctx, env, task.Update) }); err != nil {
+		if err := patiently(ctx, do.progress, task.Update, func() error { return a.Settle(ctx, env, task.Update) }); err != nil {
 			return fmt.Errorf("settling: %w", err)
 		}
 	}
-	if err := h.pods(ctx, env, task.Update); err != nil {
+	if err := do.pods(ctx, env, task.Update); err != nil {
 		return err
 	}
 	if err := apply(pods); err != nil {
@@ -185,7 +151,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	both, bctx := errgroup.WithContext(ctx)
 	if a.Serves != nil {
 		both.Go(func() error {
-			if err := patiently(bctx, h.progress, func(string) {}, func() error { return a.Serves(bctx, env, func(string) {}) }); err != nil {
+			if err := patiently(bctx, do.progress, func(string) {}, func() error { return a.Serves(bctx, env, func(string) {}) }); err != nil {
 				return fmt.Errorf("waiting until it serves: %w", err)
 			}
 			close(j.serves)
@@ -194,7 +160,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	}
 	both.Go(func() error {
 		wait := func(objs []*unstructured.Unstructured) error {
-			if err := h.wait(bctx, objs, task.Update); err != nil {
+			if err := do.wait(bctx, objs, task.Update); err != nil {
 				return fmt.Errorf("waiting: %w", err)
 			}
 			return nil
@@ -207,7 +173,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 				return err
 			}
 		}
-		return wait(j.objs)
+		return wait(a.Objects)
 	})
 	if err := both.Wait(); err != nil {
 		return err
@@ -221,7 +187,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	j.result.Seconds = time.Since(start).Seconds()
 	task.Update("ready, verifying it by use")
 	start = time.Now()
-	err = patiently(ctx, h.progress, task.Update, func() error { return a.Verify(ctx, env, task.Update) })
+	err = patiently(ctx, do.progress, task.Update, func() error { return a.Verify(ctx, env, task.Update) })
 	j.result.VerifySeconds = time.Since(start).Seconds()
 	if err != nil {
 		return fmt.Errorf("verifying: %w", err)

@@ -38,23 +38,22 @@ func (d *diary) index(entry string) int {
 }
 
 // fake is an addon of one object that is called like it.
-func (d *diary) fake(name string, needs, beside []string) Addon {
-	return Addon{
-		Name: name, Needs: needs, Beside: beside,
-		Objects: func(context.Context, Images) ([]*unstructured.Unstructured, error) {
-			d.say("render %s", name)
-			return []*unstructured.Unstructured{object("v1", "ConfigMap", "default", name, nil)}, nil
+func (d *diary) fake(name string, needs, beside []string) Rendered {
+	return Rendered{
+		Addon: Addon{
+			Name: name, Needs: needs, Beside: beside,
+			Verify: func(context.Context, Env, func(string)) error {
+				d.say("verify %s", name)
+				return nil
+			},
 		},
-		Verify: func(context.Context, Env, func(string)) error {
-			d.say("verify %s", name)
-			return nil
-		},
+		Objects: []*unstructured.Unstructured{object("v1", "ConfigMap", "default", name, nil)},
 	}
 }
 
-// hands write what they do into the diary; hook may hold them up or fail.
-func (d *diary) hands(hook func(ctx context.Context, doing, name string) error) hands {
-	return hands{
+// actions write what they do into the diary; hook may hold them up or fail.
+func (d *diary) actions(hook func(ctx context.Context, doing, name string) error) actions {
+	return actions{
 		apply: func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error) {
 			name := objs[0].GetName()
 			d.say("apply %s", name)
@@ -90,7 +89,7 @@ func nothing(context.Context, string, string) error { return nil }
 
 func TestAnAddonIsAppliedAfterItsNeedsAreVerifiedAndBesideOthersThatAreApplied(t *testing.T) {
 	d := &diary{}
-	list := []Addon{
+	list := []Rendered{
 		d.fake("crds", nil, nil),
 		d.fake("mesh", nil, nil),
 		d.fake("serving", nil, []string{"crds", "mesh"}),
@@ -106,13 +105,11 @@ func TestAnAddonIsAppliedAfterItsNeedsAreVerifiedAndBesideOthersThatAreApplied(t
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
 	defer stop()
-	results, err := install(ctx, Env{}, list, nil, report.Discard(), d.hands(hook))
+	results, err := install(ctx, Env{}, list, report.Discard(), d.actions(hook))
 	if err != nil {
 		t.Fatalf("install: %v", err)
 	}
 	for _, pair := range [][2]string{
-		{"render model", "apply crds"}, // all rendered before anything is applied
-		{"render mesh", "apply crds"},
 		{"apply crds", "apply serving"},
 		{"apply mesh", "apply serving"},
 		{"verify mesh", "verify serving"},
@@ -134,9 +131,7 @@ func TestAnAddonIsAppliedAfterItsNeedsAreVerifiedAndBesideOthersThatAreApplied(t
 func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 	d := &diary{}
 	a := d.fake("mesh", nil, nil)
-	a.Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
-		return []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "pilot", nil), object("v1", "ConfigMap", "x", "settings", nil)}, nil
-	}
+	a.Objects = []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "pilot", nil), object("v1", "ConfigMap", "x", "settings", nil)}
 	a.Settle = func(context.Context, Env, func(string)) error {
 		d.say("settle mesh")
 		return nil
@@ -150,7 +145,7 @@ func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
 	defer stop()
-	if _, err := install(ctx, Env{}, []Addon{a, beside}, nil, report.Discard(), d.hands(hook)); err != nil {
+	if _, err := install(ctx, Env{}, []Rendered{a, beside}, report.Discard(), d.actions(hook)); err != nil {
 		t.Fatal(err)
 	}
 	if d.index("apply settings") > d.index("settle mesh") || d.index("settle mesh") > d.index("apply pilot") || d.index("apply serving") > d.index("apply pilot") {
@@ -162,16 +157,14 @@ func TestTheLastWorkloadStartsWhenTheOthersAreReady(t *testing.T) {
 	d := &diary{}
 	a := d.fake("mesh", nil, nil)
 	a.Last = "gateway"
-	a.Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
-		return []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "gateway", nil), object("apps/v1", "Deployment", "x", "pilot", nil)}, nil
-	}
+	a.Objects = []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "gateway", nil), object("apps/v1", "Deployment", "x", "pilot", nil)}
 	hook := func(ctx context.Context, doing, name string) error {
 		if doing == "wait" && name == "pilot" {
 			d.say("pilot without gateway: %t", d.index("apply gateway") < 0)
 		}
 		return nil
 	}
-	results, err := install(context.Background(), Env{}, []Addon{a}, nil, report.Discard(), d.hands(hook))
+	results, err := install(context.Background(), Env{}, []Rendered{a}, report.Discard(), d.actions(hook))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +195,7 @@ func TestWhoIsBesideWaitsUntilItServes(t *testing.T) {
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
 	defer stop()
-	if _, err := install(ctx, Env{}, []Addon{a, d.fake("model", nil, []string{"serving"})}, nil, report.Discard(), d.hands(hook)); err != nil {
+	if _, err := install(ctx, Env{}, []Rendered{a, d.fake("model", nil, []string{"serving"})}, report.Discard(), d.actions(hook)); err != nil {
 		t.Fatal(err)
 	}
 	if d.index("serves") > d.index("apply model") || d.index("verify serving") > d.index("verify model") {
@@ -211,41 +204,32 @@ func TestWhoIsBesideWaitsUntilItServes(t *testing.T) {
 }
 
 func TestAddonsAreRenderedAtTheSameTime(t *testing.T) {
-	d := &diary{}
 	both := make(chan struct{}, 2)
-	list := []Addon{d.fake("a", nil, nil), d.fake("b", nil, []string{"a"})}
-	for i := range list {
-		render := list[i].Objects
-		list[i].Objects = func(ctx context.Context, im Images) ([]*unstructured.Unstructured, error) {
-			both <- struct{}{} // each needs the other to be under way
-			if err := eventually(ctx, func() bool { return len(both) == 2 }); err != nil {
-				return nil, err
-			}
-			return render(ctx, im)
-		}
-	}
-	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()
-	if _, err := install(ctx, Env{}, list, nil, report.Discard(), d.hands(nothing)); err != nil {
-		t.Fatalf("install: %v", err)
+	fake := func(name string) Addon {
+		return Addon{Name: name, Render: func(Images) ([]*unstructured.Unstructured, error) {
+			both <- struct{}{} // each needs the other to be under way
+			return []*unstructured.Unstructured{namespace(name)}, eventually(ctx, func() bool { return len(both) == 2 })
+		}}
+	}
+	list, err := Render([]Addon{fake("a"), fake("b")}, nil)
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%d are rendered: %v", len(list), err)
+	}
+	for i, name := range []string{"a", "b"} {
+		if list[i].Name != name || list[i].Objects[0].GetName() != name {
+			t.Errorf("%d is %s with %s", i, list[i].Name, kube.Name(list[i].Objects[0]))
+		}
 	}
 }
 
-func TestNothingIsAppliedWhenAnAddonCannotBeRendered(t *testing.T) {
-	d := &diary{}
-	list := []Addon{d.fake("good", nil, nil), d.fake("bad", nil, nil)}
-	list[1].Objects = func(context.Context, Images) ([]*unstructured.Unstructured, error) {
-		return nil, errors.New("no image")
-	}
-	results, err := install(context.Background(), Env{}, list, nil, report.Discard(), d.hands(nothing))
-	if err == nil || !strings.HasPrefix(err.Error(), "bad: rendering: no image") {
-		t.Errorf("error is %v, want the addon's name, the doing and the cause", err)
-	}
-	if d.index("apply good") >= 0 {
-		t.Error("good was applied")
-	}
-	if results[1].Err == nil {
-		t.Error("the result of bad holds no error")
+func TestAnAddonThatCannotBeRenderedIsNamed(t *testing.T) {
+	good := Addon{Name: "good", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, nil }}
+	bad := Addon{Name: "bad", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, errors.New("no image") }}
+	list, err := Render([]Addon{good, bad}, nil)
+	if err == nil || err.Error() != "rendering bad: no image" || list != nil {
+		t.Errorf("error is %v with %d addons, want the doing, the addon's name and the cause", err, len(list))
 	}
 }
 
@@ -253,7 +237,7 @@ func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
 	for _, where := range []string{"apply", "wait", "verify", "settle", "serves"} {
 		t.Run(where, func(t *testing.T) {
 			d := &diary{}
-			list := []Addon{d.fake("slow", nil, nil), d.fake("broken", nil, nil), d.fake("after", []string{"broken"}, nil)}
+			list := []Rendered{d.fake("slow", nil, nil), d.fake("broken", nil, nil), d.fake("after", []string{"broken"}, nil)}
 			boom := errors.New("boom")
 			fail := func(context.Context, Env, func(string)) error { return boom }
 			switch where {
@@ -281,7 +265,7 @@ func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
 			}
 			ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
 			defer stop()
-			results, err := install(ctx, Env{}, list, nil, report.Discard(), d.hands(hook))
+			results, err := install(ctx, Env{}, list, report.Discard(), d.actions(hook))
 			if !errors.Is(err, boom) || !strings.HasPrefix(err.Error(), "broken: ") || fault.Code(err) != 1 {
 				t.Errorf("error is %v with code %d, want broken's own with code 1", err, fault.Code(err))
 			}
@@ -308,7 +292,7 @@ func TestAnInterruptionIsReportedAsOne(t *testing.T) {
 		}
 		return nil
 	}
-	_, err := install(ctx, Env{}, []Addon{d.fake("a", nil, nil)}, nil, report.Discard(), d.hands(hook))
+	_, err := install(ctx, Env{}, []Rendered{d.fake("a", nil, nil)}, report.Discard(), d.actions(hook))
 	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "last: 0/1 ready") {
 		t.Errorf("error is %v with code %d, want the last reason and code 130", err, fault.Code(err))
 	}
@@ -316,23 +300,9 @@ func TestAnInterruptionIsReportedAsOne(t *testing.T) {
 
 func TestAListThatLacksWhatAnAddonNeedsIsRefused(t *testing.T) {
 	d := &diary{}
-	_, err := install(context.Background(), Env{}, []Addon{d.fake("model", []string{"serving"}, nil)}, nil, report.Discard(), d.hands(nothing))
+	_, err := install(context.Background(), Env{}, []Rendered{d.fake("model", []string{"serving"}, nil)}, report.Discard(), d.actions(nothing))
 	if err == nil || !strings.Contains(err.Error(), "model: needs serving") {
 		t.Errorf("error is %v, want it to name both", err)
-	}
-}
-
-func TestPreparedRendersOnceAndAhead(t *testing.T) {
-	d := &diary{}
-	list := Prepared(context.Background(), []Addon{d.fake("a", nil, nil)}, nil)
-	for range 2 {
-		objs, err := list[0].Objects(context.Background(), nil)
-		if err != nil || len(objs) != 1 {
-			t.Fatalf("got %d objects and %v, want 1", len(objs), err)
-		}
-	}
-	if len(d.said) != 1 {
-		t.Errorf("rendered %d times, want once", len(d.said))
 	}
 }
 
@@ -380,12 +350,11 @@ func TestSelectRefusesAnUnknownNameAsWrongUse(t *testing.T) {
 }
 
 func TestSelectRefusesACircle(t *testing.T) {
-	d := &diary{}
-	_, err := choose([]Addon{d.fake("a", []string{"b"}, nil), d.fake("b", nil, []string{"a"})}, []string{"a"})
+	_, err := choose([]Addon{{Name: "a", Needs: []string{"b"}}, {Name: "b", Beside: []string{"a"}}}, []string{"a"})
 	if err == nil || !strings.Contains(err.Error(), "a -> b -> a") {
 		t.Errorf("error is %v, want the circle", err)
 	}
-	_, err = choose([]Addon{d.fake("a", []string{"ghost"}, nil)}, []string{"a"})
+	_, err = choose([]Addon{{Name: "a", Needs: []string{"ghost"}}}, []string{"a"})
 	if err == nil || fault.Code(err) != 1 || !strings.Contains(err.Error(), "ghost") {
 		t.Errorf("error is %v, want our own mistake, naming ghost", err)
 	}

@@ -30,7 +30,7 @@ func istio() Addon {
 		Name:    "istio",
 		Summary: "Istio: istiod, sidecar injection and the ingress gateway",
 		Images:  []string{"istio-pilot", "istio-proxyv2"},
-		Objects: istioObjects,
+		Render:  istioObjects,
 		Settle:  addressOfGateway,
 		// Envoy's first connection to istiod may take seconds once one has failed.
 		Last:   mesh.Gateway,
@@ -38,7 +38,7 @@ func istio() Addon {
 	}
 }
 
-func istioObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func istioObjects(im Images) ([]*unstructured.Unstructured, error) {
 	pilot, err := im.get("istio-pilot")
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func knative() Addon {
 			"knative-activator", "knative-autoscaler", "knative-controller", "knative-webhook", "knative-queue",
 			"knative-net-gateway-api",
 		},
-		Objects: knativeObjects,
+		Render: knativeObjects,
 		// What comes before the webhook judges would be kept without its defaults.
 		Serves: verifyKnative,
 		Verify: verifyKnative,
@@ -59,7 +59,7 @@ var knativeRequests = map[string]struct{ cpu, memory string }{
 	"net-gateway-api-controller": {"20m", "48Mi"},
 }
 
-func knativeObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func knativeObjects(im Images) ([]*unstructured.Unstructured, error) {
 	all, err := upstream("knative.yaml")
 	if err != nil {
 		return nil, err

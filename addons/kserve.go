@@ -31,7 +31,7 @@ func kserve() Addon {
 		Optional: true,
 		Beside:   []string{"knative"}, // its kinds and its namespace
 		Images:   []string{"kserve-controller"},
-		Objects:  kserveObjects,
+		Render:   kserveObjects,
 		Settle:   certifyKServe,
 		Verify:   verifyKServe,
 	}
@@ -54,7 +54,7 @@ var kserveConfig = map[string]map[string]any{
 	"inferenceService": {"resource": map[string]any{"cpuRequest": "20m", "memoryRequest": "32Mi", "cpuLimit": "1", "memoryLimit": "512Mi"}},
 }
 
-func kserveObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func kserveObjects(im Images) ([]*unstructured.Unstructured, error) {
 	objs, err := controller(im, "kserve", map[string]string{"manager": "kserve-controller"}, "300Mi")
 	if err != nil {
 		return nil, err

@@ -37,14 +37,14 @@ func kubeflow() Addon {
 		Summary:  "a minimal Kubeflow: Trainer, KServe, Argo Workflows and a registry, with Python and scikit-learn",
 		Optional: true,
 		// Verified: their webhooks judge what is applied here.
-		Needs:   []string{"trainer", "kserve", "argo-workflows", "registry"},
-		Images:  []string{"python", "modelcar", "runner"},
-		Objects: kubeflowObjects,
-		Verify:  verifyKubeflow,
+		Needs:  []string{"trainer", "kserve", "argo-workflows", "registry"},
+		Images: []string{"python", "modelcar", "runner"},
+		Render: kubeflowObjects,
+		Verify: verifyKubeflow,
 	}
 }
 
-func kubeflowObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func kubeflowObjects(im Images) ([]*unstructured.Unstructured, error) {
 	python, err := im.get("python")
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func jobset() Addon {
 		Summary:  "JobSet: groups of Jobs, under Kubeflow Trainer",
 		Optional: true,
 		Images:   []string{"jobset"},
-		Objects: func(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+		Render: func(im Images) ([]*unstructured.Unstructured, error) {
 			return controller(im, "jobset", map[string]string{"manager": "jobset"}, "128Mi")
 		},
 		Settle: func(ctx context.Context, env Env, reason func(string)) error {
@@ -103,7 +103,7 @@ func trainer() Addon {
 		Optional: true,
 		Beside:   []string{"jobset"}, // its kinds
 		Images:   []string{"trainer"},
-		Objects:  trainerObjects,
+		Render:   trainerObjects,
 		Settle: func(ctx context.Context, env Env, reason func(string)) error {
 			_, err := certify(ctx, env, reason, trainerNamespace, "kubeflow-trainer-webhook-cert",
 				"kubeflow-trainer-controller-manager."+trainerNamespace+".svc", "kubeflow-trainer-ca")
@@ -113,7 +113,7 @@ func trainer() Addon {
 	}
 }
 
-func trainerObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func trainerObjects(im Images) ([]*unstructured.Unstructured, error) {
 	objs, err := controller(im, "trainer", map[string]string{"manager": "trainer"}, "128Mi")
 	if err != nil {
 		return nil, err

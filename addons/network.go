@@ -22,12 +22,12 @@ func network() Addon {
 		Summary: "addresses for Services of type LoadBalancer, and a way to them by the lab's one port",
 		Needs:   []string{"istio"},
 		Images:  []string{"agent"},
-		Objects: networkObjects,
+		Render:  networkObjects,
 		Verify:  verifyNetwork,
 	}
 }
 
-func networkObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func networkObjects(im Images) ([]*unstructured.Unstructured, error) {
 	objs, err := ours(im, manifests.Network, "agent")
 	if err != nil {
 		return nil, fmt.Errorf("manifests/network.yaml: %w", err)

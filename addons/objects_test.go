@@ -1,7 +1,6 @@
 package addons
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -31,7 +30,7 @@ func images() Images {
 
 func render(t *testing.T, a Addon) []*unstructured.Unstructured {
 	t.Helper()
-	objs, err := a.Objects(context.Background(), images())
+	objs, err := a.Render(images())
 	if err != nil {
 		t.Fatalf("rendering %s: %v", a.Name, err)
 	}
@@ -107,7 +106,7 @@ func TestAnImageThatIsNotGivenIsAnErrorThatNamesIt(t *testing.T) {
 		for _, c := range a.Images {
 			im := images()
 			delete(im, c)
-			if _, err := a.Objects(context.Background(), im); err == nil || !strings.Contains(err.Error(), c) {
+			if _, err := a.Render(im); err == nil || !strings.Contains(err.Error(), c) {
 				t.Errorf("%s without %s: error is %v, want it to name the component", a.Name, c, err)
 			}
 		}

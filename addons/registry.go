@@ -32,13 +32,13 @@ func labRegistry() Addon {
 		Optional: true,
 		Needs:    []string{"network"},
 		Images:   []string{"registry", "agent", "gitserver"},
-		Objects:  registryObjects,
+		Render:   registryObjects,
 		Settle:   advertiseRegistry,
 		Verify:   verifyRegistry,
 	}
 }
 
-func registryObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func registryObjects(im Images) ([]*unstructured.Unstructured, error) {
 	objs, err := ours(im, manifests.Registry, "registry", "agent", "gitserver")
 	if err != nil {
 		return nil, fmt.Errorf("manifests/registry.yaml: %w", err)

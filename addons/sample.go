@@ -32,12 +32,12 @@ func sample() Addon {
 		Summary: "a sample model server at " + SampleHost,
 		Beside:  []string{"knative"},
 		Images:  []string{"sampleapp"},
-		Objects: sampleObjects,
+		Render:  sampleObjects,
 		Verify:  verifySample,
 	}
 }
 
-func sampleObjects(_ context.Context, im Images) ([]*unstructured.Unstructured, error) {
+func sampleObjects(im Images) ([]*unstructured.Unstructured, error) {
 	image, err := im.get("sampleapp")
 	if err != nil {
 		return nil, err

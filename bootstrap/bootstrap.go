@@ -130,7 +130,7 @@ type parts struct {
 	resolve  func(context.Context, images.Options) (images.Node, error)
 	write    func(images.Node, context.Context, io.Writer) error // the node image as a docker-archive
 	archive  func(images.Node, context.Context, []string, io.Writer) error
-	render   func(context.Context, []addons.Addon, addons.Images) []addons.Addon // starts rendering
+	render   func([]addons.Addon, addons.Images) ([]addons.Rendered, error)
 	cluster  func(e *engine, name, kubeconfig string, said func(string)) cluster
 	lab      func(kubeconfig string) (lab, error)
 }
@@ -154,7 +154,7 @@ type lab interface {
 	await(ctx context.Context, since time.Time, reason func(string)) (version string, err error)
 	// install applies the addons, or commits them to the lab's Git. What has pods waits for pods to return: the node may
 	// still be in the making.
-	install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error)
+	install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Rendered, r report.Reporter) ([]addons.Result, error)
 	// ready returns nil when the addon's objects are; it waits as long as ctx lets it.
 	ready(ctx context.Context, gitops bool, a addons.Addon, im addons.Images) error
 	// ask asks an addon one question from outside, once; without a question asked is "".
@@ -172,7 +172,7 @@ type lab interface {
 func realParts() parts {
 	p := parts{
 		run: run.Exec{}, look: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
-		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Prepared, cluster: newKindCluster, lab: connect,
+		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Render, cluster: newKindCluster, lab: connect,
 	}
 	p.machine = func(ctx context.Context, o Options, e *engine, port int) machine {
 		return readMachine(ctx, p, o, e, port)

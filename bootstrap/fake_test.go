@@ -114,7 +114,13 @@ func (w *world) parts() parts {
 			_, err := io.WriteString(out, strings.Join(names, " "))
 			return err
 		},
-		render: func(_ context.Context, list []addons.Addon, _ addons.Images) []addons.Addon { return list },
+		render: func(list []addons.Addon, _ addons.Images) ([]addons.Rendered, error) {
+			var all []addons.Rendered
+			for _, a := range list {
+				all = append(all, addons.Rendered{Addon: a})
+			}
+			return all, nil
+		},
 		cluster: func(e *engine, name, kubeconfig string, _ func(string)) cluster {
 			return &fakeKind{w, name, kubeconfig}
 		},
@@ -130,7 +136,7 @@ func (w *world) await(ctx context.Context, since time.Time, _ func(string)) (str
 	return "v1.34.4", ctx.Err()
 }
 
-func (w *world) install(ctx context.Context, gitops bool, _ string, pods addons.Use, list []addons.Addon, _ addons.Images, _ report.Reporter) ([]addons.Result, error) {
+func (w *world) install(ctx context.Context, gitops bool, _ string, pods addons.Use, list []addons.Rendered, _ report.Reporter) ([]addons.Result, error) {
 	if w.serving != nil {
 		close(w.serving)
 	}

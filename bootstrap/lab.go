@@ -138,12 +138,12 @@ func (l liveLab) lastWarning(ctx context.Context) string {
 // controlPlane is the key of the taint that kubeadm gives its node.
 const controlPlane = "node-role.kubernetes.io/control-plane"
 
-func (l liveLab) install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Addon, im addons.Images, r report.Reporter) ([]addons.Result, error) {
+func (l liveLab) install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Rendered, r report.Reporter) ([]addons.Result, error) {
 	install := addons.Install
 	if gitops {
 		install = addons.InstallByGit
 	}
-	return install(ctx, l.env(gateway), pods, list, im, r)
+	return install(ctx, l.env(gateway), pods, list, r)
 }
 
 func (l liveLab) env(gateway string) addons.Env {
@@ -160,7 +160,7 @@ func (l liveLab) ready(ctx context.Context, gitops bool, a addons.Addon, im addo
 	if gitops {
 		return addons.ReadyByGit(ctx, l.kube, a.Name, func(string) {})
 	}
-	objs, err := a.Objects(ctx, im)
+	objs, err := a.Render(im)
 	if err != nil {
 		return err
 	}

@@ -101,13 +101,15 @@ func up(ctx context.Context, o Options, p parts) (Summary, error) {
 type upRun struct {
 	Options
 	parts
-	store  store
-	began  time.Time
-	sum    Summary
-	list   []addons.Addon
-	survey survey
-	st     state
-	node   images.Node
+	store store
+	began time.Time
+	sum   Summary
+	list  []addons.Addon
+	// rendering has one value, once the addons are rendered.
+	rendering chan rendering
+	survey    survey
+	st        state
+	node      images.Node
 
 	mu       sync.Mutex // of sum.Steps
 	creation *creation  // of a cluster that this call makes
@@ -115,6 +117,12 @@ type upRun struct {
 	stop     context.CancelCauseFunc // ends this call
 	watching sync.WaitGroup
 	kubelet  atomic.Pointer[error] // why it does not run, once that is known
+}
+
+// rendering is the addons with their objects, or why they have none.
+type rendering struct {
+	list []addons.Rendered
+	err  error
 }
 
 // watchKubelet ends this call when the node's kubelet does not run, in whatever step.
@@ -267,7 +275,11 @@ func (u *upRun) resolveImages(ctx context.Context) error {
 		return fmt.Errorf("getting the images: %w", err)
 	}
 	u.node, u.sum.NodeImage, u.sum.ImageSource = node, node.Ref, node.Source
-	u.list = u.render(ctx, u.list, addons.Images(node.Images)) // rendered while the cluster is made
+	u.rendering = make(chan rendering, 1)
+	go func() { // while the cluster is made
+		list, err := u.render(u.list, addons.Images(node.Images))
+		u.rendering <- rendering{list, err}
+	}()
 	u.took("images", began, "from "+node.Source+prefixed(": ", node.Why))
 	return nil
 }
@@ -581,7 +593,14 @@ func (u *upRun) installAddons(ctx context.Context) error {
 		}
 	}
 	var err error
-	u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, u.list, addons.Images(u.node.Images), watched{u.Report, patient.changed})
+	select {
+	case rendered := <-u.rendering:
+		if err = rendered.err; err == nil {
+			u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, rendered.list, watched{u.Report, patient.changed})
+		}
+	case <-bounded.Done():
+		err = context.Cause(bounded)
+	}
 	if u.creation != nil {
 		if <-u.creation.done; u.creation.err != nil {
 			return u.creation.err // what stopped the addons
