@@ -207,7 +207,7 @@ func TestOnSIGTERMAStartedRequestIsAnswered(t *testing.T) {
 
 func TestNothingIsLostWhenClientsLeaveDuringTheDrain(t *testing.T) {
 	p := launch(t, "DRAIN=6s")
-	w := probe.Watch(t.Context(), probe.NewHTTP(10*time.Second), probe.Request{URL: p.url}, 200)
+	w := probe.Watch(t.Context(), probe.NewHTTP(10*time.Second), probe.Request{URL: p.url}, 200, nil)
 	eventually(t, "100 requests were served", func() bool { return strings.Count(p.log.String(), `"msg":"request"`) > 100 })
 	p.signal(t, syscall.SIGTERM)
 	// As a proxy does: it goes on until it has learned that this pod is no longer ready, and a bit longer.

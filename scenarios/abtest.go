@@ -318,11 +318,9 @@ func (s *abStory) judge(e Evidence, a, b split.Arm, want split.Conclusion) (Evid
 // header; one that is not the application's 200 refutes.
 func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
 	t := &turns{Sender: l.send, headers: headers, turn: map[string]int{}}
-	total, done := n*len(headers), 0
-	all := probe.Burst(ctx, t, l.to("model"), total, sampleWorkers, func(probe.Answer) {
-		done++
-		l.task.Progress(int64(done), int64(total), "requests")
-	})
+	total := n * len(headers)
+	l.events.emit(Event{Type: EventSample, N: total})
+	all := probe.Burst(ctx, t, l.to("model"), total, sampleWorkers, func(a probe.Answer) { l.events.saw(FromSample, a) })
 	if err := ctx.Err(); err != nil {
 		return nil, Evidence{}, err
 	}

@@ -12,7 +12,6 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 	"mllab.local/internal/split"
 )
 
@@ -38,7 +37,7 @@ func arms(t *testing.T, s *abStory, b string) *Session {
 		w.Header().Set(probe.HeaderConverted, strconv.FormatBool(converted))
 	}))
 	t.Cleanup(srv.Close)
-	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), task: report.Discard().Step(""), stepName: "arms"}
+	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), stepName: "arms"}
 }
 
 func story() *abStory {

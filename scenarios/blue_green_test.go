@@ -12,7 +12,6 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 )
 
 // switchboard is a way without a cluster: atShared says who answers the n-th
@@ -67,7 +66,7 @@ func (b *switchboard) lab(t *testing.T) *Session {
 		w.Header().Set(probe.HeaderTarget, target)
 	}))
 	t.Cleanup(srv.Close)
-	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), task: report.Discard().Step("")}
+	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir()}
 }
 
 // watched returns when the watcher has n answers more to requests that it

@@ -17,7 +17,6 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/git"
 	"mllab.local/internal/kube"
-	"mllab.local/internal/report"
 )
 
 func TestGitOpsIsJudgedBeforeAnythingIsTouched(t *testing.T) {
@@ -302,7 +301,7 @@ func TestACommitIsShownBeforeItIsMade(t *testing.T) {
 	l := &Session{Env: &Env{Teach: func(_ context.Context, lesson Lesson) error {
 		shown = lesson.Change
 		return stop
-	}}, Namespace: "ns", task: report.Discard().Step("")}
+	}}, Namespace: "ns"}
 	f := &followed{repo: &git.Repo{}} // which cannot push
 	if err := f.commit(t.Context(), l, "10 % to v2", map[string][]byte{"traffic.yaml": []byte("percent: 90\n")}); !errors.Is(err, stop) {
 		t.Errorf("got %v", err)

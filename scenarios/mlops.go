@@ -452,6 +452,8 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 		return Evidence{}, errors.New("the two models were not evaluated with the same rows")
 	}
 	by := &rows{Sender: l.send, held: s.canary.held, row: map[string]int{}}
+	claim := s.claimFor(s.serving.revision, s.canary.revision)
+	l.events.claims("target", claim)
 	answers, e, err := l.burstBy(ctx, by, l.to(serviceName), s.Requests)
 	if err != nil {
 		return e, err
@@ -459,7 +461,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	if err := e.answered(); err != nil {
 		return e, err
 	}
-	verdict, err := s.claimFor(s.serving.revision, s.canary.revision).Judge(e.Tally.Counts)
+	verdict, err := claim.Judge(e.Tally.Counts)
 	if err != nil {
 		return e, err
 	}

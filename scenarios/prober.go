@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"mllab.local/internal/probe"
@@ -23,10 +22,8 @@ func (p *prober) start(ctx context.Context, l *Session, r probe.Request, rate fl
 	var w *probe.Watcher
 	l.cleanup(func() { w.Stop() }) // after its context has ended, so that it waits for no answer
 	ctx, _ = l.lasting(ctx)
-	w = probe.Watch(ctx, l.send, r, rate)
+	w = probe.Watch(ctx, l.send, r, rate, func(a probe.Answer) { l.events.saw(FromWatcher, a) })
 	p.Watcher, p.rate = w, rate
-	l.watching = append(l.watching, w)
-	l.count(nil)
 }
 
 func (p *prober) started() bool { return p.Watcher != nil }
@@ -50,7 +47,6 @@ func (p *prober) lastStep(why string) Step {
 // lostNone stops it, and judges whether it lost anything.
 func (p *prober) lostNone(_ context.Context, l *Session) (Evidence, error) {
 	record := p.Stop()
-	l.watching = slices.DeleteFunc(l.watching, func(w *probe.Watcher) bool { return w == p.Watcher })
 	e, err := judgeLoss(record, p.rate)
 	file, kept := l.keep(record.Answers)
 	if kept != nil {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 )
 
 // senderFunc is a probe.Sender that knows how many requests came before.
@@ -35,7 +34,7 @@ func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 			}
 			return probe.Answer{Status: 200, Route: "new"}
 		}}
-		l := &Session{Env: &Env{}, send: s, task: report.Discard().Step("")}
+		l := &Session{Env: &Env{}, send: s}
 		if err := l.follows(t.Context(), "v2-model", "new"); err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +49,7 @@ func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 
 func TestAGatewayThatDoesNotFollowIsLeftToTheSample(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &Session{Env: &Env{}, task: report.Discard().Step(""), send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }}}
+		l := &Session{Env: &Env{}, send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }}}
 		began := time.Now()
 		if err := l.follows(t.Context(), "model", "new"); err != nil || time.Since(began) != routedBound {
 			t.Errorf("%v after %s, want none after %s", err, time.Since(began), routedBound)
@@ -69,7 +68,7 @@ func TestARouteIsInForceOnceTheApplicationAnswersByIt(t *testing.T) {
 			// The gateway has the route before it knows the endpoints.
 			return probe.Answer{Status: 200, Route: "1", Router: sent <= 5}
 		}}
-		l := &Session{send: s, task: report.Discard().Step("")}
+		l := &Session{send: s}
 		if err := l.inForce(t.Context(), probe.Request{}, "1"); err != nil || s.sent != 5+inForceStreak {
 			t.Errorf("%v after %d requests, want %d", err, s.sent, 5+inForceStreak)
 		}

@@ -23,7 +23,6 @@ import (
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/proxy"
-	"mllab.local/internal/report"
 	"mllab.local/scenarios/file"
 )
 
@@ -94,12 +93,10 @@ const (
 )
 
 // session begins a run of a scenario, or of one of its controls.
-func (env *Env) session(scenario string, c *Control) *Session {
-	l := &Session{Env: env, title: scenario, Namespace: Namespace(scenario)}
-	if c != nil {
-		l.control = c.Name
-		l.title += ", control " + c.Name
-		l.Namespace += "-" + c.Name
+func (env *Env) session(j Job) *Session {
+	l := &Session{Env: env, title: Result{Scenario: j.Scenario.Name, Control: j.Control}.Title(), control: j.Control, Namespace: Namespace(j.Scenario.Name)}
+	if j.Control != "" {
+		l.Namespace += "-" + j.Control
 	}
 	if env.Evidence != "" {
 		l.evidence = filepath.Join(env.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
@@ -117,11 +114,23 @@ func (env *Env) session(scenario string, c *Control) *Session {
 // clean-up that fails is an error too, returned with the Result.
 func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r Result, err error) {
 	r = Result{Scenario: j.Scenario.Name, Control: j.Control}
+	l := env.session(j)
+	l.stepsDone = stepsDone
+	began := l.now()
+	unremoved := os.RemoveAll(l.evidence) // of the last run; an empty name is no error
+	l.events = openStream(l.title, l.evidence, env.Events)
 	defer func() {
+		r.Seconds = l.now().Sub(began).Seconds()
+		err = errors.Join(err, l.events.failed())
 		if err != nil {
 			r.Pass, r.Error = false, err.Error()
 		}
+		l.events.emit(r.Event())
+		l.events.close()
 	}()
+	if unremoved != nil {
+		return r, fmt.Errorf("removing the last run's evidence: %w", unremoved)
+	}
 	p, err := j.Scenario.Plan(j.Options)
 	if err != nil {
 		return r, err
@@ -133,19 +142,25 @@ func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r 
 	if c != nil {
 		r.Catches = c.Catches
 	}
-	l := env.session(j.Scenario.Name, c)
-	l.stepsDone = stepsDone
-	began := l.now()
-	defer func() { r.Seconds = l.now().Sub(began).Seconds() }()
-	if err := os.RemoveAll(l.evidence); err != nil { // of the last run; an empty name is no error
-		return r, fmt.Errorf("removing the last run's evidence: %w", err)
-	}
+	l.events.emit(Event{Type: EventRun, Story: env.story(j, p, c)})
 	sender := probe.NewHTTP(requestBound)
 	defer sender.Close()
 	l.send = sender
 	return l.runIn(ctx, p, c, r,
 		func(ctx context.Context) error { return l.freshNamespace(ctx, j.Scenario) },
 		func(ctx context.Context) error { return l.cleanUp(ctx, keep) })
+}
+
+// story is what a run is about.
+func (env *Env) story(j Job, p *Plan, c *Control) *Story {
+	s := &Story{Call: env.Call, Scenario: j.Scenario.Name, Summary: j.Scenario.Summary}
+	if c != nil {
+		s.Control, s.Breaks, s.Catches = c.Name, c.Summary, c.Catches
+	}
+	for _, step := range p.Steps {
+		s.Steps = append(s.Steps, StoryStep{step.Name, step.Why, step.WatchFor})
+	}
+	return s
 }
 
 // runIn is Run in a world that open makes and clean takes away again.
@@ -196,18 +211,16 @@ func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) 
 		}
 		return l.teach(ctx, "")
 	}
-	l.task = report.Discard().Step("") // until the first step
 	if err := breakAfter(""); err != nil {
 		return broken, err
 	}
 	for i, step := range p.Steps {
-		l.stepName, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
-		l.count(nil)
+		l.stepName, l.task = step.Name, l.begin(step.Name)
 		l.lesson = Lesson{Step: i + 1, Steps: len(p.Steps), Name: step.Name, Why: step.Why, WatchFor: step.WatchFor}
 		result, err := l.step(ctx, step, breakAfter)
 		r.Steps = append(r.Steps, result)
+		l.task.checked(result, err)
 		if err != nil {
-			l.task.Fail(err)
 			var refuted *ClaimError
 			switch {
 			case !errors.As(err, &refuted):
@@ -217,7 +230,6 @@ func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) 
 			}
 			return broken, err
 		}
-		l.task.Done(result.Evidence.Summary)
 	}
 	return broken, nil
 }
@@ -225,16 +237,14 @@ func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) 
 // undo takes a step back after a claim was refuted, and adds to the reasons
 // when that does not work either.
 func (l *Session) undo(ctx context.Context, step Step, r *Result, refuted *ClaimError) {
-	l.stepName, l.task = step.Name, l.Report.Step(l.title+": "+step.Name)
+	l.stepName, l.task = step.Name, l.begin(step.Name)
 	l.lesson = Lesson{}
 	result, err := l.step(ctx, step, func(string) error { return nil })
 	r.Steps = append(r.Steps, result)
+	l.task.checked(result, err)
 	if err != nil {
-		l.task.Fail(err)
 		refuted.Reasons = append(refuted.Reasons, step.Name+": "+err.Error())
-		return
 	}
-	l.task.Done(result.Evidence.Summary)
 }
 
 // cleanUp runs what was put down for it, last first, and removes the namespace,
@@ -248,7 +258,7 @@ func (l *Session) cleanUp(ctx context.Context, keep bool) error {
 	if keep || !l.namespaceCreated {
 		return nil
 	}
-	task := l.Report.Step(l.title + ": clean up")
+	task := l.begin("clean up")
 	// Their finalizers run now; the namespace's controller, which comes after
 	// 5 s, would else wait another 5 for them.
 	err := l.Kube.Delete(ctx, l.applied)
@@ -259,10 +269,10 @@ func (l *Session) cleanUp(ctx context.Context, keep bool) error {
 		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.runID, task.Update)
 	}
 	if err != nil {
-		task.Fail(err)
+		task.fail(err)
 		return err
 	}
-	task.Done("removed " + l.Namespace)
+	task.done("removed " + l.Namespace)
 	return nil
 }
 
@@ -280,6 +290,7 @@ func (l *Session) step(ctx context.Context, step Step, breakAfter func(string) e
 		}
 	}
 	result.Barrier = l.now().Sub(began).Seconds()
+	l.events.emit(Event{Type: EventActive, Seconds: result.Barrier})
 	if err := l.teach(ctx, ""); err != nil { // of a step that applies nothing
 		return result, err
 	}
@@ -348,7 +359,7 @@ func (l *Session) refusal(ctx context.Context) proxy.Rejection {
 // freshNamespace makes the run's namespace; one that an interrupted run left
 // is removed first, one that the scenario has not made is left alone.
 func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
-	task := l.Report.Step(l.title + ": namespace")
+	task := l.begin("namespace")
 	l.runID = uuid.NewString()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{
 		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.runID,
@@ -377,10 +388,10 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 		err = l.confine(ctx)
 	}
 	if err != nil {
-		task.Fail(err)
+		task.fail(err)
 		return err
 	}
-	task.Done(l.Namespace)
+	task.done(l.Namespace)
 	return nil
 }
 
@@ -396,16 +407,17 @@ type Job struct {
 // RunAll runs every job, up to workers of them at a time; those that must not
 // run in parallel come last, one by one. After its last step a run makes room for
 // the next one and cleans up meanwhile: most of that is waiting. A job that fails
-// does not stop the others, only the end of ctx does. There is one Result per
-// job, in order; the error is ^C's, or else the first one that kept something
-// from being tested.
-func RunAll(ctx context.Context, env *Env, jobs []Job, keep bool, workers int) ([]Result, error) {
-	return runAll(ctx, jobs, workers, func(j Job, stepsDone func()) (Result, error) {
+// does not stop the others, only the end of ctx does. The last event of each run
+// has its Result, also of a job that was not begun. The error is ^C's, or else the
+// first one that kept something from being tested.
+func RunAll(ctx context.Context, env *Env, jobs []Job, keep bool, workers int) error {
+	_, err := runAll(ctx, jobs, workers, env.Events, func(j Job, stepsDone func()) (Result, error) {
 		return j.run(ctx, env, keep, stepsDone)
 	})
+	return err
 }
 
-func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, stepsDone func()) (Result, error)) ([]Result, error) {
+func runAll(ctx context.Context, jobs []Job, workers int, events func(Event), run func(j Job, stepsDone func()) (Result, error)) ([]Result, error) {
 	results, errs := make([]Result, len(jobs)), make([]error, len(jobs))
 	runThose := func(serial bool, workers int) {
 		var running sync.WaitGroup
@@ -421,6 +433,9 @@ func runAll(ctx context.Context, jobs []Job, workers int, run func(j Job, stepsD
 				defer stepsDone()
 				if ctx.Err() != nil {
 					results[i], errs[i] = j.notBegun(ctx.Err())
+					if events != nil {
+						events(results[i].Event())
+					}
 					return
 				}
 				results[i], errs[i] = run(j, stepsDone)

@@ -28,7 +28,7 @@ func TestRunsGoBesideEachOtherUnlessOneMustBeAlone(t *testing.T) {
 		var mu sync.Mutex
 		running, most := []string{}, 0
 		var order []string
-		results, err := runAll(t.Context(), several("a", "B", "c", "d", "E", "f"), 3, func(j Job, _ func()) (Result, error) {
+		results, err := runAll(t.Context(), several("a", "B", "c", "d", "E", "f"), 3, nil, func(j Job, _ func()) (Result, error) {
 			name := j.Scenario.Name
 			mu.Lock()
 			running, order = append(running, name), append(order, name)
@@ -66,7 +66,7 @@ func TestTheNextRunBeginsWhileOneCleansUp(t *testing.T) {
 			begun[name], cleaned[name] = make(chan struct{}), make(chan struct{})
 		}
 		next := map[string]string{"a": "b", "C": "D"}
-		results, err := runAll(t.Context(), several("a", "b", "C", "D"), 1, func(j Job, stepsDone func()) (Result, error) {
+		results, err := runAll(t.Context(), several("a", "b", "C", "D"), 1, nil, func(j Job, stepsDone func()) (Result, error) {
 			name := j.Scenario.Name
 			close(begun[name])
 			for _, other := range []string{"a", "b"} {
@@ -93,7 +93,7 @@ func TestTheNextRunBeginsWhileOneCleansUp(t *testing.T) {
 
 func TestARunThatFailsStopsNoOther(t *testing.T) {
 	untestable := fault.CannotTest("", "no pod")
-	results, err := runAll(t.Context(), several("a", "b", "C"), 1, func(j Job, _ func()) (Result, error) {
+	results, err := runAll(t.Context(), several("a", "b", "C"), 1, nil, func(j Job, _ func()) (Result, error) {
 		if j.Scenario.Name == "a" {
 			return Result{Scenario: "a", Error: "no pod"}, untestable
 		}
@@ -118,7 +118,7 @@ func TestWhatWasNotBegunIsNotLeftOut(t *testing.T) {
 			defer cancel()
 			jobs := several("a", "b", "C")
 			jobs[1].Control = "off"
-			results, err := runAll(ctx, jobs, 1, func(j Job, _ func()) (Result, error) {
+			results, err := runAll(ctx, jobs, 1, nil, func(j Job, _ func()) (Result, error) {
 				cancel()
 				return Result{Scenario: j.Scenario.Name, Pass: true}, nil
 			})
@@ -133,7 +133,7 @@ func TestWhatWasNotBegunIsNotLeftOut(t *testing.T) {
 }
 
 func TestAnInterruptOutranksWhatCouldNotBeTested(t *testing.T) {
-	_, err := runAll(t.Context(), several("a", "b"), 1, func(j Job, _ func()) (Result, error) {
+	_, err := runAll(t.Context(), several("a", "b"), 1, nil, func(j Job, _ func()) (Result, error) {
 		if j.Scenario.Name == "a" {
 			return Result{}, fault.CannotTest("", "no pod")
 		}

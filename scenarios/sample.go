@@ -3,13 +3,10 @@ package scenarios
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 	"mllab.local/internal/split"
 )
 
@@ -22,6 +19,7 @@ func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim
 	if err := claim.Check(); err != nil {
 		return Evidence{}, err
 	}
+	l.events.claims("target", claim)
 	_, e, err := l.burst(ctx, r, claim.N)
 	if err != nil {
 		return e, err
@@ -33,7 +31,7 @@ func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim
 	return e, err
 }
 
-// burst sends a request n times, shows who answers, and keeps the answers as
+// burst sends a request n times, and keeps the answers as
 // evidence. It judges nothing.
 func (l *Session) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
 	return l.burstBy(ctx, l.send, r, n)
@@ -42,58 +40,14 @@ func (l *Session) burst(ctx context.Context, r probe.Request, n int) ([]probe.An
 // burstBy is burst by a sender of its own, such as one that gives each request
 // another body.
 func (l *Session) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
-	counts, failed, done := map[string]int{}, 0, 0
-	answers := probe.Burst(ctx, by, r, n, sampleWorkers, func(a probe.Answer) {
-		done++
-		if a.OK() {
-			counts[a.Target]++
-		} else {
-			failed++
-		}
-		l.task.Progress(int64(done), int64(n), "requests")
-		l.count(bars(counts, failed, done))
-	})
+	l.events.emit(Event{Type: EventSample, N: n})
+	answers := probe.Burst(ctx, by, r, n, sampleWorkers, func(a probe.Answer) { l.events.saw(FromSample, a) })
 	if err := ctx.Err(); err != nil {
 		return answers, Evidence{}, err
 	}
 	tally := probe.Count(answers)
 	file, err := l.keep(answers)
 	return answers, Evidence{Tally: &tally, File: file}, err
-}
-
-// bars are a tally as a person watches it grow.
-func bars(counts map[string]int, failed, done int) func() []report.Bar {
-	copied := maps.Clone(counts)
-	return func() []report.Bar {
-		var all []report.Bar
-		for _, target := range sortedKeys(copied) {
-			lo, hi := split.Interval(copied[target], done, confidence)
-			share := float64(copied[target]) / float64(done)
-			all = append(all, report.Bar{Name: target, Share: share,
-				Text: fmt.Sprintf("%6d  %5.1f %% (%.1f..%.1f %%)", copied[target], 100*share, 100*lo, 100*hi)})
-		}
-		if failed > 0 {
-			all = append(all, report.Bar{Name: "errors", Share: float64(failed) / float64(done), Text: fmt.Sprintf("%6d", failed), Bad: true})
-		}
-		return all
-	}
-}
-
-// count shows bars in the terminal, and below them what the watchers see.
-func (l *Session) count(own func() []report.Bar) {
-	watching := slices.Clone(l.watching)
-	l.task.Bars(func() (all []report.Bar) {
-		if own != nil {
-			all = own()
-		}
-		for _, w := range watching {
-			if sent, lost := w.Answered(); sent > 0 {
-				all = append(all, report.Bar{Name: "watcher", Share: float64(sent-lost) / float64(sent),
-					Text: fmt.Sprintf("%6d sent, %d lost", sent, lost), Bad: lost > 0})
-			}
-		}
-		return all
-	})
 }
 
 // refute says that a claim does not hold, and why.
@@ -178,6 +132,7 @@ func (e *Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) er
 // sampleByPod sends n requests once. Each must be answered 200, and the pods'
 // counts must fit the claim.
 func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
+	l.events.claims("pod", c)
 	answers, e, err := l.burst(ctx, r, c.N)
 	if err != nil {
 		return e, err

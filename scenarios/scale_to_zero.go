@@ -151,11 +151,12 @@ func (s *zeroStory) cold(ctx context.Context, l *Session) (Evidence, error) {
 		}
 		a, life, err := s.idle.coldStart(ctx, l, to)
 		answers = append(answers, a)
+		l.events.saw(FromSample, a)
 		if failed = err; failed != nil {
 			break
 		}
 		lives = append(lives, life)
-		l.task.Progress(int64(i+1), int64(s.Samples), "cold starts")
+		l.task.Update(fmt.Sprintf("%d of %d cold starts", i+1, s.Samples))
 	}
 	if err := ctx.Err(); err != nil {
 		return Evidence{}, err

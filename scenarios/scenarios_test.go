@@ -15,7 +15,6 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 	"mllab.local/internal/split"
 )
 
@@ -35,7 +34,7 @@ func gateway(t *testing.T, targets ...string) *Session {
 		w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
 	}))
 	t.Cleanup(srv.Close)
-	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), task: report.Discard().Step(""), stepName: "90/10"}
+	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), stepName: "90/10"}
 }
 
 // planned plans a run of the named scenario.
@@ -141,7 +140,7 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 	l := gateway(t, "v1")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (&prober{probe.Watch(ended, l.send, l.to("model"), 0.01), 0.01}).lostNone(t.Context(), l); err == nil {
+	if _, err := (&prober{probe.Watch(ended, l.send, l.to("model"), 0.01, nil), 0.01}).lostNone(t.Context(), l); err == nil {
 		t.Error("what was due and not sent passed")
 	}
 	if _, err := judgeLoss(probe.Record{}, 50); err == nil {
@@ -152,7 +151,7 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 func TestAWatcherOutlivesItsStepAndEndsWithTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent atomic.Int64
-		l := &Session{Env: &Env{}, task: report.Discard().Step(""), send: counted{always200{}, func() { sent.Add(1) }}}
+		l := &Session{Env: &Env{}, send: counted{always200{}, func() { sent.Add(1) }}}
 		step, cancel := context.WithCancel(t.Context())
 		var p prober
 		p.start(step, l, l.to("model"), 50)

@@ -16,7 +16,6 @@ import (
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/proxy"
-	"mllab.local/internal/report"
 )
 
 // Env is a lab that is up. Nothing changes it, so all runs share one.
@@ -30,7 +29,10 @@ type Env struct {
 	Runner   string   // the image of what runs a pushed notebook; empty without the addon kubeflow
 	Registry string   // the lab's registry as pods and the node know it
 	Evidence string   // folder for what the runs saw; empty keeps nothing
-	Report   report.Reporter
+	Call     Call
+	// Events, if any, is called with all that happens, never twice at once for
+	// one run, but by several runs at once.
+	Events func(Event)
 	// Teach, if any, shows a person what comes next and returns when they go on.
 	Teach func(ctx context.Context, lesson Lesson) error
 }
@@ -45,9 +47,9 @@ type Session struct {
 	runID     string       // labels the namespace
 	writer    *kube.Client // writes the objects of a user's scenario; nil: Kube does
 
-	send     probe.Sender
-	task     report.Task
-	watching []*probe.Watcher // that send
+	send   probe.Sender
+	events *stream
+	task   *task // the step that runs
 
 	namespaceCreated bool
 	applied          []*unstructured.Unstructured // the newest state of each object, in the order of their first apply

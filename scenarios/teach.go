@@ -26,6 +26,9 @@ type Lesson struct {
 // returns when the person goes on. Without a person, or with nothing to show,
 // it returns at once.
 func (l *Session) teach(ctx context.Context, change string) error {
+	if change != "" {
+		l.events.emit(Event{Type: EventChange, Text: change})
+	}
 	lesson := l.lesson
 	lesson.Change = change
 	if l.Teach == nil || lesson == (Lesson{}) {
@@ -33,7 +36,11 @@ func (l *Session) teach(ctx context.Context, change string) error {
 	}
 	l.lesson = Lesson{}
 	began := time.Now()
-	defer func() { l.paused += time.Since(began) }()
+	l.events.emit(Event{Type: EventPause})
+	defer func() {
+		l.events.emit(Event{Type: EventResume})
+		l.paused += time.Since(began)
+	}()
 	return l.Teach(ctx, lesson)
 }
 
@@ -43,9 +50,6 @@ func (l *Session) now() time.Time { return time.Now().Add(-l.paused) }
 // changes is what applying objs would change of what the run has applied, as a
 // unified diff of their YAML.
 func (l *Session) changes(objs []*unstructured.Unstructured) string {
-	if l.Teach == nil {
-		return ""
-	}
 	var b strings.Builder
 	for _, o := range objs {
 		before, from := "", "not there yet"

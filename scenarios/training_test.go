@@ -25,7 +25,6 @@ import (
 	"mllab.local/internal/kube"
 	"mllab.local/internal/oci"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 )
 
 const (
@@ -285,7 +284,6 @@ func about(t *testing.T, l *Session, f func(ctx context.Context, l *Session) err
 	t.Helper()
 	stopped := errors.New("stopped")
 	var text strings.Builder
-	l.task = report.Discard().Step("")
 	l.Teach = func(_ context.Context, lesson Lesson) error {
 		for line := range strings.Lines(lesson.Change) {
 			if added, is := strings.CutPrefix(line, "+"); is && strings.HasPrefix(line, "+++ ") {

@@ -19,7 +19,6 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 )
 
 func decode(t *testing.T, text string) []*unstructured.Unstructured {
@@ -187,7 +186,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 				if tc.pods == nil {
 					tc.pods = []client.Object{podOf("v2", "new", false), podOf("v2", "ends", true), podOf("v1", "other", false)}
 				}
-				l := &Session{Env: &Env{Gateway: "http://gateway/", Domain: "test", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()}}, Namespace: "ns", send: s, task: report.Discard().Step(""), applied: shop(t, 1, 1)}
+				l := &Session{Env: &Env{Gateway: "http://gateway/", Domain: "test", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()}}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
 				u := newUserStory(0)
 				u.legs, u.broken = []leg{{Name: "shop/v2"}}, tc.broken
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -224,7 +223,7 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 		{"sample", "namespace mllab-sample must have label mllab.local/scenario=sample"},
 		{"a-b", `namespace mllab-a-b must have label mllab.local/scenario=a-b to be removed, got "a"`},
 	} {
-		l := &Session{Env: &Env{Kube: c, Report: report.Discard()}, Namespace: Namespace(tc.scenario)}
+		l := &Session{Env: &Env{Kube: c}, Namespace: Namespace(tc.scenario)}
 		if err := l.freshNamespace(t.Context(), Scenario{Name: tc.scenario}); fault.Code(err) != 3 || !strings.Contains(err.Error(), tc.says) || l.namespaceCreated {
 			t.Errorf("%s: got %v", tc.scenario, err)
 		}
@@ -233,7 +232,7 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 		}
 	}
 	// Somebody else has made the namespace again while the run was there.
-	l := &Session{Env: &Env{Kube: c, Report: report.Discard()}, Namespace: "mllab-a-b", runID: "2", namespaceCreated: true}
+	l := &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b", runID: "2", namespaceCreated: true}
 	if err := l.cleanUp(t.Context(), false); fault.Code(err) != 3 {
 		t.Errorf("got %v", err)
 	}

@@ -17,7 +17,6 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/report"
 	"mllab.local/scenarios/file"
 )
 
@@ -245,7 +244,7 @@ func TestARequestCarriesItsHeadersAndCookies(t *testing.T) {
 		w.Header().Set(probe.HeaderPod, "pod")
 	}))
 	t.Cleanup(srv.Close)
-	l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, send: probe.NewHTTP(0), Namespace: "ns", task: report.Discard().Step("")}
+	l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, send: probe.NewHTTP(0), Namespace: "ns"}
 	_, refuted, err := expected(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"lang": "de", "group": "b"}})
 	if err != nil || refuted != nil {
 		t.Errorf("got %v, %v", refuted, err)

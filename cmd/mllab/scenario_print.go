@@ -24,7 +24,7 @@ func printTable(w io.Writer, results []scenarios.Result, asked []plan) {
 				ok++
 			}
 		}
-		rows = append(rows, []string{title(r), word(r), fmt.Sprintf("%d/%d", ok, len(asked[i].Steps)), fmt.Sprintf("%.1f", r.Seconds), basis(r)})
+		rows = append(rows, []string{r.Title(), word(r), fmt.Sprintf("%d/%d", ok, len(asked[i].Steps)), fmt.Sprintf("%.1f", r.Seconds), basis(r)})
 	}
 	report.Table(w, rows...)
 	fmt.Fprintln(w)
@@ -68,14 +68,6 @@ func says(s scenarios.StepResult) string {
 		return s.Evidence.Summary
 	}
 	return strings.TrimPrefix(s.Evidence.Summary+"; ", "; ") + strings.Join(more, ", ")
-}
-
-// title names a run.
-func title(r scenarios.Result) string {
-	if r.Control != "" {
-		return r.Scenario + ", control " + r.Control
-	}
-	return r.Scenario
 }
 
 // word is the verdict on a run.
@@ -131,16 +123,16 @@ func printVerdict(w io.Writer, r scenarios.Result) {
 	var why string
 	switch {
 	case r.Skipped != "":
-		report.Table(w, []string{fmt.Sprintf("%s %s: %s", word(r), title(r), r.Skipped)})
+		report.Table(w, []string{fmt.Sprintf("%s %s: %s", word(r), r.Title(), r.Skipped)})
 		return
 	case r.Error != "":
-		why = strings.ReplaceAll(strings.TrimPrefix(r.Error, title(r)+": "), context.Canceled.Error(), "interrupted")
+		why = strings.ReplaceAll(strings.TrimPrefix(r.Error, r.Title()+": "), context.Canceled.Error(), "interrupted")
 	case !r.Pass:
 		why = strings.TrimPrefix(r.Err().Error(), r.Scenario+": ")
 	case r.Control != "":
 		why = fmt.Sprintf("caught, claim %q failed as it must: %s", r.Refuted, strings.Join(r.Reasons, "; "))
 	}
-	line := fmt.Sprintf("%s %s (%.1f s)", word(r), title(r), r.Seconds)
+	line := fmt.Sprintf("%s %s (%.1f s)", word(r), r.Title(), r.Seconds)
 	if why != "" {
 		line += ": " + why
 	}

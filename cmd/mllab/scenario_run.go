@@ -106,13 +106,13 @@ func (a *app) proofFlags(c *cobra.Command, p *proof, keep string, timeout time.D
 	f.BoolVar(&p.options.Short, "short", false, "leave out long steps and send fewer requests")
 	f.IntVar(&p.options.Requests, "requests", scenarios.DefaultRequests, fmt.Sprintf("requests in each sample (with --short: %d)", scenarios.ShortRequests))
 	f.Float64Var(&p.options.Alpha, "alpha", scenarios.DefaultAlpha, "error rate: how often a right split is refused, for each sample")
-	f.BoolVar(&p.controls, "controls", false, "run the negative controls instead: each breaks the lab, and the verdict must be FAIL")
+	f.BoolVar(&p.controls, "controls", false, "run the controls instead: each breaks the lab, and the verdict must be FAIL")
 	f.IntVar(&p.parallel, "parallel", 2, "how many scenarios or controls run in parallel")
 	f.BoolVar(&p.keep, "keep", false, keep)
 	f.DurationVar(&p.timeout, "timeout", timeout, "stop after this time")
 	f.StringVar(&p.junit, "junit", "", "also write a JUnit report to `FILE`")
 	a.global.output = "text"
-	f.VarP(&choice{&a.global.output, []string{"text", "json", "junit"}}, "output", "o", "how the result is written to stdout")
+	f.VarP(&choice{&a.global.output, []string{"text", "json", "jsonl", "junit"}}, "output", "o", "how the result is written to stdout")
 }
 
 // percentages is a flag: rising whole percents.
@@ -216,32 +216,46 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 		return err
 	}
 	defer file.discard()
+	call, err := a.call(c)
+	if err != nil {
+		return err
+	}
+	var all gathered
+	terminal := progress{a.report, map[string]*seen{}}
+	events := readers{each: []func(scenarios.Event){all.read, terminal.read}}
+	if a.global.output == "jsonl" {
+		events.each = append(events.each, jsonLines(a.stdout))
+	}
 
 	lab, err := bootstrap.Open(c.Context(), a.options(), p.verb)
 	if err != nil {
-		var none []scenarios.Result
 		for _, s := range asked {
-			none = append(none, scenarios.Result{Scenario: s.Name, Error: err.Error()})
+			events.read(scenarios.Result{Scenario: s.Name, Error: err.Error()}.Event())
 		}
-		return errors.Join(err, file.write(none))
+		return errors.Join(err, file.write(all))
 	}
 	defer lab.Close()
 	jobs, skipped, err := p.jobs(asked, o, lab.Lacks)
-	var results []scenarios.Result
+	for _, r := range skipped {
+		events.read(r.Event())
+	}
 	if err == nil {
-		results, err = scenarios.RunAll(ctx, &scenarios.Env{
+		err = scenarios.RunAll(ctx, &scenarios.Env{
 			Kube: lab.Kube, Gateway: lab.URL, Domain: addons.Domain, Git: lab.Git, Image: lab.Images["sampleapp"],
 			Python: lab.Images["python"], Runner: lab.Images["runner"], Registry: addons.Registry,
-			Evidence: lab.Evidence, Report: a.report, Teach: teach,
+			Evidence: lab.Evidence, Call: call, Events: events.read, Teach: teach,
 		}, jobs, p.keep, p.parallel)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fault.Hinted(err, fmt.Sprintf("use a longer --timeout than %s", p.timeout))
 		}
 	}
 	a.report.Close()
-	results = append(results, skipped...)
+	results := all.inOrder(asked)
 	err = errors.Join(outcome(results, err), file.write(results))
-	if a.global.output == "junit" {
+	switch a.global.output {
+	case "jsonl": // it was written as it happened
+		return err
+	case "junit":
 		return errors.Join(err, report.JUnit(a.stdout, junitCases(results)))
 	}
 	return errors.Join(err, a.print(results, func(w io.Writer) {

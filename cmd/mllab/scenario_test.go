@@ -52,7 +52,7 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario all --shares 90/10":             "error: mllab scenario all: unknown flag: --shares\nhint:",
 		"scenario all --parallel 0":               "error: --parallel must be from 1 to 16, got 0\nhint:  such as --parallel 2\n",
 		"scenario all extra":                      "error: mllab scenario all takes no argument, and got \"extra\"\nhint:",
-		"scenario all -o xml":                     "error: mllab scenario all: invalid argument \"xml\" for \"-o, --output\" flag: it must be text, json or junit\nhint:",
+		"scenario all -o xml":                     "error: mllab scenario all: invalid argument \"xml\" for \"-o, --output\" flag: it must be text, json, jsonl or junit\nhint:",
 	} {
 		state := t.TempDir()
 		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, strings.Fields(args)...)

@@ -76,6 +76,7 @@ func rules() []rule {
 		// A release of a chart is what a story is about, as an apply is: so internal/chart is not among these.
 		never("scenarios", "scenarios proves what is there and knows no installer",
 			ours+"bootstrap/...", ours+"addons", ours+"internal/mesh", ours+"cmd/..."),
+		never("scenarios", "a run says what happens by its events: who shows them is above it", ours+"internal/report"),
 		never("addons", "an addon knows neither who made its cluster nor what is proven on it",
 			ours+"bootstrap/...", ours+"scenarios", ours+"cmd/..."),
 		never("bootstrap", "a cluster is made without knowing what is proven on it",

@@ -48,18 +48,20 @@ type Watcher struct {
 	stop     sync.Once
 	final    Record // what Stop returns
 
-	mu       sync.Mutex
-	record   Record
-	answered int // of the record's answers, how many are final
-	failed   int // of these, how many are not OK
+	each func(Answer) // may be nil
+
+	mu     sync.Mutex
+	record Record
 }
 
 // Watch sends r at a constant rate until Stop is called or ctx ends: an open loop, where a slow answer delays no other
 // request. Latency runs from the scheduled time, so that neither a stalled server nor a late sender can hide waiting time
 // ("coordinated omission", https://github.com/giltene/wrk2). Every other request, beginning with the
-// second, goes over a fresh connection; r.Fresh has no say. It panics on a rate below 0.001 or above MaxPerSecond.
-func Watch(ctx context.Context, s Sender, r Request, perSecond float64) *Watcher {
+// second, goes over a fresh connection; r.Fresh has no say. Each, unless nil, is called with every answer when it is
+// there, never twice at once. It panics on a rate below 0.001 or above MaxPerSecond.
+func Watch(ctx context.Context, s Sender, r Request, perSecond float64, each func(Answer)) *Watcher {
 	w := newWatcher(ctx, s, r, perSecond)
+	w.each = each
 	go w.run(time.Now())
 	return w
 }
@@ -125,9 +127,8 @@ func (w *Watcher) dispatch(i int, due time.Time) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.record.Answers[place] = a
-		w.answered++
-		if !a.OK() {
-			w.failed++
+		if w.each != nil {
+			w.each(a)
 		}
 	})
 }
@@ -136,13 +137,6 @@ func (w *Watcher) miss() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.record.Missed++
-}
-
-// Answered says how many requests came to an end so far, and how many of them not well. Only Stop's record is whole.
-func (w *Watcher) Answered() (all, failed int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.answered, w.failed
 }
 
 // Mark notes that something happens now.

@@ -27,7 +27,7 @@ func TestWatchMeasuresAStallFromTheScheduledTime(t *testing.T) {
 		defer gate.RUnlock()
 		hello(w, r)
 	})
-	w := Watch(t.Context(), newHTTP(t, 10*time.Second), Request{URL: s.URL}, 100)
+	w := Watch(t.Context(), newHTTP(t, 10*time.Second), Request{URL: s.URL}, 100, nil)
 	sleep(t, 200*time.Millisecond)
 	gate.Lock()
 	stalled := time.Now()
@@ -86,7 +86,7 @@ func TestEveryScheduledRequestIsAnAnswerOrMissed(t *testing.T) {
 		defer open.Add(-1)
 		<-release
 		return Answer{Status: 200, Target: "v1"}
-	}), Request{}, rate)
+	}), Request{}, rate, nil)
 	missed := func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.record.Missed > 100 }
 	eventually(t, "requests are missed once all places are taken", missed)
 	if got := open.Load(); got > MaxInFlight {
@@ -133,7 +133,7 @@ func TestWatchAlternatesKeptAliveAndFreshConnections(t *testing.T) {
 		mu.Unlock()
 		hello(w, r)
 	})
-	w := Watch(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL, Fresh: true}, 200)
+	w := Watch(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL, Fresh: true}, 200, nil)
 	sleep(t, 400*time.Millisecond)
 	r := w.Stop()
 	connections := map[bool]map[string]int{true: {}, false: {}}
@@ -172,7 +172,7 @@ func overlap(answers []Answer) (most int) {
 }
 
 func TestWatchKeepsTheRate(t *testing.T) {
-	w := Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, 250)
+	w := Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, 250, nil)
 	sleep(t, 400*time.Millisecond)
 	before := time.Now()
 	r := w.Stop()
@@ -184,7 +184,7 @@ func TestWatchKeepsTheRate(t *testing.T) {
 }
 
 func TestMarksKeepTheirNamesAndTimes(t *testing.T) {
-	w := Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, 100)
+	w := Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, 100, nil)
 	a := time.Now()
 	w.Mark("weights changed")
 	b := time.Now()
@@ -203,7 +203,7 @@ func TestStopWaitsForTheAnswersInFlight(t *testing.T) {
 		sleep(t, 300*time.Millisecond)
 		hello(w, r)
 	})
-	w := Watch(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL}, 20)
+	w := Watch(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL}, 20, nil)
 	<-arrived
 	r := w.Stop()
 	if len(r.Answers) == 0 || int(s.requests.Load()) != len(r.Answers) {
@@ -273,7 +273,7 @@ func TestAnEndedContextEndsTheWatchAndKeepsItsRecord(t *testing.T) {
 		}
 		hello(w, r)
 	})
-	w := Watch(ctx, newHTTP(t, time.Minute), Request{URL: s.URL}, 100)
+	w := Watch(ctx, newHTTP(t, time.Minute), Request{URL: s.URL}, 100, nil)
 	eventually(t, "some are answered and some hang", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -299,13 +299,13 @@ func TestWatchRefusesARateThatIsNone(t *testing.T) {
 					t.Errorf("rate %v was taken", rate)
 				}
 			}()
-			Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, rate)
+			Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, rate, nil)
 		}()
 	}
 }
 
-func TestAWatcherSaysWhatItHasSeenSoFar(t *testing.T) {
-	var n atomic.Int64
+func TestEachAnswerIsPassedOnWhenItIsThere(t *testing.T) {
+	var n, answered, failed atomic.Int64
 	hang := make(chan struct{})
 	w := Watch(t.Context(), fake(func(context.Context, Request) Answer {
 		switch i := n.Add(1); {
@@ -316,16 +316,23 @@ func TestAWatcherSaysWhatItHasSeenSoFar(t *testing.T) {
 			return Answer{Status: 500, Target: "v1"}
 		}
 		return Answer{Status: 200, Target: "v1"}
-	}), Request{}, 1000)
-	eventually(t, "30 were answered", func() bool { answered, _ := w.Answered(); return answered == 30 })
+	}), Request{}, 1000, func(a Answer) {
+		answered.Add(1)
+		if !a.OK() {
+			failed.Add(1)
+		}
+		if a.Latency <= 0 || a.Scheduled.IsZero() {
+			t.Errorf("got %+v", a)
+		}
+	})
+	eventually(t, "30 were answered", func() bool { return answered.Load() == 30 })
 	eventually(t, "more are open", func() bool { return n.Load() > 40 })
-	if answered, failed := w.Answered(); answered != 30 || failed != 10 {
-		t.Errorf("%d answered, %d failed", answered, failed)
+	if answered.Load() != 30 || failed.Load() != 10 {
+		t.Errorf("%d answered, %d failed", answered.Load(), failed.Load())
 	}
 	close(hang)
-	r := w.Stop()
-	if answered, failed := w.Answered(); answered != len(r.Answers) || failed != 10 {
-		t.Errorf("%d answered of %d, %d failed", answered, len(r.Answers), failed)
+	if r := w.Stop(); int(answered.Load()) != len(r.Answers) || failed.Load() != 10 {
+		t.Errorf("%d answered of %d, %d failed", answered.Load(), len(r.Answers), failed.Load())
 	}
 }
 
@@ -337,7 +344,7 @@ func TestWhatIsSeenMeanwhileIsOnlyWhatWasAnswered(t *testing.T) {
 			<-release
 		}
 		return Answer{Status: 200, Target: "v1"}
-	}), Request{}, 200)
+	}), Request{}, 200, nil)
 	eventually(t, "some are answered and some in flight", func() bool { return len(w.Answers()) == 3 && n.Load() > 5 })
 	for _, a := range w.Answers() {
 		if !a.OK() {

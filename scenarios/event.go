@@ -1,0 +1,237 @@
+package scenarios
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// EventVersion is the version of the stream of events. A version may get more
+// types and fields; none of them goes or changes its meaning.
+const EventVersion = 1
+
+// EventType says what happened, and which fields of an Event it has.
+type EventType string
+
+// The types of events. docs/events.md describes them.
+const (
+	EventRun    EventType = "run"    // a run begins: Story
+	EventBegin  EventType = "begin"  // a step begins
+	EventChange EventType = "change" // something is about to be applied: Text is a diff of YAML
+	EventPause  EventType = "pause"  // it waits for a person
+	EventResume EventType = "resume" // the person went on
+	EventWait   EventType = "wait"   // Text is the newest reason why the step is not done
+	EventActive EventType = "active" // the step's change is active: Seconds
+	EventClaim  EventType = "claim"  // the counts that will be accepted: Claim
+	EventSample EventType = "sample" // a sample begins: N
+	EventAnswer EventType = "answer" // one request was answered, or failed: Answer
+	EventEnd    EventType = "end"    // a step ends: Text, Error, and Step's Checked
+	EventResult EventType = "result" // a run ends: Result
+)
+
+// Event is one thing that happened in a run. A stream of them is all that is
+// shown of a run, in a terminal, a page or a report.
+type Event struct {
+	Version int           `json:"v"`
+	Type    EventType     `json:"type"`
+	At      time.Time     `json:"at"`
+	Run     string        `json:"run"`            // such as "canary" or "canary, control weights"
+	Step    string        `json:"step,omitempty"` // that runs; of the plan, or "namespace", "clean up", or the plan's undo
+	Text    string        `json:"text,omitempty"`
+	Error   string        `json:"error,omitempty"`
+	Seconds float64       `json:"seconds,omitempty"`
+	N       int           `json:"n,omitempty"`
+	Story   *Story        `json:"story,omitempty"`
+	Claim   *ClaimedSplit `json:"claim,omitempty"`
+	Answer  *Answered     `json:"answer,omitempty"`
+	Checked *StepResult   `json:"checked,omitempty"`
+	Result  *Result       `json:"result,omitempty"`
+}
+
+// Story is what a run is about, and how to run it again.
+type Story struct {
+	Call
+	Scenario string      `json:"scenario"`
+	Summary  string      `json:"summary"`
+	Control  string      `json:"control,omitempty"`
+	Breaks   string      `json:"breaks,omitempty"` // of a control: what it breaks
+	Catches  Claim       `json:"catches,omitempty"`
+	Steps    []StoryStep `json:"steps"`
+}
+
+// StoryStep is a step as it is explained.
+type StoryStep struct {
+	Name     string `json:"name"`
+	Why      string `json:"why,omitempty"`
+	WatchFor string `json:"watchFor,omitempty"`
+}
+
+// Call is the command that asked for a run, and what it met.
+type Call struct {
+	Command  string            `json:"command,omitempty"`
+	Lab      string            `json:"lab,omitempty"`
+	Versions map[string]string `json:"versions,omitempty"` // of mllab, and of what it installs
+}
+
+// ClaimedSplit is a claim about shares before it is judged.
+type ClaimedSplit struct {
+	By      string         `json:"by"` // what names a leg: an answer's "target" or "pod"
+	N       int            `json:"n"`
+	Alpha   float64        `json:"alpha"`
+	Regions []split.Region `json:"regions"`
+}
+
+// Answered is one answer. The evidence file has all of it.
+type Answered struct {
+	From         string  `json:"from"` // "sample" or "watcher"
+	ID           string  `json:"id"`
+	Target       string  `json:"target,omitempty"`
+	Pod          string  `json:"pod,omitempty"`
+	Milliseconds float64 `json:"ms"`
+	Problem      string  `json:"problem,omitempty"` // why it does not count
+}
+
+// Who sends the requests whose answers are events.
+const (
+	FromSample  = "sample"
+	FromWatcher = "watcher"
+)
+
+// Title names the run that r is the result of.
+func (r Result) Title() string {
+	if r.Control != "" {
+		return r.Scenario + ", control " + r.Control
+	}
+	return r.Scenario
+}
+
+// Event returns the event that ends r's run. Its steps have events of their own.
+func (r Result) Event() Event {
+	return Event{Version: EventVersion, Type: EventResult, At: time.Now(), Run: r.Title(), Result: &r}
+}
+
+// EventsFile is the name of the file in a run's evidence that has its events,
+// one JSON object a line.
+const EventsFile = "events.jsonl"
+
+// stream is where a run's events go: to a file of its evidence, and to whoever
+// listens. Nil is a stream that nobody reads.
+type stream struct {
+	run  string
+	to   func(Event) // may be nil
+	mu   sync.Mutex
+	step string
+	file *os.File // nil: none is kept
+	err  error    // of the first write that failed
+}
+
+// openStream makes the folder of the evidence and the file in it; without a
+// folder no file is kept.
+func openStream(run, folder string, to func(Event)) *stream {
+	s := &stream{run: run, to: to}
+	if folder == "" {
+		return s
+	}
+	if s.err = os.MkdirAll(folder, 0o700); s.err == nil {
+		s.file, s.err = os.OpenFile(filepath.Join(folder, EventsFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	}
+	return s
+}
+
+// emit completes e and passes it on. An event is passed on whole, and never two
+// at once.
+func (s *stream) emit(e Event) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Type == EventBegin {
+		s.step = e.Step
+	}
+	e.Version, e.At, e.Run, e.Step = EventVersion, time.Now(), s.run, s.step
+	if e.Type == EventEnd {
+		s.step = ""
+	}
+	if s.file != nil && s.err == nil { // a line that is torn is the last one
+		var line []byte
+		if line, s.err = json.Marshal(e); s.err == nil {
+			_, s.err = s.file.Write(append(line, '\n'))
+		}
+	}
+	if s.to != nil {
+		s.to(e)
+	}
+}
+
+// failed returns why the file is not whole.
+func (s *stream) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return fmt.Errorf("keeping events: %w", s.err)
+	}
+	return nil
+}
+
+// close ends the file; each write has had its own error.
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file != nil {
+		_ = s.file.Close()
+		s.file = nil
+	}
+}
+
+// saw passes an answer on.
+func (s *stream) saw(from string, a probe.Answer) {
+	s.emit(Event{Type: EventAnswer, Answer: &Answered{
+		From: from, ID: a.ID, Target: a.Target, Pod: short(a.Pod), Milliseconds: float64(a.Latency.Microseconds()) / 1000, Problem: a.Problem(),
+	}})
+}
+
+// claims passes on what a sample is going to be judged by.
+func (s *stream) claims(by string, c split.Claim) {
+	if regions, err := c.Regions(); err == nil { // who judges says what is wrong with it
+		s.emit(Event{Type: EventClaim, Claim: &ClaimedSplit{By: by, N: c.N, Alpha: c.Alpha, Regions: regions}})
+	}
+}
+
+// task is a step that runs, as its events say it. Nil is one that nobody sees.
+type task struct{ *stream }
+
+// begin begins a step.
+func (l *Session) begin(step string) *task {
+	l.events.emit(Event{Type: EventBegin, Step: step})
+	return &task{l.events}
+}
+
+// Update says the newest reason why the step is not done.
+func (t *task) Update(reason string) {
+	if t != nil {
+		t.emit(Event{Type: EventWait, Text: reason})
+	}
+}
+
+func (t *task) done(says string) { t.emit(Event{Type: EventEnd, Text: says}) }
+
+func (t *task) fail(err error) { t.emit(Event{Type: EventEnd, Error: err.Error()}) }
+
+// checked ends a step of the plan with what it saw.
+func (t *task) checked(r StepResult, err error) {
+	e := Event{Type: EventEnd, Checked: &r}
+	if r.Evidence != nil {
+		e.Text = r.Evidence.Summary
+	}
+	if err != nil {
+		e.Error = err.Error()
+	}
+	t.emit(e)
+}

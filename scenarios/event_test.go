@@ -1,0 +1,167 @@
+package scenarios
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/split"
+)
+
+// eventsIn reads the events of a folder of evidence, as a stranger would.
+func eventsIn(t *testing.T, folder string) (all []Event) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(folder, EventsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(data) {
+		var e Event
+		d := json.NewDecoder(bytes.NewReader(line))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+func TestTheEventsOfARunAreAllThatItSaw(t *testing.T) {
+	l := gateway(t, mix(1)...)
+	l.title = "story"
+	var heard []Event
+	l.events = openStream(l.title, l.evidence, func(e Event) { heard = append(heard, e) })
+	claim := nineToOne(1000)
+	p := &Plan{Steps: []Step{{
+		Name: "90/10", Why: "why",
+		Change: func(ctx context.Context, l *Session) error {
+			l.task.Update("waiting")
+			return l.teach(ctx, "+ weight: 10\n")
+		},
+		Check: func(ctx context.Context, l *Session) (Evidence, error) { return l.sample(ctx, l.to("model"), claim) },
+	}}}
+	none := func(context.Context) error { return nil }
+	r, err := l.runIn(t.Context(), p, nil, Result{Scenario: "story"}, none, none)
+	if err != nil || !r.Pass {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	l.events.emit(r.Event())
+	l.events.close()
+	if err := l.events.failed(); err != nil {
+		t.Fatal(err)
+	}
+	events := eventsIn(t, l.evidence)
+	if len(events) != len(heard) {
+		t.Errorf("%d events are kept of %d", len(events), len(heard))
+	}
+	var order []EventType
+	ids := map[string]bool{}
+	counts := map[string]int{}
+	for _, e := range events {
+		if e.Version != EventVersion || e.Run != "story" || e.At.IsZero() || (e.Step != "90/10") != (e.Type == EventResult) {
+			t.Errorf("got %+v", e)
+		}
+		if e.Type == EventAnswer {
+			ids[e.Answer.ID] = true
+			counts[e.Answer.Target]++
+			if e.Answer.From != FromSample || e.Answer.Milliseconds <= 0 || e.Answer.Pod != "pod" {
+				t.Errorf("got %+v", e.Answer)
+			}
+		}
+		if len(order) == 0 || order[len(order)-1] != e.Type {
+			order = append(order, e.Type)
+		}
+	}
+	want := []EventType{EventBegin, EventWait, EventChange, EventActive, EventWait, EventClaim, EventSample, EventAnswer, EventEnd, EventResult}
+	if !slices.Equal(order, want) {
+		t.Errorf("in the order %q, want %q", order, want)
+	}
+	end := events[len(events)-2].Checked
+	if end == nil || !end.Pass || counts["v2"] != end.Evidence.Tally.Counts["v2"] || counts["v1"]+counts["v2"] != 1000 {
+		t.Errorf("counted %v; the step ends with %+v", counts, end)
+	}
+	kept, err := os.ReadFile(end.Evidence.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(kept)); lines.Scan(); {
+		var a struct{ ID string }
+		if err := json.Unmarshal(lines.Bytes(), &a); err != nil || !ids[a.ID] {
+			t.Fatalf("answer %q is evidence and no event (%v)", a.ID, err)
+		}
+	}
+	claimed := events[slices.IndexFunc(events, func(e Event) bool { return e.Type == EventClaim })].Claim
+	if claimed.N != 1000 || claimed.By != "target" || claimed.Regions[1].Lo != 57 || claimed.Regions[1].Hi != 149 {
+		t.Errorf("claimed %+v", claimed)
+	}
+	if got := events[len(events)-1].Result; got == nil || !got.Pass || len(got.Steps) != 1 {
+		t.Errorf("the result is %+v", got)
+	}
+}
+
+func TestARefutedStepSaysSoInItsEnd(t *testing.T) {
+	l := gateway(t, mix(5)...)
+	l.title, l.evidence = "story", ""
+	var ends []Event
+	l.events = openStream("story", "", func(e Event) {
+		if e.Type == EventEnd {
+			ends = append(ends, e)
+		}
+	})
+	check := func(ctx context.Context, l *Session) (Evidence, error) {
+		return l.sample(ctx, l.to("model"), nineToOne(1000))
+	}
+	p := &Plan{Steps: []Step{{Name: "90/10", Check: check}}, Undo: &Step{Name: "back", Check: func(context.Context, *Session) (Evidence, error) { return Evidence{Summary: "it is back"}, nil }}}
+	none := func(context.Context) error { return nil }
+	if r, err := l.runIn(t.Context(), p, nil, Result{Scenario: "story"}, none, none); err != nil || r.Pass {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if len(ends) != 2 || ends[0].Checked.Pass || !strings.Contains(ends[0].Error, `claim "shares" does not hold`) || ends[1].Step != "back" || ends[1].Text != "it is back" || ends[1].Error != "" {
+		t.Errorf("got %+v", ends)
+	}
+}
+
+func TestEventsThatCannotBeKeptAreAnError(t *testing.T) {
+	blocked := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := openStream("story", blocked, nil)
+	s.emit(Event{Type: EventBegin, Step: "a"})
+	if err := s.failed(); err == nil || !strings.Contains(err.Error(), "keeping events") {
+		t.Errorf("%v", err)
+	}
+	s.close()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = &stream{file: full}
+	s.emit(Event{Type: EventBegin})
+	if s.failed() == nil {
+		t.Error("a full disk is no error")
+	}
+	s.close()
+}
+
+func TestAJobThatIsNotBegunEndsItsStream(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var last []Event
+	err := RunAll(ctx, &Env{Events: func(e Event) { last = append(last, e) }}, several("a"), false, 1)
+	if err == nil || len(last) != 1 || last[0].Run != "a" || last[0].Result == nil || last[0].Result.Error == "" {
+		t.Errorf("%v, %+v", err, last)
+	}
+}
+
+func TestAClaimThatCannotBeIsNoEvent(t *testing.T) {
+	s := openStream("story", "", func(e Event) { t.Errorf("got %+v", e) })
+	s.claims("target", split.Claim{})
+}
