@@ -266,7 +266,7 @@ func publish(ctx context.Context, env Env, list []Rendered, first bool, r report
 	}
 	names := []string{gitopsRoot}
 	for _, a := range list {
-		objs, err := env.Kube.Sent(ctx, a.Objects)
+		objs, err := env.Kube.Prepared(ctx, a.Objects)
 		if err == nil {
 			rendered[a.Name], err = gitFiles(a.Addon, objs)
 		}

@@ -13,18 +13,18 @@ import (
 )
 
 const (
-	// namespace has the routes, and the Gateway that they are for.
+	// namespace is the namespace of the routes and of their Gateway.
 	namespace  = "lab-network"
 	managed    = "app.kubernetes.io/managed-by"
 	manager    = "mllab-agent"
-	gatewayTag = "gateway.networking.k8s.io/gateway-name" // on the Service that istiod makes for a Gateway
-	// front is the Service whose pods are behind the lab's one port.
+	gatewayTag = "gateway.networking.k8s.io/gateway-name" // label of the Service that istiod creates for a Gateway
+	// The Service whose pods serve the lab's one port.
 	frontNamespace, frontName = "istio-system", "istio-ingressgateway"
 	servicesPath              = "/api/v1/services"
 	gatewaysPath              = "/apis/gateway.networking.k8s.io/v1/gateways"
 	httpRoutesPath            = "/apis/gateway.networking.k8s.io/v1/httproutes"
 	virtualServicesPath       = "/apis/networking.istio.io/v1/namespaces/" + namespace + "/virtualservices"
-	// pause is how long it waits after an error, and after a change for those that come with it.
+	// pause is the wait after an error. settle is the wait after a change for related changes.
 	pause, settle = time.Second, 50 * time.Millisecond
 )
 
@@ -91,20 +91,20 @@ type httpRoute struct {
 	}
 }
 
-// world is what there is on the cluster.
+// world is the observed state of the cluster.
 type world struct {
 	services []service
 	gateways []gateway
 	routes   []httpRoute
 }
 
-// list is a list of objects, and the version from which a watch of it goes on.
+// list is a list of objects and the version from which a watch continues.
 type list[T any] struct {
 	Metadata struct{ ResourceVersion string }
 	Items    []T
 }
 
-// addresses brings the cluster to what it should be, and does so again after every change, until ctx ends.
+// addresses reconciles the cluster, and again after every change, until ctx ends.
 func addresses(ctx context.Context) error {
 	a, err := newAPI(account)
 	if err != nil {
@@ -112,7 +112,7 @@ func addresses(ctx context.Context) error {
 	}
 	for ctx.Err() == nil {
 		if err := follow(ctx, a); err != nil && ctx.Err() == nil {
-			slog.Warn("begins again", "because", err.Error())
+			slog.Warn("restarting", "error", err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -122,7 +122,7 @@ func addresses(ctx context.Context) error {
 	return nil
 }
 
-// follow returns when a watch or a call ends in an error.
+// follow reconciles on every change. It returns when a watch or a call fails.
 func follow(ctx context.Context, a api) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -132,7 +132,7 @@ func follow(ctx context.Context, a api) error {
 			stop(a.watch(ctx, path, version, func() {
 				select {
 				case changed <- struct{}{}:
-				default: // it will look anyway
+				default: // a reconcile is due already
 				}
 			}))
 		}()
@@ -151,7 +151,7 @@ func follow(ctx context.Context, a api) error {
 			watch(gatewaysPath, gateways.Metadata.ResourceVersion)
 			watch(httpRoutesPath, routes.Metadata.ResourceVersion)
 		}
-		if err := settleWorld(ctx, a, world{services.Items, gateways.Items, routes.Items}); err != nil {
+		if err := reconcile(ctx, a, world{services.Items, gateways.Items, routes.Items}); err != nil {
 			return err
 		}
 		select {
@@ -167,21 +167,20 @@ func follow(ctx context.Context, a api) error {
 	}
 }
 
-// settleWorld gives addresses to the Services that lack one, and writes the routes.
-func settleWorld(ctx context.Context, a api, w world) error {
+// reconcile gives addresses to the Services that have none, and writes the routes.
+func reconcile(ctx context.Context, a api, w world) error {
 	for _, s := range w.services {
 		if !s.ours() || s.Spec.ClusterIP == "" || len(s.Status.LoadBalancer.Ingress) > 0 {
 			continue
 		}
-		// kube-proxy leaves an address alone that a load balancer of its own answers for; and the Service's own is one that
-		// it answers for anyway, from each pod and from the node.
+		// The Service's own address works from each pod and from the node. With ipMode Proxy kube-proxy adds no rules for it.
 		// https://kubernetes.io/docs/concepts/services-networking/service/#load-balancer-ip-mode
 		body := fmt.Appendf(nil, `{"status":{"loadBalancer":{"ingress":[{"ip":%q,"ipMode":"Proxy"}]}}}`, s.Spec.ClusterIP)
 		path := fmt.Sprintf("/api/v1/namespaces/%s/services/%s/status", s.Metadata.Namespace, s.Metadata.Name)
 		if err := a.call(ctx, http.MethodPatch, path, "application/merge-patch+json", body, nil); err != nil {
 			return err
 		}
-		slog.Info("gave an address", "service", s.Metadata.Namespace+"/"+s.Metadata.Name, "address", s.Spec.ClusterIP)
+		slog.Info("set an address", "service", s.Metadata.Namespace+"/"+s.Metadata.Name, "address", s.Spec.ClusterIP)
 	}
 	want := w.virtualServices()
 	var have list[virtualService]
@@ -212,14 +211,14 @@ func settleWorld(ctx context.Context, a api, w world) error {
 	return nil
 }
 
-// ours says whether the Service wants a load balancer of this lab: one that names a class wants somebody else's.
+// ours reports whether the Service asks for this lab's load balancer. A Service with a class asks for another one.
 func (s service) ours() bool { return s.Spec.Type == "LoadBalancer" && s.Spec.LoadBalancerClass == "" }
 
-// port is where HTTP is expected: port 80, or the first one of TCP.
+// port returns the HTTP port: port 80, or else the first TCP port.
 func (s service) port() int {
 	first := 0
 	for _, p := range s.Spec.Ports {
-		if p.Protocol != "" && p.Protocol != "TCP" || p.Name == "status-port" { // Istio's own, for probes
+		if p.Protocol != "" && p.Protocol != "TCP" || p.Name == "status-port" { // Istio's probe port
 			continue
 		}
 		if p.Port == 80 {
@@ -230,11 +229,11 @@ func (s service) port() int {
 	return first
 }
 
-// virtualServices route hosts from the lab's one port to the Services of type LoadBalancer, by their names.
+// virtualServices returns the routes by name. They send hosts from the lab's one port to the Services of type LoadBalancer.
 func (w world) virtualServices() map[string]virtualService {
 	all := map[string]virtualService{}
 	taken := map[string]bool{}
-	// The same each time: two Services may want the same host.
+	// Use a fixed order, because two Services may ask for the same host.
 	services := slices.SortedFunc(slices.Values(w.services), func(a, b service) int {
 		return cmp.Or(cmp.Compare(a.Metadata.Namespace, b.Metadata.Namespace), cmp.Compare(a.Metadata.Name, b.Metadata.Name))
 	})
@@ -267,7 +266,7 @@ func (w world) virtualServices() map[string]virtualService {
 	return all
 }
 
-// address is the one that was given, or will be.
+// address returns the Service's address: the one in its status, or the one that reconcile will set.
 func (s service) address() string {
 	if in := s.Status.LoadBalancer.Ingress; len(in) > 0 {
 		return in[0].IP
@@ -275,7 +274,7 @@ func (s service) address() string {
 	return s.Spec.ClusterIP
 }
 
-// hosts are those of the Gateway that a Service is of: of its listeners, and of the routes that name it.
+// hosts returns the hosts of the Gateway that a Service belongs to: those of its listeners, and of the routes that name it.
 func (w world) hosts(of meta) []string {
 	name := of.Labels[gatewayTag]
 	if name == "" {

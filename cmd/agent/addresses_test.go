@@ -78,7 +78,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("t"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := settleWorld(t.Context(), api{srv.URL, dir, srv.Client()}, w); err != nil {
+	if err := reconcile(t.Context(), api{srv.URL, dir, srv.Client()}, w); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(wrote) // routes are written in no order

@@ -17,13 +17,13 @@ import (
 	"time"
 )
 
-// account is where Kubernetes gives a pod the means to talk to the API.
+// account is the folder with a pod's credentials for the API server.
 const account = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// callBound is how long one call may take; a watch has no bound.
+// callBound limits one call. A watch has no limit.
 const callBound = 10 * time.Second
 
-// api is the little of Kubernetes' API that is needed. A client library would be most of this program.
+// api is a small client of the Kubernetes API. A client library would be most of this program.
 type api struct {
 	url, account string
 	client       *http.Client
@@ -63,12 +63,12 @@ func (a api) do(ctx context.Context, method, path, kind string, body []byte) (*h
 	}
 	defer resp.Body.Close()
 	var status struct{ Message string }
-	text, _ := io.ReadAll(resp.Body) // of an error: what there is of it will do
+	text, _ := io.ReadAll(resp.Body) // an incomplete error text is enough
 	_ = json.Unmarshal(text, &status)
 	return nil, fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, status.Message)
 }
 
-// call sends body and reads the answer into the value that into points to, unless that is nil.
+// call sends body and decodes the answer into the value that into points to, unless into is nil.
 func (a api) call(ctx context.Context, method, path, kind string, body []byte, into any) error {
 	ctx, stop := context.WithTimeout(ctx, callBound)
 	defer stop()
@@ -86,7 +86,7 @@ func (a api) call(ctx context.Context, method, path, kind string, body []byte, i
 	return nil
 }
 
-// watch calls changed for every change of the objects at path from a version on, until the server or ctx ends it.
+// watch calls changed for every change of the objects at path since a version, until the server or ctx ends the watch.
 func (a api) watch(ctx context.Context, path, version string, changed func()) error {
 	resp, err := a.do(ctx, http.MethodGet, path+"?watch=true&resourceVersion="+version, "application/json", nil)
 	if err != nil {

@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// maxManifest is the registry's own limit of a manifest, in bytes.
+	// maxManifest is the registry's own limit for a manifest, in bytes.
 	maxManifest = 4 << 20
-	// frontDrain is how long requests that are under way may take to end.
+	// frontDrain is how long requests in progress may take at shutdown.
 	frontDrain = 20 * time.Second
 )
 
-// runs matches the path of a manifest by tag in a repository where runs of scenarios push: their namespaces' names begin
-// so. https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests
+// runs matches the path of a manifest by tag in a repository that runs of scenarios push to. The names of their namespaces
+// begin with mllab-. https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests
 var runs = regexp.MustCompile(`^/v2/(mllab-[^/]+/.+)/manifests/([A-Za-z0-9_][A-Za-z0-9._-]*)$`)
 
 // front serves the registry until ctx ends.
@@ -48,14 +48,14 @@ func front(ctx context.Context, listen, registry string) error {
 	return <-stopped
 }
 
-// newFront hands every request on. What pushes a manifest to a tag of a run's must push the same one again, or is refused:
-// a pod could else put another model in the place of one that a run has pushed and proven.
+// newFront forwards every request, with one exception: it refuses to replace the manifest of a run's tag. Otherwise a pod
+// could replace a model that a run has pushed and proven.
 func newFront(to *url.URL) http.Handler {
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(to)
-		r.Out.Host = r.In.Host // the registry answers with addresses of its own
+		r.Out.Host = r.In.Host // the registry's answers have URLs with this host
 	}}
-	var pushing sync.Mutex // from the question to the answer nobody else tags
+	var pushing sync.Mutex // nobody else may tag between the check and the push
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		run := runs.FindStringSubmatch(r.URL.Path)
 		if r.Method != http.MethodPut || run == nil {
@@ -83,7 +83,7 @@ func newFront(to *url.URL) http.Handler {
 	})
 }
 
-// tagged is the digest of the manifest at that URL, or "" without one.
+// tagged returns the digest of the manifest at a URL, or "" if there is none.
 func tagged(ctx context.Context, manifest *url.URL) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, manifest.String(), nil)
 	if err != nil {
@@ -110,11 +110,11 @@ func tagged(ctx context.Context, manifest *url.URL) (string, error) {
 	}
 }
 
-// refuse answers as a registry does.
+// refuse answers with an error as a registry does.
 // https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes
 func refuse(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// A caller that has gone needs no answer.
+	// The client may be gone: ignore the error.
 	_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{map[string]string{"code": code, "message": message}}})
 }

@@ -1,9 +1,9 @@
-// Command agent does in the lab what a cloud and a company's registry do elsewhere.
+// Command agent does what a cloud provider and a company's registry do outside a lab.
 //
 //	agent addresses              gives every Service of type LoadBalancer an address, and routes hosts to it
-//	agent front LISTEN REGISTRY  serves the registry at the URL REGISTRY, and refuses to replace a run's tags
+//	agent front LISTEN REGISTRY  serves the registry at the URL REGISTRY on the address LISTEN, and refuses to replace a run's tags
 //
-// It logs one line of JSON for each thing that it does. Exit codes: 0 when it is asked to stop, 1, and 2 for wrong use.
+// It logs each action as one line of JSON. Exit codes: 0 after a signal, 1 for a failure, 2 for wrong use.
 package main
 
 import (

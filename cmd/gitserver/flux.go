@@ -13,18 +13,18 @@ import (
 	"mllab.local/internal/incluster"
 )
 
-// flux asks Flux to look at this repository at once, and not when its interval has passed: it sets the annotation for that
-// on every GitRepository that has our address. https://fluxcd.io/flux/components/source/gitrepositories/#triggering-a-reconcile
+// flux asks Flux to fetch this repository at once, without waiting for the interval. It sets an annotation on every
+// GitRepository that has the repository's URL. https://fluxcd.io/flux/components/source/gitrepositories/#triggering-a-reconcile
 type flux struct {
-	url  string            // of the repository
-	api  *incluster.Client // nil outside a cluster
-	wish chan struct{}
-	log  *slog.Logger
+	url     string            // of the repository
+	api     *incluster.Client // nil outside a cluster
+	pending chan struct{}
+	log     *slog.Logger
 }
 
-// newFlux takes the API from the environment of a pod. Without url, or outside of a cluster, nobody is asked.
+// newFlux reads the API's address from the environment of a pod. Without url, or outside of a cluster, flux does nothing.
 func newFlux(url string, log *slog.Logger) (*flux, error) {
-	f := &flux{url: url, wish: make(chan struct{}, 1), log: log}
+	f := &flux{url: url, pending: make(chan struct{}, 1), log: log}
 	if url == "" {
 		return f, nil
 	}
@@ -35,11 +35,11 @@ func newFlux(url string, log *slog.Logger) (*flux, error) {
 	return f, err
 }
 
-// ask notes that Flux is to be asked, and does not wait for it.
+// ask makes run ask Flux, and does not wait.
 func (f *flux) ask() {
 	select {
-	case f.wish <- struct{}{}:
-	default: // there is a wish already
+	case f.pending <- struct{}{}:
+	default: // run will ask anyway
 	}
 }
 
@@ -48,13 +48,13 @@ const (
 	askTries = 60
 )
 
-// run does what was wished, until ctx ends.
+// run asks Flux after each call of ask, until ctx ends.
 func (f *flux) run(ctx context.Context) {
 	again := time.NewTicker(askAgain)
 	defer again.Stop()
 	for {
 		select {
-		case <-f.wish:
+		case <-f.pending:
 		case <-ctx.Done():
 			return
 		}
@@ -64,7 +64,7 @@ func (f *flux) run(ctx context.Context) {
 				break
 			}
 			if try == askTries {
-				f.log.Error("Flux could not be asked, and will look when its interval has passed", "error", err)
+				f.log.Error("asking Flux failed; it fetches when its interval has passed", "error", err)
 				break
 			}
 			select {
@@ -77,7 +77,7 @@ func (f *flux) run(ctx context.Context) {
 
 const repositories = "/apis/source.toolkit.fluxcd.io/v1/"
 
-// reconcile asks once. That Flux is not installed is no error.
+// reconcile asks Flux once. It is no error if Flux is not installed.
 func (f *flux) reconcile(ctx context.Context) error {
 	var list struct {
 		Items []struct {
@@ -110,10 +110,10 @@ func (f *flux) reconcile(ctx context.Context) error {
 		_, err := f.api.Call(ctx, http.MethodPatch, repositories+"namespaces/"+o.Metadata.Namespace+"/gitrepositories/"+o.Metadata.Name+"?fieldManager=gitserver", patch)
 		switch {
 		case err == nil:
-			f.log.Info("asked Flux to look", "gitrepository", name)
+			f.log.Info("asked Flux to fetch", "gitrepository", name)
 		case incluster.Is(err, http.StatusForbidden):
-			f.log.Warn("this GitRepository may not be asked: its namespace has no RoleBinding for that", "gitrepository", name)
-		case !incluster.Is(err, http.StatusNotFound): // else it is gone already
+			f.log.Warn("not allowed to annotate this GitRepository: its namespace has no RoleBinding for that", "gitrepository", name)
+		case !incluster.Is(err, http.StatusNotFound): // not found means that it was deleted meanwhile
 			errs = append(errs, fmt.Errorf("GitRepository %s: %w", name, err))
 		}
 	}

@@ -93,7 +93,7 @@ func fakeFlux(t *testing.T, answer func(calls int) int) (*kubernetes, *flux, *bu
 		t.Fatal(err)
 	}
 	log := &buffer{}
-	return k, &flux{url: "http://git.git.svc.cluster.local/lab.git", api: api, wish: make(chan struct{}, 1), log: slog.New(slog.NewJSONHandler(log, nil))}, log
+	return k, &flux{url: "http://git.git.svc.cluster.local/lab.git", api: api, pending: make(chan struct{}, 1), log: slog.New(slog.NewJSONHandler(log, nil))}, log
 }
 
 func TestEachGitRepositoryOfOursIsAskedAndNoOther(t *testing.T) {

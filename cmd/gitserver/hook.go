@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// hooks are what git asks on a push, and what they refuse it for. git shows an error to who pushes.
+// hooks are the Git hooks that check and record a push. git shows their errors to the user.
 // https://git-scm.com/docs/githooks
 var hooks = map[string]func(ctx context.Context, args []string, stdin io.Reader) error{
 	"pre-receive": admit,
@@ -24,7 +24,7 @@ var hooks = map[string]func(ctx context.Context, args []string, stdin io.Reader)
 	"reference-transaction": record,
 }
 
-// pushRecord is one line of the record of pushes, written just before the ref moves.
+// pushRecord is one line of the record of pushes. It is written just before the ref moves.
 type pushRecord struct {
 	Time time.Time `json:"time"`
 	User string    `json:"user"`
@@ -33,14 +33,14 @@ type pushRecord struct {
 	New  string    `json:"new"`
 }
 
-// ask runs git on the repository, with the objects of the push.
+// ask runs git in the repository, with the objects of the push.
 func ask(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "git", args...).Output()
 	return strings.TrimSpace(string(out)), err
 }
 
-// admit refuses a push that is too large, or of which no ref may move: then git drops its objects. stdin has a line of
-// each ref.
+// admit refuses a push that is too large or all of whose refs are refused: git then drops its objects. stdin has a line
+// for each ref.
 func admit(ctx context.Context, _ []string, stdin io.Reader) error {
 	if err := measure(ctx); err != nil {
 		return err
@@ -49,7 +49,7 @@ func admit(ctx context.Context, _ []string, stdin io.Reader) error {
 	for lines := bufio.NewScanner(stdin); lines.Scan(); {
 		f := strings.SplitN(lines.Text(), " ", 3)
 		if len(f) != 3 {
-			return fmt.Errorf("git says %q of a ref", f)
+			return fmt.Errorf("a line of stdin must be OLD NEW REF, got %q", f)
 		}
 		err := allow(ctx, f[2], f[0], f[1])
 		if err == nil {
@@ -60,10 +60,10 @@ func admit(ctx context.Context, _ []string, stdin io.Reader) error {
 	return errors.Join(refused...)
 }
 
-// measure refuses a push that is too large when it is unpacked. git itself refuses one that is too large before.
+// measure refuses a push that is too large when it is unpacked. git itself refuses a pack that is too large.
 func measure(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "git", "cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectsize)")
-	// The objects of the push, and not those that were there.
+	// Only the objects of the push, without those of the repository.
 	cmd.Env = append(os.Environ(), "GIT_ALTERNATE_OBJECT_DIRECTORIES=")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -84,19 +84,19 @@ func measure(ctx context.Context) error {
 	}
 	switch {
 	case largest > maxPush:
-		err = fmt.Errorf("the push holds a file of %d MiB, and %d MiB is the most", largest>>20, maxPush>>20)
+		err = fmt.Errorf("the push has a file of %d MiB, more than the limit of %d MiB", largest>>20, maxPush>>20)
 	case all > maxFiles:
 		err = fmt.Errorf("the push unpacks to more than %d MiB", maxFiles>>20)
 	}
 	return errors.Join(err, cmd.Wait())
 }
 
-// allow returns why a ref must not move from before to after.
+// allow returns an error if a ref must not move from before to after.
 func allow(ctx context.Context, ref, before, after string) error {
 	none := strings.Repeat("0", len(before))
 	kind, short, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
 	branch := kind == "heads" || kind == "notes"
-	forward := ref == mainRef || kind == "notes" // where the past is told
+	forward := ref == mainRef || kind == "notes" // refs whose history must stay
 	if kind != "heads" {
 		short = kind + "/" + short
 	}
@@ -121,17 +121,17 @@ func allow(ctx context.Context, ref, before, after string) error {
 	}
 	if forward && before != none {
 		if _, err := ask(ctx, "merge-base", "--is-ancestor", before, after); err != nil {
-			return fmt.Errorf("not a fast-forward, and %s only goes forward", short)
+			return fmt.Errorf("%s accepts only a fast-forward", short)
 		}
 	}
 	return nil
 }
 
-// record notes who moves which refs. git calls it when it holds the locks of all of them and nothing can refuse them any
-// more; stdin has a line of each.
+// record writes who moves which refs. git calls it when it holds the locks of all refs, so that nothing can refuse the push
+// any more. stdin has a line for each ref.
 func record(_ context.Context, args []string, stdin io.Reader) error {
 	user := os.Getenv("REMOTE_USER")
-	if args[0] != "prepared" || user == "" { // else it is no push
+	if args[0] != "prepared" || user == "" { // not a push
 		return nil
 	}
 	var text []byte

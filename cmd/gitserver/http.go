@@ -18,7 +18,7 @@ import (
 	"strings"
 )
 
-// repoPath is the one repository.
+// repoPath is the path of the one repository.
 const repoPath = "/lab.git"
 
 const (
@@ -26,22 +26,22 @@ const (
 	receivePack = "git-receive-pack"
 )
 
-// How much is read of a request.
+// Limits of a request body, in bytes.
 const (
-	maxFetch = 4 << 20         // what a client has and wants is some ten thousand lines at the very most
-	maxBody  = maxPush + 1<<20 // of a push, with the names of its refs
-	maxDrain = 256 << 20       // more is read and thrown away: git shows why a push was refused only when it could send all
+	maxFetch = 4 << 20         // ten thousand lines of what a client has and wants
+	maxBody  = maxPush + 1<<20 // a push and the names of its refs
+	maxDrain = 256 << 20       // bytes to read and discard: git shows why a push was refused only if it could send all of it
 )
 
 // server answers HTTP requests about one repository.
 type server struct {
 	repo   *repo
 	token  string // folder with the files username and password
-	pushed func() // is called after each push that changed a branch or a tag
+	pushed func() // called after each push that changed a branch or a tag
 	log    *slog.Logger
 }
 
-// handler serves one of the two addresses. From outside, everything but /healthz needs the token.
+// handler serves one of the two addresses. From outside, every path but /healthz needs the token.
 func (s *server) handler(outside bool) http.Handler {
 	mux := http.NewServeMux()
 	read := func(h http.HandlerFunc) http.HandlerFunc {
@@ -59,7 +59,7 @@ func (s *server) handler(outside bool) http.Handler {
 		case receivePack:
 			s.withToken(s.git)(w, r)
 		default:
-			http.Error(w, "only Git's smart protocol is spoken here", http.StatusForbidden)
+			http.Error(w, "this server has only Git's smart protocol", http.StatusForbidden)
 		}
 	})
 	mux.HandleFunc("POST "+repoPath+"/"+uploadPack, read(s.fetch))
@@ -67,23 +67,23 @@ func (s *server) handler(outside bool) http.Handler {
 	return mux
 }
 
-// withToken lets only those through who know the token. It is read each time, so that it can be changed.
+// withToken refuses requests without the token. It reads the token each time, so that it can be changed.
 func (s *server) withToken(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		given, word, _ := r.BasicAuth()
+		givenUser, givenPassword, _ := r.BasicAuth()
 		user, err := os.ReadFile(filepath.Join(s.token, "username"))
 		password, err2 := os.ReadFile(filepath.Join(s.token, "password"))
 		if err := errors.Join(err, err2); err != nil || len(password) == 0 {
-			s.log.Error("the token cannot be read", "error", err)
+			s.log.Error("reading the token", "error", err)
 			http.Error(w, "the server has no token", http.StatusInternalServerError)
 			return
 		}
-		// Hashes have one length, and both are compared, so that the time tells nothing.
+		// Compare hashes, which have one length, and both of them, so that the time reveals nothing.
 		same := func(a string, b []byte) int {
 			x, y := sha256.Sum256([]byte(a)), sha256.Sum256(b)
 			return subtle.ConstantTimeCompare(x[:], y[:])
 		}
-		if same(given, user)&same(word, password) != 1 {
+		if same(givenUser, user)&same(givenPassword, password) != 1 {
 			w.Header().Set("WWW-Authenticate", `Basic realm="mllab", charset="UTF-8"`)
 			http.Error(w, "the lab's token is missing or wrong", http.StatusUnauthorized)
 			return
@@ -98,7 +98,7 @@ func (s *server) health(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// pushes is the record of all pushes, one line of JSON for each ref.
+// pushes serves the record of all pushes, one line of JSON for each ref.
 func (s *server) pushes(w http.ResponseWriter, _ *http.Request) {
 	text, err := os.ReadFile(s.repo.pushes)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -109,7 +109,7 @@ func (s *server) pushes(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(text)
 }
 
-// git has git answer. https://git-scm.com/docs/git-http-backend
+// git runs git http-backend. https://git-scm.com/docs/git-http-backend
 func (s *server) git(w http.ResponseWriter, r *http.Request) {
 	path, err := exec.LookPath("git")
 	if err != nil {
@@ -117,24 +117,24 @@ func (s *server) git(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	user, _, _ := r.BasicAuth()
-	r.Header.Del("Authorization") // else git would have the token
+	r.Header.Del("Authorization") // hide the token from git
 	(&cgi.Handler{
 		Path: path, Args: []string{"http-backend"}, Root: "/", Dir: s.repo.dir,
 		Env:    append(gitEnv(), "GIT_PROJECT_ROOT="+filepath.Dir(s.repo.dir), "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER="+user),
 		Logger: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		Stderr: lines(func(line string) { s.log.Warn("git says", "text", line) }),
+		Stderr: lines(func(line string) { s.log.Warn("git wrote to stderr", "text", line) }),
 	}).ServeHTTP(w, r)
 }
 
 func (s *server) fetch(w http.ResponseWriter, r *http.Request) {
-	if done, ok := s.whole(w, r, maxFetch); ok {
+	if done, ok := s.buffer(w, r, maxFetch); ok {
 		defer done()
 		s.git(w, r)
 	}
 }
 
 func (s *server) push(w http.ResponseWriter, r *http.Request) {
-	done, ok := s.whole(w, r, maxBody)
+	done, ok := s.buffer(w, r, maxBody)
 	if !ok {
 		return
 	}
@@ -158,12 +158,12 @@ func (s *server) push(w http.ResponseWriter, r *http.Request) {
 		s.log.Error("reading the record of pushes", "error", err)
 		return
 	}
-	s.tell(context.WithoutCancel(r.Context()), f)
+	s.report(context.WithoutCancel(r.Context()), f)
 }
 
-// tell notes which refs have moved, and asks Flux to look when it reads one of them.
-func (s *server) tell(ctx context.Context, record io.Reader) {
-	asks := false
+// report logs the refs that have moved, and asks Flux to fetch if one of them is a branch or a tag.
+func (s *server) report(ctx context.Context, record io.Reader) {
+	askFlux := false
 	for lines := json.NewDecoder(record); ; {
 		var p pushRecord
 		if err := lines.Decode(&p); errors.Is(err, io.EOF) {
@@ -172,26 +172,26 @@ func (s *server) tell(ctx context.Context, record io.Reader) {
 			s.log.Error("reading the record of pushes", "error", err)
 			break
 		}
-		asks = asks || !strings.HasPrefix(p.Ref, "refs/notes/")
-		said := []any{"user", p.User, "ref", p.Ref, "old", p.Old, "new", p.New}
+		askFlux = askFlux || !strings.HasPrefix(p.Ref, "refs/notes/")
+		fields := []any{"user", p.User, "ref", p.Ref, "old", p.Old, "new", p.New}
 		if tip, err := gitIn(ctx, s.repo.dir, "", "log", "-1", "--format=%an <%ae>%n%s", p.New); err == nil {
 			author, message, _ := strings.Cut(tip, "\n")
-			said = append(said, "author", author, "message", message)
+			fields = append(fields, "author", author, "message", message)
 		}
-		s.log.Info("push", said...)
+		s.log.Info("push", fields...)
 	}
-	if asks {
+	if askFlux {
 		s.pushed()
 	}
 }
 
-// whole reads the body of a request into a file, so that git sees only those that came in whole, and CGI takes no chunked
-// ones. It reads at most max bytes and one: git refuses what is cut there, with a sentence to who pushes. When ok is
-// false the request was answered; done removes the file.
-func (s *server) whole(w http.ResponseWriter, r *http.Request, most int64) (done func(), ok bool) {
+// buffer reads the body of a request into a file. So git sees only complete requests, and CGI gets a length. buffer reads
+// one byte more than most: git refuses a body that is cut there, with a message for the user. If ok is false, buffer has
+// answered the request. done removes the file.
+func (s *server) buffer(w http.ResponseWriter, r *http.Request, most int64) (done func(), ok bool) {
 	f, err := os.CreateTemp(s.repo.incoming, "body-")
 	if err != nil {
-		s.fail(w, "taking a request in", err)
+		s.fail(w, "storing a request", err)
 		return nil, false
 	}
 	done = func() { _ = errors.Join(f.Close(), os.Remove(f.Name())) }
@@ -217,13 +217,13 @@ func (s *server) whole(w http.ResponseWriter, r *http.Request, most int64) (done
 	return done, true
 }
 
-// fail notes what went wrong. When nothing of the answer was sent yet, the client gets it as the answer.
+// fail logs an error. If no part of the answer was sent yet, it answers with the error.
 func (s *server) fail(w http.ResponseWriter, doing string, err error) {
 	s.log.Error(doing, "error", err)
 	http.Error(w, doing+": "+err.Error(), http.StatusInternalServerError)
 }
 
-// lines is a writer that passes on what is written to it, in one write a text.
+// lines is a writer that calls a function with the text of each write.
 type lines func(string)
 
 func (l lines) Write(p []byte) (int, error) {

@@ -1,13 +1,13 @@
-// Command gitserver is the lab's Git: one repository, /lab.git, over HTTP. Git itself speaks with the client
-// (git http-backend); this program lets in, limits, records, and asks Flux to look.
+// Command gitserver is the lab's Git server: one repository, /lab.git, over HTTP. git http-backend serves the protocol.
+// This program checks the token, limits and records pushes, and notifies Flux.
 //
-//	gitserver [flags]    serves it
-//	gitserver own DIR    makes DIR, and gives it to the user that serves
+//	gitserver [flags]    serves the repository
+//	gitserver own DIR    creates DIR, and makes the server's user its owner
 //
-// It listens twice. Inside the cluster everyone may read, and a push needs the token. What comes from outside, through
-// the lab's gateway, needs the token for everything. After a push it asks Flux to look at the repository at once.
+// It listens on two addresses. Inside the cluster everyone may read, and a push needs the token. From outside, through
+// the lab's gateway, every request needs the token. After a push it asks Flux to fetch the repository at once.
 //
-// Git calls this program as its hooks, under their names.
+// git runs this program as its hooks, under their names.
 package main
 
 import (
@@ -28,7 +28,7 @@ import (
 // serverID is the user and group of the image (see bootstrap/images/table.go).
 const serverID = 65532
 
-// drainTime is what requests that are under way get when the server is told to end.
+// drainTime is how long requests in progress may take when the server shuts down.
 const drainTime = 20 * time.Second
 
 func main() {
@@ -57,12 +57,12 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	token := flags.String("token", "/token", "folder with the files username and password")
 	inside := flags.String("inside", ":8080", "address where everyone may read")
 	outside := flags.String("outside", ":8081", "address where everything needs the token")
-	url := flags.String("url", "", "the repository's address in the cluster, by which Flux's GitRepositories are found")
+	url := flags.String("url", "", "URL of the repository in the cluster, as Flux's GitRepositories name it")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("%q is not understood", flags.Args())
+		return fmt.Errorf("unexpected arguments %q", flags.Args())
 	}
 	repo, err := openRepo(ctx, *data)
 	if err != nil {
@@ -74,13 +74,13 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 		return err
 	}
 	go flux.run(ctx)
-	// The one before this may have been killed before it could ask.
+	// The previous server may have been killed before it could ask.
 	flux.ask()
 	s := &server{repo: repo, token: *token, pushed: flux.ask, log: log}
 	return serve(ctx, log, map[string]http.Handler{*inside: s.handler(false), *outside: s.handler(true)})
 }
 
-// own lets the server write to a folder that the kubelet made for root.
+// own makes the server's user the owner of a folder that the kubelet created for root.
 func own(dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
@@ -88,7 +88,7 @@ func own(dir string) error {
 	return os.Chown(dir, serverID, serverID)
 }
 
-// serve listens until ctx ends, and then lets requests that are under way finish.
+// serve listens until ctx ends, and then lets requests in progress finish.
 func serve(ctx context.Context, log *slog.Logger, handlers map[string]http.Handler) error {
 	ended := make(chan error, len(handlers))
 	var servers []*http.Server

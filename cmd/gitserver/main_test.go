@@ -293,7 +293,7 @@ func TestMainOnlyGoesForwardAndOtherBranchesMayMove(t *testing.T) {
 	want := l.tip()
 	l.git(dir, "reset", "-q", "--hard", "HEAD~1")
 	l.commit(dir, "b", "2")
-	l.refusedGit("main only goes forward", dir, "push", "--force", "origin", "main")
+	l.refusedGit("main accepts only a fast-forward", dir, "push", "--force", "origin", "main")
 	l.refusedGit("main cannot be removed", dir, "push", "origin", ":main")
 	if got := l.tip(); got != want {
 		t.Errorf("main is at %s, want %s", got, want)
@@ -304,7 +304,7 @@ func TestMainOnlyGoesForwardAndOtherBranchesMayMove(t *testing.T) {
 	l.git(dir, "push", "-q", "--force", "origin", "main:side")
 	l.git(dir, "push", "-q", "origin", ":side")
 	// One refusal does not keep the others from going through.
-	l.refusedGit("main only goes forward", dir, "push", "--force", "origin", "main", "main:second")
+	l.refusedGit("main accepts only a fast-forward", dir, "push", "--force", "origin", "main", "main:second")
 	if out := l.git(dir, "ls-remote", "origin", "second", "side"); !strings.Contains(out, "refs/heads/second") || strings.Contains(out, "side") {
 		t.Errorf("the server has %s", out)
 	}
@@ -338,10 +338,10 @@ func TestNotesOnlyGoForwardAndTravel(t *testing.T) {
 		t.Errorf("another clone shows the note %q", got)
 	}
 	l.refusedGit("notes/mllab cannot be removed", dir, "push", "origin", ":"+ref)
-	l.refusedGit("notes/mllab only goes forward", dir, "push", "--force", "origin", first+":"+ref)
+	l.refusedGit("notes/mllab accepts only a fast-forward", dir, "push", "--force", "origin", first+":"+ref)
 	l.git(other, "update-ref", "-d", ref)
 	note(other, "a forged one") // from nothing: a history of its own
-	l.refusedGit("notes/mllab only goes forward", other, "push", "--force", "origin", ref)
+	l.refusedGit("notes/mllab accepts only a fast-forward", other, "push", "--force", "origin", ref)
 	l.refusedGit("a branch must be a commit", dir, "push", "origin", l.git(dir, "rev-parse", "HEAD:README.md")+":refs/notes/blob")
 	if len(l.pushed) != asked {
 		t.Errorf("%d times told of notes", len(l.pushed)-asked)
@@ -361,7 +361,7 @@ func TestWhatIsTooLargeIsRefusedAndGitSaysWhy(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ content, want string }{
 		"a push":                        {string(noise), "pack exceeds maximum allowed size (50.00 MiB)"},
-		"a file that packs well":        {strings.Repeat("0", 100<<20), "the push holds a file of 100 MiB, and 50 MiB is the most"},
+		"a file that packs well":        {strings.Repeat("0", 100<<20), "the push has a file of 100 MiB, more than the limit of 50 MiB"},
 		"many files that pack well too": {"", "the push unpacks to more than 200 MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -735,7 +735,7 @@ func TestClonesWithoutFilesAndProtocolTwoAndAtomicPushes(t *testing.T) {
 	before := l.tip()
 	l.git(dir, "checkout", "-q", "--orphan", "other")
 	l.commit(dir, "b", "another history")
-	l.refusedGit("main only goes forward", dir, "push", "--atomic", "--force", "origin", "other:main", "other:side")
+	l.refusedGit("main accepts only a fast-forward", dir, "push", "--atomic", "--force", "origin", "other:main", "other:side")
 	if out := l.git(dir, "ls-remote", "origin", "refs/heads/*"); out != before+"\trefs/heads/main" {
 		t.Errorf("an atomic push of which one ref was refused left %s", out)
 	}

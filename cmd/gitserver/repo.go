@@ -17,12 +17,12 @@ import (
 
 const (
 	mainRef    = "refs/heads/main"
-	pushesFile = "pushes.jsonl" // beside the repository
+	pushesFile = "pushes.jsonl" // next to the repository
 )
 
-// How much may come in at once, in bytes.
+// Limits of one push, in bytes.
 const (
-	maxPush  = 50 << 20 // a push, and one file in it; receive.maxInputSize says it to git
+	maxPush  = 50 << 20 // of a push and of one file in it; also in receive.maxInputSize
 	maxFiles = 4 * maxPush
 )
 
@@ -51,34 +51,34 @@ const config = `[core]
 
 const readme = `# The lab's repository
 
-Flux looks at it as soon as something is pushed. It applies what a Kustomization names.
+Flux fetches it after every push, and applies the folders that Kustomizations name.
 `
 
-// repo is a bare repository in a folder. Whatever ends this process and git, a push is there as a whole or not at all;
-// what it left is removed when the repository is opened again.
+// repo is a bare repository in a folder. If this process or git is killed, a push is stored completely or not at all.
+// openRepo removes the files that a killed push left.
 type repo struct {
 	dir      string // the repository
-	incoming string // folder of the bodies of requests that are being read
-	pushes   string // the record of what was pushed
-	lock     int    // a file that this process and each git that it starts have open, and nobody else
+	incoming string // folder with the bodies of requests in progress
+	pushes   string // the record of pushes
+	lock     int    // file descriptor that this process and each git that it starts hold locked
 	writing  sync.Mutex
 }
 
-// lockBound is how long openRepo waits for a server that is about to end.
+// lockBound is how long openRepo waits for another server to end.
 const lockBound = 10 * time.Second
 
-// openRepo opens the repository below data, and makes it if there is none. Another process that keeps it open is an
-// error.
+// openRepo opens the repository below data, and creates it if there is none. It fails if another process keeps the
+// repository open.
 func openRepo(ctx context.Context, data string) (*repo, error) {
 	r := &repo{dir: filepath.Join(data, "lab.git"), incoming: filepath.Join(data, "incoming"), pushes: filepath.Join(data, pushesFile)}
 	var err error
-	// Not closed on exec, as os.OpenFile's are: a push of a server that was killed may still be under way.
+	// os.OpenFile would close it on exec. But a push of a killed server may still be in progress, and must hold the lock.
 	if r.lock, err = syscall.Open(filepath.Join(data, "lock"), syscall.O_CREAT|syscall.O_RDWR, 0o600); err != nil {
 		return nil, fmt.Errorf("opening the repository: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockBound)
 	defer cancel()
-	if err := r.alone(ctx); err != nil {
+	if err := r.lockRepo(ctx); err != nil {
 		r.close()
 		return nil, fmt.Errorf("opening the repository: %w", err)
 	}
@@ -89,8 +89,8 @@ func openRepo(ctx context.Context, data string) (*repo, error) {
 	return r, nil
 }
 
-// alone returns when nobody else has the repository open.
-func (r *repo) alone(ctx context.Context) error {
+// lockRepo returns when no other process has the repository open.
+func (r *repo) lockRepo(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -113,30 +113,30 @@ func (r *repo) prepare(ctx context.Context) error {
 		return err
 	}
 	if _, err := os.Stat(r.dir); errors.Is(err, fs.ErrNotExist) {
-		if err := r.make(ctx); err != nil {
+		if err := r.create(ctx); err != nil {
 			return err
 		}
 	}
 	return errors.Join(r.clean(), r.configure())
 }
 
-// make makes a repository of one commit on main, so that a clone is on main and Flux finds something from the beginning.
-func (r *repo) make(ctx context.Context) error {
-	half := filepath.Join(r.incoming, "new")
+// create creates a repository with one commit on main, so that a clone has the branch main and Flux has something to apply.
+func (r *repo) create(ctx context.Context) error {
+	temporary := filepath.Join(r.incoming, "new")
 	git := func(stdin string, args ...string) (string, error) { return gitIn(ctx, r.incoming, stdin, args...) }
-	if _, err := git("", "init", "-q", "--bare", "--template=", "--initial-branch=main", half); err != nil {
+	if _, err := git("", "init", "-q", "--bare", "--template=", "--initial-branch=main", temporary); err != nil {
 		return err
 	}
 	const who = "mllab <mllab@mllab.test>"
 	_, err := git(fmt.Sprintf("commit %s\ncommitter %s %d +0000\ndata <<EOF\nThe lab's repository\nEOF\nM 100644 inline README.md\ndata %d\n%s\n",
-		mainRef, who, time.Now().Unix(), len(readme), readme), "--git-dir="+half, "fast-import", "--quiet")
+		mainRef, who, time.Now().Unix(), len(readme), readme), "--git-dir="+temporary, "fast-import", "--quiet")
 	if err != nil {
 		return err
 	}
-	return os.Rename(half, r.dir)
+	return os.Rename(temporary, r.dir)
 }
 
-// clean removes what a killed git left: a lock would refuse every push that comes, a half-written pack would stay.
+// clean removes the files that a killed git left. A lock would refuse every later push, and a partial pack would stay.
 func (r *repo) clean() error {
 	objects := filepath.Join(r.dir, "objects")
 	return filepath.WalkDir(r.dir, func(at string, d fs.DirEntry, err error) error {
@@ -144,8 +144,8 @@ func (r *repo) clean() error {
 			return err
 		}
 		name := d.Name()
-		half := strings.HasPrefix(at, objects) && (strings.HasPrefix(name, "tmp_") || strings.HasSuffix(name, ".keep"))
-		if !half && !strings.HasSuffix(name, ".lock") && name != "gc.pid" {
+		temporary := strings.HasPrefix(at, objects) && (strings.HasPrefix(name, "tmp_") || strings.HasSuffix(name, ".keep"))
+		if !temporary && !strings.HasSuffix(name, ".lock") && name != "gc.pid" {
 			return nil
 		}
 		if err := os.RemoveAll(at); err != nil || !d.IsDir() {
@@ -155,7 +155,7 @@ func (r *repo) clean() error {
 	})
 }
 
-// configure writes git's configuration and its hooks, which are this program.
+// configure writes git's configuration, and links its hooks to this program.
 func (r *repo) configure() error {
 	self, err := os.Executable()
 	if err != nil {
@@ -176,20 +176,20 @@ func (r *repo) configure() error {
 	return nil
 }
 
-// gitEnv keeps git from what is configured for others.
+// gitEnv returns an environment in which git reads no other configuration.
 func gitEnv() []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "LC_ALL=C"}
 }
 
-// gitIn runs git in a folder and returns what it prints; the error has what it says.
+// gitIn runs git in a folder and returns its output. The error has its stderr.
 func gitIn(ctx context.Context, dir, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir, cmd.Env, cmd.Stdin = dir, gitEnv(), strings.NewReader(stdin)
-	var says bytes.Buffer
-	cmd.Stderr = &says
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		err = fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(says.String()))
+		err = fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
 	}
 	return strings.TrimSpace(string(out)), err
 }

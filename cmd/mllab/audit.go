@@ -39,7 +39,7 @@ the exit code is 0 with such drift, too.`,
 			if last < 0 {
 				return fault.Usage("such as --last 20, or --last 0 for all", "--last %d is no number of commits", last)
 			}
-			lab, err := bootstrap.Look(c.Context(), a.options())
+			lab, err := bootstrap.OpenReadOnly(c.Context(), a.options())
 			if err != nil {
 				return err
 			}
@@ -117,7 +117,7 @@ func printAudit(w io.Writer, r audit.Report) {
 			if p.Pass {
 				verdict = "PASS"
 			}
-			row("proof", "%s %s, step %q: %s", verdict, title, p.Step, audit.Says(*p))
+			row("proof", "%s %s, step %q: %s", verdict, title, p.Step, audit.Summary(*p))
 		}
 		if c.Note != "" {
 			row("note", "no proof, it says: %s", brief(c.Note, wordy))

@@ -166,7 +166,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		ada.git("push", "-q")
 		late.commit("Late", "audit-try/late", blue) // new in each run on the same lab
 		late.refused("fetch first", "push")
-		late.refused("main only goes forward", "push", "--force")
+		late.refused("main accepts only a fast-forward", "push", "--force")
 		late.refused("main cannot be removed", "push", "origin", ":main")
 		late.refused("not a valid name", "push", "origin", "HEAD:refs/remotes/x/y")
 		wrong := *at
@@ -175,7 +175,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		late.git("rebase", "-q", "origin/main")
 		late.refused("Authentication failed", "-c", "credential.helper=", "push", wrong.String(), "main")
 		late.commit("Large", "audit-try/large", strings.Repeat("0", 100<<20))
-		late.refused("the push holds a file of 100 MiB, and 50 MiB is the most", "push")
+		late.refused("the push has a file of 100 MiB, more than the limit of 50 MiB", "push")
 		late.git("reset", "-q", "--hard", "HEAD~1")
 		late.git("push", "-q")
 		if first := ada.git("ls-remote", "origin", "main"); !strings.HasPrefix(first, late.git("rev-parse", "HEAD")) {
@@ -210,7 +210,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		if !slices.ContainsFunc(w.Applied, func(a audit.Applied) bool { return a.Reason == "ReconciliationSucceeded" && a.From == "event" }) {
 			t.Errorf("applied: %+v", w.Applied)
 		}
-		if w.Proof == nil || !w.Proof.Pass || w.Proof.SecondsToTraffic != 1.5 || audit.Says(*w.Proof) != "n=1 white 1" {
+		if w.Proof == nil || !w.Proof.Pass || w.Proof.SecondsToTraffic != 1.5 || audit.Summary(*w.Proof) != "n=1 white 1" {
 			t.Errorf("proof: %+v", w.Proof)
 		}
 		text := c.run("audit", "--last", "1")

@@ -295,7 +295,7 @@ func (c cli) pushesNotebooks(t *testing.T) {
 	c.became(t, 3*time.Minute, "its Workflow", func() bool { return workflows() != was })
 	job("delete", "pod", "-l", "batch.kubernetes.io/job-name=training", "--wait=false")
 	job("wait", "--timeout=180s", "--for=condition=Complete", "job/training")
-	if got := job("logs", "-l", "batch.kubernetes.io/job-name=training", "--tail=-1"); !strings.Contains(got, `"taken up","kind":"Workflow"`) || !strings.Contains(says(), `"commit"`) {
+	if got := job("logs", "-l", "batch.kubernetes.io/job-name=training", "--tail=-1"); !strings.Contains(got, `"found","kind":"Workflow"`) || !strings.Contains(says(), `"commit"`) {
 		t.Errorf("the second runner said %s\n%s", says(), got)
 	}
 	if n := commits(); n != before+1 {

@@ -12,24 +12,24 @@ import (
 	"strings"
 )
 
-// folder is where an image has a model's files.
+// folder is the folder of a model's files in an image.
 const folder = "models"
 
-// maxSize bounds the files of one model together, in bytes.
+// maxSize limits the files of one model together, in bytes.
 const maxSize = 1 << 30
 
-// size adds up files, up to maxSize.
+// size is a sum of file sizes, up to maxSize.
 type size int64
 
 func (s *size) add(n int64) error {
-	if n > maxSize-int64(*s) { // the sum itself could overflow: an archive may say any size
-		return fmt.Errorf("the files are larger than %d MiB together, which is the most that a model may be", maxSize>>20)
+	if n > maxSize-int64(*s) { // the sum could overflow: an archive may state any size
+		return fmt.Errorf("the files must be at most %d MiB together", maxSize>>20)
 	}
 	*s += size(n)
 	return nil
 }
 
-// file is one regular file that can be read again and again.
+// file is a regular file that can be read repeatedly.
 type file struct {
 	name string // with slashes, relative
 	mode int64
@@ -37,7 +37,7 @@ type file struct {
 	open func() (io.ReadCloser, error)
 }
 
-// regularFiles lists the files below root, always in the same order. Anything but a file or a folder is refused.
+// regularFiles returns the files below root, always in the same order. It refuses anything but files and folders.
 func regularFiles(root *os.Root) ([]file, error) {
 	var list []file
 	var total size
@@ -64,24 +64,24 @@ func regularFiles(root *os.Root) ([]file, error) {
 var errNoFiles = errors.New("there are no files")
 
 func notRegular(name string) error {
-	return fmt.Errorf("%s is neither a file nor a folder: a model has no links and no devices", name)
+	return fmt.Errorf("%s must be a regular file or a folder", name)
 }
 
-// staging is the folder in a destination where files are until all of them are there.
+// staging is the folder in a destination that has the files until all of them are written.
 const staging = ".modelcar"
 
-// place puts files into the folder dest, which is made if need be. Only when write has returned without an error do they
-// take their places, so that a model that breaks off half way changes nothing.
+// place writes files into the folder dest, and creates it if necessary. It moves them to their places only after write
+// has returned no error, so that an incomplete model changes nothing.
 func place(dest string, write func(put func(name string, r io.Reader) error) error) error {
 	if err := os.MkdirAll(dest, 0o755); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(dest) // no name leads out of it
+	root, err := os.OpenRoot(dest) // so that no name can leave it
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if err := root.RemoveAll(staging); err != nil { // one that was killed left it
+	if err := root.RemoveAll(staging); err != nil { // a killed process may have left it
 		return err
 	}
 	defer root.RemoveAll(staging)
@@ -89,7 +89,7 @@ func place(dest string, write func(put func(name string, r io.Reader) error) err
 	names := map[string]bool{}
 	err = write(func(name string, r io.Reader) error {
 		if first, _, _ := strings.Cut(name, "/"); first == staging {
-			return fmt.Errorf("%s: modelcar needs the name %s itself", name, staging)
+			return fmt.Errorf("%s: the name %s is reserved for modelcar", name, staging)
 		}
 		names[name] = true
 		at := path.Join(staging, name)

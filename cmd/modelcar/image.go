@@ -22,8 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// layer is an image layer that is written anew from its files whenever it is read, and so takes no memory. It is
-// uncompressed: it stays in the lab, and its digest is that of the files, whoever compresses.
+// layer is an image layer that is written from its files each time it is read, and so takes no memory. It is uncompressed:
+// it stays in the lab, and its digest does not depend on a compressor.
 type layer struct {
 	files  []file
 	digest v1.Hash
@@ -53,7 +53,7 @@ func (l *layer) Uncompressed() (io.ReadCloser, error) {
 	return r, nil
 }
 
-// write writes the archive: the files in their order with their folders before them, without times, owned by root.
+// write writes the archive: the files in their order, each after its folders, without times, owned by root.
 func (l *layer) write(w io.Writer) error {
 	tw := tar.NewWriter(w)
 	folders := map[string]bool{".": true}
@@ -88,7 +88,7 @@ func (l *layer) write(w io.Writer) error {
 	return tw.Close()
 }
 
-// program is the layer with the executable self, as /modelcar.
+// program returns a layer with the executable self as /modelcar.
 func program(self string) (*layer, error) {
 	info, err := os.Stat(self)
 	if err != nil {
@@ -97,7 +97,7 @@ func program(self string) (*layer, error) {
 	return newLayer([]file{{"modelcar", 0o755, info.Size(), func() (io.ReadCloser, error) { return os.Open(self) }}})
 }
 
-// newImage is the image of the two layers.
+// newImage returns an image of the two layers.
 func newImage(program, model v1.Layer) (v1.Image, error) {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	img, err := mutate.AppendLayers(img, program, model)
@@ -114,10 +114,10 @@ func newImage(program, model v1.Layer) (v1.Image, error) {
 	return mutate.ConfigFile(img, config)
 }
 
-// parse reads a reference, which must name its registry: a default would be somebody else's.
+// parse reads a reference. It must name its registry: a default would be somebody else's.
 func parse(ref string, options ...name.Option) (r name.Reference, err error) {
 	options = append(options, name.Insecure, name.WithDefaultRegistry(""))
-	// name.ParseReference would not say what is wrong.
+	// The error of name.ParseReference would not say what is wrong.
 	if plain := strings.TrimPrefix(ref, "oci://"); strings.Contains(plain, "@") {
 		r, err = name.NewDigest(plain, options...)
 	} else {
@@ -132,7 +132,7 @@ func parse(ref string, options ...name.Option) (r name.Reference, err error) {
 	return r, nil
 }
 
-// push makes an image of the files in dir and the program self, pushes it, and returns its reference by digest.
+// push builds an image of the files in dir and the program self, pushes it, and returns its reference by digest.
 func push(ctx context.Context, self, dir, ref string) (string, error) {
 	if _, err := parse(ref); err != nil {
 		return "", err
@@ -154,11 +154,11 @@ func push(ctx context.Context, self, dir, ref string) (string, error) {
 	if err != nil {
 		return fail(err)
 	}
-	first, err := program(self)
+	programLayer, err := program(self)
 	if err != nil {
 		return fail(err)
 	}
-	img, err := newImage(first, model)
+	img, err := newImage(programLayer, model)
 	if err != nil {
 		return fail(err)
 	}
@@ -171,36 +171,36 @@ func push(ctx context.Context, self, dir, ref string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if d, is := r.(name.Digest); is && d.DigestStr() != digest.String() {
+	if d, ok := r.(name.Digest); ok && d.DigestStr() != digest.String() {
 		return "", fmt.Errorf("pushing %s: the image of %s is %s: push to a tag, or to this digest", ref, dir, digest)
 	}
 	err = remote.Write(r, img, remote.WithContext(ctx))
-	// The lab's registry does not give a run's tag to another image. Then this one has none, and is found by its digest.
-	var answer *transport.Error
-	if _, tag := r.(name.Tag); tag && errors.As(err, &answer) && answer.StatusCode == http.StatusForbidden {
+	// The lab's registry refuses to move a run's tag to another image. Then the image gets no tag, only its digest.
+	var registryErr *transport.Error
+	if _, tag := r.(name.Tag); tag && errors.As(err, &registryErr) && registryErr.StatusCode == http.StatusForbidden {
 		err = remote.Write(r.Context().Digest(digest.String()), img, remote.WithContext(ctx))
 	}
 	if err != nil {
-		return "", fmt.Errorf("pushing %s: %w", r, trouble{err})
+		return "", fmt.Errorf("pushing %s: %w", r, registryError{err})
 	}
 	return r.Context().Digest(digest.String()).String(), nil
 }
 
-// pull writes the files of the image into the folder dest and returns the image's reference by digest. Nothing is
-// written unless all of it is what its digests say.
+// pull writes the files of the image into the folder dest and returns the image's reference by digest. It writes nothing
+// unless all digests match.
 func pull(ctx context.Context, ref, dest string) (string, error) {
 	r, err := parse(ref)
 	if err != nil {
 		return "", err
 	}
 	img, err := remote.Image(r, remote.WithContext(ctx), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
-	var answer *transport.Error
-	if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
+	var registryErr *transport.Error
+	if errors.As(err, &registryErr) && registryErr.StatusCode == http.StatusNotFound {
 		return "", fmt.Errorf("no model at %s: the registry has no such image; push it, or correct the name", ref)
 	}
 	fail := func(err error) (string, error) { return "", fmt.Errorf("fetching %s to %s: %w", ref, dest, err) }
 	if err != nil {
-		return fail(trouble{err})
+		return fail(registryError{err})
 	}
 	digest, err := img.Digest()
 	if err != nil {
@@ -228,29 +228,29 @@ func pull(ctx context.Context, ref, dest string) (string, error) {
 	return r.Context().Digest(digest.String()).String(), nil
 }
 
-// fetched is what comes from the registry: what goes wrong in reading it is the registry's.
-type fetched struct{ io.Reader }
+// registryReader reads from the registry. Its errors are registryErrors.
+type registryReader struct{ io.Reader }
 
-func (f fetched) Read(p []byte) (int, error) {
+func (f registryReader) Read(p []byte) (int, error) {
 	n, err := f.Reader.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = trouble{err}
+		err = registryError{err}
 	}
 	return n, err
 }
 
-// unpack puts the files that the layer has of the model.
+// unpack puts the model's files of a layer.
 func unpack(l v1.Layer, total *size, put func(name string, r io.Reader) error) error {
 	blob, err := l.Uncompressed()
 	if err != nil {
-		return trouble{err}
+		return registryError{err}
 	}
 	defer blob.Close()
-	r := fetched{blob}
+	r := registryReader{blob}
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			// The digest is judged at the layer's end, which may come after the archive's.
+			// The digest is checked at the end of the layer, which may come after that of the archive.
 			_, err := io.Copy(io.Discard, r)
 			return err
 		}
@@ -259,7 +259,7 @@ func unpack(l v1.Layer, total *size, put func(name string, r io.Reader) error) e
 		}
 		inImage := strings.TrimPrefix(h.Name, "/")
 		if !filepath.IsLocal(inImage) {
-			return fmt.Errorf("%q leads out of the image", h.Name)
+			return fmt.Errorf("%q must not leave the image", h.Name)
 		}
 		inImage = path.Clean(inImage)
 		// https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
@@ -274,7 +274,7 @@ func unpack(l v1.Layer, total *size, put func(name string, r io.Reader) error) e
 		}
 		switch {
 		case whiteout:
-			return fmt.Errorf("a layer deletes /%s of the one before: make the image of one layer with files", inImage)
+			return fmt.Errorf("a layer deletes /%s of an earlier layer: build the image with one layer of files", inImage)
 		case h.Typeflag == tar.TypeDir:
 			continue
 		case h.Typeflag != tar.TypeReg || !inFolder:

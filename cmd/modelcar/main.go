@@ -1,21 +1,21 @@
-// Command modelcar packs a model's files into a container image, and takes them out of one again.
+// Command modelcar packs a model's files into a container image, and extracts them again.
 //
-//	modelcar push DIR REF     makes an image of DIR's files and pushes it
-//	modelcar copy [DEST]      copies the files of the image that it runs in to DEST (default /mnt/models)
+//	modelcar push DIR REF     builds an image of DIR's files and pushes it
+//	modelcar copy [DEST]      copies the files of its own image to DEST (default /mnt/models)
 //	modelcar pull REF DEST    fetches the image and writes its files to DEST
 //
-// The files are under /models in the image. Beside them it holds this program, which is what it runs: as an init
-// container it copies the files to a volume that the server shares. Symbolic links and the like are refused, and so are
-// more than 1 GiB of files.
+// The files are under /models in the image. The image also has this program as its entrypoint: as an init container it
+// copies the files to a volume that it shares with the server. modelcar accepts only regular files and folders, at most
+// 1 GiB.
 //
-// The same files give the same image, by digest. A REF for push that has neither a tag nor a digest is tagged with the
-// first 12 digits of the SHA-256 of the layer with the files. REF may begin with oci://, as KServe writes it, and must
-// name the registry. That is spoken to over plain HTTP where it has no TLS, without credentials: a lab's own.
+// The same files always give the same image digest. If REF has neither a tag nor a digest, push uses the first 12 digits of
+// the SHA-256 of the layer with the files as the tag. REF may begin with oci://, as KServe writes it, and must name the
+// registry. modelcar uses no credentials, and plain HTTP if the registry has no TLS: it is the lab's own.
 //
 // push and pull print the image by its digest, REPOSITORY@sha256:…, and nothing else to stdout.
 //
-// Exit codes: 0, 1 for a failure, 2 for wrong use, 75 for a registry that could not be reached or failed: another try may
-// mend it.
+// Exit codes: 0; 1 for a failure; 2 for wrong use; 75 for a registry that failed or could not be reached, so that a retry
+// may succeed.
 package main
 
 import (
@@ -39,31 +39,31 @@ var errUsage = errors.New("want: modelcar push DIR REF, modelcar copy [DEST], or
 // tempFail is EX_TEMPFAIL of sysexits.h.
 const tempFail = 75
 
-// trouble is an error of the registry, and not of what it was asked for.
-type trouble struct{ error }
+// registryError is a failure of the registry or of the way to it.
+type registryError struct{ error }
 
-func (t trouble) Unwrap() error { return t.error }
+func (t registryError) Unwrap() error { return t.error }
 
-// run is the whole life of the process; it returns the exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	says, err := do(ctx, args)
+	out, err := runVerb(ctx, args)
 	switch {
 	case err == nil:
-		fmt.Fprint(stdout, says)
+		fmt.Fprint(stdout, out)
 		return 0
 	case errors.Is(err, errUsage):
 		fmt.Fprintln(stderr, "modelcar:", err)
 		return 2
 	}
 	fmt.Fprintln(stderr, "modelcar:", err)
-	if errors.As(err, new(trouble)) {
+	if errors.As(err, new(registryError)) {
 		return tempFail
 	}
 	return 1
 }
 
-// do returns what belongs on stdout.
-func do(ctx context.Context, args []string) (string, error) {
+// runVerb returns the text for stdout.
+func runVerb(ctx context.Context, args []string) (string, error) {
 	verb := ""
 	if len(args) > 0 {
 		verb, args = args[0], args[1:]

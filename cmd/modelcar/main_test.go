@@ -330,7 +330,7 @@ func TestWhatIsNotAModelsFilesIsNotPushed(t *testing.T) {
 	if err := os.Symlink("model.json", filepath.Join(dir, "a", "link")); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, "a/link is neither a file nor a folder", "push", dir, s.host+"/car")
+	refused(t, "a/link must be a regular file or a folder", "push", dir, s.host+"/car")
 	if err := copyFiles(dir, t.TempDir()); err == nil || !strings.Contains(err.Error(), "a/link") {
 		t.Errorf("copied: %v", err)
 	}
@@ -342,7 +342,7 @@ func TestWhatIsNotAModelsFilesIsNotPushed(t *testing.T) {
 	if err := os.Truncate(filepath.Join(large, "model.json"), maxSize); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, "larger than 1024 MiB", "push", large, s.host+"/car")
+	refused(t, "at most 1024 MiB", "push", large, s.host+"/car")
 }
 
 // archive is a layer of just these headers; each file's text is its name.
@@ -386,19 +386,19 @@ func TestAnImageOfSomebodyElseIsTakenOnlyIfItIsHarmless(t *testing.T) {
 		want   string // "" is taken
 	}{
 		"a later layer adds":       {archive(t, tar.Header{Name: "./models/y"}, tar.Header{Name: "/models/z/z"}), ""},
-		"a link":                   {archive(t, tar.Header{Name: "models/y", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}), "/models/y is neither"},
-		"a hard link":              {archive(t, tar.Header{Name: "models/y", Typeflag: tar.TypeLink, Linkname: "etc/passwd"}), "/models/y is neither"},
-		"a device":                 {archive(t, tar.Header{Name: "models/y", Typeflag: tar.TypeChar}), "/models/y is neither"},
-		"the folder is a link":     {archive(t, tar.Header{Name: "models", Typeflag: tar.TypeSymlink, Linkname: "etc"}), "/models is neither"},
+		"a link":                   {archive(t, tar.Header{Name: "models/y", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}), "/models/y must be a regular file"},
+		"a hard link":              {archive(t, tar.Header{Name: "models/y", Typeflag: tar.TypeLink, Linkname: "etc/passwd"}), "/models/y must be a regular file"},
+		"a device":                 {archive(t, tar.Header{Name: "models/y", Typeflag: tar.TypeChar}), "/models/y must be a regular file"},
+		"the folder is a link":     {archive(t, tar.Header{Name: "models", Typeflag: tar.TypeSymlink, Linkname: "etc"}), "/models must be a regular file"},
 		"a link elsewhere":         {archive(t, tar.Header{Name: "etc/mtab", Typeflag: tar.TypeSymlink, Linkname: "/proc/mounts"}), ""},
-		"a way out":                {archive(t, tar.Header{Name: "models/../../y"}), "leads out of the image"},
-		"a way out from elsewhere": {archive(t, tar.Header{Name: "../models/y"}), "leads out of the image"},
-		"an absolute way out":      {archive(t, tar.Header{Name: "/models/../../../y"}), "leads out of the image"},
+		"a way out":                {archive(t, tar.Header{Name: "models/../../y"}), "must not leave the image"},
+		"a way out from elsewhere": {archive(t, tar.Header{Name: "../models/y"}), "must not leave the image"},
+		"an absolute way out":      {archive(t, tar.Header{Name: "/models/../../../y"}), "must not leave the image"},
 		"a file is deleted":        {archive(t, tar.Header{Name: "models/.wh.x"}), "a layer deletes /models/x"},
 		"all are deleted":          {archive(t, tar.Header{Name: ".wh.models"}), "a layer deletes /models"},
-		"our own name":             {archive(t, tar.Header{Name: "models/.modelcar/x"}), "needs the name .modelcar"},
-		"larger than its type":     {archive(t, tar.Header{Name: "models/x"}, tar.Header{Name: "models/y", Size: math.MaxInt64}), "larger than 1024 MiB"},
-		"too large":                {archive(t, tar.Header{Name: "models/y", Size: maxSize}), "larger than 1024 MiB"},
+		"our own name":             {archive(t, tar.Header{Name: "models/.modelcar/x"}), "the name .modelcar is reserved"},
+		"larger than its type":     {archive(t, tar.Header{Name: "models/x"}, tar.Header{Name: "models/y", Size: math.MaxInt64}), "at most 1024 MiB"},
+		"too large":                {archive(t, tar.Header{Name: "models/y", Size: maxSize}), "at most 1024 MiB"},
 		"broken off":               {archive(t, tar.Header{Name: "models/y", Size: 100}), "unexpected EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"mllab.local/internal/notebook"
 )
 
-// api is what the runner does in the pod's namespace.
+// api is the runner's access to the API server, in the pod's namespace.
 type api struct{ *incluster.Client }
 
 func newAPI(account string) (api, error) {
@@ -19,13 +19,13 @@ func newAPI(account string) (api, error) {
 	return api{c}, err
 }
 
-// kinds are the API's paths of the objects that the runner creates.
+// kinds has the API paths of the objects that the runner creates.
 var kinds = map[string]string{
 	"ConfigMap": "/api/v1/namespaces/%s/configmaps",
 	"Workflow":  "/apis/argoproj.io/v1alpha1/namespaces/%s/workflows",
 }
 
-// create creates an object. It returns false if there is one already, which it leaves as it is.
+// create creates an object. It returns false, and changes nothing, if the object exists.
 func (a api) create(ctx context.Context, kind string, object []byte) (bool, error) {
 	_, err := a.Call(ctx, http.MethodPost, fmt.Sprintf(kinds[kind], a.Namespace), object)
 	if incluster.Is(err, http.StatusConflict) {
@@ -37,7 +37,7 @@ func (a api) create(ctx context.Context, kind string, object []byte) (bool, erro
 	return true, nil
 }
 
-// workflow reads which one a Workflow is, and how far.
+// workflow returns the UID and the status of a Workflow.
 func (a api) workflow(ctx context.Context, name string) (string, notebook.Status, error) {
 	text, err := a.Call(ctx, http.MethodGet, fmt.Sprintf(kinds["Workflow"], a.Namespace)+"/"+name, nil)
 	var object struct {
@@ -54,7 +54,7 @@ func (a api) workflow(ctx context.Context, name string) (string, notebook.Status
 	return object.Metadata.UID, status, err
 }
 
-// final reports whether the API server would refuse the same the next time, too.
+// final reports whether a retry would fail with the same error of the API server.
 func final(err error) bool {
 	var e *incluster.Error
 	return errors.As(err, &e) && e.Final()

@@ -1,30 +1,30 @@
-// Command runner turns a pushed notebook into a pushed model. It is the pod of a Job that Flux recreates when the
-// notebook in Git changes. It compiles the notebook, runs it as an Argo Workflow, waits for its end, and commits
-// the result: the overlay of a Knative Service, which Flux then applies.
+// Command notebook-runner turns a pushed notebook into a pushed model. It runs in a Job that Flux recreates when the
+// notebook in Git changes. It compiles the notebook, runs it as an Argo Workflow, waits for its end, and commits the
+// result: the overlay of a Knative Service, which Flux then applies.
 //
-//	--code DIR         the notebook (one file *.ipynb), and the files that it imports
-//	--image IMAGE      with Python, for its steps
-//	--store REPOSITORY where the steps leave their names for the next steps
-//	--git URL          the repository
-//	--token DIR        its files username and password are the repository's
-//	--source FOLDER    where the files of --code are in the repository
-//	--overlay FOLDER   where the runner commits; all that is in it is the runner's
-//	--service NAME     the Service that the overlay is of (default model)
-//	--percent N        a model's share of the traffic as long as another one serves (default 10)
-//	--timeout D        how long all of it may take (default 10m)
+//	--code DIR         folder with the notebook (one file *.ipynb) and the files that it imports
+//	--image IMAGE      image with Python for the steps
+//	--store REPOSITORY registry repository in which the steps store variables for later steps
+//	--git URL          the Git repository
+//	--token DIR        folder with the files username and password for the Git repository
+//	--source FOLDER    folder of the files of --code in the Git repository
+//	--overlay FOLDER   folder that the runner commits to; the runner owns all files in it
+//	--service NAME     the Service of the overlay (default model)
+//	--percent N        a new model's share of the traffic while another one serves (default 10)
+//	--timeout D        time limit for the whole run (default 10m)
 //
-// The notebook leaves its result under the name `result`: image, a model container by its digest; model and data, the
-// digests of the model's file and of its data; accuracy, low, high and held_out, the share of held-out rows that it gets
-// right, its interval and how many rows these are.
+// The notebook sets the variable `result`. Its fields are image, a model container by its digest; model and data, the
+// digests of the model's file and of its data; accuracy, the share of held-out rows that the model gets right; low and
+// high, the interval of accuracy; and held_out, the number of held-out rows.
 //
-// The same notebook is the same run and is committed once, however often the pod restarts. One that is not the newest
-// in Git any more is not committed. A Workflow that ended by no fault of the notebook is not taken up again: the next pod
-// makes the run's next one.
+// The same notebook is the same run. It is committed once, however often the pod restarts, and only if it is still the
+// newest one in Git. If a Workflow failed for a reason other than the notebook, the next pod creates another Workflow of
+// the run.
 //
-// Each stage is one line of JSON on stdout. The pod's message is the result.
+// The runner logs each stage as one line of JSON to stdout, and writes the result to the pod's termination message.
 //
-// Exit codes: 0, 1 for a failure that another try may fix (of the API, Argo, the registry or Git), 2 for wrong use, 4 for
-// a notebook that cannot be compiled, of which a cell fails, or that leaves no result.
+// Exit codes: 0; 1 for a failure of the API, Argo, the registry or Git, which a retry may fix; 2 for wrong use; 4 for a
+// notebook that does not compile, has a failing cell, or sets no result.
 package main
 
 import (
@@ -53,7 +53,7 @@ import (
 	"mllab.local/manifests"
 )
 
-// messageFile is what Kubernetes shows of a container that has ended.
+// messageFile is the file that Kubernetes reads as a container's termination message.
 // https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
 const messageFile = "/dev/termination-log"
 
@@ -63,24 +63,24 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], incluster.Account, messageFile, os.Stdout))
 }
 
-// refused is an error of the notebook: another try would end the same.
-type refused struct{ error }
+// notebookError is an error of the notebook. A retry would fail again.
+type notebookError struct{ error }
 
-// run is the whole life of the process; it returns the exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, account, message string, stdout io.Writer) int {
 	log := newLog(stdout)
 	r, err := newRunner(args, account, log)
-	code, word := 2, delivery.End{}
+	code, end := 2, delivery.End{}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, r.timeout)
 		defer cancel()
-		word.Commit, err = r.loop(ctx)
-		word.Run, code = r.pipeline.Run(), 1
+		end.Commit, err = r.deliver(ctx)
+		end.Run, code = r.pipeline.Run(), 1
 		if r.pipeline.Attempt > 0 {
-			word.Workflow = r.pipeline.Workflow()
+			end.Workflow = r.pipeline.Workflow()
 		}
 	}
-	var notebooks refused
+	var notebooks notebookError
 	switch {
 	case err == nil:
 		code = 0
@@ -88,25 +88,25 @@ func run(ctx context.Context, args []string, account, message string, stdout io.
 		code = 4
 	}
 	if err != nil {
-		word.Error = err.Error()
-		log.Error("failed", "run", word.Run, "error", word.Error)
+		end.Error = err.Error()
+		log.Error("failed", "run", end.Run, "error", end.Error)
 	}
-	text, err := word.Message()
+	text, err := end.Message()
 	if err == nil {
 		err = os.WriteFile(message, text, 0o600)
 	}
 	if err != nil {
-		log.Error("leaving the pod's message", "error", err)
+		log.Error("writing the termination message", "error", err)
 	}
 	return code
 }
 
 func newLog(to io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(to, nil)) }
 
-// runner is one notebook on its way.
+// runner delivers one notebook.
 type runner struct {
 	pipeline notebook.Pipeline
-	code     map[string][]byte // by the names that they have in source, too
+	code     map[string][]byte // by name, as in source
 	remote   *url.URL
 	source   string
 	overlay  overlay
@@ -115,7 +115,7 @@ type runner struct {
 	log      *slog.Logger
 }
 
-// newRunner reads arguments and files; its errors are wrong use.
+// newRunner reads arguments and files. Its errors are wrong use.
 func newRunner(args []string, account string, log *slog.Logger) (*runner, error) {
 	r := &runner{log: log, code: map[string][]byte{}}
 	f := flag.NewFlagSet("runner", flag.ContinueOnError)
@@ -132,7 +132,7 @@ func newRunner(args []string, account string, log *slog.Logger) (*runner, error)
 		return nil, err
 	}
 	if f.NArg() > 0 {
-		return nil, fmt.Errorf("%q: there are only flags", f.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	for _, name := range []string{"code", "image", "store", "git", "token", "source", "overlay", "service"} {
 		if f.Lookup(name).Value.String() == "" {
@@ -166,7 +166,7 @@ func newRunner(args []string, account string, log *slog.Logger) (*runner, error)
 	return r, err
 }
 
-// read reads the notebook and what it imports.
+// read reads the notebook and the files that it imports.
 func (r *runner) read(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -175,7 +175,7 @@ func (r *runner) read(dir string) error {
 	r.pipeline.Files = map[string][]byte{}
 	var notebooks []string
 	for _, e := range entries {
-		// Kubernetes' own names in a mounted ConfigMap begin with two dots.
+		// In a mounted ConfigMap the names of Kubernetes' own files begin with two dots.
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
@@ -196,11 +196,11 @@ func (r *runner) read(dir string) error {
 	return nil
 }
 
-// loop brings the notebook from its text to a commit, which it returns.
-func (r *runner) loop(ctx context.Context) (commit string, err error) {
+// deliver compiles, runs and commits the notebook, and returns the commit.
+func (r *runner) deliver(ctx context.Context) (commit string, err error) {
 	book, err := notebook.Read(r.pipeline.Notebook)
 	if err != nil {
-		return "", refused{err}
+		return "", notebookError{err}
 	}
 	var tasks []string
 	for _, s := range book.Steps {
@@ -208,7 +208,7 @@ func (r *runner) loop(ctx context.Context) (commit string, err error) {
 	}
 	r.log.Info("compiled", "run", r.pipeline.Run(), "steps", tasks, "unused_cells", book.Unused)
 	for r.pipeline.Attempt = 1; ; r.pipeline.Attempt++ {
-		made, err := r.begin(ctx)
+		made, err := r.createWorkflow(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -217,7 +217,7 @@ func (r *runner) loop(ctx context.Context) (commit string, err error) {
 			return "", err
 		}
 		found, err := resultOf(status, tasks)
-		var notebooks refused
+		var notebooks notebookError
 		switch {
 		case err == nil:
 			r.log.Info("trained", "run", r.pipeline.Run(), "image", found.Image, "model", found.Model, "data", found.Data, "accuracy", found.Accuracy)
@@ -225,21 +225,21 @@ func (r *runner) loop(ctx context.Context) (commit string, err error) {
 		case made, errors.As(err, &notebooks):
 			return "", err
 		}
-		r.log.Info("not taken up", "kind", "Workflow", "name", r.pipeline.Workflow(), "error", err.Error())
+		r.log.Info("failed before", "kind", "Workflow", "name", r.pipeline.Workflow(), "error", err.Error())
 	}
 }
 
-// begin creates this attempt's Workflow and its code. It reports whether it created them, or found them.
-func (r *runner) begin(ctx context.Context) (made bool, err error) {
+// createWorkflow creates this attempt's Workflow and its code. made is false if they existed.
+func (r *runner) createWorkflow(ctx context.Context) (made bool, err error) {
 	objs, err := r.pipeline.Objects()
 	if err != nil {
-		return false, refused{err}
+		return false, notebookError{err}
 	}
-	// The code goes with its Workflow, which therefore comes first: its pods wait for the code.
+	// The Workflow owns its code, so create it first. Its pods wait for the code.
 	slices.Reverse(objs)
 	var owners []any
 	for _, o := range objs {
-		// The rights of the steps' pods are Git's to give.
+		// The objects that grant rights to the steps' pods come from Git.
 		if kind := o.GetKind(); kind != "ConfigMap" && kind != "Workflow" {
 			continue
 		}
@@ -254,11 +254,11 @@ func (r *runner) begin(ctx context.Context) (made bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		word := "taken up"
+		end := "found"
 		if created {
-			word = "created"
+			end = "created"
 		}
-		r.log.Info(word, "kind", o.GetKind(), "name", o.GetName())
+		r.log.Info(end, "kind", o.GetKind(), "name", o.GetName())
 		if o.GetKind() == "Workflow" {
 			made = created
 			uid, _, err := r.api.workflow(ctx, o.GetName())
@@ -271,7 +271,7 @@ func (r *runner) begin(ctx context.Context) (made bool, err error) {
 	return made, nil
 }
 
-// wait returns when the Workflow has ended, and logs each step that ends.
+// wait returns when the Workflow has ended. It logs each change of a step's phase.
 func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 	logged := map[string]string{}
 	tick := time.NewTicker(500 * time.Millisecond)
@@ -293,7 +293,7 @@ func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 		case final(err):
 			return status, err
 		case ctx.Err() == nil:
-			last = err // the API server may be on its way back
+			last = err // the API server may be restarting
 		}
 		select {
 		case <-tick.C:
@@ -303,7 +303,7 @@ func (r *runner) wait(ctx context.Context) (notebook.Status, error) {
 	}
 }
 
-// result is the name result of a notebook, as JSON.
+// result is the JSON form of a notebook's variable result.
 type result struct {
 	Image    string  `json:"image"`
 	Model    string  `json:"model"`
@@ -314,8 +314,8 @@ type result struct {
 	HeldOut  int     `json:"held_out"`
 }
 
-// resultOf returns the result of the last step that has one. Its error says why there is no result; it is of type refused
-// if the notebook is at fault, and not a machine, the registry or Argo.
+// resultOf returns the result of the last step that has one. Its error is a notebookError if the notebook caused it, and
+// not a machine, the registry or Argo.
 func resultOf(status notebook.Status, steps []string) (found result, err error) {
 	text := ""
 	for _, step := range steps {
@@ -325,10 +325,10 @@ func resultOf(status notebook.Status, steps []string) (found result, err error) 
 		}
 		n := status.Nodes[i]
 		if n.Phase == "Failed" || n.Phase == "Error" {
-			last := lastTry(status, step)
+			last := lastAttempt(status, step)
 			err := fmt.Errorf("step %s: %s", step, cmp.Or(last.Message, n.Message))
 			if last.Phase == "Failed" && last.ExitCode == notebook.CellFailed {
-				err = refused{err}
+				err = notebookError{err}
 			}
 			return found, err
 		}
@@ -340,22 +340,22 @@ func resultOf(status notebook.Status, steps []string) (found result, err error) 
 		return found, fmt.Errorf("the Workflow is %s: %s", status.Phase, status.Message)
 	}
 	if text == "" {
-		return found, refused{fmt.Errorf("no step has left a name %q: it is how a notebook hands its model out", notebook.Result)}
+		return found, notebookError{fmt.Errorf("no step sets the variable %q, which must describe the model", notebook.Result)}
 	}
 	if err := json.Unmarshal([]byte(text), &found); err != nil {
-		return found, refused{fmt.Errorf("the notebook's %s: it must be an object with image, model, data, accuracy, low, high and held_out: %w", notebook.Result, err)}
+		return found, notebookError{fmt.Errorf("the notebook's %s must be an object with image, model, data, accuracy, low, high and held_out: %w", notebook.Result, err)}
 	}
 	for name, digest := range map[string]string{"image": found.Image, "model": found.Model, "data": found.Data} {
 		if _, hex, _ := strings.Cut(digest, "sha256:"); len(hex) != 64 {
-			return found, refused{fmt.Errorf("the notebook's %s: %s is %q, and has no digest", notebook.Result, name, digest)}
+			return found, notebookError{fmt.Errorf("the notebook's %s: %s must have a digest, got %q", notebook.Result, name, digest)}
 		}
 	}
 	return found, nil
 }
 
-// lastTry is the last pod of a step: each try is a node of its own, STEP(N),
-// below the step's.
-func lastTry(status notebook.Status, step string) (last notebook.Node) {
+// lastAttempt returns the last pod of a step. Each attempt is a node of its own,
+// STEP(N), below the step's.
+func lastAttempt(status notebook.Status, step string) (last notebook.Node) {
 	for _, n := range status.Nodes {
 		if name, _, _ := strings.Cut(n.Name, "("); n.Pod && name == step && !n.Started.Before(last.Started) {
 			last = n
@@ -364,8 +364,8 @@ func lastTry(status notebook.Status, step string) (last notebook.Node) {
 	return last
 }
 
-// commit commits the model, unless that is done. It returns the commit that has
-// it, or "" when a newer notebook is in Git.
+// commit commits the model, unless it is committed already. It returns the
+// commit, or "" if a newer notebook is in Git.
 func (r *runner) commit(ctx context.Context, found result) (string, error) {
 	repo, err := git.Clone(ctx, r.remote, "runner")
 	for err == nil {
@@ -400,7 +400,7 @@ func (r *runner) commitOnce(ctx context.Context, repo *git.Repo, found result) (
 	}
 	for name, text := range r.code {
 		if !slices.Equal(now[name], text) {
-			r.log.Info("a newer one is in Git: nothing is committed", "run", run, "file", name)
+			r.log.Info("not committed: Git has a newer notebook", "run", run, "file", name)
 			return "", nil
 		}
 	}
@@ -416,7 +416,7 @@ func (r *runner) commitOnce(ctx context.Context, repo *git.Repo, found result) (
 	return commit, err
 }
 
-// newest is the newest commit that changed one of the files.
+// newest returns the newest commit that changed one of the files.
 func newest(log []git.Commit, folder string, files map[string][]byte) string {
 	for _, c := range log {
 		if slices.ContainsFunc(c.Files, func(name string) bool {

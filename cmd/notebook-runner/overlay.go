@@ -15,11 +15,11 @@ import (
 	"mllab.local/internal/git"
 )
 
-// overlay is the folder in Git that says which model serves, and who gets how much of the traffic.
+// overlay is the folder in Git that names the model that serves, and the traffic share of each revision.
 type overlay struct {
 	folder  string
 	service string // the Knative Service's name
-	percent int64  // of a new model's traffic, as long as another one serves
+	percent int64  // a new model's share of the traffic while another one serves
 }
 
 const kustomization = `# Written by the runner.
@@ -33,15 +33,15 @@ patches:
   - {path: traffic.yaml, target: {group: serving.knative.dev, kind: Service}}
 `
 
-// model is one that is to serve.
+// model is a model to serve.
 type model struct {
-	run      string // that made it
+	run      string // that trained it
 	notebook string // digest
 	commit   string // of the notebook
 	result
 }
 
-// Where the patches go.
+// Paths of the patches.
 const (
 	namePath  = "/spec/template/metadata/name"
 	envPath   = "/spec/template/spec/containers/0/env/-"
@@ -51,7 +51,7 @@ const (
 // runTrailer is the line of a commit's message that names its run.
 const runTrailer = "Run: "
 
-// committed is the commit of a run, if there is one since there was no model. One that was taken back counts, too.
+// committed returns the commit of a run since the overlay last had no model, or "". A reverted commit counts, too.
 func (o overlay) committed(repo *git.Repo, log []git.Commit, run string) (string, error) {
 	for _, c := range log {
 		if !slices.ContainsFunc(c.Files, func(name string) bool { return path.Dir(name) == path.Clean(o.folder) }) {
@@ -68,7 +68,7 @@ func (o overlay) committed(repo *git.Repo, log []git.Commit, run string) (string
 	return "", nil
 }
 
-// change is the commit that has a model served: all traffic is its own if none was, and else its percent.
+// change returns the change that makes a model serve. It gets all traffic if no other model serves, else percent.
 func (o overlay) change(repo *git.Repo, m model) (git.Change, error) {
 	now, err := repo.Files(repo.Head(), o.folder)
 	if err != nil {
@@ -115,7 +115,7 @@ func (o overlay) change(repo *git.Repo, m model) (git.Change, error) {
 	return git.Change{Folder: o.folder, Files: files, All: true, Message: message}, nil
 }
 
-// stable is the revision that has most of the traffic by an overlay's files, or "" when no model is in them.
+// stable returns the revision that has most of the traffic in an overlay's files, or "" if they have no model.
 func stable(files map[string][]byte) (string, error) {
 	if files[delivery.TrafficFile] == nil {
 		return "", nil
@@ -128,7 +128,7 @@ func stable(files map[string][]byte) (string, error) {
 		return "", fmt.Errorf("%s: %w", delivery.TrafficFile, err)
 	}
 	if len(legs) != 1 || legs[0].Path != delivery.TrafficPath || len(legs[0].Value) == 0 {
-		return "", fmt.Errorf("%s: want one patch of %s", delivery.TrafficFile, delivery.TrafficPath)
+		return "", fmt.Errorf("%s must have one patch of %s", delivery.TrafficFile, delivery.TrafficPath)
 	}
 	most := slices.MaxFunc(legs[0].Value, func(a, b delivery.Leg) int { return int(a.Percent - b.Percent) })
 	if most.RevisionName != "" {

@@ -326,7 +326,7 @@ func TestANotebookBecomesACommitAndTheSameOneNoSecond(t *testing.T) {
 
 	// A pod that begins anew takes up what is there.
 	code, again, out := c.run()
-	if code != 0 || again != word || c.commits() != before+1 || !strings.Contains(out, `"taken up"`) {
+	if code != 0 || again != word || c.commits() != before+1 || !strings.Contains(out, `"found"`) {
 		t.Errorf("again: %d %+v\n%s", code, again, out)
 	}
 	// But not when there is no model any more.
@@ -393,9 +393,9 @@ func TestABadNotebookIsTheJobsFailureAndNoCommit(t *testing.T) {
 	train := notebookOf(fmt.Sprintf(trainCell, 1))
 	for name, tc := range map[string]struct{ notebook, status, want string }{
 		"a cell fails":       {train, statusOf("Failed", "Failed", "Error (exit code 1): cell 1: ZeroDivisionError: division by zero", "null"), "step train: Error (exit code 1): cell 1: ZeroDivisionError"},
-		"no result":          {train, statusOf("Succeeded", "Succeeded", "", "null"), `no step has left a name "result"`},
-		"an odd result":      {train, statusOf("Succeeded", "Succeeded", "", `[1]`), "the notebook's result: "},
-		"an image by no tag": {train, strings.ReplaceAll(good, "@sha256:", ":v1-"), "image is"},
+		"no result":          {train, statusOf("Succeeded", "Succeeded", "", "null"), `no step sets the variable "result"`},
+		"an odd result":      {train, statusOf("Succeeded", "Succeeded", "", `[1]`), "the notebook's result must be an object"},
+		"an image by no tag": {train, strings.ReplaceAll(good, "@sha256:", ":v1-"), "image must have a digest"},
 		"no tags":            {notebookOf(`{"cell_type": "code", "source": "x = 1", "metadata": {}}`), "", "cell 1 has no tag"},
 		"a circle":           {notebookOf(`{"cell_type": "code", "source": "x = 1", "metadata": {"tags": ["step:a", "prev:a"]}}`), "", "in a circle: a -> a"},
 	} {
@@ -419,7 +419,7 @@ func TestWhatIsNotTheNewestInGitIsNotCommitted(t *testing.T) {
 	c.notebook(notebookOf(fmt.Sprintf(trainCell, 1)), good)
 	c.push("team/training", map[string]string{"breast cancer.ipynb": notebookOf(fmt.Sprintf(trainCell, 2))})
 	before := c.commits()
-	if code, word, out := c.run(); code != 0 || word.Commit != "" || c.commits() != before || !strings.Contains(out, "a newer one is in Git") {
+	if code, word, out := c.run(); code != 0 || word.Commit != "" || c.commits() != before || !strings.Contains(out, "Git has a newer notebook") {
 		t.Errorf("%d %+v\n%s", code, word, out)
 	}
 }
@@ -516,7 +516,7 @@ func TestWrongUseIsExplained(t *testing.T) {
 		{[]string{"--token", c.dir}, "--token: "},
 		{[]string{"--code", filepath.Join(c.dir, "token")}, "--code: it must have one notebook, got 0"},
 		{[]string{"--nonsense"}, "nonsense"},
-		{[]string{"word"}, `"word": there are only flags`},
+		{[]string{"word"}, `unexpected argument "word"`},
 	} {
 		if code, word, _ := c.run(tc.args...); code != 2 || !strings.Contains(word.Error, tc.want) {
 			t.Errorf("%v: %d %+v", tc.args, code, word)

@@ -1,5 +1,5 @@
-// Package audit ties the commits of the lab's Git to what they changed in the cluster and to what proves it, and finds
-// where the cluster is no longer as Git says. It reads; it changes nothing.
+// Package audit relates the commits of the lab's Git to the changes that they made in the cluster and to the proof of
+// these. It also finds drift: where the cluster differs from Git. It changes nothing.
 package audit
 
 import (
@@ -26,17 +26,17 @@ import (
 	"mllab.local/internal/kustomize"
 )
 
-// Report is what Read found.
+// Report is the result of Read.
 type Report struct {
 	Head           string          `json:"head"` // the newest commit
 	Kustomizations []Kustomization `json:"kustomizations"`
 	Commits        []Commit        `json:"commits"` // newest first
-	Older          int             `json:"older"`   // commits that were not looked at
+	Older          int             `json:"older"`   // number of commits that were not read
 	Compared       int             `json:"compared"`
-	Drift          []Drift         `json:"drift"` // of the Compared objects, and what could not be compared
+	Drift          []Drift         `json:"drift"` // of the Compared objects, and those that could not be compared
 }
 
-// Kustomization is one of Flux that follows the repository.
+// Kustomization is a Flux Kustomization that follows the repository.
 type Kustomization struct {
 	Name      string `json:"name"` // Kind/namespace/name
 	Path      string `json:"path"`
@@ -49,43 +49,43 @@ type Kustomization struct {
 	history []Applied
 }
 
-// Commit is one of main, with what is known about it.
+// Commit is a commit of main with its push, changes, applies and proof.
 type Commit struct {
 	git.Commit
-	Pushed  *Pushed   `json:"pushed,omitempty"` // nil: no push is on record, as of the first commit
+	Pushed  *Pushed   `json:"pushed,omitempty"` // nil: the record has no push of it, such as for the first commit
 	Changes []Change  `json:"changes,omitempty"`
-	Applied []Applied `json:"applied,omitempty"` // oldest first; none: Kubernetes no longer knows, or it never was
+	Applied []Applied `json:"applied,omitempty"` // oldest first; empty: it was never applied, or Kubernetes no longer knows
 	Proof   *Proof    `json:"proof,omitempty"`
-	Note    string    `json:"note,omitempty"` // a note that is no proof, as it is
+	Note    string    `json:"note,omitempty"` // the text of a note that is not a proof
 }
 
-// Pushed says who moved main to the commit.
+// Pushed is who pushed the commit to main, and when.
 type Pushed struct {
 	User string    `json:"user"`
 	Time time.Time `json:"time"`
 }
 
-// Change is what a commit changes in what one folder builds.
+// Change is how a commit changes the objects of one folder.
 type Change struct {
 	Folder  string   `json:"folder"`
-	By      string   `json:"kustomization,omitempty"` // that follows the folder now; the spec is today's
+	By      string   `json:"kustomization,omitempty"` // follows the folder now; its spec is the current one
 	Objects []Object `json:"objects,omitempty"`
-	// Error is why Flux cannot build the folder after the commit, and Before why it could not before.
+	// Error is why Flux cannot build the folder after the commit. Before is why it could not before.
 	Error  string `json:"error,omitempty"`
 	Before string `json:"errorBefore,omitempty"`
 	// NotBuilt is why mllab does not build the folder, though Flux may.
 	NotBuilt string `json:"notBuilt,omitempty"`
 }
 
-// Object is what a commit does to one object.
+// Object is how a commit changes one object.
 type Object struct {
 	Object string       `json:"object"` // Kind/namespace/name
 	Action string       `json:"action"` // created, changed, removed
 	Fields []kube.Field `json:"fields,omitempty"`
 }
 
-// Applied is what Flux said of a commit. An event has its own time; a status has that of the last time the same
-// objects were applied.
+// Applied is Flux's report of applying a commit. Time is that of the event, or, for a status, of the last time that Flux
+// applied the same objects.
 type Applied struct {
 	By       string    `json:"kustomization"`
 	Time     time.Time `json:"time"`
@@ -95,17 +95,19 @@ type Applied struct {
 	revision string
 }
 
-// Proof is what a scenario noted on the commit that it judged.
+// Proof is a scenario's note on the commit that it judged.
 type Proof = delivery.Proof[json.RawMessage]
 
-// Says returns the evidence of a proof in one line.
-func Says(p Proof) string {
-	var e struct{ Says string }
-	_ = json.Unmarshal(p.Evidence, &e) // one without has nothing to say
-	return cmp.Or(strings.Join(p.Reasons, "; "), e.Says)
+// Summary returns the evidence of a proof in one line.
+func Summary(p Proof) string {
+	var e struct {
+		Summary string `json:"says"`
+	}
+	_ = json.Unmarshal(p.Evidence, &e) // not every proof has evidence
+	return cmp.Or(strings.Join(p.Reasons, "; "), e.Summary)
 }
 
-// Drift is how the live objects of one Kustomization differ from what its applied commit says.
+// Drift is how the live objects of one Kustomization differ from its applied commit.
 type Drift struct {
 	By      string         `json:"kustomization"`
 	Commit  string         `json:"commit"`
@@ -113,8 +115,8 @@ type Drift struct {
 	Error   string         `json:"error,omitempty"` // why nothing could be compared
 }
 
-// Read reads the repository at remote (with its token), which Flux knows by the address inside, and the cluster. It
-// looks at the last newest commits, at all when last is 0.
+// Read reads the cluster and the repository at remote (a URL with the token). inside is the repository's URL in the
+// cluster, which Flux uses. Read reads the newest last commits, or all if last is 0.
 func Read(ctx context.Context, c *kube.Client, remote *url.URL, inside string, last int) (Report, error) {
 	repo, pushes, err := readGit(ctx, remote)
 	if err != nil {
@@ -124,7 +126,7 @@ func Read(ctx context.Context, c *kube.Client, remote *url.URL, inside string, l
 	if r.Kustomizations, err = followers(ctx, c, inside); err != nil {
 		return r, err
 	}
-	said, err := events(ctx, c)
+	events, err := events(ctx, c)
 	if err != nil {
 		return r, err
 	}
@@ -134,16 +136,17 @@ func Read(ctx context.Context, c *kube.Client, remote *url.URL, inside string, l
 	}
 	defer os.RemoveAll(dir)
 	b := builder{repo: repo, dir: dir, trees: map[string]*tree{}}
-	if err := r.readCommits(ctx, b, pushes, said, last); err != nil {
+	if err := r.readCommits(ctx, b, pushes, events, last); err != nil {
 		return r, err
 	}
 	return r, r.readDrift(ctx, c, b)
 }
 
-// gitBound is how long the Git server may be away: its pod takes some seconds to come back.
+// gitBound is how long Read waits for the Git server: its pod takes some seconds to restart.
 const gitBound = time.Minute
 
-// readGit clones the repository and reads who pushed. A server that is not there is fault.CannotTest.
+// readGit clones the repository and reads its record of pushes. If the server does not answer, the error is
+// fault.CannotTest.
 func readGit(ctx context.Context, remote *url.URL) (*git.Repo, []git.Push, error) {
 	bounded, cancel := context.WithTimeout(ctx, gitBound)
 	defer cancel()
@@ -156,20 +159,20 @@ func readGit(ctx context.Context, remote *url.URL) (*git.Repo, []git.Push, error
 	case ctx.Err() != nil:
 		return nil, nil, ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, nil, fault.CannotTest("mllab up puts it right", "the lab's Git does not answer: %w", err)
+		return nil, nil, fault.CannotTest("run mllab up, which repairs it", "the lab's Git does not answer: %w", err)
 	case err != nil:
 		return nil, nil, fmt.Errorf("reading the lab's Git: %w", err)
 	}
 	return repo, pushes, nil
 }
 
-// followers are the Kustomizations whose source is a GitRepository with that URL.
+// followers returns the Kustomizations whose source is a GitRepository with that URL.
 func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization, error) {
 	sources, err := c.Objects(ctx, "source.toolkit.fluxcd.io/v1", "GitRepository")
 	if err != nil {
 		return nil, err
 	}
-	ignores := map[string]string{} // of those that are ours
+	ignores := map[string]string{} // by the name of a GitRepository with that URL
 	for _, s := range sources {
 		if at, _, _ := unstructured.NestedString(s.Object, "spec", "url"); strings.TrimSuffix(at, "/") == url {
 			ignores[s.GetNamespace()+"/"+s.GetName()], _, _ = unstructured.NestedString(s.Object, "spec", "ignore")
@@ -199,13 +202,13 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 	return list, nil
 }
 
-// commitOf is the commit of a revision as Flux writes it: "main@sha1:…".
+// commitOf returns the commit of a Flux revision: "main@sha1:…".
 func commitOf(revision string) string {
 	_, commit, _ := strings.Cut(revision, "@sha1:")
 	return commit
 }
 
-// historyOf is what a Kustomization remembers of the newest five states that it applied.
+// historyOf returns the status.history of a Kustomization: the newest five states that it applied.
 func historyOf(o *unstructured.Unstructured) ([]Applied, error) {
 	var status struct {
 		History []struct {
@@ -228,7 +231,7 @@ func historyOf(o *unstructured.Unstructured) ([]Applied, error) {
 	return list, nil
 }
 
-// events are what kustomize-controller told of each revision; Kubernetes forgets them after an hour.
+// events returns kustomize-controller's events about revisions. Kubernetes deletes them after an hour.
 func events(ctx context.Context, c *kube.Client) ([]Applied, error) {
 	all, err := c.Objects(ctx, "v1", "Event")
 	if err != nil {
@@ -250,8 +253,8 @@ func events(ctx context.Context, c *kube.Client) ([]Applied, error) {
 	return list, nil
 }
 
-// readCommits ties each commit to its changes, its applies and its proof.
-func (r *Report) readCommits(ctx context.Context, b builder, pushes []git.Push, said []Applied, last int) error {
+// readCommits reads each commit with its changes, its applies and its proof.
+func (r *Report) readCommits(ctx context.Context, b builder, pushes []git.Push, events []Applied, last int) error {
 	log, err := b.repo.Log()
 	if err != nil {
 		return err
@@ -264,16 +267,16 @@ func (r *Report) readCommits(ctx context.Context, b builder, pushes []git.Push, 
 		r.Older = len(log) - last
 		log = log[:last]
 	}
-	came := cameBy(log, pushes)
+	pushOf := pushesByCommit(log, pushes)
 	for _, g := range log {
-		c := Commit{Commit: g, Pushed: came[g.Hash]}
+		c := Commit{Commit: g, Pushed: pushOf[g.Hash]}
 		if c.Changes, err = b.changes(ctx, g, r.Kustomizations); err != nil {
 			return err
 		}
-		if err := b.drop(g.Hash); err != nil { // no older commit is compared with it
+		if err := b.drop(g.Hash); err != nil { // no older commit needs it
 			return err
 		}
-		c.Applied = appliesOf(c.Hash, r.Kustomizations, said)
+		c.Applied = appliesOf(c.Hash, r.Kustomizations, events)
 		if note, noted := notes[c.Hash]; noted {
 			c.Proof, c.Note = readProof(note)
 		}
@@ -282,15 +285,15 @@ func (r *Report) readCommits(ctx context.Context, b builder, pushes []git.Push, 
 	return nil
 }
 
-// cameBy finds the push that each commit of a log, newest first, came by. A push of several has the newest one's name.
-func cameBy(log []git.Commit, pushes []git.Push) map[string]*Pushed {
+// pushesByCommit returns the push of each commit of a log (newest first). The record names only the newest commit of a push.
+func pushesByCommit(log []git.Commit, pushes []git.Push) map[string]*Pushed {
 	byNew := map[string]git.Push{}
 	for _, p := range pushes {
 		if p.Ref == "refs/heads/"+git.Main {
 			byNew[p.New] = p
 		}
 	}
-	came := map[string]*Pushed{}
+	pushOf := map[string]*Pushed{}
 	old := ""
 	var by *Pushed
 	for _, c := range log {
@@ -299,15 +302,15 @@ func cameBy(log []git.Commit, pushes []git.Push) map[string]*Pushed {
 		} else if c.Hash == old {
 			by = nil
 		}
-		came[c.Hash] = by
+		pushOf[c.Hash] = by
 	}
-	return came
+	return pushOf
 }
 
-// appliesOf are those of a commit: the events, and where a Kustomization has none, its status.
-func appliesOf(commit string, all []Kustomization, said []Applied) []Applied {
+// appliesOf returns the applies of a commit: the events, and the status of a Kustomization that has no event.
+func appliesOf(commit string, all []Kustomization, events []Applied) []Applied {
 	var list []Applied
-	for _, a := range said {
+	for _, a := range events {
 		if a.revision == commit {
 			list = append(list, a)
 		}
@@ -323,7 +326,7 @@ func appliesOf(commit string, all []Kustomization, said []Applied) []Applied {
 	return list
 }
 
-// readProof reads a note; one that is none is returned as its text.
+// readProof reads a note. If the note is not a proof, it returns the text.
 func readProof(note []byte) (*Proof, string) {
 	var p Proof
 	if err := json.Unmarshal(note, &p); err != nil || p.Scenario == "" || p.Step == "" {
@@ -332,19 +335,19 @@ func readProof(note []byte) (*Proof, string) {
 	return &p, ""
 }
 
-// builder builds folders as they are in commits. Each commit is written to a folder of its own once.
+// builder builds folders as they are in commits. It writes each commit to a folder of its own, once.
 type builder struct {
 	repo  *git.Repo
 	dir   string
 	trees map[string]*tree // by commit and spec.ignore
 }
 
-// tree is what Flux has of a commit: a folder, and its files. err is why there is none.
+// tree is a commit as Flux fetches it: a folder and its files. err is why it could not be written.
 type tree struct {
 	dir   string
 	files []string
 	err   error
-	built map[*unstructured.Unstructured]built // by Kustomization: a commit is compared with the one before and the next
+	built map[*unstructured.Unstructured]built // by Kustomization, because a commit is compared with the one before and the one after
 }
 
 type built struct {
@@ -352,7 +355,7 @@ type built struct {
 	err     error
 }
 
-// at writes a commit as Flux has it. The commit "" has no files.
+// at returns the tree of a commit. The commit "" has no files.
 func (b builder) at(commit, ignore string) (*tree, error) {
 	if commit == "" {
 		return &tree{}, nil
@@ -371,7 +374,7 @@ func (b builder) at(commit, ignore string) (*tree, error) {
 	return t, nil
 }
 
-// drop removes what at wrote of a commit.
+// drop removes the trees of a commit.
 func (b builder) drop(commit string) error {
 	for key, t := range b.trees {
 		if strings.HasPrefix(key, commit+" ") {
@@ -384,8 +387,8 @@ func (b builder) drop(commit string) error {
 	return nil
 }
 
-// changes returns what a commit changes in the folders that Kustomizations follow, and, for runs that are over, in the
-// overlays that it touched.
+// changes returns the changes of a commit in the folders that Kustomizations follow. It also returns those in other
+// overlays that the commit touched: the runs that they belong to are over.
 func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization) ([]Change, error) {
 	var list []Change
 	add := func(k Kustomization) error {
@@ -432,8 +435,8 @@ func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization)
 
 func below(folder, name string) bool { return folder == "" || strings.HasPrefix(name, folder+"/") }
 
-// overlays are the folders overlays/* with a kustomization file that a change of these files can concern: those of the
-// folders that they are in.
+// overlays returns the folders overlays/* that have a kustomization file and that a change of these files can affect. A
+// file affects all overlays next to its folder.
 func overlays(changed, before, after []string) []string {
 	found := map[string]bool{}
 	for _, name := range slices.Concat(before, after) {
@@ -446,11 +449,10 @@ func overlays(changed, before, after []string) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// compare builds a folder before and after, and notes in which objects the two differ. A folder that is not there has
-// none.
+// compare builds a folder before and after, and records the objects that differ. A missing folder has no objects.
 func (c *Change) compare(ctx context.Context, before, after *tree, k *unstructured.Unstructured) {
 	was, errBefore := before.build(ctx, k)
-	is, errAfter := after.build(ctx, k)
+	now, errAfter := after.build(ctx, k)
 	note := func(err error, broken *string) {
 		if errors.Is(err, kustomize.ErrNotBuilt) {
 			c.NotBuilt = err.Error()
@@ -461,18 +463,18 @@ func (c *Change) compare(ctx context.Context, before, after *tree, k *unstructur
 	note(errBefore, &c.Before)
 	note(errAfter, &c.Error)
 	if errBefore != nil || errAfter != nil {
-		return // one of them says nothing
+		return // there is nothing to compare with
 	}
 	for _, name := range slices.Sorted(maps.Keys(was)) {
-		if is[name] == nil {
+		if now[name] == nil {
 			c.Objects = append(c.Objects, Object{Object: name, Action: "removed"})
-		} else if fields := kube.Fields(was[name], is[name]); len(fields) > 0 {
+		} else if fields := kube.Fields(was[name], now[name]); len(fields) > 0 {
 			c.Objects = append(c.Objects, Object{Object: name, Action: "changed", Fields: fields})
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(is)) {
+	for _, name := range slices.Sorted(maps.Keys(now)) {
 		if was[name] == nil {
-			c.Objects = append(c.Objects, Object{Object: name, Action: "created", Fields: kube.Fields(nil, is[name])})
+			c.Objects = append(c.Objects, Object{Object: name, Action: "created", Fields: kube.Fields(nil, now[name])})
 		}
 	}
 }
@@ -496,14 +498,14 @@ func (t *tree) build(ctx context.Context, k *unstructured.Unstructured) (map[str
 	return b.objects, b.err
 }
 
-// controller is what Flux applies with.
+// controller is the field manager of Flux.
 const controller = "kustomize-controller"
 
-// readDrift compares what each Kustomization has applied with what is live.
+// readDrift compares the objects that each Kustomization has applied with the live ones.
 func (r *Report) readDrift(ctx context.Context, c *kube.Client, b builder) error {
 	for _, k := range r.Kustomizations {
 		d := Drift{By: k.Name, Commit: k.Applied}
-		objs, err := k.wished(ctx, b)
+		objs, err := k.desired(ctx, b)
 		if err == nil {
 			r.Compared += len(objs)
 			d.Objects, err = c.DriftOf(ctx, controller, objs)
@@ -521,8 +523,8 @@ func (r *Report) readDrift(ctx context.Context, c *kube.Client, b builder) error
 	return nil
 }
 
-// wished are the objects as Flux applies them.
-func (k Kustomization) wished(ctx context.Context, b builder) ([]*unstructured.Unstructured, error) {
+// desired returns the objects as Flux applies them.
+func (k Kustomization) desired(ctx context.Context, b builder) ([]*unstructured.Unstructured, error) {
 	if k.Applied == "" {
 		return nil, errors.New("nothing was applied yet")
 	}

@@ -458,13 +458,13 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 
 func TestANoteIsAProofOrShownAsItIs(t *testing.T) {
 	p, note := readProof([]byte(`{"scenario":"gitops","control":"","step":"90/10 by a commit","pass":true,"applied":"main@sha1:ab","secondsToTraffic":1.2,"evidence":{"says":"n=1000 v1 903","verdict":{"n":1000}},"reasons":null}`))
-	if p == nil || note != "" || Says(*p) != "n=1000 v1 903" || p.SecondsToTraffic != 1.2 || !p.Pass || p.Applied != "main@sha1:ab" {
+	if p == nil || note != "" || Summary(*p) != "n=1000 v1 903" || p.SecondsToTraffic != 1.2 || !p.Pass || p.Applied != "main@sha1:ab" {
 		t.Errorf("%+v, %q", p, note)
 	}
 	if text, err := json.Marshal(p); err != nil || !strings.Contains(string(text), `"evidence":{"says":"n=1000 v1 903","verdict":{"n":1000}}`) {
 		t.Errorf("%s, %v", text, err)
 	}
-	if p, _ := readProof([]byte(`{"scenario":"gitops","step":"x","pass":false,"reasons":["a","b"]}`)); p == nil || Says(*p) != "a; b" {
+	if p, _ := readProof([]byte(`{"scenario":"gitops","step":"x","pass":false,"reasons":["a","b"]}`)); p == nil || Summary(*p) != "a; b" {
 		t.Errorf("%+v", p)
 	}
 	for _, other := range []string{"by hand\n", `{"scenario":`, `{"build":7}`, "[]", ""} {
@@ -491,14 +491,14 @@ status:
 		t.Fatal(err)
 	}
 	at := func(hour int) time.Time { return time.Date(2026, 1, 1, hour, 0, 0, 0, time.UTC) }
-	said := []Applied{
+	events := []Applied{
 		{By: k.Name, Time: at(11), Reason: "ReconciliationSucceeded", From: "event", revision: "two"},
 		{By: k.Name, Time: at(10), Reason: "Progressing", From: "event", revision: "two"},
 		{By: "Kustomization/gone/model", Time: at(8), Reason: "ReconciliationSucceeded", From: "event", revision: "one"},
 	}
 	tell := func(commit string) string {
 		var words []string
-		for _, a := range appliesOf(commit, []Kustomization{k}, said) {
+		for _, a := range appliesOf(commit, []Kustomization{k}, events) {
 			words = append(words, fmt.Sprintf("%d %s %s %s", a.Time.Hour(), a.From, a.By, a.Reason))
 		}
 		return strings.Join(words, "; ")
@@ -532,13 +532,13 @@ func TestOverlaysThatACommitCanConcern(t *testing.T) {
 func TestEachCommitOfAPushCameByIt(t *testing.T) {
 	log := []git.Commit{{Hash: "five"}, {Hash: "four"}, {Hash: "three"}, {Hash: "two"}, {Hash: "first"}}
 	const main = "refs/heads/main"
-	came := cameBy(log, []git.Push{
+	pushOf := pushesByCommit(log, []git.Push{
 		{User: "ada", Ref: main, Old: "first", New: "two"}, {User: "eve", Ref: "refs/heads/side", Old: "two", New: "three"},
 		{User: "eve", Ref: main, Old: "two", New: "never"}, {User: "bob", Ref: main, Old: "two", New: "five"},
 	})
 	got := ""
 	for _, c := range log {
-		if p := came[c.Hash]; p != nil {
+		if p := pushOf[c.Hash]; p != nil {
 			got += p.User + " "
 		} else {
 			got += "- "

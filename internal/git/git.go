@@ -1,8 +1,8 @@
-// Package git is a repository as one of its clients: a clone in memory that reads, commits and pushes. It is the only
-// importer of go-git.
+// Package git is a Git client: it clones a repository into memory, reads it, commits and pushes. It is the only importer
+// of go-git.
 //
-// Nothing is ever forced. A change that meets another one at the remote is made again on top of it, unless both touch
-// the same folder.
+// It never forces a push. If somebody else has pushed first, it commits the change again on top of theirs, unless both
+// touch the same folder.
 package git
 
 import (
@@ -34,7 +34,7 @@ import (
 	"github.com/go-git/go-git/v5/storage/memory"
 )
 
-// Main is the branch that a Repo reads and writes, and Notes the ref of the notes on its commits, which
+// Main is the branch that a Repo reads and writes. Notes is the ref of the notes on its commits, which
 // `git log --notes=mllab` shows. https://git-scm.com/docs/git-notes
 const (
 	Main  = "main"
@@ -46,49 +46,49 @@ const (
 	notesRef = plumbing.ReferenceName("refs/notes/" + Notes)
 )
 
-// ErrConflict says that somebody else changed what a change is about.
-var ErrConflict = errors.New("somebody else pushed a change of the same files")
+// ErrConflict means that somebody else has changed the same files.
+var ErrConflict = errors.New("somebody else has pushed a change of the same files")
 
-// Repo is a clone. It is not safe for use by several goroutines.
+// Repo is a clone. It is not safe for concurrent use.
 type Repo struct {
 	store  *memory.Storage
 	at     *url.URL // without name and password: no error may show them
 	remote *gogit.Remote
 	auth   transport.AuthMethod
-	who    object.Signature
+	author object.Signature
 }
 
-// Commit is one commit of main.
+// Commit is a commit of main.
 type Commit struct {
 	Hash    string    `json:"commit"`
 	Parent  string    `json:"parent,omitempty"` // the first one
 	Author  string    `json:"author"`           // "Name <address>"
 	When    time.Time `json:"when"`
 	Message string    `json:"message"`
-	Files   []string  `json:"files,omitempty"` // that it changed, against Parent
+	Files   []string  `json:"files,omitempty"` // files that differ from Parent
 }
 
-// Subject is the first line of the message.
+// Subject returns the first line of the message.
 func (c Commit) Subject() string {
 	line, _, _ := strings.Cut(c.Message, "\n")
 	return line
 }
 
-// Clone clones what is at the remote, with the name and password of its URL. Commits are made in the name of who.
-func Clone(ctx context.Context, remote *url.URL, who string) (*Repo, error) {
-	bare := *remote
-	bare.User = nil
-	r := &Repo{store: memory.NewStorage(), at: &bare, who: object.Signature{Name: who, Email: who + "@mllab.test"}}
+// Clone clones the repository at remote, with the name and password of its URL. author is the author of its commits.
+func Clone(ctx context.Context, remote *url.URL, author string) (*Repo, error) {
+	plain := *remote
+	plain.User = nil
+	r := &Repo{store: memory.NewStorage(), at: &plain, author: object.Signature{Name: author, Email: author + "@mllab.test"}}
 	if password, ok := remote.User.Password(); ok {
 		r.auth = &githttp.BasicAuth{Username: remote.User.Username(), Password: password}
 	}
-	r.remote = gogit.NewRemote(r.store, &config.RemoteConfig{Name: "origin", URLs: []string{bare.String()}})
+	r.remote = gogit.NewRemote(r.store, &config.RemoteConfig{Name: "origin", URLs: []string{plain.String()}})
 	return r, r.Pull(ctx)
 }
 
-// Pull brings the clone up to the remote. While the remote does not answer it asks again, until ctx ends.
+// Pull updates the clone from the remote. It retries while the remote does not answer, until ctx ends.
 func (r *Repo) Pull(ctx context.Context) error {
-	return r.again(ctx, func() error {
+	return r.retry(ctx, func() error {
 		err := r.remote.FetchContext(ctx, &gogit.FetchOptions{
 			RefSpecs: []config.RefSpec{config.RefSpec("+" + mainRef + ":" + mainRef), config.RefSpec("+refs/notes/*:refs/notes/*")},
 			Auth:     r.auth, Tags: gogit.NoTags,
@@ -100,8 +100,8 @@ func (r *Repo) Pull(ctx context.Context) error {
 	})
 }
 
-// again repeats try while the remote cannot be reached, until ctx ends: its pod may be on its way back.
-func (r *Repo) again(ctx context.Context, try func() error) error {
+// retry repeats try while the remote cannot be reached, until ctx ends: its pod may be restarting.
+func (r *Repo) retry(ctx context.Context, try func() error) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	last := error(nil)
@@ -110,10 +110,10 @@ func (r *Repo) again(ctx context.Context, try func() error) error {
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil || last == nil { // else err is only the echo of ctx's end
+		if ctx.Err() == nil || last == nil { // else err only says that ctx ended
 			last = err
 		}
-		if ctx.Err() == nil && !passing(err) {
+		if ctx.Err() == nil && !isTransient(err) {
 			return fmt.Errorf("%s: %w", r.at, err)
 		}
 		select {
@@ -124,29 +124,29 @@ func (r *Repo) again(ctx context.Context, try func() error) error {
 	}
 }
 
-// passing tells whether an error is the way's and not the repository's answer.
-func passing(err error) bool {
-	// These two of go-git hide what they wrap.
+// isTransient reports whether an error comes from the network and not from the repository.
+func isTransient(err error) bool {
+	// These two types of go-git hide the error that they wrap.
 	var unexpected *plumbing.UnexpectedError
 	var permanent *plumbing.PermanentError
 	switch {
 	case errors.As(err, &unexpected):
-		return passing(unexpected.Err)
+		return isTransient(unexpected.Err)
 	case errors.As(err, &permanent):
-		return passing(permanent.Err)
+		return isTransient(permanent.Err)
 	}
 	var answer *githttp.Err
 	if errors.As(err, &answer) {
 		return answer.StatusCode() >= http.StatusInternalServerError || answer.StatusCode() == http.StatusNotFound
 	}
-	if errors.Is(err, transport.ErrRepositoryNotFound) { // a gateway that has just started does not know its routes yet
+	if errors.Is(err, transport.ErrRepositoryNotFound) { // a gateway that has just started has no routes yet
 		return true
 	}
-	var way net.Error
-	return errors.As(err, &way) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// Head is the newest commit of main that the clone has.
+// Head returns the newest commit of main in the clone.
 func (r *Repo) Head() string { return r.tip(mainRef).String() }
 
 func (r *Repo) tip(ref plumbing.ReferenceName) plumbing.Hash {
@@ -156,20 +156,21 @@ func (r *Repo) tip(ref plumbing.ReferenceName) plumbing.Hash {
 	return plumbing.ZeroHash
 }
 
-// Change is what one commit does to the files of one folder.
+// Change is a commit's change of the files of one folder.
 type Change struct {
 	Folder  string            // "" is the whole repository
-	Files   map[string][]byte // by path in the folder; nil removes a file
-	All     bool              // files of the folder that are not in Files are removed
+	Files   map[string][]byte // by path in the folder; nil removes the file
+	All     bool              // remove the folder's files that are not in Files
 	Message string
 }
 
-// Commit commits a change to main and pushes it, and returns the commit; a change that changes nothing is the newest one.
-// While the remote does not answer it tries again until ctx ends; a push whose answer was lost is not made twice.
+// Commit commits a change to main, pushes it, and returns the commit. If the change has no effect, it returns the newest
+// commit. It retries while the remote does not answer, until ctx ends. If the answer to a push was lost, it does not push
+// twice.
 //
-// Errors: ErrConflict when the folder is not what the clone has seen; what the server says when it refuses the push.
+// Errors: ErrConflict if the folder differs from the clone's; the server's reason if it refuses the push.
 func (r *Repo) Commit(ctx context.Context, c Change) (string, error) {
-	seen, err := r.folder(r.tip(mainRef), c.Folder)
+	before, err := r.folder(r.tip(mainRef), c.Folder)
 	if err != nil {
 		return "", err
 	}
@@ -178,7 +179,7 @@ func (r *Repo) Commit(ctx context.Context, c Change) (string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !maps.EqualFunc(seen, now, slices.Equal) {
+		if !maps.EqualFunc(before, now, slices.Equal) {
 			return nil, fmt.Errorf("folder %q: %w", c.Folder, ErrConflict)
 		}
 		files := map[string][]byte{}
@@ -186,7 +187,7 @@ func (r *Repo) Commit(ctx context.Context, c Change) (string, error) {
 			files[path.Join(c.Folder, name)] = content
 		}
 		for name := range now {
-			if _, stays := c.Files[name]; c.All && !stays {
+			if _, keep := c.Files[name]; c.All && !keep {
 				files[path.Join(c.Folder, name)] = nil
 			}
 		}
@@ -195,9 +196,9 @@ func (r *Repo) Commit(ctx context.Context, c Change) (string, error) {
 	return hash.String(), err
 }
 
-// Revert takes back what a commit did to its files, as `git revert` does, and pushes that.
+// Revert reverts a commit, as `git revert` does, and pushes that.
 //
-// Errors: as of Commit; ErrConflict also when a later commit changed the same files.
+// Errors: those of Commit; ErrConflict also if a later commit changed the same files.
 func (r *Repo) Revert(ctx context.Context, commit string) (string, error) {
 	c, err := object.GetCommit(r.store, plumbing.NewHash(commit))
 	if err != nil {
@@ -235,7 +236,7 @@ func (r *Repo) Revert(ctx context.Context, commit string) (string, error) {
 	return hash.String(), err
 }
 
-// Note writes a note on a commit, in place of one that it has.
+// Note writes a note on a commit. It replaces an existing note.
 func (r *Repo) Note(ctx context.Context, commit string, note []byte) error {
 	_, err := r.push(ctx, notesRef, "Notes added by 'git notes add'", func(plumbing.Hash) (map[string][]byte, error) {
 		return map[string][]byte{commit: note}, nil
@@ -251,30 +252,30 @@ func (r *Repo) Notes() (map[string][]byte, error) {
 	}
 	notes := map[string][]byte{}
 	for name, note := range all {
-		notes[strings.ReplaceAll(name, "/", "")] = note // Git spreads many notes over folders
+		notes[strings.ReplaceAll(name, "/", "")] = note // Git puts many notes into folders
 	}
 	return notes, nil
 }
 
-// Holds tells whether a commit is tip, or one that tip was built on. What the clone does not know it fetches.
+// Holds reports whether commit is tip or one of its ancestors. It pulls if the clone does not have tip.
 func (r *Repo) Holds(ctx context.Context, tip, commit string) (bool, error) {
 	if _, err := object.GetCommit(r.store, plumbing.NewHash(tip)); errors.Is(err, plumbing.ErrObjectNotFound) {
 		if err := r.Pull(ctx); err != nil {
 			return false, err
 		}
 	}
-	return r.reaches(plumbing.NewHash(tip), plumbing.NewHash(commit))
+	return r.contains(plumbing.NewHash(tip), plumbing.NewHash(commit))
 }
 
-// Files returns the files below a folder as they are in a commit, by path in the folder; none when there is no such folder.
+// Files returns the files below a folder in a commit, by path in the folder. It returns none if there is no such folder.
 func (r *Repo) Files(commit, folder string) (map[string][]byte, error) {
 	return r.folder(plumbing.NewHash(commit), folder)
 }
 
-// Export writes the files of a commit below dir, an empty folder, as Flux's source-controller packs them for its other
-// controllers: no symbolic links, submodules as empty folders, and without the files that .sourceignore files or ignore
-// (spec.ignore of a GitRepository) exclude; where there are no such rules, Flux's default ones hold. It returns the paths
-// of the files, with slashes, in the order of the tree.
+// Export writes the files of a commit into dir, an empty folder, as Flux's source-controller packs them. It skips symbolic
+// links, and the files that .sourceignore files or ignore (spec.ignore of a GitRepository) exclude. If there are no such
+// rules, Flux's default rules apply. Submodules become empty folders. Export returns the paths of the files, with slashes,
+// in the order of the tree.
 // https://fluxcd.io/flux/components/source/gitrepositories/#excluding-files
 func (r *Repo) Export(commit, dir, ignore string) ([]string, error) {
 	c, err := object.GetCommit(r.store, plumbing.NewHash(commit))
@@ -285,7 +286,7 @@ func (r *Repo) Export(commit, dir, ignore string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("commit %s: %w", commit, err)
 	}
-	root, err := os.OpenRoot(dir) // no name in a tree leads out of it
+	root, err := os.OpenRoot(dir) // so that no name in a tree can leave it
 	if err != nil {
 		return nil, err
 	}
@@ -327,7 +328,7 @@ func (r *Repo) Export(commit, dir, ignore string) ([]string, error) {
 	return kept, nil
 }
 
-// export writes one file.
+// export writes one file into root.
 func (r *Repo) export(root *os.Root, name string, hash plumbing.Hash) error {
 	blob, err := object.GetBlob(r.store, hash)
 	if err != nil {
@@ -346,7 +347,7 @@ func (r *Repo) export(root *os.Root, name string, hash plumbing.Hash) error {
 	return errors.Join(err, to.Close())
 }
 
-// excluder reads the rules by which Flux leaves files of dir out.
+// excluder returns a function that reports whether Flux ignores a file of dir.
 func excluder(dir, ignore string) (func(name string) bool, error) {
 	rules, err := sourceignore.LoadIgnorePatterns(dir, nil)
 	if err != nil {
@@ -360,7 +361,7 @@ func excluder(dir, ignore string) (func(name string) bool, error) {
 	return func(name string) bool { return match.Match(strings.Split(name, "/"), false) }, nil
 }
 
-// Log returns the commits of main that the clone has, newest first.
+// Log returns the commits of main in the clone, newest first.
 func (r *Repo) Log() ([]Commit, error) {
 	var log []Commit
 	for at := r.tip(mainRef); !at.IsZero(); {
@@ -382,7 +383,7 @@ func (r *Repo) Log() ([]Commit, error) {
 	return log, nil
 }
 
-// changed are the files in which a commit differs from its first parent.
+// changed returns the files in which a commit differs from its first parent.
 func (r *Repo) changed(c *object.Commit) ([]string, error) {
 	var trees [2]*object.Tree
 	var err error
@@ -413,7 +414,7 @@ func (r *Repo) changed(c *object.Commit) ([]string, error) {
 	return slices.Sorted(maps.Keys(set)), nil
 }
 
-// folder reads the files below a folder of a commit; the zero commit has none.
+// folder returns the files below a folder of a commit. The zero commit has none.
 func (r *Repo) folder(commit plumbing.Hash, folder string) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	if commit.IsZero() {
@@ -440,49 +441,50 @@ func (r *Repo) folder(commit plumbing.Hash, folder string) (map[string][]byte, e
 	})
 }
 
-// push commits what edit makes of the newest tip of ref, and pushes it: again when somebody else's push came first.
+// push commits the files that edit returns for the newest tip of ref, and pushes the commit. It starts again if somebody
+// else's push came first.
 func (r *Repo) push(ctx context.Context, ref plumbing.ReferenceName, message string, edit func(base plumbing.Hash) (map[string][]byte, error)) (plumbing.Hash, error) {
-	for made := plumbing.ZeroHash; ; {
+	for pushed := plumbing.ZeroHash; ; {
 		if err := r.Pull(ctx); err != nil {
 			return plumbing.ZeroHash, err
 		}
 		base := r.tip(ref)
-		if there, err := r.reaches(base, made); err != nil || there {
-			return made, err // only the answer was lost
+		if isAncestor, err := r.contains(base, pushed); err != nil || isAncestor {
+			return pushed, err // the push succeeded, only its answer was lost
 		}
 		files, err := edit(base)
 		if err != nil {
 			return plumbing.ZeroHash, err
 		}
-		if made, err = r.commit(base, files, message); err != nil || made == base {
-			return made, err
+		if pushed, err = r.commit(base, files, message); err != nil || pushed == base {
+			return pushed, err
 		}
-		err = r.again(ctx, func() error {
-			// By its hash: the clone's own ref stays what the remote is known to have.
-			spec := config.RefSpec(made.String() + ":" + ref.String())
-			var says strings.Builder // the server's reasons come beside its answer
-			err := r.remote.PushContext(ctx, &gogit.PushOptions{RefSpecs: []config.RefSpec{spec}, Auth: r.auth, Progress: &says})
+		err = r.retry(ctx, func() error {
+			// Push by hash, so that the clone's own ref stays the last known state of the remote.
+			spec := config.RefSpec(pushed.String() + ":" + ref.String())
+			var progress strings.Builder // has the server's reasons
+			err := r.remote.PushContext(ctx, &gogit.PushOptions{RefSpecs: []config.RefSpec{spec}, Auth: r.auth, Progress: &progress})
 			if errors.Is(err, gogit.NoErrAlreadyUpToDate) {
 				return nil
 			}
-			if err != nil && says.Len() > 0 {
-				err = fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(says.String()), " "))
+			if err != nil && progress.Len() > 0 {
+				err = fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(progress.String()), " "))
 			}
 			return err
 		})
 		if err == nil {
-			return made, r.store.SetReference(plumbing.NewHashReference(ref, made))
+			return pushed, r.store.SetReference(plumbing.NewHashReference(ref, pushed))
 		}
 		if ctx.Err() != nil || errors.Is(err, transport.ErrAuthorizationFailed) || errors.Is(err, transport.ErrAuthenticationRequired) {
 			return plumbing.ZeroHash, err
 		}
-		if pulled := r.Pull(ctx); pulled != nil || r.tip(ref) == base {
-			return plumbing.ZeroHash, errors.Join(err, pulled) // nobody else's push: it was refused
+		if pullErr := r.Pull(ctx); pullErr != nil || r.tip(ref) == base {
+			return plumbing.ZeroHash, errors.Join(err, pullErr) // nobody else pushed, so the server refused this push
 		}
 	}
 }
 
-// Push is one line of the server's record of what was pushed: a ref that was about to move.
+// Push is one line of the server's record of pushes: a ref and its new value.
 type Push struct {
 	Time time.Time `json:"time"`
 	User string    `json:"user"`
@@ -491,10 +493,10 @@ type Push struct {
 	New  string    `json:"new"`
 }
 
-// Pushes reads the record of the lab's server, oldest first. It asks again like Pull.
+// Pushes reads the record of pushes from the lab's server, oldest first. It retries like Pull.
 func (r *Repo) Pushes(ctx context.Context) ([]Push, error) {
 	var list []Push
-	return list, r.again(ctx, func() error {
+	return list, r.retry(ctx, func() error {
 		list = nil
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.at.JoinPath("../pushes").String(), nil)
 		if err != nil {
@@ -523,8 +525,8 @@ func (r *Repo) Pushes(ctx context.Context) ([]Push, error) {
 	})
 }
 
-// reaches tells whether a commit is tip or one of its ancestors by first parents.
-func (r *Repo) reaches(tip, commit plumbing.Hash) (bool, error) {
+// contains reports whether commit is tip or one of its first-parent ancestors.
+func (r *Repo) contains(tip, commit plumbing.Hash) (bool, error) {
 	if commit.IsZero() {
 		return false, nil
 	}
@@ -540,7 +542,7 @@ func (r *Repo) reaches(tip, commit plumbing.Hash) (bool, error) {
 	return tip == commit, nil
 }
 
-// commit stores a commit with these files (nil: removed) on top of base, and returns base when nothing changes.
+// commit stores a commit with these files on top of base (nil removes a file). It returns base if nothing changes.
 func (r *Repo) commit(base plumbing.Hash, files map[string][]byte, message string) (plumbing.Hash, error) {
 	var parents []plumbing.Hash
 	before := plumbing.ZeroHash
@@ -563,12 +565,12 @@ func (r *Repo) commit(base plumbing.Hash, files map[string][]byte, message strin
 	if tree == before {
 		return base, nil
 	}
-	who := r.who
-	who.When = time.Now()
-	return r.put(&object.Commit{Author: who, Committer: who, Message: message + "\n", TreeHash: tree, ParentHashes: parents})
+	author := r.author
+	author.When = time.Now()
+	return r.put(&object.Commit{Author: author, Committer: author, Message: message + "\n", TreeHash: tree, ParentHashes: parents})
 }
 
-// tree stores the tree before with these files in it, and returns the zero hash when that is empty.
+// tree stores the tree before with these files in it. It returns the zero hash if the tree is empty.
 func (r *Repo) tree(before plumbing.Hash, files map[string][]byte) (plumbing.Hash, error) {
 	entries := map[string]object.TreeEntry{}
 	if !before.IsZero() {

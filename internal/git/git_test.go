@@ -179,7 +179,7 @@ func TestACommitChangesItsFolderAndNothingElse(t *testing.T) {
 	s := newServer(t)
 	ada := s.clone("ada")
 	first := ada.Head()
-	s.has("", map[string]string{"README.md": "# The lab's repository\n\nFlux looks at it as soon as something is pushed. It applies what a Kustomization names.\n"})
+	s.has("", map[string]string{"README.md": "# The lab's repository\n\nFlux fetches it after every push, and applies the folders that Kustomizations name.\n"})
 
 	a := s.commit(ada, Change{Folder: "scenarios/one", Files: files("base/a.yaml", "a", "base/deep/b.yaml", "b", "c.yaml", "c"), Message: "one\n\nand why"})
 	s.has("scenarios/one", map[string]string{"base/a.yaml": "a", "base/deep/b.yaml": "b", "c.yaml": "c"})
@@ -199,7 +199,7 @@ func TestACommitChangesItsFolderAndNothingElse(t *testing.T) {
 	}
 	e := s.commit(ada, Change{Folder: "scenarios/one", All: true, Message: "gone"})
 	s.has("scenarios/one", map[string]string{})
-	s.has("", map[string]string{"README.md": "# The lab's repository\n\nFlux looks at it as soon as something is pushed. It applies what a Kustomization names.\n"})
+	s.has("", map[string]string{"README.md": "# The lab's repository\n\nFlux fetches it after every push, and applies the folders that Kustomizations name.\n"})
 
 	log, err := s.clone("reader").Log()
 	if err != nil {
@@ -239,7 +239,7 @@ func TestARevertTakesBackWhatOneCommitDid(t *testing.T) {
 	if _, err := ada.Revert(t.Context(), two); err != nil {
 		t.Fatal(err)
 	}
-	s.has("", map[string]string{"README.md": "# The lab's repository\n\nFlux looks at it as soon as something is pushed. It applies what a Kustomization names.\n", "a/x": "1", "a/y": "1", "b/x": "b"})
+	s.has("", map[string]string{"README.md": "# The lab's repository\n\nFlux fetches it after every push, and applies the folders that Kustomizations name.\n", "a/x": "1", "a/y": "1", "b/x": "b"})
 	log, err := ada.Log()
 	if err != nil || log[0].Message != "Revert \"two\"\n\nThis reverts commit "+two+"." {
 		t.Errorf("the log begins with %+v, %v", log[0], err)
@@ -339,14 +339,14 @@ func TestAPushThatIsRefusedSaysWhyInTheServersWords(t *testing.T) {
 	ada := s.clone("ada")
 	before := ada.Head()
 	_, err := ada.Commit(t.Context(), Change{Folder: "a", Files: map[string][]byte{"large": make([]byte, 100<<20)}, Message: "large"})
-	if err == nil || !strings.Contains(err.Error(), "the push holds a file of 100 MiB, and 50 MiB is the most") {
+	if err == nil || !strings.Contains(err.Error(), "the push has a file of 100 MiB, more than the limit of 50 MiB") {
 		t.Errorf("a file of 100 MiB: %v", err)
 	}
 	if ada.Head() != before {
 		t.Errorf("the clone is at %s, and the server at %s", ada.Head(), before)
 	}
 	// A note that is refused is no note, also when it would be the first one.
-	if err := ada.Note(t.Context(), before, make([]byte, 100<<20)); err == nil || !strings.Contains(err.Error(), "50 MiB is the most") {
+	if err := ada.Note(t.Context(), before, make([]byte, 100<<20)); err == nil || !strings.Contains(err.Error(), "the limit of 50 MiB") {
 		t.Errorf("a note of 100 MiB: %v", err)
 	}
 	if notes, err := ada.Notes(); err != nil || len(notes) > 0 {

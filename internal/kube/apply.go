@@ -23,21 +23,21 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// parallel is how many objects are written at once.
+// parallel is the number of objects that are written at once.
 const parallel = 16
 
-// Change says what became of one object: Object is its Name; Action is "created", "configured" or "unchanged".
+// Change is the result of applying one object. Object is its Name. Action is "created", "configured" or "unchanged".
 type Change struct {
 	Object string `json:"object"`
 	Action string `json:"action"`
 }
 
-// The order of writing; deleting goes the other way. Objects of one stage do not need each other to be accepted.
+// The order of writing; Delete reverses it. Objects of one stage do not depend on each other.
 const (
-	definitions = iota // namespaces, CRDs and cluster roles: what the others are made of
-	builtins           // what every API server knows
+	definitions = iota // namespaces, CRDs and cluster roles, which the others depend on
+	builtins           // kinds that every API server has
 	customs            // objects of CRDs
-	webhooks           // last, so that a webhook whose server is not up yet does not refuse its own neighbours
+	webhooks           // last: a webhook whose server is not ready would refuse the other objects
 	stages
 )
 
@@ -60,18 +60,19 @@ func staged(objs []*unstructured.Unstructured) [stages][]*unstructured.Unstructu
 		byStage[stage(obj)] = append(byStage[stage(obj)], obj)
 	}
 	for _, s := range byStage {
-		sort.Stable(ssa.SortableUnstructureds(s)) // service accounts and configuration before what uses them
+		sort.Stable(ssa.SortableUnstructureds(s)) // service accounts and configuration before the objects that use them
 	}
 	return byStage
 }
 
-// Apply makes the cluster hold objs by server-side apply, and says of each, in the order of writing, what that took.
-// An object whose dry run changes nothing is "unchanged" and is not written; one that is not there is written at once. Fields that we set and others changed are put back,
-// but for those that upstream leaves to its controllers (see prepare). Calls refused because a webhook or the API server
-// is not serving yet are repeated until ctx ends; the error then keeps the refusal. Beside an error are the changes made before it.
+// Apply writes objs by server-side apply and returns the result for each object, in the order of writing. An object whose
+// dry run changes nothing is "unchanged" and is not written. An absent object is written without a dry run. Apply restores
+// the fields that mllab set and others changed, except those that upstream leaves to its controllers (see prepare). It
+// repeats calls that fail because a webhook or the API server is not serving yet, until ctx ends; the error then has the
+// last refusal. With an error, Apply also returns the changes made before it.
 func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) ([]Change, error) {
 	var changes []Change
-	fresh := map[schema.GroupKind]bool{} // kinds that this very call defines: the server may need a moment to serve them
+	fresh := map[schema.GroupKind]bool{} // kinds that this call defines: the server may need a moment to serve them
 	for _, objs := range staged(objs) {
 		var crds []*unstructured.Unstructured
 		made := make([]Change, len(objs))
@@ -102,8 +103,8 @@ func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) (
 	return changes, nil
 }
 
-// Drift names the objects of objs whose live state an Apply would change: those that somebody else changed or removed.
-// Nothing is written.
+// Drift returns the names of the objects that an Apply would change: somebody else changed or removed them. It writes
+// nothing. DriftOf returns the fields, too.
 func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) ([]string, error) {
 	drifted := make([]string, len(objs))
 	g, gctx := errgroup.WithContext(ctx)
@@ -127,8 +128,8 @@ func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) (
 	return slices.DeleteFunc(drifted, func(name string) bool { return name == "" }), err
 }
 
-// Sent returns objs as an Apply would send them now: without the fields that are left to controllers (see prepare).
-func (c *Client) Sent(ctx context.Context, objs []*unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+// Prepared returns objs as Apply would send them now: without the fields that are left to controllers (see prepare).
+func (c *Client) Prepared(ctx context.Context, objs []*unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	sent := make([]*unstructured.Unstructured, len(objs))
 	for i, obj := range objs {
 		err := retry(ctx, obj, false, func() (err error) {
@@ -150,7 +151,7 @@ func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) 
 	there := &metav1.PartialObjectMetadata{}
 	there.SetGroupVersionKind(obj.GroupVersionKind())
 	if err := c.Get(ctx, client.ObjectKeyFromObject(obj), there); apierrors.IsNotFound(err) {
-		// There is nothing that a dry run could be compared with, and on a new cluster it would double the server's work.
+		// An absent object needs no dry run. On a new cluster that would double the server's work.
 		if err := c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(ready), client.ForceOwnership, client.FieldOwner(owner)); err != nil {
 			return Change{}, err
 		}
@@ -171,15 +172,15 @@ func definedKind(crd *unstructured.Unstructured) schema.GroupKind {
 	return schema.GroupKind{Group: group, Kind: kind}
 }
 
-// prepare copies obj without the fields that upstream's manifest holds as a placeholder and a controller fills in the cluster.
-// Applying them would take them from the controller, which would take them back: no apply would ever be "unchanged".
+// prepare copies obj without the fields that are placeholders in upstream's manifest and that a controller sets in the
+// cluster. If mllab applied them, it and the controller would overwrite each other: no apply would ever be "unchanged".
 //   - A CRD's conversion caBundle.
 //   - The rules of an aggregated ClusterRole: https://kubernetes.io/docs/reference/access-authn-authz/rbac/#aggregated-clusterroles
-//   - Whatever another manager has written into the webhooks of a webhook configuration. Knative's webhook computes rules,
+//   - The fields that another manager has written into the webhooks of a webhook configuration. Knative's webhook computes rules,
 //     namespaceSelector, caBundle and path: https://github.com/knative/pkg/blob/main/webhook/resourcesemantics/defaulting/defaulting.go ;
-//     istiod fills caBundle and turns failurePolicy to Fail once it serves.
+//     istiod sets caBundle, and sets failurePolicy to Fail when it serves.
 //
-// A Secret that is empty upstream needs nothing: an apply touches only the keys that it names.
+// A Secret that is empty upstream needs no exception: an apply changes only the keys that it names.
 func (c *Client) prepare(ctx context.Context, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	obj = obj.DeepCopy()
 	switch obj.GetKind() {
@@ -195,15 +196,15 @@ func (c *Client) prepare(ctx context.Context, obj *unstructured.Unstructured) (*
 		if err := c.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
 			return obj, client.IgnoreNotFound(err)
 		}
-		return obj, yield(obj, live)
+		return obj, dropForeignFields(obj, live)
 	}
 	return obj, nil
 }
 
-// yield removes from obj's webhooks the fields that live's managedFields give to a manager other than ours, or than Flux,
-// which applies for us when the lab is under GitOps.
+// dropForeignFields removes from obj's webhooks the fields that belong to other managers by live's managedFields. mllab's
+// own manager stays, and Flux's, which applies for mllab when the lab is under GitOps.
 // https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management has the format.
-func yield(obj, live *unstructured.Unstructured) error {
+func dropForeignFields(obj, live *unstructured.Unstructured) error {
 	hooks, _, err := unstructured.NestedSlice(obj.Object, "webhooks")
 	if err != nil {
 		return err
@@ -246,7 +247,7 @@ func drop(value, fields map[string]any) {
 	}
 }
 
-// retry repeats try while the cluster refuses for a reason that passes, until ctx ends. Errors begin with obj's Name.
+// retry repeats try while the error is transient, until ctx ends. Errors begin with obj's Name.
 func retry(ctx context.Context, obj *unstructured.Unstructured, fresh bool, try func() error) error {
 	start := time.Now()
 	var last error
@@ -255,23 +256,23 @@ func retry(ctx context.Context, obj *unstructured.Unstructured, fresh bool, try 
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil || last == nil { // else err is only the echo of ctx's end
+		if ctx.Err() == nil || last == nil { // else err only says that ctx ended
 			last = err
 		}
-		last = bare(last)
-		if ctx.Err() == nil && !passing(last, fresh) {
+		last = serverError(last)
+		if ctx.Err() == nil && !isTransient(last, fresh) {
 			return fmt.Errorf("%s: %w", Name(obj), last)
 		}
 		select {
 		case <-ctx.Done():
-			return stopped(ctx, Name(obj), start, last.Error())
+			return stopErrorOf(ctx, Name(obj), start, last.Error())
 		case <-time.After(pause):
 		}
 	}
 }
 
-// bare is the cluster's own answer, without what the apply library writes before it.
-func bare(err error) error {
+// serverError returns the cluster's own error, without the prefix of the apply library.
+func serverError(err error) error {
 	var dryRun *ssaerrors.DryRunErr
 	if errors.As(err, &dryRun) {
 		return dryRun.Unwrap()
@@ -282,8 +283,9 @@ func bare(err error) error {
 	return err
 }
 
-// passing tells whether a refusal is one of a cluster that is still starting. fresh: obj's kind was defined a moment ago.
-func passing(err error, fresh bool) bool {
+// isTransient reports whether an error comes from a cluster that is still starting. fresh means that obj's kind was defined
+// a moment ago.
+func isTransient(err error, fresh bool) bool {
 	text := err.Error()
 	if fresh && (meta.IsNoMatchError(err) || strings.Contains(text, "could not find the requested resource")) {
 		return true
@@ -291,11 +293,12 @@ func passing(err error, fresh bool) bool {
 	// The API server reports a webhook that it cannot reach as an internal error, which has no reason of its own.
 	return strings.Contains(text, "failed calling webhook") || strings.Contains(text, "conversion webhook for") ||
 		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
-		apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || // two writers at once; the next try sees the other's result
+		apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || // two writers at once; the next try sees the other's write
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err)
 }
 
-// stopError keeps the reason of a wait that ctx ended; errors.Is finds context.DeadlineExceeded or context.Canceled in it.
+// stopError is the error of a wait that ctx ended, with its last reason. errors.Is finds context.DeadlineExceeded or
+// context.Canceled in it.
 type stopError struct {
 	text  string
 	cause error
@@ -304,7 +307,7 @@ type stopError struct {
 func (e *stopError) Error() string { return e.text }
 func (e *stopError) Unwrap() error { return e.cause }
 
-func stopped(ctx context.Context, name string, since time.Time, last string) error {
+func stopErrorOf(ctx context.Context, name string, since time.Time, last string) error {
 	cause := ctx.Err()
 	what := cause.Error()
 	if errors.Is(cause, context.DeadlineExceeded) {

@@ -2,11 +2,11 @@ package kube
 
 import "k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-// Condition is one of those in an object's status.
+// Condition is a condition in an object's status.
 // https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md
 type Condition struct {
 	Type, Status, Reason, Message string
-	// Of is the generation of the object that the condition is about, or -1 when it does not say.
+	// Of is the condition's observedGeneration, or -1 if it has none.
 	Of int64
 }
 
@@ -21,7 +21,7 @@ func Conditions(obj *unstructured.Unstructured) []Condition {
 		fields, _ := each.(map[string]any)
 		text := func(name string) string { s, _ := fields[name].(string); return s }
 		c := Condition{Type: text("type"), Status: text("status"), Reason: text("reason"), Message: text("message"), Of: -1}
-		if of, says := fields["observedGeneration"].(int64); says {
+		if of, ok := fields["observedGeneration"].(int64); ok {
 			c.Of = of
 		}
 		list = append(list, c)
@@ -29,7 +29,7 @@ func Conditions(obj *unstructured.Unstructured) []Condition {
 	return list
 }
 
-// ConditionOf returns the condition of an object that has a type. ok is false when there is none.
+// ConditionOf returns the condition of a type. ok is false if the object has none.
 func ConditionOf(obj *unstructured.Unstructured, kind string) (c Condition, ok bool) {
 	for _, c := range Conditions(obj) {
 		if c.Type == kind {

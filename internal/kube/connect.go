@@ -1,4 +1,5 @@
-// Package kube is mllab's hand on one cluster: apply objects, wait for them with a reason, delete them, read their pods.
+// Package kube is the client of one cluster. It applies objects, waits for them and reports why, deletes them, and reads
+// their pods.
 // It is the only importer of controller-runtime and of Flux's server-side apply library.
 package kube
 
@@ -35,7 +36,7 @@ const owner = "mllab"
 // fluxOwner is the field manager of what Flux applies from Git.
 const fluxOwner = "kustomize-controller"
 
-// Client reads and writes one cluster without a cache: what it returns is what the API server holds now.
+// Client reads and writes one cluster. It has no cache: it returns the current state of the API server.
 type Client struct {
 	client.Client
 	watcher client.WithWatch
@@ -44,8 +45,8 @@ type Client struct {
 	config  *rest.Config
 }
 
-// Connect opens the cluster that the kubeconfig's current context names. It sends nothing yet.
-// A kubeconfig that does not exist is a fault with exit code 3: there is no lab to talk to.
+// Connect returns a Client of the cluster that the kubeconfig's current context names. It sends no request.
+// A kubeconfig that does not exist is a fault with exit code 3: there is no lab.
 func Connect(kubeconfig string) (*Client, error) {
 	if _, err := os.Stat(kubeconfig); errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.CannotTest("mllab up", "no cluster yet: kubeconfig %q does not exist", kubeconfig)
@@ -57,7 +58,7 @@ func Connect(kubeconfig string) (*Client, error) {
 	return New(cfg)
 }
 
-// Parse is Connect for a kubeconfig's text, which no file need hold.
+// Parse is Connect for the text of a kubeconfig.
 func Parse(kubeconfig []byte) (*Client, error) {
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
 	if err != nil {
@@ -66,9 +67,9 @@ func Parse(kubeconfig []byte) (*Client, error) {
 	return New(cfg)
 }
 
-// quiet ends klog's talk. client-go says by it what its calls return as errors too, and Istio's library, which takes klog
-// over, would print that to stdout.
-var quiet = sync.OnceFunc(func() {
+// silenceKlog turns klog off. client-go logs errors with it that its calls also return. Istio's library redirects klog to
+// stdout.
+var silenceKlog = sync.OnceFunc(func() {
 	klog.ClearLogger()
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
@@ -76,10 +77,11 @@ var quiet = sync.OnceFunc(func() {
 
 // New makes a Client from a REST configuration; Connect is New for a file.
 func New(cfg *rest.Config) (*Client, error) {
-	quiet()
+	silenceKlog()
 	cfg = rest.CopyConfig(cfg)
 	cfg.UserAgent = owner
-	// The server's own priority and fairness is the limit; the client's default of 5 requests a second would make an apply take minutes.
+	// The server limits requests by priority and fairness. The client's default of 5 requests a second would make an apply
+	// take minutes.
 	cfg.QPS = -1
 	// Deprecation warnings are about upstream's manifests, which the user cannot change, and this package does not log.
 	cfg.WarningHandler = rest.NoWarnings{}
@@ -99,7 +101,7 @@ func New(cfg *rest.Config) (*Client, error) {
 	return &Client{Client: both, watcher: both, core: core, manager: manager, config: cfg}, nil
 }
 
-// As returns a Client of the same cluster that has the rights of a service account only; the account need not be there.
+// As returns a Client of the same cluster with only the rights of a service account. The account need not exist.
 // https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation
 func (c *Client) As(namespace, account string) (*Client, error) {
 	cfg := rest.CopyConfig(c.config)
@@ -112,8 +114,8 @@ func (c *Client) Admits(ctx context.Context) error {
 	return c.List(ctx, &corev1.NamespaceList{})
 }
 
-// Decode reads the objects of a YAML or JSON text of any number of documents, in their order. Empty documents are dropped.
-// A document that has a key twice, or is no single object (no apiVersion, kind or name), is an error that says which one.
+// Decode reads the objects of a YAML or JSON text with any number of documents, in their order. It skips empty documents.
+// A document with a duplicate key, or without apiVersion, kind or name, is an error that has the document's number.
 func Decode(data []byte) ([]*unstructured.Unstructured, error) {
 	var objs []*unstructured.Unstructured
 	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
@@ -143,7 +145,7 @@ func Decode(data []byte) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// Name is how mllab writes an object everywhere: "Kind/namespace/name", or "Kind/name" for one without a namespace.
+// Name returns "Kind/namespace/name", or "Kind/name" for an object without a namespace.
 func Name(obj client.Object) string {
 	kind := obj.GetObjectKind().GroupVersionKind().Kind
 	if kind == "" { // a typed object that was read from the server does not know its kind

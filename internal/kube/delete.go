@@ -16,34 +16,36 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Delete removes objs, in the reverse order of Apply, and returns when they are gone; absent ones already are.
-// What an object owns (a Deployment's pods) is collected in the background and may outlive the call.
+// Delete removes objs in the reverse order of Apply and returns when they are gone. Absent objects are no error.
+// The objects that they own, such as a Deployment's pods, are collected in the background and may outlive the call.
 func (c *Client) Delete(ctx context.Context, objs []*unstructured.Unstructured) error {
 	return c.remove(ctx, objs, nil)
 }
 
-// DeleteNamespace removes a namespace with all that is in it and returns when it is gone; an absent one already is.
-// reason (nil: nobody listens) gets what is left in it, and which finalizers hold that, each time this changes; the error of a ctx that ends keeps it.
+// DeleteNamespace removes a namespace with its contents and returns when it is gone. An absent namespace is no error.
+// It calls reason (unless it is nil) each time the remaining contents or their finalizers change. When ctx ends, the error
+// has the last reason.
 func (c *Client) DeleteNamespace(ctx context.Context, name string, reason func(string)) error {
 	ns := &unstructured.Unstructured{}
 	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
 	ns.SetName(name)
-	var beside sync.WaitGroup
-	defer beside.Wait() // or its last call could meet a new namespace of that name
+	var helper sync.WaitGroup
+	defer helper.Wait() // or its last call could reach a new namespace of that name
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	beside.Go(func() { c.hurry(ctx, name) })
+	helper.Go(func() { c.speedUpDelete(ctx, name) })
 	return c.remove(ctx, []*unstructured.Unstructured{ns}, reason)
 }
 
-// hurryEvery is how often a namespace that goes is looked at again.
-const hurryEvery = 500 * time.Millisecond
+// speedUpInterval is the pause between two calls of speedUpDelete for a namespace.
+const speedUpInterval = 500 * time.Millisecond
 
-// hurry shortens the end of a namespace until ctx ends. Its controller looks again only after half of the longest grace
-// period of the pods it found (Knative's is 300 s), or when the namespace changes: so pods get no grace, and it a change.
+// speedUpDelete makes the namespace controller re-check sooner, until ctx ends. The controller re-checks only after half
+// of the longest grace period of the pods (Knative's is 300 s), or when the namespace changes. So speedUpDelete deletes
+// the pods without grace and changes an annotation of the namespace.
 // https://github.com/kubernetes/kubernetes/blob/v1.34.4/pkg/controller/namespace/namespace_controller.go
-func (c *Client) hurry(ctx context.Context, name string) {
-	tick := time.NewTicker(hurryEvery)
+func (c *Client) speedUpDelete(ctx context.Context, name string) {
+	tick := time.NewTicker(speedUpInterval)
 	defer tick.Stop()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	for n := 0; ; n++ {
@@ -52,7 +54,7 @@ func (c *Client) hurry(ctx context.Context, name string) {
 			return
 		case <-tick.C:
 		}
-		// Errors show in the wait that this is beside of.
+		// The wait that runs at the same time reports such errors.
 		_ = c.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(name), client.GracePeriodSeconds(0))
 		_ = c.Patch(ctx, ns, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"mllab/hurry":"%d"}}}`, n)))
 	}
@@ -67,7 +69,7 @@ func (c *Client) remove(ctx context.Context, objs []*unstructured.Unstructured, 
 		for _, obj := range byStage[n] {
 			gvk := obj.GroupVersionKind()
 			if _, err := c.RESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version); meta.IsNoMatchError(err) {
-				continue // its CRD is gone, and it with that
+				continue // its CRD is gone, so the object is gone too
 			}
 			asked = append(asked, obj)
 			g.Go(func() error {
@@ -82,20 +84,21 @@ func (c *Client) remove(ctx context.Context, objs []*unstructured.Unstructured, 
 		if len(asked) == 0 {
 			continue
 		}
-		if err := c.until(ctx, asked, reason, remains); err != nil {
+		if err := c.until(ctx, asked, reason, whyNotDeleted); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// remains says what holds an object that was asked to go. One without a deletion timestamp is a new one of the same name.
-func remains(_ context.Context, _ *view, _, live *unstructured.Unstructured) (string, error) {
+// whyNotDeleted returns what holds an object that is being deleted. One without a deletion timestamp is a new object of the
+// same name.
+func whyNotDeleted(_ context.Context, _ *snapshot, _, live *unstructured.Unstructured) (string, error) {
 	if live == nil || live.GetDeletionTimestamp() == nil {
 		return "", nil
 	}
 	var held []string
-	for _, c := range Conditions(live) { // of a namespace: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceConditionType, True means trouble
+	for _, c := range Conditions(live) { // of a namespace: https://pkg.go.dev/k8s.io/api/core/v1#NamespaceConditionType, True means a problem
 		if live.GetKind() == "Namespace" && c.True() {
 			held = append(held, c.Message)
 		}

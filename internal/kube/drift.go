@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Drifted is an object that is not as wished: it is gone, or some fields differ, or it could not be compared.
+// Drifted is an object that differs from its desired state: it is missing, some fields differ, or it could not be compared.
 type Drifted struct {
 	Object  string         `json:"object"`
 	Missing bool           `json:"missing,omitempty"`
@@ -26,8 +26,8 @@ type Drifted struct {
 	Error   string         `json:"error,omitempty"`
 }
 
-// DriftedField is a field that is not as wished, and who holds it, where Kubernetes knows: nobody holds a field that was
-// removed. Undone says that the next apply by the wishes' own manager puts it back.
+// DriftedField is a field that differs from its desired state. Manager is its field manager, if Kubernetes knows it: a
+// removed field has none. Undone says that the next apply by the desired state's own manager restores it.
 type DriftedField struct {
 	Path    string     `json:"path"`
 	Wished  any        `json:"git,omitempty"`
@@ -37,9 +37,9 @@ type DriftedField struct {
 	Undone  bool       `json:"undone"`
 }
 
-// DriftOf compares objs with the live ones by a server-side dry run of the apply that manager makes, so that defaults do
-// not count, and returns those that differ. Fields that others have added count too, but for labels and annotations by the
-// object's own controller, which is who writes its status. Nothing is written.
+// DriftOf compares objs with the live ones and returns those that differ. It makes a server-side dry run of the apply of
+// manager, so that defaults do not count. Fields that others have added count too, except labels and annotations of the
+// object's own controller: the manager that writes its status. DriftOf writes nothing.
 func (c *Client) DriftOf(ctx context.Context, manager string, objs []*unstructured.Unstructured) ([]Drifted, error) {
 	by := ssa.NewResourceManager(c.Client, nil, ssa.Owner{Field: manager})
 	all := make([]Drifted, len(objs))
@@ -49,7 +49,7 @@ func (c *Client) DriftOf(ctx context.Context, manager string, objs []*unstructur
 		g.Go(func() error {
 			var err error
 			if all[i], err = c.driftOf(gctx, by, manager, obj); err != nil { // the others can be compared
-				all[i] = Drifted{Object: Name(obj), Error: bare(err).Error()}
+				all[i] = Drifted{Object: Name(obj), Error: serverError(err).Error()}
 			}
 			return ctx.Err()
 		})
@@ -72,18 +72,18 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager s
 	} else if err != nil {
 		return d, err
 	}
-	held, err := managers(live)
+	holders, err := managers(live)
 	if err != nil {
 		return d, err
 	}
-	entry, _, wished, err := by.Diff(ctx, obj, ssa.DefaultDiffOptions())
+	entry, _, desired, err := by.Diff(ctx, obj, ssa.DefaultDiffOptions())
 	if err != nil {
 		return d, err
 	}
 	if entry.Action != ssa.UnchangedAction {
-		compare(nil, content(wished), content(live), func(at []any, git, is any) {
-			f := DriftedField{Path: written(at), Wished: git, Live: is, Undone: true}
-			for _, m := range held {
+		compare(nil, content(desired), content(live), func(at []any, git, is any) {
+			f := DriftedField{Path: formatPath(at), Wished: git, Live: is, Undone: true}
+			for _, m := range holders {
 				if m.Manager != manager && is != nil && owns(m.fields, live.Object, at) {
 					f.Manager, f.When = m.Manager, m.when()
 				}
@@ -91,8 +91,8 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager s
 			d.Fields = append(d.Fields, f)
 		})
 	}
-	for _, m := range held {
-		own := slices.ContainsFunc(held, func(h holder) bool { return h.Manager == m.Manager && h.Subresource == "status" })
+	for _, m := range holders {
+		own := slices.ContainsFunc(holders, func(h holder) bool { return h.Manager == m.Manager && h.Subresource == "status" })
 		if m.Manager != manager && m.Subresource != "status" {
 			d.Fields = append(d.Fields, m.added(obj, live, own)...)
 		}
@@ -106,13 +106,13 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager s
 	return d, nil
 }
 
-// holder is one manager of an object's fields.
+// holder is one field manager of an object.
 type holder struct {
 	metav1.ManagedFieldsEntry
 	fields map[string]any
 }
 
-// managers are those of an object, the one that wrote last at the end.
+// managers returns the field managers of an object; the one that wrote last comes last.
 func managers(live *unstructured.Unstructured) ([]holder, error) {
 	var all []holder
 	for _, entry := range live.GetManagedFields() {
@@ -134,7 +134,7 @@ func managers(live *unstructured.Unstructured) ([]holder, error) {
 	return all, nil
 }
 
-// when is the manager's last write, nil where Kubernetes does not note it: a subresource, such as scale.
+// when returns the time of the manager's last write; nil for a subresource such as scale, where Kubernetes records none.
 func (h holder) when() *time.Time {
 	if h.Time == nil {
 		return nil
@@ -142,9 +142,9 @@ func (h holder) when() *time.Time {
 	return &h.Time.Time
 }
 
-// added are the fields of live that h holds and obj has not. own: h is the object's own controller.
+// added returns the fields of live that h owns and obj does not have. own means that h is the object's own controller.
 func (h holder) added(obj, live *unstructured.Unstructured, own bool) (list []DriftedField) {
-	// Flux takes over what kubectl holds, and so removes what Git has not:
+	// Flux takes over the fields that kubectl owns, and so removes those that are not in Git:
 	// https://github.com/fluxcd/kustomize-controller/blob/v1.7.2/internal/controller/kustomization_controller.go
 	byHand := strings.HasPrefix(h.Manager, "kubectl") || strings.HasPrefix(h.Manager, "before-first-apply")
 	git := obj.DeepCopy().Object
@@ -153,7 +153,7 @@ func (h holder) added(obj, live *unstructured.Unstructured, own bool) (list []Dr
 			meta[key] = map[string]any{}
 		}
 	}
-	held(h.fields, live.Object, git, nil, func(at []any, is any) {
+	eachExtraField(h.fields, live.Object, git, nil, func(at []any, is any) {
 		switch at[0] {
 		case "apiVersion", "kind", "status":
 			return
@@ -162,7 +162,7 @@ func (h holder) added(obj, live *unstructured.Unstructured, own bool) (list []Dr
 				return
 			}
 		}
-		list = append(list, DriftedField{Path: written(at), Live: is, Manager: h.Manager, When: h.when(), Undone: byHand && h.Subresource == ""})
+		list = append(list, DriftedField{Path: formatPath(at), Live: is, Manager: h.Manager, When: h.when(), Undone: byHand && h.Subresource == ""})
 	})
 	return list
 }

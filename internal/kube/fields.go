@@ -12,21 +12,21 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// Field is one field in which two states of an object differ. A list's elements are told apart by their names where
-// all have one, as in spec.containers[model].image, and else by their places; nil is a field that is not there.
-// What a Secret holds is not shown: "***".
+// Field is one field in which two states of an object differ. List elements are identified by their names if all have
+// one, as in spec.containers[model].image, else by their index. nil means that the field is absent. The contents of a
+// Secret are shown as "***".
 type Field struct {
 	Path   string `json:"path"`
 	Before any    `json:"before,omitempty"`
 	After  any    `json:"after,omitempty"`
 }
 
-// Fields are those in which before and after differ (nil: no object), in the order of their paths. Of metadata only
-// labels and annotations count, and status not at all.
+// Fields returns the fields in which before and after differ (nil: no object), in the order of their paths. It ignores
+// status, and metadata except labels and annotations.
 func Fields(before, after *unstructured.Unstructured) []Field {
 	var list []Field
 	compare(nil, content(before), content(after), func(at []any, b, a any) {
-		list = append(list, Field{Path: written(at), Before: b, After: a})
+		list = append(list, Field{Path: formatPath(at), Before: b, After: a})
 	})
 	for i := range list {
 		if f := &list[i]; secret(before, f.Path) || secret(after, f.Path) {
@@ -47,14 +47,14 @@ func hidden(v any) any {
 	return "***"
 }
 
-// content is what somebody wished an object to be.
+// content returns the desired state in an object: all but its identity, status and the rest of its metadata.
 func content(o *unstructured.Unstructured) any {
 	if o == nil {
 		return nil
 	}
-	wished := maps.Clone(o.Object)
+	desired := maps.Clone(o.Object)
 	for _, key := range []string{"apiVersion", "kind", "metadata", "status"} {
-		delete(wished, key)
+		delete(desired, key)
 	}
 	meta := map[string]any{}
 	for _, key := range []string{"labels", "annotations"} {
@@ -63,18 +63,18 @@ func content(o *unstructured.Unstructured) any {
 		}
 	}
 	if len(meta) > 0 {
-		wished["metadata"] = meta
+		desired["metadata"] = meta
 	}
-	return wished
+	return desired
 }
 
 // element is a step of a path into a list.
 type element struct {
 	index int
-	name  string // "" when it has none
+	name  string // "" if it has none
 }
 
-// compare calls differ for each leaf in which b and a differ. A step of at is a string or an element.
+// compare calls differ for each leaf in which b and a differ. A step of the path at is a string or an element.
 func compare(at []any, b, a any, differ func(at []any, b, a any)) {
 	into := func(step any, b, a any) { compare(append(slices.Clip(at), step), b, a, differ) }
 	if reflect.DeepEqual(b, a) || same(b, a) {
@@ -100,12 +100,12 @@ func compare(at []any, b, a any, differ func(at []any, b, a any)) {
 		nb, na := names(lb), names(la)
 		if nb == nil || na == nil {
 			for i := range max(len(lb), len(la)) {
-				into(element{index: i}, nth(lb, i), nth(la, i))
+				into(element{index: i}, elementAt(lb, i), elementAt(la, i))
 			}
 			return
 		}
 		for i, name := range nb {
-			into(element{i, name}, lb[i], nth(la, slices.Index(na, name)))
+			into(element{i, name}, lb[i], elementAt(la, slices.Index(na, name)))
 		}
 		for i, name := range na {
 			if !slices.Contains(nb, name) {
@@ -117,7 +117,7 @@ func compare(at []any, b, a any, differ func(at []any, b, a any)) {
 	}
 }
 
-// same tells whether two numbers are, whose types are those of two decoders.
+// same reports whether b and a are the same number. Decoders return different types.
 func same(b, a any) bool {
 	number := func(v any) (float64, bool) {
 		switch v := v.(type) {
@@ -133,14 +133,14 @@ func same(b, a any) bool {
 	return isX && isY && x == y
 }
 
-func nth(list []any, i int) any {
+func elementAt(list []any, i int) any {
 	if i < 0 || i >= len(list) {
 		return nil
 	}
 	return list[i]
 }
 
-// names are the elements' names; nil when not each has one of its own. An empty list has all there are.
+// names returns the names of the elements, or nil unless each has its own name. For an empty list it returns no names.
 func names(list []any) []string {
 	all := []string{}
 	for _, e := range list {
@@ -154,8 +154,8 @@ func names(list []any) []string {
 	return all
 }
 
-// written is a path as people write it.
-func written(at []any) string {
+// formatPath returns a path as people write it.
+func formatPath(at []any) string {
 	var b strings.Builder
 	for _, step := range at {
 		switch step := step.(type) {
@@ -178,7 +178,7 @@ func written(at []any) string {
 	return b.String()
 }
 
-// value is what is at a path, nil when there is nothing.
+// value returns the value at a path, or nil.
 func value(v any, at []any) any {
 	for _, step := range at {
 		switch step := step.(type) {
@@ -191,7 +191,7 @@ func value(v any, at []any) any {
 			if all := names(list); step.name != "" && all != nil {
 				i = slices.Index(all, step.name)
 			}
-			v = nth(list, i)
+			v = elementAt(list, i)
 		}
 	}
 	return v
@@ -200,8 +200,8 @@ func value(v any, at []any) any {
 // The format of managed fields: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management and
 // https://github.com/kubernetes-sigs/structured-merge-diff/blob/v6.3.0/fieldpath/serialize-pe.go
 
-// owns tells whether the fields of a manager, of an object with this content, hold what is at a path: itself, what is
-// below it, or a whole list or map that it is in.
+// owns reports whether a manager's fields include the path at, something below it, or a whole list or map that contains it.
+// content is the object's.
 func owns(fields map[string]any, content any, at []any) bool {
 	for i, step := range at {
 		below, found := fields[key(step, fields, content)].(map[string]any)
@@ -213,7 +213,7 @@ func owns(fields map[string]any, content any, at []any) bool {
 	return true
 }
 
-// key is how fields name a step into content.
+// key returns the key of a step into content in fields.
 func key(step any, fields map[string]any, content any) string {
 	if name, ok := step.(string); ok {
 		return "f:" + name
@@ -227,7 +227,7 @@ func key(step any, fields map[string]any, content any) string {
 	return ""
 }
 
-// matches tells whether k names the list element e: by some of its fields, or as a value.
+// matches reports whether the key k identifies the list element e, by some of its fields or by its value.
 func matches(k string, e any) bool {
 	if text, keyed := strings.CutPrefix(k, "k:"); keyed {
 		var want map[string]any
@@ -247,9 +247,9 @@ func matches(k string, e any) bool {
 	return isValue && json.Unmarshal([]byte(text), &want) == nil && (same(e, want) || reflect.DeepEqual(e, want))
 }
 
-// held calls each for every leaf of fields that is in content. Of what git, the wished content, does not have at all it
-// is called for the whole, not for each leaf of it.
-func held(fields map[string]any, content, git any, at []any, each func(at []any, live any)) {
+// eachExtraField calls each for every leaf of fields that is in content and not in git, the desired content. For a map or
+// list that git does not have at all it calls each once, for the whole.
+func eachExtraField(fields map[string]any, content, git any, at []any, each func(at []any, live any)) {
 	for _, k := range slices.Sorted(maps.Keys(fields)) {
 		var step any
 		if name, isField := strings.CutPrefix(k, "f:"); isField {
@@ -266,14 +266,14 @@ func held(fields map[string]any, content, git any, at []any, each func(at []any,
 				}
 			}
 		}
-		if step == nil { // "." is the thing itself
+		if step == nil { // "." is the object itself
 			continue
 		}
-		live, wished := value(content, []any{step}), value(git, []any{step})
+		live, desired := value(content, []any{step}), value(git, []any{step})
 		here := append(slices.Clip(at), step)
-		if tree, _ := fields[k].(map[string]any); live != nil && len(tree) > 0 && wished != nil {
-			held(tree, live, wished, here, each)
-		} else if live != nil && wished == nil {
+		if tree, _ := fields[k].(map[string]any); live != nil && len(tree) > 0 && desired != nil {
+			eachExtraField(tree, live, desired, here, each)
+		} else if live != nil && desired == nil {
 			each(here, live)
 		}
 	}

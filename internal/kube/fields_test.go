@@ -51,7 +51,7 @@ func TestAFieldsManagerIsFound(t *testing.T) {
 	live := decode(t, `{apiVersion: v1, kind: X, metadata: {name: a, labels: {mine: x, yours: z}}, spec: {replicas: 3, finalizers: [a, b], atomic: [{percent: 1}, {percent: 2}],
   ports: [{containerPort: 80, protocol: TCP}, {containerPort: 90, protocol: TCP}],
   containers: [{name: side, image: s}, {name: model, image: b, env: [{name: A, value: "1"}, {name: B, value: "2"}]}]}}`)[0]
-	wished := decode(t, `{apiVersion: v1, kind: X, metadata: {name: a, labels: {mine: x}}, spec: {replicas: 1, finalizers: [a], atomic: [{percent: 1}],
+	desired := decode(t, `{apiVersion: v1, kind: X, metadata: {name: a, labels: {mine: x}}, spec: {replicas: 1, finalizers: [a], atomic: [{percent: 1}],
   ports: [{containerPort: 80, protocol: TCP}], containers: [{name: model, image: a, env: [{name: A, value: "1"}]}]}}`)[0]
 	entry := func(manager, fields string) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
@@ -70,7 +70,7 @@ func TestAFieldsManagerIsFound(t *testing.T) {
 		"a whole element": {"spec", "containers", element{0, "side"}}, "of a set": {"spec", "finalizers", element{index: 1}}, "keyed by numbers": {"spec", "ports", element{index: 1}, "containerPort"},
 	} {
 		if !owns(all[0].fields, live.Object, at) {
-			t.Errorf("%s, %s, is held and not found", path, written(at))
+			t.Errorf("%s, %s, is held and not found", path, formatPath(at))
 		}
 	}
 	for path, at := range map[string][]any{
@@ -78,11 +78,11 @@ func TestAFieldsManagerIsFound(t *testing.T) {
 		"another field of the element": {"spec", "containers", element{1, "model"}, "args"}, "another port": {"spec", "ports", element{index: 0}, "containerPort"},
 	} {
 		if owns(all[0].fields, live.Object, at) {
-			t.Errorf("%s, %s, is not held, and found", path, written(at))
+			t.Errorf("%s, %s, is not held, and found", path, formatPath(at))
 		}
 	}
 	var added []string
-	for _, f := range all[0].added(wished, live, false) {
+	for _, f := range all[0].added(desired, live, false) {
 		if !f.Undone || f.Manager != "kubectl-edit" {
 			t.Errorf("%+v", f)
 		}
@@ -93,7 +93,7 @@ func TestAFieldsManagerIsFound(t *testing.T) {
 		t.Errorf("added are %q, want %q", added, want)
 	}
 	all[0].Manager = "webhook" // a controller's labels are its own business
-	for _, f := range all[0].added(wished, live, true) {
+	for _, f := range all[0].added(desired, live, true) {
 		if f.Undone || strings.HasPrefix(f.Path, "metadata") {
 			t.Errorf("%+v", f)
 		}

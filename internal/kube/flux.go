@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Objects returns all objects of a kind, as the API server has them; none when it does not know the kind.
+// Objects returns all objects of a kind. It returns none if the API server does not have the kind.
 func (c *Client) Objects(ctx context.Context, apiVersion, kind string) ([]*unstructured.Unstructured, error) {
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(schema.FromAPIVersionAndKind(apiVersion, kind+"List"))
@@ -25,7 +25,7 @@ func (c *Client) Objects(ctx context.Context, apiVersion, kind string) ([]*unstr
 	return objs, nil
 }
 
-// NotReady says why an object's condition Ready is not True, in its controller's words; "" when it is.
+// NotReady returns why an object's condition Ready is not True, in its controller's words; "" if it is True.
 func NotReady(obj *unstructured.Unstructured) string {
 	_, why := condition(obj, "Ready")
 	return why

@@ -12,12 +12,11 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// getterBound is how long one request of a library may take: it cannot be cancelled otherwise.
+// getterBound limits one request of a library, which cannot be canceled otherwise.
 const getterBound = 30 * time.Second
 
-// Getter is the cluster as libraries ask for it that are made of kubectl's parts, such as Helm's: it is a
-// genericclioptions.RESTClientGetter. It keeps what it has learned of the cluster in memory, where theirs would write to
-// the user's home.
+// Getter gives a cluster to libraries that are built on kubectl's packages, such as Helm. It is a
+// genericclioptions.RESTClientGetter. It caches the discovered API in memory; theirs would write to the user's home.
 type Getter struct {
 	config     *rest.Config
 	mapper     meta.RESTMapper
@@ -25,7 +24,7 @@ type Getter struct {
 	namespace  string
 }
 
-// Getter returns one whose objects are in a namespace unless they say otherwise.
+// Getter returns a Getter whose default namespace is namespace.
 func (c *Client) Getter(namespace string) (*Getter, error) {
 	cfg := rest.CopyConfig(c.config)
 	cfg.Timeout = getterBound
@@ -36,18 +35,18 @@ func (c *Client) Getter(namespace string) (*Getter, error) {
 	return &Getter{config: cfg, mapper: c.RESTMapper(), discovered: memory.NewMemCacheClient(d), namespace: namespace}, nil
 }
 
-// ToRESTConfig returns a copy: its users write into it.
+// ToRESTConfig returns a copy of the configuration, because callers write into it.
 func (g *Getter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.config), nil }
 
-// ToDiscoveryClient returns what the server serves.
+// ToDiscoveryClient returns the cached discovery client.
 func (g *Getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
 	return g.discovered, nil
 }
 
-// ToRESTMapper returns what maps kinds to resources.
+// ToRESTMapper returns the mapper of kinds to resources.
 func (g *Getter) ToRESTMapper() (meta.RESTMapper, error) { return g.mapper, nil }
 
-// ToRawKubeConfigLoader returns a kubeconfig that knows nothing but the namespace.
+// ToRawKubeConfigLoader returns a kubeconfig that has only the namespace.
 func (g *Getter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
 	return clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(),
 		&clientcmd.ConfigOverrides{Context: clientcmdapi.Context{Namespace: g.namespace}})

@@ -11,16 +11,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// health is what an object's own status says.
+// health is the state that an object's own status reports.
 type health struct {
 	ready    bool
-	failed   bool   // and will not recover by itself
+	failed   bool   // it will not recover by itself
 	observed bool   // its controller has seen the newest spec
-	why      string // it is not ready
+	why      string // why it is not ready; "" if it is
 }
 
-// healthOf judges by kstatus (https://github.com/fluxcd/cli-utils/tree/main/pkg/kstatus), and for the kinds that kstatus takes for
-// ready before their controller has seen them, also by the condition that the kind promises.
+// healthOf reads the status by kstatus (https://github.com/fluxcd/cli-utils/tree/main/pkg/kstatus). kstatus takes some kinds
+// for ready before their controller has seen them; for these it also reads the condition that readyCondition names.
 func healthOf(obj *unstructured.Unstructured) health {
 	result, err := status.Compute(obj)
 	if err != nil {
@@ -28,7 +28,7 @@ func healthOf(obj *unstructured.Unstructured) health {
 	}
 	h := health{
 		ready:    result.Status == status.CurrentStatus,
-		failed:   result.Status == status.FailedStatus && obj.GetKind() != "Deployment" && obj.GetKind() != "Pod", // their pods say what is final (see trouble)
+		failed:   result.Status == status.FailedStatus && obj.GetKind() != "Deployment" && obj.GetKind() != "Pod", // their pods say what is final (see notReadyReason)
 		observed: observed(obj),
 		why:      result.Message,
 	}
@@ -37,8 +37,8 @@ func healthOf(obj *unstructured.Unstructured) health {
 		h.why = "being deleted"
 	case obj.GetKind() == "Pod" && status.GetStringField(obj.Object, ".status.phase", "") == string(corev1.PodFailed):
 		h.ready, h.failed, h.why = false, true, "failed" // kstatus: a pod that has ended is current
-	case h.ready && promised(obj) != "":
-		h.ready, h.why = condition(obj, promised(obj))
+	case h.ready && readyCondition(obj) != "":
+		h.ready, h.why = condition(obj, readyCondition(obj))
 	}
 	switch count, short := replicas(obj); {
 	case h.ready:
@@ -46,20 +46,20 @@ func healthOf(obj *unstructured.Unstructured) health {
 	case !h.observed:
 		h.why = "its controller has not seen the newest spec yet"
 	case short && !h.failed: // kstatus says the same in other words
-		h.why = join(", ", count, refusal(obj))
+		h.why = join(", ", count, replicaFailure(obj))
 	case count != "":
 		h.why = count + ", " + h.why
-	case h.why == "": // a condition need not have a message, and no reason at all would mean ready
+	case h.why == "": // a condition may have no message, and an empty reason would mean ready
 		h.why = "not ready, and it does not say why"
 	}
 	return h
 }
 
-// promised is the condition that must be True for obj to be in use; "" where kstatus knows better.
-func promised(obj *unstructured.Unstructured) string {
+// readyCondition returns the condition that must be True for obj to be ready; "" where kstatus is enough.
+func readyCondition(obj *unstructured.Unstructured) string {
 	switch gk := obj.GroupVersionKind().GroupKind(); {
 	case gk == schema.GroupKind{Group: "batch", Kind: "Job"}:
-		return "Complete" // kstatus is content with a job that runs
+		return "Complete" // kstatus takes a running job for ready
 	case gk == schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}:
 		return "Available"
 	case gk == schema.GroupKind{Group: "gateway.networking.k8s.io", Kind: "Gateway"}:
@@ -73,7 +73,7 @@ func promised(obj *unstructured.Unstructured) string {
 	return ""
 }
 
-// condition tells whether obj's condition of that type is True for its newest generation, and what it says if not.
+// condition reports whether obj's condition of that type is True for its newest generation, and if not, why.
 func condition(obj *unstructured.Unstructured, kind string) (bool, string) {
 	c, ok := ConditionOf(obj, kind)
 	switch {
@@ -87,9 +87,9 @@ func condition(obj *unstructured.Unstructured, kind string) (bool, string) {
 	return false, join(": ", "not "+kind, c.Reason, c.Message)
 }
 
-// observed is false while status.observedGeneration is behind. A kind without that field is always observed. A Knative
-// Service is observed before its Configuration is: until then its status names the last revision, whose pods say nothing of
-// the next. https://github.com/knative/serving/blob/v0.48.2/pkg/reconciler/service/service.go
+// observed reports whether status.observedGeneration is up to date. A kind without that field is always observed. A Knative
+// Service is up to date before its Configuration is: until then its status names the last revision, whose pods say nothing
+// about the next. https://github.com/knative/serving/blob/v0.48.2/pkg/reconciler/service/service.go
 func observed(obj *unstructured.Unstructured) bool {
 	generation, found, _ := unstructured.NestedInt64(obj.Object, "status", "observedGeneration")
 	if found && generation < obj.GetGeneration() {
@@ -102,7 +102,7 @@ func observed(obj *unstructured.Unstructured) bool {
 		})
 }
 
-// replicas is a workload's "0/1 ready" ("" for other kinds), and whether that is too few.
+// replicas returns a workload's "0/1 ready" ("" for other kinds), and whether that is too few.
 func replicas(obj *unstructured.Unstructured) (text string, short bool) {
 	ready, want := status.GetIntField(obj.Object, ".status.readyReplicas", 0), status.GetIntField(obj.Object, ".spec.replicas", 1)
 	if obj.GetKind() == "DaemonSet" {
@@ -114,8 +114,8 @@ func replicas(obj *unstructured.Unstructured) (text string, short bool) {
 	return fmt.Sprintf("%d/%d ready", ready, want), ready < want
 }
 
-// refusal is why a Deployment's pods cannot even be made (a quota, a webhook, a missing service account).
-func refusal(obj *unstructured.Unstructured) string {
+// replicaFailure returns why a Deployment's pods cannot be created (a quota, a webhook, a missing service account).
+func replicaFailure(obj *unstructured.Unstructured) string {
 	conditions, err := status.GetObjectWithConditions(obj.Object)
 	if err != nil {
 		return ""

@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Inventory returns what a Kustomization of Flux says that it has applied: objects with a kind and a name, and nothing else.
+// Inventory returns the objects that a Flux Kustomization has applied, by its status. They have only a kind and a name.
 func Inventory(kustomization *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	entries, _, err := unstructured.NestedSlice(kustomization.Object, "status", "inventory", "entries")
 	if err != nil {

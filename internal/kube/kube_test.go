@@ -244,13 +244,13 @@ func TestOnlyCrashesUnderOnesEyesAreFinal(t *testing.T) {
 }
 
 // seenPods is a view of pods, given as "name label=value".
-func seenPods(t *testing.T, names ...string) *view {
+func seenPods(t *testing.T, names ...string) *snapshot {
 	t.Helper()
-	v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
+	v := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
 	for i, name := range names {
 		name, labels, _ := strings.Cut(name, " ")
 		text := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: x, creationTimestamp: '2026-01-01T00:00:0%dZ', labels: {%s}}}", name, i, strings.Replace(labels, "=", ": ", 1))
-		n := news{from: podsIn("x"), objects: decode(t, text), all: i == 0}
+		n := watchUpdate{from: podsIn("x"), objects: decode(t, text), all: i == 0}
 		v.take(n)
 	}
 	return v
@@ -260,7 +260,7 @@ func TestAWorkloadIsJudgedByThePodsOfItsNewestTemplate(t *testing.T) {
 	const revision = "serving.knative.dev/revision="
 	for _, c := range []struct {
 		name, object string
-		seen         *view
+		seen         *snapshot
 		want         string
 	}{
 		{"a Deployment's by its selector, newest first", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, namespace: x}, spec: {selector: {matchLabels: {app: a}}}}", seenPods(t, "one app=a", "other app=b", "two app=a"), "two one"},
@@ -293,8 +293,8 @@ func TestPodsThatAreAboutToGoDoNotFailTheirWorkload(t *testing.T) {
 	} {
 		live := decode(t, "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, namespace: x, generation: 2}, spec: {selector: {}}, status: {observedGeneration: "+c.seen+"}}")[0]
 		pod := decode(t, "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: x, "+c.deleted+"}, status: {containerStatuses: [{name: app, state: {waiting: {reason: ErrImageNeverPull}}}]}}")
-		v := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
-		v.take(news{from: podsIn("x"), all: true, objects: pod})
+		v := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
+		v.take(watchUpdate{from: podsIn("x"), all: true, objects: pod})
 		if why, err := (&Client{}).pending(t.Context(), v, live, live); (err != nil) != c.fails || why == "" {
 			t.Errorf("%s: %q, error %v; want one: %t", c.name, why, err, c.fails)
 		}
@@ -320,7 +320,7 @@ func TestOnlyRefusalsOfAStartingClusterAreRepeated(t *testing.T) {
 		{apierrors.NewBadRequest(`admission webhook "validation" denied the request: bad image`), false, false},
 		{apierrors.NewInvalid(schema.GroupKind{Kind: "Job"}, "a", nil), false, false},
 	} {
-		if got := passing(fmt.Errorf("Kind/x/y dry-run failed: %w", c.err), c.fresh); got != c.want {
+		if got := isTransient(fmt.Errorf("Kind/x/y dry-run failed: %w", c.err), c.fresh); got != c.want {
 			t.Errorf("%v (fresh %t): repeated %t, want %t", c.err, c.fresh, got, c.want)
 		}
 	}
@@ -358,7 +358,7 @@ func TestFieldsOfAWebhookAreLeftToWhoWroteThemButNotToFlux(t *testing.T) {
 		live.SetManagedFields([]metav1.ManagedFieldsEntry{{
 			Manager: manager, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:webhooks":{"k:{\"name\":\"a.b.c\"}":{"f:rules":{}}}}`)},
 		}})
-		if err := yield(obj, live); err != nil {
+		if err := dropForeignFields(obj, live); err != nil {
 			t.Fatal(err)
 		}
 		hooks, _, _ := unstructured.NestedSlice(obj.Object, "webhooks")

@@ -11,8 +11,8 @@ import (
 )
 
 // DropLeases removes the leader election leases that were last renewed before the given time, when the whole cluster
-// was stopped: nobody holds them any more, but the controllers that start again would wait until they have run out
-// (Knative's after 60 s). The nodes' own leases stay: they are heartbeats.
+// was stopped. Nobody holds them any more, but controllers that start again would wait until they expire (Knative's after
+// 60 s). The nodes' own leases stay: they are heartbeats.
 func (c *Client) DropLeases(ctx context.Context, before time.Time) error {
 	var leases coordination.LeaseList
 	if err := c.List(ctx, &leases); err != nil {

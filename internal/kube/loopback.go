@@ -14,11 +14,11 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
-// loopbackBound is how long the API server may take to open a forwarded port: that cannot be canceled.
+// loopbackBound limits the time in which the API server opens a forwarded port, which cannot be canceled.
 const loopbackBound = 10 * time.Second
 
-// FromLoopback returns what a pod's HTTP server answers to GET path when it is asked from the pod's own loopback: some
-// servers trust nobody else. The request goes over a forwarded port, of which this machine opens none.
+// FromLoopback sends GET path to a pod's HTTP server over the pod's own loopback interface, and returns the answer. Some
+// servers accept only such requests. The request goes through a port forward, but opens no port on this machine.
 // An answer other than 2xx is an error with its text.
 func (c *Client) FromLoopback(ctx context.Context, ns, pod string, port int, path string) (body []byte, err error) {
 	defer func() {
@@ -43,11 +43,11 @@ func (c *Client) FromLoopback(ctx context.Context, ns, pod string, port int, pat
 	headers.Set(corev1.PortHeader, strconv.Itoa(port))
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
-	trouble, err := conn.CreateStream(headers)
+	errorStream, err := conn.CreateStream(headers)
 	if err != nil {
 		return nil, err
 	}
-	trouble.Close() // nothing is written to it
+	errorStream.Close() // nothing is written to it
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
 	data, err := conn.CreateStream(headers)
 	if err != nil {
@@ -63,8 +63,8 @@ func (c *Client) FromLoopback(ctx context.Context, ns, pod string, port int, pat
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(data), request)
 	if err != nil {
-		if said, _ := io.ReadAll(trouble); len(said) > 0 { // the kubelet's reason
-			err = fmt.Errorf("%s", line(string(said)))
+		if text, _ := io.ReadAll(errorStream); len(text) > 0 { // the kubelet's reason
+			err = fmt.Errorf("%s", line(string(text)))
 		}
 		return nil, err
 	}

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// FromPod returns what a pod's HTTP server answers to GET path, asked through the API server: no Service, gateway or
-// sidecar of another pod is on the way. An answer other than 2xx is an error with its text.
+// FromPod sends GET path to a pod's HTTP server through the API server, and returns the answer. No Service, gateway or
+// sidecar of another pod is between. An answer other than 2xx is an error with its text.
 func (c *Client) FromPod(ctx context.Context, ns, pod string, port int, path string) ([]byte, error) {
 	path, query, _ := strings.Cut(path, "?")
 	r := c.core.RESTClient().Get().Namespace(ns).Resource("pods").Name(fmt.Sprintf("%s:%d", pod, port)).SubResource("proxy").Suffix(path)
@@ -23,7 +23,7 @@ func (c *Client) FromPod(ctx context.Context, ns, pod string, port int, path str
 	return body, nil
 }
 
-// ToPod sends body to a pod's HTTP server with PUT path, as FromPod asks it, and returns the answer.
+// ToPod sends body with PUT path to a pod's HTTP server, as FromPod does, and returns the answer.
 func (c *Client) ToPod(ctx context.Context, ns, pod string, port int, path string, body []byte) ([]byte, error) {
 	answer, err := c.core.RESTClient().Put().Namespace(ns).Resource("pods").Name(fmt.Sprintf("%s:%d", pod, port)).SubResource("proxy").Suffix(path).
 		SetHeader("Content-Type", "application/json").Body(body).DoRaw(ctx)

@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	crashes  = 5                // restarts under one's eyes after which a crash loop is taken for final
-	patience = 20 * time.Second // for the scheduler: a node that has just joined is tainted for some seconds
-	logLines = 10               // of a failed container, in the error
+	finalRestarts   = 5                // restarts seen during this wait after which CrashLoopBackOff is final
+	schedulingGrace = 20 * time.Second // a node that has just joined is tainted for some seconds
+	logLines        = 10               // log lines of a failed container in the error
 )
 
-// Pods lists the pods of a namespace that have all of labels, Terminating ones too. No such pod is no error.
+// Pods lists the pods of a namespace that have all of labels, including Terminating ones. It returns an empty list if there is none.
 func (c *Client) Pods(ctx context.Context, ns string, labels map[string]string) ([]corev1.Pod, error) {
 	var list corev1.PodList
 	if err := c.List(ctx, &list, client.InNamespace(ns), client.MatchingLabels(labels)); err != nil {
@@ -32,8 +32,8 @@ func (c *Client) Pods(ctx context.Context, ns string, labels map[string]string) 
 	return list.Items, nil
 }
 
-// Watch tells every change of list's kind in a namespace from now on, until ctx ends, Stop is called, or the server ends it: it does
-// not begin again, so that whoever counts changes knows when some may be missing.
+// Watch reports every change of list's kind in a namespace from now on, until ctx ends, Stop is called, or the server ends
+// the watch. It does not restart the watch, so that a caller who counts changes knows when some may be missing.
 func (c *Client) Watch(ctx context.Context, ns string, list client.ObjectList) (watch.Interface, error) {
 	opts := &client.ListOptions{Namespace: ns}
 	if err := c.List(ctx, list, opts); err != nil {
@@ -64,30 +64,31 @@ func (c *Client) podLogs(ctx context.Context, ns, pod, container string, tail in
 	return string(text), nil
 }
 
-// trouble is why a pod is not ready. Final ones time does not mend: an image that does not exist or may not be pulled, an invalid
-// image name, a missing ConfigMap or Secret, a crash loop, being out of memory, no node that would take it.
-type trouble struct {
-	text      string // "" when there is none
+// notReadyReason is why a pod is not ready. Some reasons are final: waiting longer cannot fix them. These are an image that
+// does not exist or may not be pulled, an invalid image name, a missing ConfigMap or Secret, a crash loop, too little memory,
+// and a pod that no node can take.
+type notReadyReason struct {
+	text      string // "" for a pod without a problem
 	final     bool
 	pod       string
-	container string // whose log tells more; "" when it never ran
-	previous  bool   // the log is that of the run before
+	container string // whose log says more; "" if it never ran
+	previous  bool   // whether to read the log of the previous run
 }
 
-// diagnose reads a pod's status at the time now; last is the newest event about it (nil: none). before is how often its
-// containers had restarted when it was first looked at: with each start of a stopped node they have done so more often.
-func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[string]int32) trouble {
-	var t trouble
+// diagnose reads a pod's status at the time now; last is the newest event about it (nil: none). before has the
+// restarts of its containers when the wait began: each start of a stopped node adds some.
+func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[string]int32) notReadyReason {
+	var t notReadyReason
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			return trouble{text: "unschedulable: " + c.Message, final: now.Sub(c.LastTransitionTime.Time) > patience}
+			return notReadyReason{text: "unschedulable: " + c.Message, final: now.Sub(c.LastTransitionTime.Time) > schedulingGrace}
 		}
 	}
 	inits := len(pod.Status.InitContainerStatuses)
 	for i, c := range append(append([]corev1.ContainerStatus{}, pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...) {
 		ended := c.State.Terminated
 		if ended != nil && ended.ExitCode == 0 || i >= inits && c.Ready || i < inits && ended == nil && c.Started != nil && *c.Started {
-			continue // well, or an init container (a sidecar) that lets the others start
+			continue // it is ready, or a sidecar that lets the other containers start
 		}
 		found := inspect(c, last, before[c.Name])
 		if t.text == "" || found.final && !t.final {
@@ -96,62 +97,62 @@ func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[str
 		}
 	}
 	if t.text == "" && pod.Status.Phase == corev1.PodFailed {
-		t.text = strings.TrimSpace(pod.Status.Reason + " " + pod.Status.Message) // evicted, for one
+		t.text = strings.TrimSpace(pod.Status.Reason + " " + pod.Status.Message) // such as Evicted
 	}
 	return t
 }
 
-func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) trouble {
+func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notReadyReason {
 	before := c.LastTerminationState.Terminated
 	if before != nil && before.Reason == "OOMKilled" {
-		return trouble{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name, previous: c.State.Terminated == nil}
+		return notReadyReason{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name, previous: c.State.Terminated == nil}
 	}
 	switch now := c.State; {
 	case now.Terminated != nil && now.Terminated.Reason == "OOMKilled":
-		return trouble{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name}
+		return notReadyReason{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name}
 	case now.Terminated != nil:
-		return trouble{text: fmt.Sprintf("ended with exit code %d", now.Terminated.ExitCode), container: c.Name}
+		return notReadyReason{text: fmt.Sprintf("ended with exit code %d", now.Terminated.ExitCode), container: c.Name}
 	case now.Waiting == nil:
-		if last != nil && last.Reason == "Unhealthy" && about(last, c.Name) {
-			return trouble{text: "runs, not ready: " + line(last.Message), container: c.Name}
+		if last != nil && last.Reason == "Unhealthy" && concerns(last, c.Name) {
+			return notReadyReason{text: "runs, not ready: " + line(last.Message), container: c.Name}
 		}
-		return trouble{text: "runs, not ready", container: c.Name}
+		return notReadyReason{text: "runs, not ready", container: c.Name}
 	}
-	waits := *c.State.Waiting
-	said := join(": ", waits.Reason, line(waits.Message))
-	switch waits.Reason {
+	waiting := *c.State.Waiting
+	text := join(": ", waiting.Reason, line(waiting.Message))
+	switch waiting.Reason {
 	case "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError":
-		return trouble{text: said, final: true}
+		return notReadyReason{text: text, final: true}
 	case "ErrImagePull", "ImagePullBackOff":
-		return trouble{text: fmt.Sprintf("cannot pull %s: %s", c.Image, said), final: missing(c.Image, waits.Message)}
+		return notReadyReason{text: fmt.Sprintf("cannot pull %s: %s", c.Image, text), final: imageMissing(c.Image, waiting.Message)}
 	case "CrashLoopBackOff":
-		t := trouble{text: fmt.Sprintf("CrashLoopBackOff after %d restarts", c.RestartCount), final: c.RestartCount-restarts >= crashes, container: c.Name, previous: true}
+		t := notReadyReason{text: fmt.Sprintf("CrashLoopBackOff after %d restarts", c.RestartCount), final: c.RestartCount-restarts >= finalRestarts, container: c.Name, previous: true}
 		if before != nil {
 			t.text += fmt.Sprintf(", exit code %d", before.ExitCode)
 		}
 		return t
 	case "ContainerCreating", "PodInitializing", "":
 		switch {
-		case last == nil || !about(last, c.Name):
-			return trouble{text: "starting"}
+		case last == nil || !concerns(last, c.Name):
+			return notReadyReason{text: "starting"}
 		case last.Reason == "Pulling":
-			return trouble{text: "pulling " + strings.Trim(strings.TrimPrefix(last.Message, "Pulling image "), `"`)}
+			return notReadyReason{text: "pulling " + strings.Trim(strings.TrimPrefix(last.Message, "Pulling image "), `"`)}
 		case last.Type == corev1.EventTypeWarning: // a volume that cannot be mounted says so only in an event
-			return trouble{text: "starting: " + last.Reason + ": " + line(last.Message)}
+			return notReadyReason{text: "starting: " + last.Reason + ": " + line(last.Message)}
 		}
-		return trouble{text: "starting"}
+		return notReadyReason{text: "starting"}
 	}
-	return trouble{text: said}
+	return notReadyReason{text: text}
 }
 
-// about tells whether an event concerns a container: its own, or the whole pod.
-func about(e *corev1.Event, container string) bool {
+// concerns reports whether an event is about a container or about its whole pod.
+func concerns(e *corev1.Event, container string) bool {
 	return e.InvolvedObject.FieldPath == "" || strings.Contains(e.InvolvedObject.FieldPath, "{"+container+"}")
 }
 
-// missing tells an image that will not appear from a registry that may answer later. No registry answers for kind.local:
-// its images are loaded into the node, and one that has to be pulled was not.
-func missing(image, message string) bool {
+// imageMissing reports whether an image does not exist, as opposed to a registry that may answer later. No registry serves
+// kind.local: its images are loaded into the node, so one that must be pulled was not loaded.
+func imageMissing(image, message string) bool {
 	text := strings.ToLower(message)
 	for _, sign := range []string{"not found", "manifest unknown", "does not exist", "pull access denied", "name unknown"} {
 		if strings.Contains(text, sign) {
@@ -161,7 +162,7 @@ func missing(image, message string) bool {
 	return strings.HasPrefix(image, "kind.local/")
 }
 
-// line is the first line of a text, at most 300 bytes of it.
+// line returns the first line of a text, at most 300 bytes of it.
 func line(text string) string {
 	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 	if len(first) > 300 {
@@ -170,8 +171,8 @@ func line(text string) string {
 	return first
 }
 
-// logsOf is the end of an error: the last log lines of the container in trouble, "" when it has none.
-func (c *Client) logsOf(ctx context.Context, ns string, t trouble) string {
+// logsOf returns the last log lines of the container that is not ready, for the end of an error; "" if there are none.
+func (c *Client) logsOf(ctx context.Context, ns string, t notReadyReason) string {
 	if t.container == "" {
 		return ""
 	}
@@ -182,7 +183,7 @@ func (c *Client) logsOf(ctx context.Context, ns string, t trouble) string {
 	return fmt.Sprintf("\nlast log lines of %s container %s:\n  %s", t.pod, t.container, strings.ReplaceAll(text, "\n", "\n  "))
 }
 
-// HasPods tells whether obj's readiness is that of pods.
+// HasPods reports whether obj is ready when its pods are.
 func HasPods(obj *unstructured.Unstructured) bool {
 	switch gvk := obj.GroupVersionKind(); gvk.Group {
 	case "":
@@ -197,7 +198,7 @@ func HasPods(obj *unstructured.Unstructured) bool {
 	return false
 }
 
-// podSelector selects the pods of a live workload; Knative's by the labels that it gives to the pods of the newest revision.
+// podSelector selects the pods of a live workload. For Knative these are the pods of the newest revision.
 func podSelector(live *unstructured.Unstructured) labels.Selector {
 	if live.GroupVersionKind().Group == "serving.knative.dev" {
 		revision, _, _ := unstructured.NestedString(live.Object, "status", "latestCreatedRevisionName")
@@ -221,8 +222,8 @@ func podSelector(live *unstructured.Unstructured) labels.Selector {
 	return s
 }
 
-// podsOf are the workload's pods as the watches have seen them, newest first, without those being deleted.
-func (v *view) podsOf(live *unstructured.Unstructured) []*corev1.Pod {
+// podsOf returns the workload's pods that the watches have seen, newest first, without those being deleted.
+func (v *snapshot) podsOf(live *unstructured.Unstructured) []*corev1.Pod {
 	var pods []*corev1.Pod
 	if !HasPods(live) {
 		return nil
@@ -245,8 +246,9 @@ func (v *view) podsOf(live *unstructured.Unstructured) []*corev1.Pod {
 	return pods
 }
 
-// current tells whether a pod is of the workload's newest template: one that a rollout is about to replace must not fail the rollout.
-func (v *view) current(live *unstructured.Unstructured, pod *corev1.Pod) bool {
+// current reports whether a pod is of the workload's newest template. A pod that a rollout will replace must not fail the
+// rollout.
+func (v *snapshot) current(live *unstructured.Unstructured, pod *corev1.Pod) bool {
 	by := metav1.GetControllerOf(pod)
 	switch {
 	case live.GetKind() == "StatefulSet":
@@ -260,8 +262,8 @@ func (v *view) current(live *unstructured.Unstructured, pod *corev1.Pod) bool {
 	return true
 }
 
-// lastEvent is the newest event about a pod, nil when there is none.
-func (v *view) lastEvent(pod *corev1.Pod) *corev1.Event {
+// lastEvent returns the newest event about a pod, or nil.
+func (v *snapshot) lastEvent(pod *corev1.Pod) *corev1.Event {
 	var newest *corev1.Event
 	for _, obj := range v.known[eventsIn(pod.Namespace)] {
 		if uid, _, _ := unstructured.NestedString(obj.Object, "involvedObject", "uid"); uid != string(pod.UID) {

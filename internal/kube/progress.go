@@ -9,8 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Progress returns a text that changes whenever a pod of the cluster comes further: it is made, scheduled, pulls its
-// image, starts, becomes ready, restarts or goes. Who waits for something can wait longer while it changes.
+// Progress returns a text that changes whenever a pod of the cluster makes progress: it is created, scheduled, pulls its
+// image, starts, becomes ready, restarts or is removed. A caller can wait longer while the text changes.
 func (c *Client) Progress(ctx context.Context) (string, error) {
 	var list corev1.PodList
 	if err := c.List(ctx, &list); err != nil {

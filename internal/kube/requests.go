@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Requests is what the pods of a cluster ask for, and what its nodes have to
-// give: CPU in thousandths of a core, memory in bytes.
+// Requests has the resource requests of a cluster's pods and the capacity of its
+// nodes: CPU in thousandths of a core, memory in bytes.
 type Requests struct {
 	CPU            int64 `json:"cpuMillis"`
 	CPUCapacity    int64 `json:"cpuCapacityMillis"`
@@ -19,8 +19,8 @@ type Requests struct {
 	MemoryCapacity int64 `json:"memoryCapacityBytes"`
 }
 
-// Requests adds up what `kubectl describe node` calls allocated resources:
-// of each pod that has not ended, what the scheduler counts.
+// Requests adds up what `kubectl describe node` calls allocated resources: the
+// requests, as the scheduler counts them, of each pod that has not ended.
 func (c *Client) Requests(ctx context.Context) (r Requests, err error) {
 	var nodes corev1.NodeList
 	if err := c.List(ctx, &nodes); err != nil {

@@ -22,10 +22,11 @@ import (
 // relist is the pause before a watch that ended, or could not begin, starts again from a list.
 const relist = 500 * time.Millisecond
 
-// Wait returns when every object is ready at the same time, by watching them and the pods of the workloads among them.
-// reason (nil: nobody listens) gets why it still waits, such as "Deployment/istio-system/istiod: 0/1 ready, container discovery: pulling …",
-// each time that changes, from this goroutine. A state that time cannot mend (see trouble) ends the wait at once
-// with the pod's last log lines. The error of a ctx that ends holds the last reason of each object that was not ready.
+// Wait returns when every object is ready at the same time. It watches them and the pods of the workloads among them.
+// Wait calls reason (unless it is nil) from this goroutine each time the reason changes, with a text such as
+// "Deployment/istio-system/istiod: 0/1 ready, container discovery: pulling …". A final state (see notReadyReason) ends the
+// wait at once; the error has the pod's last log lines. When ctx ends, the error has the last reason of each object that
+// was not ready.
 func (c *Client) Wait(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
 	var more []source
 	for _, obj := range objs {
@@ -36,8 +37,8 @@ func (c *Client) Wait(ctx context.Context, objs []*unstructured.Unstructured, re
 	return c.until(ctx, objs, reason, c.pending, more...)
 }
 
-// pending says why obj is not ready yet ("" when it is); an error when it never will be.
-func (c *Client) pending(ctx context.Context, seen *view, obj, live *unstructured.Unstructured) (string, error) {
+// pending returns why obj is not ready yet, or "" when it is ready. A final state is an error.
+func (c *Client) pending(ctx context.Context, seen *snapshot, obj, live *unstructured.Unstructured) (string, error) {
 	if live == nil {
 		return "not there yet", nil
 	}
@@ -45,39 +46,39 @@ func (c *Client) pending(ctx context.Context, seen *view, obj, live *unstructure
 	if h.ready {
 		return "", nil
 	}
-	var worst *trouble
+	var found *notReadyReason
 	if h.observed { // else its pods may still be those of the last generation
 		for _, pod := range seen.podsOf(live) {
-			found := diagnose(pod, seen.lastEvent(pod), time.Now(), seen.restartsBefore(pod))
-			if (worst == nil || found.final && !worst.final) && found.text != "" && seen.current(live, pod) {
-				worst = &found
+			next := diagnose(pod, seen.lastEvent(pod), time.Now(), seen.restartsBefore(pod))
+			if (found == nil || next.final && !found.final) && next.text != "" && seen.current(live, pod) {
+				found = &next
 			}
 		}
 	}
-	if worst == nil {
-		worst = &trouble{}
+	if found == nil {
+		found = &notReadyReason{}
 	}
-	why := join(", ", h.why, worst.text)
-	if h.failed || worst.final {
-		return why, fmt.Errorf("%s: %s%s", Name(obj), why, c.logsOf(ctx, obj.GetNamespace(), *worst))
+	why := join(", ", h.why, found.text)
+	if h.failed || found.final {
+		return why, fmt.Errorf("%s: %s%s", Name(obj), why, c.logsOf(ctx, obj.GetNamespace(), *found))
 	}
 	return why, nil
 }
 
-// judge says why obj, of which live is the newest state (nil: absent), is not as wished yet; "" when it is.
-type judge func(ctx context.Context, seen *view, obj, live *unstructured.Unstructured) (string, error)
+// check returns why the wait for obj goes on, or "" when it is over. live is the newest state of obj; nil means absent.
+type check func(ctx context.Context, seen *snapshot, obj, live *unstructured.Unstructured) (string, error)
 
-// until watches objs (and more sources) until judge is content with all of them at once.
-func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, reason func(string), judge judge, more ...source) error {
+// until watches objs (and more sources) until check returns "" for all of them at once.
+func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, reason func(string), check check, more ...source) error {
 	if len(objs) == 0 {
 		return nil
 	}
 	start := time.Now()
-	seen := &view{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
+	seen := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
 	for _, obj := range objs {
 		more = append(more, sourceOf(obj))
 	}
-	events := make(chan news, 256)
+	events := make(chan watchUpdate, 256)
 	watching, stop := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
@@ -88,13 +89,13 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 			watchers.Go(func() { c.follow(watching, s, events) })
 		}
 	}
-	tick := time.NewTicker(time.Second) // asks nobody: for what becomes final by age alone
+	tick := time.NewTicker(time.Second) // sends no request: some states become final by age alone
 	defer tick.Stop()
-	whys := make([]string, len(objs))
-	for i := range whys {
-		whys[i] = "no answer from the API server yet"
+	reasons := make([]string, len(objs))
+	for i := range reasons {
+		reasons[i] = "no answer from the API server yet"
 	}
-	for said := ""; ; {
+	for lastReason := ""; ; {
 		select {
 		case n := <-events:
 			seen.take(n)
@@ -105,8 +106,8 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 		case <-ctx.Done():
 			var errs []error
 			for i, obj := range objs {
-				if whys[i] != "" {
-					errs = append(errs, stopped(ctx, Name(obj), start, whys[i]))
+				if reasons[i] != "" {
+					errs = append(errs, stopErrorOf(ctx, Name(obj), start, reasons[i]))
 				}
 			}
 			return errors.Join(errs...)
@@ -114,32 +115,32 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 		if !seen.complete() {
 			continue
 		}
-		var waits []string
+		var waiting []string
 		for i, obj := range objs {
 			s := sourceOf(obj)
 			if err := seen.failed[s]; err != nil {
-				whys[i] = line(err.Error())
-			} else if whys[i], err = judge(ctx, seen, obj, seen.known[s][obj.GetName()]); err != nil && ctx.Err() == nil {
+				reasons[i] = line(err.Error())
+			} else if reasons[i], err = check(ctx, seen, obj, seen.known[s][obj.GetName()]); err != nil && ctx.Err() == nil {
 				return err
 			}
-			if whys[i] != "" {
-				waits = append(waits, Name(obj)+": "+whys[i])
+			if reasons[i] != "" {
+				waiting = append(waiting, Name(obj)+": "+reasons[i])
 			}
 		}
-		if len(waits) == 0 {
+		if len(waiting) == 0 {
 			return nil
 		}
-		if len(waits) > 1 {
-			waits[0] += fmt.Sprintf(" (and %d more)", len(waits)-1)
+		if len(waiting) > 1 {
+			waiting[0] += fmt.Sprintf(" (and %d more)", len(waiting)-1)
 		}
-		if waits[0] != said && reason != nil {
-			reason(waits[0])
+		if waiting[0] != lastReason && reason != nil {
+			reason(waiting[0])
 		}
-		said = waits[0]
+		lastReason = waiting[0]
 	}
 }
 
-// source is what one watch covers: a kind in a namespace, or in the cluster.
+// source identifies one watch: a kind in a namespace, or in the cluster.
 type source struct {
 	gvk       schema.GroupVersionKind
 	namespace string
@@ -155,8 +156,8 @@ func replicaSetsIn(ns string) source {
 	return source{appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), ns}
 }
 
-// news is what a watch tells: everything (a list), one object that changed or went, or that it cannot watch now.
-type news struct {
+// watchUpdate is one message of a watch: a full list, one object that changed or was deleted, or an error.
+type watchUpdate struct {
 	from    source
 	all     bool
 	objects []*unstructured.Unstructured
@@ -164,9 +165,10 @@ type news struct {
 	err     error
 }
 
-// follow lists and watches s and sends the news until ctx ends. A watch that ends, as every watch does after some minutes, begins again from a list.
-func (c *Client) follow(ctx context.Context, s source, out chan<- news) {
-	send := func(n news) {
+// follow lists and watches s and sends the updates until ctx ends. The server ends every watch after some minutes; follow
+// then starts again from a list.
+func (c *Client) follow(ctx context.Context, s source, out chan<- watchUpdate) {
+	send := func(n watchUpdate) {
 		n.from = s
 		select {
 		case out <- n:
@@ -175,7 +177,7 @@ func (c *Client) follow(ctx context.Context, s source, out chan<- news) {
 	}
 	for ctx.Err() == nil {
 		if err := c.followOnce(ctx, s, send); err != nil {
-			send(news{err: err})
+			send(watchUpdate{err: err})
 		}
 		select {
 		case <-time.After(relist):
@@ -184,14 +186,14 @@ func (c *Client) follow(ctx context.Context, s source, out chan<- news) {
 	}
 }
 
-func (c *Client) followOnce(ctx context.Context, s source, send func(news)) error {
+func (c *Client) followOnce(ctx context.Context, s source, send func(watchUpdate)) error {
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(s.gvk.GroupVersion().WithKind(s.gvk.Kind + "List"))
 	opts := &client.ListOptions{Namespace: s.namespace}
 	if err := c.List(ctx, list, opts); err != nil {
 		return err
 	}
-	all := news{all: true}
+	all := watchUpdate{all: true}
 	for i := range list.Items {
 		all.objects = append(all.objects, &list.Items[i])
 	}
@@ -210,21 +212,21 @@ func (c *Client) followOnce(ctx context.Context, s source, send func(news)) erro
 			return nil
 		}
 		if obj, ok := e.Object.(*unstructured.Unstructured); ok {
-			send(news{objects: []*unstructured.Unstructured{obj}, gone: e.Type == watch.Deleted})
+			send(watchUpdate{objects: []*unstructured.Unstructured{obj}, gone: e.Type == watch.Deleted})
 		}
 	}
 	return nil
 }
 
-// view is what the watches have told so far.
-type view struct {
+// snapshot is the state that the watches have reported so far.
+type snapshot struct {
 	known  map[source]map[string]*unstructured.Unstructured // by name; nil until the first list
 	failed map[source]error
-	before map[types.UID]map[string]int32 // restarts of a pod's containers when it was first looked at
+	before map[types.UID]map[string]int32 // restarts of a pod's containers when the wait first saw it
 }
 
-// restartsBefore is how often a pod's containers had restarted when it was first looked at.
-func (v *view) restartsBefore(pod *corev1.Pod) map[string]int32 {
+// restartsBefore returns the restarts of a pod's containers when the wait first saw it.
+func (v *snapshot) restartsBefore(pod *corev1.Pod) map[string]int32 {
 	before, known := v.before[pod.UID]
 	if !known {
 		before = map[string]int32{}
@@ -236,7 +238,7 @@ func (v *view) restartsBefore(pod *corev1.Pod) map[string]int32 {
 	return before
 }
 
-func (v *view) take(n news) {
+func (v *snapshot) take(n watchUpdate) {
 	if v.failed[n.from] = n.err; n.err != nil {
 		return
 	}
@@ -252,8 +254,8 @@ func (v *view) take(n news) {
 	}
 }
 
-// complete is true once every source has answered, if only with an error: before that, absent means nothing.
-func (v *view) complete() bool {
+// complete reports whether every source has answered, if only with an error. Before that, an absent object says nothing.
+func (v *snapshot) complete() bool {
 	for s, objs := range v.known {
 		if objs == nil && v.failed[s] == nil {
 			return false

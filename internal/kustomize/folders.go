@@ -16,16 +16,16 @@ import (
 // Folders builds folders below root, an absolute path on the disk, into one
 // stream of YAML documents, in a namespace if one is given.
 //
-// Errors: kustomize's own; that a folder needs what is not below root, or a
+// Errors: kustomize's own; a folder that needs a file outside of root, or a
 // program.
 func Folders(root, namespace string, folders ...string) ([]byte, error) {
-	// Over them a kustomization of its own, beside root: root may be read-only.
+	// A kustomization in a folder of its own lists them: root may be read-only.
 	dir, err := os.MkdirTemp("", "kustomize-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	const link = "root" // kustomize takes relative paths only, and one with an @ for an address
+	const link = "root" // kustomize accepts only relative paths, and takes a path with an @ for a URL
 	if err := os.Symlink(root, filepath.Join(dir, link)); err != nil {
 		return nil, err
 	}

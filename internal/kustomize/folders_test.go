@@ -130,7 +130,7 @@ func TestAFolderThatCannotBeBuiltIsNamed(t *testing.T) {
 	for folder, cause := range map[string]string{
 		"config/absent": "config/absent",
 		"config/none":   "unable to find one of 'kustomization.yaml'",
-		"config/above":  `it names "https://example.com/x.yaml", and nothing is fetched here`,
+		"config/above":  `it names "https://example.com/x.yaml", which mllab does not fetch`,
 	} {
 		text, err := Folders(disk(t, upstream), "", "config/rbac", folder)
 		if err == nil || text != nil || !strings.Contains(err.Error(), folder) || !strings.Contains(err.Error(), cause) {

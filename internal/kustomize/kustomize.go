@@ -1,6 +1,6 @@
-// Package kustomize builds the objects of a folder with Flux's own library, so that a folder is broken here when it is
-// for Flux. Nothing is fetched and no program is run. Folders builds upstream's folders when mllab is built. It is the
-// only importer of the kustomize library.
+// Package kustomize builds the objects of a folder with Flux's own library, so that it fails where Flux fails. It fetches
+// nothing and runs no program. Folders builds upstream's folders when mllab is built. It is the only importer of the
+// kustomize library.
 package kustomize
 
 import (
@@ -25,39 +25,39 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// ErrNotBuilt means that a folder needs what is not in it: a network, a key, values of the cluster. Flux may have built
-// it.
+// ErrNotBuilt means that a folder needs something that is not in it: a network, a key, values of the cluster. Flux may
+// have built it.
 var ErrNotBuilt = errors.New("mllab does not build this folder")
 
-// Of returns a Kustomization of Flux that has nothing but a path.
+// Of returns a Flux Kustomization that has only a path.
 func Of(folder string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"path": folder}}}
 }
 
-// Folder returns the folder that a Kustomization of Flux names, with slashes and without a leading one; "" is the whole
+// Folder returns the folder that a Flux Kustomization names, with slashes but no leading one. "" is the whole
 // repository.
 func Folder(kustomization *unstructured.Unstructured) string {
 	at, _, _ := unstructured.NestedString(kustomization.Object, "spec", "path")
 	return strings.TrimPrefix(path.Clean("/"+at), "/")
 }
 
-// IsFile reports whether a path is that of a kustomization file.
+// IsFile reports whether a path names a kustomization file.
 func IsFile(name string) bool {
 	return slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(name))
 }
 
-// Build builds the objects that a Kustomization of Flux names, as kustomize-controller does. root is a folder of this
-// machine with the files of the repository (git.Repo.Export), in which Build leaves nothing behind.
+// Build builds the objects of a Flux Kustomization, as kustomize-controller does. root is a local folder with the files of
+// the repository (git.Repo.Export). Build leaves no file in it.
 // https://github.com/fluxcd/kustomize-controller/blob/v1.7.2/internal/controller/kustomization_controller.go
 //
-// Errors: ErrNotBuilt; fs.ErrNotExist when there is no such folder; those that Flux reports, with paths of the
+// Errors: ErrNotBuilt; fs.ErrNotExist if the folder does not exist; the errors that Flux reports, with paths in the
 // repository.
 func Build(ctx context.Context, root string, kustomization *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	root, err := filepath.EvalSymlinks(root) // as kustomize writes it in its errors
 	if err != nil {
 		return nil, err
 	}
-	if err := needs(kustomization.Object); err != nil {
+	if err := checkBuildable(kustomization.Object); err != nil {
 		return nil, err
 	}
 	folder := Folder(kustomization)
@@ -72,8 +72,8 @@ func Build(ctx context.Context, root string, kustomization *unstructured.Unstruc
 	return objs, err
 }
 
-// needs returns ErrNotBuilt when a Kustomization uses what only Flux has.
-func needs(kustomization map[string]any) error {
+// checkBuildable returns ErrNotBuilt if a Kustomization uses something that only Flux has.
+func checkBuildable(kustomization map[string]any) error {
 	if _, set, _ := unstructured.NestedMap(kustomization, "spec", "decryption"); set {
 		return fmt.Errorf("%w: spec.decryption needs a key", ErrNotBuilt)
 	}
@@ -95,7 +95,7 @@ func build(ctx context.Context, root, dir string, kustomization *unstructured.Un
 	}
 	inside := &sealed{FileSystem: disk}
 	built, err := flux.Build(inside, dir)
-	if inside.refused != nil { // of which kustomize only says that it could not read something
+	if inside.refused != nil { // kustomize itself only says that it could not read a file
 		return nil, inside.refused
 	}
 	if err != nil {
@@ -128,7 +128,7 @@ func build(ctx context.Context, root, dir string, kustomization *unstructured.Un
 	return objs, nil
 }
 
-// merged returns m with more in it, nil when there is nothing.
+// merged returns m with the entries of more, or nil if both are empty.
 func merged(m, more map[string]string) map[string]string {
 	if m == nil && len(more) > 0 {
 		m = map[string]string{}
@@ -137,13 +137,13 @@ func merged(m, more map[string]string) map[string]string {
 	return m
 }
 
-// sealed is a file system whose kustomization files name nothing outside of it.
+// sealed is a file system that refuses kustomization files that name something outside of it.
 type sealed struct {
 	filesys.FileSystem
-	refused error // why a file was not handed out
+	refused error // why ReadFile refused a file
 }
 
-// ReadFile refuses a kustomization file that would make kustomize use a network.
+// ReadFile refuses a kustomization file that would make kustomize use the network.
 func (s *sealed) ReadFile(name string) ([]byte, error) {
 	text, err := s.FileSystem.ReadFile(name)
 	if err != nil || !IsFile(name) {
@@ -156,8 +156,8 @@ func (s *sealed) ReadFile(name string) ([]byte, error) {
 	return text, nil
 }
 
-// naming is what of a kustomization file names files.
-type naming struct {
+// fileRefs has the fields of a kustomization file that name files.
+type fileRefs struct {
 	Resources, Bases, Components                []string // files or folders
 	Crds, Configurations, PatchesStrategicMerge []string // files
 	Generators, Transformers, Validators        []string
@@ -170,20 +170,20 @@ type naming struct {
 }
 
 var (
-	// What kustomize fetches by HTTP: api/internal/loader/fileloader.go of kustomize v0.20.1.
+	// Names that kustomize fetches by HTTP: api/internal/loader/fileloader.go of kustomize v0.20.1.
 	address = regexp.MustCompile(`(?i)^https?:`)
-	// What kustomize clones when there is no such file: api/internal/git/repospec.go.
+	// Names that kustomize clones if there is no such file: api/internal/git/repospec.go.
 	repository = regexp.MustCompile(`(?i)^(git::|gh:|ssh://|file://|github\.com[:/]|[a-z][a-z0-9-]*@)`)
 )
 
-// local returns ErrNotBuilt when the kustomization file text in folder dir names what kustomize would fetch.
+// local returns ErrNotBuilt if text, a kustomization file in folder dir, names something that kustomize would fetch.
 func (s *sealed) local(dir string, text []byte) error {
-	var n naming
+	var n fileRefs
 	if err := yaml.Unmarshal(text, &n); err != nil {
-		return nil // which kustomize itself reports
+		return nil // kustomize itself reports this error
 	}
 	if len(n.Generators)+len(n.Transformers)+len(n.Validators) > 0 {
-		return fmt.Errorf("%w: it has generators, transformers or validators, which can name anything", ErrNotBuilt)
+		return fmt.Errorf("%w: it has generators, transformers or validators, which can name any URL", ErrNotBuilt)
 	}
 	files := slices.Concat(n.Crds, n.Configurations, n.PatchesStrategicMerge, []string{n.OpenAPI.Path})
 	for _, p := range slices.Concat(n.Patches, n.PatchesJson6902, n.Replacements) {
@@ -200,18 +200,18 @@ func (s *sealed) local(dir string, text []byte) error {
 	either := slices.Concat(n.Resources, n.Bases, n.Components)
 	for _, name := range slices.Concat(files, either) {
 		if address.MatchString(name) {
-			return notThere(name)
+			return notFetched(name)
 		}
 	}
 	for _, name := range either {
 		at := path.Join(dir, name)
 		if repository.MatchString(name) && (!s.Exists(at) || s.IsDir(at)) {
-			return notThere(name)
+			return notFetched(name)
 		}
 	}
 	return nil
 }
 
-func notThere(name string) error {
-	return fmt.Errorf("%w: it names %q, and nothing is fetched here", ErrNotBuilt, name)
+func notFetched(name string) error {
+	return fmt.Errorf("%w: it names %q, which mllab does not fetch", ErrNotBuilt, name)
 }

@@ -143,7 +143,7 @@ func TestNothingOutsideOfTheRepositoryIsUsed(t *testing.T) {
 	t.Setenv("PATH", bin)
 	far := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s was fetched", r.URL) }))
 	defer far.Close()
-	const nothing, shut = "nothing is fetched here", "which can name anything"
+	const nothing, shut = "which mllab does not fetch", "which can name any URL"
 	for text, want := range map[string]string{
 		"resources: [FAR/x.yaml]":                                nothing,
 		"resources: [github.com/fluxcd/flux2]":                   nothing,
