@@ -10,7 +10,7 @@ import (
 	"mllab.local/internal/kubeconfig"
 )
 
-// Access is how a person's programs reach a lab that is up.
+// Access has the addresses of a lab.
 type Access struct {
 	Cluster    string `json:"cluster"`
 	URL        string `json:"url"`        // of the gateway
@@ -18,8 +18,8 @@ type Access struct {
 	StateDir   string `json:"stateDir"`
 }
 
-// FindAccess reads it from the lab's record and asks nothing of the lab. A lab that is not there or not finished is
-// fault.CannotTest, with the command that makes it.
+// FindAccess reads the lab's record, and sends nothing to the lab. If the lab does not exist or is not complete, the error
+// is fault.CannotTest, with the command to create it.
 func FindAccess(o Options) (Access, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -32,7 +32,7 @@ func FindAccess(o Options) (Access, error) {
 	return Access{o.Name, url(st.Port), o.store().kubeconfig(), o.State}, nil
 }
 
-// finished returns the record of a lab that `up` finished.
+// finished returns the record of a lab that `up` completed.
 func (o Options) finished() (*state, error) {
 	st, err := o.store().load()
 	switch {
@@ -41,17 +41,17 @@ func (o Options) finished() (*state, error) {
 	case st == nil:
 		return nil, fault.CannotTest(o.command("up"), "there is no lab %q", o.Name)
 	case st.Phase != phaseReady:
-		return nil, fault.CannotTest(o.command("up")+" finishes it", "lab %q is half made", o.Name)
+		return nil, fault.CannotTest(o.command("up")+" completes it", "lab %q is not complete", o.Name)
 	}
 	return st, nil
 }
 
-// context is the name of the lab's cluster, context and user in a kubeconfig.
+// context returns the name of the lab's cluster, context and user in a kubeconfig.
 func (o Options) context() string { return "mllab-" + o.Name }
 
 // Kubeconfig returns the lab's kubeconfig, whose context is mllab-NAME.
 //
-// Errors: as of FindAccess.
+// Errors: those of FindAccess.
 func Kubeconfig(o Options) ([]byte, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -71,10 +71,9 @@ func (o Options) kubeconfig() ([]byte, error) {
 	return kubeconfig.Rename(config, o.context())
 }
 
-// MergeKubeconfig puts the lab's context into the kubeconfig at path and makes it the current one. `down` takes it out
-// again.
+// MergeKubeconfig adds the lab's context to the kubeconfig at path and makes it the current one. `down` removes it.
 //
-// Errors: as of Kubeconfig and kubeconfig.Merge.
+// Errors: those of Kubeconfig and kubeconfig.Merge.
 func MergeKubeconfig(o Options, path string) (kubeconfig.Merged, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -100,7 +99,7 @@ func (o Options) merge(path string, use bool) (kubeconfig.Merged, error) {
 		return kubeconfig.Merged{}, err
 	}
 	for i, old := range all {
-		if old.Path == path { // what was there before the first merge counts
+		if old.Path == path { // keep what was there before the first merge
 			m.Made = m.Made || old.Made
 			if m.Before == "" {
 				m.Before = old.Before
@@ -112,8 +111,8 @@ func (o Options) merge(path string, use bool) (kubeconfig.Merged, error) {
 	return m, writeJSON(o.store().mergedFile(), append(all, m))
 }
 
-// mergeAgain replaces the entries of a cluster that was made again in the files that it was merged into.
-func (o Options) mergeAgain() error {
+// remerge replaces the entries of a recreated cluster in the files that it was merged into.
+func (o Options) remerge() error {
 	all, err := o.store().merged()
 	if err != nil {
 		return err
@@ -131,7 +130,8 @@ func (s store) merged() (all []kubeconfig.Merged, err error) {
 	return all, err
 }
 
-// unmerge takes the lab out of the files that it was merged into, and says where it was and where it stays, and why.
+// unmerge removes the lab from the files that it was merged into. It returns where it removed it, and where it kept it and
+// why.
 func (s store) unmerge() (removed, kept []string) {
 	all, err := s.merged()
 	if err != nil {

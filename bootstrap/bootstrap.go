@@ -1,15 +1,14 @@
-// Package bootstrap takes a machine from nothing to a cluster with the lab on it, and back.
+// Package bootstrap creates the cluster with the lab, and removes it.
 //
-// Whose a cluster is. kind cannot put labels of its caller on a node container, so mllab's mark is what the engine
-// keeps about that container from its creation to its removal, whatever happens to our files: kind's cluster label,
-// an image named localhost/mllab-node, and the gateway's node port 30080 published. A cluster of that name without the
-// mark is somebody else's and is never touched. What mllab itself has to remember (how far it came, the port, the
-// images on the node) is in the state folder; a marked cluster without such a record is removed by `down`, but `up`
-// does not build on it.
+// How mllab recognizes its own clusters. kind cannot label a node container for its caller. So mllab uses what the engine
+// records about the container, whatever happens to mllab's files: kind's cluster label, an image named
+// localhost/mllab-node, and the published node port 30080 of the gateway. mllab never touches a cluster of the same name
+// that lacks one of these marks. The state folder has a record of each cluster: its phase, port and images. `down` removes
+// a marked cluster without a record, but `up` does not use it.
 //
-// Whose the network is. Every kind cluster of an engine shares the network "kind". The first `up` that finds none notes
-// in the state folder that mllab made it; the `down` after which no container uses it any more removes it. A network
-// that was there before stays.
+// How mllab recognizes its own network. All kind clusters of an engine share the network "kind". The first `up` that finds
+// no such network records in the state folder that mllab created it. `down` removes that network when no container uses
+// it. A network that existed before stays.
 package bootstrap
 
 import (
@@ -39,36 +38,36 @@ const (
 	DefaultName    = "mllab"
 	DefaultPort    = 8080
 	DefaultMode    = "auto"
-	DefaultTimeout = time.Hour // images built from nothing take up to 20 minutes on two cores
+	DefaultTimeout = time.Hour // building all images takes up to 20 minutes on two cores
 )
 
-// Options is what all verbs take; zero values are the defaults, except that Port 0 picks a free port.
+// Options are the options of all verbs. Zero values are the defaults, except that Port 0 picks a free port.
 type Options struct {
 	Name      string // of the cluster
 	Port      int    // of the gateway on 127.0.0.1
-	PortGiven bool   // Port was asked for by a person: a running cluster on another port is then an error, not a remark
-	Mode      string // where images come from: auto, source, registry
-	Mirror    string // another host for every registry, for tests
-	Cache     string // image cache
+	PortGiven bool   // the user chose Port: a running cluster on another port is then an error, not a note
+	Mode      string // image source: auto, source, registry
+	Mirror    string // host that replaces every registry, for tests
+	Cache     string // folder of the image cache
 	State     string // state folder
 	Addons    []string
-	GitOps    bool   // the addons come from the lab's own Git; a lab that has them from there keeps that
-	Engine    string // docker, podman, nerdctl; "" is the first that works
+	GitOps    bool   // install the addons from the lab's own Git; a lab that does so keeps doing it
+	Engine    string // docker, podman, nerdctl; "" is the first one that works
 	Timeout   time.Duration
-	Purge     bool // Down: also the node images and the image cache
+	Purge     bool // Down: also remove the node images and the image cache
 	Report    report.Reporter
 }
 
-// Engines are the container engines that kind can drive, in the order they are looked for.
+// Engines are the container engines that kind supports, in the order in which mllab tries them.
 var Engines = []string{"docker", "podman", "nerdctl"}
 
 // Modes are the values of Options.Mode.
 var Modes = []string{"auto", "source", "registry"}
 
-// A cluster's name becomes a host name with "-control-plane" behind it, which may have 63 characters.
+// The node's host name is the cluster's name and "-control-plane". A host name has at most 63 characters.
 var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$`)
 
-// withDefaults returns o with its zero values filled in, or a fault.Usage.
+// withDefaults returns o with defaults in place of zero values, or a fault.Usage.
 func (o Options) withDefaults() (Options, error) {
 	if o.Name == "" {
 		o.Name = DefaultName
@@ -102,76 +101,76 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	switch {
 	case !validName.MatchString(o.Name):
-		return o, fault.Usage("use up to 48 small letters, digits and dashes, such as --name lab-2", "cluster name %q is not valid", o.Name)
+		return o, fault.Usage("use a name such as --name lab-2", "--name must be at most 48 lower-case letters, digits and dashes, got %q", o.Name)
 	case o.Port < 0 || o.Port > 65535:
-		return o, fault.Usage("use --port 8080, or --port auto for a free one", "port %d is not between 1 and 65535", o.Port)
+		return o, fault.Usage("use --port 8080, or --port auto for a free one", "--port must be 1 to 65535, got %d", o.Port)
 	case !slices.Contains(Modes, o.Mode):
-		return o, fault.Usage("use --image-source auto, source or registry", "image source %q is not known", o.Mode)
+		return o, fault.Usage("use --image-source auto", "--image-source must be auto, source or registry, got %q", o.Mode)
 	case o.Engine != "" && !slices.Contains(Engines, o.Engine):
-		return o, fault.Usage("use --engine docker, podman or nerdctl", "engine %q is not known", o.Engine)
+		return o, fault.Usage("leave out --engine to use the first one that works", "--engine must be docker, podman or nerdctl, got %q", o.Engine)
 	}
 	return o, nil
 }
 
-// DefaultState is mllab in $XDG_STATE_HOME, or in ~/.local/state. Without HOME it is a fault.Usage.
+// DefaultState returns mllab in $XDG_STATE_HOME, or in ~/.local/state. Without HOME it returns a fault.Usage.
 func DefaultState() (string, error) {
 	return folder.Default(os.Getenv, "XDG_STATE_HOME", filepath.Join(".local", "state"), "name the folder with --state-dir")
 }
 
-// parts is everything outside this package that the verbs touch; tests replace it.
-type parts struct {
+// deps are the dependencies of the verbs outside this package. Tests replace them.
+type deps struct {
 	run      run.Runner
-	look     func(program string) (string, error)
+	lookPath func(program string) (string, error)
 	getenv   func(string) string
 	setenv   func(key, value string) error
 	machine  func(ctx context.Context, o Options, e *engine, port int) machine
 	freePort func() (int, error)
-	listen   func(port int) error // on 127.0.0.1, for a moment
+	listen   func(port int) error // on 127.0.0.1, and closes the port again
 	resolve  func(context.Context, images.Options) (images.Node, error)
-	write    func(images.Node, context.Context, io.Writer) error // the node image as a docker-archive
+	write    func(images.Node, context.Context, io.Writer) error // writes the node image as a docker-archive
 	archive  func(images.Node, context.Context, []string, io.Writer) error
 	render   func([]addons.Addon, addons.Images) ([]addons.Rendered, error)
-	cluster  func(e *engine, name, kubeconfig string, said func(string)) cluster
+	cluster  func(e *engine, name, kubeconfig string, progress func(string)) cluster
 	lab      func(kubeconfig string) (lab, error)
 }
 
-// cluster is what only kind can do.
+// cluster has the operations that need kind.
 type cluster interface {
-	// create makes the cluster and its kubeconfig; when ctx ends first it comes back as soon as kind has given up.
+	// create creates the cluster and its kubeconfig. When ctx ends, create returns as soon as kind has stopped.
 	create(ctx context.Context, config, image string) error
-	// serving returns when the API on that port, of a cluster that create is making, answers.
+	// serving returns when the API of a cluster that create is creating answers on that port.
 	serving(ctx context.Context, port int) (lab, error)
-	// writeKubeconfig writes it again for a node that runs.
+	// writeKubeconfig writes the kubeconfig of a running node again.
 	writeKubeconfig() error
 	// load imports a docker-archive into the node's containerd.
 	load(ctx context.Context, write func(io.Writer) error) error
 }
 
-// lab is what needs the cluster's API.
+// lab has the operations that need the cluster's API.
 type lab interface {
-	// await returns the node's Kubernetes version when the API answers and the node has reported ready since then:
-	// after a restart the API still holds what was said before it.
+	// await returns the node's Kubernetes version when the API answers and the node has reported ready since that time.
+	// After a restart the API still has the conditions from before.
 	await(ctx context.Context, since time.Time, reason func(string)) (version string, err error)
-	// install applies the addons, or commits them to the lab's Git. What has pods waits for pods to return: the node may
-	// still be in the making.
+	// install applies the addons, or commits them to the lab's Git. Before it waits for an addon's pods it calls pods,
+	// which returns when the node can run them.
 	install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Rendered, r report.Reporter) ([]addons.Result, error)
-	// ready returns nil when the addon's objects are; it waits as long as ctx lets it.
+	// ready waits until the addon's objects are ready, or until ctx ends.
 	ready(ctx context.Context, gitops bool, a addons.Addon, im addons.Images) error
-	// ask asks an addon one question from outside, once; without a question asked is "".
+	// ask checks an addon once from outside the cluster. asked is "" if the addon has no such check.
 	ask(ctx context.Context, gateway, addon string) (asked, answer string, err error)
 	// followed returns the revision of the lab's Git that Flux has applied.
 	followed(ctx context.Context) (revision string, err error)
-	// fluxUnready returns what users of Flux wrote and is not ready.
+	// fluxUnready returns the users' Flux objects that are not ready.
 	fluxUnready(ctx context.Context) ([]addons.Unready, error)
-	// rejections returns which proxies refuse their configuration.
+	// rejections returns the proxies that reject their configuration.
 	rejections(ctx context.Context) ([]proxy.Rejection, error)
-	// requests returns what the pods ask for.
+	// requests returns the resource requests of the pods.
 	requests(ctx context.Context) (kube.Requests, error)
 }
 
-func realParts() parts {
-	p := parts{
-		run: run.Exec{}, look: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
+func realDeps() deps {
+	p := deps{
+		run: run.Exec{}, lookPath: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
 		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Render, cluster: newKindCluster, lab: connect,
 	}
 	p.machine = func(ctx context.Context, o Options, e *engine, port int) machine {
@@ -180,8 +179,8 @@ func realParts() parts {
 	return p
 }
 
-// freePort picks one below those that systems give to outgoing connections: one of these could have it just when a
-// stopped node wants it back.
+// freePort picks a port below the ephemeral ones. An outgoing connection could otherwise have the port just when a stopped
+// node is started again.
 func freePort() (int, error) {
 	var err error
 	for range 100 {
@@ -193,7 +192,7 @@ func freePort() (int, error) {
 	return 0, fmt.Errorf("picking a free port from %d to %d: %w", firstPort, firstPort+ports-1, err)
 }
 
-// The ports that are picked from. Linux gives out those from 32768 on.
+// The range of freePort. Linux uses ports from 32768 on for outgoing connections.
 // https://docs.kernel.org/networking/ip-sysctl.html (ip_local_port_range)
 const firstPort, ports = 20000, 10000
 

@@ -9,35 +9,35 @@ import (
 
 const (
 	nodeImagePrefix = "localhost/mllab-node:"
-	gatewayPort     = "30080/tcp" // addons.NodePortHTTP, as engines write it
+	gatewayPort     = "30080/tcp" // addons.NodePortHTTP in the format of the engines
 )
 
-// nodeName is the container of a one-node kind cluster.
+// nodeName returns the container's name of a one-node kind cluster.
 func nodeName(cluster string) string { return cluster + "-control-plane" }
 
-// ours tells mllab's node by its mark; see the package comment.
+// ours reports whether a container has the marks of mllab's node; see the package comment.
 func (c container) ours(cluster string) bool {
 	return c.Name == nodeName(cluster) && strings.HasPrefix(c.Image, nodeImagePrefix) && c.Port != 0
 }
 
-// action is what `up` has to do about the cluster it finds.
+// action is what `up` does with the cluster that it finds.
 type action string
 
 const (
 	create  action = "create"
 	keep    action = "keep"
-	revive  action = "start"
+	restart action = "start"
 	replace action = "replace"
 	refuse  action = "refuse"
 )
 
-// decide says what to do about the containers found, and why. st is our record, nil when there is none.
+// decide returns the action for the containers found, and the reason. st is the record of the cluster, or nil.
 func decide(cluster string, found []container, alive bool, st *state) (action, string) {
 	switch {
 	case len(found) == 0 && st == nil:
 		return create, "there is none"
 	case len(found) == 0 && st.Phase == phaseCreating:
-		return replace, "its creation was interrupted" // kind may have left a volume
+		return replace, "its creation was interrupted" // kind may have left a volume behind
 	case len(found) == 0:
 		return replace, "its node is gone"
 	case len(found) > 1 || !found[0].ours(cluster):
@@ -54,13 +54,13 @@ func decide(cluster string, found []container, alive bool, st *state) (action, s
 		}
 		return replace, "its node's processes are dead"
 	case "exited", "created", "stopped":
-		return revive, "its node is stopped"
+		return restart, "its node is stopped"
 	default:
 		return replace, "its node is in the state " + status
 	}
 }
 
-// removeCluster removes the containers and kind's volumes of a cluster that is ours, and says what it removed.
+// removeCluster removes the containers and kind's volumes of one of mllab's clusters, and returns what it removed.
 func removeCluster(ctx context.Context, e *engine, cluster string, found []container) (removed []string, err error) {
 	for _, c := range found {
 		if err := e.remove(ctx, c.ID); err != nil {

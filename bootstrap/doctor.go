@@ -13,12 +13,11 @@ import (
 // Levels of a Finding.
 const (
 	LevelOK   = "ok"
-	LevelWarn = "warn" // `up` goes on, and says so
+	LevelWarn = "warn" // `up` reports it and continues
 	LevelFail = "fail" // `up` refuses
 )
 
-// Finding is one thing that was looked at before anything is made: what was seen, in numbers, and the command that
-// mends it.
+// Finding is the result of one check of the machine: the measured values, and the command that fixes a problem.
 type Finding struct {
 	ID    string `json:"id"`
 	Level string `json:"level"`
@@ -26,15 +25,15 @@ type Finding struct {
 	Fix   string `json:"fix,omitempty"`
 }
 
-// Doctor looks at the machine and changes nothing. The error is a fault.Usage when `up` would refuse.
-func Doctor(ctx context.Context, o Options) ([]Finding, error) { return doctor(ctx, o, realParts()) }
+// Doctor checks the machine and changes nothing. The error is a fault.Usage if `up` would refuse.
+func Doctor(ctx context.Context, o Options) ([]Finding, error) { return doctor(ctx, o, realDeps()) }
 
-func doctor(ctx context.Context, o Options, p parts) ([]Finding, error) {
+func doctor(ctx context.Context, o Options, p deps) ([]Finding, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	s, err := look(ctx, o, p)
+	s, err := inspect(ctx, o, p)
 	if err != nil {
 		return nil, err
 	}
@@ -42,14 +41,14 @@ func doctor(ctx context.Context, o Options, p parts) ([]Finding, error) {
 		s.Findings = append(s.Findings, proxies(ctx, o, p)...)
 	}
 	if wrong := s.failed(); len(wrong) > 0 {
-		return s.Findings, fault.Usage("mend what fails, then `mllab up`", "mllab up would refuse because of: %s", strings.Join(wrong, ", "))
+		return s.Findings, fault.Usage("fix the failed checks, then run `mllab up`", "mllab up would refuse because of: %s", strings.Join(wrong, ", "))
 	}
 	return s.Findings, nil
 }
 
-// proxies warns of every proxy of a running lab that refuses its configuration. A lab that cannot be asked is for status
-// to judge.
-func proxies(ctx context.Context, o Options, p parts) (list []Finding) {
+// proxies returns a warning for each proxy of a running lab that rejects its configuration. It ignores errors: status
+// reports a lab that does not answer.
+func proxies(ctx context.Context, o Options, p deps) (list []Finding) {
 	l, err := p.lab(o.store().kubeconfig())
 	if err != nil {
 		return nil
@@ -67,7 +66,7 @@ func proxies(ctx context.Context, o Options, p parts) (list []Finding) {
 }
 
 // failed lists the findings that stop `up`.
-func (s survey) failed() (ids []string) {
+func (s inspection) failed() (ids []string) {
 	for _, f := range s.Findings {
 		if f.Level == LevelFail {
 			ids = append(ids, f.ID)
@@ -76,21 +75,22 @@ func (s survey) failed() (ids []string) {
 	return ids
 }
 
-// survey is everything that `up` knows before it does anything.
-type survey struct {
+// inspection is everything that `up` knows before it changes anything.
+type inspection struct {
 	State     *state // nil when there is no record
 	Engine    *engine
 	EngineErr error
 	Found     []container
 	Action    action
 	Why       string
-	Port      int // the gateway's; 0 for any free one
+	Port      int // of the gateway; 0 for a free one
 	Machine   machine
 	Findings  []Finding
 }
 
-// look surveys without changing anything. Its errors are those of looking; what it sees is in Findings.
-func look(ctx context.Context, o Options, p parts) (s survey, err error) {
+// inspect inspects the machine and the cluster, and changes nothing. An error means that it could not inspect; problems of
+// the machine are in Findings.
+func inspect(ctx context.Context, o Options, p deps) (s inspection, err error) {
 	if s.State, err = o.store().load(); err != nil {
 		return s, err
 	}
@@ -108,18 +108,18 @@ func look(ctx context.Context, o Options, p parts) (s survey, err error) {
 	s.Action, s.Why = decide(o.Name, s.Found, alive, s.State)
 	s.Port = o.Port
 	switch {
-	case s.Action == keep || s.Action == revive:
-		s.Port = s.Found[0].Port // published once and for all
+	case s.Action == keep || s.Action == restart:
+		s.Port = s.Found[0].Port // a node's published port never changes
 	case s.State != nil && s.State.Port != 0 && (!o.PortGiven || o.Port == 0):
-		s.Port = s.State.Port // a new cluster keeps its address
+		s.Port = s.State.Port // a new cluster keeps the port
 	}
 	s.Machine = p.machine(ctx, o, s.Engine, s.Port)
 	s.Findings = findings(o, s)
 	return s, nil
 }
 
-// refusal is nil, or one error with all that is wrong and how to mend it.
-func (s survey) refusal() error {
+// refusal returns one error with all problems and their fixes, or nil.
+func (s inspection) refusal() error {
 	var wrong []string
 	for _, f := range s.Findings {
 		if f.Level == LevelFail {
@@ -130,15 +130,15 @@ func (s survey) refusal() error {
 	case 0:
 		return nil
 	case 1:
-		return fault.Usage("nothing was changed; `mllab doctor` shows everything that was looked at", "this machine is not ready: %s", wrong[0])
+		return fault.Usage("nothing was changed; `mllab doctor` shows all checks", "this machine is not ready: %s", wrong[0])
 	}
-	return fault.Usage("nothing was changed; `mllab doctor` shows everything that was looked at",
+	return fault.Usage("nothing was changed; `mllab doctor` shows all checks",
 		"this machine is not ready, for %d reasons:\n  %s", len(wrong), strings.Join(wrong, "\n  "))
 }
 
-// What the lab needs, measured: a node with Istio, Knative and the sample takes 3.1 GB of memory; its image and its
-// volume take 4.5 GB of the engine's disk. The cache's figures are those that bootstrap/images asks for; a node image is
-// put together under the cache as well.
+// Measured needs of a lab. A node with Istio, Knative and the sample takes 3.1 GB of memory. Its image and its volume take
+// 4.5 GB of the engine's disk. The needs of the cache are those of bootstrap/images; the node image is assembled in the
+// cache, too.
 const (
 	gib              = 1 << 30
 	memoryNeeded     = 3 * gib
@@ -147,17 +147,17 @@ const (
 	sourceNeeded     = 16 * gib
 	registryNeeded   = 6 * gib
 	nodeWrite        = 3 * gib
-	reserve          = gib / 2 // that a disk keeps free even when all is there already
-	cacheFilled      = gib / 2 // a cache with less holds no lab
+	reserve          = gib / 2 // free space that a disk needs even if all images are there
+	cacheFilled      = gib / 2 // a smaller cache does not have the images of a lab
 	nofileNeeded     = 4096
 	nofileWanted     = 16384
 	inotifyInstances = 512 // https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files
 	inotifyWatches   = 65536
 )
 
-// findings judges a survey. A cluster that runs already has what it needs, so that is not asked of the machine again.
-func findings(o Options, s survey) []Finding {
-	j := judge{survey: s, o: o}
+// findings returns the findings of an inspection. It skips some checks if a cluster runs, which has what it needs.
+func findings(o Options, s inspection) []Finding {
+	j := checker{inspection: s, o: o}
 	j.engine()
 	j.cluster()
 	j.port()
@@ -174,24 +174,24 @@ func findings(o Options, s survey) []Finding {
 }
 
 // judge collects findings.
-type judge struct {
-	survey
+type checker struct {
+	inspection
 	o    Options
 	list []Finding
 }
 
-func (j *judge) running() bool { return j.Action == keep }
+func (j *checker) running() bool { return j.Action == keep }
 
-func (j *judge) ok(id, format string, args ...any) { j.say(id, LevelOK, "", format, args...) }
+func (j *checker) ok(id, format string, args ...any) { j.add(id, LevelOK, "", format, args...) }
 
-func (j *judge) say(id, level, fix, format string, args ...any) {
+func (j *checker) add(id, level, fix, format string, args ...any) {
 	if level == LevelOK {
 		fix = ""
 	}
 	j.list = append(j.list, Finding{ID: id, Level: level, What: fmt.Sprintf(format, args...), Fix: fix})
 }
 
-// levelIf is level when it is wrong, else LevelOK.
+// levelIf returns level if wrong, else LevelOK.
 func levelIf(wrong bool, level string) string {
 	if wrong {
 		return level
@@ -199,8 +199,8 @@ func levelIf(wrong bool, level string) string {
 	return LevelOK
 }
 
-// levelOf compares what there is with what is needed, and with what is better.
-func levelOf(have, need, want uint64) string {
+// levelFor compares a value with the needed and the wanted one.
+func levelFor(have, need, want uint64) string {
 	switch {
 	case have < need:
 		return LevelFail
@@ -210,42 +210,42 @@ func levelOf(have, need, want uint64) string {
 	return LevelOK
 }
 
-// either is ternary text.
-func either(cond bool, yes, no string) string {
+// ifElse returns yes if cond, else no.
+func ifElse(cond bool, yes, no string) string {
 	if cond {
 		return yes
 	}
 	return no
 }
 
-func (j *judge) engine() {
+func (j *checker) engine() {
 	m, e := j.Machine, j.Engine
 	oldCgroup := m.OS == "linux" && m.Cgroup != "v2"
 	switch {
 	case e == nil:
-		j.say("engine", LevelFail, fault.Hint(j.EngineErr), "%v", j.EngineErr)
+		j.add("engine", LevelFail, fault.Hint(j.EngineErr), "%v", j.EngineErr)
 	case j.o.Engine != "" && j.State != nil && j.State.Engine != j.o.Engine:
-		j.say("engine", LevelFail, fmt.Sprintf("leave out --engine, or `mllab down --name %s` first", j.o.Name), "cluster %s was made with %s, not %s", j.o.Name, j.State.Engine, j.o.Engine)
+		j.add("engine", LevelFail, fmt.Sprintf("leave out --engine, or `mllab down --name %s` first", j.o.Name), "cluster %s was created with %s, not %s", j.o.Name, j.State.Engine, j.o.Engine)
 	case e.Rootless && oldCgroup:
-		j.say("engine", LevelFail, "run mllab as root, or boot with systemd.unified_cgroup_hierarchy=1", "%s %s is rootless, which kind can use with cgroup v2 only; this machine has %s", e.Name, e.Version, m.Cgroup)
+		j.add("engine", LevelFail, "run mllab as root, or boot with systemd.unified_cgroup_hierarchy=1", "%s %s is rootless, which kind can use with cgroup v2 only; this machine has %s", e.Name, e.Version, m.Cgroup)
 	case e.Name == "podman" && oldCgroup && e.Runtime == "crun" && !m.Tools["runc"]:
-		j.say("engine", LevelFail, "`sudo apt-get install runc`", "podman %s uses crun, which refuses cgroup %s, and runc is not installed", e.Version, m.Cgroup)
+		j.add("engine", LevelFail, "`sudo apt-get install runc`", "podman %s uses crun, which refuses cgroup %s, and runc is not installed", e.Version, m.Cgroup)
 	case e.Misled != nil:
-		j.say("engine", LevelWarn, fault.Hint(e.Misled)+", or take this one: --engine "+e.Name, "%s %s works, but %v", e.Name, e.Version, e.Misled)
+		j.add("engine", LevelWarn, fault.Hint(e.Misled)+", or use this one: --engine "+e.Name, "%s %s works, but %v", e.Name, e.Version, e.Misled)
 	default:
-		j.ok("engine", "%s %s works%s%s", e.Name, e.Version, either(e.Rootless, ", rootless", ""), prefixed(", with ", strings.Join(e.Variables, " ")))
+		j.ok("engine", "%s %s works%s%s", e.Name, e.Version, ifElse(e.Rootless, ", rootless", ""), prefixed(", with ", strings.Join(e.Variables, " ")))
 	}
 }
 
-func (j *judge) cluster() {
+func (j *checker) cluster() {
 	switch {
 	case j.Engine == nil:
 	case j.Action == refuse && j.State == nil && len(j.Found) == 1 && j.Found[0].ours(j.o.Name):
-		j.say("cluster", LevelFail, fmt.Sprintf("`mllab down --name %s`, then up again; or name the --state-dir folder it was made with", j.o.Name), "cluster %s is mllab's, but %s has no record of it", j.o.Name, j.o.State)
+		j.add("cluster", LevelFail, fmt.Sprintf("`mllab down --name %s`, then up again; or use the --state-dir that it was created with", j.o.Name), "cluster %s is mllab's, but %s has no record of it", j.o.Name, j.o.State)
 	case j.Action == refuse:
-		j.say("cluster", LevelFail, fmt.Sprintf("pick another --name, or remove that one yourself: `kind delete cluster --name %s`", j.o.Name), "a cluster named %s exists and is not mllab's (container %s, image %s): it is left alone", j.o.Name, j.Found[0].Name, j.Found[0].Image)
-	case j.Action == revive, j.Action == replace:
-		j.say("cluster", LevelWarn, "`mllab up` does it", "cluster %s has a record, but %s: up will %s it", j.o.Name, j.Why, j.Action)
+		j.add("cluster", LevelFail, fmt.Sprintf("pick another --name, or remove that one yourself: `kind delete cluster --name %s`", j.o.Name), "a cluster named %s exists and is not mllab's (container %s, image %s): mllab does not touch it", j.o.Name, j.Found[0].Name, j.Found[0].Image)
+	case j.Action == restart, j.Action == replace:
+		j.add("cluster", LevelWarn, "`mllab up` does it", "cluster %s has a record, but %s: up will %s it", j.o.Name, j.Why, j.Action)
 	case j.running():
 		j.ok("cluster", "cluster %s runs", j.o.Name)
 	default:
@@ -253,74 +253,74 @@ func (j *judge) cluster() {
 	}
 }
 
-func (j *judge) port() {
+func (j *checker) port() {
 	port, m := j.Port, j.Machine
 	switch {
-	case (j.running() || j.Action == revive) && j.o.PortGiven && j.o.Port != 0 && j.o.Port != port:
-		j.say("port", LevelFail, fmt.Sprintf("leave out --port, or `mllab down --name %s && mllab up --port %d`", j.o.Name, j.o.Port), "cluster %s has its gateway on port %d, which cannot be changed to %d while it exists", j.o.Name, port, j.o.Port)
+	case (j.running() || j.Action == restart) && j.o.PortGiven && j.o.Port != 0 && j.o.Port != port:
+		j.add("port", LevelFail, fmt.Sprintf("leave out --port, or `mllab down --name %s && mllab up --port %d`", j.o.Name, j.o.Port), "cluster %s has its gateway on port %d, which cannot be changed to %d while it exists", j.o.Name, port, j.o.Port)
 	case (j.running() || j.Action == replace) && len(j.Found) == 1 && j.Found[0].Port == port:
 		j.ok("port", "port %d is this cluster's", port)
 	case port == 0:
 		j.ok("port", "a free one will be picked")
 	case errors.Is(m.PortErr, syscall.EACCES):
-		j.say("port", LevelFail, "use a port above 1023: `mllab up --port 8080`, or --port auto", "this user may not listen on port %d", port)
+		j.add("port", LevelFail, "use a port above 1023: `mllab up --port 8080`, or --port auto", "this user may not listen on port %d", port)
 	case m.PortErr != nil:
-		j.say("port", LevelFail, "`mllab up --port auto` picks a free one", "127.0.0.1:%d is in use%s", port, prefixed(" by ", m.PortHolder))
+		j.add("port", LevelFail, "`mllab up --port auto` picks a free one", "127.0.0.1:%d is in use%s", port, prefixed(" by ", m.PortHolder))
 	default:
 		j.ok("port", "127.0.0.1:%d is free", port)
 	}
 }
 
-// folders are those that later steps write to: mllab's own, the engine's and Go's.
-func (j *judge) folders() {
+// folders checks the folders that later steps write to: mllab's own, the engine's and Go's.
+func (j *checker) folders() {
 	for _, f := range j.Machine.Folders {
 		switch {
 		case f.Err == nil:
 			j.ok(f.ID, "%s: %s", f.What, f.Path)
 		default:
-			j.say(f.ID, f.Level, orElse(f.Fix, fault.Hint(f.Err)), "%s: %v", f.What, f.Err)
+			j.add(f.ID, f.Level, firstNonEmpty(f.Fix, fault.Hint(f.Err)), "%s: %v", f.What, f.Err)
 		}
 	}
 }
 
-// kernel is what Linux allows this process and the engine's.
-func (j *judge) kernel() {
+// kernel checks the limits that Linux sets for this process and for the engine.
+func (j *checker) kernel() {
 	m, e := j.Machine, j.Engine
-	j.ok("cgroup", "%s%s", m.Cgroup, either(m.Cgroup != "v2", ": Kubernetes 1.34 still runs on it, from 1.35 on it is deprecated", ""))
-	j.ok("capability", "CAP_SYS_RESOURCE %s", either(m.EngineSysResource, "is there",
-		"is missing: containerd in the node is told not to lower oom_score_adj, and limits stay within this process's"))
+	j.ok("cgroup", "%s%s", m.Cgroup, ifElse(m.Cgroup != "v2", ": Kubernetes 1.34 still runs on it, from 1.35 on it is deprecated", ""))
+	j.ok("capability", "CAP_SYS_RESOURCE %s", ifElse(m.EngineSysResource, "is there",
+		"is missing: containerd in the node does not lower oom_score_adj, and limits stay at most this process's"))
 	if m.Nofile > 0 {
-		j.say("nofile", levelOf(m.Nofile, nofileNeeded, nofileWanted), fmt.Sprintf("`ulimit -Hn %d` as root, in the shell that runs mllab", nofileWanted),
+		j.add("nofile", levelFor(m.Nofile, nofileNeeded, nofileWanted), fmt.Sprintf("`ulimit -Hn %d` as root, in the shell that runs mllab", nofileWanted),
 			"hard limit of open files is %d (needed %d, wanted %d)", m.Nofile, nofileNeeded, nofileWanted)
 	}
 	if m.InotifyInstances > 0 {
-		j.say("inotify", levelIf(m.InotifyInstances < inotifyInstances || m.InotifyWatches < inotifyWatches, LevelWarn), inotifyFix(m.InotifyWatches),
+		j.add("inotify", levelIf(m.InotifyInstances < inotifyInstances || m.InotifyWatches < inotifyWatches, LevelWarn), inotifyFix(m.InotifyWatches),
 			"%d instances and %d watches for each user (wanted %d and %d; too few end in \"too many open files\")", m.InotifyInstances, m.InotifyWatches, inotifyInstances, inotifyWatches)
 	}
-	missing := either(m.Root, "is missing: up makes it", "is missing")
-	j.say("lib-modules", levelIf(!m.LibModules && !m.Root && (e == nil || e.Name != "docker"), LevelFail), "`sudo mkdir -p /lib/modules`",
-		"/lib/modules, which kind mounts into the node, %s", either(m.LibModules, "is there", missing))
+	missing := ifElse(m.Root, "is missing: up creates it", "is missing")
+	j.add("lib-modules", levelIf(!m.LibModules && !m.Root && (e == nil || e.Name != "docker"), LevelFail), "`sudo mkdir -p /lib/modules`",
+		"/lib/modules, which kind mounts into the node, %s", ifElse(m.LibModules, "is there", missing))
 }
 
-// inotifyFix is the command that gives a node the inotify instances and watches that it needs.
+// inotifyFix returns the command that allows enough inotify instances and watches for a node.
 func inotifyFix(watches uint64) string {
 	return fmt.Sprintf("`sudo sysctl fs.inotify.max_user_instances=%d fs.inotify.max_user_watches=%d`", inotifyInstances, max(inotifyWatches, watches))
 }
 
-func (j *judge) capacity() {
+func (j *checker) capacity() {
 	if j.running() {
 		return
 	}
-	if have := smallest(j.Machine.MemoryAvailable, j.Engine); have > 0 {
-		j.say("memory", levelOf(have, memoryNeeded, memoryWanted), "end something large, or give the machine (or the engine's virtual machine) more",
+	if have := nodeMemoryLimit(j.Machine.MemoryAvailable, j.Engine); have > 0 {
+		j.add("memory", levelFor(have, memoryNeeded, memoryWanted), "end a large program, or give the machine (or the engine's virtual machine) more memory",
 			"%s available (needed %s, wanted %s)", size(have), size(memoryNeeded), size(memoryWanted))
 	}
-	j.say("cpu", levelIf(j.Machine.CPUs < 2, LevelWarn), "give the machine a second core", "%d cores (wanted 2)", j.Machine.CPUs)
+	j.add("cpu", levelIf(j.Machine.CPUs < 2, LevelWarn), "give the machine a second core", "%d cores (wanted 2)", j.Machine.CPUs)
 }
 
-func (j *judge) disks() {
+func (j *checker) disks() {
 	m, e := j.Machine, j.Engine
-	there := j.running() || j.Action == revive
+	there := j.running() || j.Action == restart
 	need, want := uint64(reserve), uint64(reserve)
 	switch {
 	case there:
@@ -333,9 +333,9 @@ func (j *judge) disks() {
 	default:
 		need, want = registryNeeded, registryNeeded
 	}
-	j.say("disk-cache", levelOf(m.CacheFree, need, want), "free some space, or put the cache elsewhere: `mllab up --cache-dir FOLDER`",
+	j.add("disk-cache", levelFor(m.CacheFree, need, want), "free some space, or put the cache elsewhere: `mllab up --cache-dir FOLDER`",
 		"%s free at %s (needed %s%s; the image cache holds %s)", size(m.CacheFree), j.o.Cache, size(need),
-		either(want > need, ", and "+size(want)+" to build from source", ""), size(m.CacheUsed))
+		ifElse(want > need, ", and "+size(want)+" to build from source", ""), size(m.CacheUsed))
 	if e == nil || !m.EngineDisk {
 		return
 	}
@@ -343,12 +343,12 @@ func (j *judge) disks() {
 	if !there {
 		need = engineNeeded
 	}
-	j.say("disk-engine", levelOf(m.EngineFree, need, need), fmt.Sprintf("free some space: `%s system prune`", e.Name),
+	j.add("disk-engine", levelFor(m.EngineFree, need, need), fmt.Sprintf("free some space: `%s system prune`", e.Name),
 		"%s free at %s, where %s keeps images and containers (needed %s)", size(m.EngineFree), e.Root, e.Name, size(need))
 }
 
-// tools are needed for the first build only, and `auto` may find a registry instead.
-func (j *judge) tools() {
+// tools checks the tools of a build from source. Only the first build needs them, and `auto` may use a registry instead.
+func (j *checker) tools() {
 	have, level := j.Machine.Tools, LevelFail
 	if j.o.Mode == "auto" || j.Machine.CacheUsed >= cacheFilled {
 		level = LevelWarn
@@ -368,13 +368,13 @@ func (j *judge) tools() {
 		if t.ok {
 			j.ok(t.id, "%s: installed", t.what)
 		} else {
-			j.say(t.id, level, t.fix+"; or `mllab up --image-source registry`", "%s: missing, and images are built from source with it", t.what)
+			j.add(t.id, level, t.fix+"; or `mllab up --image-source registry`", "%s: missing, but needed to build images from source", t.what)
 		}
 	}
 }
 
-// smallest is the memory that a node can have: the machine's, or the virtual machine's that the engine runs in.
-func smallest(available uint64, e *engine) uint64 {
+// nodeMemoryLimit returns the memory that a node can have: that of the machine, or of the engine's virtual machine.
+func nodeMemoryLimit(available uint64, e *engine) uint64 {
 	if e != nil && e.Memory > 0 && (available == 0 || e.Memory < available) {
 		return e.Memory
 	}
@@ -388,7 +388,7 @@ func prefixed(prefix, s string) string {
 	return prefix + s
 }
 
-// size is a number of bytes for people.
+// size formats a number of bytes.
 func size(n uint64) string {
 	switch {
 	case n >= gib:

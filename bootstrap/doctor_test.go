@@ -19,7 +19,7 @@ func find(list []Finding, id string) Finding {
 
 func TestDoctorOnAGoodMachineFindsNothing(t *testing.T) {
 	w := newWorld(t)
-	list, err := doctor(t.Context(), w.options(), w.parts())
+	list, err := doctor(t.Context(), w.options(), w.deps())
 	if err != nil || len(list) < 10 {
 		t.Fatalf("%d findings, %v", len(list), err)
 	}
@@ -50,7 +50,7 @@ func TestDoctorNamesWhatItSawAndTheFix(t *testing.T) {
 		{"few open files", func(m *machine, _ *Options) { m.Nofile = 8192 }, "nofile", LevelWarn, "open files is 8192 (needed 4096, wanted 16384)", "ulimit -Hn 16384"},
 		{"too few open files", func(m *machine, _ *Options) { m.Nofile = 1024 }, "nofile", LevelFail, "open files is 1024", "ulimit -Hn 16384"},
 		{"few inotify instances", func(m *machine, _ *Options) { m.InotifyInstances, m.InotifyWatches = 128, 192536 }, "inotify", LevelWarn, "128 instances and 192536 watches", "sysctl fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=192536"},
-		{"no /lib/modules", func(m *machine, _ *Options) { m.LibModules = false }, "lib-modules", LevelOK, "is missing: up makes it", ""},
+		{"no /lib/modules", func(m *machine, _ *Options) { m.LibModules = false }, "lib-modules", LevelOK, "is missing: up creates it", ""},
 		{"no /lib/modules and no right to make it", func(m *machine, _ *Options) { m.LibModules, m.Root = false, false }, "lib-modules", LevelFail, "is missing", "sudo mkdir -p /lib/modules"},
 		{"little memory", func(m *machine, _ *Options) { m.MemoryAvailable = 4 * gib }, "memory", LevelWarn, "4.0 GiB available (needed 3.0 GiB, wanted 5.0 GiB)", "give the machine"},
 		{"too little memory", func(m *machine, _ *Options) { m.MemoryAvailable = 2 * gib }, "memory", LevelFail, "2.0 GiB available", "give the machine"},
@@ -72,7 +72,7 @@ func TestDoctorNamesWhatItSawAndTheFix(t *testing.T) {
 			w := newWorld(t)
 			o := w.options()
 			c.spoil(&w.machine, &o)
-			list, err := doctor(t.Context(), o, w.parts())
+			list, err := doctor(t.Context(), o, w.deps())
 			if (err != nil) != (c.level == LevelFail) || err != nil && fault.Code(err) != 2 {
 				t.Errorf("error: %v", err)
 			}
@@ -95,7 +95,7 @@ func TestDoctorDoesNotAskForRoomThatARunningClusterHasTaken(t *testing.T) {
 	mustUp(t, w, o)
 	w.machine.PortErr, w.machine.MemoryAvailable = syscall.EADDRINUSE, gib
 	w.machine.CacheFree, w.machine.EngineFree = gib, gib
-	list, err := doctor(t.Context(), o, w.parts())
+	list, err := doctor(t.Context(), o, w.deps())
 	if err != nil || find(list, "port").What != "port 8080 is this cluster's" || find(list, "cluster").Level != LevelOK {
 		t.Errorf("%+v, %v", list, err)
 	}
@@ -115,7 +115,7 @@ func TestThePortOfAHalfMadeClusterIsItsOwn(t *testing.T) {
 		t.Error("it was not replaced")
 	}
 	w.containers[0].Status = "exited" // it holds nothing now
-	if _, err := up(t.Context(), o, w.parts()); fault.Code(err) != 2 {
+	if _, err := up(t.Context(), o, w.deps()); fault.Code(err) != 2 {
 		t.Errorf("a stopped node whose port somebody took: %v", err)
 	}
 }
@@ -128,7 +128,7 @@ func TestDoctorKnowsACluster(t *testing.T) {
 	}{
 		"stopped":             {func(w *world, _ *Options) { w.containers[0].Status = "exited" }, LevelWarn, "its node is stopped: up will start it"},
 		"dead":                {func(w *world, _ *Options) { w.dead["mllab-control-plane"] = true }, LevelWarn, "up will replace it"},
-		"not ours":            {func(w *world, _ *Options) { w.containers[0].Image = "kindest/node:v1" }, LevelFail, "is not mllab's (container mllab-control-plane, image kindest/node:v1): it is left alone"},
+		"not ours":            {func(w *world, _ *Options) { w.containers[0].Image = "kindest/node:v1" }, LevelFail, "is not mllab's (container mllab-control-plane, image kindest/node:v1): mllab does not touch it"},
 		"recorded elsewhere":  {func(w *world, o *Options) { o.State = w.t.TempDir() }, LevelFail, "has no record of it"},
 		"of another engine's": {func(_ *world, o *Options) { o.Engine = "podman" }, LevelOK, "runs"},
 	} {
@@ -137,7 +137,7 @@ func TestDoctorKnowsACluster(t *testing.T) {
 			o := w.options()
 			mustUp(t, w, o)
 			c.leave(w, &o)
-			list, err := doctor(t.Context(), o, w.parts())
+			list, err := doctor(t.Context(), o, w.deps())
 			f := find(list, "cluster")
 			if f.Level != c.level || !strings.Contains(f.What, c.what) || (err != nil) != (c.level == LevelFail) {
 				t.Errorf("%+v, %v", f, err)
@@ -154,7 +154,7 @@ func TestRootlessAndCrunOnOldCgroupsAreRefused(t *testing.T) {
 		"rootless, which kind can use with cgroup v2 only": {Name: "podman", Version: "4.3.1", Rootless: true, Runtime: "runc"},
 		"crun, which refuses cgroup v1":                    {Name: "podman", Version: "4.3.1", Runtime: "crun"},
 	} {
-		f := find(findings(Options{Name: "mllab", Port: 8080}, survey{Engine: e, Action: create, Port: 8080, Machine: m}), "engine")
+		f := find(findings(Options{Name: "mllab", Port: 8080}, inspection{Engine: e, Action: create, Port: 8080, Machine: m}), "engine")
 		if f.Level != LevelFail || !strings.Contains(f.What, want) || f.Fix == "" {
 			t.Errorf("%+v, want %s", f, want)
 		}

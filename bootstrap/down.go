@@ -12,19 +12,19 @@ import (
 	"mllab.local/internal/fault"
 )
 
-// DownReport is what `down` took away, and what it left on purpose.
+// DownReport is what `down` removed, and what it kept on purpose.
 type DownReport struct {
 	Cluster string   `json:"cluster"`
-	Removed []string `json:"removed"` // empty when there was nothing
+	Removed []string `json:"removed"` // empty if there was nothing to remove
 	Kept    []string `json:"kept"`
 }
 
-// Down removes the cluster from whatever state it is in: container, volumes, kubeconfig, record, and the network if
-// mllab made it and nothing uses it. Doing it again removes nothing, without an error. The image cache and the node
-// images stay, unless o.Purge. A cluster without mllab's mark is refused with a fault.Usage, unharmed.
-func Down(ctx context.Context, o Options) (DownReport, error) { return down(ctx, o, realParts()) }
+// Down removes the cluster in any state: container, volumes, kubeconfig and record. It removes the network if mllab created
+// it and nothing uses it. A second call removes nothing and is no error. The image cache and the node images stay, unless
+// o.Purge. A cluster without mllab's marks is a fault.Usage, and Down does not touch it.
+func Down(ctx context.Context, o Options) (DownReport, error) { return down(ctx, o, realDeps()) }
 
-func down(ctx context.Context, o Options, p parts) (DownReport, error) {
+func down(ctx context.Context, o Options, p deps) (DownReport, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return DownReport{}, err
@@ -37,9 +37,9 @@ func down(ctx context.Context, o Options, p parts) (DownReport, error) {
 	}
 	defer unlock()
 
-	st, broken := s.load() // a record that cannot be read is a record all the same
+	st, broken := s.load() // an unreadable record is a record, too
 	if fault.Code(broken) == 2 {
-		return r, broken // it is another program's
+		return r, broken // it belongs to another program
 	}
 	engines, err := enginesFor(ctx, o, p, st)
 	if ctx.Err() != nil {
@@ -47,9 +47,9 @@ func down(ctx context.Context, o Options, p parts) (DownReport, error) {
 	}
 	if err != nil {
 		if st != nil || broken != nil {
-			return r, fmt.Errorf("cluster %s has a record, but its engine cannot be asked: %w", o.Name, err)
+			return r, fmt.Errorf("cluster %s has a record, but its engine does not work: %w", o.Name, err)
 		}
-		o.Report.Note("no engine answers, so no container was looked for")
+		o.Report.Note("no engine works, so mllab did not look for containers")
 	}
 	recorded := st != nil || broken != nil
 	for _, e := range engines {
@@ -68,7 +68,7 @@ func down(ctx context.Context, o Options, p parts) (DownReport, error) {
 			r.Removed = append(r.Removed, "kubeconfig and record "+s.dir())
 		}
 		for _, name := range kept {
-			r.Kept = append(r.Kept, "what mllab did not make in "+name)
+			r.Kept = append(r.Kept, "files in "+name+" that mllab did not create")
 		}
 	}
 	if err := removeShared(ctx, engines, s, &r); err != nil {
@@ -77,9 +77,9 @@ func down(ctx context.Context, o Options, p parts) (DownReport, error) {
 	return r, cacheAfterDown(ctx, engines, o, &r)
 }
 
-// enginesFor returns the engine that was asked for and the one the cluster was made with; without either, every one
-// that works.
-func enginesFor(ctx context.Context, o Options, p parts, st *state) (list []*engine, err error) {
+// enginesFor returns the engine of --engine and that of the cluster's record. Without either it returns every engine that
+// works.
+func enginesFor(ctx context.Context, o Options, p deps, st *state) (list []*engine, err error) {
 	var names []string
 	for _, name := range Engines {
 		if name == o.Engine || st != nil && name == st.Engine {
@@ -99,7 +99,7 @@ func enginesFor(ctx context.Context, o Options, p parts, st *state) (list []*eng
 		case err == nil:
 			list = append(list, e)
 		case must:
-			_, err = findEngine(ctx, p, name, nil) // with its fix
+			_, err = findEngine(ctx, p, name, nil) // for its fix
 			return nil, err
 		default:
 			errs = append(errs, err)
@@ -111,8 +111,8 @@ func enginesFor(ctx context.Context, o Options, p parts, st *state) (list []*eng
 	return list, nil
 }
 
-// downOn removes the cluster's containers and volumes from one engine. Without a container the volumes are ours only if
-// there is a record.
+// downOn removes the cluster's containers and volumes from one engine. If there is no container, volumes are mllab's only
+// if there is a record.
 func downOn(ctx context.Context, e *engine, o Options, recorded bool, r *DownReport) error {
 	found, err := e.containers(ctx, o.Name)
 	if err != nil {
@@ -120,7 +120,7 @@ func downOn(ctx context.Context, e *engine, o Options, recorded bool, r *DownRep
 	}
 	for _, c := range found {
 		if !c.ours(o.Name) {
-			return fault.Usage(fmt.Sprintf("it was left alone; to remove it yourself: `kind delete cluster --name %s`", o.Name),
+			return fault.Usage(fmt.Sprintf("mllab did not touch it; to remove it yourself: `kind delete cluster --name %s`", o.Name),
 				"cluster %s in %s is not mllab's (container %s, image %s)", o.Name, e.Name, c.Name, c.Image)
 		}
 	}
@@ -138,9 +138,9 @@ func downOn(ctx context.Context, e *engine, o Options, recorded bool, r *DownRep
 	return nil
 }
 
-// removeShared removes what mllab made for all its clusters when this was the last one.
+// removeShared removes what mllab created for all its clusters, if this was the last one.
 func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport) error {
-	m, err := s.loadMade()
+	m, err := s.loadHostRecord()
 	if err != nil {
 		return err
 	}
@@ -172,10 +172,10 @@ func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport
 		switch {
 		case err != nil:
 			return err
-		case m.LibModules && nodes > 0: // a node that mounts it cannot start a pod without it
+		case m.LibModules && nodes > 0: // a node that mounts it needs it to start pods
 			r.Kept = append(r.Kept, "/lib/modules, which other clusters use")
 		default:
-			if m.LibModules && syscall.Rmdir("/lib/modules") == nil { // only if it is still empty, and no link
+			if m.LibModules && syscall.Rmdir("/lib/modules") == nil { // only if it is empty and not a link
 				r.Removed = append(r.Removed, "/lib/modules, which was empty")
 			}
 			m.LibModules = false
@@ -184,10 +184,10 @@ func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport
 			return err
 		}
 	}
-	return s.saveMade(m)
+	return s.saveHostRecord(m)
 }
 
-// kindNodes counts the nodes of kind's clusters, of whatever state folder.
+// kindNodes counts the nodes of all kind clusters.
 func kindNodes(ctx context.Context, engines []*engine) (n int, err error) {
 	for _, e := range engines {
 		nodes, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "label="+clusterLabel)
@@ -199,7 +199,7 @@ func kindNodes(ctx context.Context, engines []*engine) (n int, err error) {
 	return n, nil
 }
 
-// cacheAfterDown says what of the images stays, or removes it.
+// cacheAfterDown reports the images that stay, or removes them.
 func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownReport) error {
 	var errs []error
 	for _, e := range engines {

@@ -13,7 +13,7 @@ import (
 
 func mustDown(t *testing.T, w *world, o Options) DownReport {
 	t.Helper()
-	r, err := down(t.Context(), o, w.parts())
+	r, err := down(t.Context(), o, w.deps())
 	if err != nil {
 		t.Fatalf("down: %v", err)
 	}
@@ -122,7 +122,7 @@ func TestDownWorksWithABrokenRecord(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(o.State, "mllab", "state.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := up(t.Context(), o, w.parts()); err == nil || !strings.Contains(fault.Hint(err), "mllab down") {
+	if _, err := up(t.Context(), o, w.deps()); err == nil || !strings.Contains(fault.Hint(err), "mllab down") {
 		t.Errorf("up: %v", err)
 	}
 	mustDown(t, w, o)
@@ -134,7 +134,7 @@ func TestDownKeepsTheRecordWhenTheEngineCannotBeAsked(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	w.failing["info"] = errors.New("exit status 125: Cannot connect to Podman")
-	if _, err := down(t.Context(), o, w.parts()); err == nil || record(t, o) == nil {
+	if _, err := down(t.Context(), o, w.deps()); err == nil || record(t, o) == nil {
 		t.Errorf("error %v, record %v", err, record(t, o))
 	}
 	w = newWorld(t)
@@ -146,14 +146,14 @@ func TestLibModulesStaysWhileAnotherStateFoldersClusterMountsIt(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
 	mustUp(t, w, o)
-	if err := (store{root: o.State, name: DefaultName}).saveMade(made{LibModules: true}); err != nil {
+	if err := (store{root: o.State, name: DefaultName}).saveHostRecord(hostRecord{LibModules: true}); err != nil {
 		t.Fatal(err)
 	}
 	w.otherNodes = []string{"91a7"}
 	if r := mustDown(t, w, o); !slices.Contains(r.Kept, "/lib/modules, which other clusters use") {
 		t.Errorf("removed %v, kept %v", r.Removed, r.Kept)
 	}
-	if m, err := (store{root: o.State, name: DefaultName}).loadMade(); err != nil || !m.LibModules {
+	if m, err := (store{root: o.State, name: DefaultName}).loadHostRecord(); err != nil || !m.LibModules {
 		t.Errorf("it is forgotten that mllab made it: %+v, %v", m, err)
 	}
 }
@@ -179,7 +179,7 @@ func TestDownSaysWhichVolumeItCouldNotRemove(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	w.failing["volume rm"] = errors.New("volume is being used")
-	if _, err := down(t.Context(), o, w.parts()); err == nil || !strings.Contains(err.Error(), "removing volume vol-mllab: volume is being used") {
+	if _, err := down(t.Context(), o, w.deps()); err == nil || !strings.Contains(err.Error(), "removing volume vol-mllab: volume is being used") {
 		t.Errorf("error: %v", err)
 	}
 	if record(t, o) == nil {
@@ -261,8 +261,8 @@ func TestAFolderOfOtherThingsIsNoStateFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for verb, call := range map[string]func(*world, Options) error{
-		"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.parts()); return err },
-		"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.parts()); return err },
+		"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.deps()); return err },
+		"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.deps()); return err },
 	} {
 		w := newWorld(t)
 		o := w.options()
@@ -287,7 +287,7 @@ func TestARecordOfAnotherProgramStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Name = "game"
-	if _, err := down(t.Context(), o, w.parts()); fault.Code(err) != 2 || !exists(file) {
+	if _, err := down(t.Context(), o, w.deps()); fault.Code(err) != 2 || !exists(file) {
 		t.Errorf("down: %v", err)
 	}
 }

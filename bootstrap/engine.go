@@ -22,16 +22,16 @@ type engine struct {
 	run      run.Runner
 	Name     string
 	Version  string
-	Root     string // where it keeps images and containers
+	Root     string // folder of its images and containers
 	Cgroup   string // "v1" or "v2", as it sees it
 	Runtime  string // podman's OCI runtime
 	Rootless bool
 	Network  string // that kind attaches nodes to
-	// Variables are those of the environment, as KEY=VALUE, that say which engine this is. Misled is the error of an
-	// engine that would have come first, but for a variable that misled it.
+	// Variables are the environment variables, as KEY=VALUE, that select this engine. Misled is the error of an engine
+	// that comes before this one but fails because of an environment variable.
 	Variables []string
 	Misled    error
-	Memory    uint64 // bytes that its host or virtual machine has
+	Memory    uint64 // bytes of its host or virtual machine
 }
 
 // engineError says why an engine cannot be used.
@@ -43,12 +43,12 @@ type engineError struct {
 
 func (e *engineError) Error() string { return e.name + " " + e.what }
 
-// providerVariable is kind's own choice of an engine.
+// providerVariable is kind's own variable that selects an engine.
 const providerVariable = "KIND_EXPERIMENTAL_PROVIDER"
 
-// findEngine returns the wanted engine, or the first that works: --engine, then what the cluster's record says, then
-// kind's own variable, then docker, podman, nerdctl. Errors are fault.Usage with the fix as the hint.
-func findEngine(ctx context.Context, p parts, flag string, st *state) (*engine, error) {
+// findEngine returns the engine of --engine, else of the cluster's record, else of kind's own variable, else the first one
+// of docker, podman and nerdctl that works. Errors are fault.Usage with the fix as the hint.
+func findEngine(ctx context.Context, p deps, flag string, st *state) (*engine, error) {
 	names, by := Engines, ""
 	switch env := p.getenv(providerVariable); {
 	case flag != "":
@@ -61,7 +61,7 @@ func findEngine(ctx context.Context, p parts, flag string, st *state) (*engine, 
 		names, by = []string{env}, providerVariable+"="+env+": "
 	}
 	var tried []string
-	var best *engineError // whose fix is the hint: what somebody set on purpose, else what is installed, else the first
+	var best *engineError // its fix is the hint: first an engine that a variable selects, then an installed one, then any
 	for _, name := range names {
 		e, err := openEngine(ctx, p, name)
 		if err == nil {
@@ -92,22 +92,22 @@ func findEngine(ctx context.Context, p parts, flag string, st *state) (*engine, 
 	return nil, fault.Usage(fix, "no container engine works: %s", strings.Join(tried, "; "))
 }
 
-// openEngine asks the engine about itself: what answers `info` works, and what does not says why.
-func openEngine(ctx context.Context, p parts, name string) (*engine, error) {
-	if _, err := p.look(name); err != nil {
+// openEngine returns an engine if its `info` works, else an engineError with the reason.
+func openEngine(ctx context.Context, p deps, name string) (*engine, error) {
+	if _, err := p.lookPath(name); err != nil {
 		return nil, &engineError{name: name, what: "is not in PATH", fix: installFix(name)}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // a daemon that hangs must not hang us
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // the daemon may hang
 	defer cancel()
 	out, err := run.Output(ctx, p.run, name, "info", "--format", "{{json .}}")
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, ctx.Err()
 		}
-		return nil, whyNot(name, err, p.getenv)
+		return nil, diagnose(name, err, p.getenv)
 	}
-	e := &engine{Name: name, run: p.run, Network: orElse(p.getenv(networkVariable(name)), kindNetwork)}
-	for _, key := range honors[name].names[:honors[name].endpoints] {
+	e := &engine{Name: name, run: p.run, Network: firstNonEmpty(p.getenv(networkVariable(name)), kindNetwork)}
+	for _, key := range engineVariables[name].names[:engineVariables[name].endpoints] {
 		if value := p.getenv(key); value != "" {
 			e.Variables = append(e.Variables, key+"="+value)
 		}
@@ -118,7 +118,7 @@ func openEngine(ctx context.Context, p parts, name string) (*engine, error) {
 		err = e.readDocker(out)
 	}
 	if err != nil {
-		return nil, &engineError{name: name, installed: true, what: "is installed, but " + err.Error(), fix: fmt.Sprintf("see what `%s info` says, or use --engine with another one", name)}
+		return nil, &engineError{name: name, installed: true, what: "is installed, but " + err.Error(), fix: fmt.Sprintf("see the output of `%s info`, or use another --engine", name)}
 	}
 	return e, nil
 }
@@ -152,19 +152,19 @@ func (e *engine) readDocker(out string) error {
 		return fmt.Errorf("its info cannot be read: %w", err)
 	}
 	if len(info.ServerErrors) > 0 {
-		return errors.New("its server says: " + info.ServerErrors[0])
+		return errors.New("its server reports: " + info.ServerErrors[0])
 	}
-	if info.ServerVersion == "" { // podman's stand-in for docker, for one
-		return errors.New("it names no server version")
+	if info.ServerVersion == "" { // such as podman's replacement of docker
+		return errors.New("its info has no server version")
 	}
-	e.Version, e.Root, e.Memory, e.Cgroup = info.ServerVersion, info.DockerRootDir, info.MemTotal, "v"+orElse(info.CgroupVersion, "1")
+	e.Version, e.Root, e.Memory, e.Cgroup = info.ServerVersion, info.DockerRootDir, info.MemTotal, "v"+firstNonEmpty(info.CgroupVersion, "1")
 	e.Rootless = slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.Contains(o, "rootless") })
 	return nil
 }
 
-// honors lists the variables of the environment that change what an engine does, beside HOME. The first ones say
-// where it is: endpoints of them.
-var honors = map[string]struct {
+// engineVariables has the environment variables, besides HOME, that change the behavior of an engine. The first endpoints
+// of names select the engine's address.
+var engineVariables = map[string]struct {
 	endpoints int
 	names     []string
 }{
@@ -177,18 +177,18 @@ var honors = map[string]struct {
 	"nerdctl": {1, []string{"CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "CONTAINERD_SNAPSHOTTER", "NERDCTL_TOML", "CNI_PATH", "NETCONFPATH", "DOCKER_CONFIG", "XDG_RUNTIME_DIR"}},
 }
 
-// misleading returns the variable, as KEY=VALUE, that an engine's error is about: one whose name or value is in its text,
-// else one that says where the engine is; "" when none is set.
-func misleading(engine, text string, getenv func(string) string) string {
-	about := honors[engine]
+// blamedVariable returns the variable, as KEY=VALUE, that an engine's error is about: one whose name or value is in its
+// text, else one that selects the engine's address; "" if none is set.
+func blamedVariable(engine, text string, getenv func(string) string) string {
+	about := engineVariables[engine]
 	set := func(key string) string { return key + "=" + getenv(key) }
 	for _, key := range about.names {
 		value := getenv(key)
 		if _, path, ok := strings.Cut(value, "://"); ok {
 			value = path
 		}
-		const telling = 4 // a shorter value, such as "1", is in any text
-		if value != "" && (strings.Contains(text, key) || len(value) >= telling && strings.Contains(text, value)) {
+		const significant = 4 // a shorter value, such as "1", is in any text
+		if value != "" && (strings.Contains(text, key) || len(value) >= significant && strings.Contains(text, value)) {
 			return set(key)
 		}
 	}
@@ -205,7 +205,7 @@ var (
 	logLine      = regexp.MustCompile(`^time="[^"]*" level=\w+ msg=(".*")$`)
 )
 
-// sentence returns an engine's own last words, without what mllab or a logger wrote around them.
+// sentence returns the last line of an engine's error, without the prefixes of mllab and of a logger.
 func sentence(err error) string {
 	lines := strings.Split(strings.TrimSpace(ranAndFailed.ReplaceAllString(err.Error(), "")), "\n")
 	last := strings.TrimSpace(lines[len(lines)-1])
@@ -217,36 +217,36 @@ func sentence(err error) string {
 	return strings.TrimPrefix(last, "Error: ")
 }
 
-// whyNot sorts the error of an engine's `info` into what a person can do about it. Its own sentence is always part of it.
-func whyNot(name string, err error, getenv func(string) string) error {
+// diagnose finds the fix for an error of an engine's `info`. The result always has the engine's own message.
+func diagnose(name string, err error, getenv func(string) string) error {
 	e := &engineError{name: name, installed: true}
 	if errors.Is(err, context.DeadlineExceeded) {
-		e.what, e.fix = "is installed, but did not answer within 20 s", "restart it, then see what `"+name+" info` says"
+		e.what, e.fix = "is installed, but did not answer within 20 s", "restart it, then see the output of `"+name+" info`"
 		return e
 	}
-	said := sentence(err)
+	reason := sentence(err)
 	text := strings.ToLower(err.Error())
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })
 	}
 	service := map[string]string{"docker": "docker", "nerdctl": "containerd"}[name]
-	variable := misleading(name, err.Error(), getenv)
+	variable := blamedVariable(name, err.Error(), getenv)
 	switch {
 	case has("permission denied", "operation not permitted", "must be root"):
-		e.what = "is installed, but this user may not use it: " + said
+		e.what = "is installed, but this user may not use it: " + reason
 		e.fix = "run mllab as root (`sudo mllab …`)"
 		if name == "docker" {
 			e.fix = "`sudo usermod -aG docker $USER` and log in again, or run mllab as root"
 		}
 	case variable != "":
 		key, _, _ := strings.Cut(variable, "=")
-		e.what, e.fix, e.misled = "is installed, but fails with "+variable+": "+said, "unset "+key+", or correct it", true
+		e.what, e.fix, e.misled = "is installed, but fails with "+variable+": "+reason, "unset "+key+", or correct it", true
 	case service != "" && has("cannot connect", "is the docker daemon running", "connection refused", "cannot access containerd", "rootless containerd not running", "no such file or directory"):
-		e.what, e.fix = "is installed, but its daemon is not running: "+said, "`sudo systemctl start "+service+"`"
+		e.what, e.fix = "is installed, but its daemon is not running: "+reason, "`sudo systemctl start "+service+"`"
 	case name == "podman" && has("cannot connect to podman", "unable to connect to podman"):
-		e.what, e.fix = "is installed, but its machine is not running: "+said, "`podman machine start`"
+		e.what, e.fix = "is installed, but its machine is not running: "+reason, "`podman machine start`"
 	default:
-		e.what, e.fix = "is installed, but fails: "+said, "see what `"+name+" info` says"
+		e.what, e.fix = "is installed, but fails: "+reason, "see the output of `"+name+" info`"
 	}
 	return e
 }
@@ -261,11 +261,11 @@ func installFix(name string) string {
 	return "install nerdctl and containerd (https://github.com/containerd/nerdctl/releases), or use another --engine"
 }
 
-// podmanConf returns the settings without which podman cannot start a node on this machine; "" when it needs none.
+// podmanConf returns the settings that podman needs to start a node on this machine; "" if it needs none.
 //
-// Podman asks for its own default limits, which the kernel refuses to a process without CAP_SYS_RESOURCE when they are
-// above its hard limits (podman lowers nproc to pid_max first), and crun refuses hybrid cgroups. A node needs more than
-// podman's 2048 threads as well, once that file is ours.
+// Podman sets its own default limits. The kernel refuses limits above the hard limits of a process without
+// CAP_SYS_RESOURCE (podman lowers nproc to pid_max first). crun refuses hybrid cgroups. A node also needs more than
+// podman's 2048 threads.
 func podmanConf(m machine, e *engine) string {
 	var containers, eng string
 	if !e.Rootless && !m.SysResource && m.Nofile > 0 && m.Nofile < 1<<20 {
@@ -281,15 +281,15 @@ func podmanConf(m machine, e *engine) string {
 	return containers + eng
 }
 
-// prepare gives podman the settings it needs here, through our own file and environment (kind runs podman with it);
-// nothing under /etc changes. Settings that the user made in CONTAINERS_CONF stay in force, alone.
-func (e *engine) prepare(p parts, s store, m machine) error {
+// prepare passes the settings of podmanConf to podman, also when kind runs it, in a file of mllab and an environment
+// variable. It changes nothing in /etc. If the user has set CONTAINERS_CONF, prepare does nothing.
+func (e *engine) prepare(p deps, s store, m machine) error {
 	conf := podmanConf(m, e)
 	if e.Name != "podman" || conf == "" || p.getenv("CONTAINERS_CONF") != "" {
 		return nil
 	}
-	// https://github.com/containers/common/blob/main/docs/containers.conf.5.md: CONTAINERS_CONF stands in for the
-	// files, the override is read on top of them but is not known to old versions.
+	// https://github.com/containers/common/blob/main/docs/containers.conf.5.md: CONTAINERS_CONF replaces the
+	// files. CONTAINERS_CONF_OVERRIDE adds to them, but old versions do not have it.
 	key := "CONTAINERS_CONF_OVERRIDE"
 	if major, _, _ := strings.Cut(e.Version, "."); len(major) == 1 && major < "5" {
 		key = "CONTAINERS_CONF"
@@ -309,16 +309,16 @@ func (e *engine) lines(ctx context.Context, args ...string) ([]string, error) {
 	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' || r == '\r' }), err
 }
 
-// container is a container as the engine's records have it.
+// container is the engine's record of a container.
 type container struct {
 	ID, Name, Image string
-	Status          string // up, exited, created, ...: the first word that `ps` says
-	Port            int    // of the host, to the gateway's node port; 0 when it has none
+	Status          string // up, exited, created, ...: the first word of the status in `ps`
+	Port            int    // host port of the gateway's node port; 0 if there is none
 }
 
-const clusterLabel = "io.x-k8s.kind.cluster" // kind's, on all its containers
+const clusterLabel = "io.x-k8s.kind.cluster" // kind sets it on all its containers
 
-// containers lists what has kind's label for the cluster, and whatever else has the node's name.
+// containers lists the containers with kind's label for the cluster, and any other with the node's name.
 func (e *engine) containers(ctx context.Context, cluster string) ([]container, error) {
 	var list []container
 	for _, filter := range []string{"label=" + clusterLabel + "=" + cluster, "name=^" + nodeName(cluster) + "$"} {
@@ -329,7 +329,7 @@ func (e *engine) containers(ctx context.Context, cluster string) ([]container, e
 		for _, l := range lines {
 			c := readContainer(l)
 			if !slices.ContainsFunc(list, func(o container) bool { return o.ID == c.ID }) {
-				if c.Port == 0 { // docker lists no ports of a container that does not run
+				if c.Port == 0 { // docker lists no ports of a stopped container
 					c.Port = e.boundPort(ctx, c.ID)
 				}
 				list = append(list, c)
@@ -351,7 +351,7 @@ func readContainer(line string) container {
 	return c
 }
 
-// boundPort reads the port out of the container's configuration; a record that cannot be read has none.
+// boundPort returns the port in the container's configuration, or 0.
 func (e *engine) boundPort(ctx context.Context, id string) int {
 	out, err := e.out(ctx, "container", "inspect", id)
 	var list []struct {
@@ -370,8 +370,8 @@ func (e *engine) boundPort(ctx context.Context, id string) int {
 	return 0
 }
 
-// alive says whether a process answers in the container: podman's records say "running" long after every process of
-// the host has ended, and the id of a process may have been given to another.
+// alive reports whether a command runs in the container. Podman's status can be "running" when all processes of the
+// container have ended, or when their ids belong to other processes.
 func (e *engine) alive(ctx context.Context, name string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -379,7 +379,7 @@ func (e *engine) alive(ctx context.Context, name string) bool {
 	return err == nil
 }
 
-// startedAt returns when a container was last started; zero when the engine does not say.
+// startedAt returns when a container was last started, or zero if that is unknown.
 func (e *engine) startedAt(ctx context.Context, name string) (at time.Time) {
 	out, err := e.out(ctx, "container", "inspect", "--format", "{{json .State.StartedAt}}", name)
 	if err != nil || json.Unmarshal([]byte(out), &at) != nil {
@@ -393,11 +393,11 @@ func (e *engine) start(ctx context.Context, name string) error {
 	return err
 }
 
-// remove removes a container by force. A container whose processes the engine has lost track of refuses the first
-// time: podman waits for an exit that it never sees, gives up, and then knows that it ended.
+// remove removes a container by force. If podman has lost track of its processes, the first attempt fails: podman waits for
+// an exit that it never sees, and only then records that the container has ended.
 func (e *engine) remove(ctx context.Context, id string) error {
 	if e.Name == "podman" {
-		_, _ = e.out(ctx, "kill", id) // its rm asks politely first, for ten seconds; what does not run cannot be killed
+		_, _ = e.out(ctx, "kill", id) // podman's rm first waits ten seconds after SIGTERM; kill fails for a stopped container
 	}
 	var err error
 	for range 3 {
@@ -411,7 +411,7 @@ func (e *engine) remove(ctx context.Context, id string) error {
 	return fmt.Errorf("removing container %s: %w", id, err)
 }
 
-// volumes lists the volumes that kind labelled with the node's name: with podman they outlive the container.
+// volumes lists the volumes that kind labeled with the node's name. With podman they outlive the container.
 func (e *engine) volumes(ctx context.Context, node string) ([]string, error) {
 	return e.lines(ctx, "volume", "ls", "--quiet", "--filter", "label="+node)
 }
@@ -423,7 +423,7 @@ func (e *engine) removeVolume(ctx context.Context, name string) error {
 
 const kindNetwork = "kind"
 
-// networkVariable is kind's own choice of a network; it has none for nerdctl.
+// networkVariable returns kind's own variable that selects a network. There is none for nerdctl.
 func networkVariable(engine string) string {
 	switch engine {
 	case "docker":
@@ -439,15 +439,15 @@ func (e *engine) hasNetwork(ctx context.Context) bool {
 	return err == nil
 }
 
-// madeNetwork is how made.json names the network: the engine, and the network's name unless it is kind's default.
-func (e *engine) madeNetwork() string {
+// networkKey returns the network's name in made.json: the engine, and the network unless it is kind's default.
+func (e *engine) networkKey() string {
 	if e.Network == kindNetwork {
 		return e.Name
 	}
 	return e.Name + "/" + e.Network
 }
 
-// removeNetwork removes a network unless a container, running or not, is attached to it.
+// removeNetwork removes a network unless a container, running or stopped, is attached to it.
 func (e *engine) removeNetwork(ctx context.Context, name string) (removed bool, err error) {
 	users, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "network="+name)
 	if err != nil || len(users) > 0 {
@@ -465,13 +465,13 @@ func (e *engine) hasImage(ctx context.Context, ref string) bool {
 	return err == nil
 }
 
-// nodeImages lists the node images that mllab made.
+// nodeImages lists the node images that mllab built.
 func (e *engine) nodeImages(ctx context.Context) ([]string, error) {
 	refs, err := e.lines(ctx, "images", "--format", "{{.Repository}}:{{.Tag}}")
 	return slices.DeleteFunc(refs, func(r string) bool { return !strings.HasPrefix(r, nodeImagePrefix) }), err
 }
 
-// usesImage reports whether a container, running or not, is made of the image.
+// usesImage reports whether a container, running or stopped, uses the image.
 func (e *engine) usesImage(ctx context.Context, ref string) (bool, error) {
 	users, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "ancestor="+ref)
 	return len(users) > 0, err
@@ -482,14 +482,14 @@ func (e *engine) removeImage(ctx context.Context, ref string) error {
 	return err
 }
 
-// loadImage reads a docker-archive that write makes.
+// loadImage loads the docker-archive that write writes.
 func (e *engine) loadImage(ctx context.Context, write func(io.Writer) error) error {
 	return pipe(write, func(in io.Reader) error {
 		return e.run.Run(ctx, run.Cmd{Path: e.Name, Args: []string{"load"}, Stdin: in})
 	})
 }
 
-// pipe runs a writer and a reader against each other; the writer's error is the cause of the reader's.
+// pipe connects write to read. If write fails, pipe returns its error, which caused that of read.
 func pipe(write func(io.Writer) error, read func(io.Reader) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
@@ -506,8 +506,7 @@ func pipe(write func(io.Writer) error, read func(io.Reader) error) error {
 	return err
 }
 
-// nodeMemory returns the bytes that the node and everything in it hold, without what the kernel could drop at once:
-// what the kubelet calls the working set.
+// nodeMemory returns the working set of the node in bytes: its memory without inactive file pages.
 func (e *engine) nodeMemory(ctx context.Context, name string) (uint64, error) {
 	const script = "cd /sys/fs/cgroup; cat memory.current memory/memory.usage_in_bytes 2>/dev/null; cat memory.stat memory/memory.stat 2>/dev/null; true"
 	out, err := e.out(ctx, "exec", name, "sh", "-c", script)

@@ -16,12 +16,12 @@ import (
 )
 
 // engines is a machine where the named ones are in PATH and answer `info` with a text or an error.
-func engines(answers map[string]any) parts {
+func engines(answers map[string]any) deps {
 	w := &world{env: map[string]string{}}
-	p := w.parts()
+	p := w.deps()
 	p.getenv = func(k string) string { return w.env[k] }
 	p.setenv = func(k, v string) error { w.env[k] = v; return nil }
-	p.look = func(name string) (string, error) {
+	p.lookPath = func(name string) (string, error) {
 		if _, ok := answers[name]; ok {
 			return "/usr/bin/" + name, nil
 		}
@@ -105,7 +105,7 @@ func TestWhyNoEngineCanBeUsedIsSaidWithItsFix(t *testing.T) {
 		{"the wanted one is not installed", "nerdctl", nil, "nerdctl is not in PATH", "install nerdctl"},
 		{"docker's daemon is down", "docker", map[string]any{"docker": errDockerDown}, "its daemon is not running", "sudo systemctl start docker"},
 		{"docker's daemon is down and nothing else is installed", "", map[string]any{"docker": errDockerDown}, "Is the docker daemon running?; podman is not in PATH", "sudo systemctl start docker"},
-		{"docker's server is down and the client says so in its answer", "docker", map[string]any{"docker": `{"ServerErrors":["Cannot connect"]}`}, "its server says: Cannot connect", "docker info"},
+		{"docker's server is down and the client says so in its answer", "docker", map[string]any{"docker": `{"ServerErrors":["Cannot connect"]}`}, "its server reports: Cannot connect", "docker info"},
 		{"docker's socket is not for this user", "docker", map[string]any{"docker": errors.New("exit status 1: permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock")}, "permission denied", "usermod -aG docker"},
 		{"containerd is not for this user", "nerdctl", map[string]any{"nerdctl": errors.New("exit status 1: rootless containerd not running? (hint: use `containerd-rootless-setuptool.sh install`)")}, "its daemon is not running", "systemctl start containerd"},
 		{"podman's machine is off", "podman", map[string]any{"podman": errors.New("exit status 125: Cannot connect to Podman. Please verify your connection")}, "its machine is not running: Cannot connect to Podman. Please", "podman machine start"},
@@ -177,8 +177,8 @@ func TestAVariableThatMisleadsAnEngineIsNamedWithTheEnginesOwnWords(t *testing.T
 
 func TestAnEngineThatAVariableMisledIsNotPassedOverInSilence(t *testing.T) {
 	w := newWorld(t)
-	p := w.parts()
-	p.look = func(string) (string, error) { return "/usr/bin/x", nil }
+	p := w.deps()
+	p.lookPath = func(string) (string, error) { return "/usr/bin/x", nil }
 	p.run = run.Func(func(ctx context.Context, c run.Cmd) error {
 		if c.Path == "docker" {
 			return errors.New("exit status 1: Cannot connect to the Docker daemon at unix:///nowhere. Is the docker daemon running?")

@@ -87,10 +87,10 @@ func goodMachine() machine {
 	}
 }
 
-func (w *world) parts() parts {
-	return parts{
+func (w *world) deps() deps {
+	return deps{
 		run: run.Func(w.podman),
-		look: func(program string) (string, error) {
+		lookPath: func(program string) (string, error) {
 			if program == "podman" {
 				return "/usr/bin/podman", nil
 			}
@@ -250,7 +250,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 			return err
 		}
 	}
-	say := func(lines ...string) error {
+	add := func(lines ...string) error {
 		_, err := io.WriteString(c.Stdout, strings.Join(lines, "\n")+"\n")
 		return err
 	}
@@ -264,9 +264,9 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		if err != nil {
 			return err
 		}
-		return say(string(data))
+		return add(string(data))
 	case line == "ps -a --quiet --filter label="+clusterLabel:
-		return say(w.otherNodes...)
+		return add(w.otherNodes...)
 	case strings.HasPrefix(line, "ps -a --quiet --filter ancestor="):
 		var users []string
 		for _, c := range w.containers {
@@ -274,13 +274,13 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 				users = append(users, c.ID)
 			}
 		}
-		return say(users...)
+		return add(users...)
 	case strings.HasPrefix(line, "ps -a --quiet --filter network="):
 		users := slices.Clone(w.users)
 		for _, c := range w.containers {
 			users = append(users, c.ID)
 		}
-		return say(users...)
+		return add(users...)
 	case strings.HasPrefix(line, "ps -a --no-trunc --filter label="):
 		var lines []string
 		for _, c := range w.containers {
@@ -288,12 +288,12 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 				lines = append(lines, psLine(c))
 			}
 		}
-		return say(lines...)
+		return add(lines...)
 	case strings.HasPrefix(line, "ps -a --no-trunc --filter name="), strings.HasPrefix(line, "container inspect"):
 		if strings.Contains(line, "StartedAt") {
-			return say(w.startedAt.Format(`"` + time.RFC3339Nano + `"`))
+			return add(w.startedAt.Format(`"` + time.RFC3339Nano + `"`))
 		}
-		return say("")
+		return add("")
 	case strings.HasPrefix(line, "exec") && last == "true":
 		if i := find(c.Args[1]); i < 0 || w.containers[i].Status != "up" || w.dead[c.Args[1]] {
 			return errors.New("cannot exec in a stopped container")
@@ -310,20 +310,20 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 			return err
 		}
 	case strings.HasSuffix(line, "systemctl is-active kubelet"):
-		return say("active")
+		return add("active")
 	case strings.Contains(line, "journalctl"):
-		return say(w.journal...)
+		return add(w.journal...)
 	case strings.Contains(line, " ctr "):
-		return say(w.onNode...)
+		return add(w.onNode...)
 	case strings.Contains(line, "memory.current"):
-		return say("1000", "total_inactive_file 400")
+		return add("1000", "total_inactive_file 400")
 	case strings.HasPrefix(line, "image inspect"):
 		if !slices.Contains(w.images, last) {
 			return errors.New("image not known")
 		}
 		return nil
 	case strings.HasPrefix(line, "images"):
-		return say(w.images...)
+		return add(w.images...)
 	case strings.HasPrefix(line, "network inspect"):
 		if !w.network {
 			return errors.New("network not found")
@@ -336,7 +336,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 				names = append(names, v)
 			}
 		}
-		return say(names...)
+		return add(names...)
 	}
 	// The rest changes something.
 	w.calls = append(w.calls, line)
@@ -373,7 +373,7 @@ func psLine(c container) string {
 	if c.Port != 0 {
 		ports = fmt.Sprintf("127.0.0.1:%d->30080/tcp, 127.0.0.1:37747->6443/tcp", c.Port)
 	}
-	return strings.Join([]string{c.ID, c.Name, c.Image, orElse(status, c.Status), ports}, "\t")
+	return strings.Join([]string{c.ID, c.Name, c.Image, firstNonEmpty(status, c.Status), ports}, "\t")
 }
 
 // options are those of a call in this world, with fresh folders.

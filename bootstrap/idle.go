@@ -8,9 +8,9 @@ import (
 	"mllab.local/internal/report"
 )
 
-// patience is a context that ends, as one whose deadline has passed, when nothing has changed for quiet. What changes is
-// what a step says: an image is pulled, a container starts, a condition is met. Its parent has the hard bound.
-type patience struct {
+// idleContext is a context that ends with DeadlineExceeded when nothing has changed for the time quiet. A change is a new
+// text of a step: an image is pulled, a container starts, a condition is met. The parent has the hard limit.
+type idleContext struct {
 	context.Context
 	quiet time.Duration
 	done  chan struct{}
@@ -19,9 +19,9 @@ type patience struct {
 	timer *time.Timer
 }
 
-// withPatience returns a context that ends after quiet without a call of changed, or with its parent.
-func withPatience(parent context.Context, quiet time.Duration) (ctx *patience, stop func()) {
-	p := &patience{Context: parent, quiet: quiet, done: make(chan struct{})}
+// withIdleTimeout returns a context that ends after the time quiet without a call of changed, or with its parent.
+func withIdleTimeout(parent context.Context, quiet time.Duration) (ctx *idleContext, stop func()) {
+	p := &idleContext{Context: parent, quiet: quiet, done: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.timer = time.AfterFunc(quiet, func() { p.end(context.DeadlineExceeded) })
@@ -32,7 +32,7 @@ func withPatience(parent context.Context, quiet time.Duration) (ctx *patience, s
 	}
 }
 
-func (p *patience) end(err error) {
+func (p *idleContext) end(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil {
@@ -42,7 +42,7 @@ func (p *patience) end(err error) {
 	}
 }
 
-func (p *patience) changed() {
+func (p *idleContext) changed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil {
@@ -51,36 +51,36 @@ func (p *patience) changed() {
 }
 
 // Done is closed when the context ends.
-func (p *patience) Done() <-chan struct{} { return p.done }
+func (p *idleContext) Done() <-chan struct{} { return p.done }
 
-// Err returns why it has ended, nil before that.
-func (p *patience) Err() error {
+// Err returns why the context has ended, or nil.
+func (p *idleContext) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
-// watched is a Reporter whose steps' news are changes.
-type watched struct {
+// progressReporter is a Reporter that calls changed for each change of a step.
+type progressReporter struct {
 	report.Reporter
 	changed func()
 }
 
-// Step begins a step.
-func (w watched) Step(name string) report.Task {
+// Step starts a step.
+func (w progressReporter) Step(name string) report.Task {
 	w.changed()
-	return &watchedTask{Task: w.Reporter.Step(name), changed: w.changed}
+	return &progressTask{Task: w.Reporter.Step(name), changed: w.changed}
 }
 
-type watchedTask struct {
+type progressTask struct {
 	report.Task
 	changed func()
 	mu      sync.Mutex
 	last    string
 }
 
-// Update is a change when the reason is another one.
-func (t *watchedTask) Update(reason string) {
+// Update calls changed if the reason is new.
+func (t *progressTask) Update(reason string) {
 	t.mu.Lock()
 	if t.last != reason {
 		t.last = reason
@@ -90,8 +90,8 @@ func (t *watchedTask) Update(reason string) {
 	t.Task.Update(reason)
 }
 
-// Done ends the step well.
-func (t *watchedTask) Done(result string) {
+// Done ends the step successfully.
+func (t *progressTask) Done(result string) {
 	t.changed()
 	t.Task.Done(result)
 }

@@ -12,9 +12,9 @@ import (
 
 func TestABoundFollowsWhatStepsSay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, stop := withPatience(t.Context(), time.Minute)
+		ctx, stop := withIdleTimeout(t.Context(), time.Minute)
 		defer stop()
-		task := watched{report.Discard(), ctx.changed}.Step("git")
+		task := progressReporter{report.Discard(), ctx.changed}.Step("git")
 		for _, reason := range []string{"pulling", "starting", "0/1 ready"} {
 			time.Sleep(50 * time.Second)
 			task.Update(reason)
@@ -35,7 +35,7 @@ func TestABoundEndsWithItsParent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hard, end := context.WithTimeout(t.Context(), time.Hour)
 		defer end()
-		ctx, stop := withPatience(hard, time.Minute)
+		ctx, stop := withIdleTimeout(hard, time.Minute)
 		defer stop()
 		below, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -49,7 +49,7 @@ func TestABoundEndsWithItsParent(t *testing.T) {
 		}
 	})
 	parent, cancel := context.WithCancel(t.Context())
-	ctx, stop := withPatience(parent, time.Minute)
+	ctx, stop := withIdleTimeout(parent, time.Minute)
 	defer stop()
 	cancel()
 	if <-ctx.Done(); !errors.Is(ctx.Err(), context.Canceled) {

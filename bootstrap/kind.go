@@ -26,8 +26,8 @@ import (
 	"mllab.local/internal/run"
 )
 
-// kindConfig is what kind is told. The node image brings its own CNI, and the empty search list keeps the host's
-// domains out of every lookup in the cluster.
+// kindConfig is the template of kind's configuration. The node image has its own CNI. The empty search list keeps the
+// host's domains out of every DNS lookup in the cluster.
 var kindConfig = template.Must(template.New("kind").Parse(`kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
 name: {{.Name}}
@@ -84,15 +84,17 @@ containerdConfigPatches:
 {{- end}}
 `))
 
-// clusterConfig returns kind's configuration; without an apiPort kind picks one. The patches are of the node image, below
-// manifests/node. The controller
-// manager makes an account for each of its forty controllers before kube-proxy has a pod, so it is not held to 20 calls a
-// second. There is one scheduler, which need not be elected; the controller manager must be, because without an election it
-// ends when the API is not there within 10 s. After a node was stopped, controllers that come before what they need end
-// once or twice: the kubelet would make them wait up to five minutes, and with its newer setting 5 s. containerd learns
-// from manifests/node/etc/containerd where the lab's registry is. What depends on the machine: without CAP_SYS_RESOURCE nothing in the
-// node may lower its oom_score_adj, so containerd must not try; and a kubelet from 1.35 on refuses cgroup v1 unless
-// told otherwise, with a setting that older ones do not all know.
+// clusterConfig returns kind's configuration. If apiPort is 0, kind picks a port.
+//
+//   - The kubeadm patches are in the node image, from manifests/node.
+//   - The controller manager creates an account for each of its forty controllers before kube-proxy has a pod, so its
+//     limit of 20 requests a second is raised. It keeps leader election: without it, it exits if the API does not answer
+//     within 10 s. The only scheduler needs no election.
+//   - When a stopped node starts again, some controllers exit once or twice, until their dependencies run. The kubelet
+//     would wait up to five minutes before it restarts them; its newer setting makes that 5 s.
+//   - manifests/node/etc/containerd has the address of the lab's registry.
+//   - Without CAP_SYS_RESOURCE nothing in the node may lower its oom_score_adj, so containerd must not try.
+//   - A kubelet from 1.35 on refuses cgroup v1 by default. Older kubelets do not have this setting.
 func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string) (string, error) {
 	var b bytes.Buffer
 	err := kindConfig.Execute(&b, map[string]any{
@@ -107,7 +109,7 @@ func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string
 	return b.String(), nil
 }
 
-// minor is 34 for v1.34.4, and 0 for what is no version.
+// minor returns 34 for v1.34.4, and 0 for a text that is not a version.
 func minor(version string) int {
 	parts := strings.Split(version, ".")
 	if len(parts) < 2 {
@@ -120,7 +122,7 @@ func minor(version string) int {
 	return n
 }
 
-// kindCluster is a cluster that kind makes.
+// kindCluster is a cluster of kind.
 type kindCluster struct {
 	provider   *kind.Provider
 	engine     *engine
@@ -128,16 +130,16 @@ type kindCluster struct {
 	kubeconfig string
 }
 
-func newKindCluster(e *engine, name, kubeconfig string, said func(string)) cluster {
+func newKindCluster(e *engine, name, kubeconfig string, progress func(string)) cluster {
 	with := map[string]kind.ProviderOption{
 		"docker": kind.ProviderWithDocker(), "podman": kind.ProviderWithPodman(), "nerdctl": kind.ProviderWithNerdctl("nerdctl"),
 	}
-	p := kind.NewProvider(with[e.Name], kind.ProviderWithLogger(kindLog{said: said}))
+	p := kind.NewProvider(with[e.Name], kind.ProviderWithLogger(kindLog{progress: progress}))
 	return &kindCluster{provider: p, engine: e, name: name, kubeconfig: kubeconfig}
 }
 
-// create makes the cluster. kind takes no context: when ours ends, the node container is taken away from under it, so
-// that its next step fails, and again until it has come back.
+// create creates the cluster. kind accepts no context: when ctx ends, create removes the node container again and again,
+// so that kind's next step fails, until kind returns.
 func (k *kindCluster) create(ctx context.Context, config, image string) error {
 	done := make(chan error, 1)
 	go func() {
@@ -152,7 +154,7 @@ func (k *kindCluster) create(ctx context.Context, config, image string) error {
 		switch {
 		case err == nil:
 			return os.Chmod(k.kubeconfig, 0o600)
-		case ctx.Err() != nil: // ^C reached kind's processes first
+		case ctx.Err() != nil: // Ctrl-C reached kind's processes first
 			return ctx.Err()
 		}
 		return kindError(err)
@@ -163,19 +165,18 @@ func (k *kindCluster) create(ctx context.Context, config, image string) error {
 	poll := time.NewTicker(500 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		_ = k.engine.remove(cleanup, nodeName(k.name)) // the caller removes what is left, and says so when it cannot
+		_ = k.engine.remove(cleanup, nodeName(k.name)) // the caller removes the rest, and reports errors
 		select {
 		case <-done:
 			return ctx.Err()
 		case <-cleanup.Done():
-			return fmt.Errorf("%w; kind has not come back within a minute", ctx.Err())
+			return fmt.Errorf("%w; kind has not returned within a minute", ctx.Err())
 		case <-poll.C:
 		}
 	}
 }
 
-// superAdmin is kubeadm's own kubeconfig on the node. It has its rights from the beginning; admin.conf, which is for
-// people, gets them seconds later.
+// superAdmin is kubeadm's own kubeconfig on the node. It has all rights at once; admin.conf gets its rights seconds later.
 // https://kubernetes.io/docs/reference/setup-tools/kubeadm/implementation-details/#generate-kubeconfig-files-for-control-plane-components
 const superAdmin = "/etc/kubernetes/super-admin.conf"
 
@@ -184,12 +185,12 @@ var serverLine = regexp.MustCompile(`(?m)^( *server:).*$`)
 func (k *kindCluster) serving(ctx context.Context, port int) (lab, error) {
 	server := fmt.Sprintf("https://127.0.0.1:%d", port)
 	var client *kube.Client
-	// It only looks whether there is an answer, and sends nothing: there is no certificate to check with yet.
-	asks := &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	defer asks.CloseIdleConnections()
+	// This client only checks for an answer and sends no data. There is no certificate to verify with yet.
+	probe := &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer probe.CloseIdleConnections()
 	steps := []func() error{
 		func() error {
-			r, err := asks.Get(server)
+			r, err := probe.Get(server)
 			if err == nil {
 				err = r.Body.Close()
 			}
@@ -236,7 +237,7 @@ func (k *kindCluster) load(ctx context.Context, write func(io.Writer) error) err
 	if len(nodes) != 1 {
 		return fmt.Errorf("expected one node, found %d", len(nodes))
 	}
-	// kind cannot be cancelled, but it ends with its input, and that with ctx.
+	// kind cannot be canceled. But it ends when its input ends, which ends with ctx.
 	return pipe(write, func(r io.Reader) error {
 		if err := nodeutils.LoadImageArchive(nodes[0], r); err != nil {
 			return kindError(err)
@@ -245,10 +246,10 @@ func (k *kindCluster) load(ctx context.Context, write func(io.Writer) error) err
 	})
 }
 
-// goFrame is a line of a Go stack trace and the next: kubeadm, which kind has say everything, ends with thirty.
+// goFrame matches a frame of a Go stack trace. kind runs kubeadm with full verbosity, which prints thirty of them last.
 var goFrame = regexp.MustCompile(`(?m)^\S+\n\t\S+\.go:\d+(\n|\z)`)
 
-// kindError adds the last words of the command that failed, which kind keeps to itself.
+// kindError adds the last output lines of the command that failed, which kind's error does not have.
 func kindError(err error) error {
 	failed := kindexec.RunErrorForError(err)
 	if failed == nil {
@@ -256,17 +257,17 @@ func kindError(err error) error {
 	}
 	lines := strings.Split(strings.TrimSpace(goFrame.ReplaceAllString(string(failed.Output), "")), "\n")
 	last := strings.Join(lines[max(0, len(lines)-12):], "\n  ")
-	what, _, _ := strings.Cut(err.Error(), ": command \"") // the command itself is long and tells little
+	what, _, _ := strings.Cut(err.Error(), ": command \"") // leave out the command, which is long
 	if last == "" {
 		last = failed.Inner.Error()
 	}
 	return errors.New(what + ":\n  " + last)
 }
 
-// kindLog turns kind's talk into a step's newest reason.
-type kindLog struct{ said func(string) }
+// kindLog is a kind logger that passes messages to a step.
+type kindLog struct{ progress func(string) }
 
-func (kindLog) Warn(string)          {} // kind warns of what doctor has judged already
+func (kindLog) Warn(string)          {} // doctor has checked what kind warns of
 func (kindLog) Warnf(string, ...any) {}
 func (l kindLog) Error(s string)     { l.Info(s) }
 func (l kindLog) Errorf(format string, args ...any) {
@@ -281,7 +282,7 @@ func (l kindLog) V(v log.Level) log.InfoLogger {
 }
 
 func (l kindLog) Info(s string) {
-	// Its lines are " • Preparing nodes 📦  ...": keep the words.
+	// A message is like " • Preparing nodes 📦  ...": keep only the words.
 	s = strings.Map(func(r rune) rune {
 		if r > unicode.MaxLatin1 {
 			return -1
@@ -289,7 +290,7 @@ func (l kindLog) Info(s string) {
 		return r
 	}, s)
 	if s = strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(s), "...")); s != "" && !strings.HasPrefix(s, "Creating cluster") {
-		l.said(strings.ToLower(s[:1]) + s[1:])
+		l.progress(strings.ToLower(s[:1]) + s[1:])
 	}
 }
 func (l kindLog) Infof(format string, args ...any) { l.Info(fmt.Sprintf(format, args...)) }

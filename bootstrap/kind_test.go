@@ -58,10 +58,10 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 			patches[patch["kind"].(string)] = patch
 		}
 		kubelet := patches["KubeletConfiguration"]
-		if _, said := kubelet["failCgroupV1"]; said != c.cgroup || kubelet["serializeImagePulls"] != false {
+		if _, progress := kubelet["failCgroupV1"]; progress != c.cgroup || kubelet["serializeImagePulls"] != false {
 			t.Errorf("%s: kubelet %v", c.name, kubelet)
 		}
-		if said := len(cfg.ContainerdConfigPatches) == 1 && strings.Contains(cfg.ContainerdConfigPatches[0], "restrict_oom_score_adj = true"); said != c.oom {
+		if progress := len(cfg.ContainerdConfigPatches) == 1 && strings.Contains(cfg.ContainerdConfigPatches[0], "restrict_oom_score_adj = true"); progress != c.oom {
 			t.Errorf("%s: containerd %v", c.name, cfg.ContainerdConfigPatches)
 		}
 	}
@@ -71,16 +71,16 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 }
 
 func TestKindsTalkBecomesReasons(t *testing.T) {
-	var said []string
-	l := kindLog{said: func(s string) { said = append(said, s) }}
+	var progress []string
+	l := kindLog{progress: func(s string) { progress = append(progress, s) }}
 	l.V(0).Infof("Creating cluster %q ...\n", "mllab")
 	l.V(0).Infof(" • %s  ...\n", "Ensuring node image (localhost/mllab-node:abc) 🖼")
 	l.V(0).Infof(" ✓ %s\n", "Starting control-plane 🕹️")
 	l.V(1).Info("debug")
 	l.Warn("enabling experimental podman provider")
 	l.V(0).Info("\n")
-	if want := "ensuring node image (localhost/mllab-node:abc)|starting control-plane"; strings.Join(said, "|") != want {
-		t.Errorf("said %q", said)
+	if want := "ensuring node image (localhost/mllab-node:abc)|starting control-plane"; strings.Join(progress, "|") != want {
+		t.Errorf("said %q", progress)
 	}
 	var _ log.Logger = l
 }

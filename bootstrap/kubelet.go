@@ -14,30 +14,30 @@ import (
 	"mllab.local/internal/run"
 )
 
-// kubeletError says that a node's kubelet does not run, with its own last words.
+// kubeletError means that a node's kubelet does not run. It has the kubelet's last errors.
 type kubeletError struct{ words []string }
 
 func (e *kubeletError) Error() string {
 	if len(e.words) == 0 {
-		return "the node's kubelet does not run, and says nothing"
+		return "the node's kubelet does not run, and its log is empty"
 	}
-	return "the node's kubelet does not run; its last words:\n  " + strings.Join(e.words, "\n  ")
+	return "the node's kubelet does not run; its last errors:\n  " + strings.Join(e.words, "\n  ")
 }
 
 const (
-	kubeletFailures = 3                // after which it does not run: systemd starts it again a second later
-	kubeletWindow   = 30 * time.Second // within which these are
-	kubeletRetry    = time.Second      // until the node is there to be asked
+	kubeletFailures = 3                // restarts after which the kubelet counts as not running; systemd restarts it after a second
+	kubeletWindow   = 30 * time.Second // time for these restarts
+	kubeletRetry    = time.Second      // pause until the node exists
 	kubeletGoodbye  = 5 * time.Second  // for the engine to end a process in the node
 )
 
-// followKubelet prints every two seconds how often systemd has started the kubelet again, and the state of the unit that
-// it needs. It follows no journal, which takes an inotify instance. It ends when its input does: an engine that is killed
-// leaves behind what it runs in a container.
+// followKubelet prints every two seconds the number of restarts of the kubelet, and the state of the unit that it needs.
+// Following the journal would take an inotify instance. The script ends when its input ends: a killed engine client does
+// not end its process in the container.
 const followKubelet = `while :; do echo $(systemctl show --value -p NRestarts kubelet) $(systemctl show --value -p ActiveState mllab-network); sleep 2; done & cat >/dev/null; kill $!`
 
-// watchKubelet follows a node's kubelet, also one that does not exist yet, until ctx ends, and then returns nil. When the
-// kubelet keeps failing it returns a *kubeletError. kubeadm and kind would wait for minutes, and then not say why.
+// watchKubelet follows the kubelet of a node, which may not exist yet. It returns a *kubeletError if the kubelet keeps
+// failing, and nil when ctx ends. kubeadm and kind would wait for minutes and not report the cause.
 func (e *engine) watchKubelet(ctx context.Context, node string) error {
 	retry := time.NewTicker(kubeletRetry)
 	defer retry.Stop()
@@ -50,7 +50,7 @@ func (e *engine) watchKubelet(ctx context.Context, node string) error {
 			time.AfterFunc(kubeletGoodbye, kill)
 		})
 		counted := &failures{stop: stop, now: time.Now}
-		_ = e.run.Run(polite, run.Cmd{Path: e.Name, Args: []string{"exec", "-i", node, "sh", "-c", followKubelet}, Stdin: in, Stdout: counted}) // the node is not there yet, or no more
+		_ = e.run.Run(polite, run.Cmd{Path: e.Name, Args: []string{"exec", "-i", node, "sh", "-c", followKubelet}, Stdin: in, Stdout: counted}) // fails while there is no node
 		stop()
 		kill()
 		if counted.final && ctx.Err() == nil {
@@ -64,7 +64,7 @@ func (e *engine) watchKubelet(ctx context.Context, node string) error {
 	return nil
 }
 
-// failures reads the lines of followKubelet, and calls stop when the kubelet was started again too often.
+// failures reads the lines of followKubelet, and calls stop after too many restarts.
 type failures struct {
 	stop  func()
 	now   func() time.Time
@@ -73,7 +73,7 @@ type failures struct {
 	final bool
 }
 
-// restarts is how often systemd had started the kubelet again.
+// restarts is the number of restarts at a time.
 type restarts struct {
 	at time.Time
 	n  int
@@ -91,22 +91,22 @@ func (f *failures) Write(p []byte) (int, error) {
 		count, needed, _ := strings.Cut(string(line), " ")
 		n, err := strconv.Atoi(count)
 		if err != nil {
-			continue // systemd is not there yet
+			continue // systemd does not run yet
 		}
 		now := f.now()
 		f.seen = slices.DeleteFunc(f.seen, func(r restarts) bool { return now.Sub(r.at) > kubeletWindow || r.n > n })
 		f.seen = append(f.seen, restarts{now, n})
-		if n-f.seen[0].n >= kubeletFailures || needed == "failed" { // which systemd does not try again
+		if n-f.seen[0].n >= kubeletFailures || needed == "failed" { // systemd does not restart a failed unit
 			f.final = true
 			f.stop()
 		}
 	}
 }
 
-// klogHead is what klog writes before an error's text: "E1128 18:16:13.123456     421 run.go:72] ".
+// klogHead matches klog's prefix of an error: "E1128 18:16:13.123456     421 run.go:72] ".
 var klogHead = regexp.MustCompile(`^[EF]\d{4} [\d:.]+ +\d+ \S+\] `)
 
-// kubeletWords returns the last errors that the kubelet, or the unit that it needs, said, each once.
+// kubeletWords returns the last distinct errors of the kubelet and of the unit that it needs.
 func (e *engine) kubeletWords(ctx context.Context, node string) []string {
 	lines, err := e.lines(ctx, "exec", node, "journalctl", "--lines=400", "--output=cat", "_SYSTEMD_UNIT=kubelet.service", "+", "_SYSTEMD_UNIT=mllab-network.service")
 	if err != nil {
@@ -136,15 +136,15 @@ func lastWords(lines []string) []string {
 	return errs
 }
 
-// outOfInotify tells the kernel's words for a user who has no inotify instance, or no watch, left.
+// outOfInotify reports whether text is the kernel's error for a user without free inotify instances or watches.
 func outOfInotify(text string) bool {
 	return strings.Contains(text, "too many open files") || strings.Contains(text, "inotify") && strings.Contains(text, "no space left on device")
 }
 
-// withKubeletFix adds what to do about a kubelet that does not run.
+// withKubeletFix adds the fix for a kubelet that does not run.
 func withKubeletFix(err error, m machine) error {
 	if outOfInotify(err.Error()) {
 		return fault.Hinted(err, inotifyFix(m.InotifyWatches)+", then up again")
 	}
-	return fault.Hinted(err, "correct what it names, then up again; `mllab doctor` shows what this machine lacks")
+	return fault.Hinted(err, "fix that error, then up again; `mllab doctor` shows what this machine lacks")
 }

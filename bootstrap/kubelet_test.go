@@ -16,7 +16,7 @@ const crashed = "0 active\n1 active\n3 active\n"
 func TestUpEndsWithTheLastWordsOfAKubeletThatDoesNotRun(t *testing.T) {
 	for _, c := range []struct{ name, word, fix string }{
 		{"no inotify instances", "E1128 18:16:13.123456     421 run.go:72] \"command failed\" err=\"failed to run Kubelet: inotify_init: too many open files\"", "sysctl fs.inotify.max_user_instances=512"},
-		{"a flag", "E1128 18:16:13.123456     421 run.go:72] \"command failed\" err=\"failed to parse kubelet flag: unknown flag: --no-such\"", "correct what it names"},
+		{"a flag", "E1128 18:16:13.123456     421 run.go:72] \"command failed\" err=\"failed to parse kubelet flag: unknown flag: --no-such\"", "fix that error"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -24,9 +24,9 @@ func TestUpEndsWithTheLastWordsOfAKubeletThatDoesNotRun(t *testing.T) {
 			w.journal = []string{"I1128 18:16:13.123456     421 server.go:1] \"starting\"", c.word, strings.Replace(c.word, "421", "422", 1)}
 			w.kubeletFails, w.blockKind = make(chan struct{}), true
 			w.duringKind = func() { close(w.kubeletFails) }
-			_, err := up(t.Context(), o, w.parts())
+			_, err := up(t.Context(), o, w.deps())
 			_, text, _ := strings.Cut(c.word, "] ")
-			if err == nil || !strings.HasSuffix(err.Error(), "the node's kubelet does not run; its last words:\n  "+text) || !strings.Contains(fault.Hint(err), c.fix) || fault.Code(err) != 1 {
+			if err == nil || !strings.HasSuffix(err.Error(), "the node's kubelet does not run; its last errors:\n  "+text) || !strings.Contains(fault.Hint(err), c.fix) || fault.Code(err) != 1 {
 				t.Errorf("%v\nhint: %s", err, fault.Hint(err))
 			}
 			w.clean(o)

@@ -18,7 +18,7 @@ import (
 	"mllab.local/internal/report"
 )
 
-// liveLab is a cluster behind its API.
+// liveLab is a lab that is reached by its API.
 type liveLab struct{ kube *kube.Client }
 
 func connect(kubeconfig string) (lab, error) {
@@ -33,26 +33,26 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	poll := time.NewTicker(200 * time.Millisecond)
 	defer poll.Stop()
 	last := "not asked yet"
-	var stuck time.Time       // since when pods cannot be started for want of inotify
-	dropped := since.IsZero() // only a cluster that was stopped has leases and addresses of the dead
+	var noInotifySince time.Time // since when pods cannot start because inotify instances are used up
+	dropped := since.IsZero()    // only a cluster that was stopped has old leases and addresses
 	for {
 		if !dropped {
-			// When it fails the API does not answer yet, which the next call says.
+			// An error means that the API does not answer yet; nodeReady reports that.
 			dropped = errors.Join(l.kube.DropLeases(ctx, since), addons.Restarted(ctx, l.kube)) == nil
 		}
 		version, why := l.nodeReady(ctx, since)
 		if why == "" {
 			return version, nil
 		}
-		if ctx.Err() == nil { // else it only says that the time is over
+		if ctx.Err() == nil { // else the error only says that ctx ended
 			last = why
 			reason(why)
 		}
 		if !outOfInotify(last) {
-			stuck = time.Time{}
-		} else if stuck.IsZero() {
-			stuck = time.Now()
-		} else if time.Since(stuck) > kubeletWindow {
+			noInotifySince = time.Time{}
+		} else if noInotifySince.IsZero() {
+			noInotifySince = time.Now()
+		} else if time.Since(noInotifySince) > kubeletWindow {
 			return "", errors.New(last)
 		}
 		select {
@@ -66,9 +66,9 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	}
 }
 
-// nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. Until kind takes kubeadm's taint
-// away none is scheduled. Before kube-proxy runs, what asks for the API by its Service would talk to whoever has that
-// address outside.
+// nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. No pod is scheduled until kind
+// removes kubeadm's taint. Before kube-proxy runs, a request to the API's Service could reach another host with that
+// address.
 func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why string) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -84,11 +84,11 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			switch {
 			case c.Status != corev1.ConditionTrue:
 				return "", fmt.Sprintf("Node/%s: not ready, %s", n.Name, c.Message)
-			case c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)): // it has whole seconds
+			case c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)): // Kubernetes has whole seconds
 				return "", fmt.Sprintf("Node/%s: the kubelet has not reported since the start", n.Name)
 			}
 			if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == controlPlane }) {
-				return "", fmt.Sprintf("Node/%s: still for the control plane alone", n.Name)
+				return "", fmt.Sprintf("Node/%s: it still has the taint of the control plane", n.Name)
 			}
 			var sets appsv1.DaemonSetList
 			if err := l.kube.List(ctx, &sets); err != nil {
@@ -101,7 +101,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			if err := l.kube.List(ctx, &pods); err != nil {
 				return "", "API: " + err.Error()
 			}
-			if !since.IsZero() && !proxySince(pods.Items, since) { // the DaemonSet still counts the one of before
+			if !since.IsZero() && !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
 				return "", "kube-proxy has not started again yet" + prefixed(": ", l.lastWarning(ctx))
 			}
 			return n.Status.NodeInfo.KubeletVersion, ""
@@ -111,7 +111,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 	return "", "no node has registered yet"
 }
 
-// proxySince reports whether a kube-proxy among the pods is ready and has started since then.
+// proxySince reports whether a kube-proxy among the pods is ready and has started after since.
 func proxySince(pods []corev1.Pod, since time.Time) bool {
 	return slices.ContainsFunc(pods, func(p corev1.Pod) bool {
 		return p.Namespace == "kube-system" && strings.HasPrefix(p.Name, "kube-proxy-") && slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
@@ -135,7 +135,7 @@ func (l liveLab) lastWarning(ctx context.Context) string {
 	return newest.Message
 }
 
-// controlPlane is the key of the taint that kubeadm gives its node.
+// controlPlane is the key of kubeadm's taint of the node.
 const controlPlane = "node-role.kubernetes.io/control-plane"
 
 func (l liveLab) install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Rendered, r report.Reporter) ([]addons.Result, error) {

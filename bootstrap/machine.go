@@ -18,13 +18,13 @@ import (
 	"mllab.local/internal/run"
 )
 
-// machine is what doctor judges: readings, no opinions. Zero means unknown, for numbers.
+// machine has the measured values that doctor checks. A zero number means unknown.
 type machine struct {
 	OS                string
 	Root              bool
 	Cgroup            string // "v1", "hybrid", "v2"
-	SysResource       bool   // CAP_SYS_RESOURCE is in this process's bounding set
-	EngineSysResource bool   // ... and in that of the engine's daemon, where there is one on this machine
+	SysResource       bool   // this process's bounding set has CAP_SYS_RESOURCE
+	EngineSysResource bool   // ... and that of the engine's daemon, if it runs on this machine
 	Nofile            uint64 // hard limits of this process
 	Nproc             uint64
 	PidMax            uint64
@@ -32,39 +32,39 @@ type machine struct {
 	InotifyWatches    uint64
 	MemoryAvailable   uint64 // bytes
 	CPUs              int
-	LibModules        bool            // /lib/modules is there
+	LibModules        bool            // /lib/modules exists
 	Tools             map[string]bool // programs and headers that `source` and podman need
 	CacheFree         uint64          // bytes
 	CacheUsed         uint64          // bytes in the image cache
-	EngineFree        uint64          // bytes where the engine keeps its storage
-	EngineDisk        bool            // ... which is on this machine
+	EngineFree        uint64          // free bytes of the engine's storage
+	EngineDisk        bool            // whether that is on this machine
 	Port              int             // of the gateway
-	PortErr           error           // why it cannot be listened on; nil when it can
-	PortHolder        string          // who has it, when that can be known
+	PortErr           error           // why mllab cannot listen on it, or nil
+	PortHolder        string          // process that listens on it, if known
 	Folders           []folderUse
 }
 
-// folderUse is a folder that a later step writes to, and why it cannot; Err is nil when it can.
+// folderUse is a folder that a later step writes to. Err is why it cannot, or nil.
 type folderUse struct {
 	ID, What, Path string
 	Err            error
 	Fix            string
-	Level          string // when it cannot
+	Level          string // of the finding if Err is set
 }
 
-// readFolders looks at the folders that mllab, the engine, kind and Go write to, by the variables that name them.
-func readFolders(ctx context.Context, p parts, o Options, goes bool) []folderUse {
-	tmp, home := orElse(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
+// readFolders checks the folders that mllab, the engine, kind and Go write to.
+func readFolders(ctx context.Context, p deps, o Options, hasGo bool) []folderUse {
+	tmp, home := firstNonEmpty(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
 	list := []folderUse{
-		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to a folder that is there, or unset it", LevelFail},
-		{"home", "HOME", home, isFolder(home), "set HOME: the engine, pip and Go look for their files there", LevelWarn},
+		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to an existing folder, or unset it", LevelFail},
+		{"home", "HOME", home, isFolder(home), "set HOME: the engine, pip and Go need it", LevelWarn},
 		{"state", "kubeconfig and records", o.State, folder.Check("--state-dir", o.State, stateSigns...), "", LevelFail},
 		{"cache", "the image cache", o.Cache, images.CheckCache(o.Cache), "", LevelFail},
 	}
 	if home == "" {
 		list[1].Err = errors.New("HOME is not set")
 	}
-	if !goes || o.Mode == "registry" {
+	if !hasGo || o.Mode == "registry" {
 		return list
 	}
 	level := LevelFail
@@ -85,11 +85,11 @@ func readFolders(ctx context.Context, p parts, o Options, goes bool) []folderUse
 		use := folderUse{"go-" + strings.ToLower(strings.TrimPrefix(key, "GO")), "Go's " + key, path, nil, "set " + key + " to a folder that this user can write to, or HOME", level}
 		switch {
 		case key == "GOTMPDIR" && path == "":
-			continue // it is in TMPDIR then
+			continue // Go uses TMPDIR then
 		case key == "GOTMPDIR":
 			use.Err = usableNow(path)
 		case path == "":
-			use.Err = fmt.Errorf("%s is not set, and HOME neither", key)
+			use.Err = fmt.Errorf("neither %s nor HOME is set", key)
 		case path == "off":
 			use.Err = fmt.Errorf("%s is off", key)
 		default:
@@ -100,7 +100,7 @@ func readFolders(ctx context.Context, p parts, o Options, goes bool) []folderUse
 	return list
 }
 
-// isFolder returns nil when path is a folder.
+// isFolder returns nil if path is a folder.
 func isFolder(path string) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.IsDir() {
@@ -109,7 +109,7 @@ func isFolder(path string) error {
 	return err
 }
 
-// usableNow returns nil when path is a folder that this process can write to: nobody makes this one.
+// usableNow returns nil if path is an existing folder that this process can write to.
 func usableNow(path string) error {
 	if err := isFolder(path); err != nil {
 		return err
@@ -117,11 +117,11 @@ func usableNow(path string) error {
 	return folder.Usable(path)
 }
 
-// readMachine takes the readings; e is nil when no engine works.
-func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) machine {
+// readMachine measures the machine. e is nil if no engine works.
+func readMachine(ctx context.Context, p deps, o Options, e *engine, port int) machine {
 	m := machine{OS: runtime.GOOS, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true, EngineSysResource: true}
 	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "pkg-config", "python3", "runc"} {
-		_, err := p.look(tool)
+		_, err := p.lookPath(tool)
 		m.Tools[tool] = err == nil
 	}
 	if m.Tools["python3"] {
@@ -148,7 +148,7 @@ func readMachine(ctx context.Context, p parts, o Options, e *engine, port int) m
 	return m
 }
 
-// readLinux reads what /proc and /sys say, under another root in tests.
+// readLinux reads /proc and /sys below root. Tests use another root than /.
 func (m *machine) readLinux(root string, e *engine) {
 	switch {
 	case exists(root + "sys/fs/cgroup/cgroup.controllers"):
@@ -179,7 +179,7 @@ func (m *machine) readLinux(root string, e *engine) {
 
 const capSysResource = 24 // linux/capability.h
 
-// sysResource reads the bounding set in a process's status file; what cannot be read is taken to have everything.
+// sysResource reads the bounding set in a process's status file. If it cannot read the file it returns true.
 func sysResource(status string) bool {
 	_, after, ok := strings.Cut(readText(status), "CapBnd:")
 	if !ok {
@@ -189,7 +189,7 @@ func sysResource(status string) bool {
 	return err != nil || set&(1<<capSysResource) != 0
 }
 
-// daemonStatus finds the status file of a daemon on this machine.
+// daemonStatus returns the path of a daemon's status file in /proc, or "".
 func daemonStatus(proc, name string) string {
 	comms, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm")) // the pattern is well-formed
 	for _, c := range comms {
@@ -200,7 +200,7 @@ func daemonStatus(proc, name string) string {
 	return ""
 }
 
-// hardLimit reads a line of /proc/PID/limits, whose third column it is; "unlimited" and absence are 0.
+// hardLimit returns the hard limit of a line in /proc/PID/limits. "unlimited" and a missing line are 0.
 func hardLimit(limits, name string) uint64 {
 	_, after, _ := strings.Cut(limits, name)
 	line, _, _ := strings.Cut(after, "\n")
@@ -210,7 +210,7 @@ func hardLimit(limits, name string) uint64 {
 	return 0
 }
 
-// number reads the number that s begins with; 0 when it begins with none.
+// number returns the number at the start of s, or 0.
 func number(s string) uint64 {
 	f := strings.Fields(s)
 	if len(f) == 0 {
@@ -236,7 +236,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// usedBytes is what the files under path take; files that vanish meanwhile do not count.
+// usedBytes returns the size of the files below path. Files that disappear meanwhile do not count.
 func usedBytes(path string) (sum uint64) {
 	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -258,7 +258,7 @@ func listen(port int) error {
 	return l.Close()
 }
 
-// portHolder names the process that listens on the port, "" when it cannot be seen (another user's, without root).
+// portHolder returns the process that listens on the port; "" if unknown (without root it may be another user's).
 func portHolder(proc string, port int) string {
 	inodes := map[string]bool{}
 	for _, table := range []string{"net/tcp", "net/tcp6"} {

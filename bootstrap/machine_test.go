@@ -116,7 +116,7 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 		{"GOCACHE is a file", nil, goEnv(file, good, ""), nil, "go-cache", "is not a folder"},
 		{"GOMODCACHE is below a file", nil, goEnv(good, file+"/x", ""), nil, "go-modcache", "not a directory"},
 		{"GOTMPDIR points nowhere", nil, goEnv(good, good, "/nowhere"), nil, "go-tmpdir", "/nowhere"},
-		{"Go has no folders", nil, goEnv("", "", ""), nil, "go-cache", "GOCACHE is not set, and HOME neither"},
+		{"Go has no folders", nil, goEnv("", "", ""), nil, "go-cache", "neither GOCACHE nor HOME is set"},
 		{"Go refuses its variables", nil, errors.New(`running go env: exit status 1: go: parsing $GOFLAGS: non-flag "foo"`), nil, "go-env", `parsing $GOFLAGS: non-flag "foo"`},
 		{"Go does not matter when images are pulled", nil, goEnv(file, file, file), func(o *Options) { o.Mode = "registry" }, "", ""},
 	} {
@@ -148,7 +148,7 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 			if len(wrong) == 0 || wrong[0].ID != c.id || !strings.Contains(wrong[0].Err.Error(), c.error) {
 				t.Fatalf("%+v", wrong)
 			}
-			j := judge{survey: survey{Machine: machine{Folders: wrong}}}
+			j := checker{inspection: inspection{Machine: machine{Folders: wrong}}}
 			j.folders()
 			if f := j.list[0]; f.Level == LevelOK || f.Fix == "" || !strings.Contains(f.What, c.error) || !strings.Contains(f.What, c.env["TMPDIR"]) {
 				t.Errorf("%+v", f)

@@ -12,26 +12,26 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// Running is a lab that is up, for those who use it.
+// Running is a lab that is up.
 type Running struct {
 	Kube     *kube.Client
 	URL      string            // of the gateway
 	Git      *neturl.URL       // the lab's repository through the gateway, with its token; nil without the addon git
-	Images   map[string]string // component -> reference on the node
+	Images   map[string]string // component -> image reference on the node
 	Addons   []string
-	Evidence string // folder for what scenarios saw
-	Close    func() // lets others work on the lab again
+	Evidence string // folder for the evidence of scenarios
+	Close    func() // releases the lab's lock
 }
 
-// openBound is how long the API may take to answer: a lab that is up does at
-// once.
+// openBound limits the wait for the API: in a lab that is up it answers at once.
 const openBound = 10 * time.Second
 
-// Open connects to the lab that `up` made. A lab that is not there, not
-// finished or not answering is fault.CannotTest, with the command that mends it.
+// Open connects to the lab that `up` created. It returns fault.CannotTest, with
+// the command that fixes it, if the lab does not exist, is not complete or does
+// not answer.
 //
-// The lab is the caller's alone until Close: two at once would disturb each
-// other's numbers, and `down` would take it away in the middle.
+// Open locks the lab until Close: two callers would disturb each other's numbers,
+// and `down` could remove the lab meanwhile.
 func Open(ctx context.Context, o Options, verb string) (Running, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -41,7 +41,7 @@ func Open(ctx context.Context, o Options, verb string) (Running, error) {
 	if err != nil {
 		return Running{}, err
 	}
-	lab, err := Look(ctx, o)
+	lab, err := OpenReadOnly(ctx, o)
 	if err != nil {
 		unlock()
 		return Running{}, err
@@ -50,9 +50,9 @@ func Open(ctx context.Context, o Options, verb string) (Running, error) {
 	return lab, nil
 }
 
-// Look is Open for those who change nothing on the lab, and beside whom others
-// work on it: there is no Close.
-func Look(ctx context.Context, o Options) (Running, error) {
+// OpenReadOnly is Open without the lock, for callers that change nothing. Close
+// is nil.
+func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return Running{}, err
@@ -82,13 +82,13 @@ func Look(ctx context.Context, o Options) (Running, error) {
 		if lab.Git, err = addons.GitRemote(bounded, client, lab.URL); ctx.Err() != nil {
 			return Running{}, ctx.Err()
 		} else if err != nil {
-			return Running{}, fault.CannotTest(up+" mends it", "lab %q: %w", o.Name, err)
+			return Running{}, fault.CannotTest(up+" repairs it", "lab %q: %w", o.Name, err)
 		}
 	}
 	return lab, nil
 }
 
-// Lacks returns the addons among needs that the lab does not have.
-func (r Running) Lacks(needs []string) []string {
+// Missing returns the addons among needs that the lab does not have.
+func (r Running) Missing(needs []string) []string {
 	return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return slices.Contains(r.Addons, n) })
 }

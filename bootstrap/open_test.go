@@ -12,10 +12,10 @@ func TestWhoeverOnlyLooksDoesNotWaitForTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unlock()
-	if _, err := Open(t.Context(), o, "scenario all"); err == nil || !strings.Contains(err.Error(), "being worked on: mllab scenario canary") {
+	if _, err := Open(t.Context(), o, "scenario all"); err == nil || !strings.Contains(err.Error(), "is locked: mllab scenario canary") {
 		t.Errorf("a second one that works on the lab: %v", err)
 	}
-	if _, err := Look(t.Context(), o); err == nil || err.Error() != `there is no lab "mllab"` {
+	if _, err := OpenReadOnly(t.Context(), o); err == nil || err.Error() != `there is no lab "mllab"` {
 		t.Errorf("one that only looks: %v", err)
 	}
 }

@@ -2,7 +2,7 @@ package bootstrap
 
 import "runtime"
 
-// PlanDoc is what `up` would do on this machine if there were nothing yet. Making it needs no engine.
+// PlanDoc is what `up` would do on this machine if there were no cluster. It needs no engine.
 type PlanDoc struct {
 	Cluster    string      `json:"cluster"`
 	Engine     string      `json:"engine"`
@@ -15,7 +15,7 @@ type PlanDoc struct {
 	KindConfig string      `json:"kindConfig"`
 }
 
-// PlanAddon is an addon in the plan: it starts as soon as its needs are ready, and those beside it are applied.
+// PlanAddon is an addon in the plan. It starts as soon as its needs are ready and the addons in Beside are applied.
 type PlanAddon struct {
 	Name    string   `json:"name"`
 	Summary string   `json:"summary"`
@@ -42,7 +42,7 @@ func plan(o Options, m machine) (PlanDoc, error) {
 		return PlanDoc{}, err
 	}
 	doc := PlanDoc{
-		Cluster: o.Name, Engine: orElse(o.Engine, "the first that works of docker, podman, nerdctl"), URL: url(o.Port),
+		Cluster: o.Name, Engine: firstNonEmpty(o.Engine, "the first of docker, podman, nerdctl that works"), URL: url(o.Port),
 		Images: map[string]string{
 			"auto":     "from registries if they can be reached, else built from source",
 			"source":   "built from source: Go modules, Debian packages, one Python wheel",
@@ -50,15 +50,15 @@ func plan(o Options, m machine) (PlanDoc, error) {
 		}[o.Mode],
 		Cache: o.Cache, Kubeconfig: o.store().kubeconfig(),
 		Steps: []string{
-			"check this machine, and refuse if it is not fit",
-			"get the images into the cache, and make the node image of them",
+			"check this machine, and stop if it cannot run a lab",
+			"get the images into the cache, and build the node image from them",
 			"create a kind cluster of one node, with the gateway on 127.0.0.1 only",
 			"wait until Kubernetes is ready",
 			"install the addons, and use each of them once",
 		},
 	}
 	if o.GitOps {
-		doc.Steps = append(doc.Steps, "push the addons to the lab's Git, and use each of them again when Flux has applied them from there")
+		doc.Steps = append(doc.Steps, "push the addons to the lab's Git, and use each of them again when Flux has applied it from there")
 	}
 	if o.Port == 0 {
 		doc.URL = "http://127.0.0.1 on a free port"

@@ -16,14 +16,14 @@ import (
 	"mllab.local/internal/folder"
 )
 
-// Phases of a cluster. One that is found in phaseCreating was interrupted, and is worth nothing.
+// Phases of a cluster. If mllab finds one in phaseCreating, its creation was interrupted, and it must be replaced.
 const (
-	phaseCreating = "creating" // kind is at work
+	phaseCreating = "creating" // kind is creating it
 	phaseCreated  = "created"  // a node with Kubernetes; addons may be missing
-	phaseReady    = "ready"    // `up` came to its end
+	phaseReady    = "ready"    // `up` completed
 )
 
-// state is what mllab remembers of one cluster.
+// state is mllab's record of one cluster.
 type state struct {
 	Cluster     string            `json:"cluster"`
 	Phase       string            `json:"phase"`
@@ -37,34 +37,34 @@ type state struct {
 	Changed     time.Time         `json:"changed"`
 }
 
-// made is what mllab made on this host that its clusters share.
-type made struct {
-	Networks   []string `json:"networks,omitempty"` // engines whose network "kind" is ours, and ENGINE/NETWORK
+// hostRecord is what mllab created on this host for all its clusters.
+type hostRecord struct {
+	Networks   []string `json:"networks,omitempty"` // an engine, for its network "kind", or ENGINE/NETWORK
 	LibModules bool     `json:"libModules,omitempty"`
 }
 
-// store is the state folder, seen by one cluster: ROOT/NAME/{state.json,kubeconfig,merged.json}, ROOT/NAME.lock, ROOT/made.json.
+// store is the state folder of one cluster: ROOT/NAME/{state.json,kubeconfig,merged.json}, ROOT/NAME.lock, ROOT/made.json.
 type store struct{ root, name string }
 
-// stateSigns are the files that only a state folder has.
+// stateSigns are patterns of files that only a state folder has.
 var stateSigns = []string{"made.json", "*/state.json"}
 
 func (o Options) store() store { return store{root: o.State, name: o.Name} }
 
-// evidenceDir is the folder, in a cluster's, of what scenarios saw.
+// evidenceDir is the folder in a cluster's state folder that has the evidence of scenarios.
 const evidenceDir = "evidence"
 
-func (s store) dir() string        { return filepath.Join(s.root, s.name) }
-func (s store) kubeconfig() string { return filepath.Join(s.dir(), "kubeconfig") }
-func (s store) mergedFile() string { return filepath.Join(s.dir(), "merged.json") }
-func (s store) stateFile() string  { return filepath.Join(s.dir(), "state.json") }
-func (s store) madeFile() string   { return filepath.Join(s.root, "made.json") }
-func (s store) lockFile() string   { return filepath.Join(s.root, s.name+".lock") }
+func (s store) dir() string            { return filepath.Join(s.root, s.name) }
+func (s store) kubeconfig() string     { return filepath.Join(s.dir(), "kubeconfig") }
+func (s store) mergedFile() string     { return filepath.Join(s.dir(), "merged.json") }
+func (s store) stateFile() string      { return filepath.Join(s.dir(), "state.json") }
+func (s store) hostRecordFile() string { return filepath.Join(s.root, "made.json") }
+func (s store) lockFile() string       { return filepath.Join(s.root, s.name+".lock") }
 
-// podmanConf is the configuration that podman gets through its environment.
+// podmanConf returns the path of the configuration that podman reads through its environment.
 func (s store) podmanConf() string { return filepath.Join(s.root, "containers.conf") }
 
-// load returns nil when there is no record.
+// load returns the record of the cluster, or nil.
 func (s store) load() (*state, error) {
 	var st state
 	found, err := readJSON(s.stateFile(), &st)
@@ -85,21 +85,21 @@ func (s store) save(st state) error {
 	return writeJSON(s.stateFile(), st)
 }
 
-func (s store) loadMade() (m made, err error) {
-	_, err = readJSON(s.madeFile(), &m)
+func (s store) loadHostRecord() (m hostRecord, err error) {
+	_, err = readJSON(s.hostRecordFile(), &m)
 	return m, err
 }
 
-// saveMade removes the file when nothing is left in it.
-func (s store) saveMade(m made) error {
+// saveHostRecord removes the file if the record is empty.
+func (s store) saveHostRecord(m hostRecord) error {
 	if len(m.Networks) == 0 && !m.LibModules {
-		return removeFile(s.madeFile())
+		return removeFile(s.hostRecordFile())
 	}
-	return writeJSON(s.madeFile(), m)
+	return writeJSON(s.hostRecordFile(), m)
 }
 
-// forget removes what mllab keeps of the cluster, the record last, and returns what stays: other people's files, and
-// symbolic links, which a person made.
+// forget removes mllab's files of the cluster, the record last. It returns what it keeps: files of others, and symbolic
+// links, which a person made.
 func (s store) forget() (kept []string, err error) {
 	ours := append(folder.Glob(s.dir(), ".new-*"), filepath.Join(s.dir(), evidenceDir), s.kubeconfig(), s.mergedFile(), s.stateFile())
 	for _, path := range ours {
@@ -117,13 +117,13 @@ func (s store) forget() (kept []string, err error) {
 	return []string{s.dir()}, nil
 }
 
-// last says whether no other cluster has a record here.
+// last reports whether no other cluster has a record in the state folder.
 func (s store) last() bool {
 	return !slices.ContainsFunc(folder.Glob(s.root, "*/state.json"), func(r string) bool { return r != s.stateFile() })
 }
 
-// removeShared removes the files that only serve clusters, when there is none but this one. Podman's configuration has to
-// stay as long as a container does: the process that watches over it was started with it.
+// removeShared removes the files for all clusters, if this is the only one. Podman's configuration must stay while there is
+// a container: podman started the container's monitor process with it.
 func (s store) removeShared() error {
 	if !s.last() {
 		return nil
@@ -135,7 +135,7 @@ func (s store) removeShared() error {
 	return errors.Join(errs...)
 }
 
-// lock makes sure that only one mllab works on the cluster; unlock leaves no file behind. The kernel drops the lock
+// lock locks the cluster, so that only one mllab works on it. unlock removes the lock file. The kernel releases the lock
 // when the process ends, however it ends.
 func (s store) lock(verb string) (unlock func(), err error) {
 	for {
@@ -144,22 +144,22 @@ func (s store) lock(verb string) (unlock func(), err error) {
 		}
 		f, err := os.OpenFile(s.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // another mllab has just left the folder
+			continue // another mllab has just removed the folder
 		}
 		if err != nil {
 			return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
 		}
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err != nil {
-			holder, _ := os.ReadFile(s.lockFile()) // its text is for the message only
+			holder, _ := os.ReadFile(s.lockFile()) // only for the message
 			_ = f.Close()
 			if !errors.Is(err, syscall.EWOULDBLOCK) {
 				return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
 			}
-			return nil, fault.Hinted(fmt.Errorf("cluster %s is being worked on: %s", s.name, orElse(strings.TrimSpace(string(holder)), "by another mllab")),
-				"wait until that ends, or end it, and try again")
+			return nil, fault.Hinted(fmt.Errorf("cluster %s is locked: %s", s.name, firstNonEmpty(strings.TrimSpace(string(holder)), "by another mllab")),
+				"wait until it ends, or stop it, then try again")
 		}
-		// The holder before us removes its file last; a lock on a removed file keeps nobody out.
+		// The previous holder may have removed its file meanwhile. A lock on a removed file is useless.
 		held, herr := f.Stat()
 		there, terr := os.Stat(s.lockFile())
 		if herr != nil || terr != nil || !os.SameFile(held, there) {
@@ -167,28 +167,28 @@ func (s store) lock(verb string) (unlock func(), err error) {
 			continue
 		}
 		text := fmt.Sprintf("mllab %s, process %d, since %s\n", verb, os.Getpid(), time.Now().Format(time.DateTime))
-		if err := errors.Join(f.Truncate(0), second(f.WriteString(text))); err != nil {
+		if err := errors.Join(f.Truncate(0), errorOf(f.WriteString(text))); err != nil {
 			_ = f.Close()
 			return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
 		}
 		return func() {
 			_ = os.Remove(s.lockFile())
 			_ = f.Close()
-			_ = folder.Leave(s.root) // what stays is an empty folder
+			_ = folder.Leave(s.root) // an empty folder may stay
 		}, nil
 	}
 }
 
-func second[T any](_ T, err error) error { return err }
+func errorOf[T any](_ T, err error) error { return err }
 
-func orElse(s, other string) string {
+func firstNonEmpty(s, other string) string {
 	if s == "" {
 		return other
 	}
 	return s
 }
 
-// readJSON says whether the file is there.
+// readJSON reports whether the file exists.
 func readJSON(path string, into any) (bool, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,7 +203,7 @@ func readJSON(path string, into any) (bool, error) {
 	return true, nil
 }
 
-// writeJSON leaves the old file or the new one, never half of it, even when the machine dies meanwhile.
+// writeJSON replaces a file atomically, even if the machine crashes.
 func writeJSON(path string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -230,7 +230,7 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := errors.Join(second(f.Write(data)), f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(errorOf(f.Write(data)), f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
@@ -238,7 +238,7 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 	}
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil // renamed already; only its durability is in doubt
+		return nil // the file is in place; only its durability is unknown
 	}
 	defer d.Close()
 	_ = d.Sync() // some file systems cannot sync a folder

@@ -45,7 +45,7 @@ func TestALockIsNamedAndDiesWithItsHolder(t *testing.T) {
 	}
 	s := store{root: root, name: "x"}
 	_, err = s.lock("down")
-	if want := fmt.Sprintf("cluster x is being worked on: mllab up, process %d, since ", holder.Process.Pid); err == nil || !strings.Contains(err.Error(), want) || fault.Hint(err) == "" {
+	if want := fmt.Sprintf("cluster x is locked: mllab up, process %d, since ", holder.Process.Pid); err == nil || !strings.Contains(err.Error(), want) || fault.Hint(err) == "" {
 		t.Errorf("while it is held: %v, want %s", err, want)
 	}
 	if err := holder.Process.Kill(); err != nil {

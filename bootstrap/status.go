@@ -15,7 +15,7 @@ import (
 	"mllab.local/internal/proxy"
 )
 
-// StatusReport is what there is of a cluster, and whether it can be used.
+// StatusReport is the state of a cluster, and whether it is ready.
 type StatusReport struct {
 	Cluster    string        `json:"cluster"`
 	Ready      bool          `json:"ready"`
@@ -29,11 +29,11 @@ type StatusReport struct {
 	Kubeconfig string        `json:"kubeconfig,omitempty"`
 	GitOps     string        `json:"gitops,omitempty"` // revision of the lab's Git that its addons come from, main@sha1:…
 	Addons     []AddonStatus `json:"addons,omitempty"`
-	// Flux is what its users wrote and is not ready, which does not make the lab unready.
+	// Flux are the users' Flux objects that are not ready. They do not make the lab unready.
 	Flux []addons.Unready `json:"fluxNotReady,omitempty"`
-	// Proxies are those that refuse their configuration. When the gateway does, no route can be changed: the lab is not ready.
+	// Proxies are the proxies that reject their configuration. If the gateway does, no route can change: the lab is not ready.
 	Proxies []proxy.Rejection `json:"proxiesRefusing,omitempty"`
-	// Checks are what was asked of the lab itself, beside what its API remembers.
+	// Checks are direct checks of the lab. Its API may only have an old state.
 	Checks []Check `json:"checks,omitempty"`
 	Next   string  `json:"next"`
 }
@@ -42,7 +42,7 @@ type StatusReport struct {
 type Check struct {
 	Asked  string `json:"asked"`
 	OK     bool   `json:"ok"`
-	Answer string `json:"answer"` // the error when it is not OK
+	Answer string `json:"answer"` // the error if it is not OK
 }
 
 func newCheck(asked, answer string, err error) Check {
@@ -52,24 +52,24 @@ func newCheck(asked, answer string, err error) Check {
 	return Check{asked, err == nil, answer}
 }
 
-// AddonStatus says whether an addon's objects are ready, and if not, which one and why.
+// AddonStatus is whether an addon's objects are ready, and if not, which one and why.
 type AddonStatus struct {
 	Name  string `json:"name"`
 	Ready bool   `json:"ready"`
 	Why   string `json:"why,omitempty"`
-	Gone  bool   `json:"gone,omitempty"` // a commit took it out of the lab's Git, and so it is meant to be
+	Gone  bool   `json:"gone,omitempty"` // a commit removed it from the lab's Git, so its absence is correct
 }
 
-// How long status asks: what is ready says so at once, but that the addons are rendered first takes a busy machine a while.
+// Time limits of status. Ready objects answer at once, but rendering the addons takes a while on a busy machine.
 const (
 	statusBound = 20 * time.Second
 	addonBound  = 60 * time.Second
 )
 
-// Status looks at the cluster and changes nothing; a cluster that is not ready is no error.
-func Status(ctx context.Context, o Options) (StatusReport, error) { return status(ctx, o, realParts()) }
+// Status reads the state of the cluster and changes nothing. A cluster that is not ready is no error.
+func Status(ctx context.Context, o Options) (StatusReport, error) { return status(ctx, o, realDeps()) }
 
-func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
+func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return StatusReport{}, err
@@ -108,7 +108,7 @@ func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
 		return r, nil
 	}
 	r.URL, r.Kubeconfig = url(found[0].Port), o.store().kubeconfig()
-	r.Memory, _ = e.nodeMemory(ctx, found[0].Name) // nice to know, no more
+	r.Memory, _ = e.nodeMemory(ctx, found[0].Name) // optional
 	l, err := p.lab(r.Kubeconfig)
 	if err != nil {
 		r.Why = err.Error()
@@ -120,7 +120,7 @@ func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
 		r.Why = err.Error()
 		return r, ctx.Err()
 	}
-	r.Requests, _ = l.requests(bounded) // nice to know, no more
+	r.Requests, _ = l.requests(bounded) // optional
 	state, err := e.out(bounded, "exec", found[0].Name, "systemctl", "is-active", "kubelet")
 	r.Checks = []Check{newCheck("systemctl is-active kubelet, in the node", state, err)}
 	if err := r.askAddons(ctx, l, st); err != nil {
@@ -132,7 +132,7 @@ func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
 		}
 	}
 	if st.Phase != phaseReady && r.Why == "" {
-		r.Why = "the last up did not come to its end"
+		r.Why = "the last up did not complete"
 	}
 	if r.Ready = r.Why == ""; r.Ready {
 		r.Next = o.command("scenario canary")
@@ -140,7 +140,7 @@ func status(ctx context.Context, o Options, p parts) (StatusReport, error) {
 	return r, nil
 }
 
-// askAddons asks for all the addons that the cluster has at once.
+// askAddons checks all addons of the cluster in parallel.
 func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 	if len(st.Addons) == 0 {
 		return nil
@@ -153,7 +153,7 @@ func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 	defer cancel()
 	r.Addons = make([]AddonStatus, len(list))
 	var wg sync.WaitGroup
-	gitops := st.GitOps && st.Phase == phaseReady // before that they may not be in Git yet
+	gitops := st.GitOps && st.Phase == phaseReady // before that, they may not be in Git yet
 	if gitops {
 		wg.Go(func() {
 			var err error

@@ -42,7 +42,7 @@ func TestStatus(t *testing.T) {
 			mustUp(t, w, o)
 			c.do(w, o)
 			w.calls = nil
-			r, err := status(t.Context(), o, w.parts())
+			r, err := status(t.Context(), o, w.deps())
 			if err != nil || r.Ready != c.ready || !strings.Contains(r.Why, c.why) || r.Next != c.next {
 				t.Errorf("%+v, %v", r, err)
 			}
@@ -62,12 +62,12 @@ func TestStatusNamesWhatFluxCannotApply(t *testing.T) {
 	w.unready = []addons.Unready{{Object: "Kustomization/team/model", Why: "ReconciliationFailed: no such image"}}
 	o := w.options()
 	mustUp(t, w, o)
-	if r, err := status(t.Context(), o, w.parts()); err != nil || !r.Ready || len(r.Flux) > 0 {
+	if r, err := status(t.Context(), o, w.deps()); err != nil || !r.Ready || len(r.Flux) > 0 {
 		t.Errorf("without the addon: %+v, %v", r, err)
 	}
 	o.Addons = []string{"flux"}
 	mustUp(t, w, o)
-	r, err := status(t.Context(), o, w.parts())
+	r, err := status(t.Context(), o, w.deps())
 	if err != nil || !r.Ready || !slices.Equal(r.Flux, w.unready) {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -78,20 +78,20 @@ func TestTheLabIsNotReadyWhileItsGatewayRefusesItsRoutes(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	w.rejected = []proxy.Rejection{{Proxy: "web-1.shop", What: "routes", Reason: "bad"}}
-	if r, err := status(t.Context(), o, w.parts()); err != nil || !r.Ready || len(r.Proxies) != 1 {
+	if r, err := status(t.Context(), o, w.deps()); err != nil || !r.Ready || len(r.Proxies) != 1 {
 		t.Errorf("another pod's proxy: %+v, %v", r, err)
 	}
 	w.rejected = []proxy.Rejection{{Proxy: "istio-ingressgateway-1.istio-system", What: "routes", Reason: "invalid perl operator: (?!", Object: "HTTPRoute/shop/web", Named: true}}
-	r, err := status(t.Context(), o, w.parts())
+	r, err := status(t.Context(), o, w.deps())
 	if err != nil || r.Ready || !strings.Contains(r.Why, "invalid perl operator: (?! (from HTTPRoute/shop/web)") || !strings.Contains(r.Next, "delete HTTPRoute/shop/web") {
 		t.Errorf("the gateway's proxy: %+v, %v", r, err)
 	}
-	list, err := doctor(t.Context(), o, w.parts())
+	list, err := doctor(t.Context(), o, w.deps())
 	if i := slices.IndexFunc(list, func(f Finding) bool { return f.ID == "proxy" }); err != nil || i < 0 || list[i].Level != LevelWarn || !strings.Contains(list[i].What, "invalid perl operator") {
 		t.Errorf("doctor finds %+v, %v", list, err)
 	}
 	w.rejected, w.addonErr["istiod"] = nil, errors.New("istiod does not answer")
-	if r, err := status(t.Context(), o, w.parts()); err != nil || r.Ready || r.Why != "istiod does not answer" {
+	if r, err := status(t.Context(), o, w.deps()); err != nil || r.Ready || r.Why != "istiod does not answer" {
 		t.Errorf("an istiod that cannot be asked: %+v, %v", r, err)
 	}
 }
@@ -102,7 +102,7 @@ func TestStatusOfALabUnderGitOps(t *testing.T) {
 	o.GitOps = true
 	mustUp(t, w, o)
 	w.addonErr["sample"] = fmt.Errorf("Kustomization/flux-system/sample: %w", addons.ErrNotInGit)
-	r, err := status(t.Context(), o, w.parts())
+	r, err := status(t.Context(), o, w.deps())
 	if err != nil || !r.Ready || r.GitOps != "main@sha1:abc" {
 		t.Errorf("an addon that a commit took away: %+v, %v", r, err)
 	}
@@ -115,11 +115,11 @@ func TestStatusOfALabUnderGitOps(t *testing.T) {
 		}
 	}
 	w.addonErr["knative"] = errors.New("Kustomization/flux-system/knative: BuildFailed: bad YAML")
-	if r, err = status(t.Context(), o, w.parts()); err != nil || r.Ready || r.Why != "knative: Kustomization/flux-system/knative: BuildFailed: bad YAML" {
+	if r, err = status(t.Context(), o, w.deps()); err != nil || r.Ready || r.Why != "knative: Kustomization/flux-system/knative: BuildFailed: bad YAML" {
 		t.Errorf("an addon that Flux cannot apply: %+v, %v", r, err)
 	}
 	w.addonErr["lab"] = errors.New("GitRepository/flux-system/lab: GitOperationFailed")
-	if r, err = status(t.Context(), o, w.parts()); err != nil || r.Ready || !strings.Contains(r.Why, "GitOperationFailed") {
+	if r, err = status(t.Context(), o, w.deps()); err != nil || r.Ready || !strings.Contains(r.Why, "GitOperationFailed") {
 		t.Errorf("a Git that Flux cannot read: %+v, %v", r, err)
 	}
 }

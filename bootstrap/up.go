@@ -21,7 +21,7 @@ import (
 	"mllab.local/internal/report"
 )
 
-// Summary is what `up` did, and how to go on.
+// Summary is the result of `up`, and the next command.
 type Summary struct {
 	Cluster     string          `json:"cluster"`
 	Engine      string          `json:"engine"`
@@ -30,36 +30,36 @@ type Summary struct {
 	Kubernetes  string          `json:"kubernetes"`
 	NodeImage   string          `json:"nodeImage"`
 	ImageSource string          `json:"imageSource"`
-	Created     bool            `json:"created"` // the cluster was made by this call
+	Created     bool            `json:"created"` // this call created the cluster
 	Seconds     float64         `json:"seconds"`
 	Steps       []StepTime      `json:"steps"`
 	Addons      []addons.Result `json:"addons"`
 	Next        string          `json:"next"`
 }
 
-// StepTime is a step of `up`: how long it took, and what it changed.
+// StepTime is a step of `up` with its duration and its changes.
 type StepTime struct {
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
 	Changed string  `json:"changed"`
 }
 
-// Bounds of the single waits, within Options.Timeout.
+// Limits of the single waits, within Options.Timeout.
 const (
 	createBound  = 6 * time.Minute
 	apiBound     = 3 * time.Minute
-	addonsBound  = 5 * time.Minute // without any news of an addon; Options.Timeout is the hard bound
+	addonsBound  = 5 * time.Minute // without progress of an addon; Options.Timeout is the hard limit
 	cleanupBound = 90 * time.Second
 )
 
-// Up makes the cluster and everything on it, or what of it is missing. A second call changes nothing. After a call that
-// was interrupted, however hard, the next one goes on, or begins again.
+// Up creates the cluster and its addons, or completes a partial lab. A second call changes nothing. After an interruption
+// or a kill the next call continues or starts again.
 //
-// Errors: fault.Usage with every reason when this machine or the input is not fit, before anything is made; ctx.Err()
-// when ctx ended, and then no half-made cluster is left.
-func Up(ctx context.Context, o Options) (Summary, error) { return up(ctx, o, realParts()) }
+// Errors: fault.Usage with every reason if this machine or the input is not suitable, before Up changes anything; ctx.Err()
+// if ctx ended, and then Up leaves no partial cluster.
+func Up(ctx context.Context, o Options) (Summary, error) { return up(ctx, o, realDeps()) }
 
-func up(ctx context.Context, o Options, p parts) (Summary, error) {
+func up(ctx context.Context, o Options, p deps) (Summary, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return Summary{}, err
@@ -76,67 +76,67 @@ func up(ctx context.Context, o Options, p parts) (Summary, error) {
 	defer cancel()
 
 	ctx, stop := context.WithCancelCause(ctx)
-	u := &upRun{Options: o, parts: p, store: o.store(), began: time.Now(), stop: stop}
+	u := &upRun{Options: o, deps: p, store: o.store(), began: time.Now(), stop: stop}
 	defer u.watching.Wait()
 	defer stop(nil)
 	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
 	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.loadMissing, u.installAddons} {
 		if err := u.cause(step(ctx)); err != nil {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				err = fault.Hinted(err, fmt.Sprintf("it was given %s in all: raise --timeout, and `mllab up` goes on where it was", o.Timeout))
+				err = fault.Hinted(err, fmt.Sprintf("the time limit was %s: raise --timeout; `mllab up` continues where it stopped", o.Timeout))
 			}
 			return u.sum, err
 		}
 	}
 	u.sum.Seconds = time.Since(u.began).Seconds()
 	if u.sum.Created {
-		if err := u.mergeAgain(); err != nil { // the lab is ready all the same
-			u.Report.Note("a kubeconfig that this lab was merged into has its old cluster: %v", err)
+		if err := u.remerge(); err != nil { // the lab is ready nevertheless
+			u.Report.Note("a kubeconfig that this lab was merged into still has the old cluster: %v", err)
 		}
 	}
 	return u.sum, nil
 }
 
-// upRun is one call of Up on its way.
+// upRun is one call of Up.
 type upRun struct {
 	Options
-	parts
+	deps
 	store store
 	began time.Time
 	sum   Summary
 	list  []addons.Addon
-	// rendering has one value, once the addons are rendered.
-	rendering chan rendering
-	survey    survey
-	st        state
-	node      images.Node
+	// rendering gets one value when the addons are rendered.
+	rendering  chan rendering
+	inspection inspection
+	st         state
+	node       images.Node
 
 	mu       sync.Mutex // of sum.Steps
-	creation *creation  // of a cluster that this call makes
+	creation *creation  // of a cluster that this call creates
 
 	stop     context.CancelCauseFunc // ends this call
 	watching sync.WaitGroup
-	kubelet  atomic.Pointer[error] // why it does not run, once that is known
+	kubelet  atomic.Pointer[error] // the error of a kubelet that does not run
 }
 
-// rendering is the addons with their objects, or why they have none.
+// rendering is the result of rendering the addons.
 type rendering struct {
 	list []addons.Rendered
 	err  error
 }
 
-// watchKubelet ends this call when the node's kubelet does not run, in whatever step.
+// watchKubelet ends this call, in any step, if the node's kubelet does not run.
 func (u *upRun) watchKubelet(ctx context.Context, e *engine) {
 	u.watching.Go(func() {
 		if err := e.watchKubelet(ctx, nodeName(u.Name)); err != nil {
-			err = withKubeletFix(err, u.survey.Machine)
+			err = withKubeletFix(err, u.inspection.Machine)
 			u.kubelet.Store(&err)
 			u.stop(err)
 		}
 	})
 }
 
-// cause returns err, or why the kubelet does not run when err is only that this call was ended for that.
+// cause returns err, or the kubelet's error if that canceled this call.
 func (u *upRun) cause(err error) error {
 	if dead := u.kubelet.Load(); dead != nil && errors.Is(err, context.Canceled) {
 		return *dead
@@ -144,15 +144,15 @@ func (u *upRun) cause(err error) error {
 	return err
 }
 
-// creation is a cluster in the making. Once done is closed it is made, unless err says why not.
+// creation is a cluster that is being created. When done is closed, the cluster exists or err says why not.
 type creation struct {
 	lab  lab           // of its API
-	runs chan struct{} // closed when the node runs pods, a second or two before kind is done
+	runs chan struct{} // closed when the node can run pods, a second or two before done
 	done chan struct{}
 	err  error
 }
 
-// wait is for whoever needs the node to run pods.
+// wait returns when the node can run pods.
 func (c *creation) wait(ctx context.Context) error {
 	select {
 	case <-c.runs:
@@ -164,7 +164,7 @@ func (c *creation) wait(ctx context.Context) error {
 	}
 }
 
-// timed runs one step, shows it and keeps its time; do returns what it changed.
+// timed runs one step, reports it and records its time. do returns what it changed.
 func (u *upRun) timed(name string, do func(report.Task) (string, error)) error {
 	began, task := time.Now(), u.Report.Step(name)
 	changed, err := do(task)
@@ -173,11 +173,11 @@ func (u *upRun) timed(name string, do func(report.Task) (string, error)) error {
 		return err
 	}
 	task.Done(changed)
-	u.took(name, began, changed)
+	u.recordStep(name, began, changed)
 	return nil
 }
 
-func (u *upRun) took(step string, since time.Time, changed string) {
+func (u *upRun) recordStep(step string, since time.Time, changed string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.sum.Steps = append(u.sum.Steps, StepTime{step, time.Since(since).Seconds(), changed})
@@ -185,7 +185,7 @@ func (u *upRun) took(step string, since time.Time, changed string) {
 
 func (u *upRun) checkMachine(ctx context.Context) error {
 	return u.timed("check this machine", func(report.Task) (string, error) {
-		s, err := look(ctx, u.Options, u.parts)
+		s, err := inspect(ctx, u.Options, u.deps)
 		if err != nil {
 			return "", err
 		}
@@ -197,7 +197,7 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 				u.Report.Note("%s: %s\n    fix: %s", f.ID, f.What, f.Fix)
 			}
 		}
-		u.survey, u.st = s, state{Engine: s.Engine.Name, Port: s.Port}
+		u.inspection, u.st = s, state{Engine: s.Engine.Name, Port: s.Port}
 		if s.State != nil {
 			u.st = *s.State
 			u.st.Port = s.Port
@@ -216,19 +216,19 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 			u.Report.Note("the gateway stays on port %d", u.st.Port)
 		}
 		u.sum.Engine, u.sum.URL = s.Engine.Name, url(u.st.Port)
-		return fmt.Sprintf("%s %s", s.Engine.Name, s.Engine.Version), s.Engine.prepare(u.parts, u.store, s.Machine)
+		return fmt.Sprintf("%s %s", s.Engine.Name, s.Engine.Version), s.Engine.prepare(u.deps, u.store, s.Machine)
 	})
 }
 
-// addons are those asked for.
+// addons returns the requested addons.
 func (o Options) addons() []string {
 	if o.GitOps {
-		return append(slices.Clone(o.Addons), "git") // which brings flux
+		return append(slices.Clone(o.Addons), "git") // which needs flux
 	}
 	return o.Addons
 }
 
-// selectAddons returns the core addons, those asked for and those that the cluster has already, in install order.
+// selectAddons returns the core addons, the requested ones and those that the cluster has, in install order.
 func selectAddons(names, have []string) ([]addons.Addon, error) {
 	var all []string
 	for _, a := range addons.All() {
@@ -245,8 +245,8 @@ func selectAddons(names, have []string) ([]addons.Addon, error) {
 	return addons.Select(all...)
 }
 
-// Components names the images that `up` would need on the node, with these addons beside the core ones. A name that is no
-// addon is a fault.Usage.
+// Components returns the images that `up` needs on the node for the core addons and the addons of with. An unknown addon
+// is a fault.Usage.
 func Components(with []string) ([]string, error) {
 	list, err := selectAddons(with, nil)
 	if err != nil {
@@ -255,7 +255,7 @@ func Components(with []string) ([]string, error) {
 	return components(list), nil
 }
 
-// components are the images that the addons need on the node.
+// components returns the images that the addons need on the node.
 func components(list []addons.Addon) []string {
 	set := map[string]bool{}
 	for _, a := range list {
@@ -267,7 +267,7 @@ func components(list []addons.Addon) []string {
 }
 
 func (u *upRun) resolveImages(ctx context.Context) error {
-	began := time.Now() // it shows its own steps
+	began := time.Now() // resolve reports its own steps
 	node, err := u.resolve(ctx, images.Options{
 		Cache: u.Cache, Mode: u.Mode, Mirror: u.Mirror, Components: components(u.list), Report: u.Report, Run: u.run,
 	})
@@ -276,23 +276,23 @@ func (u *upRun) resolveImages(ctx context.Context) error {
 	}
 	u.node, u.sum.NodeImage, u.sum.ImageSource = node, node.Ref, node.Source
 	u.rendering = make(chan rendering, 1)
-	go func() { // while the cluster is made
+	go func() { // while the cluster is created
 		list, err := u.render(u.list, addons.Images(node.Images))
 		u.rendering <- rendering{list, err}
 	}()
-	u.took("images", began, "from "+node.Source+prefixed(": ", node.Why))
+	u.recordStep("images", began, "from "+node.Source+prefixed(": ", node.Why))
 	return nil
 }
 
-// ensureCluster leaves a cluster of ours whose API answers: one that is ready, or one in the making.
+// ensureCluster returns when the API of the cluster answers. A new cluster may still be in creation.
 func (u *upRun) ensureCluster(ctx context.Context) error {
-	e := u.survey.Engine
+	e := u.inspection.Engine
 	u.watchKubelet(ctx, e)
-	switch u.survey.Action {
+	switch u.inspection.Action {
 	case keep:
 		err := u.timed("cluster", func(report.Task) (string, error) {
 			if old, now := u.st.Images["kube-apiserver"], u.node.Images["kube-apiserver"]; old != now && old != "" {
-				u.Report.Note("this cluster keeps Kubernetes as %s; `%s` and then up makes it %s", old, u.command("down"), now)
+				u.Report.Note("this cluster keeps Kubernetes %s; `%s` and then up changes it to %s", old, u.command("down"), now)
 			}
 			if !exists(u.store.kubeconfig()) {
 				return "kubeconfig written", u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).writeKubeconfig()
@@ -302,34 +302,34 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// Somebody may have started the node by hand: then the API remembers what was so before.
+		// Somebody may have started the node by hand. Then the API has an old state.
 		since := e.startedAt(ctx, nodeName(u.Name))
-		if !since.After(u.st.Changed.Add(time.Second)) { // which has whole seconds
+		if !since.After(u.st.Changed.Add(time.Second)) { // Changed has whole seconds
 			since = time.Time{}
 		}
 		return u.awaitKubernetes(ctx, since)
-	case revive:
-		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.revive(ctx, e, t) })
+	case restart:
+		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.restart(ctx, e, t) })
 		if err == nil {
 			return u.awaitKubernetes(ctx, time.Time{})
 		}
 		if ctx.Err() != nil {
 			return err
 		}
-		if errors.Is(err, syscall.EADDRINUSE) { // a new node would lose what is on this one
-			return fault.Usage("end what listens on that port, and then up again; or `"+u.command("down")+"` and up, which makes a new cluster", "%w", err)
+		if errors.Is(err, syscall.EADDRINUSE) { // a new node would lose the contents of this one
+			return fault.Usage("stop the program that listens on that port, then up again; or `"+u.command("down")+"` and up, which creates a new cluster", "%w", err)
 		}
-		u.Report.Note("cluster %s could not be started again, so a new one is made: %v", u.Name, err)
+		u.Report.Note("cluster %s could not be started again, so up creates a new one: %v", u.Name, err)
 	}
 	if err := u.loadNodeImage(ctx, e); err != nil {
 		return err
 	}
-	return u.begin(ctx, e)
+	return u.startCreation(ctx, e)
 }
 
-// begin starts to make the cluster, and returns when its API answers: what needs no pods can be applied while the rest
-// of the node comes up, which takes as long.
-func (u *upRun) begin(ctx context.Context, e *engine) error {
+// startCreation starts to create the cluster, and returns when its API answers. Then up can apply objects without pods
+// while the rest of the node starts.
+func (u *upRun) startCreation(ctx context.Context, e *engine) error {
 	apiPort, err := u.freePort()
 	if err != nil {
 		return err
@@ -355,18 +355,18 @@ func (u *upRun) begin(ctx context.Context, e *engine) error {
 	if <-c.done; c.err != nil {
 		return c.err
 	}
-	c.lab, err = u.lab(u.store.kubeconfig()) // it was ready before serving had looked again
+	c.lab, err = u.lab(u.store.kubeconfig()) // the cluster was ready before serving checked again
 	return err
 }
 
-// revive starts a stopped node and returns when its API answers.
-func (u *upRun) revive(ctx context.Context, e *engine, t report.Task) error {
+// restart starts a stopped node and returns when its API answers.
+func (u *upRun) restart(ctx context.Context, e *engine, t report.Task) error {
 	ctx, cancel := context.WithTimeout(ctx, apiBound)
 	defer cancel()
 	t.Update("starting " + nodeName(u.Name))
 	started := time.Now()
 	if err := e.start(ctx, nodeName(u.Name)); err != nil {
-		// The engine says in words what the kernel says by a number.
+		// Add the kernel's error number to the engine's text.
 		return fmt.Errorf("starting cluster %s: %w", u.Name, errors.Join(err, u.listen(u.st.Port)))
 	}
 	if err := u.cluster(e, u.Name, u.store.kubeconfig(), t.Update).writeKubeconfig(); err != nil {
@@ -393,7 +393,7 @@ func (u *upRun) loadNodeImage(ctx context.Context, e *engine) error {
 	})
 }
 
-// counter shows how many bytes went through.
+// counter reports the number of bytes written.
 type counter struct {
 	w    io.Writer
 	task report.Task
@@ -407,34 +407,34 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// create makes the cluster. The record says "creating" before there is anything, so that whatever ends this process,
-// the next up or down knows what to take away.
+// create creates the cluster. It first records the phase "creating", so that the next up or down removes a partial
+// cluster, however this process ends.
 func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Task) error {
 	u.st.Phase, u.st.NodeImage, u.st.Engine = phaseCreating, u.node.Ref, e.Name
 	u.recordContent()
 	if err := u.store.save(u.st); err != nil {
 		return err
 	}
-	if u.survey.Action != create {
-		t.Update("removing what is left of the old one")
-		if _, err := removeCluster(ctx, e, u.Name, u.survey.Found); err != nil {
+	if u.inspection.Action != create {
+		t.Update("removing the rest of the old cluster")
+		if _, err := removeCluster(ctx, e, u.Name, u.inspection.Found); err != nil {
 			return err
 		}
 	}
-	if err := u.makeHostParts(ctx, e); err != nil {
+	if err := u.createHostRecord(ctx, e); err != nil {
 		return err
 	}
-	config, err := clusterConfig(u.Name, u.st.Port, apiPort, u.survey.Machine, tag(u.node.Images["kube-apiserver"]))
+	config, err := clusterConfig(u.Name, u.st.Port, apiPort, u.inspection.Machine, tag(u.node.Images["kube-apiserver"]))
 	if err != nil {
 		return err
 	}
 	bounded, cancel := context.WithTimeout(ctx, createBound)
 	defer cancel()
-	var last atomic.Value // kind's newest words; it may still talk when it was given up
+	var last atomic.Value // kind's last message; kind may still log after a timeout
 	c := u.cluster(e, u.Name, u.store.kubeconfig(), func(s string) { last.Store(s); t.Update(s) })
 	if err = c.create(bounded, config, u.node.Ref); err != nil && isNameTaken(err) && ctx.Err() == nil {
-		// A process of an earlier up that was killed had still been making a container.
-		if err = u.takeAway(ctx, e); err == nil {
+		// A process of an earlier, killed up was still creating a container.
+		if err = u.removePartial(ctx, e); err == nil {
 			err = c.create(bounded, config, u.node.Ref)
 		}
 	}
@@ -442,8 +442,8 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("%w (last: %v)", err, last.Load())
 		}
-		if gone := u.takeAway(ctx, e); gone != nil {
-			return fmt.Errorf("creating cluster %s: %w; what is left of it could not be removed: %w", u.Name, err, gone)
+		if gone := u.removePartial(ctx, e); gone != nil {
+			return fmt.Errorf("creating cluster %s: %w; removing the rest of it failed: %w", u.Name, err, gone)
 		}
 		if _, kept := u.store.unmerge(); len(kept) > 0 {
 			u.Report.Note("stays: %s", strings.Join(kept, "; "))
@@ -456,8 +456,8 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 	return u.store.save(u.st)
 }
 
-// takeAway removes what a creation left, even when ctx has ended.
-func (u *upRun) takeAway(ctx context.Context, e *engine) error {
+// removePartial removes a partial cluster, even if ctx has ended.
+func (u *upRun) removePartial(ctx context.Context, e *engine) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
 	defer cancel()
 	found, err := e.containers(ctx, u.Name)
@@ -471,26 +471,28 @@ func (u *upRun) takeAway(ctx context.Context, e *engine) error {
 	return err
 }
 
-// isNameTaken knows kind's and the engines' words for it: neither has a type for this error.
+// isNameTaken reports whether a cluster or container of that name exists. Neither kind nor the engines have a type for this
+// error.
 func isNameTaken(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "node(s) already exist") || strings.Contains(text, "name") && strings.Contains(text, "already in use")
 }
 
-// makeHostParts makes what all clusters of this machine share, and notes that it was mllab, before kind would.
-func (u *upRun) makeHostParts(ctx context.Context, e *engine) error {
-	m, err := u.store.loadMade()
+// createHostRecord records which shared parts of this host mllab will create (a network, /lib/modules), before kind
+// creates them.
+func (u *upRun) createHostRecord(ctx context.Context, e *engine) error {
+	m, err := u.store.loadHostRecord()
 	if err != nil {
 		return err
 	}
-	before := made{slices.Clone(m.Networks), m.LibModules}
-	if !slices.Contains(m.Networks, e.madeNetwork()) && !e.hasNetwork(ctx) {
-		m.Networks = append(m.Networks, e.madeNetwork())
+	before := hostRecord{slices.Clone(m.Networks), m.LibModules}
+	if !slices.Contains(m.Networks, e.networkKey()) && !e.hasNetwork(ctx) {
+		m.Networks = append(m.Networks, e.networkKey())
 	}
-	mkdir := u.survey.Machine.OS == "linux" && u.survey.Machine.Root && !u.survey.Machine.LibModules
+	mkdir := u.inspection.Machine.OS == "linux" && u.inspection.Machine.Root && !u.inspection.Machine.LibModules
 	m.LibModules = m.LibModules || mkdir
 	if !slices.Equal(before.Networks, m.Networks) || before.LibModules != m.LibModules {
-		if err := u.store.saveMade(m); err != nil {
+		if err := u.store.saveHostRecord(m); err != nil {
 			return err
 		}
 	}
@@ -500,7 +502,7 @@ func (u *upRun) makeHostParts(ctx context.Context, e *engine) error {
 	return nil
 }
 
-// awaitKubernetes waits for the API, and for a node that has reported since then.
+// awaitKubernetes waits for the API, and for a report of the node after since.
 func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) error {
 	return u.timed("kubernetes", func(t report.Task) (string, error) {
 		l, err := u.lab(u.store.kubeconfig())
@@ -512,7 +514,7 @@ func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) error {
 		u.sum.Kubernetes, err = l.await(bounded, since, t.Update)
 		if err != nil {
 			if outOfInotify(err.Error()) {
-				err = withKubeletFix(err, u.survey.Machine)
+				err = withKubeletFix(err, u.inspection.Machine)
 			} else if ctx.Err() == nil {
 				err = fault.Hinted(err, "the node runs, but Kubernetes in it does not answer: `"+u.command("down")+"`, then up again")
 			}
@@ -522,13 +524,13 @@ func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) error {
 	})
 }
 
-// loadMissing brings images that the addons need onto a node that was made without them, by an older mllab say.
+// loadMissing loads the images that the addons need and that the node does not have, such as after an update of mllab.
 func (u *upRun) loadMissing(ctx context.Context) error {
 	if u.creation != nil {
 		return nil // they are in the node image
 	}
 	return u.timed("images on the node", func(t report.Task) (string, error) {
-		e := u.survey.Engine
+		e := u.inspection.Engine
 		there, err := e.lines(ctx, "exec", nodeName(u.Name), "ctr", "--namespace=k8s.io", "images", "ls", "-q")
 		if err != nil {
 			return "", fmt.Errorf("listing the images on %s: %w", nodeName(u.Name), err)
@@ -551,10 +553,10 @@ func (u *upRun) loadMissing(ctx context.Context) error {
 }
 
 func (u *upRun) installAddons(ctx context.Context) error {
-	began := time.Now()    // they show their own steps
-	if u.creation == nil { // else its own record holds until it is done
+	began := time.Now()    // install reports its own steps
+	if u.creation == nil { // else the creation writes the record
 		u.recordContent()
-		if u.st.Phase != phaseReady || u.survey.State == nil || u.st.GitOps != u.survey.State.GitOps || !slices.Equal(u.st.Addons, u.survey.State.Addons) {
+		if u.st.Phase != phaseReady || u.inspection.State == nil || u.st.GitOps != u.inspection.State.GitOps || !slices.Equal(u.st.Addons, u.inspection.State.Addons) {
 			u.st.Phase = phaseCreated
 			if err := u.store.save(u.st); err != nil {
 				return err
@@ -570,9 +572,9 @@ func (u *upRun) installAddons(ctx context.Context) error {
 			return err
 		}
 	}
-	patient, give := withPatience(ctx, addonsBound)
-	defer give()
-	bounded := context.Context(patient)
+	waiting, stopWaiting := withIdleTimeout(ctx, addonsBound)
+	defer stopWaiting()
+	bounded := context.Context(waiting)
 	pods := func(context.Context, addons.Env, func(string)) error { return nil }
 	if c := u.creation; c != nil {
 		stopped, stop := context.WithCancelCause(bounded)
@@ -596,14 +598,14 @@ func (u *upRun) installAddons(ctx context.Context) error {
 	select {
 	case rendered := <-u.rendering:
 		if err = rendered.err; err == nil {
-			u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, rendered.list, watched{u.Report, patient.changed})
+			u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, rendered.list, progressReporter{u.Report, waiting.changed})
 		}
 	case <-bounded.Done():
 		err = context.Cause(bounded)
 	}
 	if u.creation != nil {
 		if <-u.creation.done; u.creation.err != nil {
-			return u.creation.err // what stopped the addons
+			return u.creation.err // the cause of the addons' error
 		}
 	}
 	if err != nil {
@@ -613,15 +615,15 @@ func (u *upRun) installAddons(ctx context.Context) error {
 	for _, r := range u.sum.Addons {
 		changes = append(changes, r.Changes...)
 	}
-	u.took("addons", began, addons.Summary(changes))
+	u.recordStep("addons", began, addons.Summary(changes))
 	u.st.Phase, u.st.Addons = phaseReady, nil
-	for _, r := range u.sum.Addons { // a commit may have taken one away
+	for _, r := range u.sum.Addons { // a commit may have removed one
 		u.st.Addons = append(u.st.Addons, r.Name)
 	}
 	return u.store.save(u.st)
 }
 
-// recordContent notes what this call puts on the cluster.
+// recordContent sets the record's images and addons to those of this call.
 func (u *upRun) recordContent() {
 	u.st.Images, u.st.ImageSource, u.st.Addons = u.node.Images, u.node.Source, nil
 	for _, a := range u.list {
@@ -629,7 +631,7 @@ func (u *upRun) recordContent() {
 	}
 }
 
-// command is how a person calls a verb for this cluster.
+// command returns the command line of a verb for this cluster.
 func (o Options) command(verb string) string {
 	if o.Name == DefaultName {
 		return "mllab " + verb
@@ -637,5 +639,5 @@ func (o Options) command(verb string) string {
 	return "mllab " + verb + " --name " + o.Name
 }
 
-// tag is v1.34.4 for registry.k8s.io/kube-apiserver:v1.34.4.
+// tag returns v1.34.4 for registry.k8s.io/kube-apiserver:v1.34.4.
 func tag(ref string) string { return ref[strings.LastIndex(ref, ":")+1:] }

@@ -17,7 +17,7 @@ import (
 // mustUp calls up and expects it to work.
 func mustUp(t *testing.T, w *world, o Options) Summary {
 	t.Helper()
-	sum, err := up(t.Context(), o, w.parts())
+	sum, err := up(t.Context(), o, w.deps())
 	if err != nil {
 		t.Fatalf("up: %v", err)
 	}
@@ -80,7 +80,7 @@ func TestUpRefusesWithEveryReasonBeforeAnythingIsMade(t *testing.T) {
 	w.machine.PortErr, w.machine.PortHolder = syscall.EADDRINUSE, "nginx (process 7)"
 	w.machine.MemoryAvailable = gib
 	o := w.options()
-	_, err := up(t.Context(), o, w.parts())
+	_, err := up(t.Context(), o, w.deps())
 	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "in use by nginx (process 7)") || !strings.Contains(err.Error(), "1.0 GiB available") || !strings.Contains(err.Error(), "2 reasons") {
 		t.Errorf("error: %v", err)
 	}
@@ -99,8 +99,8 @@ func TestAForeignClusterOfThatNameIsLeftAlone(t *testing.T) {
 		"stopped":         {ID: "1", Name: "mllab-control-plane", Image: "docker.io/kindest/node:v1.34.0", Status: "exited"},
 	} {
 		for verb, call := range map[string]func(*world, Options) error{
-			"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.parts()); return err },
-			"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.parts()); return err },
+			"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.deps()); return err },
+			"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.deps()); return err },
 		} {
 			w := newWorld(t)
 			w.add(c)
@@ -122,11 +122,11 @@ func TestAMarkedClusterWithoutARecordIsForDownNotForUp(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(o.State, DefaultName)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := up(t.Context(), o, w.parts())
+	_, err := up(t.Context(), o, w.deps())
 	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "no record") || !strings.Contains(err.Error(), "mllab down") {
 		t.Errorf("up: %v", err)
 	}
-	if _, err := down(t.Context(), o, w.parts()); err != nil {
+	if _, err := down(t.Context(), o, w.deps()); err != nil {
 		t.Errorf("down: %v", err)
 	}
 	w.clean(o)
@@ -192,7 +192,7 @@ func TestWhatAnInterruptedUpLeftIsResumedOrReplaced(t *testing.T) {
 			if st := record(t, o); st.Phase != phaseReady {
 				t.Errorf("phase %s", st.Phase)
 			}
-			if _, err := down(t.Context(), o, w.parts()); err != nil {
+			if _, err := down(t.Context(), o, w.deps()); err != nil {
 				t.Errorf("down: %v", err)
 			}
 			w.clean(o)
@@ -205,13 +205,13 @@ func TestAnInterruptDuringCreationLeavesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	w.duringKind = cancel
 	o := w.options()
-	_, err := up(ctx, o, w.parts())
+	_, err := up(ctx, o, w.deps())
 	if fault.Code(err) != 130 {
 		t.Errorf("error %v, code %d", err, fault.Code(err))
 	}
 	w.clean(o)
 	// The network stays, noted as ours, until the next down.
-	if _, err := down(t.Context(), o, w.parts()); err != nil || w.network {
+	if _, err := down(t.Context(), o, w.deps()); err != nil || w.network {
 		t.Errorf("down: %v, network %v", err, w.network)
 	}
 	if _, err := os.Stat(o.State); !os.IsNotExist(err) {
@@ -223,7 +223,7 @@ func TestAFailedCreationLeavesNothingAndKeepsItsReason(t *testing.T) {
 	w := newWorld(t)
 	w.createErr = []error{errors.New("failed to init node with kubeadm")}
 	o := w.options()
-	_, err := up(t.Context(), o, w.parts())
+	_, err := up(t.Context(), o, w.deps())
 	if fault.Code(err) != 1 || !strings.Contains(err.Error(), "creating cluster mllab: failed to init node with kubeadm") {
 		t.Errorf("error: %v", err)
 	}
@@ -236,7 +236,7 @@ func TestACreationThatFailsAfterItsAPIAnsweredStopsTheAddons(t *testing.T) {
 	w.serving = make(chan struct{})
 	w.duringKind = func() { <-w.serving } // kind fails when the addons are on their way
 	o := w.options()
-	_, err := up(t.Context(), o, w.parts())
+	_, err := up(t.Context(), o, w.deps())
 	if fault.Code(err) != 1 || err.Error() != "creating cluster mllab: failed to init node with kubeadm" {
 		t.Errorf("error: %v", err)
 	}
@@ -256,7 +256,7 @@ func TestAnInterruptDuringAddonsKeepsTheClusterForTheNextUp(t *testing.T) {
 	w := newWorld(t)
 	w.installErr = errors.New("istio: Deployment/istio-system/istiod: 0/1 ready")
 	o := w.options()
-	if _, err := up(t.Context(), o, w.parts()); fault.Code(err) != 1 {
+	if _, err := up(t.Context(), o, w.deps()); fault.Code(err) != 1 {
 		t.Errorf("error: %v", err)
 	}
 	if st := record(t, o); st.Phase != phaseCreated || len(w.containers) != 1 {
@@ -275,7 +275,7 @@ func TestAStoppedNodeWhosePortIsTakenIsLeftAsItIs(t *testing.T) {
 	w.containers[0].Status = "exited"
 	w.failing["start"] = errors.New("cannot listen on the TCP port: listen tcp4 127.0.0.1:20001: bind: address already in use")
 	w.portErr = syscall.EADDRINUSE
-	if _, err := up(t.Context(), o, w.parts()); fault.Code(err) != 2 || !strings.Contains(err.Error(), "20001") || !strings.Contains(fault.Hint(err), "that port") {
+	if _, err := up(t.Context(), o, w.deps()); fault.Code(err) != 2 || !strings.Contains(err.Error(), "20001") || !strings.Contains(fault.Hint(err), "that port") {
 		t.Errorf("%v", err)
 	}
 	if len(w.created) != 1 || len(w.containers) != 1 {
@@ -303,7 +303,7 @@ func TestThePort(t *testing.T) {
 		t.Errorf("a cluster moved because no port was named: %s", sum.URL)
 	}
 	o.Port, o.PortGiven = 9999, true
-	_, err := up(t.Context(), o, w.parts())
+	_, err := up(t.Context(), o, w.deps())
 	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "gateway on port 40123") || !strings.Contains(err.Error(), "mllab down --name mllab && mllab up --port 9999") {
 		t.Errorf("another port: %v", err)
 	}
@@ -363,8 +363,8 @@ func TestTwoUpsAtOnceDoNotMeet(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
 	w.duringKind = func() {
-		_, err := up(t.Context(), o, w.parts())
-		if err == nil || !strings.Contains(err.Error(), "cluster mllab is being worked on: mllab up, process ") {
+		_, err := up(t.Context(), o, w.deps())
+		if err == nil || !strings.Contains(err.Error(), "cluster mllab is locked: mllab up, process ") {
 			t.Errorf("the second up: %v", err)
 		}
 	}
@@ -384,7 +384,7 @@ func TestPodmanGetsItsSettingsWithoutTouchingTheUsers(t *testing.T) {
 	if !strings.Contains(w.created[0], "restrict_oom_score_adj = true") {
 		t.Errorf("kind's configuration: %s", w.created[0])
 	}
-	if _, err := down(t.Context(), o, w.parts()); err != nil {
+	if _, err := down(t.Context(), o, w.deps()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(o.State); !os.IsNotExist(err) {
@@ -402,16 +402,16 @@ func TestPodmanGetsItsSettingsWithoutTouchingTheUsers(t *testing.T) {
 
 func TestWrongOptionsAreNamed(t *testing.T) {
 	for want, o := range map[string]Options{
-		`cluster name "Lab_1" is not valid`:  {Name: "Lab_1"},
-		`cluster name "../x" is not valid`:   {Name: "../x"},
-		"port 70000 is not between":          {Port: 70000},
-		`image source "bundle" is not known`: {Mode: "bundle"},
-		`engine "rkt" is not known`:          {Engine: "rkt"},
-		`no addon is called "nope"`:          {Addons: []string{"nope"}},
+		`--name must be at most 48 lower-case letters, digits and dashes, got "Lab_1"`: {Name: "Lab_1"},
+		`--name must be at most 48 lower-case letters, digits and dashes, got "../x"`:  {Name: "../x"},
+		"--port must be 1 to 65535, got 70000":                                         {Port: 70000},
+		`--image-source must be auto, source or registry, got "bundle"`:                {Mode: "bundle"},
+		`--engine must be docker, podman or nerdctl, got "rkt"`:                        {Engine: "rkt"},
+		`no addon is called "nope"`:                                                    {Addons: []string{"nope"}},
 	} {
 		w := newWorld(t)
 		o.State, o.Cache = t.TempDir(), t.TempDir()
-		_, err := up(t.Context(), o, w.parts())
+		_, err := up(t.Context(), o, w.deps())
 		if fault.Code(err) != 2 || fault.Hint(err) == "" || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v (hint %q), want %s", err, fault.Hint(err), want)
 		}
@@ -430,7 +430,7 @@ func TestALabUnderGitOpsStaysSo(t *testing.T) {
 	}
 	o.GitOps = true
 	w.installErr = errors.New("the gateway does not answer")
-	if _, err := up(t.Context(), o, w.parts()); err == nil || !w.gitops {
+	if _, err := up(t.Context(), o, w.deps()); err == nil || !w.gitops {
 		t.Errorf("%v, by Git: %v", err, w.gitops)
 	}
 	if st := record(t, o); !st.GitOps || st.Phase != phaseCreated {

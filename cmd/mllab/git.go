@@ -36,7 +36,7 @@ Flux looks at once at what was pushed.`,
 // gitRemote returns the address of the lab's repository, with its token. It
 // takes no lock: a push must work during a scenario.
 func (a *app) gitRemote(ctx context.Context) (*url.URL, error) {
-	lab, err := bootstrap.Look(ctx, a.options())
+	lab, err := bootstrap.OpenReadOnly(ctx, a.options())
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"up --image-source cloud":  "error: mllab up: invalid argument \"cloud\" for \"--image-source\" flag: it must be auto, source or registry\nhint:  see `mllab up --help`\n",
 		"up --engine rkt":          "error: mllab up: invalid argument \"rkt\" for \"--engine\" flag: it must be docker, podman or nerdctl\nhint:  see `mllab up --help`\n",
 		"-o yaml status":           "error: mllab status: invalid argument \"yaml\" for \"-o, --output\" flag: it must be text or json\nhint:  see `mllab status --help`\n",
-		"up --dry-run --name Lab_": "error: cluster name \"Lab_\" is not valid\nhint:  use up to 48 small letters, digits and dashes, such as --name lab-2\n",
+		"up --dry-run --name Lab_": "error: --name must be at most 48 lower-case letters, digits and dashes, got \"Lab_\"\nhint:  use a name such as --name lab-2\n",
 		"up --dry-run --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
 		"images list --with nope":  "error: no addon is called \"nope\"\nhint:  addons are: ",
 		"images build --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",

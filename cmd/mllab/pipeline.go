@@ -80,7 +80,7 @@ cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 			for _, cell := range book.Unused {
 				a.report.Note("cell %d has no tag, and no tagged cell is before it: no step runs it", cell)
 			}
-			lab, err := bootstrap.Look(c.Context(), a.options())
+			lab, err := bootstrap.OpenReadOnly(c.Context(), a.options())
 			if err != nil {
 				return err
 			}

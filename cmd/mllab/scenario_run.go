@@ -235,7 +235,7 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 		return errors.Join(err, file.write(all))
 	}
 	defer lab.Close()
-	jobs, skipped, err := p.jobs(asked, o, lab.Lacks)
+	jobs, skipped, err := p.jobs(asked, o, lab.Missing)
 	for _, r := range skipped {
 		events.read(r.Event())
 	}
