@@ -110,7 +110,7 @@ func TestWhyNoEngineCanBeUsedIsSaidWithItsFix(t *testing.T) {
 		{"containerd is not for this user", "nerdctl", map[string]any{"nerdctl": errors.New("exit status 1: rootless containerd not running? (hint: use `containerd-rootless-setuptool.sh install`)")}, "its daemon is not running", "systemctl start containerd"},
 		{"podman's machine is off", "podman", map[string]any{"podman": errors.New("exit status 125: Cannot connect to Podman. Please verify your connection")}, "its machine is not running: Cannot connect to Podman. Please", "podman machine start"},
 		{"podman fails in another way", "podman", map[string]any{"podman": errors.New("exit status 125:\n  Error: database is malformed")}, "fails: database is malformed", "podman info"},
-		{"podman calls itself docker", "docker", map[string]any{"docker": podmanInfo(t)}, "names no server version", "--engine"},
+		{"podman calls itself docker", "docker", map[string]any{"docker": podmanInfo(t)}, "has no server version", "--engine"},
 		{"it answers nonsense", "podman", map[string]any{"podman": "hello"}, "its info cannot be read", "podman info"},
 	} {
 		_, err := findEngine(t.Context(), engines(c.answers), c.flag, nil)

@@ -15,12 +15,12 @@ type PlanDoc struct {
 	KindConfig string      `json:"kindConfig"`
 }
 
-// PlanAddon is an addon in the plan. It starts as soon as its needs are ready and the addons in Beside are applied.
+// PlanAddon is an addon in the plan. It starts as soon as its needs are ready and the addons in StartAfter are applied.
 type PlanAddon struct {
-	Name    string   `json:"name"`
-	Summary string   `json:"summary"`
-	Needs   []string `json:"needs,omitempty"`
-	Beside  []string `json:"beside,omitempty"`
+	Name       string   `json:"name"`
+	Summary    string   `json:"summary"`
+	Needs      []string `json:"needs,omitempty"`
+	StartAfter []string `json:"startAfter,omitempty"`
 }
 
 // Plan reads the options and this machine, and changes nothing.

@@ -112,8 +112,8 @@ func printPlan(w io.Writer, p bootstrap.PlanDoc) {
 		if len(a.Needs) > 0 {
 			fmt.Fprintf(w, "  %-12s after %s is ready\n", "", strings.Join(a.Needs, ", "))
 		}
-		if len(a.Beside) > 0 {
-			fmt.Fprintf(w, "  %-12s together with %s\n", "", strings.Join(a.Beside, ", "))
+		if len(a.StartAfter) > 0 {
+			fmt.Fprintf(w, "  %-12s after %s is applied\n", "", strings.Join(a.StartAfter, ", "))
 		}
 	}
 	fmt.Fprintf(w, "\nkind's configuration\n  %s\n", strings.ReplaceAll(strings.TrimSpace(p.KindConfig), "\n", "\n  "))

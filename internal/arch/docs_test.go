@@ -220,7 +220,7 @@ func TestEveryFindingOfDoctorIsExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := map[string]bool{}
-	for _, m := range regexp.MustCompile(`say\("([a-z-]+)"|\{"(tool-[a-z-]+)"`).FindAllStringSubmatch(string(code), -1) {
+	for _, m := range regexp.MustCompile(`(?:add|ok)\("([a-z-]+)"|\{"(tool-[a-z-]+)"`).FindAllStringSubmatch(string(code), -1) {
 		ids[m[1]+m[2]] = true
 	}
 	if len(ids) < 10 {
