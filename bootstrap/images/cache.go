@@ -20,7 +20,7 @@ import (
 	"mllab.local/internal/folder"
 )
 
-// DefaultCache is $MLLAB_CACHE_DIR, or mllab under the user's cache directory. Without HOME it is a fault.Usage.
+// DefaultCache returns $MLLAB_CACHE_DIR, or mllab in the user's cache folder. Without HOME it returns a fault.Usage.
 func DefaultCache() (string, error) {
 	if dir := os.Getenv("MLLAB_CACHE_DIR"); dir != "" {
 		return dir, nil
@@ -32,8 +32,8 @@ func DefaultCache() (string, error) {
 	return folder.Default(os.Getenv, "XDG_CACHE_HOME", below, "name the folder with --cache-dir")
 }
 
-// cache is the local OCI image layout: one image per component, found by the
-// key of what went into it. Its folder is a standard layout
+// cache is the local OCI image layout. It has one image per component, with the
+// key of its inputs. Its folder is a standard layout
 // (https://github.com/opencontainers/image-spec/blob/main/image-layout.md).
 type cache struct {
 	dir string
@@ -46,7 +46,7 @@ const (
 	keyAnnotation  = "mllab.key"
 )
 
-// workLock is in every cache, and nowhere else.
+// workLock is a file that every cache has, and no other folder.
 const workLock = "work.lock"
 
 func openCache(dir string) (*cache, error) {
@@ -56,9 +56,8 @@ func openCache(dir string) (*cache, error) {
 	return &cache{dir: dir}, nil
 }
 
-// work gives f a folder of its own in the cache and removes it afterwards. One
-// process works at a time, and the next one to come removes what a killed one
-// left.
+// work calls f with a temporary folder in the cache. One process works at a time,
+// and removes the folder that a killed one left.
 func (c *cache) work(ctx context.Context, f func(dir string) error) error {
 	lock, err := os.OpenFile(filepath.Join(c.dir, workLock), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -71,7 +70,7 @@ func (c *cache) work(ctx context.Context, f func(dir string) error) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for another mllab that makes images: %w", context.Cause(ctx))
+			return fmt.Errorf("waiting for another mllab that builds images: %w", context.Cause(ctx))
 		}
 	}
 	dir := filepath.Join(c.dir, "work")
@@ -82,14 +81,14 @@ func (c *cache) work(ctx context.Context, f func(dir string) error) error {
 	return f(dir)
 }
 
-// CheckCache returns a fault.Usage when a folder is not for mllab to keep images in. It changes nothing.
+// CheckCache returns a fault.Usage if mllab must not use a folder as image cache. It changes nothing.
 func CheckCache(dir string) error { return folder.Check("--cache-dir", dir, workLock) }
 
-// IsCache reports whether a folder is an image cache that mllab made.
+// IsCache reports whether a folder is an image cache of mllab.
 func IsCache(dir string) bool { return folder.Owned(dir, workLock) }
 
-// Purge removes an image cache and, when mllab made it and nothing else is in it, its folder. It returns the symbolic
-// links that lead out of it: they stay, and what they point to. A folder that is no cache of mllab stays as it is.
+// Purge removes an image cache. It also removes the folder if mllab created it and nothing else is in it. It keeps
+// symbolic links and their targets, and returns them. It does not change a folder that is not a cache of mllab.
 func Purge(dir string) (kept []string, err error) {
 	if !IsCache(dir) {
 		return nil, nil
@@ -117,8 +116,8 @@ func (c *cache) layout() (layout.Path, error) {
 	return p, err
 }
 
-// get returns the image made from key, or nil when there is none. An image
-// with a missing blob counts as none.
+// get returns the image with a key, or nil if there is none or it has a missing
+// blob.
 func (c *cache) get(name, key string) (v1.Image, error) {
 	p, err := c.layout()
 	if err != nil {
@@ -145,7 +144,7 @@ func (c *cache) get(name, key string) (v1.Image, error) {
 	return nil, nil
 }
 
-// complete says whether every blob of the image is there at its full length.
+// complete reports whether the cache has every blob of the image in full length.
 func (c *cache) complete(img v1.Image) bool {
 	m, err := img.Manifest()
 	if err != nil {
@@ -164,8 +163,8 @@ func (c *cache) blob(h v1.Hash) string {
 	return filepath.Join(c.dir, "images", "blobs", h.Algorithm, h.Hex)
 }
 
-// put stores the image as the only one of its name and returns it as read back
-// from the cache. Layers made by newLayer in this cache are moved, not copied.
+// put stores the image as the only one of its name, and returns it as read from
+// the cache. It moves layers of newLayer in this cache, and does not copy them.
 func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 	var stored v1.Image
 	err := c.locked(func(p layout.Path) error {
@@ -224,7 +223,7 @@ func (c *cache) prune() error {
 	})
 }
 
-// locked runs f alone on this layout, among goroutines and processes.
+// locked runs f with an exclusive lock on this layout, also between processes.
 func (c *cache) locked(f func(layout.Path) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -18,14 +18,13 @@ import (
 	"mllab.local/internal/run"
 )
 
-// debianSuite is the release the node is made of. Its systemd still boots on
+// debianSuite is the Debian release of the node. Its systemd still supports
 // cgroup v1.
 const debianSuite = "bookworm"
 
-// debian makes one archive of nodePackages with mmdebstrap, which checks
-// Debian's signatures with the host's archive keyring, and returns its path.
-// The archive is kept in the cache: a new one is made when the package list
-// changes or the cache is purged.
+// debian builds one archive of nodePackages with mmdebstrap, which verifies
+// Debian's signatures with the host's archive keyring, and returns its path. It
+// keeps the archive in the cache until the package list changes.
 func (b *built) debian(ctx context.Context, work string) (string, error) {
 	kept := filepath.Join(b.cache.dir, "debian-"+shortHash(debianSuite, nodePackages...)+".tar")
 	if _, err := os.Stat(kept); err == nil {
@@ -39,7 +38,7 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 		Args: []string{
 			"--variant=minbase", "--format=tar",
 			"--include=" + strings.Join(nodePackages, ","),
-			// Nobody reads manuals on the node; a third of the archive is.
+			// A third of the archive is manuals, which the node does not need.
 			"--dpkgopt=path-exclude=/usr/share/man/*",
 			"--dpkgopt=path-exclude=/usr/share/locale/*",
 			"--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -53,7 +52,7 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 		err = os.Rename(tmp, kept)
 	}
 	if err != nil {
-		err = fault.Hinted(fmt.Errorf("making the Debian archive: %w", err), "`mllab doctor` checks what source builds need")
+		err = fault.Hinted(fmt.Errorf("building the Debian archive: %w", err), "`mllab doctor` checks what source builds need")
 		task.Fail(err)
 		return "", err
 	}
@@ -61,8 +60,8 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 	return kept, nil
 }
 
-// unpack has mmdebstrap unpack packages with all that they need into an
-// archive. It checks Debian's signatures and runs nothing of the packages.
+// unpack unpacks packages and their dependencies into an archive, with
+// mmdebstrap. That verifies Debian's signatures and runs no maintainer script.
 func (b *built) unpack(ctx context.Context, archive string, packages []string, update func(string)) error {
 	return b.run.Run(ctx, run.Cmd{
 		Path:   "mmdebstrap",
@@ -72,8 +71,8 @@ func (b *built) unpack(ctx context.Context, archive string, packages []string, u
 	})
 }
 
-// eachDebianEntry calls f for every entry of a Debian archive; names have
-// neither "./" nor a trailing slash.
+// eachDebianEntry calls f for every entry of a Debian archive. Names have no
+// leading "./" and no trailing slash.
 func eachDebianEntry(archive string, f func(name string, h *tar.Header, body io.Reader) error) error {
 	file, err := os.Open(archive)
 	if err != nil {
@@ -91,7 +90,7 @@ func eachDebianEntry(archive string, f func(name string, h *tar.Header, body io.
 		}
 		name := strings.TrimPrefix(path.Clean(h.Name), "/")
 		if name == "." || strings.HasPrefix(name, "dev/") {
-			continue // a container gets its /dev from the runtime
+			continue // the runtime provides /dev
 		}
 		if err := f(name, h, tr); err != nil {
 			return fmt.Errorf("%s: %s: %w", filepath.Base(archive), name, err)
@@ -107,9 +106,9 @@ func copyEntry(tw *tar.Writer, h *tar.Header, body io.Reader) error {
 	return err
 }
 
-// debianSubset writes the files of the named packages as a layer: a base image
-// without a shell or a package manager, but with what the archive's own
-// maintainer scripts made for those packages.
+// debianSubset returns a layer with the files of the named packages: a base image
+// without a shell or a package manager, but with the files that the packages'
+// maintainer scripts created.
 func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
 	want := map[string]bool{}
 	for _, p := range packages {
@@ -141,9 +140,9 @@ func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
 	}
 	return newLayer(dir, func(tw *tar.Writer) error {
 		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
-			made := strings.HasPrefix(name, "etc/alternatives/") || strings.HasPrefix(h.Linkname, "/etc/alternatives/") ||
+			artifact := strings.HasPrefix(name, "etc/alternatives/") || strings.HasPrefix(h.Linkname, "/etc/alternatives/") ||
 				strings.HasPrefix(name, "etc/ssl/certs/")
-			if !keep[name] && !made {
+			if !keep[name] && !artifact {
 				return nil
 			}
 			if strings.HasPrefix(name, "usr/share/doc/") && !strings.HasSuffix(name, "/copyright") {
@@ -154,8 +153,8 @@ func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
 	})
 }
 
-// mergedUsr maps a path as a package lists it to where it is since Debian
-// merged /bin, /sbin and /lib into /usr.
+// mergedUsr maps a path in a package's list to its place since Debian merged
+// /bin, /sbin and /lib into /usr.
 func mergedUsr(p string) string {
 	first, _, nested := strings.Cut(p, "/")
 	switch first {

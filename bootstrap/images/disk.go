@@ -9,14 +9,14 @@ import (
 	"mllab.local/internal/fault"
 )
 
-// What a source makes on disk, in bytes, measured on a full build: the images,
-// the binaries beside them while it runs, and, from source, Go's own caches.
+// Measured disk space of a full build, in bytes: the images, temporary binaries
+// and, from source, Go's own caches.
 const (
 	sourceDisk   = 16 << 30
 	registryDisk = 6 << 30
 )
 
-// checkDisk refuses to start what would fill the disk half an hour later.
+// checkDisk returns an error if the build would fill the disk.
 func checkDisk(dir string, p plan) error {
 	free, err := Free(dir)
 	if err != nil {
@@ -30,16 +30,16 @@ func checkFree(dir string, p plan, free int64) error {
 	if p.source.Name() == "source" {
 		need = sourceDisk
 	}
-	// A part needs its share; the last image alone needs little.
+	// Missing images need their share of the space.
 	need = need * int64(len(p.missing)) / int64(len(p.list))
 	if free < need {
-		return fault.Usage("free some, or name another folder with --cache-dir",
-			"making %d images needs about %.1f GB under %s, and %.1f GB are free", len(p.missing), float64(need)/1e9, dir, float64(free)/1e9)
+		return fault.Usage("free some space, or name another folder with --cache-dir",
+			"building %d images needs about %.1f GB in %s, but %.1f GB are free", len(p.missing), float64(need)/1e9, dir, float64(free)/1e9)
 	}
 	return nil
 }
 
-// Free is how many bytes this user may still write at path, or where it would be made.
+// Free returns the free bytes for this user at path, or at its first existing parent.
 func Free(path string) (uint64, error) {
 	for path != filepath.Dir(path) {
 		if _, err := os.Stat(path); err == nil {

@@ -13,13 +13,13 @@ import (
 	"strings"
 )
 
-// embedded holds what `make build` packs: modules.tar, and the programs of mllab that run in containers.
+// embedded has the files that `make build` packs: modules.tar, and the programs of mllab that run in containers.
 //
 //go:embed all:embedded
 var embedded embed.FS
 
-// embeddedProgram reports whether a module is a program of mllab itself, which
-// was compiled with it.
+// embeddedProgram reports whether a module is a program of mllab itself, compiled
+// with it.
 func embeddedProgram(name string) bool {
 	_, err := fs.Stat(embedded, "embedded/"+name)
 	return err == nil

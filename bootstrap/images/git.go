@@ -20,12 +20,12 @@ import (
 // gitArchive is the file in a work folder that gitBase reads.
 const gitArchive = "git.tar"
 
-// gitPackages are unpacked with all that they need.
+// gitPackages are unpacked with their dependencies.
 var gitPackages = []string{"git"}
 
-// gitFiles is what of Debian's packages the lab's Git runs, by path: git, what
-// it is linked with, and their licenses. Perl, curl and the rest, which its
-// package also needs, are for commands that no server runs.
+// gitFiles matches the paths of the files that the lab's Git server needs: git,
+// its libraries, and their licenses. The package also needs Perl and curl, but for
+// commands that no server runs.
 var gitFiles = regexp.MustCompile(`^(` + strings.Join([]string{
 	`usr/lib/git-core/git`, `usr/lib/git-core/git-http-backend`,
 	`(usr/)?lib(64)?/([^/]+/)?(ld-linux[^/]*|libc\.so\.6|libpcre2-8\.so\.[^/]*|libz\.so\.[^/]*)`,
@@ -37,7 +37,7 @@ func (b *built) git(ctx context.Context, work string) (string, error) {
 	task := b.report.Step("git")
 	archive := filepath.Join(work, gitArchive)
 	if err := b.unpack(ctx, archive, gitPackages, task.Update); err != nil {
-		err = fault.Hinted(fmt.Errorf("making the Git image: %w", err), "`mllab doctor` checks what source builds need")
+		err = fault.Hinted(fmt.Errorf("building the Git image: %w", err), "`mllab doctor` checks what source builds need")
 		task.Fail(err)
 		return "", err
 	}
@@ -45,7 +45,7 @@ func (b *built) git(ctx context.Context, work string) (string, error) {
 	return archive, nil
 }
 
-// onGit makes a component's image of the git in an image of another maker.
+// onGit builds a component's image with the git of an upstream image.
 func (b *built) onGit(work string, c Component, from v1.Image) (v1.Image, error) {
 	archive := filepath.Join(work, gitArchive)
 	f, err := os.Create(archive)
@@ -72,21 +72,21 @@ func (b *built) onGit(work string, c Component, from v1.Image) (v1.Image, error)
 	return newImage([]v1.Layer{base, layer}, c.Build.config())
 }
 
-// gitBase is the layer of git. That the archive has no git is an error.
+// gitBase returns the layer of git. It fails if the archive has no git.
 func gitBase(dir, archive string) (v1.Layer, error) {
-	lacks := map[string]bool{"usr/lib/git-core/git": true, "usr/lib/git-core/git-http-backend": true}
+	missing := map[string]bool{"usr/lib/git-core/git": true, "usr/lib/git-core/git-http-backend": true}
 	layer, err := newLayer(dir, func(tw *tar.Writer) error {
 		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
-			merged := h.Typeflag == tar.TypeSymlink && (name == "lib" || name == "lib64") // where the loader is
+			merged := h.Typeflag == tar.TypeSymlink && (name == "lib" || name == "lib64") // has the loader
 			if !merged && !gitFiles.MatchString(name) {
 				return nil
 			}
-			delete(lacks, name)
+			delete(missing, name)
 			return copyEntry(tw, h, body)
 		})
 	})
-	for name := range lacks {
-		err = errors.Join(err, fmt.Errorf("there is no /%s", name))
+	for name := range missing {
+		err = errors.Join(err, fmt.Errorf("the archive has no /%s", name))
 	}
 	return layer, err
 }

@@ -257,9 +257,9 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 			versions[path][version] = append(versions[path][version], file)
 		}
 	}
-	for path, by := range versions {
-		if len(by) > 1 {
-			t.Errorf("%s: %v; raise all to the highest with `go get`", path, by)
+	for path, set := range versions {
+		if len(set) > 1 {
+			t.Errorf("%s: %v; raise all to the highest with `go get`", path, set)
 		}
 	}
 }
@@ -364,15 +364,15 @@ func pythonImage(t *testing.T, c *cache, source Source) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var made v1.Image
+	var artifact v1.Image
 	err = source.Images(t.Context(), t.TempDir(), list[len(list)-1:], func(_ Component, img v1.Image) (err error) {
-		made, err = c.put(source.Name(), "key", img)
+		artifact, err = c.put(source.Name(), "key", img)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return made
+	return artifact
 }
 
 // What differs between the two is whose Python lies under the lab's own files.
@@ -536,7 +536,7 @@ func TestTheGitImageIsTheSameFromBothSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = r.Images(t.Context(), t.TempDir(), []Component{component}, func(Component, v1.Image) error { return nil })
-	if err == nil || !strings.Contains(err.Error(), "there is no /usr/lib/git-core/git") {
+	if err == nil || !strings.Contains(err.Error(), "the archive has no /usr/lib/git-core/git") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -625,13 +625,13 @@ func TestArgoIsCompiledFromACopyWithWhatItLacks(t *testing.T) {
 		edited = strings.Join(c.Args, " ")
 		return nil
 	})}
-	if err := b.mend(t.Context(), dir, module); err != nil {
+	if err := b.patch(t.Context(), dir, module); err != nil {
 		t.Fatal(err)
 	}
-	if want := "mod edit -replace=github.com/argoproj/argo-workflows/v3=./mended"; edited != want {
+	if want := "mod edit -replace=github.com/argoproj/argo-workflows/v3=./patched"; edited != want {
 		t.Errorf("called is go %s, want %s", edited, want)
 	}
-	for _, file := range []string{"mended/go.mod", "mended/workflow/executor/labels_lookup.go", "mended/workflow/executor/osspecific/signal_linux.go"} {
+	for _, file := range []string{"patched/go.mod", "patched/workflow/executor/labels_lookup.go", "patched/workflow/executor/osspecific/signal_linux.go"} {
 		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
 			t.Error(err)
 		}
@@ -640,7 +640,7 @@ func TestArgoIsCompiledFromACopyWithWhatItLacks(t *testing.T) {
 		t.Errorf("%v are compiled where they do not belong", left)
 	}
 	b.run = run.Func(func(context.Context, run.Cmd) error { return errors.New("no proxy") })
-	if err := b.mend(t.Context(), dir, module); err == nil || !strings.Contains(err.Error(), "argo-workflows/v3: no proxy") {
+	if err := b.patch(t.Context(), dir, module); err == nil || !strings.Contains(err.Error(), "argo-workflows/v3: no proxy") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -746,7 +746,7 @@ func TestABusyRegistryIsAskedAgainWhenItSays(t *testing.T) {
 	}))
 	defer srv.Close()
 	var reasons []string
-	client := http.Client{Transport: &patient{next: http.DefaultTransport, reason: func(s string) { reasons = append(reasons, s) }}}
+	client := http.Client{Transport: &retryTransport{next: http.DefaultTransport, reason: func(s string) { reasons = append(reasons, s) }}}
 	resp, err := client.Get(srv.URL)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("got %v, %v", resp, err)

@@ -17,9 +17,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// fileLayer is an uncompressed image layer in a file. Layers stay uncompressed
-// from the compiler to the node: they never leave the machine, and gzip would
-// cost more than all the rest of the assembly.
+// fileLayer is an uncompressed image layer in a file. Layers stay uncompressed:
+// they never leave the machine, and gzip would take longer than the rest of the
+// assembly.
 type fileLayer struct {
 	path   string
 	digest v1.Hash
@@ -33,8 +33,8 @@ func (l *fileLayer) MediaType() (types.MediaType, error)  { return types.OCIUnco
 func (l *fileLayer) Compressed() (io.ReadCloser, error)   { return os.Open(l.path) }
 func (l *fileLayer) Uncompressed() (io.ReadCloser, error) { return os.Open(l.path) }
 
-// newLayer writes a layer into dir by calling write, which must be
-// deterministic for the layer to be so.
+// newLayer writes a layer into dir by calling write. The layer is reproducible if
+// write is.
 func newLayer(dir string, write func(tw *tar.Writer) error) (v1.Layer, error) {
 	f, err := os.CreateTemp(dir, "layer-*.tar")
 	if err != nil {
@@ -57,8 +57,8 @@ type countWriter struct{ n int64 }
 
 func (c *countWriter) Write(p []byte) (int, error) { c.n += int64(len(p)); return len(p), nil }
 
-// tree collects files for one layer and writes them in path order with fixed
-// times and root as owner, its parent directories first.
+// tree has the files of one layer by path. write writes them in path order, after
+// their parent directories, with fixed times and root as owner.
 type tree map[string]node
 
 type node struct {
@@ -124,7 +124,7 @@ func (n node) write(tw *tar.Writer, p string) error {
 	return err
 }
 
-// addDir puts every file below dir into t under prefix; mode says each file's.
+// addDir adds every file below dir to t under prefix. mode returns a file's mode.
 func (t tree) addDir(dir, prefix string, mode func(rel string) int64) error {
 	return filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

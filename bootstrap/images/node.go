@@ -17,8 +17,8 @@ import (
 	"mllab.local/manifests"
 )
 
-// nodeComponent is the table's row for the node image's base: what kind calls
-// a node image, less the images inside.
+// nodeComponent is the table's row of the node image's base: kind's node image
+// without the images inside.
 const nodeComponent = "node"
 
 // nodeConfig follows the end of kind's images/base/Dockerfile.
@@ -40,7 +40,7 @@ var unwanted = []string{
 	"usr/lib/systemd/system/basic.target.wants/*",
 }
 
-// debianRoot is the whole archive as a node's root file system.
+// debianRoot returns a layer with the whole archive, as a node's root file system.
 func debianRoot(dir, archive string, _ []string) (v1.Layer, error) {
 	return newLayer(dir, func(tw *tar.Writer) error {
 		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
@@ -64,7 +64,8 @@ func (b *built) nodeBase(ctx context.Context, files tree, containerdDir string) 
 	return nodeUpstream(files)
 }
 
-// nodeUpstream is what kind's images/base/Dockerfile copies and changes.
+// nodeUpstream adds the files that kind's images/base/Dockerfile copies and
+// changes.
 func nodeUpstream(files tree) error {
 	if err := embedTree(files, manifests.FS, "upstream/kind-base"); err != nil {
 		return fmt.Errorf("kind's node files are not part of this binary: build it with `make build` (%w)", err)
@@ -75,7 +76,7 @@ func nodeUpstream(files tree) error {
 			files[p] = n
 		}
 	}
-	// kind's build likewise puts in the pause image that its kubeadm names.
+	// As kind's build does, set the pause image that kubeadm uses.
 	config := files["/etc/containerd/config.toml"]
 	config.data = regexp.MustCompile(`registry\.k8s\.io/pause:[0-9.]+`).ReplaceAll(config.data, []byte(pauseImage))
 	files["/etc/containerd/config.toml"] = config
@@ -91,10 +92,10 @@ func nodeUpstream(files tree) error {
 	return nil
 }
 
-// containerSpec is what `ctr oci spec` of the node's own containerd prints,
-// less the resource limits, which would override what the engine allows. kind
-// also adds a hook that hides the host's product ID from containers; it runs a
-// shell at each container's start, and a lab has nothing to hide from itself.
+// containerSpec returns the output of `ctr oci spec` of the node's containerd,
+// without the resource limits, which would override those of the engine. It does
+// not add kind's hook that hides the host's product ID from containers: that runs a
+// shell at each container's start, and a lab does not need it.
 func (b *built) containerSpec(ctx context.Context, containerdDir string) ([]byte, error) {
 	out, err := run.Output(ctx, b.run, path.Join(containerdDir, "ctr"), "oci", "spec")
 	if err != nil {
@@ -110,13 +111,13 @@ func (b *built) containerSpec(ctx context.Context, containerdDir string) ([]byte
 	return json.Marshal(spec)
 }
 
-// nodeFiles is what every node gets from us, whoever made its base.
+// nodeFiles returns mllab's own files of a node, whatever its base.
 func nodeFiles() (tree, error) {
 	files := tree{}
 	return files, embedTree(files, manifests.Node, "node")
 }
 
-// embedTree puts every embedded file below root into files.
+// embedTree adds every embedded file below root to files.
 func embedTree(files tree, from fs.FS, root string) error {
 	return fs.WalkDir(from, root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -128,8 +129,8 @@ func embedTree(files tree, from fs.FS, root string) error {
 	})
 }
 
-// nodeImage puts the node image together in dir: base, our files, and all
-// images already unpacked.
+// nodeImage assembles the node image in dir: base, mllab's files, and all images,
+// unpacked.
 func nodeImage(ctx context.Context, dir string, base v1.Image, list map[string]v1.Image) (v1.Image, error) {
 	files, err := nodeFiles()
 	if err != nil {

@@ -29,10 +29,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Where things are on the node. containerd's state lives on the anonymous
-// volume that kind mounts at /var, which an engine fills by copying; so what is
-// large stays outside of it, in the image's own layers, and the state only
-// holds links to it.
+// Paths on the node. containerd's state is on the anonymous volume that kind
+// mounts at /var, and the engine copies the image's files into it. So the large
+// files stay in other layers of the image, and the state has only links to them.
 const (
 	containerdRoot = "/var/lib/containerd"
 	contentDir     = "io.containerd.content.v1.content"
@@ -42,9 +41,9 @@ const (
 )
 
 // preload writes containerd's own records of the given images, as if it had
-// pulled and unpacked them and then discarded the layers (which kind's
-// containerd is configured to do), and returns the layers that put all of it on
-// a node: one with the records, one per image with its unpacked files.
+// pulled and unpacked them and then discarded the layers, as kind configures it.
+// It returns the layers for the node: one with the records, and one per image
+// with its unpacked files.
 func preload(ctx context.Context, dir string, list map[string]v1.Image) (layers []v1.Layer, err error) {
 	root := filepath.Join(dir, "containerd")
 	store, err := openContainerd(root)
@@ -71,7 +70,7 @@ func preload(ctx context.Context, dir string, list map[string]v1.Image) (layers 
 		}
 	}
 	records[path.Join(containerdRoot, snapshotDir, "metadata.db")] = node{mode: 0o600, from: filepath.Join(root, snapshotDir, "metadata.db")}
-	// An upstream node image comes with images of its own: hide them.
+	// Hide the images that an upstream node image has.
 	records[path.Join(containerdRoot, ".wh..wh..opq")] = node{mode: 0o644}
 	l, err := newLayer(dir, records.write)
 	if err != nil {
@@ -124,8 +123,8 @@ func (s *containerdStore) close() error {
 
 type snapshot struct{ id, chain string }
 
-// add records one image and returns its unpacked files as a layer, or no layer
-// when another reference to the same files came first.
+// add records one image and returns a layer with its unpacked files. It returns
+// no layer if an earlier reference has the same files.
 func (s *containerdStore) add(ctx context.Context, dir, ref string, img v1.Image) (v1.Layer, snapshot, error) {
 	ctx = namespaces.WithNamespace(ctx, "k8s.io")
 	cfg, err := img.ConfigFile()
@@ -153,21 +152,21 @@ func (s *containerdStore) add(ctx context.Context, dir, ref string, img v1.Image
 	return layer, snapshot{id, chain}, s.record(ctx, ref, img, chainID)
 }
 
-// snapshot commits one empty snapshot under the image's chain ID, without the
-// layers between: the runtime only ever asks for the last.
+// snapshot commits one empty snapshot under the image's chain ID, without those
+// of the lower layers: the runtime only uses the last.
 func (s *containerdStore) snapshot(ctx context.Context, chainID string) (id string, err error) {
 	key := "unpack " + chainID
 	mounts, err := s.snapshotter.Prepare(ctx, key, "")
 	if err != nil {
 		return "", err
 	}
-	// .../snapshots/ID/fs: the one place where the snapshotter tells its ID.
+	// .../snapshots/ID/fs: the only place with the snapshotter's ID.
 	id = path.Base(path.Dir(mounts[0].Source))
 	return id, s.snapshotter.Commit(ctx, chainID, key)
 }
 
 // record stores manifest, configuration and the image's name, with the labels
-// by which containerd's collector knows what belongs together
+// that containerd's garbage collector needs
 // (https://github.com/containerd/containerd/blob/main/docs/garbage-collection.md).
 func (s *containerdStore) record(ctx context.Context, ref string, img v1.Image, chainID string) error {
 	manifest, err := img.RawManifest()
@@ -208,8 +207,8 @@ func (s *containerdStore) blob(ctx context.Context, data []byte, labels map[stri
 		ocispec.Descriptor{Digest: d, Size: int64(len(data))}, content.WithLabels(labels))
 }
 
-// unpackedLayer is the image's flattened file system below at/fs, as the
-// overlay snapshotter lays a snapshot out.
+// unpackedLayer returns a layer with the image's flattened file system below
+// at/fs, in the format of the overlay snapshotter.
 func unpackedLayer(dir, at string, img v1.Image) (v1.Layer, error) {
 	files := mutate.Extract(img)
 	defer files.Close()

@@ -19,14 +19,14 @@ import (
 	"mllab.local/internal/run"
 )
 
-// pythonVersion is Debian's, and so the one that the wheels and upstream's
-// image are for.
+// pythonVersion is the version of Debian's Python. The wheels and upstream's image
+// have the same.
 const pythonVersion = "3.11"
 
-// pythonAliases are the names that clients have for an image with Python:
-// Hera's scripts name python:3.10, older ones of it 3.8 and 3.9. Code for an
-// older Python runs on this one. Code for a newer one may not, so those names
-// are not here.
+// pythonAliases returns the references that clients use for an image with Python:
+// Hera's scripts use python:3.10, older versions of Hera 3.8 and 3.9. Code for an
+// older Python runs on this one. Code for a newer one may not, so there are no
+// newer references.
 func pythonAliases() (names []string) {
 	for _, minor := range []string{"3.8", "3.9", "3.10", pythonVersion} {
 		names = append(names, "docker.io/library/python:"+minor, "docker.io/library/python:"+minor+"-slim")
@@ -39,19 +39,17 @@ const (
 	pythonHome = "/home/python"
 )
 
-// pythonPackages are unpacked with all they need: Python, the libraries that
-// wheels expect of a Linux, and the commands that upstream's image has and
-// clients call.
+// pythonPackages are unpacked with their dependencies: Python, the libraries that
+// wheels need, and the commands of upstream's image that clients use.
 var pythonPackages = []string{
 	"python3-minimal", "python" + pythonVersion, "python-is-python3", "libgomp1", "libstdc++6",
 	"bash", "coreutils", "dash", "findutils", "grep", "gzip", "hostname", "sed", "tar",
 	"libc-bin", "netbase", "tzdata",
 }
 
-// pythonFiles are the lab's own files in a Python image. They lie over
-// Debian's files and over upstream's alike: the wheels are where Python looks
-// by itself, so PYTHONPATH stays the user's; the image's user has a name and a
-// home; and pip is the wheel's.
+// pythonFiles are the lab's own files in a Python image, based on Debian or on
+// upstream's image. Python finds the wheels by default, so PYTHONPATH is free for
+// the user. The image's user has a name and a home. pip is that of the wheel.
 var pythonFiles = func() tree {
 	files := tree{
 		"/etc/passwd": {mode: 0o644, data: []byte("root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n" +
@@ -68,9 +66,8 @@ var pythonFiles = func() tree {
 	return files
 }()
 
-// python makes the two parts of a Python image in a folder: base.tar, which
-// mmdebstrap unpacks from packages whose signatures it checks, and site, the
-// wheels.
+// python builds the two parts of a Python image in a folder: base.tar with Debian
+// packages, whose signatures mmdebstrap verifies, and site with the wheels.
 func (b *built) python(ctx context.Context, work string) (string, error) {
 	task := b.report.Step("python")
 	dir := filepath.Join(work, pythonModule)
@@ -79,7 +76,7 @@ func (b *built) python(ctx context.Context, work string) (string, error) {
 		err = b.unpack(ctx, filepath.Join(dir, "base.tar"), pythonPackages, task.Update)
 	}
 	if err != nil {
-		err = fault.Hinted(fmt.Errorf("making the Python image: %w", err), pipHint+"; and mmdebstrap: `mllab doctor`")
+		err = fault.Hinted(fmt.Errorf("building the Python image: %w", err), pipHint+"; and mmdebstrap: `mllab doctor`")
 		task.Fail(err)
 		return "", err
 	}
@@ -87,42 +84,41 @@ func (b *built) python(ctx context.Context, work string) (string, error) {
 	return dir, nil
 }
 
-// wheels has pip put the wheels of the pinned hashes into dir/site.
+// wheels installs the wheels with pinned hashes into dir/site, with pip.
 func (b *built) wheels(ctx context.Context, dir string, update func(string)) error {
 	if err := unpackModule(pythonModule, dir); err != nil {
 		return err
 	}
 	site := filepath.Join(dir, "site")
 	install := append([]string{"-m", "pip", "install", "--target=" + site, "--no-compile", "--no-deps"}, pipPinned...)
-	for _, glibc := range []string{"_2_28", "_2_27", "2014"} { // each wheel names the oldest that it runs on
+	for _, glibc := range []string{"_2_28", "_2_27", "2014"} { // a wheel's tag has the oldest glibc that it supports
 		install = append(install, "--platform=manylinux"+glibc+"_x86_64")
 	}
 	install = append(install, "-r", filepath.Join(dir, "requirements.txt"))
-	// Byte code that Python does not compare with its source's time: all times
-	// in an image are the same. It is for this machine's Python: if that is
-	// another version than the image's, nobody reads it.
+	// Python must not compare the byte code with the source's time: all times in an
+	// image are the same. If this machine's Python has another version than the
+	// image's, the image does not use this byte code.
 	compile := []string{"-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "-s", site, "-p", pythonSite, site}
 	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
 	if err := b.run.Run(ctx, run.Cmd{Path: "python3", Args: install, Stdout: lines, Stderr: lines}); err != nil {
 		return err
 	}
-	// pip as a program that says why there is no package. Before the byte code,
-	// which Python takes without a look at the source.
+	// Replace pip's main, so that it reports why the lab has no package index. Do so
+	// before compiling, because Python does not compare byte code with its source.
 	if err := os.Rename(filepath.Join(dir, "pip_main.py"), filepath.Join(site, "pip", "__main__.py")); err != nil {
 		return err
 	}
 	return b.run.Run(ctx, run.Cmd{Path: "python3", Args: compile, Stdout: lines, Stderr: lines})
 }
 
-// onPython puts a component's wheels and programs on a Python image of another
-// maker.
+// onPython adds a component's wheels and programs to an upstream Python image.
 func (b *built) onPython(ctx context.Context, work string, c Component, base v1.Image, update func(string)) (v1.Image, error) {
 	if here := "linux/" + runtime.GOARCH; here != builtPlatform {
-		return nil, fault.Usage("bring the lab up without kubeflow", "the wheels of Python's image are pinned for %s only, and this is %s", builtPlatform, here)
+		return nil, fault.Usage("run mllab up without kubeflow", "the wheels of the Python image are pinned only for %s, but this machine is %s", builtPlatform, here)
 	}
 	dir := filepath.Join(work, pythonModule)
 	if err := b.wheels(ctx, dir, update); err != nil {
-		return nil, fault.Hinted(fmt.Errorf("putting wheels on it: %w", err), pipHint)
+		return nil, fault.Hinted(fmt.Errorf("adding the wheels: %w", err), pipHint)
 	}
 	files := tree{}
 	if err := addPython(files, dir); err != nil {
@@ -142,8 +138,8 @@ func (b *built) onPython(ctx context.Context, work string, c Component, base v1.
 	return mutate.Config(img, c.Build.config())
 }
 
-// addPython adds the lab's own files of a Python image, and the wheels' of
-// from/site less their tests and the scripts that name this machine's Python.
+// addPython adds the lab's own files of a Python image, and the wheels of
+// from/site without tests and without the scripts for this machine's Python.
 func addPython(files tree, from string) error {
 	maps.Copy(files, pythonFiles)
 	site := filepath.Join(from, "site")
@@ -156,8 +152,9 @@ func addPython(files tree, from string) error {
 	return nil
 }
 
-// pythonBase is Python's base less what no program reads. Debian's mark that
-// keeps pip out of its Python is left out: upstream's image has none.
+// pythonBase returns the base layer of Python without documentation. It omits
+// Debian's file EXTERNALLY-MANAGED, which blocks pip and which upstream's image
+// does not have.
 func pythonBase(dir, from string) (v1.Layer, error) {
 	return newLayer(dir, func(tw *tar.Writer) error {
 		return eachDebianEntry(filepath.Join(from, "base.tar"), func(name string, h *tar.Header, body io.Reader) error {

@@ -22,9 +22,9 @@ import (
 )
 
 // registrySource is the Source that pulls upstream's images, with the credentials
-// that `docker login` left.
+// of `docker login`.
 type registrySource struct {
-	mirror string // host that stands in for every registry; empty for none
+	mirror string // host that replaces every registry; empty for none
 	cache  *cache
 	run    run.Runner
 	report report.Reporter
@@ -32,7 +32,7 @@ type registrySource struct {
 
 func (r *registrySource) Name() string { return "registry" }
 
-// Key is the reference itself: upstream's tags are not moved.
+// Key returns the reference itself: upstream does not move its tags.
 func (r *registrySource) Key(c Component) (string, error) {
 	if c.Upstream == "" {
 		return (&built{}).Key(c)
@@ -54,14 +54,14 @@ func (r *registrySource) reference(c Component) (name.Reference, error) {
 	if err != nil || r.mirror == "" {
 		return ref, err
 	}
-	// Like a pull-through mirror: the path stays, the host goes.
+	// As with a pull-through mirror, the path stays and the host changes.
 	return name.ParseReference(r.mirror + "/" + ref.Context().RepositoryStr() + ":" + ref.Identifier())
 }
 
-// parallelPulls is what registries bear without answering 429.
+// parallelPulls is a number of pulls that registries accept without 429.
 const parallelPulls = 3
 
-// Images pulls list. What has no upstream is mllab's own and is assembled here.
+// Images pulls list. It assembles mllab's own images, which have no upstream.
 func (r *registrySource) Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error {
 	var own []Component
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -125,11 +125,11 @@ func (r *registrySource) pull(ctx context.Context, c Component, reason func(stri
 		remote.WithContext(ctx),
 		remote.WithAuthFromKeychain(authn.DefaultKeychain),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
-		remote.WithTransport(&patient{next: remote.DefaultTransport, reason: reason}),
+		remote.WithTransport(&retryTransport{next: remote.DefaultTransport, reason: reason}),
 	)
 }
 
-// reachable says whether the registry answers for a component, and if not why.
+// reachable returns nil if the registry answers for a component, else why not.
 func (r *registrySource) reachable(ctx context.Context, c Component) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -142,18 +142,18 @@ func (r *registrySource) reachable(ctx context.Context, c Component) error {
 	return err
 }
 
-// patient retries what a busy registry refuses (429, 503) after the time that
-// its Retry-After header asks for, or a doubling one without it
+// retryTransport retries requests that a busy registry refuses (429, 503). It
+// waits for the time of the Retry-After header, or else for a doubling time
 // (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after).
-type patient struct {
+type retryTransport struct {
 	next   http.RoundTripper
 	reason func(string)
 }
 
-// maxRetryAfter bounds one wait: longer is better told to the user.
+// maxRetryAfter limits one wait. A longer one is reported as an error.
 const maxRetryAfter = 2 * time.Minute
 
-func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
+func (p *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	for try := 0; ; try++ {
 		resp, err := p.next.RoundTrip(req)
 		if err != nil || (resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable) || try == 5 || req.Body != nil {
@@ -167,7 +167,7 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		resp.Body.Close()
-		p.reason(fmt.Sprintf("%s answers %s: waiting %s as it asks", req.URL.Host, resp.Status, wait.Round(time.Second)))
+		p.reason(fmt.Sprintf("%s answers %s: waiting %s as it requests", req.URL.Host, resp.Status, wait.Round(time.Second)))
 		select {
 		case <-time.After(wait):
 		case <-req.Context().Done():
@@ -176,7 +176,7 @@ func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// retryAfter reads a Retry-After value, seconds or a date; 0 for none.
+// retryAfter parses a Retry-After value, seconds or a date. It returns 0 for neither.
 func retryAfter(value string, now time.Time) time.Duration {
 	if s, err := strconv.Atoi(value); err == nil && s > 0 {
 		return time.Duration(s) * time.Second
@@ -187,7 +187,7 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// explain adds what a person can do about a registry's refusal.
+// explain adds a hint to a registry's refusal.
 func explain(err error) error {
 	var refused *transport.Error
 	if !errors.As(err, &refused) {
@@ -199,7 +199,7 @@ func explain(err error) error {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fault.Hinted(err, "`docker login` to that registry, or build here with --image-source source")
 	case http.StatusNotFound:
-		return fault.Hinted(err, "this registry does not have that tag; build here with --image-source source")
+		return fault.Hinted(err, "this registry does not have that tag; build the image here with --image-source source")
 	}
 	return err
 }

@@ -24,22 +24,22 @@ import (
 	"mllab.local/internal/run"
 )
 
-// Options say what is wanted and where it may come from.
+// Options select the images and their source.
 type Options struct {
 	Cache      string   // folder of the image cache; empty means DefaultCache
 	Mode       string   // auto, source or registry
-	Mirror     string   // host that stands in for every registry; empty for none
-	Components []string // names from the table beside the cluster's own; empty means all
+	Mirror     string   // host that replaces every registry; empty for none
+	Components []string // names from the table, besides the cluster's own; empty means all
 	Report     report.Reporter
 	Run        run.Runner
 }
 
-// Node is the node image of one lock: what the components' keys add up to.
+// Node is a node image. The components' keys determine it.
 type Node struct {
 	Ref    string            // name of the node image in the engine, tagged by the key
 	Key    string            // hash over all components' keys
 	Source string            // "source" or "registry"
-	Why    string            // why that source, for the user
+	Why    string            // why this source, for the user
 	Images map[string]string // component -> reference on the node
 
 	opts   Options
@@ -48,21 +48,21 @@ type Node struct {
 	base   v1.Image
 }
 
-// nodeFormat is part of every node image's key; raise it when the way the
-// image is put together changes.
+// nodeFormat is part of every node image's key. Raise it when the code that
+// assembles the image changes.
 const nodeFormat = "1"
 
-// Row is what List tells of a component.
+// Row is what List returns for a component.
 type Row struct {
 	Name      string `json:"name"`
 	Source    string `json:"source"`
 	Reference string `json:"reference"` // on the node
 	Upstream  string `json:"upstream,omitempty"`
 	Cached    bool   `json:"cached"`
-	Bytes     int64  `json:"bytes,omitempty"` // uncompressed, when cached
+	Bytes     int64  `json:"bytes,omitempty"` // uncompressed, if cached
 }
 
-// plan is the choice of a source and what it still has to deliver.
+// plan is the chosen source and the images that it must deliver.
 type plan struct {
 	source  Source
 	why     string
@@ -72,7 +72,7 @@ type plan struct {
 	missing []Component
 }
 
-// Resolve builds or pulls what the cache lacks. It is cheap when nothing is
+// Resolve builds or pulls the images that the cache lacks. It is cheap if none is
 // missing.
 func Resolve(ctx context.Context, o Options) (Node, error) {
 	c, p, err := o.plan(ctx)
@@ -125,7 +125,7 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 	return n, nil
 }
 
-// make has the source deliver what is missing and keeps it in the cache.
+// make gets the missing images from the source and stores them in the cache.
 func (p plan) make(ctx context.Context, c *cache, work string, task report.Task) error {
 	done := int64(0)
 	return p.source.Images(ctx, work, p.missing, func(comp Component, img v1.Image) error {
@@ -141,7 +141,7 @@ func (p plan) make(ctx context.Context, c *cache, work string, task report.Task)
 	})
 }
 
-// reference is the component's name on the node.
+// reference returns the component's image reference on the node.
 func (c Component) reference(key string) string {
 	if c.Node != "" {
 		return c.Node
@@ -149,7 +149,8 @@ func (c Component) reference(key string) string {
 	return "kind.local/" + c.Name + ":" + shortHash(c.Name, key)
 }
 
-// List tells what the table holds and what of it is cached, without building.
+// List returns the rows of the table, and which images are cached. It builds
+// nothing.
 func List(ctx context.Context, o Options) ([]Row, error) {
 	_, p, err := o.plan(ctx)
 	if err != nil {
@@ -203,10 +204,10 @@ func (o Options) plan(ctx context.Context) (*cache, plan, error) {
 		return c, p, err
 	case "auto", "":
 	default:
-		return nil, plan{}, fault.Usage("use auto, source or registry", "--image-source %q is no image source", o.Mode)
+		return nil, plan{}, fault.Usage("use --image-source auto", "--image-source must be auto, source or registry, got %q", o.Mode)
 	}
-	// What is cached decides first: it needs no network, and switching sources
-	// would restart every pod.
+	// Prefer cached images: they need no network, and another source would restart
+	// every pod.
 	for _, s := range []Source{pull, source} {
 		p, err := planFor(c, s, "cached", list)
 		if err != nil || len(p.missing) == 0 {
@@ -242,8 +243,8 @@ func planFor(c *cache, s Source, why string, list []Component) (plan, error) {
 	return p, nil
 }
 
-// Write streams the node image as a docker-archive, which every engine's
-// `load` reads. It needs about the image's size under the cache for a moment.
+// Write writes the node image as a docker-archive, which every engine's `load`
+// reads. It temporarily needs about the image's size in the cache.
 func (n Node) Write(ctx context.Context, w io.Writer) error {
 	err := n.cache.work(ctx, func(dir string) error {
 		img, err := nodeImage(ctx, dir, n.base, n.images)
@@ -262,8 +263,8 @@ func (n Node) Write(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// Archive streams the named components' images as a docker-archive for a node
-// that runs already.
+// Archive writes the named components' images as a docker-archive for a running
+// node.
 func (n Node) Archive(ctx context.Context, names []string, w io.Writer) error {
 	list := map[name.Reference]v1.Image{}
 	for _, c := range table {
@@ -284,8 +285,8 @@ func (n Node) Archive(ctx context.Context, names []string, w io.Writer) error {
 	return nil
 }
 
-// Extract writes the binaries of the named components into dir, each under its
-// base name, for tests that run a control plane without a cluster.
+// Extract writes the binaries of the named components into dir, for tests that
+// run a control plane without a cluster.
 func (n Node) Extract(names []string, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("extracting binaries: %w", err)
@@ -314,7 +315,7 @@ func extract(img v1.Image, from, to string) error {
 		if "/"+strings.TrimPrefix(h.Name, "/") != from {
 			continue
 		}
-		// A new file, so that a binary that runs is not written into.
+		// Write a new file, because a running binary must not be changed.
 		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -327,7 +328,7 @@ func extract(img v1.Image, from, to string) error {
 	}
 }
 
-// ctxWriter refuses to write once ctx has ended.
+// ctxWriter is a writer that fails when ctx has ended.
 type ctxWriter struct {
 	ctx context.Context
 	w   io.Writer
@@ -340,7 +341,7 @@ func (c ctxWriter) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// shortHash is 12 hex digits over all its arguments.
+// shortHash returns 12 hex digits of a hash of all its arguments.
 func shortHash(first string, rest ...string) string {
 	h := sha256.New()
 	for _, s := range append([]string{first}, rest...) {

