@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"context"
 	neturl "net/url"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -76,7 +75,7 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 	}
 	lab := Running{
 		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
-		Evidence: filepath.Join(o.store().dir(), evidenceDir),
+		Evidence: o.store().evidence(),
 	}
 	if slices.Contains(st.Addons, "git") {
 		if lab.Git, err = addons.GitRemote(bounded, client, lab.URL); ctx.Err() != nil {
@@ -86,6 +85,13 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 		}
 	}
 	return lab, nil
+}
+
+// EvidenceDir returns the folder for what scenarios see on the lab, whether it is
+// there or not.
+func EvidenceDir(o Options) (string, error) {
+	o, err := o.withDefaults()
+	return o.store().evidence(), err
 }
 
 // Missing returns the addons among needs that the lab does not have.

@@ -55,6 +55,7 @@ func (o Options) store() store { return store{root: o.State, name: o.Name} }
 const evidenceDir = "evidence"
 
 func (s store) dir() string            { return filepath.Join(s.root, s.name) }
+func (s store) evidence() string       { return filepath.Join(s.dir(), evidenceDir) }
 func (s store) kubeconfig() string     { return filepath.Join(s.dir(), "kubeconfig") }
 func (s store) mergedFile() string     { return filepath.Join(s.dir(), "merged.json") }
 func (s store) stateFile() string      { return filepath.Join(s.dir(), "state.json") }

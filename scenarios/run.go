@@ -69,6 +69,19 @@ func (r Result) Err() error {
 	return fmt.Errorf("%s: control %s was caught for the wrong reason: %q instead of %q: %s", r.Scenario, r.Control, r.Refuted, r.Catches, strings.Join(r.Reasons, "; "))
 }
 
+// Verdict is the outcome in one word: PASS, FAIL, ERROR or SKIPPED.
+func (r Result) Verdict() string {
+	switch {
+	case r.Skipped != "":
+		return "SKIPPED"
+	case r.Error != "":
+		return "ERROR"
+	case r.Pass:
+		return "PASS"
+	}
+	return "FAIL"
+}
+
 // Namespace is where a scenario runs; its controls run in namespaces of their
 // own, whose names go on with "-" and the control's.
 func Namespace(scenario string) string { return file.NamespacePrefix + scenario }

@@ -175,7 +175,7 @@ func (a *app) call(c *cobra.Command) (scenarios.Call, error) {
 	}
 	words := append(strings.Fields(c.CommandPath()), c.Flags().Args()...)
 	c.Flags().Visit(func(f *pflag.Flag) {
-		if !slices.Contains([]string{"output", "junit"}, f.Name) {
+		if !slices.Contains([]string{"output", "junit", "html"}, f.Name) {
 			words = append(words, "--"+f.Name+"="+f.Value.String())
 		}
 	})

@@ -24,7 +24,7 @@ func printTable(w io.Writer, results []scenarios.Result, asked []plan) {
 				ok++
 			}
 		}
-		rows = append(rows, []string{r.Title(), word(r), fmt.Sprintf("%d/%d", ok, len(asked[i].Steps)), fmt.Sprintf("%.1f", r.Seconds), basis(r)})
+		rows = append(rows, []string{r.Title(), r.Verdict(), fmt.Sprintf("%d/%d", ok, len(asked[i].Steps)), fmt.Sprintf("%.1f", r.Seconds), basis(r)})
 	}
 	report.Table(w, rows...)
 	fmt.Fprintln(w)
@@ -70,19 +70,6 @@ func says(s scenarios.StepResult) string {
 	return strings.TrimPrefix(s.Evidence.Summary+"; ", "; ") + strings.Join(more, ", ")
 }
 
-// word is the verdict on a run.
-func word(r scenarios.Result) string {
-	switch {
-	case r.Skipped != "":
-		return "SKIPPED"
-	case r.Error != "":
-		return "ERROR"
-	case r.Pass:
-		return "PASS"
-	}
-	return "FAIL"
-}
-
 // basis returns in a few words what a verdict depends on.
 func basis(r scenarios.Result) string {
 	switch {
@@ -123,7 +110,7 @@ func printVerdict(w io.Writer, r scenarios.Result) {
 	var why string
 	switch {
 	case r.Skipped != "":
-		report.Table(w, []string{fmt.Sprintf("%s %s: %s", word(r), r.Title(), r.Skipped)})
+		report.Table(w, []string{fmt.Sprintf("%s %s: %s", r.Verdict(), r.Title(), r.Skipped)})
 		return
 	case r.Error != "":
 		why = strings.ReplaceAll(strings.TrimPrefix(r.Error, r.Title()+": "), context.Canceled.Error(), "interrupted")
@@ -132,7 +119,7 @@ func printVerdict(w io.Writer, r scenarios.Result) {
 	case r.Control != "":
 		why = fmt.Sprintf("caught, claim %q failed as it must: %s", r.Refuted, strings.Join(r.Reasons, "; "))
 	}
-	line := fmt.Sprintf("%s %s (%.1f s)", word(r), r.Title(), r.Seconds)
+	line := fmt.Sprintf("%s %s (%.1f s)", r.Verdict(), r.Title(), r.Seconds)
 	if why != "" {
 		line += ": " + why
 	}

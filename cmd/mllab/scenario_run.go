@@ -21,6 +21,7 @@ import (
 	"mllab.local/internal/report"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios"
+	"mllab.local/view"
 )
 
 // Bounds of what can be asked for.
@@ -36,7 +37,7 @@ type proof struct {
 	options        scenarios.Options
 	shares         string
 	steps          percentages
-	junit          string
+	junit, html    string
 	controls, keep bool
 	teach          bool
 	timeout        time.Duration
@@ -111,6 +112,7 @@ func (a *app) proofFlags(c *cobra.Command, p *proof, keep string, timeout time.D
 	f.BoolVar(&p.keep, "keep", false, keep)
 	f.DurationVar(&p.timeout, "timeout", timeout, "stop after this time")
 	f.StringVar(&p.junit, "junit", "", "also write a JUnit report to `FILE`")
+	f.StringVar(&p.html, "html", "", "also write a report to `FILE` that is one page without network")
 	a.global.output = "text"
 	f.VarP(&choice{&a.global.output, []string{"text", "json", "jsonl", "junit"}}, "output", "o", "how the result is written to stdout")
 }
@@ -185,6 +187,8 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 		return o, fault.Usage("leave --timeout out, and stop with ^C", "--explain waits for you, and --timeout would not")
 	case given("junit") && p.junit == "":
 		return o, fault.Usage("such as --junit report.xml", "--junit must be a file name, got \"\"")
+	case given("html") && p.html == "":
+		return o, fault.Usage("such as --html report.html", "--html must be a file name, got \"\"")
 	}
 	return o, nil
 }
@@ -211,18 +215,27 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 			return err
 		}
 	}
-	file, err := createReport(p.junit)
+	junit, err := createReport("junit", p.junit)
 	if err != nil {
 		return err
 	}
-	defer file.discard()
+	defer junit.discard()
+	html, err := createReport("html", p.html)
+	if err != nil {
+		return err
+	}
+	defer html.discard()
 	call, err := a.call(c)
 	if err != nil {
 		return err
 	}
 	var all gathered
+	var record view.Record
 	terminal := progress{a.report, map[string]*seen{}}
 	events := readers{each: []func(scenarios.Event){all.read, terminal.read}}
+	if html != nil {
+		events.each = append(events.each, record.Add)
+	}
 	if a.global.output == "jsonl" {
 		events.each = append(events.each, jsonLines(a.stdout))
 	}
@@ -232,7 +245,7 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 		for _, s := range asked {
 			events.read(scenarios.Result{Scenario: s.Name, Error: err.Error()}.Event())
 		}
-		return errors.Join(err, file.write(all))
+		return errors.Join(err, writeJUnit(junit, all), html.write(record.HTML))
 	}
 	defer lab.Close()
 	jobs, skipped, err := p.jobs(asked, o, lab.Missing)
@@ -251,7 +264,7 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 	}
 	a.report.Close()
 	results := all.inOrder(asked)
-	err = errors.Join(outcome(results, err), file.write(results))
+	err = errors.Join(outcome(results, err), writeJUnit(junit, results), html.write(record.HTML))
 	switch a.global.output {
 	case "jsonl": // it was written as it happened
 		return err
@@ -357,44 +370,49 @@ func outcome(results []scenarios.Result, err error) error {
 	return fmt.Errorf("%d of %d runs failed, the first: %w", len(failed), len(results), failed[0])
 }
 
-// reportFile is a JUnit report on its way: it appears whole, or not at all. Nil
-// is none.
+// reportFile is a report on its way: it appears whole, or not at all. Nil is none.
 type reportFile struct {
-	path string
-	tmp  *os.File
+	flag, path string
+	tmp        *os.File
 }
 
-// createReport makes sure that the report can be written, before there is one.
-func createReport(path string) (*reportFile, error) {
+// createReport makes sure that the report that a flag asks for can be written,
+// before there is one.
+func createReport(flag, path string) (*reportFile, error) {
 	if path == "" {
 		return nil, nil
 	}
+	flag = "--" + flag
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		return nil, fault.Usage("name a file", "--junit %s exists and is not a regular file", path)
+		return nil, fault.Usage("name a file", "%s %s exists and is not a regular file", flag, path)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".mllab-junit-*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".mllab-report-*")
 	if err != nil {
 		var about *fs.PathError // which names a file that nobody asked for
 		if errors.As(err, &about) {
 			err = about.Err
 		}
-		return nil, fault.Usage("name a file in a folder that can be written to", "--junit %s: %w", path, err)
+		return nil, fault.Usage("name a file in a folder that can be written to", "%s %s: %w", flag, path, err)
 	}
-	return &reportFile{path, tmp}, nil
+	return &reportFile{flag, path, tmp}, nil
 }
 
-func (f *reportFile) write(results []scenarios.Result) error {
+func (f *reportFile) write(report func(io.Writer) error) error {
 	if f == nil {
 		return nil
 	}
-	err := errors.Join(report.JUnit(f.tmp, junitCases(results)), f.tmp.Chmod(0o644), f.tmp.Close())
+	err := errors.Join(report(f.tmp), f.tmp.Chmod(0o644), f.tmp.Close())
 	if err == nil {
 		err = os.Rename(f.tmp.Name(), f.path)
 	}
 	if err != nil {
-		return fmt.Errorf("writing --junit %s: %w", f.path, err)
+		return fmt.Errorf("writing %s %s: %w", f.flag, f.path, err)
 	}
 	return nil
+}
+
+func writeJUnit(f *reportFile, results []scenarios.Result) error {
+	return f.write(func(w io.Writer) error { return report.JUnit(w, junitCases(results)) })
 }
 
 // discard removes what was not written to its end.

@@ -330,14 +330,14 @@ func TestAReportAppearsWholeOrNotAtAll(t *testing.T) {
 	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, err := createReport(path)
+	f, err := createReport("junit", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if text, _ := os.ReadFile(path); string(text) != "old" {
 		t.Errorf("before it is written there is %q", text)
 	}
-	if err := f.write(someResults); err != nil {
+	if err := writeJUnit(f, someResults); err != nil {
 		t.Fatal(err)
 	}
 	f.discard()
@@ -348,7 +348,7 @@ func TestAReportAppearsWholeOrNotAtAll(t *testing.T) {
 	if st, _ := os.Stat(path); st.Mode().Perm() != 0o644 {
 		t.Errorf("mode %v", st.Mode())
 	}
-	g, err := createReport(filepath.Join(dir, "never.xml"))
+	g, err := createReport("junit", filepath.Join(dir, "never.xml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +357,7 @@ func TestAReportAppearsWholeOrNotAtAll(t *testing.T) {
 		t.Errorf("left: %v", files)
 	}
 	var none *reportFile
-	if none.discard(); none.write(nil) != nil {
+	if none.discard(); writeJUnit(none, nil) != nil {
 		t.Error("no report is asked for, and it fails")
 	}
 }

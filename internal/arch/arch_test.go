@@ -77,6 +77,7 @@ func rules() []rule {
 		never("scenarios", "scenarios proves what is there and knows no installer",
 			ours+"bootstrap/...", ours+"addons", ours+"internal/mesh", ours+"cmd/..."),
 		never("scenarios", "a run says what happens by its events: who shows them is above it", ours+"internal/report"),
+		just("view", "what is shown of a run is in its events", ours+"internal/fault", ours+"internal/split", ours+"scenarios"),
 		never("addons", "an addon knows neither who made its cluster nor what is proven on it",
 			ours+"bootstrap/...", ours+"scenarios", ours+"cmd/..."),
 		never("bootstrap", "a cluster is made without knowing what is proven on it",

@@ -1,0 +1,231 @@
+// Package view shows events of runs to people: as one page that follows them,
+// and as one file that is kept.
+package view
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"mllab.local/internal/fault"
+	"mllab.local/scenarios"
+)
+
+// Record is what events say about runs, in the order of their beginnings. The zero
+// value is one without a run.
+type Record struct {
+	runs []*run
+}
+
+// run is what a record has of one run.
+type run struct {
+	Title  string
+	Story  scenarios.Story
+	Began  time.Time
+	Result *scenarios.Result // nil: it was not finished
+	Steps  []*step
+
+	answers []answer
+}
+
+// sample is what a step sends at once. A step may have several.
+type sample struct {
+	Claim *scenarios.ClaimedSplit // nil: it is judged otherwise
+}
+
+// step is one that the plan has, or its undo: what it is about and what it saw.
+type step struct {
+	scenarios.StoryStep
+	Began, Ended time.Time
+	Changes      []string // diffs of YAML
+	Samples      []*sample
+	Checked      *scenarios.StepResult // nil: it was not judged
+	Text, Error  string
+	Lost         []scenarios.Answered // the first mostLost answers that do not count
+	LostMore     int
+}
+
+// mostLost is how many answers that do not count are listed for a step. The
+// evidence file has all of them.
+const mostLost = 20
+
+// answer is one answer, small enough to keep all of them.
+type answer struct {
+	at     time.Duration // since the run began
+	took   float32       // milliseconds
+	leg    string
+	lost   bool
+	step   int
+	sample int // of the step; -1: it is the watcher's
+}
+
+// Add takes up an event. Those of one run must come in their order.
+func (r *Record) Add(e scenarios.Event) {
+	i := slices.IndexFunc(r.runs, func(each *run) bool { return each.Title == e.Run && each.Result == nil })
+	if i < 0 {
+		i = len(r.runs)
+		r.runs = append(r.runs, &run{Title: e.Run, Began: e.At, Story: scenarios.Story{Scenario: e.Run}})
+	}
+	r.runs[i].add(e)
+}
+
+func (r *run) add(e scenarios.Event) {
+	switch e.Type {
+	case scenarios.EventRun:
+		r.Story = *e.Story
+	case scenarios.EventBegin:
+		s := &step{StoryStep: scenarios.StoryStep{Name: e.Step}, Began: e.At}
+		for _, told := range r.Story.Steps {
+			if told.Name == e.Step {
+				s.StoryStep = told
+			}
+		}
+		r.Steps = append(r.Steps, s)
+	case scenarios.EventResult:
+		r.Result = e.Result
+	}
+	if len(r.Steps) == 0 {
+		return
+	}
+	s := r.Steps[len(r.Steps)-1]
+	switch e.Type {
+	case scenarios.EventChange:
+		s.Changes = append(s.Changes, e.Text)
+	case scenarios.EventClaim:
+		s.Samples = append(s.Samples, &sample{e.Claim})
+	case scenarios.EventSample:
+		if n := len(s.Samples); n == 0 || r.has(len(r.Steps)-1, n-1) { // it has no claim
+			s.Samples = append(s.Samples, &sample{})
+		}
+	case scenarios.EventAnswer:
+		r.count(s, e)
+	case scenarios.EventEnd:
+		s.Ended, s.Checked, s.Text, s.Error = e.At, e.Checked, e.Text, e.Error
+	}
+}
+
+func (r *run) count(s *step, e scenarios.Event) {
+	a := answer{
+		at: e.At.Sub(r.Began), took: float32(e.Answer.Milliseconds), leg: e.Answer.Target,
+		lost: e.Answer.Problem != "", step: len(r.Steps) - 1, sample: -1,
+	}
+	if e.Answer.From == scenarios.FromSample {
+		if len(s.Samples) == 0 { // requests one by one
+			s.Samples = append(s.Samples, &sample{})
+		}
+		a.sample = len(s.Samples) - 1
+		if c := s.Samples[a.sample].Claim; c != nil && c.By == "pod" {
+			a.leg = e.Answer.Pod
+		}
+	}
+	r.answers = append(r.answers, a)
+	switch {
+	case !a.lost:
+	case len(s.Lost) < mostLost:
+		s.Lost = append(s.Lost, *e.Answer)
+	default:
+		s.LostMore++
+	}
+}
+
+// of are the answers of one of a step's samples.
+func (r *run) of(step, sample int) (own []answer) {
+	for _, a := range r.answers {
+		if a.step == step && a.sample == sample {
+			own = append(own, a)
+		}
+	}
+	return own
+}
+
+// has says whether a sample has an answer.
+func (r *run) has(step, sample int) bool {
+	return slices.ContainsFunc(r.answers, func(a answer) bool { return a.step == step && a.sample == sample })
+}
+
+// Read reads the events that are kept in a folder of evidence and the folders in
+// it. The end of a run that was killed is missing; all else that cannot be read is
+// an error.
+func Read(dir string) (*Record, error) {
+	var files []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Name() == scenarios.EventsFile {
+			files = append(files, path)
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fault.Usage("name a folder of evidence", "DIR must be a folder, got %s", dir)
+	case err != nil:
+		return nil, fmt.Errorf("looking for events: %w", err)
+	case len(files) == 0:
+		return nil, fault.Usage("name a folder of evidence, such as .../evidence/canary", "DIR must have a file %s in it or in a folder of it, got %s", scenarios.EventsFile, dir)
+	}
+	var r Record
+	for _, path := range files {
+		if err := r.read(path); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", path, err)
+		}
+	}
+	slices.SortStableFunc(r.runs, func(a, b *run) int { return a.Began.Compare(b.Began) })
+	return &r, nil
+}
+
+func (r *Record) read(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewReader(f)
+	for n := 1; ; n++ {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) { // what has no end is not whole
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var e scenarios.Event
+		if err := json.Unmarshal(bytes.TrimSpace(line), &e); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+		if e.Version != scenarios.EventVersion {
+			return fmt.Errorf("line %d: events must be of version %d, got %d", n, scenarios.EventVersion, e.Version)
+		}
+		r.Add(e)
+	}
+}
+
+// verdict is a run's in one word.
+func (r *run) Verdict() string {
+	if r.Result == nil {
+		return "NOT FINISHED"
+	}
+	return r.Result.Verdict()
+}
+
+// Why says what a verdict that is no plain pass depends on.
+func (r *run) Why() string {
+	switch {
+	case r.Result == nil:
+		return "its last event is missing: it runs still, or was killed"
+	case r.Result.Skipped != "":
+		return r.Result.Skipped
+	case !r.Result.Pass:
+		return r.Result.Err().Error()
+	case r.Result.Control != "":
+		return fmt.Sprintf("caught: claim %q failed as it must: %s", r.Result.Refuted, strings.Join(r.Result.Reasons, "; "))
+	}
+	return ""
+}
