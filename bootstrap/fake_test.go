@@ -57,6 +57,8 @@ type world struct {
 	sampleErr    error         // of a request from outside
 	kubeletFails chan struct{} // closed when it begins to
 	journal      []string      // the kubelet's
+	nodeLines    []string      // of followKubelet, one every three minutes
+	kindText     string        // of kind's log
 }
 
 const testRef = "localhost/mllab-node:abc"
@@ -121,7 +123,8 @@ func (w *world) deps() deps {
 			}
 			return all, nil
 		},
-		cluster: func(e *engine, name, kubeconfig string, _ func(string)) cluster {
+		cluster: func(e *engine, name, kubeconfig string, log func(string)) cluster {
+			log(w.kindText)
 			return &fakeKind{w, name, kubeconfig}
 		},
 		lab: func(string) (lab, error) { return w, nil },
@@ -302,12 +305,22 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 	case strings.HasSuffix(line, followKubelet):
 		told := make(chan error, 1)
 		go func() { _, err := io.Copy(io.Discard, c.Stdin); told <- err }()
-		select {
-		case <-w.kubeletFails:
-			_, err := io.WriteString(c.Stdout, crashed)
-			return errors.Join(err, <-told)
-		case err := <-told: // to end
-			return err
+		for {
+			select {
+			case <-w.kubeletFails:
+				_, err := io.WriteString(c.Stdout, crashed)
+				return errors.Join(err, <-told)
+			case <-time.After(3 * time.Minute):
+				if len(w.nodeLines) == 0 {
+					continue
+				}
+				if _, err := io.WriteString(c.Stdout, w.nodeLines[0]); err != nil {
+					return err
+				}
+				w.nodeLines = w.nodeLines[1:]
+			case err := <-told: // to end
+				return err
+			}
 		}
 	case strings.HasSuffix(line, "systemctl is-active kubelet"):
 		return add("active")

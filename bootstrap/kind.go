@@ -61,6 +61,17 @@ kubeadmConfigPatches:
     extraArgs:
       leader-elect: "false"
 - |
+  apiVersion: kubeadm.k8s.io/v1beta3
+  kind: ClusterConfiguration
+  apiServer:
+    timeoutForControlPlane: {{.Timeout}}
+- |
+  apiVersion: kubeadm.k8s.io/v1beta4
+  kind: InitConfiguration
+  timeouts:
+    controlPlaneComponentHealthCheck: {{.Timeout}}
+    kubeletHealthCheck: {{.Timeout}}
+- |
   apiVersion: kubelet.config.k8s.io/v1beta1
   kind: KubeletConfiguration
   serializeImagePulls: false
@@ -87,6 +98,7 @@ containerdConfigPatches:
 // clusterConfig returns kind's configuration. If apiPort is 0, kind picks a port.
 //
 //   - The kubeadm patches are in the node image, from manifests/node.
+//   - kubeadm's own timeout of 4 minutes is raised: mllab's follows the progress of the node.
 //   - The controller manager creates an account for each of its forty controllers before kube-proxy has a pod, so its
 //     limit of 20 requests a second is raised. It keeps leader election: without it, it exits if the API does not answer
 //     within 10 s. The only scheduler needs no election.
@@ -99,6 +111,7 @@ func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string
 	var b bytes.Buffer
 	err := kindConfig.Execute(&b, map[string]any{
 		"Name": name, "Port": port, "APIPort": apiPort, "NodePort": addons.NodePortHTTP,
+		"Timeout":      DefaultTimeout,
 		"RestrictOOM":  m.OS == "linux" && !m.EngineSysResource,
 		"ShortBackOff": minor(kubeVersion) >= 32,
 		"FailCgroupV1": m.OS == "linux" && m.Cgroup != "v2" && minor(kubeVersion) >= 35,

@@ -31,14 +31,16 @@ const (
 	kubeletGoodbye  = 5 * time.Second  // for the engine to end a process in the node
 )
 
-// followKubelet prints every two seconds the number of restarts of the kubelet, and the state of the unit that it needs.
+// followKubelet prints every two seconds the number of restarts of the kubelet, the state of the unit that it needs, and
+// the number of containers that run.
 // Following the journal would take an inotify instance. The script ends when its input ends: a killed engine client does
 // not end its process in the container.
-const followKubelet = `while :; do echo $(systemctl show --value -p NRestarts kubelet) $(systemctl show --value -p ActiveState mllab-network); sleep 2; done & cat >/dev/null; kill $!`
+const followKubelet = `while :; do echo $(systemctl show --value -p NRestarts kubelet) $(systemctl show --value -p ActiveState mllab-network) $(ls /run/containerd/io.containerd.runtime.v2.task/k8s.io 2>/dev/null | wc -l); sleep 2; done & cat >/dev/null; kill $!`
 
 // watchKubelet follows the kubelet of a node, which may not exist yet. It returns a *kubeletError if the kubelet keeps
-// failing, and nil when ctx ends. kubeadm and kind would wait for minutes and not report the cause.
-func (e *engine) watchKubelet(ctx context.Context, node string) error {
+// failing, and nil when ctx ends. kubeadm and kind would wait for minutes and not report the cause. watchKubelet calls
+// progress when the node runs more containers than before.
+func (e *engine) watchKubelet(ctx context.Context, node string, progress func()) error {
 	retry := time.NewTicker(kubeletRetry)
 	defer retry.Stop()
 	for ctx.Err() == nil {
@@ -49,7 +51,7 @@ func (e *engine) watchKubelet(ctx context.Context, node string) error {
 			_ = end.Close()
 			time.AfterFunc(kubeletGoodbye, kill)
 		})
-		counted := &failures{stop: stop, now: time.Now}
+		counted := &failures{stop: stop, now: time.Now, progress: progress}
 		_ = e.run.Run(polite, run.Cmd{Path: e.Name, Args: []string{"exec", "-i", node, "sh", "-c", followKubelet}, Stdin: in, Stdout: counted}) // fails while there is no node
 		stop()
 		kill()
@@ -66,11 +68,13 @@ func (e *engine) watchKubelet(ctx context.Context, node string) error {
 
 // failures reads the lines of followKubelet, and calls stop after too many restarts.
 type failures struct {
-	stop  func()
-	now   func() time.Time
-	part  []byte
-	seen  []restarts // within the window
-	final bool
+	stop     func()
+	progress func()
+	most     int // containers at a time
+	now      func() time.Time
+	part     []byte
+	seen     []restarts // within the window
+	final    bool
 }
 
 // restarts is the number of restarts at a time.
@@ -88,15 +92,19 @@ func (f *failures) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		f.part = bytes.Clone(rest)
-		count, needed, _ := strings.Cut(string(line), " ")
-		n, err := strconv.Atoi(count)
+		words := append(strings.Fields(string(line)), "", "", "")
+		n, err := strconv.Atoi(words[0])
 		if err != nil {
 			continue // systemd does not run yet
+		}
+		if running, err := strconv.Atoi(words[2]); err == nil && running > f.most {
+			f.most = running
+			f.progress()
 		}
 		now := f.now()
 		f.seen = slices.DeleteFunc(f.seen, func(r restarts) bool { return now.Sub(r.at) > kubeletWindow || r.n > n })
 		f.seen = append(f.seen, restarts{now, n})
-		if n-f.seen[0].n >= kubeletFailures || needed == "failed" { // systemd does not restart a failed unit
+		if n-f.seen[0].n >= kubeletFailures || words[1] == "failed" { // systemd does not restart a failed unit
 			f.final = true
 			f.stop()
 		}

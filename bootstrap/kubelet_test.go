@@ -6,12 +6,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mllab.local/internal/fault"
 )
 
-const crashed = "0 active\n1 active\n3 active\n"
+const crashed = "0 active 0\n1 active 2\n3 active 2\n"
 
 func TestUpEndsWithTheLastWordsOfAKubeletThatDoesNotRun(t *testing.T) {
 	for _, c := range []struct{ name, word, fix string }{
@@ -36,26 +37,54 @@ func TestUpEndsWithTheLastWordsOfAKubeletThatDoesNotRun(t *testing.T) {
 
 func TestAKubeletThatFailsTwiceIsGivenTime(t *testing.T) {
 	now, stopped := time.Now(), 0
-	f := &failures{stop: func() { stopped++ }, now: func() time.Time { return now }}
+	steps := 0
+	f := &failures{stop: func() { stopped++ }, progress: func() { steps++ }, now: func() time.Time { return now }}
 	for n := range 10 {
 		now = now.Add(kubeletWindow/2 + time.Second)
-		if _, err := fmt.Fprintf(f, "%d active\n", n); err != nil {
+		if _, err := fmt.Fprintf(f, "%d active %d\n", n, n%3); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, _ = io.WriteString(f, "\n0 active\n1 active\n") // somebody started it again
+	if steps != 2 { // from 0 to 1 and to 2
+		t.Errorf("%d times more containers, want 2", steps)
+	}
+	_, _ = io.WriteString(f, "\n0 active 0\n1 active 0\n") // somebody started it again
 	if f.final || stopped > 0 {
 		t.Error("two failures in a window were taken for final")
 	}
-	for _, c := range "2 active\n3 active\n" { // pipes cut lines anywhere
+	for _, c := range "2 active 0\n3 active 0\n" { // pipes cut lines anywhere
 		_, _ = io.WriteString(f, string(c))
 	}
 	if !f.final {
 		t.Error("three failures in a window were not seen")
 	}
 	f = &failures{stop: func() {}, now: time.Now}
-	if _, err := io.WriteString(f, "0 failed\n"); err != nil || !f.final {
+	if _, err := io.WriteString(f, "0 failed 0\n"); err != nil || !f.final {
 		t.Error("what it needs failed, and systemd does not try again")
+	}
+}
+
+func TestACreationEndsWithoutProgressOnly(t *testing.T) {
+	for name, c := range map[string]struct {
+		node []string // one line every three minutes
+		want string
+	}{
+		"one more container each time": {[]string{"0 active 1\n", "0 active 2\n", "0 active 3\n", "0 active 4\n"}, ""},
+		"the same containers":          {[]string{"0 active 2\n", "0 active 2\n", "0 active 1\n", "0 active 2\n"}, "no progress for 4m0s (last: starting control-plane); the kubelet's last errors:\n  etcd is slow"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				o := w.options()
+				w.journal = []string{"etcd is slow"}
+				w.kindText, w.nodeLines = "starting control-plane", c.node
+				w.duringKind = func() { <-time.After(13 * time.Minute) }
+				_, err := up(t.Context(), o, w.deps())
+				if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasSuffix(err.Error(), c.want)) {
+					t.Errorf("got %v", err)
+				}
+			})
+		})
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/addons"
 	"mllab.local/internal/kube"
@@ -33,14 +34,22 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	poll := time.NewTicker(200 * time.Millisecond)
 	defer poll.Stop()
 	last := "not asked yet"
-	var noInotifySince time.Time // since when pods cannot start because inotify instances are used up
-	dropped := since.IsZero()    // only a cluster that was stopped has old leases and addresses
+	dropped := since.IsZero() // only a cluster that was stopped has old leases and addresses
+	repeated := repeated{began: time.Now()}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	failed := make(chan error, 1)
+	go func() { // a crash loop, or an image that does not exist
+		if err := l.kube.Wait(watching, []*unstructured.Unstructured{kubeProxy()}, nil); err != nil && watching.Err() == nil {
+			failed <- err
+		}
+	}()
 	for {
 		if !dropped {
 			// An error means that the API does not answer yet; nodeReady reports that.
 			dropped = errors.Join(l.kube.DropLeases(ctx, since), addons.Restarted(ctx, l.kube)) == nil
 		}
-		version, why := l.nodeReady(ctx, since)
+		version, why, warning := l.nodeReady(ctx, since)
 		if why == "" {
 			return version, nil
 		}
@@ -48,14 +57,12 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 			last = why
 			reason(why)
 		}
-		if !outOfInotify(last) {
-			noInotifySince = time.Time{}
-		} else if noInotifySince.IsZero() {
-			noInotifySince = time.Now()
-		} else if time.Since(noInotifySince) > kubeletWindow {
+		if repeated.final(warning) {
 			return "", errors.New(last)
 		}
 		select {
+		case err := <-failed:
+			return "", fmt.Errorf("kube-proxy does not run: %w", err)
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return "", ctx.Err()
@@ -68,13 +75,13 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 
 // nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. No pod is scheduled until kind
 // removes kubeadm's taint. Before kube-proxy runs, a request to the API's Service could reach another host with that
-// address.
-func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why string) {
+// address. warning is the newest warning about kube-proxy's pod while it does not run.
+func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why string, warning corev1.Event) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var nodes corev1.NodeList
 	if err := l.kube.List(ctx, &nodes); err != nil {
-		return "", "API: " + err.Error()
+		return "", "API: " + err.Error(), warning
 	}
 	for _, n := range nodes.Items {
 		for _, c := range n.Status.Conditions {
@@ -83,32 +90,34 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			}
 			switch {
 			case c.Status != corev1.ConditionTrue:
-				return "", fmt.Sprintf("Node/%s: not ready, %s", n.Name, c.Message)
+				return "", fmt.Sprintf("Node/%s: not ready, %s", n.Name, c.Message), warning
 			case c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)): // Kubernetes has whole seconds
-				return "", fmt.Sprintf("Node/%s: the kubelet has not reported since the start", n.Name)
+				return "", fmt.Sprintf("Node/%s: the kubelet has not reported since the start", n.Name), warning
 			}
 			if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == controlPlane }) {
-				return "", fmt.Sprintf("Node/%s: it still has the taint of the control plane", n.Name)
+				return "", fmt.Sprintf("Node/%s: it still has the taint of the control plane", n.Name), warning
 			}
 			var sets appsv1.DaemonSetList
 			if err := l.kube.List(ctx, &sets); err != nil {
-				return "", "API: " + err.Error()
+				return "", "API: " + err.Error(), warning
 			}
 			if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
-				return "", "kube-proxy does not run yet" + prefixed(": ", l.lastWarning(ctx))
+				warning = l.lastWarning(ctx)
+				return "", "kube-proxy does not run yet" + prefixed(": ", warning.Message), warning
 			}
 			var pods corev1.PodList
 			if err := l.kube.List(ctx, &pods); err != nil {
-				return "", "API: " + err.Error()
+				return "", "API: " + err.Error(), warning
 			}
 			if !since.IsZero() && !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
-				return "", "kube-proxy has not started again yet" + prefixed(": ", l.lastWarning(ctx))
+				warning = l.lastWarning(ctx)
+				return "", "kube-proxy has not started again yet" + prefixed(": ", warning.Message), warning
 			}
-			return n.Status.NodeInfo.KubeletVersion, ""
+			return n.Status.NodeInfo.KubeletVersion, "", warning
 		}
-		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name)
+		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name), warning
 	}
-	return "", "no node has registered yet"
+	return "", "no node has registered yet", warning
 }
 
 // proxySince reports whether a kube-proxy among the pods is ready and has started after since.
@@ -120,19 +129,51 @@ func proxySince(pods []corev1.Pod, since time.Time) bool {
 	})
 }
 
-// lastWarning returns the newest warning about kube-proxy's pod, or "".
-func (l liveLab) lastWarning(ctx context.Context) string {
+// lastWarning returns the newest warning about kube-proxy's pod, if any.
+func (l liveLab) lastWarning(ctx context.Context) (newest corev1.Event) {
 	var list corev1.EventList
 	if err := l.kube.List(ctx, &list); err != nil {
-		return ""
+		return newest
 	}
-	var newest corev1.Event
 	for _, e := range list.Items {
 		if e.Type == corev1.EventTypeWarning && e.Namespace == "kube-system" && strings.HasPrefix(e.InvolvedObject.Name, "kube-proxy-") && !e.LastTimestamp.Before(&newest.LastTimestamp) {
 			newest = e
 		}
 	}
-	return newest.Message
+	return newest
+}
+
+// repeated finds a warning that the kubelet repeats: it cannot start the pod.
+type repeated struct {
+	began  time.Time
+	reason string
+	first  time.Time // first warning for this reason after began
+}
+
+// final reports whether the kubelet has repeated a warning for kubeletWindow. A call that took too long only shows that
+// the machine is busy, and a crash loop is reported with the pod's log.
+func (r *repeated) final(w corev1.Event) bool {
+	if w.Reason == "" || w.Reason == "BackOff" || strings.Contains(strings.ToLower(w.Message), "deadline") {
+		return false
+	}
+	if w.Reason != r.reason || r.first.IsZero() {
+		r.reason, r.first = w.Reason, time.Time{}
+		if at := w.LastTimestamp.Time; !at.Before(r.began.Truncate(time.Second)) { // Kubernetes has whole seconds
+			r.first = at
+		}
+		return false
+	}
+	return w.LastTimestamp.Sub(r.first) >= kubeletWindow
+}
+
+// kubeProxy is the DaemonSet of kube-proxy.
+func kubeProxy() *unstructured.Unstructured {
+	o := &unstructured.Unstructured{}
+	o.SetAPIVersion("apps/v1")
+	o.SetKind("DaemonSet")
+	o.SetNamespace("kube-system")
+	o.SetName("kube-proxy")
+	return o
 }
 
 // controlPlane is the key of kubeadm's taint of the node.

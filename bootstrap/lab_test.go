@@ -34,3 +34,32 @@ func TestAKubeProxyOfBeforeTheRestartIsNone(t *testing.T) {
 		}
 	}
 }
+
+func TestAKubeletThatRepeatsItsWarningCannotStartThePod(t *testing.T) {
+	began := time.Now().Truncate(time.Second)
+	type warning struct {
+		reason, message string
+		after           time.Duration
+	}
+	for name, c := range map[string]struct {
+		warnings []warning
+		want     bool
+	}{
+		"three times":                 {[]warning{{"FailedCreatePodSandBox", "no runc", 2 * time.Second}, {"FailedCreatePodSandBox", "no runc", 15 * time.Second}, {"FailedCreatePodSandBox", "no runc", 33 * time.Second}}, true},
+		"once":                        {[]warning{{"FailedMount", "no ConfigMap", 2 * time.Second}, {"FailedMount", "no ConfigMap", 2 * time.Second}}, false},
+		"an old one, and a new one":   {[]warning{{"FailedMount", "x", -time.Hour}, {"FailedMount", "x", time.Second}}, false},
+		"an old one, and two new":     {[]warning{{"FailedMount", "x", -time.Hour}, {"FailedMount", "x", time.Second}, {"FailedMount", "x", 40 * time.Second}}, true},
+		"two reasons":                 {[]warning{{"FailedMount", "x", time.Second}, {"FailedCreatePodSandBox", "y", 40 * time.Second}}, false},
+		"a busy machine":              {[]warning{{"FailedCreatePodSandBox", "context deadline exceeded", time.Second}, {"FailedCreatePodSandBox", "code = DeadlineExceeded", time.Minute}}, false},
+		"a crash loop, for kube.Wait": {[]warning{{"BackOff", "restarting", time.Second}, {"BackOff", "restarting", time.Minute}}, false},
+		"none":                        {[]warning{{}, {"", "", time.Minute}}, false},
+	} {
+		r, got := repeated{began: began}, false
+		for _, w := range c.warnings {
+			got = r.final(corev1.Event{Reason: w.reason, Message: w.message, LastTimestamp: metav1.NewTime(began.Add(w.after))})
+		}
+		if got != c.want {
+			t.Errorf("%s: got %t", name, got)
+		}
+	}
+}

@@ -44,11 +44,11 @@ type StepTime struct {
 	Changed string  `json:"changed"`
 }
 
-// Limits of the single waits, within Options.Timeout.
+// Limits of the single waits. The first three are without progress; Options.Timeout is the hard limit.
 const (
-	createBound  = 6 * time.Minute
-	apiBound     = 3 * time.Minute
-	addonsBound  = 5 * time.Minute // without progress of an addon; Options.Timeout is the hard limit
+	createBound  = 4 * time.Minute // of kind, or of the number of containers on the node
+	apiBound     = 3 * time.Minute // of Kubernetes, or of the number of containers on the node
+	addonsBound  = 5 * time.Minute // of an addon
 	cleanupBound = 90 * time.Second
 )
 
@@ -116,7 +116,16 @@ type upRun struct {
 
 	stop     context.CancelCauseFunc // ends this call
 	watching sync.WaitGroup
-	kubelet  atomic.Pointer[error] // the error of a kubelet that does not run
+	kubelet  atomic.Pointer[error]       // the error of a kubelet that does not run
+	waiting  atomic.Pointer[idleContext] // of the wait for the node
+}
+
+// withProgress returns a context that ends after the time quiet without progress of the task or of the node, and a task
+// that reports the progress.
+func (u *upRun) withProgress(ctx context.Context, quiet time.Duration, t report.Task) (*idleContext, report.Task, func()) {
+	c, stop := withIdleTimeout(ctx, quiet)
+	u.waiting.Store(c)
+	return c, &progressTask{Task: t, changed: c.changed}, stop
 }
 
 // rendering is the result of rendering the addons.
@@ -127,8 +136,13 @@ type rendering struct {
 
 // watchKubelet ends this call, in any step, if the node's kubelet does not run.
 func (u *upRun) watchKubelet(ctx context.Context, e *engine) {
+	progress := func() {
+		if c := u.waiting.Load(); c != nil {
+			c.changed()
+		}
+	}
 	u.watching.Go(func() {
-		if err := e.watchKubelet(ctx, nodeName(u.Name)); err != nil {
+		if err := e.watchKubelet(ctx, nodeName(u.Name), progress); err != nil {
 			err = withKubeletFix(err, u.inspection.Machine)
 			u.kubelet.Store(&err)
 			u.stop(err)
@@ -361,8 +375,9 @@ func (u *upRun) startCreation(ctx context.Context, e *engine) error {
 
 // restart starts a stopped node and returns when its API answers.
 func (u *upRun) restart(ctx context.Context, e *engine, t report.Task) error {
-	ctx, cancel := context.WithTimeout(ctx, apiBound)
-	defer cancel()
+	waiting, t, stop := u.withProgress(ctx, apiBound, t)
+	defer stop()
+	ctx = waiting
 	t.Update("starting " + nodeName(u.Name))
 	started := time.Now()
 	if err := e.start(ctx, nodeName(u.Name)); err != nil {
@@ -428,9 +443,18 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 	if err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, createBound)
-	defer cancel()
+	waiting, t, stop := u.withProgress(ctx, createBound, t)
+	defer stop()
+	bounded, end := context.WithCancel(ctx)
+	defer end()
 	var last atomic.Value // kind's last message; kind may still log after a timeout
+	var idle error        // of a creation without progress
+	context.AfterFunc(waiting, func() {
+		if errors.Is(waiting.Err(), context.DeadlineExceeded) && ctx.Err() == nil { // the end of bounded removes the node
+			idle = fmt.Errorf("no progress for %s (last: %v); the kubelet's last errors:\n  %s", createBound, last.Load(), strings.Join(e.kubeletWords(ctx, nodeName(u.Name)), "\n  "))
+		}
+		end()
+	})
 	c := u.cluster(e, u.Name, u.store.kubeconfig(), func(s string) { last.Store(s); t.Update(s) })
 	if err = c.create(bounded, config, u.node.Ref); err != nil && isNameTaken(err) && ctx.Err() == nil {
 		// A process of an earlier, killed up was still creating a container.
@@ -439,7 +463,10 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 		}
 	}
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
+		switch {
+		case bounded.Err() != nil && idle != nil:
+			err = idle
+		case errors.Is(err, context.DeadlineExceeded):
 			err = fmt.Errorf("%w (last: %v)", err, last.Load())
 		}
 		if gone := u.removePartial(ctx, e); gone != nil {
@@ -509,9 +536,9 @@ func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) error {
 		if err != nil {
 			return "", err
 		}
-		bounded, cancel := context.WithTimeout(ctx, apiBound)
-		defer cancel()
-		u.sum.Kubernetes, err = l.await(bounded, since, t.Update)
+		waiting, t, stop := u.withProgress(ctx, apiBound, t)
+		defer stop()
+		u.sum.Kubernetes, err = l.await(waiting, since, t.Update)
 		if err != nil {
 			if outOfInotify(err.Error()) {
 				err = withKubeletFix(err, u.inspection.Machine)
