@@ -42,7 +42,7 @@ type Event struct {
 	Type    EventType     `json:"type"`
 	At      time.Time     `json:"at"`
 	Run     string        `json:"run"`            // such as "canary" or "canary, control weights"
-	Step    string        `json:"step,omitempty"` // that runs; of the plan, or "namespace", "clean up", or the plan's undo
+	Step    string        `json:"step,omitempty"` // that runs; of the plan, or "dry run", "namespace", "clean up", or the plan's undo
 	Text    string        `json:"text,omitempty"`
 	Error   string        `json:"error,omitempty"`
 	Seconds float64       `json:"seconds,omitempty"`

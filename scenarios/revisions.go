@@ -70,7 +70,7 @@ func (s *revisions) object(percents []int64) (*unstructured.Unstructured, error)
 	ctx := apis.WithinCreate(context.Background())
 	checked := svc.DeepCopy()
 	checked.SetDefaults(ctx)
-	if err := checked.Validate(ctx); err != nil {
+	if err := checked.Validate(ctx).Filter(apis.ErrorLevel); err != nil {
 		return nil, fault.Usage("percentages must be whole and sum to 100", "Service/%s is not valid: %w", s.base.Name, err)
 	}
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(svc)

@@ -3,11 +3,9 @@ package scenarios
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
-	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"knative.dev/networking/pkg/http/header"
@@ -36,36 +34,27 @@ func (l *Session) route(ctx context.Context, manifest string, r probe.Request, f
 	return l.inForce(ctx, r, state.Mark)
 }
 
-// routedBound is how long the gateway may take to follow the route of a Knative
-// Service that is ready. What it does not follow then is for the sample to find.
-const routedBound = 10 * time.Second
-
 // routed returns when the gateway has the newest state of the route that Knative
 // made for that name, and knows it on inForceStreak fresh connections in a row.
 // Ready says so of one connection, which one of a proxy's workers answered; and of
 // an address that a former run had too, with the same traffic, nobody asked:
 // net-gateway-api 0.48 forgets a route by the Ingress's name that it remembers by
 // the route's (Prober.CancelIngressProbingByKey in pkg/status). The requests are
-// Knative's own probes: whoever stands before the application answers them.
+// Knative's own probes: whoever stands before the application answers them. Which
+// state is the newest is read each time: Knative may write another one meanwhile.
 func (l *Session) routed(ctx context.Context, name string) error {
-	state, err := l.routeState(ctx, l.host(name))
-	if err != nil || state == "" {
-		return err
-	}
-	return l.follows(ctx, name, state)
-}
-
-// follows is routed for a state that is known.
-func (l *Session) follows(ctx context.Context, name, state string) error {
-	bounded, cancel := context.WithTimeout(ctx, routedBound)
-	defer cancel()
 	r := l.to(name)
 	r.Header = http.Header{header.ProbeKey: {header.ProbeValue}, header.HashKey: {header.HashValueOverride}}
-	err := l.marked(bounded, r, state, anyone)
-	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		return nil
-	}
-	return err
+	return l.until(ctx, "the gateway to follow the route of "+name, func() string {
+		switch state, err := l.routeState(ctx, r.Host); {
+		case err != nil:
+			return err.Error()
+		case state == "":
+			return "Knative has made no route for " + r.Host + " yet"
+		default:
+			return l.unmarked(ctx, state, anyone, r)
+		}
+	})
 }
 
 // routeState is what the newest state of the HTTPRoute for that host has its
@@ -116,24 +105,33 @@ const inForceStreak = 20
 // that carries mark. Istio has no status that says so:
 // https://github.com/istio/istio/issues/16211
 func (l *Session) inForce(ctx context.Context, r probe.Request, mark string) error {
-	return l.marked(ctx, r, mark, func(a probe.Answer) bool { return !a.Router })
+	return l.marked(ctx, mark, func(a probe.Answer) bool { return !a.Router }, r)
 }
 
-// marked returns when r is answered by the state of a route that carries mark,
-// and by whom it should be. Envoy's own 503 carries a mark, too: it says so until
-// it knows the endpoints.
-func (l *Session) marked(ctx context.Context, r probe.Request, mark string, by func(probe.Answer) bool) error {
-	r.Fresh = true
-	streak := 0
-	return l.until(ctx, "the route's new state", func() string {
-		for ; streak < inForceStreak; streak++ {
+// marked returns when one of these requests is answered by the state of a route
+// that carries mark, and by whom it should be. Envoy's own 503 carries a mark,
+// too: it says so until it knows the endpoints.
+func (l *Session) marked(ctx context.Context, mark string, by func(probe.Answer) bool, asked ...probe.Request) error {
+	return l.until(ctx, "the route's new state", func() string { return l.unmarked(ctx, mark, by, asked...) })
+}
+
+// unmarked says why none of these requests is answered so on inForceStreak fresh
+// connections in a row; empty when one is.
+func (l *Session) unmarked(ctx context.Context, mark string, by func(probe.Answer) bool, asked ...probe.Request) (why string) {
+	for _, r := range asked {
+		r.Fresh = true
+		why = ""
+		for range inForceStreak {
 			if a := l.send.Send(ctx, r); a.Route != mark || !by(a) {
-				streak = 0
-				return fmt.Sprintf("answered by state %q instead of %q (%s)", a.Route, mark, cmp.Or(a.Problem(), "200"))
+				why = fmt.Sprintf("answered by state %q instead of %q (%s)", a.Route, mark, cmp.Or(a.Problem(), "200"))
+				break
 			}
 		}
-		return ""
-	})
+		if why == "" {
+			return ""
+		}
+	}
+	return why
 }
 
 // anyone may answer: only the route is asked for.

@@ -3,10 +3,16 @@ package scenarios
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 )
 
@@ -23,22 +29,38 @@ func (s *senderFunc) Send(_ context.Context, r probe.Request) probe.Answer {
 	return s.answer(s.sent)
 }
 
+// knativeRoute is the HTTPRoute that Knative makes for a host, in this state.
+func knativeRoute(t *testing.T, host, state string) *unstructured.Unstructured {
+	return decode(t, "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: "+host+", namespace: ns}\n"+
+		"spec: {rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: K-Network-Hash, value: "+state+"}]}}]}]}\n")[0]
+}
+
 func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		cluster := fake.NewClientBuilder().WithObjects(knativeRoute(t, "v2-model.ns.test", "ep-new")).Build()
 		s := &senderFunc{answer: func(sent int) probe.Answer {
 			switch {
 			case sent <= 3: // not there yet
 				return probe.Answer{Status: 404, Router: true}
 			case sent == 10: // one worker of the proxy is later than the others
 				return probe.Answer{Status: 200, Route: "old"}
+			case sent == 15: // the state that was waited for is not the newest any more, and the gateway has that one
+				if err := errors.Join(cluster.Delete(t.Context(), knativeRoute(t, "v2-model.ns.test", "ep-new")), cluster.Create(t.Context(), knativeRoute(t, "v2-model.ns.test", "tr-new"))); err != nil {
+					t.Error(err)
+				}
 			}
-			return probe.Answer{Status: 200, Route: "new"}
+			if sent < 15 {
+				return probe.Answer{Status: 200, Route: "ep-new"}
+			}
+			return probe.Answer{Status: 200, Route: "tr-new"}
 		}}
-		l := &Session{Env: &Env{}, send: s}
-		if err := l.follows(t.Context(), "v2-model", "new"); err != nil {
+		l := &Session{Env: &Env{Kube: &kube.Client{Client: cluster}, Domain: "test"}, Namespace: "ns", send: s}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := l.routed(ctx, "v2-model"); err != nil {
 			t.Fatal(err)
 		}
-		if want := 10 + inForceStreak; s.sent != want {
+		if want := 15 + inForceStreak; s.sent != want {
 			t.Errorf("asked %d times, want %d", s.sent, want)
 		}
 		if r := s.last; !r.Fresh || r.Header.Get("K-Network-Probe") != "probe" || r.Header.Get("K-Network-Hash") != "override" {
@@ -47,19 +69,35 @@ func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 	})
 }
 
-func TestAGatewayThatDoesNotFollowIsLeftToTheSample(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := &Session{Env: &Env{}, send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }}}
-		began := time.Now()
-		if err := l.follows(t.Context(), "model", "new"); err != nil || time.Since(began) != routedBound {
-			t.Errorf("%v after %s, want none after %s", err, time.Since(began), routedBound)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := l.follows(ctx, "other", "new"); !errors.Is(err, context.Canceled) {
-			t.Errorf("after ^C: %v", err)
-		}
-	})
+func TestAGatewayThatDoesNotFollowIsNoSuccess(t *testing.T) {
+	for _, tc := range []struct {
+		name, says string
+		route      []client.Object
+	}{
+		{"it has an older state", `answered by state "old" instead of "new"`, []client.Object{knativeRoute(t, "model.ns.test", "new")}},
+		{"there is no route", "Knative has made no route for model.ns.test yet", nil},
+		{"the route has no state", "Knative has made no route for model.ns.test yet", []client.Object{knativeRoute(t, "model.ns.test", `""`)}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var said string
+				l := &Session{
+					Env:       &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.route...).Build()}, Domain: "test"},
+					Namespace: "ns", task: &task{openStream("", "", func(e Event) { said = e.Text })},
+					send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }},
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), stepBound)
+				defer cancel()
+				err := l.routed(ctx, "model")
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), "follow the route of model") {
+					t.Errorf("got %v, want %q", err, tc.says)
+				}
+				if !strings.Contains(said, tc.says) {
+					t.Errorf("meanwhile it said %q", said)
+				}
+			})
+		})
+	}
 }
 
 func TestARouteIsInForceOnceTheApplicationAnswersByIt(t *testing.T) {

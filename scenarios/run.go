@@ -160,7 +160,12 @@ func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r 
 	defer sender.Close()
 	l.send = sender
 	return l.runIn(ctx, p, c, r,
-		func(ctx context.Context) error { return l.freshNamespace(ctx, j.Scenario) },
+		func(ctx context.Context) error {
+			if err := l.admitted(ctx, p); err != nil {
+				return err
+			}
+			return l.freshNamespace(ctx, j.Scenario)
+		},
 		func(ctx context.Context) error { return l.cleanUp(ctx, keep) })
 }
 
@@ -367,6 +372,20 @@ func (l *Session) refusal(ctx context.Context) proxy.Rejection {
 		}
 	}
 	return proxy.Rejection{}
+}
+
+// admitted returns when the cluster would take what the plan applies.
+func (l *Session) admitted(ctx context.Context, p *Plan) error {
+	if p.Admitted == nil {
+		return nil
+	}
+	task := l.begin("dry run")
+	if err := p.Admitted(ctx, l); err != nil {
+		task.fail(err)
+		return err
+	}
+	task.done("the cluster takes all objects")
+	return nil
 }
 
 // freshNamespace makes the run's namespace; one that an interrupted run left

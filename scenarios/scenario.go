@@ -37,6 +37,9 @@ type Scenario struct {
 // Plan is what one run does. Its steps share the run's state, so it serves one
 // run only.
 type Plan struct {
+	// Admitted asks the cluster whether it would take the run's objects, before
+	// anything is made; nil: they are mllab's own, and it does.
+	Admitted func(ctx context.Context, l *Session) error
 	Steps    []Step
 	Undo     *Step // what is done, and must hold, when the claim of a step fails
 	Controls []Control

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"knative.dev/networking/pkg/apis/networking"
 	"knative.dev/serving/pkg/apis/serving"
 
 	"mllab.local/internal/fault"
@@ -103,8 +104,8 @@ func (l *Session) wait(ctx context.Context, objs ...*unstructured.Unstructured) 
 		return err
 	}
 	for _, o := range objs {
-		if o.GroupVersionKind().Group != serving.GroupName || o.GetKind() != "Service" {
-			continue
+		if o.GroupVersionKind().Group != serving.GroupName || o.GetKind() != "Service" || o.GetLabels()[networking.VisibilityLabelKey] == serving.VisibilityClusterLocal {
+			continue // the gateway has a route for no other
 		}
 		names := []string{o.GetName()}
 		traffic, _, _ := unstructured.NestedSlice(o.Object, "spec", "traffic")

@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios/file"
 )
@@ -122,6 +123,7 @@ type userStory struct {
 	services map[string]*userService      // Knative's, by name
 	routes   map[string]*userRoute        // Istio's, by name
 	env      map[string]map[string]string // of versions still to come, by userVersion
+	requests map[string][]http.Header     // with which the file's expectations ask, by what they ask
 	watchers map[string]*prober           // by what they watch
 	gone     []*unstructured.Unstructured // what the file has deleted
 	legs     []leg                        // that a barrier has asked so far
@@ -148,14 +150,23 @@ type userLeg struct {
 	Percent                int64
 }
 
-func newUserStory(alpha float64) *userStory {
-	return &userStory{alpha: alpha, services: map[string]*userService{}, routes: map[string]*userRoute{}, env: map[string]map[string]string{}, watchers: map[string]*prober{}}
+func newUserStory(f *file.File, alpha float64) *userStory {
+	u := &userStory{
+		alpha: alpha, services: map[string]*userService{}, routes: map[string]*userRoute{}, env: map[string]map[string]string{},
+		requests: map[string][]http.Header{}, watchers: map[string]*prober{},
+	}
+	for _, each := range f.Steps {
+		if x, ok := each.Expect.(file.ExpectAll); ok && x.Claim() == string(Routes) {
+			u.requests[x.Of] = append(u.requests[x.Of], headerOf(x))
+		}
+	}
+	return u
 }
 
 // planFile plans one run of f.
 func planFile(f *file.File, alpha float64) *Plan {
-	u := newUserStory(alpha)
-	p := &Plan{}
+	u := newUserStory(f, alpha)
+	p := &Plan{Admitted: func(ctx context.Context, l *Session) error { return admitted(ctx, l, f) }}
 	for _, each := range f.Steps {
 		step := Step{Name: each.Name, Why: each.Idea, WatchFor: each.Look}
 		if each.Change != nil || each.Wait.Some() {
@@ -195,7 +206,7 @@ func inFile(where string, err error) error {
 // such as istiod.
 func refusedFile(err error) error {
 	if apierrors.IsBadRequest(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) {
-		return fault.Usage("fix the file", "%w", err)
+		return fault.Usage("correct the file", "%w", err)
 	}
 	return err
 }
@@ -204,16 +215,32 @@ func refusedFile(err error) error {
 // lab, and checks it as the cluster would: what Kubernetes' and Knative's own
 // types refuse is refused before anything is touched.
 func rehearse(f *file.File, domain string) error {
+	l := &Session{Env: &Env{Image: "kind.local/sampleapp:1", Domain: domain}, Namespace: Namespace(f.Name)}
+	return rehearsed(f, l, func(*unstructured.Unstructured) error { return nil })
+}
+
+// rehearsed gives every object that f makes in any run, in the state of each
+// step, to each. Its error has the line of the file.
+func rehearsed(f *file.File, l *Session, each func(*unstructured.Unstructured) error) error {
 	for _, control := range append([]file.Control{{}}, f.Controls...) {
-		u := newUserStory(DefaultAlpha)
-		l := &Session{Env: &Env{Image: "kind.local/sampleapp:1", Domain: domain}, Namespace: Namespace(f.Name)}
+		u := newUserStory(f, DefaultAlpha)
+		l := &Session{Env: l.Env, Namespace: l.Namespace}
+		made := func(where string, c file.Change) error {
+			objs, err := u.objects(l, c)
+			for _, o := range objs {
+				if err == nil {
+					err = each(o)
+				}
+			}
+			return inFile(where, err)
+		}
 		broken := func(after string) error {
 			if control.After != after {
 				return nil
 			}
 			for _, b := range control.Break {
-				if _, err := u.objects(l, b.Change); err != nil {
-					return inFile(control.Where, err)
+				if err := made(control.Where, b.Change); err != nil {
+					return err
 				}
 			}
 			return nil
@@ -222,8 +249,8 @@ func rehearse(f *file.File, domain string) error {
 			return err
 		}
 		for _, s := range f.Steps {
-			if _, err := u.objects(l, s.Change); err != nil {
-				return inFile(s.Where, err)
+			if err := made(s.Where, s.Change); err != nil {
+				return err
 			}
 			if err := broken(s.Name); err != nil {
 				return err
@@ -231,6 +258,31 @@ func rehearse(f *file.File, domain string) error {
 		}
 	}
 	return nil
+}
+
+// admitBound is how long the cluster may take to judge a file.
+const admitBound = time.Minute
+
+// judgeNamespace is where a file's objects are tried, and none is made: it is in
+// every cluster, and a run's own does not exist yet.
+const judgeNamespace = "default"
+
+// admitted has the cluster judge all objects of f, those of its controls too:
+// what Kubernetes or a webhook such as istiod's refuses is wrong use, and nothing
+// was touched.
+func admitted(ctx context.Context, l *Session, f *file.File) error {
+	ctx, cancel := context.WithTimeout(ctx, admitBound)
+	defer cancel()
+	var tried []string
+	return refusedFile(rehearsed(f, l, func(o *unstructured.Unstructured) error {
+		o.SetNamespace(l.Namespace)
+		text := asYAML(o)
+		if slices.Contains(tried, text) {
+			return nil
+		}
+		tried = append(tried, text)
+		return l.Kube.Accepts(ctx, o, judgeNamespace)
+	}))
 }
 
 // objects notes what a change does to the story's models, and returns what must
@@ -396,7 +448,7 @@ func validObject(o *unstructured.Unstructured) error {
 	if s, ok := into.(*servingv1.Service); ok {
 		ctx := apis.WithinCreate(context.Background())
 		s.SetDefaults(ctx)
-		if err := s.Validate(ctx); err != nil {
+		if err := s.Validate(ctx).Filter(apis.ErrorLevel); err != nil { // what Knative only warns of it takes
 			return err
 		}
 	}
@@ -463,7 +515,7 @@ func (u *userStory) inForce(ctx context.Context, l *Session, c file.Change, empt
 	}
 	for _, name := range names {
 		if route := u.routes[name]; route != nil {
-			if err := l.marked(ctx, l.to(name), route.Mark, anyone); err != nil {
+			if err := l.marked(ctx, route.Mark, anyone, l.to(name)); err != nil {
 				return err
 			}
 		}
@@ -513,7 +565,7 @@ func (u *userStory) wait(ctx context.Context, l *Session, w file.Wait) error {
 		}
 		return l.wait(ctx, o)
 	case w.Mark != "":
-		if err := l.marked(ctx, l.to(w.Of), w.Mark, anyone); err != nil {
+		if err := l.marked(ctx, w.Mark, anyone, u.asks(l, w.Of)...); err != nil {
 			return err
 		}
 		return u.hostsAnswered(ctx, l, []string{w.Of}, w.Empty)
@@ -567,9 +619,19 @@ func (u *userStory) check(ctx context.Context, l *Session, s file.Step) (Evidenc
 // it is this is a claim about routes.
 func (u *userStory) all(ctx context.Context, l *Session, x file.ExpectAll) (Evidence, error) {
 	r := l.to(x.Of)
-	r.Header = http.Header{}
+	r.Header = headerOf(x)
+	e, err := l.sample(ctx, r, split.Claim{Legs: []split.Leg{{Name: x.Version, Share: 1}}, N: x.Requests, Alpha: u.alpha})
+	if refuted := (*ClaimError)(nil); errors.As(err, &refuted) && refuted.Claim == Shares {
+		refuted.Claim = Claim(x.Claim())
+	}
+	return e, err
+}
+
+// headerOf is what an expectation's requests carry.
+func headerOf(x file.ExpectAll) http.Header {
+	h := http.Header{}
 	for _, name := range sortedKeys(x.Headers) {
-		r.Header.Set(name, x.Headers[name])
+		h.Set(name, x.Headers[name])
 	}
 	// A browser sends one header with all of them, and a route matches that text:
 	// https://www.rfc-editor.org/rfc/rfc6265#section-5.4
@@ -578,13 +640,22 @@ func (u *userStory) all(ctx context.Context, l *Session, x file.ExpectAll) (Evid
 		cookies = append(cookies, name+"="+x.Cookies[name])
 	}
 	if len(cookies) > 0 {
-		r.Header.Set("Cookie", strings.Join(cookies, "; "))
+		h.Set("Cookie", strings.Join(cookies, "; "))
 	}
-	e, err := l.sample(ctx, r, split.Claim{Legs: []split.Leg{{Name: x.Version, Share: 1}}, N: x.Requests, Alpha: u.alpha})
-	if refuted := (*ClaimError)(nil); errors.As(err, &refuted) && refuted.Claim == Shares {
-		refuted.Claim = Claim(x.Claim())
+	return h
+}
+
+// asks are the ways in which the file's requests ask for a name, the plain one
+// first. A route's state may carry its mark in the rule for one of them only; a
+// proxy's worker gets all rules of a host at once, so one is as good as all.
+func (u *userStory) asks(l *Session, of string) []probe.Request {
+	all := []probe.Request{l.to(of)}
+	for _, h := range u.requests[of] {
+		r := l.to(of)
+		r.Header = h
+		all = append(all, r)
 	}
-	return e, err
+	return all
 }
 
 // copiesQuiet is how long no copy may have arrived until the last one has: the

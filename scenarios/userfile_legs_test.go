@@ -19,6 +19,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
+	"mllab.local/scenarios/file"
 )
 
 func decode(t *testing.T, text string) []*unstructured.Unstructured {
@@ -127,7 +128,7 @@ func TestALegsPodsAreThoseOfItsServiceAndSubset(t *testing.T) {
 		{"other", nil, ""},
 		{"old", deleted, " gone"},
 	} {
-		u := newUserStory(0)
+		u := newUserStory(&file.File{}, 0)
 		u.gone = tc.gone
 		b := u.behind(&Session{Env: &Env{}, applied: shop(t, 1, 0)}, tc.leg)
 		got := b.labels.String()
@@ -187,7 +188,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 					tc.pods = []client.Object{podOf("v2", "new", false), podOf("v2", "ends", true), podOf("v1", "other", false)}
 				}
 				l := &Session{Env: &Env{Gateway: "http://gateway/", Domain: "test", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()}}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
-				u := newUserStory(0)
+				u := newUserStory(&file.File{}, 0)
 				u.legs, u.broken = []leg{{Name: "shop/v2"}}, tc.broken
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
@@ -207,7 +208,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 }
 
 func TestALegWithoutAnyDeploymentMustBeSaidToBeEmpty(t *testing.T) {
-	u, g := newUserStory(0), leg{Name: "shop/v3"}
+	u, g := newUserStory(&file.File{}, 0), leg{Name: "shop/v3"}
 	u.legs = []leg{g}
 	err := u.legAnswered(t.Context(), &Session{Env: &Env{}, applied: shop(t, 1, 1)}, g, false)
 	if fault.Code(err) != 3 || !strings.Contains(err.Error(), "app=model,version=v3") || !strings.Contains(fault.Hint(err), "empty: [shop/v3]") {

@@ -11,11 +11,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 	"mllab.local/scenarios/file"
 )
@@ -87,6 +93,19 @@ func TestAFileThatCannotBeReadIsWrongUse(t *testing.T) {
 	}
 }
 
+func TestWhatKnativeOnlyWarnsOfIsTaken(t *testing.T) {
+	const plain = `  - apply:
+      - apiVersion: serving.knative.dev/v1
+        kind: Service
+        metadata: {name: model}
+        spec: {template: {spec: {containers: [{image: "${image}", name: model}]}}}
+    expect-all: {of: model, version: v1}
+`
+	if _, err := readMine(t, mine(plain)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWhatTheClusterWouldRefuseIsWrongUseWithItsLine(t *testing.T) {
 	const deployment = `  - apply:
       - apiVersion: apps/v1
@@ -125,7 +144,7 @@ func userObjects(t *testing.T, text string, n int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, l := newUserStory(1e-6), &Session{Env: &Env{Image: "kind.local/app:1", Domain: "mllab.test"}, Namespace: "ns"}
+	u, l := newUserStory(&file.File{}, 1e-6), &Session{Env: &Env{Image: "kind.local/app:1", Domain: "mllab.test"}, Namespace: "ns"}
 	for i, s := range f.Steps {
 		objs, err := u.objects(l, s.Change)
 		if err != nil {
@@ -185,7 +204,7 @@ func TestARevisionIsAddedWithoutTraffic(t *testing.T) {
 }
 
 func TestABreakChangesWhatIsAppliedLater(t *testing.T) {
-	u, l := newUserStory(1e-6), &Session{Env: &Env{Image: "kind.local/app:1", Domain: "mllab.test"}, Namespace: "ns"}
+	u, l := newUserStory(&file.File{}, 1e-6), &Session{Env: &Env{Image: "kind.local/app:1", Domain: "mllab.test"}, Namespace: "ns"}
 	if _, err := u.objects(l, file.Env{Of: "m", Version: "v2", Set: map[string]string{"FAIL_PERCENT": "50"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +222,7 @@ func TestABreakChangesWhatIsAppliedLater(t *testing.T) {
 // expected runs the check of one step against a gateway.
 func expected(t *testing.T, l *Session, e file.Expect) (Evidence, *ClaimError, error) {
 	t.Helper()
-	evidence, err := newUserStory(1e-6).check(t.Context(), l, file.Step{Expect: e})
+	evidence, err := newUserStory(&file.File{}, 1e-6).check(t.Context(), l, file.Step{Expect: e})
 	var refuted *ClaimError
 	if errors.As(err, &refuted) {
 		err = nil
@@ -291,6 +310,79 @@ func TestAnObjectOfAFileThatTheClusterDoesNotTakeIsWrongUse(t *testing.T) {
 	for _, other := range []error{nil, errors.New("timeout"), apierrors.NewServiceUnavailable("later"), context.Canceled} {
 		if got := refusedFile(other); got != other {
 			t.Errorf("%v became %v", other, got)
+		}
+	}
+}
+
+func TestAFileThatTheClusterRefusesChangesNothing(t *testing.T) {
+	text := mine(`  - apply: [{model: {name: m, version: v1}}]
+  - split: {of: m, percent: {v1: 100}}
+    expect-all: {of: m, version: v1}
+`) + `controls:
+  - name: worse
+    summary: a route that no proxy takes
+    break:
+      - apply:
+          - apiVersion: networking.istio.io/v1
+            kind: VirtualService
+            metadata: {name: bad}
+            spec: {hosts: ["${host:bad}"], gateways: [m], http: [{match: [{uri: {regex: "(?!x)"}}], route: [{destination: {host: m-v1}}]}]}
+    catches: shares
+`
+	refusal := &apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonBadRequest, Message: `admission webhook "validation.istio.io" denied the request: no RE2`}}
+	var tried []string
+	cluster := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(_ context.Context, _ client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			if len((&client.CreateOptions{}).ApplyOptions(opts).DryRun) == 0 || o.GetNamespace() != "default" {
+				t.Errorf("%s is no dry run", kube.Name(o))
+			}
+			if tried = append(tried, kube.Name(o)); o.GetName() == "bad" {
+				return refusal
+			}
+			return apierrors.NewAlreadyExists(schema.GroupResource{}, o.GetName())
+		},
+		Delete: func(_ context.Context, _ client.WithWatch, o client.Object, _ ...client.DeleteOption) error {
+			t.Errorf("%s is deleted", kube.Name(o))
+			return nil
+		},
+	}).Build()
+	s, err := readMine(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := &Env{Kube: &kube.Client{Client: cluster}, Image: "kind.local/app:1", Domain: "mllab.test"}
+	r, err := Job{Scenario: s}.run(t.Context(), env, false, nil)
+	if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "mine.yaml:10: VirtualService/mllab-mine/bad: admission webhook") || r.Pass || len(r.Steps) > 0 {
+		t.Errorf("got %v, %+v", err, r)
+	}
+	want := []string{"Deployment/default/m-v1", "Service/default/m-v1", "Gateway/default/m", "VirtualService/default/m", "VirtualService/default/m", "VirtualService/default/bad"}
+	if !slices.Equal(tried, want) {
+		t.Errorf("tried %q, want %q", tried, want)
+	}
+}
+
+func TestAMarkIsSeenByARequestOfTheFilesOwn(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Cookie") == "a=1; b=2" && r.Header.Get("X-User") == "me" { // the only rule that has the mark
+			w.Header().Set(probe.HeaderRoute, "mine")
+		}
+	}))
+	t.Cleanup(srv.Close)
+	f, err := file.Read("mine.yaml", []byte(mine(`  - apply: [{model: {name: m, version: v1}}]
+    expect-all: {of: m, version: v1}
+  - wait: {mark: mine, of: m}
+  - expect-all: {of: m, version: v1, headers: {x-user: me}, cookies: {b: "2", a: "1"}}
+`)), file.Rules{Domain: "mllab.test", Requests: 1000, Alpha: 1e-6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for of, want := range map[string]bool{"m": true, "v1-m": false} {
+		l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, send: probe.NewHTTP(0), Namespace: "ns"}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		err := newUserStory(f, 1e-6).wait(ctx, l, file.Wait{Mark: "mine", Of: of})
+		cancel()
+		if (err == nil) != want || !want && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got %v", of, err)
 		}
 	}
 }

@@ -103,6 +103,20 @@ func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) (
 	return changes, nil
 }
 
+// Accepts returns nil if the cluster would create obj: it is a dry run, in an existing namespace. The namespace of obj need
+// not exist. An object of the same name there is no error.
+func (c *Client) Accepts(ctx context.Context, obj *unstructured.Unstructured, namespace string) error {
+	return retry(ctx, obj, false, func() error {
+		tried := obj.DeepCopy()
+		tried.SetNamespace(namespace)
+		err := c.Create(ctx, tried, client.DryRunAll)
+		if apierrors.IsAlreadyExists(err) { // the server checks this after admission
+			return nil
+		}
+		return err
+	})
+}
+
 // Drift returns the names of the objects that an Apply would change: somebody else changed or removed them. It writes
 // nothing. DriftOf returns the fields, too.
 func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) ([]string, error) {
