@@ -26,12 +26,12 @@ func newAudit(a *app) *cobra.Command {
 	last := defaultLast
 	c := &cobra.Command{
 		Use:   "audit [flags]",
-		Short: "List the commits of the lab's Git with what they changed and what proves it",
-		Long: `List the commits of the lab's Git, newest first: who made and pushed each, what
-it changes in the cluster, when Flux applied it, how long it took to be in
-traffic, and the verdict of the scenario that judged it. Then list where the
-cluster is not as Git says, and who made it so. That is a report and no test:
-the exit code is 0 with such drift, too.`,
+		Short: "List the commits of the lab's Git with their changes and proofs",
+		Long: `List the commits of the lab's Git, newest first: author and pusher, the changes
+in the cluster, when Flux applied it, how long it took to be in traffic, and the
+verdict of the scenario that judged it. Then list the drift: where the cluster
+differs from Git, and who changed it. This is a report and not a test: the exit
+code is 0 even with drift.`,
 		Example: `  mllab audit
   mllab audit --last 0 -o json   # all commits, for a machine`,
 		Args: noArgs,

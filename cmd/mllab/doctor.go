@@ -14,8 +14,8 @@ func newDoctor(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor [flags]",
 		Short: "Check this machine, and name the fix for each problem",
-		Long: `Check everything that mllab up needs on this machine, and change nothing. Exit
-code 2 when mllab up would refuse. Then fix what fails, and run mllab up`,
+		Long: `Check everything that mllab up needs on this machine, and change nothing. The
+exit code is 2 if mllab up would refuse. Then fix the failed checks.`,
 		Example: `  mllab doctor
   mllab doctor --image-source source -o json`,
 		Args: noArgs,
@@ -37,7 +37,7 @@ code 2 when mllab up would refuse. Then fix what fails, and run mllab up`,
 	f.SortFlags = false
 	f.Var((*port)(&o.Port), "port", "port of the gateway, or auto")
 	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images come from")
-	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
+	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first one that works)")
 	return c
 }
 

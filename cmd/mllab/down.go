@@ -14,9 +14,9 @@ func newDown(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "down [flags]",
 		Short: "Remove the lab; the image cache stays",
-		Long: `Remove the cluster, its volumes, its kubeconfig and its records, from whatever
-state it is in. A cluster that mllab did not make is refused. The image cache
-and the node image stay, so that the next mllab up is quick.`,
+		Long: `Remove the cluster, its volumes, its kubeconfig and its records, in any state.
+mllab refuses to remove a cluster that it did not create. The image cache and
+the node image stay, so that the next mllab up is quick.`,
 		Example: `  mllab down
   mllab down --purge       # also the cache and the node images`,
 		Args: noArgs,
@@ -33,7 +33,7 @@ and the node image stay, so that the next mllab up is quick.`,
 	}
 	c.Flags().SortFlags = false
 	c.Flags().BoolVar(&o.Purge, "purge", false, "also remove the image cache and the node images")
-	c.Flags().Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the one it was made with)")
+	c.Flags().Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the one that it was created with)")
 	return c
 }
 

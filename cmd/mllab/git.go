@@ -23,7 +23,7 @@ func newGit(a *app) *cobra.Command {
 		Use:   "git",
 		Short: "Use the lab's Git from this computer",
 		Long: `Use the lab's Git from this computer: clone its repository, commit, and push.
-Flux looks at once at what was pushed.`,
+Flux fetches every push at once.`,
 		Example: `  mllab git clone          # into the folder lab
   mllab git url            # for programs that take a URL with a password`,
 		Args: noArgs,

@@ -16,9 +16,9 @@ func newImages(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "images",
 		Short: "List, pull or build the lab's container images",
-		Long: `List, pull or build the lab's container images. They are pulled from upstream's
-registries, or, where none is reachable, built here from pinned Go modules, a
-PyPI wheel and Debian packages. ` + "`mllab up`" + ` makes what is missing by itself.`,
+		Long: `List, pull or build the lab's container images. mllab pulls them from upstream's
+registries. If none is reachable, it builds them from pinned Go modules, a PyPI
+wheel and Debian packages. ` + "`mllab up`" + ` gets missing images by itself.`,
 		Example: `  mllab images list
   mllab images build --image-source source`,
 		Args: noArgs,
@@ -32,7 +32,7 @@ PyPI wheel and Debian packages. ` + "`mllab up`" + ` makes what is missing by it
 func imageFlags(c *cobra.Command, mode, mirror *string) {
 	*mode = "auto"
 	c.Flags().Var(&choice{mode, []string{"auto", "source", "registry"}}, "image-source", "where images come from")
-	c.Flags().StringVar(mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
+	c.Flags().StringVar(mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
 }
 
 // withFlag adds the flag that names addons besides the core ones.
@@ -45,7 +45,7 @@ func newImagesList(a *app) *cobra.Command {
 	var with []string
 	c := &cobra.Command{
 		Use:   "list [flags]",
-		Short: "List the images, their names on the node and what is cached",
+		Short: "List the images, their names on the node, and which are cached",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error

@@ -22,8 +22,8 @@ func newScenario(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "scenario",
 		Short: "Prove a delivery pattern with real requests",
-		Long: `Prove a delivery pattern on the lab with real requests. Each claim is judged
-once, by an exact test whose error rate is printed with the verdict.
+		Long: `Prove a delivery pattern on the lab with real requests. An exact test judges
+each claim once, and the verdict states its error rate.
 
 Exit codes: 0 every claim holds, 1 a claim does not hold, 2 wrong use, 3 could
 not test, 130 interrupted.`,
@@ -165,10 +165,10 @@ type removed struct {
 func newScenarioReset(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reset NAME|FILE",
-		Short: "Remove what --keep or a killed run left",
-		Long: `Remove the namespaces that runs of a scenario and its controls left, with --keep
-or because they were killed. A scenario of your own is named by its name or by
-its file. A run does that by itself before it begins.`,
+		Short: "Remove the namespaces that --keep or a killed run left",
+		Long: `Remove the namespaces that runs of a scenario and its controls left, after --keep
+or a kill. For a scenario of your own give its name or its file. A new run
+removes its own old namespace by itself.`,
 		Example: `  mllab scenario reset canary
   mllab scenario reset ./my.yaml`,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -16,8 +16,8 @@ func newScenarioFile(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run FILE [flags]",
 		Short: "Run a scenario of your own, from a YAML file",
-		Long: `Run a scenario that you have written as YAML. All of the file is judged before
-anything is touched. Its objects stay in the run's own namespace.`,
+		Long: `Run a scenario of your own, from a YAML file. mllab checks the whole file before
+it changes anything. The objects stay in the run's own namespace.`,
 		Example: `  mllab scenario run ./my.yaml
   mllab scenario run ./my.yaml --explain
   mllab scenario run ./my.yaml --controls`,
@@ -42,7 +42,7 @@ anything is touched. Its objects stay in the run's own namespace.`,
 	f := c.Flags()
 	f.SortFlags = false
 	f.BoolVar(&p.teach, "explain", false, "explain each step and show its changes first, and wait for Enter")
-	a.proofFlags(c, &p, "leave the namespace to look at", 10*time.Minute)
+	a.proofFlags(c, &p, "keep the namespace for inspection", 10*time.Minute)
 	return c
 }
 
@@ -50,8 +50,8 @@ func newScenarioSchema(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of a scenario of your own, for editors",
-		Long: `Print the JSON Schema by which a scenario of your own is judged. An editor that
-knows it completes fields and marks mistakes: name it in the file's first line,
+		Long: `Print the JSON Schema of a scenario of your own. With it an editor completes
+fields and marks mistakes. Name it in the file's first line:
   # yaml-language-server: $schema=scenario.schema.json`,
 		Example: "  mllab scenario schema > scenario.schema.json",
 		Args:    noArgs,

@@ -69,13 +69,13 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 		f.Var(&p.steps, "weights", "shares of the new version, one step each, such as 1,5,25,50,100")
 	}
 	if takes("rollout-duration") {
-		f.DurationVar(&p.options.Gradual, "rollout-duration", 0, "let Knative itself shift the traffic over this time, such as 30s")
+		f.DurationVar(&p.options.Gradual, "rollout-duration", 0, "let Knative shift the traffic gradually over this time, such as 30s")
 	}
 	if takes("samples") {
 		f.IntVar(&p.options.Samples, "samples", scenarios.DefaultSamples, "how often it is measured (with --short: 1)")
 	}
 	f.BoolVar(&p.teach, "explain", false, "explain each step and show its changes first, and wait for Enter")
-	a.proofFlags(c, &p, "leave the namespace "+scenarios.Namespace(about.Name)+" to look at", 10*time.Minute)
+	a.proofFlags(c, &p, "keep the namespace "+scenarios.Namespace(about.Name)+" for inspection", 10*time.Minute)
 	return c
 }
 
@@ -84,9 +84,9 @@ func newScenarioAll(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "all [flags]",
 		Short: "Run every scenario that the lab has the addons for",
-		Long: `Run every scenario that the lab has the addons for, in parallel; those
-that measure time run alone, after the others. A scenario whose addon is missing
-is skipped, and its row names the command that adds it.`,
+		Long: `Run every scenario that the lab has the addons for, in parallel. Those that
+measure time run alone, after the others. A scenario whose addon is missing is
+skipped, and its row names the command that adds it.`,
 		Example: `  mllab scenario all
   mllab scenario all --short --junit report.xml
   mllab scenario all --controls`,
@@ -97,7 +97,7 @@ is skipped, and its row names the command that adds it.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	a.proofFlags(c, &p, "leave the namespaces to look at", 30*time.Minute)
+	a.proofFlags(c, &p, "keep the namespaces for inspection", 30*time.Minute)
 	return c
 }
 
@@ -106,7 +106,7 @@ func (a *app) proofFlags(c *cobra.Command, p *proof, keep string, timeout time.D
 	f := c.Flags()
 	f.BoolVar(&p.options.Short, "short", false, "leave out long steps and send fewer requests")
 	f.IntVar(&p.options.Requests, "requests", scenarios.DefaultRequests, fmt.Sprintf("requests in each sample (with --short: %d)", scenarios.ShortRequests))
-	f.Float64Var(&p.options.Alpha, "alpha", scenarios.DefaultAlpha, "error rate: how often a right split is refused, for each sample")
+	f.Float64Var(&p.options.Alpha, "alpha", scenarios.DefaultAlpha, "error rate: how often a correct split fails, for each sample")
 	f.BoolVar(&p.controls, "controls", false, "run the controls instead: each breaks the lab, and the verdict must be FAIL")
 	f.IntVar(&p.parallel, "parallel", 2, "how many scenarios or controls run in parallel")
 	f.BoolVar(&p.keep, "keep", false, keep)

@@ -14,10 +14,10 @@ import (
 func newStatus(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [flags]",
-		Short: "Report whether the lab can be used",
-		Long: `Look at the engine, the node, Kubernetes and every addon, and report whether the
-lab can be used: exit code 0 when it can, 3 when it cannot. The command it names
-fixes it. It also lists what you gave to Flux that is not ready, with Flux's reason.`,
+		Short: "Report whether the lab is ready",
+		Long: `Check the engine, the node, Kubernetes and every addon, and report whether the
+lab is ready: exit code 0 if it is, 3 if it is not, with the command that fixes
+it. It also lists your Flux objects that are not ready, with Flux's reason.`,
 		Example: `  mllab status
   mllab status -o json`,
 		Args: noArgs,

@@ -18,8 +18,8 @@ func newUp(a *app) *cobra.Command {
 		Use:   "up [flags]",
 		Short: "Create the lab, or complete a partial one",
 		Long: `Create the lab: check this machine, get the images, create a kind cluster, install
-Istio, Knative and the sample model, and use each of them once. Doing it again
-changes nothing; after an interruption it goes on. With --gitops the addons come
+Istio, Knative and the sample model, and use each of them once. A second
+up changes nothing; after an interruption it continues. With --gitops the addons come
 from the lab's own Git, where a commit upgrades or removes one (docs/gitops.md).
 Then: mllab scenario canary`,
 		Example: `  mllab up
@@ -50,8 +50,8 @@ Then: mllab scenario canary`,
 	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images come from (auto: registries, if one answers)")
 	withFlag(c, &o.Addons)
 	f.BoolVar(&o.GitOps, "gitops", false, "manage the addons from the lab's own Git, from now on")
-	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first that works)")
-	f.StringVar(&o.Mirror, "registry-mirror", "", "host that stands in for every registry, such as 127.0.0.1:5000")
+	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first one that works)")
+	f.StringVar(&o.Mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
 	f.DurationVar(&o.Timeout, "timeout", bootstrap.DefaultTimeout, "give up after this time")
 	f.BoolVar(&dry, "dry-run", false, "print the plan and change nothing")
 	return c
