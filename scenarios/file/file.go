@@ -1,8 +1,8 @@
-// Package file reads a scenario that a user has written as YAML, and judges all
-// of it before anything is touched: its form, what it refers to, and that its
-// objects stay within the run's own namespace.
+// Package file reads a user's scenario from YAML. It checks the whole file before
+// anything changes: its fields, its references, and that its objects stay in the
+// run's own namespace.
 //
-// It knows no cluster and makes nothing. Package scenarios tells the story.
+// It uses no cluster. Package scenarios runs the result.
 package file
 
 import (
@@ -17,31 +17,31 @@ import (
 	"mllab.local/internal/fault"
 )
 
-// APIVersion and Kind begin every file.
+// APIVersion and Kind are the first fields of every file.
 const (
 	APIVersion = "mllab.local/v1alpha1"
 	Kind       = "Scenario"
 )
 
-// MaxRequests bounds one sample: about ten minutes on two cores.
+// MaxRequests limits one sample, to about ten minutes on two cores.
 const MaxRequests = 500_000
 
-// NamespacePrefix begins the name of every run's namespace.
+// NamespacePrefix is the prefix of every run's namespace.
 const NamespacePrefix = "mllab-"
 
-// MaxWithin bounds every wait that a file asks for.
+// MaxWithin limits every wait of a file.
 const MaxWithin = 3 * time.Minute
 
-// Rules are what a file is judged by, in addition to its own text.
+// Rules are parameters of the checks.
 type Rules struct {
 	Domain   string   // suffix of the hosts behind the gateway
 	Taken    []string // names of mllab's own scenarios
 	Reserved []string // namespaces of addons
-	Requests int      // of a sample for which the file has no number
-	Alpha    float64  // the same
+	Requests int      // default of a sample
+	Alpha    float64  // default of a sample
 }
 
-// File is a scenario that can be told.
+// File is a valid scenario.
 type File struct {
 	Name, Summary string
 	Needs         []string // addons, also those that its steps imply
@@ -59,8 +59,8 @@ type Step struct {
 	Expect           Expect
 }
 
-// Change is one of Apply, Delete, Split, Mirror, Watch and, in a break, Env;
-// nil is none.
+// Change is one of Apply, Delete, Split, Mirror, Watch and, in a break, Env; or
+// nil.
 type Change any
 
 // Apply writes models and objects.
@@ -81,10 +81,10 @@ type Model struct {
 	Replicas int    `file:"replicas"`  // of a Deployment
 	MinScale int    `file:"min-scale"` // of a revision
 	MaxScale int    `file:"max-scale"` // of a revision
-	Window   string `file:"window"`    // of a revision: how long it must be quiet to lose a pod
+	Window   string `file:"window"`    // of a revision: autoscaling window
 }
 
-// Object is written as it is, but for its placeholders.
+// Object is an object with placeholders, which is applied without other changes.
 type Object struct {
 	Where  string
 	fields map[string]any
@@ -122,13 +122,13 @@ type Mirror struct {
 	Percent float64 `file:"percent"`
 }
 
-// Watch begins to send requests at a constant rate.
+// Watch starts to send requests at a constant rate.
 type Watch struct {
 	Of   string  `file:"of"`
 	Rate float64 `file:"rate"`
 }
 
-// Env is what a version that is applied from now on gets, in addition to its own.
+// Env adds variables to a version that a later step applies.
 type Env struct {
 	Of      string            `file:"of"`
 	Version string            `file:"version"`
@@ -137,22 +137,22 @@ type Env struct {
 
 // Wait is what a step waits for after its change.
 type Wait struct {
-	No     bool          // not even until what is applied is ready
+	No     bool          // do not wait until the applied objects are ready
 	Ready  *Ref          // this object is ready
 	Mark   string        // the route of Of answers with this mark
 	Of     string        //
-	Within time.Duration // 0: as long as a step may take
-	Empty  []string      // destinations, SERVICE or SERVICE/SUBSET, that are meant to have no endpoint
+	Within time.Duration // 0: the time limit of a step
+	Empty  []string      // destinations, SERVICE or SERVICE/SUBSET, that have no endpoint on purpose
 }
 
-// Some says whether there is anything to wait for.
+// Some reports whether there is anything to wait for.
 func (w Wait) Some() bool { return w.No || w.Ready != nil || w.Mark != "" || len(w.Empty) > 0 }
 
 // Expect is one of ExpectSplit, ExpectAll, ExpectMirror, ExpectZeroPods and
-// ExpectNoLoss; nil is none.
+// ExpectNoLoss; or nil.
 type Expect interface{ Claims() []string }
 
-// ExpectSplit claims that the versions answer in these shares.
+// ExpectSplit claims that the versions answer with these shares.
 type ExpectSplit struct {
 	Of       string  `file:"of"`
 	Shares   []Share `file:"percent"`
@@ -169,8 +169,8 @@ type ExpectAll struct {
 	Requests int               `file:"requests"`
 }
 
-// ExpectMirror claims that of the requests to a model, each answered, this
-// part reached the shadow, each once.
+// ExpectMirror claims that all requests to a model are answered, and that this
+// part of them reaches the shadow exactly once.
 type ExpectMirror struct {
 	Of       string  `file:"of"`
 	To       string  `file:"to"`
@@ -179,7 +179,7 @@ type ExpectMirror struct {
 	Alpha    float64 `file:"alpha"`
 }
 
-// ExpectZeroPods claims that a quiet Knative Service has no pod left by then.
+// ExpectZeroPods claims that an idle Knative Service has no pod within a time.
 type ExpectZeroPods struct {
 	Of     string        `file:"of"`
 	Within time.Duration `file:"within"`
@@ -190,13 +190,14 @@ type ExpectNoLoss struct {
 	Of string `file:"of"`
 }
 
-// Claims are those that can be refuted.
+// Claims returns the claims of the expectation.
 func (ExpectSplit) Claims() []string { return []string{"answers", "shares"} }
 
-// Claims of all answers are about routes when the request says who it is.
+// Claims returns Routes if the request has headers or cookies, which select a
+// route, and else Shares.
 func (e ExpectAll) Claims() []string { return []string{"answers", e.Claim()} }
 
-// Claim is the other one.
+// Claim returns the claim besides Answers.
 func (e ExpectAll) Claim() string {
 	if len(e.Headers)+len(e.Cookies) > 0 {
 		return "routes"
@@ -208,27 +209,27 @@ func (ExpectMirror) Claims() []string   { return []string{"answers", "mirror"} }
 func (ExpectZeroPods) Claims() []string { return []string{"zero"} }
 func (ExpectNoLoss) Claims() []string   { return []string{"no-loss"} }
 
-// Control breaks the world after a step; "" is before the first.
+// Control breaks the lab after a step; "" means before the first.
 type Control struct {
 	Where                         string
 	Name, Summary, After, Catches string
 	Break                         []Break
 }
 
-// Break is a change, and what it waits for.
+// Break is a change and its wait.
 type Break struct {
 	Change Change
 	Wait   Wait
 }
 
-// Vars fill placeholders in.
+// Vars are the values of placeholders.
 type Vars struct{ Image, Namespace, Domain string }
 
 var placeholder = regexp.MustCompile(`\$\{[^}]*\}?`)
 
 var goodPlaceholder = regexp.MustCompile(`^\$\{(image|namespace|host:[a-z]([-a-z0-9]{0,61}[a-z0-9])?)\}$`)
 
-// badPlaceholder is the first one that does not exist.
+// badPlaceholder returns the first unknown placeholder.
 func badPlaceholder(s string) string {
 	for _, p := range placeholder.FindAllString(s, -1) {
 		if !goodPlaceholder.MatchString(p) {
@@ -238,7 +239,7 @@ func badPlaceholder(s string) string {
 	return ""
 }
 
-// Fill is the object with its placeholders filled in; a copy.
+// Fill returns a copy of the object without placeholders.
 func (o Object) Fill(v Vars) map[string]any { return v.fill(o.fields).(map[string]any) }
 
 func (v Vars) fill(x any) any {
@@ -269,7 +270,7 @@ func (v Vars) fill(x any) any {
 	return x
 }
 
-// Ref is the object's.
+// Ref returns the object's reference.
 func (o Object) Ref() Ref {
 	api, _ := o.fields["apiVersion"].(string)
 	kind, _ := o.fields["kind"].(string)
@@ -282,7 +283,7 @@ func (o Object) Ref() Ref {
 	return Ref{group, kind, name}
 }
 
-// CheckName judges the name of a scenario. The error is wrong use.
+// CheckName checks the name of a scenario. The error is wrong use.
 func CheckName(name string) error {
 	form, err := scenarioSchema()
 	if s := form.Properties["name"]; err == nil && !s.accepts(name) {
@@ -291,11 +292,11 @@ func CheckName(name string) error {
 	return err
 }
 
-// maxProblems are told at once; the rest is often their consequence.
+// maxProblems is the number of reported problems. More are often consequences.
 const maxProblems = 10
 
-// Read reads a file, whose name is for its problems. The error is wrong use
-// and names each problem with line, column and field.
+// Read reads a file. name is its name in problems. The error is wrong use, and has
+// each problem with line, column and field.
 func Read(name string, data []byte, rules Rules) (*File, error) {
 	name = filepath.Base(name)
 	form, err := scenarioSchema()
@@ -321,7 +322,7 @@ func Read(name string, data []byte, rules Rules) (*File, error) {
 			lines = append(lines, fmt.Sprintf("and %d more", len(r.problems)-i))
 			break
 		}
-		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s: %s", name, p.line, p.column, p.path, p.says))
+		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s: %s", name, p.line, p.column, p.path, p.text))
 	}
 	return nil, fault.Usage("correct the file; nothing was applied", "%s", strings.Join(lines, "\n"))
 }

@@ -20,8 +20,8 @@ import (
 //go:embed schema.yaml
 var schemaYAML []byte
 
-// Schema returns the form of a file as a JSON Schema, for editors. Every file is
-// judged by the same: https://json-schema.org/draft/2020-12/json-schema-core
+// Schema returns the JSON Schema of a file, for editors. mllab checks every file
+// with the same schema: https://json-schema.org/draft/2020-12/json-schema-core
 func Schema() ([]byte, error) {
 	var all map[string]any
 	if err := yaml.Unmarshal(schemaYAML, &all); err != nil {
@@ -32,8 +32,8 @@ func Schema() ([]byte, error) {
 	return append(text, '\n'), err
 }
 
-// complete writes out what schema.yaml leaves to say: objects have no further
-// fields, and nothing is empty.
+// complete adds the defaults of schema.yaml: objects have no other fields, and
+// values are not empty.
 func complete(s map[string]any) {
 	set := func(typ, key string, value any) {
 		if s["type"] = typ; s[key] == nil {
@@ -69,7 +69,7 @@ func complete(s map[string]any) {
 	}
 }
 
-// schema is a part of the schema: those keywords that it uses.
+// schema is a part of the schema, with the keywords in use.
 type schema struct {
 	Dialect string `json:"$schema"`
 	Title   string
@@ -95,7 +95,7 @@ type schema struct {
 	pattern *regexp.Regexp
 }
 
-// oneOrMore is a text or a list of them.
+// oneOrMore is a text or a list of texts.
 type oneOrMore []string
 
 func (o *oneOrMore) UnmarshalJSON(text []byte) error {
@@ -119,7 +119,7 @@ func (o *orFalse) UnmarshalJSON(text []byte) error {
 
 func strict(text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields() // a keyword that only editors would know
+	d.DisallowUnknownFields() // refuse a keyword that only editors would use
 	return d.Decode(into)
 }
 
@@ -138,7 +138,7 @@ var scenarioSchema = sync.OnceValues(func() (*schema, error) {
 	return root, nil
 })
 
-// resolve compiles patterns and puts what references name in their place.
+// resolve compiles patterns and resolves references.
 func (s *schema) resolve(root *schema) (err error) {
 	if s.Pattern != "" && s.pattern == nil {
 		if s.pattern, err = regexp.Compile(s.Pattern); err != nil {
@@ -183,7 +183,7 @@ func (s *schema) resolve(root *schema) (err error) {
 
 var kindOf = map[string]kind{"object": mapping, "array": list, "string": text, "integer": whole, "number": number, "boolean": boolean}
 
-// check says what of v is not as s has it.
+// check reports where v does not match s.
 func (r *reader) check(s *schema, v *value) {
 	if len(s.AnyOf) > 0 {
 		r.checkForms(s, v)
@@ -223,7 +223,7 @@ func (r *reader) check(s *schema, v *value) {
 	}
 }
 
-// limits are the bounds of a number.
+// limits returns the text of a number's limits.
 func limits(s *schema) (low, high float64) {
 	low, high = -1<<53, 1<<53
 	for _, p := range []*float64{s.Minimum, s.ExclusiveMinimum} {
@@ -239,7 +239,7 @@ func limits(s *schema) (low, high float64) {
 	return low, high
 }
 
-// formats judge what no pattern can.
+// formats has checks that no pattern can express.
 var formats = map[string]func(string) bool{
 	"within": func(s string) bool {
 		d, err := time.ParseDuration(s)
@@ -251,7 +251,7 @@ var formats = map[string]func(string) bool{
 	},
 }
 
-// accepts says whether s takes a text, by all but its type.
+// accepts reports whether s accepts a text, apart from its type.
 func (s *schema) accepts(text string) bool {
 	return (s.Const == nil || s.Const == text) && (s.Enum == nil || slices.Contains(s.Enum, text)) &&
 		(s.pattern == nil || s.pattern.MatchString(text)) && (s.Not == nil || !s.Not.accepts(text)) &&
@@ -286,8 +286,8 @@ func (r *reader) checkFields(s *schema, v *value) {
 	}
 }
 
-// checkForms judges v by the one of several forms that it is meant to have: that
-// whose constants it has, or whose first required field.
+// checkForms checks v against one of several forms: the form whose constants v
+// has, or whose first required field v has.
 func (r *reader) checkForms(s *schema, v *value) {
 	var kinds []string
 	for _, form := range s.AnyOf {
@@ -303,7 +303,7 @@ func (r *reader) checkForms(s *schema, v *value) {
 		}
 	}
 	switch api, kind := v.get("apiVersion"), v.get("kind"); {
-	case kinds == nil: // as the last form has it
+	case kinds == nil: // use the last form
 		r.check(s.AnyOf[len(s.AnyOf)-1], v)
 	case !r.is(v, oneOrMore{"object"}):
 	case api == nil || kind == nil:
@@ -313,7 +313,7 @@ func (r *reader) checkForms(s *schema, v *value) {
 	}
 }
 
-// is says whether v is of one of these types; a whole number is a number, too.
+// is reports whether v has one of these types. A whole number is also a number.
 func (r *reader) is(v *value, types []string) bool {
 	var words []string
 	for _, t := range types {
@@ -343,8 +343,8 @@ func short(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// fill puts v into a Go value. Its form was checked, so that each field has its
-// place; what the file does not have stays as it is.
+// fill stores v in a Go value. v is valid, so that each field exists. Fields that v
+// does not have keep their values.
 func fill(v *value, into reflect.Value) {
 	switch to := into.Addr().Interface().(type) {
 	case **value:
@@ -393,8 +393,8 @@ func fill(v *value, into reflect.Value) {
 	}
 }
 
-// fieldsOf are the places of a struct's fields by their names in a file; "" is
-// the part of the file itself. Those without a tag are not a file's.
+// fieldsOf returns the indexes of a struct's fields by their names in a file; "" is
+// the part of the file itself. It skips fields without a tag.
 func fieldsOf(t reflect.Type) map[string][]int {
 	all := map[string][]int{}
 	for i := range t.NumField() {

@@ -13,7 +13,7 @@ import (
 	"mllab.local/internal/split"
 )
 
-// The form of a file, as schema.yaml has it. at is where each part begins.
+// The fields of a file, as in schema.yaml. At is the position of each part.
 type document struct {
 	At         *value        `file:""`
 	APIVersion string        `file:"apiVersion"`
@@ -62,7 +62,7 @@ type controlForm struct {
 	Break   []breakForm `file:"break"`
 }
 
-// itemForm is one item of an apply; one that is neither is an object.
+// itemForm is one item of an apply: a knative, a model, or else an object.
 type itemForm struct {
 	At      *value `file:""`
 	Model   *Model `file:"model"`
@@ -78,52 +78,52 @@ type waitForm struct {
 	Within time.Duration `file:"within"`
 }
 
-// What a file has unless it says otherwise.
+// Defaults of a file.
 func (m *Model) defaults()          { m.Replicas, m.Route, m.MinScale, m.MaxScale = 1, true, 1, 1 }
 func (m *Mirror) defaults()         { m.Percent = 100 }
 func (w *Watch) defaults()          { w.Rate = 50 }
 func (e *ExpectMirror) defaults()   { e.Percent = 100 }
 func (e *ExpectZeroPods) defaults() { e.Within = 2 * time.Minute }
 
-// world is what a story has made so far.
-type world struct {
-	models   map[string]made
-	hosts    map[string]bool // behind the gateway; "*" is all
-	objects  map[Ref]string  // and what made them
+// fileState has the objects that the steps of a file have applied so far.
+type fileState struct {
+	models   map[string]modelState
+	hosts    map[string]bool // behind the gateway; "*" means all
+	objects  map[Ref]string  // with the field that applied them
 	watching map[string]bool
 }
 
-type made struct {
+type modelState struct {
 	knative, routed bool
 	versions        []string
 }
 
-func (w world) clone() world {
-	return world{maps.Clone(w.models), maps.Clone(w.hosts), maps.Clone(w.objects), maps.Clone(w.watching)}
+func (w fileState) clone() fileState {
+	return fileState{maps.Clone(w.models), maps.Clone(w.hosts), maps.Clone(w.objects), maps.Clone(w.watching)}
 }
 
-// teller reads the steps of one file.
-type teller struct {
+// validator checks the steps of one file.
+type validator struct {
 	*reader
 	name string
 	file *File
-	w    world
+	w    fileState
 }
 
-// story reads a file whose form is right.
+// story checks a file whose fields are valid.
 func (r *reader) story(name string, root *value) *File {
 	var d document
 	fill(root, reflect.ValueOf(&d).Elem())
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
-	t := &teller{r, name, f, world{map[string]made{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}}
-	t.free(root.get("name"), f.Name)
+	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}}
+	t.checkNamespace(root.get("name"), f.Name)
 	for _, addon := range d.Needs {
 		t.need(addon)
 	}
 	if f.Mesh {
 		t.need("istio")
 	}
-	after := []world{t.w.clone()} // before the first step, after it, …
+	after := []fileState{t.w.clone()} // before the first step, after it, …
 	for i, form := range d.Steps {
 		s := t.step(i, form)
 		if slices.ContainsFunc(f.Steps, func(each Step) bool { return each.Name == s.Name }) {
@@ -132,7 +132,7 @@ func (r *reader) story(name string, root *value) *File {
 		f.Steps = append(f.Steps, s)
 		after = append(after, t.w.clone())
 	}
-	// Whoever watches must also judge.
+	// Each watch must be judged.
 	for _, of := range sorted(t.w.watching) {
 		f.Steps = append(f.Steps, Step{Where: name, Name: "no request to " + of + " lost", Expect: ExpectNoLoss{of}})
 	}
@@ -146,8 +146,8 @@ func (r *reader) story(name string, root *value) *File {
 	return f
 }
 
-// free judges that the namespace of a run can be nobody else's.
-func (t *teller) free(v *value, run string) {
+// checkNamespace checks that a run's namespace is not reserved for others.
+func (t *validator) checkNamespace(v *value, run string) {
 	namespace := NamespacePrefix + run
 	for _, taken := range t.rules.Taken {
 		if run == taken || strings.HasPrefix(run, taken+"-") {
@@ -159,15 +159,15 @@ func (t *teller) free(v *value, run string) {
 	}
 }
 
-func (t *teller) need(addon string) {
+func (t *validator) need(addon string) {
 	if !slices.Contains(t.file.Needs, addon) {
 		t.file.Needs = append(t.file.Needs, addon)
 	}
 }
 
-func (t *teller) where(v *value) string { return fmt.Sprintf("%s:%d", t.name, v.line) }
+func (t *validator) where(v *value) string { return fmt.Sprintf("%s:%d", t.name, v.line) }
 
-func (t *teller) step(i int, f stepForm) Step {
+func (t *validator) step(i int, f stepForm) Step {
 	s := Step{Where: t.where(f.At), Name: strings.TrimSpace(f.Name), Idea: f.Idea, Look: f.Look}
 	verbs, does, expects := verbsOf(f.At)
 	if s.Name == "" {
@@ -195,8 +195,8 @@ func (t *teller) step(i int, f stepForm) Step {
 	return s
 }
 
-// verbsOf are the fields of a step that do something, those of them that are
-// changes, and those that are expectations.
+// verbsOf returns the fields of a step that do something, and which of them are
+// changes and which are expectations.
 func verbsOf(v *value) (all, does, expects []string) {
 	for _, f := range v.fields {
 		switch f.name {
@@ -216,7 +216,7 @@ func verbsOf(v *value) (all, does, expects []string) {
 }
 
 // change reads the one change that steps and breaks have in common.
-func (t *teller) change(f changeForm) Change {
+func (t *validator) change(f changeForm) Change {
 	switch {
 	case f.Apply != nil:
 		return t.apply(f.Apply)
@@ -230,26 +230,26 @@ func (t *teller) change(f changeForm) Change {
 		}
 		return Delete{refs}
 	case f.Split != nil:
-		t.routed(f.At.get("split").get("of"))
+		t.checkRoutable(f.At.get("split").get("of"))
 		t.shares(f.At.get("split"))
 		return *f.Split
 	case f.Mirror != nil:
-		t.mirrors(f.At.get("mirror"))
+		t.checkMirror(f.At.get("mirror"))
 		return *f.Mirror
 	}
 	return nil
 }
 
-// mirrors judges that copies can go from one version of a model to another.
-func (t *teller) mirrors(v *value) {
+// checkMirror checks that a model's version can mirror requests to another one.
+func (t *validator) checkMirror(v *value) {
 	of := v.get("of")
-	if t.routed(of) && t.w.models[of.text].knative {
+	if t.checkRoutable(of) && t.w.models[of.text].knative {
 		t.wrong(of, "%s is a Knative Service, and Knative mirrors nothing; make it with `model:`", of.text)
 	}
-	t.known(of.text, v.get("to"))
+	t.checkVersion(of.text, v.get("to"))
 }
 
-func (t *teller) apply(items []itemForm) Apply {
+func (t *validator) apply(items []itemForm) Apply {
 	var a Apply
 	revisions := map[string]bool{}
 	for _, item := range items {
@@ -271,7 +271,7 @@ func (t *teller) apply(items []itemForm) Apply {
 	return a
 }
 
-func (t *teller) model(v *value, m Model) Model {
+func (t *validator) model(v *value, m Model) Model {
 	m.Where = t.where(v)
 	was, again := t.w.models[m.Name]
 	switch {
@@ -280,15 +280,15 @@ func (t *teller) model(v *value, m Model) Model {
 	case again && was.routed != m.Route:
 		t.wrong(v, "%s has versions with a route and without; say the same `route` for each", m.Name)
 	}
-	t.makes(v, Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
-	t.makes(v, Ref{"", "Service", m.Name + "-" + m.Version}, again)
+	t.addObject(v, Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
+	t.addObject(v, Ref{"", "Service", m.Name + "-" + m.Version}, again)
 	if m.Route {
 		t.need("istio")
-		t.makes(v, Ref{istio, "Gateway", m.Name}, again)
-		t.makes(v, Ref{istio, "VirtualService", m.Name}, again)
+		t.addObject(v, Ref{istio, "Gateway", m.Name}, again)
+		t.addObject(v, Ref{istio, "VirtualService", m.Name}, again)
 		t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
 	}
-	t.w.models[m.Name] = made{false, m.Route, with1(was.versions, m.Version)}
+	t.w.models[m.Name] = modelState{false, m.Route, appended(was.versions, m.Version)}
 	return m
 }
 
@@ -297,7 +297,7 @@ const (
 	serving = "serving.knative.dev"
 )
 
-func (t *teller) knative(v *value, m Model) Model {
+func (t *validator) knative(v *value, m Model) Model {
 	m.Where, m.Knative = t.where(v), true
 	was, again := t.w.models[m.Name]
 	switch {
@@ -309,22 +309,23 @@ func (t *teller) knative(v *value, m Model) Model {
 		t.wrong(v, "min-scale %d is more than max-scale %d; change one of them", m.MinScale, m.MaxScale)
 	}
 	t.need("knative")
-	t.makes(v, Ref{serving, "Service", m.Name}, again)
+	t.addObject(v, Ref{serving, "Service", m.Name}, again)
 	t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
-	t.w.models[m.Name] = made{true, true, with1(was.versions, m.Version)}
+	t.w.models[m.Name] = modelState{true, true, appended(was.versions, m.Version)}
 	return m
 }
 
-// with1 is a new list with one more.
-func with1(list []string, one string) []string {
+// appended returns a new list with one more element.
+func appended(list []string, one string) []string {
 	if slices.Contains(list, one) {
 		return list
 	}
 	return append(slices.Clone(list), one)
 }
 
-// makes notes an object. Two makers of one would undo each other's work.
-func (t *teller) makes(v *value, ref Ref, again bool) {
+// addObject records an object. It reports a problem if another field applies the
+// same object: the two would overwrite each other.
+func (t *validator) addObject(v *value, ref Ref, again bool) {
 	by, there := t.w.objects[ref]
 	if there && !(again && by == v.path[strings.LastIndex(v.path, ".")+1:]) {
 		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
@@ -334,7 +335,7 @@ func (t *teller) makes(v *value, ref Ref, again bool) {
 
 const inline = "apply"
 
-func (t *teller) object(v *value) Object {
+func (t *validator) object(v *value) Object {
 	o := Object{t.where(v), v.any().(map[string]any)}
 	ref := o.Ref()
 	if by, there := t.w.objects[ref]; there && by != inline {
@@ -371,7 +372,7 @@ func (t *teller) object(v *value) Object {
 	return o
 }
 
-// neverPull has a Deployment fail at once when its image is not on the node.
+// neverPull makes a Deployment fail at once if its image is not on the node.
 func neverPull(spec map[string]any) {
 	template, _ := spec["template"].(map[string]any)
 	pod, _ := template["spec"].(map[string]any)
@@ -385,8 +386,8 @@ func neverPull(spec map[string]any) {
 	}
 }
 
-// hostName is NAME of a host of the run behind the gateway, "*" for all; "" for a
-// service's.
+// hostName returns NAME of a run's host behind the gateway, "*" for all hosts, and
+// "" for a Service's host.
 func (r *reader) hostName(host string) string {
 	if name, ok := strings.CutPrefix(host, "${host:"); ok {
 		return strings.TrimSuffix(name, "}")
@@ -398,8 +399,8 @@ func (r *reader) hostName(host string) string {
 	return name
 }
 
-// ref reads the name of an object that is there.
-func (t *teller) ref(v *value) (Ref, bool) {
+// ref reads the name of an object that a step has applied.
+func (t *validator) ref(v *value) (Ref, bool) {
 	kind, name, _ := strings.Cut(v.text, "/")
 	kind, group, _ := strings.Cut(kind, ".")
 	want := Ref{group, kind, name}
@@ -411,7 +412,7 @@ func (t *teller) ref(v *value) (Ref, bool) {
 			found = append(found, ref)
 		}
 	}
-	if slices.Contains(found, want) { // Service/x is the core one when there are two
+	if slices.Contains(found, want) { // if there are two, Service/x is the core one
 		return want, true
 	}
 	if len(found) == 1 {
@@ -422,8 +423,8 @@ func (t *teller) ref(v *value) (Ref, bool) {
 	return Ref{}, false
 }
 
-// host judges that something answers to a name.
-func (t *teller) host(of *value) bool {
+// host checks that an applied object answers to a name.
+func (t *validator) host(of *value) bool {
 	if t.w.hosts[of.text] || t.w.hosts["*"] {
 		return true
 	}
@@ -438,8 +439,8 @@ func there(names []string) string {
 	return "; there are: " + strings.Join(names, ", ")
 }
 
-// routed judges that a model's traffic is mllab's to divide.
-func (t *teller) routed(of *value) bool {
+// checkRoutable checks that mllab routes the traffic of a model.
+func (t *validator) checkRoutable(of *value) bool {
 	m, ok := t.w.models[of.text]
 	if ok && m.routed {
 		return true
@@ -455,16 +456,16 @@ func (t *teller) routed(of *value) bool {
 	return false
 }
 
-// known judges that a model has a version, if mllab made it.
-func (t *teller) known(of string, v *value) {
+// checkVersion checks that a model of mllab has a version.
+func (t *validator) checkVersion(of string, v *value) {
 	m, ok := t.w.models[of]
 	if ok && !slices.Contains(m.versions, v.str()) {
 		t.wrong(v, "%s has no version %s at this point of the story; there are: %s", of, v.str(), strings.Join(m.versions, ", "))
 	}
 }
 
-// shares judges the `percent` of v, whose `of` names the model.
-func (t *teller) shares(v *value) {
+// shares checks the field percent of v. Its field of names the model.
+func (t *validator) shares(v *value) {
 	m, ok := t.w.models[v.get("of").text]
 	sum := 0.0
 	for _, f := range v.get("percent").fields {
@@ -478,7 +479,7 @@ func (t *teller) shares(v *value) {
 	}
 }
 
-func (t *teller) wait(f changeForm) Wait {
+func (t *validator) wait(f changeForm) Wait {
 	w := f.Wait
 	switch {
 	case w == nil:
@@ -502,7 +503,7 @@ func (t *teller) wait(f changeForm) Wait {
 	return wait
 }
 
-func (t *teller) expect(f stepForm) Expect {
+func (t *validator) expect(f stepForm) Expect {
 	switch {
 	case f.ExpectSplit != nil:
 		x, v := *f.ExpectSplit, f.At.get("expect-split")
@@ -513,22 +514,22 @@ func (t *teller) expect(f stepForm) Expect {
 		for i, s := range x.Shares {
 			legs[i] = split.Leg{Name: s.Version, Share: s.Percent / 100}
 		}
-		t.enough(v, split.Claim{Legs: legs, N: x.Requests, Alpha: x.Alpha})
+		t.checkPower(v, split.Claim{Legs: legs, N: x.Requests, Alpha: x.Alpha})
 		return x
 	case f.ExpectAll != nil:
 		x, v := *f.ExpectAll, f.At.get("expect-all")
 		x.Requests = cmp.Or(x.Requests, t.rules.Requests)
 		t.host(v.get("of"))
-		t.known(x.Of, v.get("version"))
+		t.checkVersion(x.Of, v.get("version"))
 		return x
 	case f.ExpectMirror != nil:
 		x, v := *f.ExpectMirror, f.At.get("expect-mirror")
 		x.Requests, x.Alpha = cmp.Or(x.Requests, t.rules.Requests), cmp.Or(x.Alpha, t.rules.Alpha)
-		t.mirrors(v)
+		t.checkMirror(v)
 		if x.Requests > seenKeep {
 			t.wrong(v, "%d requests are more than the %d that the shadow remembers; use fewer", x.Requests, seenKeep)
 		}
-		t.enough(v, split.Claim{Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: "not mirrored", Share: 1 - x.Percent/100}}, N: x.Requests, Alpha: x.Alpha})
+		t.checkPower(v, split.Claim{Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: "not mirrored", Share: 1 - x.Percent/100}}, N: x.Requests, Alpha: x.Alpha})
 		return x
 	case f.ExpectZeroPods != nil:
 		of := f.At.get("expect-zero-pods").get("of")
@@ -550,11 +551,11 @@ func (t *teller) expect(f stepForm) Expect {
 	return nil
 }
 
-// seenKeep is how many requests the sample model remembers.
+// seenKeep is the number of requests that the sample model remembers.
 const seenKeep = 20_000
 
-// enough judges that a version that gets nothing would be refused.
-func (t *teller) enough(v *value, c split.Claim) {
+// checkPower checks that the claim would refuse a version without traffic.
+func (t *validator) checkPower(v *value, c split.Claim) {
 	if err := c.Check(); err != nil {
 		t.wrong(v, "%v; change the numbers", err)
 	} else if need := c.Needed(); c.N < need {
@@ -562,14 +563,14 @@ func (t *teller) enough(v *value, c split.Claim) {
 	}
 }
 
-func (t *teller) control(f controlForm, after []world) Control {
+func (t *validator) control(f controlForm, after []fileState) Control {
 	v := f.At
 	c := Control{Where: t.where(v), Name: f.Name, Summary: f.Summary, After: strings.TrimSpace(f.After), Catches: f.Catches}
 	if slices.ContainsFunc(t.file.Controls, func(each Control) bool { return each.Name == c.Name }) {
 		t.wrong(v.get("name"), "another control is called %s; give each a name of its own", c.Name)
 	}
-	t.free(v.get("name"), t.file.Name+"-"+c.Name)
-	first := 0 // step whose check sees the break
+	t.checkNamespace(v.get("name"), t.file.Name+"-"+c.Name)
+	first := 0 // first step whose check comes after the break
 	if c.After != "" {
 		first = slices.IndexFunc(t.file.Steps, func(s Step) bool { return s.Name == c.After })
 		if first < 0 || first+1 >= len(after) {
@@ -603,15 +604,15 @@ func (t *teller) control(f controlForm, after []world) Control {
 		change := t.change(b.changeForm)
 		if b.Env != nil {
 			change = *b.Env
-			t.later(b.At.get("env"), *b.Env, first, c.After != "")
+			t.checkUnapplied(b.At.get("env"), *b.Env, first, c.After != "")
 		}
 		c.Break = append(c.Break, Break{change, t.wait(b.changeForm)})
 	}
 	return c
 }
 
-// later judges that a version which is to be broken is still to come.
-func (t *teller) later(v *value, e Env, first int, after bool) {
+// checkUnapplied checks that a later step applies the version that a break changes.
+func (t *validator) checkUnapplied(v *value, e Env, first int, after bool) {
 	if after {
 		first++
 	}

@@ -14,12 +14,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Bounds of what is read: far above any story that a person tells, and low
-// enough that no file takes noticeable time or memory.
+// Limits of a file: far above any real scenario, and low enough that no file takes
+// noticeable time or memory.
 const (
 	MaxBytes = 1 << 20
 	maxDepth = 40
-	maxNodes = 20_000 // with every alias written out
+	maxNodes = 20_000 // with aliases expanded
 )
 
 type kind int
@@ -38,12 +38,12 @@ func (k kind) String() string {
 	return [...]string{"a mapping", "a list", "text", "a whole number", "a number", "true or false", "nothing"}[k]
 }
 
-// value is a part of the file, with its place. Aliases are written out.
+// value is a part of the file with its position. Aliases are expanded.
 type value struct {
 	kind
 	place
 	path   string
-	text   string // of a scalar, as it is written
+	text   string // source text of a scalar
 	truth  bool
 	float  float64
 	int    int64
@@ -59,7 +59,7 @@ type field struct {
 
 type place struct{ line, column int }
 
-// get is the field of that name, nil when there is none.
+// get returns the field of that name, or nil.
 func (v *value) get(name string) *value {
 	if v == nil {
 		return nil
@@ -72,7 +72,7 @@ func (v *value) get(name string) *value {
 	return nil
 }
 
-// str is the text of a scalar, "" of none.
+// str returns the text of a scalar, or "".
 func (v *value) str() string {
 	if v == nil {
 		return ""
@@ -80,7 +80,7 @@ func (v *value) str() string {
 	return v.text
 }
 
-// any is v as JSON would hold it.
+// any returns v in the form of decoded JSON.
 func (v *value) any() any {
 	switch v.kind {
 	case mapping:
@@ -111,7 +111,7 @@ func (v *value) any() any {
 type problem struct {
 	place
 	path string
-	says string // what is wrong, and what to do about it
+	text string // the mistake and its fix
 }
 
 // reader collects the problems of one file.
@@ -120,7 +120,7 @@ type reader struct {
 	schema   *schema
 	nodes    int
 	problems []problem
-	full     bool // it is over a bound, which has been said
+	full     bool // the file exceeds a limit, which is reported already
 }
 
 func (r *reader) say(at place, path, format string, args ...any) {
@@ -131,7 +131,7 @@ func (r *reader) wrong(v *value, format string, args ...any) {
 	r.say(v.place, v.path, format, args...)
 }
 
-// below is the path of a field.
+// below returns the path of a field.
 func below(path, name string) string {
 	if !plain.MatchString(name) {
 		name = short(name)
@@ -170,7 +170,7 @@ func (r *reader) tree(data []byte) *value {
 	return nil
 }
 
-// parse reads up to two documents; nil is one that is not there.
+// parse reads up to two documents. A missing one is nil.
 func parse(data []byte) (first, second *yaml.Node, err error) {
 	docs := yaml.NewDecoder(bytes.NewReader(data))
 	var nodes [2]*yaml.Node
@@ -186,7 +186,7 @@ func parse(data []byte) (first, second *yaml.Node, err error) {
 	return nodes[0], nodes[1], nil
 }
 
-// unreadable is the place of the first character that YAML does not take.
+// unreadable returns the position of the first character that YAML does not allow.
 func unreadable(data []byte) (place, string) {
 	at := place{1, 1}
 	for i := 0; i < len(data); {
@@ -210,9 +210,9 @@ var (
 	anchorOf = regexp.MustCompile(`unknown anchor '(.*)' referenced`)
 )
 
-// locate is the line of a syntax error, and its text. The parser tells where
-// the surrounding part begins; the mistake is after the last line up to which
-// the file can be read.
+// locate returns the line of a syntax error, and its text. The parser reports where
+// the surrounding part begins. The mistake comes after the last line up to which
+// the file is valid.
 func locate(data []byte, err error) (place, string) {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	line := 1
@@ -242,8 +242,8 @@ func locate(data []byte, err error) (place, string) {
 	return place{line, 1}, said
 }
 
-// build is n as a value; nil when it cannot be one, which has been said. open
-// are the anchors that n is within.
+// build converts n to a value. If it cannot, it reports a problem and returns nil.
+// open has the anchors that contain n.
 func (r *reader) build(n *yaml.Node, path string, depth int, open map[*yaml.Node]bool) *value {
 	at := place{n.Line, n.Column}
 	if path == "" {
@@ -281,7 +281,7 @@ func (r *reader) build(n *yaml.Node, path string, depth int, open map[*yaml.Node
 			name, keyAt := key.Value, place{key.Line, key.Column}
 			switch first, twice := seen[name]; {
 			case key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle != 0:
-				r.say(keyAt, path, "a key must be plain text, and this is none; write NAME: VALUE")
+				r.say(keyAt, path, "a key must be plain text; write NAME: VALUE")
 				continue
 			case key.ShortTag() == "!!merge":
 				r.say(keyAt, below(path, name), "merge keys are not read; write the fields out")
@@ -317,7 +317,7 @@ func (r *reader) build(n *yaml.Node, path string, depth int, open map[*yaml.Node
 	return v
 }
 
-// isText says whether a scalar is text; a date is, as in Kubernetes.
+// isText reports whether a scalar is text. A date is text, as in Kubernetes.
 func isText(n *yaml.Node) bool {
 	tag := n.ShortTag()
 	return tag == "!!str" || tag == "!!timestamp"
