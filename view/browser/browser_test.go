@@ -1,0 +1,257 @@
+// These tests drive a real browser against `mllab view` of a lab that is up. They are a module of their own, so that
+// mllab does not depend on a browser's protocol. To run them on the lab that MLLAB_NAME and MLLAB_STATE_DIR name:
+//
+//	MLLAB_BIN=$PWD/bin/mllab go test -C view/browser -count=1 ./...
+//
+// PICTURES=FOLDER also writes the pictures of the docs.
+package browser
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// mllab is the program for the lab that the environment names.
+func mllab(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, os.Getenv("MLLAB_BIN"), args...)
+}
+
+// serve starts the page and returns its address.
+func serve(t *testing.T) string {
+	t.Helper()
+	cmd := mllab(t.Context(), "view")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 3 * time.Minute
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("build it first, and name it by MLLAB_BIN: %v", err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Signal(os.Interrupt); _ = cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// tab opens the page in a browser; what it asks for and what goes wrong in it is
+// collected.
+func tab(t *testing.T, address string) (ctx context.Context, elsewhere func() []string) {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1400, 1000))
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	ctx, cancel = context.WithTimeout(ctx, 8*time.Minute)
+	t.Cleanup(cancel)
+	at, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var bad []string
+	note := func(what string) { mu.Lock(); bad = append(bad, what); mu.Unlock() }
+	chromedp.ListenTarget(ctx, func(e any) {
+		switch e := e.(type) {
+		case *network.EventRequestWillBeSent:
+			if u, err := url.Parse(e.Request.URL); err != nil || u.Scheme != "data" && u.Host != at.Host {
+				note("a request to " + e.Request.URL)
+			}
+		case *runtime.EventExceptionThrown:
+			note(e.ExceptionDetails.Error())
+		case *runtime.EventConsoleAPICalled:
+			if e.Type == runtime.APITypeError {
+				note(fmt.Sprint("the console: ", e.Args))
+			}
+		}
+	})
+	do(t, ctx, network.Enable(), chromedp.Navigate(address), chromedp.WaitVisible("#runs"))
+	return ctx, func() []string { mu.Lock(); defer mu.Unlock(); return bad }
+}
+
+func do(t *testing.T, ctx context.Context, actions ...chromedp.Action) {
+	t.Helper()
+	if err := chromedp.Run(ctx, actions...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// asked evaluates an expression in the page.
+func asked[T any](t *testing.T, ctx context.Context, js string) (v T) {
+	t.Helper()
+	do(t, ctx, chromedp.Evaluate(js, &v))
+	return v
+}
+
+// until returns when an expression in the page is true.
+func until(t *testing.T, ctx context.Context, js string) {
+	t.Helper()
+	do(t, ctx, chromedp.Poll(js, nil, chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(5*time.Minute)))
+}
+
+// result is what the test reads of `-o json`.
+type result struct {
+	Pass  bool
+	Steps []struct {
+		Name     string
+		Evidence struct {
+			Verdict *struct{ Counts map[string]int }
+			Watch   *struct{ Sent int }
+			File    string
+		}
+	}
+}
+
+func picture(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	folder := os.Getenv("PICTURES")
+	if folder == "" {
+		return
+	}
+	var png []byte
+	do(t, ctx, chromedp.FullScreenshot(&png, 100))
+	if err := os.WriteFile(filepath.Join(folder, name+".png"), png, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
+	address := serve(t)
+	ctx, elsewhere := tab(t, address)
+	until(t, ctx, `document.querySelector("#scenario option") !== null`)
+
+	// A run of another terminal. In the middle the page is loaded again.
+	var out strings.Builder
+	run := mllab(t.Context(), "scenario", "canary", "--requests", "400", "-o", "json")
+	run.Stdout = &out
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, ctx, `document.querySelector("#steps [data-step='90/10'] .ok") !== null`)
+	do(t, ctx, chromedp.Reload())
+	until(t, ctx, `document.querySelectorAll("#steps .ok").length >= 3`)
+	picture(t, ctx, "view-running")
+	if err := run.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+	until(t, ctx, `document.querySelector("#title").textContent === "PASS canary"`)
+	picture(t, ctx, "view")
+	var results []result
+	if err := json.Unmarshal([]byte(out.String()), &results); err != nil || len(results) != 1 || !results[0].Pass {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+	all := 0
+	for _, step := range results[0].Steps {
+		if w := step.Evidence.Watch; w != nil {
+			all += w.Sent
+			if got := asked[string](t, ctx, `document.querySelector("#watcher").dataset.sent`); got != fmt.Sprint(w.Sent) {
+				t.Errorf("the page says %s watched requests, the evidence %d", got, w.Sent)
+			}
+			continue
+		}
+		data, err := os.ReadFile(step.Evidence.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts := map[string]int{}
+		for line := range strings.Lines(string(data)) {
+			var a struct{ Target string }
+			if err := json.Unmarshal([]byte(line), &a); err != nil {
+				t.Fatal(err)
+			}
+			counts[a.Target]++
+			all++
+		}
+		js := fmt.Sprintf(`Object.fromEntries(shown.steps.find((s) => s.name === %q).samples.at(-1).counts)`, step.Name)
+		shown := asked[map[string]int](t, ctx, js)
+		for leg, n := range shown {
+			if counts[leg] != n {
+				t.Errorf("%s: the page counts %d of %s, the evidence %d", step.Name, n, leg, counts[leg])
+			}
+			delete(counts, leg)
+		}
+		if len(counts) > 0 {
+			t.Errorf("%s: the page does not count %v", step.Name, counts)
+		}
+		// On a click, the file.
+		do(t, ctx, chromedp.Click(fmt.Sprintf(`[data-step=%q] > button`, step.Name), chromedp.ByQuery))
+		until(t, ctx, fmt.Sprintf(`document.querySelector("#evidence").dataset.lines === "%d"`, strings.Count(string(data), "\n")))
+	}
+	// By its tag v2 answers 20 requests of a sample whose file is not the step's last.
+	if got := asked[int](t, ctx, `shown.answers`); got != all+20 {
+		t.Errorf("the page has counted %d answers, the evidence %d", got, all+20)
+	}
+	if bad := elsewhere(); len(bad) > 0 {
+		t.Errorf("the page did: %s", strings.Join(bad, "; "))
+	}
+}
+
+func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
+	address := serve(t)
+	ctx, elsewhere := tab(t, address)
+	until(t, ctx, `document.querySelector("#scenario option") !== null`)
+	do(t, ctx, chromedp.SetValue("#scenario", "canary"), chromedp.Click("#controls"), chromedp.Click("#go"))
+	until(t, ctx, `child.running === true`)
+	until(t, ctx, `[...runs.values()].some((r) => r.began > Date.now() - 600000 && r.story.control && r.steps.some((s) => s.checked && !s.checked.pass))`)
+	picture(t, ctx, "view-control")
+	until(t, ctx, `child.running === false`)
+	if got := asked[string](t, ctx, `child.error`); got != "" {
+		t.Errorf("the controls ended with %q", got)
+	}
+	if bad := elsewhere(); len(bad) > 0 {
+		t.Errorf("the page did: %s", strings.Join(bad, "; "))
+	}
+}
+
+func TestAScenarioIsSteppedThroughAndStoppedFromThePage(t *testing.T) {
+	address := serve(t)
+	ctx, _ := tab(t, address)
+	until(t, ctx, `document.querySelector("#scenario option") !== null`)
+	do(t, ctx, chromedp.SetValue("#scenario", "canary"), chromedp.Click("#stepwise"), chromedp.Click("#go"))
+	until(t, ctx, `document.querySelector("#title").textContent === "waits for you canary"`)
+	if got := asked[string](t, ctx, `document.querySelector("#news").textContent`); !strings.Contains(got, "v1 serves") {
+		t.Errorf("it says %q", got)
+	}
+	picture(t, ctx, "view-step")
+	do(t, ctx, chromedp.Click("#next"))
+	until(t, ctx, `document.querySelector("#steps [data-step='v1 serves'] .ok") !== null`)
+	do(t, ctx, chromedp.Click("#stop"))
+	until(t, ctx, `child.running === false && document.querySelector("#title").textContent === "ERROR canary"`)
+}
+
+func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
+	address := serve(t)
+	ctx, _ := tab(t, address)
+	until(t, ctx, `shown !== null`)
+	for _, width := range []int64{380, 1400, 3840} {
+		for _, scheme := range []string{"light", "dark"} {
+			do(t, ctx, emulation.SetDeviceMetricsOverride(width, 900, 1, false),
+				emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
+			until(t, ctx, fmt.Sprintf(`innerWidth === %d`, width))
+			if over := asked[float64](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+				t.Errorf("at %d pixels the page is %.0f too wide", width, over)
+			}
+			picture(t, ctx, fmt.Sprintf("view-%d-%s", width, scheme))
+		}
+	}
+}

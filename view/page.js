@@ -1,0 +1,474 @@
+// Follows the events of runs (docs/events.md) and shows them. What it keeps of a
+// run does not grow with the number of answers, only with its seconds.
+"use strict";
+
+const squaresKept = 2000, colors = 6, latencyBins = 240;
+const dashes = [[], [7, 3], [2, 3], [10, 3, 2, 3], [5, 5], [1, 2]];
+const $ = (id) => document.getElementById(id);
+const runs = new Map(); // folder of evidence -> run
+let shown = null, picked = false, dirty = true, child = {};
+
+function make(tag, text, attributes = {}) {
+  const e = document.createElement(tag);
+  if (text !== undefined) e.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
+  return e;
+}
+
+// --- what is kept of a run
+
+function newRun(folder) {
+  return {
+    folder, title: folder, story: {steps: []}, began: 0, last: 0, step: null, steps: [], result: null, paused: false, reason: "",
+    legs: new Map(), samples: [], watch: new Map(), watched: 0, lost: [], lostCount: 0, answers: 0,
+    squares: new Int8Array(squaresKept), squareCount: 0,
+  };
+}
+
+// leg is a version, or a pod where a claim is about pods.
+function legOf(run, name) {
+  if (!run.legs.has(name)) run.legs.set(name, {name, color: run.legs.size % colors, count: 0, bins: new Uint32Array(latencyBins)});
+  return run.legs.get(name);
+}
+
+const seconds = (run, at) => Math.max(0, (Date.parse(at) - run.began) / 1000);
+
+function add(run, e) {
+  if (!run.began) run.began = Date.parse(e.at);
+  run.last = seconds(run, e.at);
+  run.title = e.run;
+  const step = run.step;
+  switch (e.type) {
+  case "run": run.story = e.story; break;
+  case "begin":
+    run.step = {name: e.step, at: run.last, changes: [], samples: [], about: run.story.steps.find((s) => s.name === e.step)};
+    run.steps.push(run.step);
+    run.reason = "";
+    break;
+  case "change": if (step) step.changes.push(e.text); break;
+  case "pause": run.paused = true; break;
+  case "resume": run.paused = false; break;
+  case "wait": run.reason = e.text || ""; break;
+  case "active": if (step) step.active = e.seconds || 0; run.reason = ""; break;
+  case "claim": newSample(run, e.claim); break;
+  case "sample":
+    if (!last(run) || last(run).step !== step || last(run).done) newSample(run, null);
+    last(run).n = e.n;
+    break;
+  case "answer": count(run, e); return;
+  case "end":
+    if (step) Object.assign(step, {ended: true, text: e.text, error: e.error, checked: e.checked});
+    if (e.checked && e.checked.evidence && e.checked.evidence.watch) run.watched = run.lostCount = 0, run.judged = e.checked.evidence.watch;
+    break;
+  case "result": run.result = e.result; run.paused = false; break;
+  }
+  if (e.type !== "sample" && e.type !== "claim") run.stale = true;
+}
+
+const last = (run) => run.samples[run.samples.length - 1];
+
+function newSample(run, claim) {
+  const sample = {step: run.step, claim, n: claim ? claim.n : 0, done: 0, bad: 0, counts: new Map(), from: run.last, to: run.last, points: [], every: 1};
+  for (const region of (claim ? claim.regions : [])) { legOf(run, region.leg); sample.counts.set(region.leg, 0); }
+  run.samples.push(sample);
+  if (run.step) run.step.samples.push(sample);
+}
+
+function count(run, e) {
+  const a = e.answer, watcher = a.from === "watcher";
+  let sample = last(run);
+  if (!watcher && (!sample || sample.step !== run.step)) { newSample(run, null); sample = last(run); }
+  const name = !watcher && sample.claim && sample.claim.by === "pod" ? a.pod : a.target;
+  let color = -1;
+  run.answers++;
+  if (a.problem) {
+    run.lost.push(run.last);
+    if (run.lost.length > squaresKept) run.lost.shift();
+  } else {
+    const leg = legOf(run, name);
+    leg.count++;
+    leg.bins[bin(a.ms)]++;
+    color = leg.color;
+  }
+  run.squares[run.squareCount++ % squaresKept] = color;
+  if (watcher) {
+    run.watched++;
+    if (a.problem) run.lostCount++;
+    const second = Math.floor(run.last);
+    if (!run.watch.has(second)) run.watch.set(second, new Map());
+    const bucket = run.watch.get(second);
+    bucket.set("", (bucket.get("") || 0) + 1);
+    if (!a.problem) bucket.set(name, (bucket.get(name) || 0) + 1);
+    return;
+  }
+  sample.done++;
+  sample.to = run.last;
+  if (a.problem) sample.bad++;
+  else sample.counts.set(name, (sample.counts.get(name) || 0) + 1);
+  if (sample.done % sample.every === 0) sample.points.push([run.last, new Map(sample.counts), sample.done]);
+  if (sample.points.length > 200) { sample.points = sample.points.filter((_, i) => i % 2); sample.every *= 2; }
+}
+
+// Latencies are kept in bins of 5 %, from 0.1 ms on.
+const bin = (ms) => Math.min(latencyBins - 1, Math.max(0, Math.round(Math.log(ms / 0.1) / Math.log(1.05))));
+
+function percentile(leg, p) {
+  let left = Math.ceil(p * leg.count / 100);
+  for (let i = 0; i < latencyBins; i++) if ((left -= leg.bins[i]) <= 0) return 0.1 * 1.05 ** i;
+  return 0;
+}
+
+// interval is Wilson's for a share, at 95 %.
+function interval(k, n) {
+  const z = 1.96, p = k / n, d = 1 + z * z / n, middle = (p + z * z / (2 * n)) / d;
+  const half = z * Math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d;
+  return [Math.max(0, middle - half), Math.min(1, middle + half)];
+}
+
+function verdict(run) {
+  const r = run.result;
+  if (!r) return run.paused ? "waits for you" : "runs";
+  return r.skipped ? "SKIPPED" : r.error ? "ERROR" : r.pass ? "PASS" : "FAIL";
+}
+
+// --- what is drawn
+
+const milliseconds = (ms) => ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3);
+const percent = (share) => (100 * share).toFixed(1) + " %";
+
+function drawRuns() {
+  const rows = [...runs.values()].filter((r) => r.began).sort((a, b) => b.began - a.began);
+  const list = $("runs");
+  const had = document.activeElement && document.activeElement.dataset.folder;
+  list.replaceChildren(...rows.map((run) => {
+    const button = make("button", "", {type: "button", "data-folder": run.folder, "aria-pressed": run === shown});
+    button.append(make("span", verdict(run), {class: verdict(run).toLowerCase()}), " " + run.title);
+    button.onclick = () => { picked = true; show(run); };
+    const item = make("li");
+    item.append(button);
+    return item;
+  }));
+  if (had) { const again = list.querySelector(`[data-folder="${CSS.escape(had)}"]`); if (again) again.focus(); }
+}
+
+function show(run) {
+  if (shown !== run) { $("evidence").hidden = true; $("steps").replaceChildren(); }
+  shown = run;
+  run.stale = dirty = true;
+}
+
+// text sets a text only when it changed, so that a screen reader says it once.
+function text(element, value) { if (element.textContent !== value) element.textContent = value; }
+
+function drawHead(run) {
+  const s = run.story;
+  const title = $("title");
+  text(title, verdict(run) + " " + run.title);
+  title.className = verdict(run).toLowerCase();
+  text($("about"), s.control ? `Negative control: ${s.breaks}. Claim “${s.catches}” must then fail.` : s.summary || "");
+  const r = run.result;
+  let news = "";
+  if (r) news = r.skipped || r.error || (r.refuted ? `claim “${r.refuted}” ${r.control && r.pass ? "failed as it must" : "does not hold"}: ${(r.reasons || []).join("; ")}` : "every claim holds");
+  else if (run.paused && run.step) news = `“${run.step.name}” waits for you. ${run.step.about ? run.step.about.why || "" : ""}`;
+  else if (run.step) news = run.step.error ? run.step.error : `${run.step.name}${run.reason ? ": " + run.reason : ""}`;
+  text($("news"), news);
+}
+
+function drawSteps(run) {
+  const list = $("steps");
+  const plan = run.story.steps.map((about) => run.steps.find((s) => s.name === about.name) || {name: about.name, about, changes: [], samples: []});
+  const all = plan.concat(run.steps.filter((s) => s.checked && !s.about));
+  all.forEach((step, i) => {
+    const state = step.checked ? (step.checked.pass ? "ok" : "FAIL") : step.error ? "FAIL" : step === run.step && !run.result ? "now" : "";
+    const key = JSON.stringify([run.folder, step.name, state, step.changes.length, step.text, step.error]);
+    let item = list.children[i];
+    if (item && item.dataset.key === key) return;
+    const open = item && item.querySelector("details") && item.querySelector("details").open;
+    const next = make("li", undefined, {"data-key": key, "data-step": step.name});
+    if (state === "now") next.setAttribute("aria-current", "step");
+    next.append(make("span", state || "–", {class: state}), " ", make("strong", step.name));
+    if (step.checked) next.append(make("span", ` active after ${(step.checked.barrierSeconds || 0).toFixed(1)} s, checked in ${(step.checked.seconds || 0).toFixed(1)} s`, {class: "soft"}));
+    if (step.text) next.append(make("p", step.text));
+    if (step.error) next.append(make("p", step.error, {class: "fail"}));
+    const file = step.checked && step.checked.evidence && step.checked.evidence.file;
+    if (file) {
+      const button = make("button", "Show its requests", {type: "button"});
+      button.onclick = () => evidence(run, step, file);
+      next.append(button);
+    }
+    const about = step.about || {};
+    if (about.why || step.changes.length) {
+      const details = make("details");
+      if (open || state === "now" && run.paused) details.open = true;
+      details.append(make("summary", "What it is about, and what it changes"));
+      if (about.why) details.append(make("p", about.why));
+      if (about.watchFor) details.append(make("p", "Look at: " + about.watchFor));
+      for (const change of step.changes) {
+        const pre = make("pre", undefined, {tabindex: 0, "aria-label": "change of YAML"});
+        for (const line of change.split("\n")) pre.append(make("span", line + "\n", {class: /^(\+\+\+|---)/.test(line) ? "file" : line[0] === "+" ? "more" : line[0] === "-" ? "less" : ""}));
+        details.append(pre);
+      }
+      next.append(details);
+    }
+    if (item) item.replaceWith(next); else list.append(next);
+  });
+  while (list.children.length > all.length) list.lastChild.remove();
+}
+
+function drawCounts(run) {
+  const sample = last(run), rows = [];
+  const accepted = new Map((sample && sample.claim ? sample.claim.regions : []).map((r) => [r.leg, `${r.lo} to ${r.hi} of ${sample.n}`]));
+  for (const leg of run.legs.values()) {
+    const k = sample ? sample.counts.get(leg.name) || 0 : 0, n = sample ? sample.done : 0;
+    const [low, high] = n ? interval(k, n) : [0, 0];
+    const row = make("tr", undefined, {"data-leg": leg.name, "data-count": k, "data-all": leg.count});
+    const name = make("td");
+    name.append(make("span", "", {class: `key c${leg.color}`}), leg.name);
+    row.append(name, ...[k, n ? percent(k / n) : "", n ? `${percent(low)} to ${percent(high)}` : "", accepted.get(leg.name) || "", leg.count,
+      leg.count ? milliseconds(percentile(leg, 50)) : "", leg.count ? milliseconds(percentile(leg, 95)) : ""].map((v) => make("td", String(v), {class: "n"})));
+    rows.push(row);
+  }
+  $("counts").tBodies[0].replaceChildren(...rows);
+  const w = run.judged;
+  text($("watcher"), run.watched ? `Watcher: ${run.watched} sent, ${run.lostCount} lost so far.` : w ? `Watcher: ${w.sent} sent, ${w.lost} lost.` : "");
+  $("watcher").dataset.sent = run.watched || (w ? w.sent : 0);
+  $("legend").replaceChildren(...[...run.legs.values()].flatMap((leg) => [make("span", "", {class: `key c${leg.color}`}), leg.name + "  "]));
+  drawPicture(run, sample);
+}
+
+// The way of a request, with the shares that are claimed.
+function drawPicture(run, sample) {
+  const regions = sample && sample.claim && sample.claim.by === "target" ? sample.claim.regions : [];
+  const key = JSON.stringify(regions.map((r) => [r.leg, r.share]));
+  const box = $("picture");
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren();
+  if (!regions.length) return;
+  const height = 34 * regions.length + 10, middle = height / 2;
+  const svg = (tag, attributes, content) => {
+    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [n, v] of Object.entries(attributes)) e.setAttribute(n, v);
+    if (content) e.textContent = content;
+    return e;
+  };
+  const root = svg("svg", {viewBox: `0 0 520 ${height}`, role: "img", "aria-label": "As claimed: gateway to route, then " + regions.map((r) => `${r.leg} ${percent(r.share)}`).join(", ")});
+  root.append(svg("text", {x: 4, y: middle + 4}, "gateway"), svg("line", {class: "wire", x1: 62, y1: middle, x2: 100, y2: middle}), svg("text", {x: 106, y: middle + 4}, "route"));
+  regions.forEach((r, i) => {
+    const y = 22 + 34 * i;
+    root.append(svg("path", {class: `curve c${legOf(run, r.leg).color}`, d: `M145 ${middle} C 220 ${middle} 220 ${y} 300 ${y}`, "stroke-width": Math.max(1, 8 * r.share), opacity: r.share ? 1 : .3}));
+    root.append(svg("text", {x: 308, y: y + 4}, `${r.leg}: ${percent(r.share)} claimed`));
+  });
+  box.append(root);
+}
+
+// prepared is a canvas at the screen's resolution, cleared.
+function prepared(canvas, height) {
+  const width = canvas.clientWidth, scale = window.devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    canvas.style.height = height + "px";
+  }
+  const c = canvas.getContext("2d");
+  c.setTransform(scale, 0, 0, scale, 0, 0);
+  c.clearRect(0, 0, width, height);
+  return [c, width];
+}
+
+function palette() {
+  const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(name).trim();
+  return {legs: Array.from({length: colors}, (_, i) => of("--c" + i)), ink: of("--ink"), soft: of("--soft"), rule: of("--rule"), bad: of("--bad")};
+}
+
+function cross(c, x, y, r) { c.beginPath(); c.moveTo(x - r, y - r); c.lineTo(x + r, y + r); c.moveTo(x - r, y + r); c.lineTo(x + r, y - r); c.stroke(); }
+
+function drawSquares(run, p) {
+  const canvas = $("squares"), cell = Math.max(6, Math.round(canvas.clientWidth / 90));
+  const perRow = Math.max(1, Math.floor(canvas.clientWidth / cell)), n = Math.min(run.squareCount, squaresKept);
+  const [c] = prepared(canvas, Math.ceil(squaresKept / perRow) * cell);
+  c.strokeStyle = p.bad;
+  c.lineWidth = 2;
+  for (let i = 0; i < n; i++) {
+    const color = run.squares[i], x = (i % perRow) * cell, y = Math.floor(i / perRow) * cell;
+    if (color < 0) { cross(c, x + cell / 2, y + cell / 2, cell / 2 - 2); continue; }
+    c.fillStyle = p.legs[color];
+    c.fillRect(x, y, cell - 1, cell - 1);
+    if (color % 2) { c.fillStyle = "rgba(255,255,255,.55)"; c.fillRect(x + cell / 3, y + cell / 3, cell / 3, cell / 3); } // seen without color, too
+  }
+}
+
+function drawShares(run, p) {
+  const height = 260, left = 44, top = 16, bottom = 22;
+  const [c, width] = prepared($("shares"), height);
+  const end = Math.max(run.last, 1), x = (t) => left + (width - left - 8) * t / end, y = (s) => height - bottom - (height - top - bottom) * s;
+  c.font = "12px system-ui, sans-serif";
+  c.fillStyle = p.soft;
+  c.strokeStyle = p.rule;
+  c.lineWidth = 1;
+  for (const s of [0, .25, .5, .75, 1]) {
+    c.beginPath(); c.moveTo(left, y(s)); c.lineTo(width, y(s)); c.stroke();
+    c.fillText(100 * s + " %", 2, y(s) + 4);
+  }
+  c.fillText("0 s", left, height - 6);
+  c.fillText(end.toFixed(0) + " s", width - 40, height - 6);
+  c.setLineDash([2, 4]);
+  for (const step of run.steps) {
+    if (!step.about) continue;
+    c.strokeStyle = p.soft;
+    c.beginPath(); c.moveTo(x(step.at), top); c.lineTo(x(step.at), height - bottom); c.stroke();
+    c.fillText(String(run.story.steps.indexOf(step.about) + 1), x(step.at) + 2, 11);
+  }
+  c.setLineDash([]);
+  for (const sample of run.samples) {
+    for (const region of (sample.claim ? sample.claim.regions : [])) {
+      const from = x(sample.from), to = Math.max(x(sample.to), from + 3), high = y(region.hi / sample.n), low = y(region.lo / sample.n);
+      c.globalAlpha = .25;
+      c.fillStyle = p.legs[legOf(run, region.leg).color];
+      c.fillRect(from, Math.min(high, low - 2), to - from, Math.max(low - high, 4));
+      c.globalAlpha = 1;
+    }
+    for (const leg of run.legs.values()) {
+      if (!sample.counts.has(leg.name) || !sample.points.length) continue;
+      c.strokeStyle = c.fillStyle = p.legs[leg.color];
+      c.globalAlpha = .18; // the interval
+      c.beginPath();
+      const points = sample.points.map(([t, counts, n]) => [x(t), ...interval(counts.get(leg.name) || 0, n).map(y), y((counts.get(leg.name) || 0) / n)]);
+      points.forEach(([px, low], i) => i ? c.lineTo(px, low) : c.moveTo(px, low));
+      points.slice().reverse().forEach(([px, , high]) => c.lineTo(px, high));
+      c.fill();
+      c.globalAlpha = 1;
+      c.lineWidth = 2;
+      c.setLineDash(dashes[leg.color]);
+      c.beginPath();
+      points.forEach(([px, , , share], i) => i ? c.lineTo(px, share) : c.moveTo(px, share));
+      c.stroke();
+    }
+  }
+  c.lineWidth = 1;
+  for (const leg of run.legs.values()) { // the watcher
+    c.strokeStyle = p.legs[leg.color];
+    c.setLineDash(dashes[leg.color]);
+    c.beginPath();
+    let begun = false;
+    for (const [second, bucket] of run.watch) {
+      const at = [x(Math.min(second + .5, end)), y((bucket.get(leg.name) || 0) / bucket.get(""))];
+      if (begun) c.lineTo(...at); else c.moveTo(...at);
+      begun = true;
+    }
+    c.stroke();
+  }
+  c.setLineDash([]);
+  c.strokeStyle = p.bad;
+  c.lineWidth = 2;
+  for (const t of run.lost) cross(c, x(t), 8, 3);
+}
+
+function draw() {
+  if (!dirty || document.hidden) return;
+  dirty = false;
+  drawRuns();
+  if (!shown) return;
+  const p = palette();
+  drawHead(shown);
+  if (shown.stale) { drawSteps(shown); shown.stale = false; }
+  drawCounts(shown);
+  drawShares(shown, p);
+  drawSquares(shown, p);
+}
+
+// evidence shows the answers of a step, from its file.
+async function evidence(run, step, file) {
+  const name = file.slice(file.lastIndexOf("/") + 1), box = $("evidence");
+  const answer = await fetch(`evidence/${encodeURIComponent(run.folder)}/${encodeURIComponent(name)}`);
+  const lines = answer.ok ? (await answer.text()).trim().split("\n").filter(Boolean) : [];
+  box.hidden = false;
+  box.dataset.lines = lines.length;
+  box.querySelector("h3").textContent = answer.ok ? `${step.name}: ${lines.length} answers in ${name}` + (lines.length > 200 ? ", the first 200" : "") : await answer.text();
+  box.querySelector("tbody").replaceChildren(...lines.slice(0, 200).map((line) => {
+    let a = {};
+    try { a = JSON.parse(line); } catch { a = {id: line}; } // evidence of another kind
+    const row = make("tr");
+    row.append(make("td", a.id || ""), make("td", a.target || a.err || ""), make("td", a.status || "", {class: "n"}), make("td", a.latency ? (a.latency / 1e6).toFixed(1) : "", {class: "n"}));
+    return row;
+  }));
+  box.focus();
+}
+
+// --- the lab
+
+async function look() {
+  const box = $("lab").querySelector("div"), answer = await fetch("lab");
+  if (!answer.ok) { box.replaceChildren(make("p", await answer.text())); return; }
+  const lab = await answer.json(), table = make("table");
+  const row = (name, value, state) => {
+    const r = make("tr");
+    r.append(make("th", name, {scope: "row"}), make("td", value, state ? {class: state} : {}));
+    table.append(r);
+  };
+  row(lab.cluster, lab.ready ? "ready" : "not ready: " + (lab.why || ""), lab.ready ? "ok" : "fail");
+  for (const addon of lab.addons || []) row(addon.name, addon.ready ? "ready" : (addon.gone ? "gone: " : "not ready: ") + (addon.why || ""), addon.ready ? "ok" : "fail");
+  const q = lab.requests || {};
+  if (q.cpuCapacityMillis) row("CPUs requested", `${(q.cpuMillis / 1000).toFixed(2)} of ${(q.cpuCapacityMillis / 1000).toFixed(0)}`);
+  for (const check of lab.checks || []) row(check.asked, check.answer, check.ok ? "" : "fail");
+  for (const f of lab.fluxNotReady || []) row("flux", JSON.stringify(f), "fail");
+  if (lab.url) row("gateway", lab.url);
+  box.replaceChildren(table);
+}
+
+// --- what a person does
+
+async function post(path, fields = {}) {
+  const answer = await fetch(path, {method: "POST", body: new URLSearchParams(fields)});
+  if (!answer.ok) text($("child"), await answer.text());
+}
+
+function drawChild() {
+  $("go").disabled = child.running;
+  $("stop").disabled = !child.running || child.stopping;
+  $("next").disabled = !(child.running && child.steps);
+  text($("child"), child.running ? child.scenario + (child.stopping ? " stops and cleans up" : " was started here") : child.error || "");
+}
+
+$("start").onsubmit = (e) => {
+  e.preventDefault();
+  picked = false;
+  post("start", {scenario: $("scenario").value, controls: $("controls").checked, step: $("stepwise").checked});
+};
+$("next").onclick = () => post("next");
+$("stop").onclick = () => post("stop");
+$("refresh").onclick = look;
+$("evidence").querySelector("button").onclick = () => { $("evidence").hidden = true; };
+document.addEventListener("keydown", (e) => { if (e.key === "Escape") $("evidence").hidden = true; });
+new ResizeObserver(() => { dirty = true; }).observe(document.body);
+matchMedia("(prefers-color-scheme: dark)").onchange = () => { dirty = true; };
+document.addEventListener("visibilitychange", () => { dirty = true; });
+
+// --- the stream
+
+const stream = new EventSource("events");
+stream.onopen = () => { runs.clear(); shown = null; text($("connection"), "follows the lab"); };
+stream.onerror = () => text($("connection"), "lost the connection: is mllab view still running?");
+stream.addEventListener("reset", (m) => {
+  const folder = JSON.parse(m.data), old = runs.get(folder);
+  runs.set(folder, newRun(folder));
+  if (shown && shown === old) show(runs.get(folder));
+  dirty = true;
+});
+stream.addEventListener("events", (m) => {
+  const {folder, events} = JSON.parse(m.data);
+  const run = runs.get(folder), ended = !!run.result;
+  for (const e of events) add(run, e);
+  const newer = !shown || run.began > shown.began;
+  if (!picked && newer && (!shown || run !== shown)) show(run);
+  if (!ended && run.result && !document.hidden) look();
+  dirty = true;
+});
+stream.addEventListener("child", (m) => { child = JSON.parse(m.data); drawChild(); });
+
+fetch("choices").then((a) => a.json()).then((all) => {
+  $("scenario").replaceChildren(...all.map((s) => make("option", `${s.name}: ${s.summary}`, {value: s.name})));
+  $("scenario").value = "canary";
+});
+look();
+setInterval(draw, 200); // five times a second is enough to see, and leaves the machine to the run
