@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all unit e2e bench soak lint vuln verify build tools clean
+.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln verify build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -28,6 +28,9 @@ bench: tools ## measure `up` against a plain kind cluster of the same node image
 
 soak: tools ## run canary and shadow with their controls, or SOAK_FILE=my.yaml, 20 times or SOAK_RUNS=n
 	scripts/test soak
+
+arm64: ## build images of each kind for arm64, and start them under qemu-user (apt-get install qemu-user)
+	scripts/test arm64
 
 lint: ## check format, vet, staticcheck, and that go.mod is tidy
 	scripts/test lint

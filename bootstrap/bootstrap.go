@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"time"
 
@@ -112,14 +113,19 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// DefaultState returns mllab in $XDG_STATE_HOME, or in ~/.local/state. Without HOME it returns a fault.Usage.
+// DefaultState returns mllab in $XDG_STATE_HOME, or in ~/.local/state (macOS: ~/Library/Application Support). Without HOME it returns a fault.Usage.
 func DefaultState() (string, error) {
-	return folder.Default(os.Getenv, "XDG_STATE_HOME", filepath.Join(".local", "state"), "name the folder with --state-dir")
+	below := filepath.Join(".local", "state")
+	if runtime.GOOS == "darwin" {
+		below = filepath.Join("Library", "Application Support")
+	}
+	return folder.Default(os.Getenv, "XDG_STATE_HOME", below, "name the folder with --state-dir")
 }
 
 // deps are the dependencies of the verbs outside this package. Tests replace them.
 type deps struct {
 	run      run.Runner
+	os       string // of this machine, as Go names it
 	lookPath func(program string) (string, error)
 	getenv   func(string) string
 	setenv   func(key, value string) error
@@ -170,7 +176,7 @@ type lab interface {
 
 func realDeps() deps {
 	p := deps{
-		run: run.Exec{}, lookPath: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
+		run: run.Exec{}, os: runtime.GOOS, lookPath: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
 		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Render, cluster: newKindCluster, lab: connect,
 	}
 	p.machine = func(ctx context.Context, o Options, e *engine, port int) machine {

@@ -226,6 +226,8 @@ func (j *checker) engine() {
 		j.add("engine", LevelFail, fault.Hint(j.EngineErr), "%v", j.EngineErr)
 	case j.o.Engine != "" && j.State != nil && j.State.Engine != j.o.Engine:
 		j.add("engine", LevelFail, fmt.Sprintf("leave out --engine, or `mllab down --name %s` first", j.o.Name), "cluster %s was created with %s, not %s", j.o.Name, j.State.Engine, j.o.Engine)
+	case e.Arch != "" && m.Arch != "" && e.Arch != m.Arch:
+		j.add("engine", LevelFail, fmt.Sprintf("use the mllab that was built for %s, or another --engine", e.Arch), "%s %s runs on %s, and this mllab has programs for %s", e.Name, e.Version, e.Arch, m.Arch)
 	case e.Rootless && oldCgroup:
 		j.add("engine", LevelFail, "run mllab as root, or boot with systemd.unified_cgroup_hierarchy=1", "%s %s is rootless, which kind can use with cgroup v2 only; this machine has %s", e.Name, e.Version, m.Cgroup)
 	case e.Name == "podman" && oldCgroup && e.Runtime == "crun" && !m.Tools["runc"]:

@@ -63,6 +63,7 @@ func TestDoctorNamesWhatItSawAndTheFix(t *testing.T) {
 		{"no mmdebstrap", func(m *machine, _ *Options) { m.Tools["mmdebstrap"] = false }, "tool-mmdebstrap", LevelWarn, "mmdebstrap (for the node's Debian): missing", "apt-get install mmdebstrap"},
 		{"no mmdebstrap to build with", func(m *machine, o *Options) { m.Tools["mmdebstrap"], o.Mode = false, "source" }, "tool-mmdebstrap", LevelFail, "missing", "--image-source registry"},
 		{"no mmdebstrap but everything built", func(m *machine, o *Options) { m.Tools["mmdebstrap"], m.CacheUsed, o.Mode = false, 2*gib, "source" }, "tool-mmdebstrap", LevelWarn, "missing", "apt-get"},
+		{"an engine of another architecture", func(m *machine, _ *Options) { m.Arch = "arm64" }, "engine", LevelFail, "runs on amd64, and this mllab has programs for arm64", "the mllab that was built for amd64"},
 		{"no pip", func(m *machine, _ *Options) { m.Tools["pip"] = false }, "tool-pip", LevelWarn, "python3 with pip", "python3-pip"},
 		{"no Go", func(m *machine, _ *Options) { m.Tools["go"] = false }, "tool-go", LevelWarn, "Go: missing", "go.dev/doc/install"},
 		{"no compiler", func(m *machine, _ *Options) { m.Tools["cc"], m.Tools["gcc"] = false, false }, "tool-cc", LevelWarn, "C compiler", "install gcc"},

@@ -22,6 +22,7 @@ type engine struct {
 	run      run.Runner
 	Name     string
 	Version  string
+	Arch     string // of its machine or virtual machine, as Go names it; empty if unknown
 	Root     string // folder of its images and containers
 	Cgroup   string // "v1" or "v2", as it sees it
 	Runtime  string // podman's OCI runtime
@@ -85,6 +86,9 @@ func findEngine(ctx context.Context, p deps, flag string, st *state) (*engine, e
 		fix += "; or unset " + providerVariable
 	case len(names) > 1 && !best.installed:
 		fix = "install one, such as podman (`sudo apt-get install podman`) or Docker (https://docs.docker.com/engine/install)"
+		if p.os == "darwin" {
+			fix = "install Docker Desktop (https://docs.docker.com/desktop/setup/install/mac-install), or podman: `brew install podman`, then " + podmanMachine + " and `podman machine start`"
+		}
 	}
 	if len(names) == 1 {
 		return nil, fault.Usage(fix, "%s%s", by, tried[0])
@@ -95,7 +99,7 @@ func findEngine(ctx context.Context, p deps, flag string, st *state) (*engine, e
 // openEngine returns an engine if its `info` works, else an engineError with the reason.
 func openEngine(ctx context.Context, p deps, name string) (*engine, error) {
 	if _, err := p.lookPath(name); err != nil {
-		return nil, &engineError{name: name, what: "is not in PATH", fix: installFix(name)}
+		return nil, &engineError{name: name, what: "is not in PATH", fix: installFix(name, p.os)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // the daemon may hang
 	defer cancel()
@@ -104,7 +108,7 @@ func openEngine(ctx context.Context, p deps, name string) (*engine, error) {
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, ctx.Err()
 		}
-		return nil, diagnose(name, err, p.getenv)
+		return nil, diagnose(name, err, p.os, p.getenv)
 	}
 	e := &engine{Name: name, run: p.run, Network: firstNonEmpty(p.getenv(networkVariable(name)), kindNetwork)}
 	for _, key := range engineVariables[name].names[:engineVariables[name].endpoints] {
@@ -126,6 +130,7 @@ func openEngine(ctx context.Context, p deps, name string) (*engine, error) {
 func (e *engine) readPodman(out string) error {
 	var info struct {
 		Host struct {
+			Arch          string
 			CgroupVersion string
 			MemTotal      uint64
 			OCIRuntime    struct{ Name string }
@@ -138,15 +143,15 @@ func (e *engine) readPodman(out string) error {
 		return fmt.Errorf("its info cannot be read: %w", err)
 	}
 	e.Version, e.Root, e.Cgroup, e.Memory = info.Version.Version, info.Store.GraphRoot, info.Host.CgroupVersion, info.Host.MemTotal
-	e.Rootless, e.Runtime = info.Host.Security.Rootless, info.Host.OCIRuntime.Name
+	e.Rootless, e.Runtime, e.Arch = info.Host.Security.Rootless, info.Host.OCIRuntime.Name, goArch(info.Host.Arch)
 	return nil
 }
 
 func (e *engine) readDocker(out string) error {
 	var info struct {
-		ServerVersion, DockerRootDir, CgroupVersion string
-		MemTotal                                    uint64
-		SecurityOptions, ServerErrors               []string
+		ServerVersion, DockerRootDir, CgroupVersion, Architecture string
+		MemTotal                                                  uint64
+		SecurityOptions, ServerErrors                             []string
 	}
 	if err := json.Unmarshal([]byte(out), &info); err != nil {
 		return fmt.Errorf("its info cannot be read: %w", err)
@@ -158,8 +163,20 @@ func (e *engine) readDocker(out string) error {
 		return errors.New("its info has no server version")
 	}
 	e.Version, e.Root, e.Memory, e.Cgroup = info.ServerVersion, info.DockerRootDir, info.MemTotal, "v"+firstNonEmpty(info.CgroupVersion, "1")
+	e.Arch = goArch(info.Architecture)
 	e.Rootless = slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.Contains(o, "rootless") })
 	return nil
+}
+
+// goArch returns Go's name of an architecture. Engines use Go's names or the kernel's.
+func goArch(name string) string {
+	switch name {
+	case "x86_64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	}
+	return name
 }
 
 // engineVariables has the environment variables, besides HOME, that change the behavior of an engine. The first endpoints
@@ -218,7 +235,7 @@ func sentence(err error) string {
 }
 
 // diagnose finds the fix for an error of an engine's `info`. The result always has the engine's own message.
-func diagnose(name string, err error, getenv func(string) string) error {
+func diagnose(name string, err error, goos string, getenv func(string) string) error {
 	e := &engineError{name: name, installed: true}
 	if errors.Is(err, context.DeadlineExceeded) {
 		e.what, e.fix = "is installed, but did not answer within 20 s", "restart it, then see the output of `"+name+" info`"
@@ -243,15 +260,27 @@ func diagnose(name string, err error, getenv func(string) string) error {
 		e.what, e.fix, e.misled = "is installed, but fails with "+variable+": "+reason, "unset "+key+", or correct it", true
 	case service != "" && has("cannot connect", "is the docker daemon running", "connection refused", "cannot access containerd", "rootless containerd not running", "no such file or directory"):
 		e.what, e.fix = "is installed, but its daemon is not running: "+reason, "`sudo systemctl start "+service+"`"
+		if goos == "darwin" {
+			e.fix = "start Docker Desktop (`open -a Docker`), or the other program that runs docker on this machine"
+		}
 	case name == "podman" && has("cannot connect to podman", "unable to connect to podman"):
-		e.what, e.fix = "is installed, but its machine is not running: "+reason, "`podman machine start`"
+		e.what, e.fix = "is installed, but its machine is not running: "+reason, "`podman machine start`; the first time, "+podmanMachine+" before it"
 	default:
 		e.what, e.fix = "is installed, but fails: "+reason, "see the output of `"+name+" info`"
 	}
 	return e
 }
 
-func installFix(name string) string {
+// podmanMachine makes podman's virtual machine, which macOS needs, with what a lab takes.
+const podmanMachine = "`podman machine init --cpus 4 --memory 8192 --disk-size 60`"
+
+func installFix(name, goos string) string {
+	switch {
+	case goos == "darwin" && name == "docker":
+		return "install Docker Desktop (https://docs.docker.com/desktop/setup/install/mac-install), or use another --engine"
+	case goos == "darwin" && name == "podman":
+		return "`brew install podman`, then " + podmanMachine + " and `podman machine start`; or use another --engine"
+	}
 	switch name {
 	case "docker":
 		return "install Docker (https://docs.docker.com/engine/install), or use another --engine"
@@ -275,7 +304,7 @@ func podmanConf(m machine, e *engine) string {
 		}
 		containers = fmt.Sprintf("[containers]\ndefault_ulimits = [\"nofile=%[1]d:%[1]d\", \"nproc=%[2]d:%[2]d\"]\npids_limit = 0\n", m.Nofile, nproc)
 	}
-	if m.Cgroup != "v2" && e.Runtime == "crun" && m.Tools["runc"] {
+	if m.OS == "linux" && m.Cgroup != "v2" && e.Runtime == "crun" && m.Tools["runc"] {
 		eng = "[engine]\nruntime = \"runc\"\n"
 	}
 	return containers + eng

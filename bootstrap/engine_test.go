@@ -45,7 +45,7 @@ func podmanInfo(t *testing.T) string {
 	return string(data)
 }
 
-const dockerInfo = `{"ServerVersion":"28.2.2","DockerRootDir":"/var/lib/docker","CgroupVersion":"2","MemTotal":8323072000,"NCPU":4,"SecurityOptions":["name=seccomp,profile=builtin","name=rootless"]}`
+const dockerInfo = `{"ServerVersion":"28.2.2","DockerRootDir":"/var/lib/docker","CgroupVersion":"2","MemTotal":8323072000,"Architecture":"aarch64","NCPU":4,"SecurityOptions":["name=seccomp,profile=builtin","name=rootless"]}`
 
 var errDockerDown = errors.New("running docker info --format {{json .}}: exit status 1: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?")
 
@@ -83,14 +83,14 @@ func TestWhatEnginesSayOfThemselvesIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.run = nil
-	if !reflect.DeepEqual(*e, engine{Name: "podman", Version: "4.3.1", Network: "kind", Root: "/var/lib/containers/storage", Cgroup: "v1", Runtime: "runc", Memory: 25276510208}) {
+	if !reflect.DeepEqual(*e, engine{Name: "podman", Version: "4.3.1", Arch: "amd64", Network: "kind", Root: "/var/lib/containers/storage", Cgroup: "v1", Runtime: "runc", Memory: 25276510208}) {
 		t.Errorf("podman: %+v", *e)
 	}
 	if e, err = findEngine(t.Context(), p, "docker", nil); err != nil {
 		t.Fatal(err)
 	}
 	e.run = nil
-	if !reflect.DeepEqual(*e, engine{Name: "docker", Version: "28.2.2", Network: "kind", Root: "/var/lib/docker", Cgroup: "v2", Rootless: true, Memory: 8323072000}) {
+	if !reflect.DeepEqual(*e, engine{Name: "docker", Version: "28.2.2", Arch: "arm64", Network: "kind", Root: "/var/lib/docker", Cgroup: "v2", Rootless: true, Memory: 8323072000}) {
 		t.Errorf("docker: %+v", *e)
 	}
 }
@@ -116,6 +116,20 @@ func TestWhyNoEngineCanBeUsedIsSaidWithItsFix(t *testing.T) {
 		_, err := findEngine(t.Context(), engines(c.answers), c.flag, nil)
 		if fault.Code(err) != 2 || !strings.Contains(err.Error(), c.what) || !strings.Contains(fault.Hint(err), c.fix) {
 			t.Errorf("%s: %v\n  hint: %s", c.name, err, fault.Hint(err))
+		}
+	}
+	for flag, c := range map[string]struct {
+		answer any
+		fix    string
+	}{
+		"":       {nil, "brew install podman"},
+		"docker": {errDockerDown, "open -a Docker"},
+		"podman": {errors.New("exit status 125: Cannot connect to Podman. Please verify your connection"), "`podman machine start`; the first time, `podman machine init"},
+	} {
+		p := engines(map[string]any{flag: c.answer})
+		p.os = "darwin"
+		if _, err := findEngine(t.Context(), p, flag, nil); !strings.Contains(fault.Hint(err), c.fix) || strings.Contains(fault.Hint(err), "sudo") {
+			t.Errorf("%q on macOS: %v\n  hint: %s", flag, err, fault.Hint(err))
 		}
 	}
 	p := engines(nil)

@@ -20,7 +20,7 @@ import (
 
 // machine has the measured values that doctor checks. A zero number means unknown.
 type machine struct {
-	OS                string
+	OS, Arch          string // as Go calls them
 	Root              bool
 	Cgroup            string // "v1", "hybrid", "v2"
 	SysResource       bool   // this process's bounding set has CAP_SYS_RESOURCE
@@ -119,7 +119,7 @@ func usableNow(path string) error {
 
 // readMachine measures the machine. e is nil if no engine works.
 func readMachine(ctx context.Context, p deps, o Options, e *engine, port int) machine {
-	m := machine{OS: runtime.GOOS, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true, EngineSysResource: true}
+	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true, EngineSysResource: true}
 	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "pkg-config", "python3", "runc"} {
 		_, err := p.lookPath(tool)
 		m.Tools[tool] = err == nil

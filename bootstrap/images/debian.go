@@ -36,7 +36,7 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 	err := b.run.Run(ctx, run.Cmd{
 		Path: "mmdebstrap",
 		Args: []string{
-			"--variant=minbase", "--format=tar",
+			"--variant=minbase", "--format=tar", "--architectures=" + b.goarch(), // Debian has Go's names for both
 			"--include=" + strings.Join(nodePackages, ","),
 			// A third of the archive is manuals, which the node does not need.
 			"--dpkgopt=path-exclude=/usr/share/man/*",
@@ -65,7 +65,7 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 func (b *built) unpack(ctx context.Context, archive string, packages []string, update func(string)) error {
 	return b.run.Run(ctx, run.Cmd{
 		Path:   "mmdebstrap",
-		Args:   []string{"--variant=extract", "--format=tar", "--include=" + strings.Join(packages, ","), debianSuite, archive},
+		Args:   []string{"--variant=extract", "--format=tar", "--architectures=" + b.goarch(), "--include=" + strings.Join(packages, ","), debianSuite, archive},
 		Env:    []string{"SOURCE_DATE_EPOCH=0"},
 		Stderr: &lastLine{each: func(_ int64, line string) { update(strings.TrimPrefix(line, "I: ")) }},
 	})

@@ -69,7 +69,7 @@ func (b *built) onGit(work string, c Component, from v1.Image) (v1.Image, error)
 	if err != nil {
 		return nil, err
 	}
-	return newImage([]v1.Layer{base, layer}, c.Build.config())
+	return newImage([]v1.Layer{base, layer}, c.Build.config(), b.goarch())
 }
 
 // gitBase returns the layer of git. It fails if the archive has no git.

@@ -152,5 +152,5 @@ func nodeImage(ctx context.Context, dir string, base v1.Image, list map[string]v
 	if err != nil {
 		return nil, err
 	}
-	return newImage(append(append(below, ours), preloaded...), cfg.Config)
+	return newImage(append(append(below, ours), preloaded...), cfg.Config, cfg.Architecture)
 }

@@ -16,10 +16,11 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	cimages "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -88,6 +89,35 @@ type containerdStore struct {
 	unpacked    map[string]string // chain ID -> snapshot ID
 }
 
+// recorder writes the records of the overlay snapshotter, which itself compiles for Linux alone. The files are not
+// here but in the node image's layers, so it makes no folders. Of a snapshotter's methods it has those that recording
+// takes: the embedded one is nil.
+type recorder struct {
+	snapshots.Snapshotter
+	records *storage.MetaStore
+}
+
+// Prepare returns one mount, whose source is the new snapshot's ID.
+func (r recorder) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) (mounts []mount.Mount, err error) {
+	err = r.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		s, err := storage.CreateSnapshot(ctx, snapshots.KindActive, key, parent, opts...)
+		mounts = []mount.Mount{{Source: s.ID}}
+		return err
+	})
+	return mounts, err
+}
+
+// Commit ends a snapshot under its name.
+func (r recorder) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	return r.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		_, err := storage.CommitActive(ctx, key, name, snapshots.Usage{}, opts...)
+		return err
+	})
+}
+
+// Close releases the records.
+func (r recorder) Close() error { return r.records.Close() }
+
 func openContainerd(root string) (*containerdStore, error) {
 	for _, d := range []string{contentDir, metadataDir, snapshotDir} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o711); err != nil {
@@ -98,7 +128,7 @@ func openContainerd(root string) (*containerdStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshotter, err := overlay.NewSnapshotter(filepath.Join(root, snapshotDir))
+	records, err := storage.NewMetaStore(filepath.Join(root, snapshotDir, "metadata.db"))
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +136,7 @@ func openContainerd(root string) (*containerdStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	meta := metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{"overlayfs": snapshotter})
+	meta := metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{"overlayfs": recorder{records: records}})
 	if err := meta.Init(context.Background()); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -160,9 +190,7 @@ func (s *containerdStore) snapshot(ctx context.Context, chainID string) (id stri
 	if err != nil {
 		return "", err
 	}
-	// .../snapshots/ID/fs: the only place with the snapshotter's ID.
-	id = path.Base(path.Dir(mounts[0].Source))
-	return id, s.snapshotter.Commit(ctx, chainID, key)
+	return mounts[0].Source, s.snapshotter.Commit(ctx, chainID, key)
 }
 
 // record stores manifest, configuration and the image's name, with the labels

