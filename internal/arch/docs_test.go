@@ -18,7 +18,7 @@ type page struct {
 	commands   []string // lines of `sh` blocks, lines behind "$ " in other blocks, and code in sentences
 }
 
-// pages reads the README and docs/.
+// pages reads docs/ and those next to the README.
 func pages(t *testing.T) []page {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
@@ -26,12 +26,36 @@ func pages(t *testing.T) []page {
 		t.Fatal(err)
 	}
 	var all []page
-	for _, f := range append(files, filepath.Join(root, "README.md")) {
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} {
+		files = append(files, filepath.Join(root, name))
+	}
+	for _, f := range files {
 		text, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, page{path: f, text: string(text), commands: commands(string(text))})
+	}
+	return all
+}
+
+// workflows reads the commands of the CI workflows.
+func workflows(t *testing.T) (all []page) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, ".github", "workflows", "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d workflows, %v", len(files), err)
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := page{path: f}
+		for _, m := range regexp.MustCompile(`(?m)^\s*(?:- )?run: (.*)$`).FindAllStringSubmatch(string(text), -1) {
+			p.commands = append(p.commands, m[1])
+		}
+		all = append(all, p)
 	}
 	return all
 }
@@ -162,12 +186,21 @@ func TestCommandsInThePagesExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	checked := map[string]int{}
-	for _, p := range pages(t) {
+	for _, p := range append(pages(t), workflows(t)...) {
 		for _, c := range p.commands {
 			for _, w := range words(c) {
+				if strings.HasPrefix(w[0], "scripts/") {
+					checked["scripts"]++
+					if _, err := os.Stat(filepath.Join(root, w[0])); err != nil {
+						t.Errorf("%s: `%s`: %v", p.path, c, err)
+					}
+				}
 				switch filepath.Base(w[0]) {
 				case "make":
 					for _, target := range w[1:] {
+						if strings.Contains(target, "=") {
+							continue // a variable
+						}
 						checked["make"]++
 						if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(target) + `:`).Match(makefile) {
 							t.Errorf("%s: `%s`: the Makefile has no target %s", p.path, c, target)
@@ -182,7 +215,7 @@ func TestCommandsInThePagesExist(t *testing.T) {
 			}
 		}
 	}
-	if checked["make"] < 4 || checked["mllab"] < 8 {
+	if checked["make"] < 4 || checked["mllab"] < 8 || checked["scripts"] < 3 {
 		t.Errorf("only %v were found: this test reads the pages wrongly", checked)
 	}
 	for call, want := range map[string]string{
@@ -206,6 +239,18 @@ func TestLinksInThePagesLeadSomewhere(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(p.path), m[1])); err != nil {
 				t.Errorf("%s: %v", p.path, err)
 			}
+		}
+	}
+}
+
+func TestEveryPageIsListed(t *testing.T) {
+	list, err := os.ReadFile(filepath.Join(root, "docs", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pages(t) {
+		if name := filepath.Base(p.path); !strings.Contains(string(list), "("+name+")") && !strings.Contains(string(list), "(../"+name+")") && name != "README.md" {
+			t.Errorf("docs/README.md does not list %s", p.path)
 		}
 	}
 }
