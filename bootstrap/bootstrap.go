@@ -172,6 +172,8 @@ type lab interface {
 	rejections(ctx context.Context) ([]proxy.Rejection, error)
 	// requests returns the resource requests of the pods.
 	requests(ctx context.Context) (kube.Requests, error)
+	// trouble returns what helps to find a failure's cause, and what is secret in it.
+	trouble(ctx context.Context) (kube.Trouble, error)
 }
 
 func realDeps() deps {

@@ -43,6 +43,7 @@ type world struct {
 	awaitErr     error
 	addonErr     map[string]error
 	rejected     []proxy.Rejection
+	troubles     kube.Trouble
 	unready      []addons.Unready
 	created      []string // configurations given to kind
 	createErr    []error  // one for each creation, nil for success
@@ -183,7 +184,8 @@ func (w *world) fluxUnready(context.Context) ([]addons.Unready, error) {
 func (w *world) rejections(context.Context) ([]proxy.Rejection, error) {
 	return w.rejected, w.addonErr["istiod"]
 }
-func (w *world) followed(context.Context) (string, error) { return "main@sha1:abc", w.addonErr["lab"] }
+func (w *world) trouble(context.Context) (kube.Trouble, error) { return w.troubles, nil }
+func (w *world) followed(context.Context) (string, error)      { return "main@sha1:abc", w.addonErr["lab"] }
 
 // fakeKind makes the container and the volume that kind would make.
 type fakeKind struct {
@@ -324,7 +326,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		}
 	case strings.HasSuffix(line, "systemctl is-active kubelet"):
 		return add("active")
-	case strings.Contains(line, "journalctl"):
+	case strings.Contains(line, "journalctl"), strings.HasPrefix(line, "logs "):
 		return add(w.journal...)
 	case strings.Contains(line, " ctr "):
 		return add(w.onNode...)

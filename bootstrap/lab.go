@@ -210,6 +210,10 @@ func (l liveLab) ready(ctx context.Context, gitops bool, a addons.Addon, im addo
 
 func (l liveLab) requests(ctx context.Context) (kube.Requests, error) { return l.kube.Requests(ctx) }
 
+func (l liveLab) trouble(ctx context.Context) (kube.Trouble, error) {
+	return l.kube.Trouble(ctx, diagnosisLines)
+}
+
 func (l liveLab) rejections(ctx context.Context) ([]proxy.Rejection, error) {
 	return proxy.Rejections(ctx, l.kube)
 }

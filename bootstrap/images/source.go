@@ -299,12 +299,12 @@ func (b *built) compileAll(ctx context.Context, work string, needs map[string]*a
 }
 
 // goEnv returns the settings that must not come from the user's environment.
-func goEnv(m module) []string {
+func (b *built) goEnv(m module) []string {
 	cgo := "CGO_ENABLED=0"
 	if m.cgo {
 		cgo = "CGO_ENABLED=1"
 	}
-	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + runtime.GOARCH, "GOFLAGS=-mod=readonly -buildvcs=false",
+	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + b.goarch(), "GOFLAGS=-mod=readonly -buildvcs=false",
 		// Less garbage collection takes less CPU time and more memory.
 		"GOGC=300"}
 }

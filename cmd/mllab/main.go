@@ -48,7 +48,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	a.report.Close()
 	if err == nil {
 		return 0
@@ -70,5 +70,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if hint := fault.Hint(err); hint != "" {
 		fmt.Fprintln(a.stderr, "hint:  "+hint)
 	}
-	return fault.Code(err)
+	code := fault.Code(err)
+	if code == 3 || code == 1 && c.Name() == "up" {
+		fmt.Fprintln(a.stderr, "more:  mllab diagnose writes what helps to find the cause into one file")
+	}
+	return code
 }

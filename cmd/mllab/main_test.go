@@ -112,6 +112,13 @@ func TestJSONIsAloneOnStdoutAndTheEnvironmentNamesTheFolders(t *testing.T) {
 	}
 }
 
+func TestExitCode3NamesDiagnose(t *testing.T) {
+	code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, "status", "--name", "none-of-this-name")
+	if code != 3 || !strings.Contains(stderr, "more:  mllab diagnose ") {
+		t.Errorf("code %d: %s", code, stderr)
+	}
+}
+
 func TestAnInterruptIsExitCode130(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
