@@ -35,7 +35,7 @@ arm64: ## build images of each kind for arm64, and start them under qemu-user (a
 lint: ## check format, vet, staticcheck, and that go.mod is tidy
 	scripts/test lint
 
-vuln: ## look for known vulnerabilities, in the database of vuln.go.dev
+vuln: ## look for known vulnerabilities, and say which our code can reach
 	scripts/test vuln
 
 verify: ## check every go.sum against the module cache, and that every go.mod is tidy
