@@ -39,7 +39,7 @@ type Cause struct {
 const (
 	mostCauses     = 3
 	diagnosisLines = 300     // of a log
-	diagnosisFile  = 1 << 20 // bytes of a file: its end is what tells
+	diagnosisFile  = 1 << 20 // bytes of a file: its end has the news
 	diagnosisBound = 3 * time.Minute
 )
 
