@@ -128,7 +128,7 @@ func (a *app) showSeen(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, s)
 }
 
-// answer is what a model path answers.
+// answer is the answer of a model path.
 type answer struct {
 	code        int
 	contentType string

@@ -13,7 +13,7 @@ import (
 	"mllab.local/sampleapp/api"
 )
 
-// faults is what a scenario can make go wrong while the process runs.
+// faults are the faults that a scenario can set while the process runs.
 type faults struct {
 	api.Faults
 	delay time.Duration
@@ -64,7 +64,7 @@ func (s *faultState) change(body []byte) (faults, error) {
 	return next, nil
 }
 
-// admin is what ADMIN_PORT serves.
+// admin returns the handler of ADMIN_PORT.
 func (a *app) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.faults.get()) })

@@ -157,7 +157,7 @@ func (s *abStory) route(ctx context.Context, l *Session, b string) error {
 		return err
 	}
 	for _, version := range versions {
-		if err := l.inForce(ctx, l.to(version+"-model"), mark); err != nil {
+		if err := l.waitActive(ctx, l.to(version+"-model"), mark); err != nil {
 			return err
 		}
 	}

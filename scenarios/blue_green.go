@@ -53,11 +53,11 @@ type blueGreenStory struct {
 	beforeSwitch func(ctx context.Context, l *Session) error // what a control does wrong then, if any
 }
 
-// turn is when the shared address became a color's: asked for, and said to be
-// active.
+// turn is a switch of the shared address to a color: when it was changed, and when
+// Kubernetes or Knative reported it active.
 type turn struct {
-	color         string
-	made, inForce time.Time
+	color           string
+	changed, active time.Time
 }
 
 // blueGreen runs the story both ways, one after the other. Only plain
@@ -188,7 +188,7 @@ func (s *blueGreenStory) sampled(at func(*Session) probe.Request, color string) 
 		if err != nil {
 			return e, err
 		}
-		seen, err := s.unlost()
+		seen, err := s.answersSoFar()
 		if err != nil {
 			return e, err
 		}
@@ -220,7 +220,7 @@ func (s *blueGreenStory) switchTo(color string) func(context.Context, *Session) 
 // drawn, and it and all that the watcher has seen are judged.
 func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, error) {
 	now := s.turns[len(s.turns)-1]
-	if err := pause(ctx, time.Until(now.inForce.Add(s.drain))); err != nil {
+	if err := pause(ctx, time.Until(now.active.Add(s.drain))); err != nil {
 		return Evidence{}, err
 	}
 	sample, e, err := l.burst(ctx, s.shared(l), s.Requests)
@@ -229,7 +229,7 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	}
 	// What the watcher lost comes first: an outage that lasts until the sample is
 	// still one of the switch.
-	seen, err := s.unlost()
+	seen, err := s.answersSoFar()
 	if err != nil {
 		return e, err
 	}
@@ -243,11 +243,11 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	if c.settled == 0 {
 		return e, errors.New("nobody asked after the drain window")
 	}
-	inForce, old := now.inForce.Sub(now.made), s.turns[len(s.turns)-2].color
-	e.Figures = []Figure{{"active", inForce.Seconds(), "s"}, {"first new answer", c.first.Seconds(), "s"}, {"last old answer", c.last.Seconds(), "s"}}
+	active, old := now.active.Sub(now.changed), s.turns[len(s.turns)-2].color
+	e.Figures = []Figure{{"active", active.Seconds(), "s"}, {"first new answer", c.first.Seconds(), "s"}, {"last old answer", c.last.Seconds(), "s"}}
 	e.Summary = fmt.Sprintf("first %s %.2f s, last %s %.2f s after the switch; %s 0 of %d after %.2f s (active %.2f + drain window %.0f): below %.2f %% with %.0f %% confidence; 0 of %d watched requests lost",
 		now.color, c.first.Seconds(), old, c.last.Seconds(),
-		old, c.settled, (inForce + s.drain).Seconds(), inForce.Seconds(), s.drain.Seconds(), 100*split.UpperBound(0, c.settled, confidence), 100*confidence, len(seen))
+		old, c.settled, (active + s.drain).Seconds(), active.Seconds(), s.drain.Seconds(), 100*split.UpperBound(0, c.settled, confidence), 100*confidence, len(seen))
 	return e, nil
 }
 
@@ -267,9 +267,9 @@ type cutover struct {
 	settled     int
 }
 
-// unlost is what the watcher has seen until now; it refutes that nothing of
-// that is lost.
-func (s *blueGreenStory) unlost() ([]probe.Answer, error) {
+// answersSoFar returns the watcher's answers until now. It refutes no-loss if one of
+// them is lost.
+func (s *blueGreenStory) answersSoFar() ([]probe.Answer, error) {
 	seen := s.prober.Answers()
 	if len(seen) == 0 {
 		return nil, errors.New("the watcher has seen nothing")
@@ -288,15 +288,15 @@ func (s *blueGreenStory) judge(answers []probe.Answer) (cutover, error) {
 	for _, a := range answers {
 		came := a.Scheduled.Add(a.Latency)
 		n := len(s.turns) - 1
-		for n > 0 && came.Before(s.turns[n].made) {
+		for n > 0 && came.Before(s.turns[n].changed) {
 			n--
 		}
-		now, since := s.turns[n], came.Sub(s.turns[n].made)
+		now, since := s.turns[n], came.Sub(s.turns[n].changed)
 		old := n > 0 && a.Target == s.turns[n-1].color
-		settled := came.After(now.inForce.Add(s.drain))
+		settled := came.After(now.active.Add(s.drain))
 		if a.Target != now.color && (!old || settled) {
 			wrong = append(wrong, fmt.Sprintf("%q answered %.2f s after the switch to %s, active after %.2f s, with a drain window of %s (request %s)",
-				a.Target, since.Seconds(), now.color, now.inForce.Sub(now.made).Seconds(), s.drain, a.ID))
+				a.Target, since.Seconds(), now.color, now.active.Sub(now.changed).Seconds(), s.drain, a.ID))
 		}
 		if n < len(s.turns)-1 {
 			continue

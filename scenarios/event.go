@@ -54,7 +54,7 @@ type Event struct {
 	Result  *Result       `json:"result,omitempty"`
 }
 
-// Story is what a run is about, and how to run it again.
+// Story is the description of a run, and the command that repeats it.
 type Story struct {
 	Call
 	Scenario string      `json:"scenario"`

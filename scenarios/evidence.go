@@ -54,7 +54,7 @@ func (r *ClaimError) Error() string {
 	return fmt.Sprintf("claim %q does not hold: %s", r.Claim, strings.Join(r.Reasons, "; "))
 }
 
-// Evidence is what a check saw.
+// Evidence is the result of a check.
 type Evidence struct {
 	Summary string         `json:"says"`              // one line for a person
 	Verdict *split.Verdict `json:"verdict,omitempty"` // of a sample
@@ -71,7 +71,7 @@ type Figure struct {
 	Unit  string  `json:"unit,omitempty"`
 }
 
-// Watched is what an open-loop watcher saw from its start to its end.
+// Watched is the result of an open-loop watcher.
 type Watched struct {
 	Sent    int     `json:"sent"`
 	Lost    int     `json:"lost"`   // not answered 200 by the application

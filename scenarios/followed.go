@@ -38,12 +38,12 @@ type followed struct {
 	bound    time.Duration // how long a commit may take; zero: deliveryBound
 	prober   prober        // whose record is to say when a commit was made; from the first step on
 
-	repo       *git.Repo
-	folder     string      // in the repository
-	newest     pushed      // commit of the run
-	without    string      // a revision that does not hold the newest commit
-	generation int64       // of the Service, when the newest commit was active
-	refuted    *ClaimError // by the step's change
+	repo          *git.Repo
+	folder        string      // in the repository
+	newest        pushed      // commit of the run
+	staleRevision string      // a revision that does not have the newest commit
+	generation    int64       // of the Service, when the newest commit was active
+	refuted       *ClaimError // by the step's change
 }
 
 // fluxSettings fill gitops/flux.yaml in.
@@ -57,12 +57,12 @@ type fluxSettings struct {
 
 // pushed is a commit of the run.
 type pushed struct {
-	commit  string
-	message string
-	began   time.Time     // just before it was made
-	took    time.Duration // from there until the server had accepted it
-	inForce time.Duration // from there until it was active
-	applied string        // the revision that Flux had applied when it was last asked about this one
+	commit      string
+	message     string
+	began       time.Time     // just before it was made
+	took        time.Duration // from there until the server had accepted it
+	activeAfter time.Duration // from there until it was active
+	applied     string        // the revision that Flux had applied when it was last asked about this one
 }
 
 func (p pushed) short() string { return p.commit[:min(7, len(p.commit))] }
@@ -145,7 +145,7 @@ func (f *followed) push(ctx context.Context, l *Session, message string, do func
 		return fmt.Errorf("git push: %s: %w", message, err)
 	}
 	p.took = time.Since(p.began)
-	f.newest, f.without = p, ""
+	f.newest, f.staleRevision = p, ""
 	return nil
 }
 
@@ -211,17 +211,17 @@ func (l *Session) live(ctx context.Context, o *unstructured.Unstructured) (*unst
 	return o, l.Kube.Get(ctx, client.ObjectKeyFromObject(o), o)
 }
 
-// said is what Flux says of the run's folder.
-type said struct {
+// fluxStatus is Flux's status of the run's folder.
+type fluxStatus struct {
 	applied, attempted string // revisions, such as "main@sha1:…"
-	compared           string // when it last looked whether the cluster is as Git says
+	compared           string // when it last compared the cluster with Git
 	ready              string // "True", "False" or "Unknown"
-	why                string // it is not ready
-	source             string // about the repository
+	why                string // why it is not ready
+	source             string // status of the repository
 	suspended          bool
 }
 
-func (s said) String() string {
+func (s fluxStatus) String() string {
 	words := []string{"GitRepository/lab: " + s.source}
 	switch {
 	case s.suspended:
@@ -232,8 +232,8 @@ func (s said) String() string {
 	return strings.Join(append(words, "applied is "+s.applied), "; ")
 }
 
-// ask asks Flux's objects.
-func (f *followed) ask(ctx context.Context, l *Session) (s said, err error) {
+// ask reads Flux's objects.
+func (f *followed) ask(ctx context.Context, l *Session) (s fluxStatus, err error) {
 	source, err := l.live(ctx, l.object("source.toolkit.fluxcd.io/v1", "GitRepository", "lab"))
 	if err != nil {
 		return s, err
@@ -254,7 +254,7 @@ func (f *followed) ask(ctx context.Context, l *Session) (s said, err error) {
 	return s, nil
 }
 
-// conditionOf is the status of a condition, and its reason and message in one
+// conditionOf returns the status of a condition, and its reason and message in one
 // line.
 func conditionOf(o *unstructured.Unstructured, kind string) (status, why string) {
 	if c, ok := kube.ConditionOf(o, kind); ok {
@@ -263,8 +263,8 @@ func conditionOf(o *unstructured.Unstructured, kind string) (status, why string)
 	return "Unknown", "it has not said anything yet"
 }
 
-// oneLine is a text with all its white space as single spaces, cut where it
-// gets too long to be read.
+// oneLine returns a text with single spaces as its only white space, cut if it is
+// too long to read.
 func oneLine(text string) string {
 	const most = 300
 	text = strings.Join(strings.Fields(text), " ")
@@ -274,28 +274,28 @@ func oneLine(text string) string {
 	return text
 }
 
-// holds says whether a revision is the newest commit, or was built on it: others
+// hasNewest reports whether a revision is the newest commit or a later one: others
 // push to the same branch.
-func (f *followed) holds(ctx context.Context, revision string) (bool, error) {
+func (f *followed) hasNewest(ctx context.Context, revision string) (bool, error) {
 	_, hash, found := strings.Cut(revision, "@sha1:")
-	if !found || revision == f.without {
+	if !found || revision == f.staleRevision {
 		return false, nil
 	}
 	there, err := f.repo.Holds(ctx, hash, f.newest.commit)
 	if err == nil && !there {
-		f.without = revision
+		f.staleRevision = revision
 	}
 	return there, err
 }
 
-// hear asks Flux again and again until enough has no reason left to go on, or
-// the newest commit's bound has passed. That is refuted with what Flux says
-// last; if Flux could not be asked, nothing can be said.
-func (f *followed) hear(ctx context.Context, l *Session, bound time.Duration, what string, enough func(ctx context.Context, s said) (string, error)) (said, error) {
+// waitForFlux reads Flux's status until enough returns no reason to wait. If the
+// newest commit's time limit passes first, it returns a refutation with the last
+// status, or an error if it could not read the status.
+func (f *followed) waitForFlux(ctx context.Context, l *Session, bound time.Duration, what string, enough func(ctx context.Context, s fluxStatus) (string, error)) (fluxStatus, error) {
 	bounded, cancel := context.WithDeadline(ctx, f.newest.began.Add(bound))
 	defer cancel()
-	var heard said
-	var asking error
+	var last fluxStatus
+	var askErr error
 	err := l.until(bounded, what, func() string {
 		s, err := f.ask(bounded, l)
 		why := ""
@@ -305,19 +305,19 @@ func (f *followed) hear(ctx context.Context, l *Session, bound time.Duration, wh
 		if bounded.Err() != nil {
 			return cmp.Or(why, "the time is up")
 		}
-		if asking = err; err != nil {
+		if askErr = err; err != nil {
 			return err.Error()
 		}
-		heard, f.newest.applied = s, s.applied
+		last, f.newest.applied = s, s.applied
 		return why
 	})
 	switch {
 	case err == nil || ctx.Err() != nil:
-		return heard, err
-	case asking != nil:
-		return heard, fmt.Errorf("%s: %w", what, asking)
+		return last, err
+	case askErr != nil:
+		return last, fmt.Errorf("%s: %w", what, askErr)
 	}
-	return heard, f.late(bound, heard.String())
+	return last, f.late(bound, last.String())
 }
 
 // late refutes that the newest commit was in time.
@@ -327,8 +327,8 @@ func (f *followed) late(bound time.Duration, why string) error {
 
 // applied returns when Flux has applied the newest commit.
 func (f *followed) applied(ctx context.Context, l *Session, bound time.Duration) error {
-	_, err := f.hear(ctx, l, bound, "Flux to apply "+f.newest.short(), func(ctx context.Context, s said) (string, error) {
-		there, err := f.holds(ctx, s.applied)
+	_, err := f.waitForFlux(ctx, l, bound, "Flux to apply "+f.newest.short(), func(ctx context.Context, s fluxStatus) (string, error) {
+		there, err := f.hasNewest(ctx, s.applied)
 		if there {
 			return "", err
 		}
@@ -349,8 +349,8 @@ func (f *followed) ready(ctx context.Context, l *Session, more ...*unstructured.
 	if err := f.settled(ctx, l, f.newest.began, more...); err != nil {
 		return err
 	}
-	if f.newest.inForce == 0 {
-		f.newest.inForce = time.Since(f.newest.began)
+	if f.newest.activeAfter == 0 {
+		f.newest.activeAfter = time.Since(f.newest.began)
 	}
 	return nil
 }
@@ -379,14 +379,14 @@ func (f *followed) answeredBy(ctx context.Context, l *Session, version string, b
 	first, err := l.firstOf(bounded, l.to(serviceName), version)
 	switch {
 	case err == nil:
-		f.newest.inForce = first.Sub(f.newest.began)
+		f.newest.activeAfter = first.Sub(f.newest.began)
 		return nil
 	case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
-	s, asking := f.ask(ctx, l)
-	if asking != nil {
-		return fmt.Errorf("%w, and Flux cannot be asked why: %w", err, asking)
+	s, askErr := f.ask(ctx, l)
+	if askErr != nil {
+		return fmt.Errorf("%w, and Flux cannot be asked why: %w", err, askErr)
 	}
 	return f.late(bound, s.String())
 }

@@ -259,7 +259,7 @@ func (s *gitopsStory) flip(ctx context.Context, l *Session) error {
 	if err := s.applied(ctx, l, deliveryBound); err != nil {
 		return err
 	}
-	s.newest.inForce = time.Since(s.newest.began)
+	s.newest.activeAfter = time.Since(s.newest.began)
 	s.remark = s.newest
 	return nil
 }
@@ -267,19 +267,19 @@ func (s *gitopsStory) flip(ctx context.Context, l *Session) error {
 // times says how long commits took, and notes on each how long it did.
 func (s *gitopsStory) times(ctx context.Context, l *Session) (Evidence, error) {
 	for _, p := range s.timed {
-		e := Evidence{Summary: fmt.Sprintf("%s: the first answer by it came %.2f s after the commit was begun", p.message, p.inForce.Seconds())}
+		e := Evidence{Summary: fmt.Sprintf("%s: the first answer by it came %.2f s after the commit was begun", p.message, p.activeAfter.Seconds())}
 		if err := s.prove(ctx, l, p, e, nil); err != nil {
 			return Evidence{}, err
 		}
 	}
-	least, median, most := spread(s.timed, func(p pushed) time.Duration { return p.inForce })
+	least, median, most := spread(s.timed, func(p pushed) time.Duration { return p.activeAfter })
 	_, push, _ := spread(s.timed, func(p pushed) time.Duration { return p.took })
 	return Evidence{
 		Summary: fmt.Sprintf("%d commits: median %.2f s, min %.2f s, max %.2f s from before the commit to the first answer by it; of that the push %.2f s; a commit that changes nothing is applied after %.2f s",
-			len(s.timed), median, least, most, push, s.remark.inForce.Seconds()),
+			len(s.timed), median, least, most, push, s.remark.activeAfter.Seconds()),
 		Figures: []Figure{
 			{"median", median, "s"}, {"min", least, "s"}, {"max", most, "s"}, {"push", push, "s"},
-			{"a commit that changes nothing", s.remark.inForce.Seconds(), "s"}, {"commits", float64(len(s.timed)), ""},
+			{"a commit that changes nothing", s.remark.activeAfter.Seconds(), "s"}, {"commits", float64(len(s.timed)), ""},
 		},
 	}, nil
 }
@@ -333,11 +333,11 @@ func (s *gitopsStory) byHand(ctx context.Context, l *Session) error {
 	s.seen = first.Sub(began)
 	first, err := l.firstOf(bounded, l.to(serviceName), "v1")
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		said, asking := s.ask(ctx, l)
-		if asking != nil {
-			return fmt.Errorf("%w, and Flux cannot be asked why: %w", err, asking)
+		fluxStatus, askErr := s.ask(ctx, l)
+		if askErr != nil {
+			return fmt.Errorf("%w, and Flux cannot be asked why: %w", err, askErr)
 		}
-		return refute(Correction, "v2 got everything by hand, and %s later still has it: %s", correctionBound, said)
+		return refute(Correction, "v2 got everything by hand, and %s later still has it: %s", correctionBound, fluxStatus)
 	}
 	if err != nil {
 		return err
@@ -381,7 +381,7 @@ func (s *gitopsStory) takeBack(ctx context.Context, l *Session) error {
 }
 
 func (s *gitopsStory) tookBack(ctx context.Context, l *Session) (Evidence, error) {
-	forth, back := s.split10.inForce.Seconds(), s.newest.inForce.Seconds()
+	forth, back := s.split10.activeAfter.Seconds(), s.newest.activeAfter.Seconds()
 	e, err := s.split(100, 0)(ctx, l)
 	e.Summary = fmt.Sprintf("%s (%s) was active after %.2f s, its revert %s after %.2f s; %s", s.split10.short(), s.split10.message, forth, s.newest.short(), back, e.Summary)
 	e.Figures = []Figure{{"revert", back, "s"}}
@@ -414,8 +414,8 @@ func (s *gitopsStory) bad(name, idea string, spoil func(*gitState), verdict func
 // applied, or nothing when it was.
 func (s *gitopsStory) refused(ctx context.Context, l *Session) (string, error) {
 	why := ""
-	_, err := s.hear(ctx, l, deliveryBound, "Flux to judge "+s.newest.short(), func(ctx context.Context, now said) (string, error) {
-		tried, err := s.holds(ctx, now.attempted)
+	_, err := s.waitForFlux(ctx, l, deliveryBound, "Flux to judge "+s.newest.short(), func(ctx context.Context, now fluxStatus) (string, error) {
+		tried, err := s.hasNewest(ctx, now.attempted)
 		if err != nil || !tried || now.ready == "Unknown" {
 			return now.String(), err
 		}
@@ -466,9 +466,9 @@ func (s *gitopsStory) unchanged(ctx context.Context, l *Session) (Evidence, erro
 	if err := s.ready(ctx, l); err != nil {
 		return e, err
 	}
-	took := fmt.Sprintf("taken back after %.2f s", s.newest.inForce.Seconds())
+	took := fmt.Sprintf("taken back after %.2f s", s.newest.activeAfter.Seconds())
 	e.Summary += "; " + took
-	e.Figures = []Figure{{"taken back", s.newest.inForce.Seconds(), "s"}}
+	e.Figures = []Figure{{"taken back", s.newest.activeAfter.Seconds(), "s"}}
 	return e, s.prove(ctx, l, s.newest, Evidence{Summary: bad.short() + " is " + took}, nil)
 }
 
@@ -480,7 +480,7 @@ func (s *gitopsStory) prune(ctx context.Context, l *Session) error {
 	if err := s.change(ctx, l, "no model card any more"); err != nil {
 		return err
 	}
-	if _, err := s.hear(ctx, l, deliveryBound, "Flux to remove ConfigMap/model-card", func(ctx context.Context, now said) (string, error) {
+	if _, err := s.waitForFlux(ctx, l, deliveryBound, "Flux to remove ConfigMap/model-card", func(ctx context.Context, now fluxStatus) (string, error) {
 		_, err := l.live(ctx, l.object("v1", "ConfigMap", "model-card"))
 		if apierrors.IsNotFound(err) {
 			return "", nil
@@ -489,14 +489,14 @@ func (s *gitopsStory) prune(ctx context.Context, l *Session) error {
 	}); err != nil {
 		return err
 	}
-	s.newest.inForce = time.Since(s.newest.began)
+	s.newest.activeAfter = time.Since(s.newest.began)
 	return s.ready(ctx, l)
 }
 
 func (s *gitopsStory) isGone(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := s.split(100, 0)(ctx, l)
-	e.Summary = fmt.Sprintf("ConfigMap/%s/model-card is gone %.2f s after the commit; %s", l.Namespace, s.newest.inForce.Seconds(), e.Summary)
-	e.Figures = []Figure{{"gone", s.newest.inForce.Seconds(), "s"}}
+	e.Summary = fmt.Sprintf("ConfigMap/%s/model-card is gone %.2f s after the commit; %s", l.Namespace, s.newest.activeAfter.Seconds(), e.Summary)
+	e.Figures = []Figure{{"gone", s.newest.activeAfter.Seconds(), "s"}}
 	return e, err
 }
 
@@ -530,8 +530,8 @@ func (s *gitopsStory) defaults(ctx context.Context, l *Session) error {
 }
 
 func (s *gitopsStory) slower(ctx context.Context, l *Session) (Evidence, error) {
-	took := s.byDefault.inForce.Seconds()
-	_, median, _ := spread(s.timed, func(p pushed) time.Duration { return p.inForce })
+	took := s.byDefault.activeAfter.Seconds()
+	_, median, _ := spread(s.timed, func(p pushed) time.Duration { return p.activeAfter })
 	e, err := s.split(100, 0)(ctx, l)
 	e.Summary = fmt.Sprintf("%.1f s with an interval of %s and nobody who asks: %.0f times the median of %.2f s (n=1, made right after Flux had looked); then as before: %s",
 		took, fluxDefault, took/median, median, e.Summary)

@@ -169,7 +169,7 @@ func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Session) error {
 	if err := s.applied(ctx, l, deliveryBound); err != nil {
 		return err
 	}
-	_, err := s.hear(ctx, l, deliveryBound, "helm-controller to end", func(ctx context.Context, _ said) (string, error) {
+	_, err := s.waitForFlux(ctx, l, deliveryBound, "helm-controller to end", func(ctx context.Context, _ fluxStatus) (string, error) {
 		o, err := l.live(ctx, s.helmRelease(l))
 		if err != nil {
 			return "", err

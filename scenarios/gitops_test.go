@@ -187,7 +187,7 @@ func TestTheFirstAnswerIsThatOfAStreak(t *testing.T) {
 func TestAMedianIsInTheMiddle(t *testing.T) {
 	timed := func(all ...time.Duration) (pushes []pushed) {
 		for _, d := range all {
-			pushes = append(pushes, pushed{inForce: d})
+			pushes = append(pushes, pushed{activeAfter: d})
 		}
 		return pushes
 	}
@@ -199,7 +199,7 @@ func TestAMedianIsInTheMiddle(t *testing.T) {
 		{timed(4*time.Second, time.Second, 2*time.Second, 30*time.Second), [3]float64{1, 3, 30}},
 		{timed(time.Second), [3]float64{1, 1, 1}},
 	} {
-		least, median, most := spread(tc.all, func(p pushed) time.Duration { return p.inForce })
+		least, median, most := spread(tc.all, func(p pushed) time.Duration { return p.activeAfter })
 		if got := [3]float64{least, median, most}; got != tc.want {
 			t.Errorf("got %v, want %v", got, tc.want)
 		}
@@ -226,15 +226,15 @@ status:
 		t.Errorf("%d characters", len([]rune(text)))
 	}
 	for _, tc := range []struct {
-		said said
-		want string
+		fluxStatus fluxStatus
+		want       string
 	}{
-		{said{source: "stored", ready: "True", why: "Applied", applied: "main@sha1:a"}, "GitRepository/lab: stored; applied is main@sha1:a"},
-		{said{source: "stored", ready: "False", why: "BuildFailed: x", applied: "a"}, "Kustomization/model: BuildFailed: x"},
-		{said{source: "stored", ready: "True", suspended: true}, "Kustomization/model: suspended"},
+		{fluxStatus{source: "stored", ready: "True", why: "Applied", applied: "main@sha1:a"}, "GitRepository/lab: stored; applied is main@sha1:a"},
+		{fluxStatus{source: "stored", ready: "False", why: "BuildFailed: x", applied: "a"}, "Kustomization/model: BuildFailed: x"},
+		{fluxStatus{source: "stored", ready: "True", suspended: true}, "Kustomization/model: suspended"},
 	} {
-		if got := tc.said.String(); !strings.Contains(got, tc.want) {
-			t.Errorf("%+v: %q", tc.said, got)
+		if got := tc.fluxStatus.String(); !strings.Contains(got, tc.want) {
+			t.Errorf("%+v: %q", tc.fluxStatus, got)
 		}
 	}
 }
@@ -271,7 +271,7 @@ func TestACommitThatIsLateIsRefutedByTheCheck(t *testing.T) {
 }
 
 func TestAProofIsWhatTheAuditReads(t *testing.T) {
-	p := pushed{commit: "c", inForce: 1500 * time.Millisecond, applied: "main@sha1:c"}
+	p := pushed{commit: "c", activeAfter: 1500 * time.Millisecond, applied: "main@sha1:c"}
 	e := Evidence{Summary: "n=1000"}
 	for _, tc := range []struct {
 		name string

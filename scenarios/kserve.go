@@ -25,7 +25,7 @@ type kserveStory struct {
 	prober prober
 }
 
-// inference is what an InferenceService says of itself.
+// inference is the status of an InferenceService.
 type inference struct {
 	Version, Model string // the version's name, and its image
 	Canary         int    // percent of the requests for it; 0: all, once it is ready

@@ -11,7 +11,7 @@ import (
 	"mllab.local/internal/split"
 )
 
-// mirrorSample is what became of the requests of one check.
+// mirrorSample is the result of the requests of one check.
 type mirrorSample struct {
 	claim    split.Claim
 	answers  []probe.Answer

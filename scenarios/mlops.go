@@ -60,7 +60,7 @@ const (
 // a model's image has to be fetched, and its server to start.
 const modelBound = 2 * time.Minute
 
-// canaryPercent is what a new model gets of the traffic.
+// canaryPercent is a new model's share of the traffic.
 const canaryPercent = 10
 
 // The notebooks of the story, as changes of the first one.
@@ -85,7 +85,7 @@ func afterWrite(file, change, more string) edit {
 		`'); it = json.loads(file.read_text())\n` + change + `\nfile.write_text(json.dumps(it))` + more}
 }
 
-// trained is what became of a notebook.
+// trained is the result of a notebook's run.
 type trained struct {
 	run     string
 	pushed  pushed   // the notebook
@@ -370,7 +370,7 @@ func (s *mlopsStory) take(ctx context.Context, l *Session) error {
 		}
 	}
 	s.trained.took = p.began.Sub(s.trained.pushed.began)
-	s.newest, s.without = p, ""
+	s.newest, s.staleRevision = p, ""
 	return s.ours(l)
 }
 
@@ -393,7 +393,7 @@ func (s *mlopsStory) model(ctx context.Context, l *Session) (m served, err error
 	return m, err
 }
 
-// asOnCard is an error unless the model is what its card says.
+// asOnCard returns an error unless the model matches its card.
 func (m served) asOnCard() error {
 	if m.Model != m.card.Model {
 		return refute(Model, "the training said model %s, and the image has %s", m.card.Model, m.Model)
@@ -422,9 +422,9 @@ func (s *mlopsStory) timed(e *Evidence) {
 	}
 	says := fmt.Sprintf("no commit: %s, %.1f s after the push", t.refusal, t.took.Seconds())
 	if t.commit != "" {
-		total := s.given.inForce + s.given.began.Sub(t.pushed.began)
-		e.Figures = append(e.Figures, Figure{"commit to ready", s.given.inForce.Seconds(), "s"}, Figure{"in all", total.Seconds(), "s"})
-		says = fmt.Sprintf("committed %.1f s after the push, active %.1f s later", t.took.Seconds(), s.given.inForce.Seconds())
+		total := s.given.activeAfter + s.given.began.Sub(t.pushed.began)
+		e.Figures = append(e.Figures, Figure{"commit to ready", s.given.activeAfter.Seconds(), "s"}, Figure{"in all", total.Seconds(), "s"})
+		says = fmt.Sprintf("committed %.1f s after the push, active %.1f s later", t.took.Seconds(), s.given.activeAfter.Seconds())
 	}
 	e.Summary = says + "; " + e.Summary
 	s.trained = trained{}

@@ -41,7 +41,7 @@ func (m model) labels() map[string]string {
 	return map[string]string{"app": m.Name, "version": m.Version}
 }
 
-// seen is what one pod of the sample model says of the requests that reached
+// seen is one pod's record, in the sample model, of the requests that reached
 // it.
 type seen = api.Seen
 
@@ -83,7 +83,7 @@ func (l *Session) seenBy(ctx context.Context, pod string, n int) (seen, error) {
 	return s, nil
 }
 
-// faults are what a pod of the sample model can be made to do wrong while it
+// faults are the faults that a pod of the sample model can have while it
 // runs; what is not set stays.
 type faults = api.FaultsChange
 

@@ -131,7 +131,7 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Session) error {
 // printed, and what it handed on.
 type workflow struct {
 	phase, message string
-	trouble        string // what the last try that failed said
+	lastError      string // message of the last failed attempt
 	phases         map[string]string
 	seconds        map[string]float64
 	outputs        map[string]string
@@ -155,13 +155,13 @@ func (w workflow) says() string {
 
 // progress is a workflow in words, with what went wrong on its way.
 func (w workflow) progress() string {
-	if w.trouble == "" {
+	if w.lastError == "" {
 		return w.says()
 	}
-	return w.says() + "; a try failed: " + w.trouble
+	return w.says() + "; a try failed: " + w.lastError
 }
 
-// run runs the pipeline to its end, whatever that is.
+// run runs the pipeline until it succeeds or fails.
 func (s *pipelineStory) run(ctx context.Context, l *Session, name string, seed int, noise float64) (workflow, error) {
 	objs, err := render("pipeline/workflow.yaml", map[string]any{
 		"Run": name, "Python": l.Python, "Image": l.Image, "Host": l.host("model"), "Seed": seed, "Noise": noise, "Threshold": gateThreshold,
@@ -173,7 +173,7 @@ func (s *pipelineStory) run(ctx context.Context, l *Session, name string, seed i
 	if err := l.write(ctx, objs...); err != nil {
 		return workflow{}, err
 	}
-	// Argo writes its defaults into the spec's lists: it is no disturber.
+	// Argo writes defaults into the spec's lists; ignore that drift.
 	l.applied = slices.Delete(l.applied, l.find(objs[0]), l.find(objs[0])+1)
 	var w workflow
 	var asked error
@@ -206,7 +206,7 @@ func (l *Session) workflow(ctx context.Context, o *unstructured.Unstructured) (w
 	return readWorkflow(live)
 }
 
-// printed is what the steps of a workflow printed, the training's included.
+// printed returns the output of a workflow's steps, with that of the training.
 func (l *Session) printed(ctx context.Context, name string) (training, error) {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, nil)
 	if err != nil {
@@ -305,7 +305,7 @@ func readWorkflow(live *unstructured.Unstructured) (workflow, error) {
 	var when time.Time
 	for _, n := range status.Nodes {
 		if n.Pod && (n.Phase == "Failed" || n.Phase == "Error") && !n.Finished.Before(when) {
-			w.trouble, when = n.Message, n.Finished
+			w.lastError, when = n.Message, n.Finished
 		}
 		w.phases[n.Name] = n.Phase
 		if !n.Finished.IsZero() {

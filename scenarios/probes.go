@@ -350,7 +350,7 @@ func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
 	})
 }
 
-// runs says whether a container of the pods does: one that never ran proves
+// runs reports whether a container of the pods does: one that never ran proves
 // nothing about probes.
 func runs(pods []corev1.Pod) bool {
 	for _, p := range pods {

@@ -9,10 +9,10 @@ import (
 	"mllab.local/internal/delivery"
 )
 
-// Proof is what a run found out about a commit, noted on that commit.
+// Proof is the result of a run for a commit. It is a note on that commit.
 type Proof = delivery.Proof[Evidence]
 
-// proofOf is the proof of a commit, whose check returned e and err. There is none
+// proofOf returns the proof of a commit, whose check returned e and err. There is none
 // of what could not be tested.
 func proofOf(l *Session, scenario string, p pushed, e Evidence, err error) (proof Proof, judged bool) {
 	var refuted *ClaimError
@@ -21,7 +21,7 @@ func proofOf(l *Session, scenario string, p pushed, e Evidence, err error) (proo
 	}
 	proof = Proof{
 		Scenario: scenario, Control: l.control, Step: l.stepName, Pass: err == nil,
-		Applied: p.applied, SecondsToTraffic: p.inForce.Seconds(), Evidence: e,
+		Applied: p.applied, SecondsToTraffic: p.activeAfter.Seconds(), Evidence: e,
 	}
 	if refuted != nil {
 		proof.Reasons = refuted.Reasons

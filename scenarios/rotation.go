@@ -128,7 +128,7 @@ func (r rotation) comesBack(ctx context.Context, l *Session, pod string, bound t
 	})
 }
 
-// has says whether the EndpointSlices of the Service call a pod ready: that is
+// has reports whether the EndpointSlices of the Service call a pod ready: that is
 // what gateways go by.
 func (r rotation) has(ctx context.Context, l *Session, pod string) (bool, error) {
 	var list discoveryv1.EndpointSliceList

@@ -31,7 +31,7 @@ func (l *Session) route(ctx context.Context, manifest string, r probe.Request, f
 	if err := l.apply(ctx, append(objs, more...)...); err != nil {
 		return err
 	}
-	return l.inForce(ctx, r, state.Mark)
+	return l.waitActive(ctx, r, state.Mark)
 }
 
 // routed returns when the gateway has the newest state of the route that Knative
@@ -101,10 +101,10 @@ func (l *Session) mark() string {
 // worker that lags behind then hides with a chance of 2^-20.
 const inForceStreak = 20
 
-// inForce returns when the application itself answers r, by the state of a route
+// waitActive returns when the application itself answers r, by the state of a route
 // that carries mark. Istio has no status that says so:
 // https://github.com/istio/istio/issues/16211
-func (l *Session) inForce(ctx context.Context, r probe.Request, mark string) error {
+func (l *Session) waitActive(ctx context.Context, r probe.Request, mark string) error {
 	return l.marked(ctx, mark, func(a probe.Answer) bool { return !a.Router }, r)
 }
 

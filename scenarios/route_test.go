@@ -107,7 +107,7 @@ func TestARouteIsInForceOnceTheApplicationAnswersByIt(t *testing.T) {
 			return probe.Answer{Status: 200, Route: "1", Router: sent <= 5}
 		}}
 		l := &Session{send: s}
-		if err := l.inForce(t.Context(), probe.Request{}, "1"); err != nil || s.sent != 5+inForceStreak {
+		if err := l.waitActive(t.Context(), probe.Request{}, "1"); err != nil || s.sent != 5+inForceStreak {
 			t.Errorf("%v after %d requests, want %d", err, s.sent, 5+inForceStreak)
 		}
 	})

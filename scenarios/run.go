@@ -40,7 +40,7 @@ type Result struct {
 	Seconds  float64      `json:"seconds"`
 }
 
-// StepResult is what one step saw. Barrier is the time that its change took to
+// StepResult is the result of one step. Barrier is the time that its change took to
 // be active; what a person took to think is in none of the times.
 type StepResult struct {
 	Name     string    `json:"name"`
@@ -169,7 +169,7 @@ func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r 
 		func(ctx context.Context) error { return l.cleanUp(ctx, keep) })
 }
 
-// story is what a run is about.
+// story returns the description of a run.
 func (env *Env) story(j Job, p *Plan, c *Control) *Story {
 	s := &Story{Call: env.Call, Scenario: j.Scenario.Name, Summary: j.Scenario.Summary}
 	if c != nil {
@@ -216,7 +216,7 @@ func (l *Session) runIn(ctx context.Context, p *Plan, c *Control, r Result, open
 	return r, nil
 }
 
-// runSteps goes through the steps and says whether the control's break was made.
+// runSteps runs the steps and reports whether the control's break was made.
 func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) (broken bool, err error) {
 	breakAfter := func(step string) error {
 		if c == nil || c.After != step {
@@ -360,7 +360,8 @@ func (l *Session) unlessRefused(ctx context.Context, change func(context.Context
 	return err
 }
 
-// refusal is the first one that concerns the run; one without a reason when there is none, or istiod cannot be asked.
+// refusal returns the first rejection that concerns the run. It returns one without a reason if there is none, or if istiod
+// does not answer.
 func (l *Session) refusal(ctx context.Context) proxy.Rejection {
 	list, err := l.rejections(ctx)
 	if err != nil {

@@ -34,7 +34,7 @@ type Scenario struct {
 	New func(Options) (*Plan, error)
 }
 
-// Plan is what one run does. Its steps share the run's state, so it serves one
+// Plan has the steps and controls of one run. Its steps share the run's state, so it serves one
 // run only.
 type Plan struct {
 	// Admitted asks the cluster whether it would take the run's objects, before
@@ -137,7 +137,7 @@ func (p *Plan) has(step string) bool {
 	return slices.ContainsFunc(p.Steps, func(each Step) bool { return each.Name == step })
 }
 
-// control returns the named control; the empty name is none.
+// control returns the named control, or nil for the empty name.
 func (p *Plan) control(name string) (*Control, error) {
 	if name == "" {
 		return nil, nil

@@ -190,17 +190,17 @@ func (l *Session) find(o *unstructured.Unstructured) int {
 	})
 }
 
-// checkInterference says that the world is as the run made it: a verdict on a world
-// that somebody else has changed would be about another one.
+// checkInterference returns an error if somebody else has changed the objects of
+// the run: then the verdict would be about something else.
 func (l *Session) checkInterference(ctx context.Context) error {
 	changed, err := l.Kube.Drift(ctx, l.applied)
 	if err == nil && len(changed) > 0 {
-		// Who may write an annotation just then is no disturber: what is changed
-		// still is when looked at again.
+		// Check twice, because somebody may write an annotation for a moment. A
+		// real change is still there.
 		changed, err = l.Kube.Drift(ctx, l.applied)
 	}
 	if err != nil {
-		return fmt.Errorf("looking whether the world is still the run's own: %w", err)
+		return fmt.Errorf("checking whether somebody changed the run's objects: %w", err)
 	}
 	if len(changed) > 0 {
 		return l.interference("changed " + strings.Join(changed, ", "))

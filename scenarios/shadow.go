@@ -286,7 +286,7 @@ func (s *shadowStory) route(to shadowRoute) func(context.Context, *Session) erro
 		if to.Outside {
 			inside = "" // the answer of a route without marks
 		}
-		return l.inForce(ctx, sidecar, inside)
+		return l.waitActive(ctx, sidecar, inside)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// Lesson is what a person is shown before they go on: what a step is about,
+// Lesson is the explanation of a step that --explain shows: what the step is about,
 // before its first change, and each change itself.
 type Lesson struct {
 	Step, Steps   int    // its number and how many there are; 0 for what is no step

@@ -66,7 +66,7 @@ func scoresOf(workers []training) scores {
 	return all
 }
 
-// training is what training code has said of itself: its stages by name.
+// training is the output of the training code: its stages by name.
 type training map[string]stage
 
 // readTraining reads the lines that are stages, and leaves out all others.
@@ -248,7 +248,7 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 	return m, nil
 }
 
-// has says whether the registry has an image.
+// has reports whether the registry has an image.
 func (l *Session) has(ctx context.Context, image string) (bool, error) {
 	return oci.Has(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
 }

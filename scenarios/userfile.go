@@ -136,7 +136,7 @@ type userService struct {
 	percents []int64
 }
 
-// userRoute is what userfile/route.yaml is made from.
+// userRoute has the parameters of userfile/route.yaml.
 type userRoute struct {
 	Name, Host    string
 	Versions      []userLeg
@@ -493,13 +493,13 @@ func (u *userStory) change(ctx context.Context, l *Session, c file.Change, w fil
 	if err := l.apply(ctx, objs...); err != nil {
 		return err
 	}
-	return u.inForce(ctx, l, c, w.Empty)
+	return u.waitActive(ctx, l, c, w.Empty)
 }
 
-// inForce returns when the routes that a change touches answer with their new
+// waitActive returns when the routes that a change touches answer with their new
 // marks, and so does what is behind them. Knative's own readiness says so much
 // already.
-func (u *userStory) inForce(ctx context.Context, l *Session, c file.Change, empty []string) error {
+func (u *userStory) waitActive(ctx context.Context, l *Session, c file.Change, empty []string) error {
 	var names, hosts []string // of routes, and of those and their new versions
 	switch c := c.(type) {
 	case file.Apply:
@@ -550,7 +550,7 @@ func (l *Session) named(ref file.Ref) (*unstructured.Unstructured, error) {
 	return nil, fmt.Errorf("%s is not there any more", ref)
 }
 
-// wait waits for what a step names besides its change.
+// wait waits for the objects and routes that a step names besides its change.
 func (u *userStory) wait(ctx context.Context, l *Session, w file.Wait) error {
 	if w.Within > 0 {
 		var cancel context.CancelFunc
@@ -627,7 +627,7 @@ func (u *userStory) all(ctx context.Context, l *Session, x file.ExpectAll) (Evid
 	return e, err
 }
 
-// headerOf is what an expectation's requests carry.
+// headerOf returns the headers of an expectation's requests.
 func headerOf(x file.ExpectAll) http.Header {
 	h := http.Header{}
 	for _, name := range sortedKeys(x.Headers) {

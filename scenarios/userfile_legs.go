@@ -118,7 +118,7 @@ func legOf(route, request map[string]any) (leg, error) {
 	return leg{name, string(to), string(changes)}, errors.Join(err, err2)
 }
 
-// atGateway says whether a route for these gateways is the lab's gateway's, too;
+// atGateway reports whether a route for these gateways is the lab's gateway's, too;
 // one that names none is the sidecars' only.
 func atGateway(gateways []string) bool {
 	return slices.ContainsFunc(gateways, func(g string) bool { return g != "mesh" })

@@ -227,7 +227,7 @@ func (i *idle) coldStart(ctx context.Context, l *Session, s *idleService) (probe
 	return a, after[a.Pod], judgeCold(a, before, after)
 }
 
-// judgeCold says whether an answer is from the one pod that its request
+// judgeCold reports whether an answer is from the one pod that its request
 // started, by the pods that there were before the request and after it.
 func judgeCold(a probe.Answer, before, after map[string]podLife) error {
 	var started []string
@@ -261,7 +261,7 @@ const (
 	stageReady     = "pod ready"
 )
 
-// podLife is what a watch has seen of one pod.
+// podLife is the life of one pod, as a watch has seen it.
 type podLife struct {
 	pod  corev1.Pod           // at last
 	gone bool                 // not only Terminating

@@ -147,7 +147,7 @@ func (r *run) of(step, sample int) (own []answer) {
 	return own
 }
 
-// has says whether a sample has an answer.
+// has reports whether a sample has an answer.
 func (r *run) has(step, sample int) bool {
 	return slices.ContainsFunc(r.answers, func(a answer) bool { return a.step == step && a.sample == sample })
 }

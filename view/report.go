@@ -88,7 +88,7 @@ func (r *run) Number(n int) int {
 	return r.number(n)
 }
 
-// Mark says whether a step's claim holds.
+// Mark reports whether a step's claim holds.
 func (s *step) Mark() string {
 	switch {
 	case s.Checked != nil && s.Checked.Pass:

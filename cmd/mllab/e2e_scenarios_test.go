@@ -277,7 +277,7 @@ func planOf(t *testing.T, s scenarios.Scenario, o scenarios.Options) *scenarios.
 	return p
 }
 
-// core tells whether a scenario needs no more than the core lab has.
+// core reports whether a scenario needs no more than the core lab has.
 func core(s scenarios.Scenario) bool {
 	return !slices.Contains(s.Needs, "flux") && !slices.Contains(s.Needs, "kubeflow")
 }

@@ -509,7 +509,7 @@ func TestATamperedImageIsRefusedAndChangesNothing(t *testing.T) {
 	}
 }
 
-// upload tells whether the request brings a layer.
+// upload reports whether the request brings a layer.
 func upload(r *http.Request) bool { return r.Method == http.MethodPatch }
 
 func TestAPushThatTheRegistryBreaksOffSucceedsAgain(t *testing.T) {

@@ -135,7 +135,7 @@ func parse(set *token.FileSet, path string, text any) (source, error) {
 	return source{path, f}, err
 }
 
-// matches tells whether a pattern is name, or has it below.
+// matches reports whether a pattern is name, or has it below.
 func matches(pattern, name string) bool {
 	if pattern == "..." {
 		return true
@@ -150,12 +150,12 @@ func anyMatches(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, name) })
 }
 
-// in tells whether one of the patterns names the file or its folder.
+// in reports whether one of the patterns names the file or its folder.
 func (s source) in(patterns []string) bool {
 	return anyMatches(patterns, s.path) || anyMatches(patterns, path.Dir(s.path))
 }
 
-// standard tells whether an import path is the standard library's: the others begin with a host name.
+// standard reports whether an import path is the standard library's: the others begin with a host name.
 func standard(importPath string) bool {
 	host, _, _ := strings.Cut(importPath, "/")
 	return !strings.Contains(host, ".")

@@ -20,10 +20,10 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// kubeVersion is what templates see as the cluster's version: the one of the lab, which is that of our k8s.io modules.
+// kubeVersion is the cluster's version for templates: that of the lab, which is that of the k8s.io modules.
 const kubeVersion = "v1.34.4"
 
-// service is what templates see as .Release.Service; charts put it into app.kubernetes.io/managed-by.
+// service is .Release.Service in templates; charts write it into app.kubernetes.io/managed-by.
 const service = "mllab"
 
 // Render returns the objects of the chart in the folder files, in Helm's install order, CRDs first. values go over the

@@ -19,7 +19,7 @@ const (
 // CardName is the name of the ConfigMap with the card of the model that came last.
 const CardName = "model-card"
 
-// Card is what is known of a model: the data of ConfigMap CardName.
+// Card describes a model. It is the data of ConfigMap CardName.
 type Card struct {
 	Run            string `json:"run"`            // that made it
 	Revision       string `json:"revision"`       // of Knative, that serves it
@@ -107,7 +107,7 @@ func ReadEnd(message string) (e End, err error) {
 	return e, err
 }
 
-// Proof is what a run of a scenario found out about a commit. It is kept as a note on that commit, which
+// Proof is the result of a scenario's run for a commit. It is a note on that commit, which
 // `git log --notes=mllab` shows. E is the type of the evidence, or json.RawMessage.
 type Proof[E any] struct {
 	Scenario string `json:"scenario"`

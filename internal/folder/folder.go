@@ -1,4 +1,4 @@
-// Package folder marks the folders that mllab fills: only in these does it remove by name.
+// Package folder marks the folders that mllab fills. mllab removes files only in marked folders.
 package folder
 
 import (
@@ -12,7 +12,7 @@ import (
 	"mllab.local/internal/fault"
 )
 
-// mark is the file that makes a folder mllab's. Its text says whether mllab made the folder or found it empty.
+// mark is the file that marks a folder as mllab's. Its text says whether mllab created the folder or found it empty.
 const (
 	mark     = ".mllab"
 	madeText = "mllab made this folder, and removes it when nothing else is in it.\n"
@@ -46,8 +46,8 @@ func unusable(flag, dir string, err error) error {
 	return fault.Usage("name another folder with "+flag, "%s must be a folder that mllab can write to, got %s: %w", flag, dir, err)
 }
 
-// Own makes dir when it is not there, and marks it as mllab's. Its errors are those of Check, and come before anything in
-// dir changes.
+// Own creates dir if it does not exist, and marks it as mllab's. Its errors are those of Check, and come before it changes
+// anything in dir.
 func Own(flag, dir string, signs ...string) error {
 	if err := Check(flag, dir, signs...); err != nil {
 		return err

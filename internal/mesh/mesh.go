@@ -20,7 +20,7 @@ const (
 	Gateway   = "istio-ingressgateway" // Service and Deployment
 )
 
-// Options are what is installed; all must be set.
+// Options are the parameters of the installation. All must be set.
 type Options struct {
 	Operator               []byte // an IstioOperator as istioctl takes it, without images
 	PilotImage, ProxyImage string // full references

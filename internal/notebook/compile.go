@@ -67,7 +67,7 @@ const (
 // https://kubernetes.io/docs/concepts/configuration/configmap/
 const maxCode = 1 << 20
 
-// pipelineName is what Kubernetes takes as a name, with room for a run's hash.
+// pipelineName matches names that Kubernetes accepts, with room for a run's hash.
 var pipelineName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
 // Name returns the name of the pipeline of a notebook's file. Characters that

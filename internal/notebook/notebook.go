@@ -41,7 +41,7 @@ func (s Step) Task() string { return task(s.Name) }
 
 func task(name string) string { return strings.Trim(strings.ReplaceAll(name, "_", "-"), "-") }
 
-// Pod is what tags say about the pod of a step.
+// Pod has the tags about the pod of a step.
 type Pod struct {
 	Annotations map[string]string `json:",omitempty"`
 	Labels      map[string]string `json:",omitempty"`
@@ -76,7 +76,7 @@ type file struct {
 	} `json:"cells"`
 }
 
-// kale is what KALE keeps about a whole notebook, as far as it changes its pods.
+// kale has KALE's metadata of a notebook that changes its pods.
 type kale struct {
 	StepsDefaults any    `json:"steps_defaults"` // tags of every step
 	Image         string `json:"base_image"`

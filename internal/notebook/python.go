@@ -31,7 +31,7 @@ const (
 // is reports whether the token is this operator, name or stray character.
 func (t token) is(text string) bool { return t.text == text && t.kind != aComment }
 
-// operators are those of more than one character, the longest first.
+// operators are the operators of more than one character, the longest first.
 var operators = []string{
 	"**=", "//=", ">>=", "<<=", "...", "!=", "%=", "//", "/=", "==", "<=", ">=", "->", "+=", "-=", "*=", "**", "@=", "&=", "|=", "^=", ">>", "<<", ":=", "<>",
 }

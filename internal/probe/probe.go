@@ -43,7 +43,7 @@ const (
 // MaxBody is how many bytes of an answer's body are read. A longer one is an error of that answer.
 const MaxBody = 1 << 20
 
-// Request is what to send. Method "" is GET; Host "" is the URL's. Fresh asks for a connection of its own, which is
+// Request is a request to send. Method "" is GET; Host "" is the URL's. Fresh asks for a connection of its own, which is
 // closed after the answer; otherwise a kept-alive one is used when there is one.
 type Request struct {
 	URL, Host, Method string
@@ -52,7 +52,7 @@ type Request struct {
 	Fresh             bool
 }
 
-// Answer is what became of one request.
+// Answer is the result of one request.
 type Answer struct {
 	ID        string        `json:"id"`             // the one sent
 	Echo      string        `json:"echo,omitempty"` // the one the application says it got

@@ -25,14 +25,14 @@ type Mark struct {
 	At   time.Time `json:"at"`
 }
 
-// Record is what a Watcher saw. Answers are in the order of their schedule.
+// Record is the result of a Watcher. Answers are in the order of their schedule.
 type Record struct {
 	Answers []Answer `json:"answers"`
 	Marks   []Mark   `json:"marks,omitempty"`
 	Missed  int      `json:"missed"` // scheduled but never sent
 }
 
-// Watcher sends requests at a constant rate, whatever becomes of them, until it is stopped.
+// Watcher sends requests at a constant rate, without waiting for answers, until it is stopped.
 type Watcher struct {
 	send     Sender
 	request  Request

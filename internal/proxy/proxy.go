@@ -51,15 +51,15 @@ func (r Rejection) Hint() string {
 	return fmt.Sprintf("fix or delete %s: until then no change of anybody's takes effect in that proxy", cmp.Or(r.Object, "the object it is refused for"))
 }
 
-// InNamespace says whether the proxy's pod is there.
+// InNamespace reports whether the proxy's pod is there.
 func (r Rejection) InNamespace(ns string) bool { return strings.HasSuffix(r.Proxy, "."+ns) }
 
-// OfGateway says whether it is the ingress gateway that refuses.
+// OfGateway reports whether it is the ingress gateway that refuses.
 func (r Rejection) OfGateway() bool {
 	return strings.HasPrefix(r.Proxy, gatewayName+"-") && r.InNamespace(namespace)
 }
 
-// types are what istiod calls the kinds of configuration.
+// types maps istiod's names of configuration types.
 // https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-types
 var types = map[string]string{
 	"type.googleapis.com/envoy.config.route.v3.RouteConfiguration":         "routes",
@@ -134,7 +134,7 @@ func parse(body []byte) ([]Rejection, error) {
 	return all, nil
 }
 
-// kinds are those that istiod makes proxies' configuration from and that a user writes.
+// kinds are the kinds of users' objects that istiod makes proxies' configuration from.
 var kinds = []string{
 	"networking.istio.io/v1alpha3 EnvoyFilter", "networking.istio.io/v1 VirtualService", "networking.istio.io/v1 Gateway",
 	"networking.istio.io/v1 DestinationRule", "networking.istio.io/v1 ServiceEntry", "extensions.istio.io/v1alpha1 WasmPlugin",

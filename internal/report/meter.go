@@ -19,7 +19,7 @@ type sample struct {
 	done int64
 }
 
-// window is what the rate is taken over: long enough to be calm, short enough to show a stall.
+// window is the time over which the rate is computed: long enough to be steady, short enough to show a stall.
 const window = 15 * time.Second
 
 // set takes a new state and reports whether it differs from the last one.

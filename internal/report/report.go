@@ -287,7 +287,7 @@ type task struct {
 	bars    func() []Bar // nil when it counts nothing
 }
 
-// state is what is known of a running step: how far, and why not further.
+// state is the progress of a running step, and what it waits for.
 func (t *task) state(now time.Time) string {
 	if t.meter == nil {
 		return t.reason

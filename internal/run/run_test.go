@@ -166,7 +166,7 @@ func started(t *testing.T, ctx context.Context, script string) ([]int, <-chan er
 	return pids, result
 }
 
-// alive tells whether pid runs; a zombie that its new parent has not collected yet does not.
+// alive reports whether pid runs; a zombie that its new parent has not collected yet does not.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false

@@ -13,7 +13,7 @@ type Arm struct {
 
 func (a Arm) rate() float64 { return float64(a.Converted) / float64(a.Users) }
 
-// Conclusion is what the comparison of two arms has come to.
+// Conclusion is the result of the comparison of two arms.
 type Conclusion int
 
 // NoDifference says only that none was shown.

@@ -222,7 +222,7 @@ func allSources() []source {
 	return all
 }
 
-// missing says whether a module of the list has no folder yet.
+// missing reports whether a module of the list has no folder yet.
 func missing(list string) bool {
 	for line := range strings.Lines(list) {
 		if len(strings.Fields(line)) < 3 {
@@ -245,7 +245,7 @@ func stampText(mods map[string]module) string {
 	return fmt.Sprintf("# what the files here are rendered from\n%s\nrenderer %x\n", strings.Join(lines, "\n"), sha256.Sum256(self))
 }
 
-// complete says whether every output is there: a stamp alone proves nothing.
+// complete reports whether every output is there: a stamp alone proves nothing.
 func complete(dir string) bool {
 	names := []string{"kind-base"}
 	for _, o := range outputs {

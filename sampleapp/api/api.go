@@ -18,7 +18,7 @@ const (
 )
 
 const (
-	// HeaderConverted says whether an answer led to what a business wants, such as an order.
+	// HeaderConverted says whether an answer led to a business result, such as an order.
 	HeaderConverted = "X-Mllab-Converted"
 	// HeaderModel is "sha256:" and the hash of a trained model's file.
 	HeaderModel = "X-Mllab-Model"
