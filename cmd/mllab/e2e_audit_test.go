@@ -139,7 +139,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		}
 	})
 
-	c.part(t, "a push works beside a scenario, and Flux looks at once", func(t *testing.T) {
+	c.part(t, "a push works during a scenario, and Flux fetches at once", func(t *testing.T) {
 		p := c.start("scenario", "canary", "--requests", "200000")
 		p.says(t, "requests")
 		red := ada.commit("Red", "audit-try/base/settings.yaml", settings("red"))
@@ -160,7 +160,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		}
 	})
 
-	c.part(t, "what would lose or forge something is refused in words", func(t *testing.T) {
+	c.part(t, "the server refuses pushes that lose or forge commits, with a reason", func(t *testing.T) {
 		late := clone(t)
 		blue := ada.commit("Blue", "audit-try/base/settings.yaml", settings("blue"))
 		ada.git("push", "-q")

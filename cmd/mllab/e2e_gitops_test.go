@@ -56,7 +56,7 @@ func testGitOps(t *testing.T, c cli) {
 		})
 	}
 
-	c.part(t, "the Git pod and two of Flux's are killed in the middle: the lab converges and nothing is lost", func(t *testing.T) {
+	c.part(t, "the Git pod and two of Flux's are killed during a run: the lab converges and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
 		for _, kill := range []struct{ step, namespace, app string }{
 			{"a commit moves 10 % to v2", "git", "git"},
@@ -74,7 +74,7 @@ func testGitOps(t *testing.T, c cli) {
 		c.gitIsWhole(t)
 	})
 
-	c.part(t, "the node is stopped in the middle: up brings it back, and nothing is lost", func(t *testing.T) {
+	c.part(t, "the node is stopped during a run: up starts it again, and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
 		p.says(t, "gitops: commit to traffic: started")
 		engine(t, "stop", "-t", "5", c.node())
@@ -84,7 +84,7 @@ func testGitOps(t *testing.T, c cli) {
 		c.gitIsWhole(t)
 	})
 
-	c.part(t, "a person pushes in the middle of a run's own commits: it passes, and nothing is lost", func(t *testing.T) {
+	c.part(t, "a person pushes between a run's own commits: it passes, and nothing is lost", func(t *testing.T) {
 		ada := gitUser{t, t.TempDir()}
 		ada.git("clone", "-q", c.gitRemote(t).String(), ".")
 		p := c.start("scenario", "gitops", "--short", "-o", "json")

@@ -65,7 +65,7 @@ func TestLabDelivery(t *testing.T) {
 		})
 	}
 
-	c.part(t, "what a run pushed to a tag stays there", func(t *testing.T) { testRunsTags(t, c) })
+	c.part(t, "the registry does not replace a run's tag", func(t *testing.T) { testRunsTags(t, c) })
 
 	c.part(t, "a notebook is compiled to a pipeline that runs", func(t *testing.T) {
 		c.run("pipeline", "compile", "no-such.ipynb").exits(t, 2, "no-such.ipynb", "name a notebook")
@@ -81,9 +81,9 @@ func TestLabDelivery(t *testing.T) {
 		c.kubectl(t, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow", "--all")
 	})
 
-	c.part(t, "clients do what their own first page does", func(t *testing.T) { testClients(t, c) })
+	c.part(t, "clients run the example of their own first page", func(t *testing.T) { testClients(t, c) })
 
-	c.part(t, "notebooks as people bring them", func(t *testing.T) { testNotebooks(t, c) })
+	c.part(t, "notebooks as people write them", func(t *testing.T) { testNotebooks(t, c) })
 
 	c.part(t, "mlops passes, it fits, and the proof of each of its commits is in Git", func(t *testing.T) {
 		p := c.start("scenario", "mlops", "--keep", "-o", "json")
@@ -112,7 +112,7 @@ func TestLabDelivery(t *testing.T) {
 			}
 		}
 	})
-	c.part(t, "a pushed notebook fails with its own words, and a killed runner is taken up again", func(t *testing.T) {
+	c.part(t, "a pushed notebook fails with its own error, and a killed runner continues", func(t *testing.T) {
 		c.pushesNotebooks(t)
 	})
 	c.run("scenario", "reset", "mlops").exits(t, 0)
@@ -120,10 +120,10 @@ func TestLabDelivery(t *testing.T) {
 		c.catches(t, "mlops", "--short")
 	})
 
-	c.part(t, "the registry is killed again and again in a pipeline: it passes or says why, and only whole models serve", func(t *testing.T) {
+	c.part(t, "the registry is killed repeatedly in a pipeline: it passes or reports why, and only complete models serve", func(t *testing.T) {
 		c.killsTheRegistry(t, "pipeline")
 	})
-	c.part(t, "the node is stopped while a pipeline trains: up brings it back, and the pipeline goes on", func(t *testing.T) {
+	c.part(t, "the node is stopped while a pipeline trains: up starts it again, and the pipeline continues", func(t *testing.T) {
 		c.stopsTheNode(t, "pipeline", "good")
 	})
 

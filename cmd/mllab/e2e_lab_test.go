@@ -31,7 +31,7 @@ func TestLab(t *testing.T) {
 		c.run("scenario", "canary").exits(t, 3, "mllab up")
 	})
 
-	c.part(t, "wrong use exits 2 and says what is wrong", func(t *testing.T) {
+	c.part(t, "wrong use exits 2 and names the mistake", func(t *testing.T) {
 		for _, tc := range []struct {
 			args string
 			says string
@@ -73,13 +73,13 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "no engine is said with its fix", func(t *testing.T) {
+	c.part(t, "without an engine up names the fix", func(t *testing.T) {
 		none := c
 		none.env = append(slices.Clone(c.env), "PATH="+t.TempDir())
 		none.run("up").exits(t, 2, "podman")
 	})
 
-	c.part(t, "an engine without permission is told apart", func(t *testing.T) {
+	c.part(t, "an engine without permission has its own error", func(t *testing.T) {
 		dir := t.TempDir()
 		script := "#!/bin/sh\necho 'permission denied while trying to connect to the Docker daemon socket' >&2\nexit 1\n"
 		if err := os.WriteFile(filepath.Join(dir, "docker"), []byte(script), 0o755); err != nil {
@@ -90,7 +90,7 @@ func TestLab(t *testing.T) {
 		denied.run("up", "--engine", "docker").exits(t, 2, "permission")
 	})
 
-	c.part(t, "a variable that points nowhere is named with its value", func(t *testing.T) {
+	c.part(t, "an error names a wrong variable with its value", func(t *testing.T) {
 		for _, v := range []string{"CONTAINER_HOST=unix:///nowhere", "CONTAINERS_CONF=/nowhere", "DOCKER_HOST=unix:///nowhere", "KIND_EXPERIMENTAL_PROVIDER=nowhere", "TMPDIR=/nowhere", "HOME=/nowhere"} {
 			misled := c
 			misled.env = append(slices.DeleteFunc(slices.Clone(c.env), func(e string) bool { return strings.HasPrefix(e, "MLLAB_CACHE_DIR=") }), v)
@@ -110,7 +110,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "a port in use is refused before anything is made", func(t *testing.T) {
+	c.part(t, "up refuses a port in use before it creates anything", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -123,7 +123,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "a full disk is said before anything is built", func(t *testing.T) {
+	c.part(t, "up reports a full disk before it builds anything", func(t *testing.T) {
 		if os.Geteuid() != 0 {
 			t.Skip("only root can mount a small file system")
 		}
@@ -139,7 +139,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "dry run needs no engine and makes nothing", func(t *testing.T) {
+	c.part(t, "dry run needs no engine and creates nothing", func(t *testing.T) {
 		var plan bootstrap.PlanDoc
 		c.run("up", "--dry-run", "-o", "json").ok(t, &plan)
 		if plan.Cluster != c.name || c.left(t) != "" {
@@ -147,7 +147,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "^C in the middle of the image build leaves nothing half built", func(t *testing.T) {
+	c.part(t, "^C during the image build leaves no partial image", func(t *testing.T) {
 		dir := t.TempDir()
 		p := c.start("images", "build", "--image-source", "source", "--cache-dir", dir)
 		p.says(t, "compile kubernetes: started")
@@ -167,7 +167,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "a foreign cluster of the same name is left alone", func(t *testing.T) {
+	c.part(t, "up and down do not touch a foreign cluster of the same name", func(t *testing.T) {
 		var node struct{ Node string }
 		c.run("images", "build", "--image-source", "source", "-o", "json").ok(t, &node)
 		// Any image that is not a node image of ours will do.
@@ -186,7 +186,7 @@ func TestLab(t *testing.T) {
 
 	up := []string{"up", "--image-source", "source", "--port", "auto", "--with", "all", "-o", "json"}
 
-	c.part(t, "^C while the node is made leaves nothing", func(t *testing.T) {
+	c.part(t, "^C while the node is created leaves nothing", func(t *testing.T) {
 		p := c.start(up...)
 		p.says(t, "starting control-plane")
 		p.interrupt()
@@ -196,7 +196,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	if !c.part(t, "kill -9 while the node is made, and while addons are installed: up goes on", func(t *testing.T) {
+	if !c.part(t, "kill -9 while the node is created, and while addons are installed: up continues", func(t *testing.T) {
 		p := c.start(up...)
 		p.says(t, "starting control-plane")
 		p.kill()
@@ -213,7 +213,7 @@ func TestLab(t *testing.T) {
 
 	var lab bootstrap.StatusReport
 
-	c.part(t, "status says ready, and how to go on", func(t *testing.T) {
+	c.part(t, "status reports ready, and the next command", func(t *testing.T) {
 		c.run("status", "-o", "json").ok(t, &lab)
 		if !lab.Ready || lab.URL == "" || lab.Kubernetes == "" || lab.Memory == 0 || len(lab.Addons) <= 4 {
 			t.Errorf("got %+v", lab)
@@ -236,9 +236,9 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "what has no way in the lab does not leave its node", func(t *testing.T) { testNothingLeavesTheNode(t, c) })
+	c.part(t, "a packet without a route in the lab does not leave the node", func(t *testing.T) { testNothingLeavesTheNode(t, c) })
 
-	c.part(t, "a person's programs reach it, and ask no proxy for it", func(t *testing.T) { testAccess(t, c) })
+	c.part(t, "a user's programs reach the lab without a proxy", func(t *testing.T) { testAccess(t, c) })
 
 	c.part(t, "a second up changes nothing and restarts nothing", func(t *testing.T) {
 		pods := func() string {
@@ -268,14 +268,14 @@ func TestLab(t *testing.T) {
 		c.everyScenario(t, scenarios.Options{Short: true}, func(scenarios.Scenario) bool { return true }, "--short", "--parallel", "3")
 	})
 
-	c.part(t, "teach mode shows each step before it happens", func(t *testing.T) {
+	c.part(t, "explain shows each step before it happens", func(t *testing.T) {
 		p := c.start("scenario", "canary", "--short", "--explain")
 		go func() { _, _ = io.WriteString(p.in, strings.Repeat("\n", 40)); _ = p.in.Close() }()
 		r := p.wait()
 		r.exits(t, 0, "Step 1 of", "+kind: Service", "percent: 90")
 	})
 
-	c.part(t, "^C while sampling exits 130 and takes the namespace away", func(t *testing.T) {
+	c.part(t, "^C while sampling exits 130 and removes the namespace", func(t *testing.T) {
 		p := c.start("scenario", "canary", "--requests", "200000")
 		p.says(t, "requests")
 		p.interrupt()
@@ -285,7 +285,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	c.part(t, "kill -9 while sampling: the next run starts afresh", func(t *testing.T) {
+	c.part(t, "kill -9 while sampling: the next run starts again", func(t *testing.T) {
 		p := c.start("scenario", "canary", "--requests", "200000")
 		p.says(t, "requests")
 		p.kill()

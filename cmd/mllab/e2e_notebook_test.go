@@ -27,7 +27,7 @@ var brought = []struct{ tags, source string }{
 	{"pipeline-metrics", "print(answer)"},
 }
 
-// testNotebooks compiles notebooks as people bring them, and runs one. The lab
+// testNotebooks compiles notebooks as people write them, and runs one. The lab
 // has Kubeflow.
 func testNotebooks(t *testing.T, c cli) {
 	const namespace = "e2e-notebooks"

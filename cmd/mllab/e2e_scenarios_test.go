@@ -110,11 +110,11 @@ func TestLabScenarios(t *testing.T) {
 	})
 
 	c.part(t, "users' files: the field's cases", func(t *testing.T) { testUserFiles(t, c) })
-	c.part(t, "a route that no proxy takes is refused when it is applied", func(t *testing.T) { testRefusedRoutes(t, c) })
-	c.part(t, "a proxy that refuses its routes is seen", func(t *testing.T) { testRefusingProxy(t, c) })
-	c.part(t, "a Gateway of a user's own answers by the one port", func(t *testing.T) { testNetwork(t, c) })
+	c.part(t, "istiod refuses a route that no proxy accepts", func(t *testing.T) { testRefusedRoutes(t, c) })
+	c.part(t, "status reports a proxy that rejects its routes", func(t *testing.T) { testRefusingProxy(t, c) })
+	c.part(t, "a user's own Gateway answers on the lab's one port", func(t *testing.T) { testNetwork(t, c) })
 
-	c.part(t, "what --keep left is removed by reset", func(t *testing.T) {
+	c.part(t, "reset removes what --keep left", func(t *testing.T) {
 		c.run("scenario", "canary", "--short", "--keep").ok(t, nil)
 		if ns := c.kubectl(t, "get", "namespace", "mllab-canary", "--ignore-not-found", "-o", "name"); ns == "" {
 			t.Error("--keep kept nothing")
@@ -199,7 +199,7 @@ func TestLabScenarios(t *testing.T) {
 		}
 	})
 
-	c.part(t, "a stopped node: the scenario says up, and up starts it again", func(t *testing.T) {
+	c.part(t, "a stopped node: the scenario names up, and up starts the node again", func(t *testing.T) {
 		engine(t, "stop", "-t", "5", c.node())
 		c.run("scenario", "canary").exits(t, 3, "mllab up")
 		c.run("status").exits(t, 3, "mllab up")

@@ -139,7 +139,7 @@ func testUpGitOps(t *testing.T, c cli) {
 		}
 	})
 
-	c.part(t, "nobody fights over a field", func(t *testing.T) {
+	c.part(t, "no two managers overwrite each other's fields", func(t *testing.T) {
 		before := versions()
 		if strings.Count(before, "\n") < 90 {
 			t.Fatalf("that is not all:\n%s", before)
@@ -190,7 +190,7 @@ func testUpGitOps(t *testing.T, c cli) {
 		j.push(t, c, "", 3*time.Minute, func() bool { return live() == made && image() == old })
 	})
 
-	c.part(t, "up brings back who applies commits", func(t *testing.T) {
+	c.part(t, "up restores the controller that applies commits", func(t *testing.T) {
 		c.kubectl(t, "delete", "deployment", "kustomize-controller", "-n", "flux-system")
 		_, r := up(t)
 		if !strings.Contains(r.err, "applied without Git: flux: Deployment/flux-system/kustomize-controller") {
@@ -202,7 +202,7 @@ func testUpGitOps(t *testing.T, c cli) {
 		j.push(t, c, "", 3*time.Minute, func() bool { return live() == made })
 	})
 
-	c.part(t, "a commit removes an addon, and up lets it be", func(t *testing.T) {
+	c.part(t, "a commit removes an addon, and up does not restore it", func(t *testing.T) {
 		j.git(t, "rm", "-q", "-r", "lab/sample.yaml", "addons/sample")
 		j.push(t, c, "no sample", 6*time.Minute, func() bool {
 			return c.kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") == ""
