@@ -4,6 +4,8 @@
 package notebook
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,6 +68,9 @@ type file struct {
 		Kernel struct {
 			Language string `json:"language"`
 		} `json:"kernelspec"`
+		Info struct { // what is left where the kernel was stripped
+			Name string `json:"name"`
+		} `json:"language_info"`
 	} `json:"metadata"`
 	Cells []struct {
 		Type     string `json:"cell_type"`
@@ -103,13 +108,14 @@ func (s *source) UnmarshalJSON(data []byte) error {
 // previous step that does not exist, a circle.
 func Read(data []byte) (*Notebook, error) {
 	var f file
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // which some editors on Windows write
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, fmt.Errorf("it is no notebook: %w", err)
 	}
 	if f.Format != 4 {
 		return nil, fmt.Errorf("nbformat must be 4, got %d: save the notebook with a newer Jupyter", f.Format)
 	}
-	if language := f.Metadata.Kernel.Language; language != "" && !strings.EqualFold(language, "python") {
+	if language := cmp.Or(f.Metadata.Kernel.Language, f.Metadata.Info.Name); language != "" && !strings.EqualFold(language, "python") {
 		return nil, fmt.Errorf("the language of the notebook's kernel must be python, got %s", language)
 	}
 	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]int{}}

@@ -148,6 +148,7 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 	}{
 		"no JSON":                  {[]byte("# hello"), "it is no notebook: "},
 		"an old format":            {[]byte(`{"nbformat": 3}`), "nbformat must be 4, got 3"},
+		"a stripped kernel":        {[]byte(`{"nbformat": 4, "metadata": {"language_info": {"name": "julia"}}, "cells": []}`), "must be python, got julia"},
 		"another language":         {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"language": "R"}}, "cells": []}`), "must be python, got R"},
 		"no cells":                 {notebook(t), "no cell is tagged step:NAME"},
 		"nothing tagged":           {notebook(t, cell{"markdown", "# A", nil}, code("a = 1")), "cell 2 has no tag, and no cell is tagged step:NAME"},
@@ -491,5 +492,12 @@ func TestAWorkflowsStatusIsRead(t *testing.T) {
 	}
 	if _, err := ReadStatus([]byte("[]")); err == nil {
 		t.Error("a list is a status")
+	}
+}
+
+func TestANotebookMayBeginWithAByteOrderMark(t *testing.T) {
+	const text = `{"nbformat": 4, "metadata": {}, "cells": [{"cell_type": "code", "metadata": {"tags": ["step:a"]}, "source": "x = 1"}]}`
+	if _, err := Read([]byte("\ufeff" + text)); err != nil {
+		t.Error(err)
 	}
 }
