@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"mllab.local/bootstrap"
 	"mllab.local/internal/report"
 	"mllab.local/scenarios"
 )
@@ -66,5 +69,38 @@ func TestWithoutALabTheEventsSayThatNothingWasTested(t *testing.T) {
 	var e scenarios.Event
 	if err := json.Unmarshal([]byte(stdout), &e); code != 3 || err != nil || e.Version != 1 || e.Type != scenarios.EventResult || e.Run != "canary" || !strings.Contains(e.Result.Error, "there is no lab") {
 		t.Errorf("code %d, %v: %s", code, err, stdout)
+	}
+}
+
+func TestWithoutALabThePageSaysThatNothingWasTested(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.html")
+	code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, "scenario", "canary", "--html", file)
+	page, err := os.ReadFile(file)
+	if code != 3 || err != nil || !strings.Contains(string(page), "What was proven: 1 ERROR") || !strings.Contains(string(page), "there is no lab") {
+		t.Errorf("code %d, %v, %s: %s", code, err, stderr, page)
+	}
+}
+
+func TestAReportIsMadeFromTheLabsEvidence(t *testing.T) {
+	state := t.TempDir()
+	code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, "report")
+	if code != 2 || !strings.Contains(stderr, "DIR must be a folder") {
+		t.Errorf("code %d: %s", code, stderr)
+	}
+	folder := filepath.Join(state, bootstrap.DefaultName, "evidence", "canary")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	line, err := json.Marshal(scenarios.Result{Scenario: "canary", Pass: true}.Event())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, scenarios.EventsFile), append(line, '\n'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"report"}, {"report", folder}} {
+		if code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, args...); code != 0 || !strings.Contains(stdout, "What was proven: 1 PASS") {
+			t.Errorf("%q: code %d, %s: %s", args, code, stderr, stdout)
+		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/heapprofiler"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -32,9 +33,9 @@ func mllab(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // serve starts the page and returns its address.
-func serve(t *testing.T) string {
+func serve(t *testing.T, flags ...string) string {
 	t.Helper()
-	cmd := mllab(t.Context(), "view")
+	cmd := mllab(t.Context(), append([]string{"view"}, flags...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 3 * time.Minute
 	out, err := cmd.StdoutPipe()
@@ -147,7 +148,7 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, ctx, `document.querySelector("#steps [data-step='90/10'] .ok") !== null`)
+	until(t, ctx, `shown && !shown.result && document.querySelector("#steps [data-step='90/10'] .ok") !== null`)
 	do(t, ctx, chromedp.Reload())
 	until(t, ctx, `document.querySelectorAll("#steps .ok").length >= 3`)
 	picture(t, ctx, "view-running")
@@ -253,5 +254,53 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 			}
 			picture(t, ctx, fmt.Sprintf("view-%d-%s", width, scheme))
 		}
+	}
+}
+
+// An answer is kept as a count: 100,000 more of them take no more memory.
+func TestThePageDoesNotGrowWithTheAnswers(t *testing.T) {
+	state := t.TempDir()
+	folder := filepath.Join(state, "lab", "evidence", "canary")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	events, err := os.Create(filepath.Join(folder, "events.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	began := time.Now()
+	say := func(rest string) {
+		t.Helper()
+		at := began.Add(time.Since(began) / 50) // so that all is within a few seconds
+		if _, err := fmt.Fprintf(events, `{"v":1,"at":%q,"run":"canary",%s}`+"\n", at.Format(time.RFC3339Nano), rest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(`"type":"run","story":{"scenario":"canary","summary":"","steps":[{"name":"90/10"}]}`)
+	say(`"type":"begin","step":"90/10"`)
+	say(`"type":"sample","step":"90/10","n":120000`)
+	ctx, _ := tab(t, serve(t, "--state-dir="+state, "--name=lab"))
+	sent := 0
+	heap := func(answers int) float64 {
+		t.Helper()
+		for range answers {
+			sent++
+			say(fmt.Sprintf(`"type":"answer","step":"90/10","answer":{"from":"sample","id":"%036d","target":"v%d","pod":"p","ms":%d}`, sent, 1+sent%2, 1+sent%100))
+		}
+		until(t, ctx, fmt.Sprintf(`shown !== null && shown.answers === %d`, sent))
+		do(t, ctx, heapprofiler.CollectGarbage())
+		var used float64
+		do(t, ctx, chromedp.ActionFunc(func(ctx context.Context) (err error) {
+			used, _, _, _, err = runtime.GetHeapUsage().Do(ctx)
+			return err
+		}))
+		return used
+	}
+	before := heap(20_000)
+	if after := heap(100_000); after > before+2<<20 {
+		t.Errorf("100,000 answers more take %.1f MiB more", (after-before)/(1<<20))
+	} else {
+		t.Logf("%.1f MiB after 20,000 answers, %.1f MiB after 120,000", before/(1<<20), after/(1<<20))
 	}
 }
