@@ -18,7 +18,7 @@ type canaryStory struct {
 	Options
 	model  *revisions
 	prober prober
-	faults map[string]map[string]string // version -> environment that makes it fail
+	env    map[string]map[string]string // of a version, besides TARGET
 }
 
 // canary: v1 serves all; v2 arrives at 0 % and is tried by its own address;
@@ -30,7 +30,7 @@ func canary() Scenario {
 		Name:    "canary",
 		Summary: "a new version takes over step by step, and is taken back",
 		Needs:   []string{"knative"},
-		Options: []string{"shares", "weights", "rollout-duration"},
+		Options: []string{"shares", "weights", "rollout-duration", "guard"},
 		New:     newCanary,
 	}
 }
@@ -42,13 +42,35 @@ func newCanary(o Options) (*Plan, error) {
 		return nil, err
 	}
 	s := &canaryStory{Options: o, model: model}
-	if o.Gradual != 0 {
+	switch {
+	case o.Guard:
+		return newGuarded(s)
+	case o.Gradual != 0:
 		return newRollout(s)
 	}
 	splits, err := s.splits()
 	if err != nil {
 		return nil, err
 	}
+	first := splitName(splits[0])
+	return &Plan{Steps: s.steps(splits), Undo: s.undo(s.rollBack), Controls: []Control{
+		{
+			Name: "weights", Summary: "traffic is 50/50 where " + first + " is claimed",
+			After: first, Break: s.shift(50, 50), Catches: Shares,
+		},
+		{
+			Name: "empty-leg", Summary: "v2 receives nothing where " + first + " is claimed",
+			After: first, Break: s.shift(100, 0), Catches: Shares,
+		},
+		{
+			Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent),
+			Break: s.failing, Catches: Answers,
+		},
+	}}, nil
+}
+
+// steps are the story with these splits: two before them, three after.
+func (s *canaryStory) steps(splits [][]int64) []Step {
 	steps := []Step{
 		{
 			Name: "v1 serves", Change: s.deploy("v1", 100), Check: s.split(100),
@@ -65,10 +87,10 @@ func newCanary(o Options) (*Plan, error) {
 		steps = append(steps, Step{
 			Name: splitName(percents), Change: s.shift(percents...), Check: s.split(percents...),
 			Why:      fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", percents[1]),
-			WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
+			WatchFor: "Both counts lie in the interval that a right split leaves only once in " + s.oneIn() + " samples.",
 		})
 	}
-	steps = append(steps,
+	return append(steps,
 		Step{
 			Name: "v2 serves", Change: s.shift(0, 100), Check: s.split(0, 100),
 			Why:      "The new version has proven itself and takes everything. The old one stays, with its tag, at 0 %.",
@@ -80,21 +102,6 @@ func newCanary(o Options) (*Plan, error) {
 			WatchFor: "How many seconds it took to be active, and that every answer says v1.",
 		},
 		s.prober.lastStep(noticed))
-	first := splitName(splits[0])
-	return &Plan{Steps: steps, Undo: s.undo(s.rollBack), Controls: []Control{
-		{
-			Name: "weights", Summary: "traffic is 50/50 where " + first + " is claimed",
-			After: first, Break: s.shift(50, 50), Catches: Shares,
-		},
-		{
-			Name: "empty-leg", Summary: "v2 receives nothing where " + first + " is claimed",
-			After: first, Break: s.shift(100, 0), Catches: Shares,
-		},
-		{
-			Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent),
-			Break: s.failing, Catches: Answers,
-		},
-	}}, nil
 }
 
 // undo is the step that takes the traffic back when a claim has failed.
@@ -148,14 +155,14 @@ func (s *canaryStory) splits() ([][]int64, error) {
 
 // failing has v2 answer some requests with 500.
 func (s *canaryStory) failing(context.Context, *Session) error {
-	s.faults = map[string]map[string]string{"v2": {"FAIL_PERCENT": strconv.Itoa(failPercent)}}
+	s.env = map[string]map[string]string{"v2": {"FAIL_PERCENT": strconv.Itoa(failPercent)}}
 	return nil
 }
 
 // deploy adds a version and sets the traffic.
 func (s *canaryStory) deploy(version string, percents ...int64) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
-		s.model.add(version, s.faults[version])
+		s.model.add(version, s.env[version])
 		return s.shift(percents...)(ctx, l)
 	}
 }

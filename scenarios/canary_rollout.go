@@ -81,7 +81,7 @@ func CheckRollout(d time.Duration) error {
 // the end.
 func (s *rolloutStory) latest(version string) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
-		s.model.version, s.model.env = version, s.faults[version]
+		s.model.version, s.model.env = version, s.env[version]
 		if !s.atOnce {
 			s.model.rollout = s.Gradual
 		}
@@ -92,7 +92,7 @@ func (s *rolloutStory) latest(version string) func(context.Context, *Session) er
 // begin writes v2 and does not wait: the Service is Ready only when the rollout
 // is over.
 func (s *rolloutStory) begin(ctx context.Context, l *Session) error {
-	s.model.version, s.model.env = "v2", s.faults["v2"]
+	s.model.version, s.model.env = "v2", s.env["v2"]
 	obj, err := s.model.object(nil)
 	if err != nil {
 		return err

@@ -33,6 +33,8 @@ const (
 	Liveness  Claim = "liveness"  // a hanging pod is restarted
 	Ejection  Claim = "ejection"  // a failing replica gets no more requests
 	Bounds    Claim = "bounds"    // the caller's wait and errors stay within what is configured
+	NoWorse   Claim = "no-worse"  // the new version does not fail more requests than the old one, nor is it slower
+	Guard     Claim = "guard"     // the judge ends the sample as soon as it can know that the new version is worse
 	Release   Claim = "release"   // the release's history and what answers agree
 
 	Model       Claim = "model"       // what is served is what was trained, byte for byte

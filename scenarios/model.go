@@ -49,7 +49,7 @@ type seen = api.Seen
 // be broken while they run have the second.
 const (
 	modelPort = 8080
-	adminPort = 9090
+	adminPort = 9900 // 9090 is that of Knative's queue-proxy
 )
 
 // seen asks each pod with these labels what reached it, by the API server and

@@ -24,7 +24,7 @@ type Scenario struct {
 	Name             string
 	Summary          string
 	Needs            []string // addons that must be on the lab
-	Options          []string // the Options that it accepts besides Requests, Alpha and Short: "shares", "weights", "rollout-duration", "samples"
+	Options          []string // the Options that it accepts besides Requests, Alpha and Short: "shares", "weights", "rollout-duration", "guard", "samples"
 	SidecarInjection bool     // its pods get Istio's sidecar
 	Serial           bool     // must not run in parallel: it measures time, or uses a singleton
 	Untrusted        bool     // a user wrote it: its objects are written with few rights, and its pods are held to Pod Security's baseline
@@ -77,6 +77,7 @@ type Options struct {
 	Shares   []float64     // of the canary's first split, old version first
 	Weights  []int         // of the canary's new version, step by step, in percent; nil: by Shares
 	Gradual  time.Duration // of the canary: Knative itself moves the traffic over this time
+	Guard    bool          // of the canary: a judge looks at each answer, and may end a sample
 	Samples  int           // cold starts
 	Requests int           // in one sample
 	Alpha    float64       // how often a right split may be refused, for each sample

@@ -92,8 +92,8 @@ func TestLabScenarios(t *testing.T) {
 		}
 	})
 
-	c.part(t, "a canary by steps, and one by Knative itself, with its controls", func(t *testing.T) {
-		c.run("scenario", "canary", "--weights", "5,25,100").ok(t, nil)
+	c.part(t, "a canary by steps with a guard, and one by Knative itself, with their controls", func(t *testing.T) {
+		testGuardedCanary(t, c)
 		c.run("scenario", "canary", "--rollout-duration", "20s").ok(t, nil)
 		c.run("scenario", "canary", "--rollout-duration", "20s", "--controls").ok(t, nil)
 	})

@@ -71,6 +71,9 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 	if takes("rollout-duration") {
 		f.DurationVar(&p.options.Gradual, "rollout-duration", 0, "let Knative shift the traffic gradually over this time, such as 30s")
 	}
+	if takes("guard") {
+		f.BoolVar(&p.options.Guard, "guard", false, "judge each answer, and roll back at once when v2 is worse")
+	}
 	if takes("samples") {
 		f.IntVar(&p.options.Samples, "samples", scenarios.DefaultSamples, "how often it is measured (with --short: 1)")
 	}

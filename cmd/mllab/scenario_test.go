@@ -53,6 +53,9 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario all --parallel 0":               "error: --parallel must be from 1 to 16, got 0\nhint:  such as --parallel 2\n",
 		"scenario all extra":                      "error: mllab scenario all takes no argument, and got \"extra\"\nhint:",
 		"scenario all -o xml":                     "error: mllab scenario all: invalid argument \"xml\" for \"-o, --output\" flag: it must be text, json, jsonl or junit\nhint:",
+
+		"scenario canary --guard --rollout-duration 20s": "error: --guard judges fixed shares, and --rollout-duration has none\nhint:  leave one of them out\n",
+		"scenario blue-green --guard":                    "error: mllab scenario blue-green: unknown flag: --guard\nhint:",
 	} {
 		state := t.TempDir()
 		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, strings.Fields(args)...)
