@@ -7,7 +7,7 @@
 //	TestLabScenarios  the core lab: scenarios in full length, their controls, broken worlds, GitOps for addons
 //	TestLabDelivery   the lab with everything: delivery by Git, Kubeflow, their controls, kills
 //
-// `make e2e RUN=TestLabScenarios/teach LAB=mllab` runs one part on a lab that is up.
+// `make e2e RUN=TestLabScenarios/explain LAB=mllab` runs one part on a lab that is up.
 package main
 
 import (
