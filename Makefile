@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln verify build tools clean
+.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln verify release build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -40,6 +40,9 @@ vuln: ## look for known vulnerabilities, and say which our code can reach
 
 verify: ## check every go.sum against the module cache, and that every go.mod is tidy
 	scripts/verify
+
+release: ## build the archives of a release for Linux and macOS, with checksums, into dist/
+	scripts/release
 
 build: ## build bin/mllab
 	scripts/build

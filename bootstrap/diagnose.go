@@ -91,9 +91,15 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 	}
 
 	found := d.fromLab(ctx, o, p)
+	where := func(pod kube.TroubledPod) string {
+		if len(pod.Logs) == 0 {
+			return "read its events in the archive, in events.txt: its containers left no log"
+		}
+		return "read its log in the archive, in logs/" + pod.Namespace
+	}
 	for _, pod := range found.Pods {
 		if pod.Final {
-			d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), "read its log in the archive, in logs/"+pod.Namespace)
+			d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), where(pod))
 		}
 	}
 
@@ -114,7 +120,7 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 		d.cause(fmt.Sprintf("%s: %s", u.Object, u.Why), "correct it in the lab's Git")
 	}
 	for _, pod := range found.Pods {
-		d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), "read its log in the archive, in logs/"+pod.Namespace)
+		d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), where(pod))
 	}
 	for _, f := range findings {
 		if f.Level == LevelWarn {

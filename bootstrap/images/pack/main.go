@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 )
 
 const (
@@ -24,13 +25,17 @@ const (
 var programs = []string{"sampleapp", "cmd/agent", "cmd/gitserver", "cmd/modelcar", "cmd/notebook-runner"}
 
 func main() {
-	if err := pack(); err != nil {
+	arch := runtime.GOARCH
+	if len(os.Args) > 1 {
+		arch = os.Args[1]
+	}
+	if err := pack(arch); err != nil {
 		fmt.Fprintln(os.Stderr, "pack:", err)
 		os.Exit(1)
 	}
 }
 
-func pack() error {
+func pack(arch string) error {
 	var archive bytes.Buffer
 	tw := tar.NewWriter(&archive)
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
@@ -65,7 +70,7 @@ func pack() error {
 	var errs []error
 	for _, dir := range programs {
 		made[filepath.Base(dir)] = true
-		errs = append(errs, compile(dir))
+		errs = append(errs, compile(dir, arch))
 	}
 	old, err := os.ReadDir(to)
 	for _, f := range old { // programs that are no more
@@ -77,14 +82,14 @@ func pack() error {
 }
 
 // compile builds the program in dir for the node, whatever this machine is.
-func compile(dir string) error {
+func compile(dir, arch string) error {
 	binary, err := filepath.Abs(filepath.Join(to, filepath.Base(dir)))
 	if err != nil {
 		return err
 	}
 	build := exec.Command("go", "build", "-buildvcs=false", "-mod=readonly", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", "-s -w -buildid=", "-o", binary, ".")
 	build.Dir = dir
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOWORK=off")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOWORK=off")
 	build.Stderr = os.Stderr
 	return build.Run()
 }
