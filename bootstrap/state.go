@@ -70,6 +70,9 @@ func (s store) load() (*state, error) {
 	var st state
 	found, err := readJSON(s.stateFile(), &st)
 	if err != nil {
+		if wrong := folder.Check("--state-dir", s.root, stateSigns...); wrong != nil { // then down fails as well
+			return nil, wrong
+		}
 		return nil, fault.Hinted(err, "run `mllab down --name "+s.name+"`, then `mllab up` again")
 	}
 	if !found {

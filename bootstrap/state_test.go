@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -122,5 +123,19 @@ func TestABrokenRecordSaysHowToMendIt(t *testing.T) {
 	}
 	if _, err := s.load(); err == nil || !strings.Contains(fault.Hint(err), "mllab down --name x") {
 		t.Errorf("%v, hint %q", err, fault.Hint(err))
+	}
+}
+
+func TestAStateFolderThatIsNoneIsWrongUse(t *testing.T) {
+	dir := t.TempDir()
+	file, loop := filepath.Join(dir, "file"), filepath.Join(dir, "loop")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink(loop, loop)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, loop} {
+		_, err := store{root: path, name: "lab"}.load()
+		if fault.Code(err) != 2 || !strings.Contains(err.Error(), "--state-dir must be a folder that mllab can write to, got "+path) || !strings.Contains(fault.Hint(err), "--state-dir") {
+			t.Errorf("%s: %v, hint %q", path, err, fault.Hint(err))
+		}
 	}
 }
