@@ -45,7 +45,7 @@ func newCanary(o Options) (*Plan, error) {
 	switch {
 	case o.Guard:
 		return newGuarded(s)
-	case o.Gradual != 0:
+	case o.RolloutDuration != 0:
 		return newRollout(s)
 	}
 	splits, err := s.splits()

@@ -35,7 +35,7 @@ type guardedStory struct {
 // newGuarded plans one run: the canary's steps, with other checks for its
 // splits.
 func newGuarded(of *canaryStory) (*Plan, error) {
-	if of.Gradual != 0 {
+	if of.RolloutDuration != 0 {
 		return nil, fault.Usage("leave one of them out", "--guard judges fixed shares, and --rollout-duration has none")
 	}
 	s := &guardedStory{canaryStory: of}

@@ -23,13 +23,13 @@ type rolloutStory struct {
 // newRollout plans one run.
 func newRollout(of *canaryStory) (*Plan, error) {
 	s := &rolloutStory{canaryStory: of}
-	if err := CheckRollout(s.Gradual); err != nil {
+	if err := CheckRollout(s.RolloutDuration); err != nil {
 		return nil, err
 	}
 	if err := enough("canary", s.claim([]int64{0, 100})); err != nil {
 		return nil, err
 	}
-	took := fmt.Sprintf("v2 takes over in %s", s.Gradual)
+	took := fmt.Sprintf("v2 takes over in %s", s.RolloutDuration)
 	steps := []Step{
 		{
 			Name: "v1 serves", Change: s.latest("v1"), Check: s.split(100),
@@ -63,16 +63,16 @@ func (s *rolloutStory) rollBack(ctx context.Context, l *Session) error {
 	return s.shift(100)(ctx, l)
 }
 
-// The bounds of Options.Gradual.
+// The bounds of Options.RolloutDuration.
 const (
-	minGradual = 10 * time.Second // Knative's steps are a second or more
-	maxGradual = 2 * time.Minute  // well below a step's bound
+	minRollout = 10 * time.Second // Knative's steps are a second or more
+	maxRollout = 2 * time.Minute  // well below a step's bound
 )
 
 // CheckRollout refuses a time over which the canary cannot shift the traffic.
 func CheckRollout(d time.Duration) error {
-	if d < minGradual || d > maxGradual || d%time.Second != 0 {
-		return fault.Usage("such as --rollout-duration 30s", "--rollout-duration must be whole seconds from %s to %s, got %s", minGradual, maxGradual, d)
+	if d < minRollout || d > maxRollout || d%time.Second != 0 {
+		return fault.Usage("such as --rollout-duration 30s", "--rollout-duration must be whole seconds from %s to %s, got %s", minRollout, maxRollout, d)
 	}
 	return nil
 }
@@ -83,7 +83,7 @@ func (s *rolloutStory) latest(version string) func(context.Context, *Session) er
 	return func(ctx context.Context, l *Session) error {
 		s.model.version, s.model.env = version, s.env[version]
 		if !s.atOnce {
-			s.model.rollout = s.Gradual
+			s.model.rollout = s.RolloutDuration
 		}
 		return s.shift()(ctx, l)
 	}
@@ -117,7 +117,7 @@ const (
 func (s *rolloutStory) ramp(ctx context.Context, l *Session) (Evidence, error) {
 	var rollout prober // of which all answers are judged by their time
 	rollout.start(ctx, l, l.to(s.model.name()), watchRate)
-	ctx, cancel := context.WithTimeout(ctx, 2*s.Gradual+30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*s.RolloutDuration+30*time.Second)
 	defer cancel()
 	// As many in a row would come by chance only once in 10^6 at 90 %.
 	const streak = 130
@@ -133,7 +133,7 @@ func (s *rolloutStory) ramp(ctx context.Context, l *Session) (Evidence, error) {
 				first = time.Now()
 			}
 		}
-		if time.Since(first) < s.Gradual {
+		if time.Since(first) < s.RolloutDuration {
 			return "v2 answers, before its time"
 		}
 		return ""
@@ -166,7 +166,7 @@ func (s *rolloutStory) judgeRamp(e Evidence, answers []probe.Answer) (Evidence, 
 	began := answers[first].Scheduled
 	var n, v2 [rampWindows]int
 	for _, a := range answers[first:] {
-		at := int(a.Scheduled.Sub(began) * rampWindows / s.Gradual)
+		at := int(a.Scheduled.Sub(began) * rampWindows / s.RolloutDuration)
 		if at >= rampWindows {
 			break
 		}

@@ -74,14 +74,14 @@ type Control struct {
 
 // Options of one run; New fills in what is zero.
 type Options struct {
-	Shares   []float64     // of the canary's first split, old version first
-	Weights  []int         // of the canary's new version, step by step, in percent; nil: by Shares
-	Gradual  time.Duration // of the canary: Knative itself moves the traffic over this time
-	Guard    bool          // of the canary: a judge looks at each answer, and may end a sample
-	Samples  int           // cold starts
-	Requests int           // in one sample
-	Alpha    float64       // how often a right split may be refused, for each sample
-	Short    bool          // leave out the long steps
+	Shares          []float64     // of the canary's first split, old version first
+	Weights         []int         // of the canary's new version, step by step, in percent; nil: by Shares
+	RolloutDuration time.Duration // of the canary: Knative itself moves the traffic over this time
+	Guard           bool          // of the canary: a judge looks at each answer, and may end a sample
+	Samples         int           // cold starts
+	Requests        int           // in one sample
+	Alpha           float64       // how often a right split may be refused, for each sample
+	Short           bool          // leave out the long steps
 
 	raise bool // Requests is a default: a small share may take more
 }

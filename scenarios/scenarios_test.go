@@ -219,7 +219,7 @@ func TestEveryVersionKeepsItsTagAndItsEnvironment(t *testing.T) {
 func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
 	for _, o := range []Options{
 		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Requests: 1000, Shares: []float64{0.99, 0.01}},
-		{Weights: []int{10, 5}}, {Weights: []int{100}}, {Gradual: 1500 * time.Millisecond}, {Gradual: time.Second},
+		{Weights: []int{10, 5}}, {Weights: []int{100}}, {RolloutDuration: 1500 * time.Millisecond}, {RolloutDuration: time.Second},
 	} {
 		if _, err := planned("canary", o); fault.Code(err) != 2 {
 			t.Errorf("%+v gave %v", o, err)

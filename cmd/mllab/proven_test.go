@@ -28,7 +28,7 @@ func TestNoLessIsProven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, other := range []scenarios.Options{{Gradual: 20 * time.Second}, {Guard: true}} {
+	for _, other := range []scenarios.Options{{RolloutDuration: 20 * time.Second}, {Guard: true}} {
 		plan, err := canary.Plan(other)
 		if err != nil {
 			t.Fatal(err)

@@ -69,7 +69,7 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 		f.Var(&p.steps, "weights", "shares of the new version, one step each, such as 1,5,25,50,100")
 	}
 	if takes("rollout-duration") {
-		f.DurationVar(&p.options.Gradual, "rollout-duration", 0, "let Knative shift the traffic gradually over this time, such as 30s")
+		f.DurationVar(&p.options.RolloutDuration, "rollout-duration", 0, "let Knative shift the traffic gradually over this time, such as 30s")
 	}
 	if takes("guard") {
 		f.BoolVar(&p.options.Guard, "guard", false, "judge each answer, and roll back at once when v2 is worse")
@@ -161,7 +161,7 @@ func (p *proof) judge(c *cobra.Command) (o scenarios.Options, err error) {
 	}
 	o.Weights = p.steps
 	if given("rollout-duration") {
-		if err := scenarios.CheckRollout(o.Gradual); err != nil {
+		if err := scenarios.CheckRollout(o.RolloutDuration); err != nil {
 			return o, err
 		}
 	}
