@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"mllab.local/internal/incluster"
 )
 
 const (
@@ -106,12 +108,12 @@ type list[T any] struct {
 
 // addresses reconciles the cluster, and again after every change, until ctx ends.
 func addresses(ctx context.Context) error {
-	a, err := newAPI(account)
+	api, err := incluster.New(incluster.Account)
 	if err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
-		if err := follow(ctx, a); err != nil && ctx.Err() == nil {
+		if err := follow(ctx, api); err != nil && ctx.Err() == nil {
 			slog.Warn("restarting", "error", err.Error())
 		}
 		select {
@@ -123,13 +125,13 @@ func addresses(ctx context.Context) error {
 }
 
 // follow reconciles on every change. It returns when a watch or a call fails.
-func follow(ctx context.Context, a api) error {
+func follow(ctx context.Context, api *incluster.Client) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	changed := make(chan struct{}, 1)
 	watch := func(path, version string) {
 		go func() {
-			stop(a.watch(ctx, path, version, func() {
+			stop(api.Watch(ctx, path, version, func() {
 				select {
 				case changed <- struct{}{}:
 				default: // a reconcile is due already
@@ -142,7 +144,7 @@ func follow(ctx context.Context, a api) error {
 		var gateways list[gateway]
 		var routes list[httpRoute]
 		for path, into := range map[string]any{servicesPath: &services, gatewaysPath: &gateways, httpRoutesPath: &routes} {
-			if err := a.call(ctx, http.MethodGet, path, "application/json", nil, into); err != nil {
+			if err := get(ctx, api, path, into); err != nil {
 				return err
 			}
 		}
@@ -151,7 +153,7 @@ func follow(ctx context.Context, a api) error {
 			watch(gatewaysPath, gateways.Metadata.ResourceVersion)
 			watch(httpRoutesPath, routes.Metadata.ResourceVersion)
 		}
-		if err := reconcile(ctx, a, world{services.Items, gateways.Items, routes.Items}); err != nil {
+		if err := reconcile(ctx, api, world{services.Items, gateways.Items, routes.Items}); err != nil {
 			return err
 		}
 		select {
@@ -167,8 +169,20 @@ func follow(ctx context.Context, a api) error {
 	}
 }
 
+// get reads the objects at path into the value that into points to.
+func get(ctx context.Context, api *incluster.Client, path string, into any) error {
+	text, err := api.Call(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
+}
+
 // reconcile gives addresses to the Services that have none, and writes the routes.
-func reconcile(ctx context.Context, a api, w world) error {
+func reconcile(ctx context.Context, api *incluster.Client, w world) error {
 	for _, s := range w.services {
 		if !s.ours() || s.Spec.ClusterIP == "" || len(s.Status.LoadBalancer.Ingress) > 0 {
 			continue
@@ -177,21 +191,21 @@ func reconcile(ctx context.Context, a api, w world) error {
 		// https://kubernetes.io/docs/concepts/services-networking/service/#load-balancer-ip-mode
 		body := fmt.Appendf(nil, `{"status":{"loadBalancer":{"ingress":[{"ip":%q,"ipMode":"Proxy"}]}}}`, s.Spec.ClusterIP)
 		path := fmt.Sprintf("/api/v1/namespaces/%s/services/%s/status", s.Metadata.Namespace, s.Metadata.Name)
-		if err := a.call(ctx, http.MethodPatch, path, "application/merge-patch+json", body, nil); err != nil {
+		if _, err := api.Call(ctx, http.MethodPatch, path, body); err != nil {
 			return err
 		}
 		slog.Info("set an address", "service", s.Metadata.Namespace+"/"+s.Metadata.Name, "address", s.Spec.ClusterIP)
 	}
 	want := w.virtualServices()
 	var have list[virtualService]
-	if err := a.call(ctx, http.MethodGet, virtualServicesPath, "application/json", nil, &have); err != nil {
+	if err := get(ctx, api, virtualServicesPath, &have); err != nil {
 		return err
 	}
 	for _, h := range have.Items {
 		if _, wanted := want[h.Metadata.Name]; wanted || h.Metadata.Labels[managed] != manager {
 			continue
 		}
-		if err := a.call(ctx, http.MethodDelete, virtualServicesPath+"/"+h.Metadata.Name, "application/json", nil, nil); err != nil {
+		if _, err := api.Call(ctx, http.MethodDelete, virtualServicesPath+"/"+h.Metadata.Name, nil); err != nil {
 			return err
 		}
 		slog.Info("removed a route", "name", h.Metadata.Name)
@@ -204,7 +218,7 @@ func reconcile(ctx context.Context, a api, w world) error {
 		if err != nil {
 			return err
 		}
-		if err := a.call(ctx, http.MethodPatch, virtualServicesPath+"/"+name+"?fieldManager="+manager+"&force=true", "application/apply-patch+yaml", body, nil); err != nil {
+		if err := api.Apply(ctx, virtualServicesPath+"/"+name, manager, body); err != nil {
 			return err
 		}
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"mllab.local/internal/incluster"
 )
 
 func read[T any](t *testing.T, text string) []T {
@@ -62,7 +66,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var wrote []string
-	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Method == http.MethodGet {
 			fmt.Fprintf(rw, `{"items":[%s,{"metadata":{"name":"gone.svc","labels":{"app.kubernetes.io/managed-by":"mllab-agent"}}},{"metadata":{"name":"a-users"}}]}`, kept)
@@ -71,14 +75,34 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 		if strings.HasSuffix(r.URL.Path, "/status") && !strings.Contains(string(body), `"ipMode":"Proxy"`) {
 			t.Errorf("kube-proxy would answer for it: %s", body)
 		}
+		kind := "application/apply-patch+yaml"
+		if strings.HasSuffix(r.URL.Path, "/status") {
+			kind = "application/merge-patch+json"
+		}
+		if r.Method == http.MethodPatch && r.Header.Get("Content-Type") != kind {
+			t.Errorf("%s is sent as %s", r.URL.Path, r.Header.Get("Content-Type"))
+		}
 		wrote = append(wrote, r.Method+" "+r.URL.Path)
 	}))
 	defer srv.Close()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("t"), 0o600); err != nil {
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	for name, content := range map[string]string{"token": "of-the-pod\n", "namespace": namespace, "ca.crt": string(ca)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host, port, err := net.SplitHostPort(srv.Listener.Addr().String())
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := reconcile(t.Context(), api{srv.URL, dir, srv.Client()}, w); err != nil {
+	t.Setenv("KUBERNETES_SERVICE_HOST", host)
+	t.Setenv("KUBERNETES_SERVICE_PORT", port)
+	api, err := incluster.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reconcile(t.Context(), api, w); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(wrote) // routes are written in no order

@@ -90,7 +90,7 @@ func rules() []rule {
 		// Small packages that stay small.
 		just("manifests", "manifests is data", ours+"internal/fault"),
 		just("sampleapp", "the sample model is a program of its own that must build anywhere", "github.com/prometheus/client_golang/...", ours+"sampleapp/api"),
-		just("cmd/agent", "what runs in a pod has its rights and its size: no library speaks for it to the cluster"),
+		just("cmd/agent", "what runs in a pod has its rights and its size: no client library speaks for it to the cluster", ours+"internal/incluster"),
 		just("cmd/gitserver", "who lets pushes in is small enough to be read", ours+"internal/incluster"),
 		just("cmd/modelcar", "what packs and fetches models knows no cluster", "github.com/google/go-containerregistry/..."),
 		just("internal/incluster", "a pod's few calls need no client library"),

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,9 @@ import (
 // Account is the folder with what Kubernetes gives each pod: ca.crt, namespace, token.
 // https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 const Account = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+// callLimit limits one call. A watch has no limit.
+const callLimit = 10 * time.Second
 
 // ErrNoCluster means that this process does not run in a pod.
 var ErrNoCluster = errors.New("KUBERNETES_SERVICE_HOST is not set: this is not a pod")
@@ -80,7 +84,7 @@ func New(account string) (*Client, error) {
 		Namespace: string(namespace),
 		account:   account,
 		url:       "https://" + net.JoinHostPort(host, os.Getenv("KUBERNETES_SERVICE_PORT")),
-		http:      &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}},
+		http:      &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}},
 	}, nil
 }
 
@@ -88,6 +92,54 @@ func New(account string) (*Client, error) {
 //
 // Errors: *Error for an answer that is not a success.
 func (c *Client) Call(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	kind := "application/json"
+	if method == http.MethodPatch {
+		kind = "application/merge-patch+json"
+	}
+	return c.call(ctx, method, path, kind, body)
+}
+
+// Apply creates the object at path, or changes it, by server-side apply. It takes the fields that others manage.
+//
+// Errors: *Error for an answer that is not a success.
+func (c *Client) Apply(ctx context.Context, path, manager string, object []byte) error {
+	_, err := c.call(ctx, http.MethodPatch, path+"?fieldManager="+manager+"&force=true", "application/apply-patch+yaml", object)
+	return err
+}
+
+// Watch calls changed for every change of the objects at path since a version, until the server or ctx ends the watch. It
+// always returns an error.
+func (c *Client) Watch(ctx context.Context, path, version string, changed func()) error {
+	resp, err := c.do(ctx, http.MethodGet, path+"?watch=true&resourceVersion="+version, "", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for events := json.NewDecoder(resp.Body); ; {
+		var event struct{ Type string }
+		if err := events.Decode(&event); err != nil {
+			return fmt.Errorf("watching %s: %w", path, err)
+		}
+		if event.Type == "ERROR" {
+			return fmt.Errorf("watching %s: the version is too old", path)
+		}
+		changed()
+	}
+}
+
+func (c *Client) call(ctx context.Context, method, path, kind string, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	resp, err := c.do(ctx, method, path, kind, body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
+// do returns a successful answer, whose body the caller closes.
+func (c *Client) do(ctx context.Context, method, path, kind string, body []byte) (*http.Response, error) {
 	token, err := os.ReadFile(filepath.Join(c.account, "token")) // Kubernetes renews it
 	if err != nil {
 		return nil, err
@@ -99,20 +151,16 @@ func (c *Client) Call(ctx context.Context, method, path string, body []byte) ([]
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
-		kind := "application/json"
-		if method == http.MethodPatch {
-			kind = "application/merge-patch+json"
-		}
 		req.Header.Set("Content-Type", kind)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode >= 300 {
-		err = &Error{Method: method, Path: path, Code: resp.StatusCode, Answer: string(answer)}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		answer, _ := io.ReadAll(resp.Body) // an incomplete error text is enough
+		return nil, &Error{Method: method, Path: path, Code: resp.StatusCode, Answer: string(answer)}
 	}
-	return answer, err
+	return resp, nil
 }
