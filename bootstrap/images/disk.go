@@ -31,7 +31,7 @@ func checkFree(dir string, p plan, free int64) error {
 		need = sourceDisk
 	}
 	// Missing images need their share of the space.
-	need = need * int64(len(p.missing)) / int64(len(p.list))
+	need = need * int64(len(p.missing)) / int64(len(table))
 	if free < need {
 		return fault.Usage("free some space, or name another folder with --cache-dir",
 			"building %d images needs about %.1f GB in %s, but %.1f GB are free", len(p.missing), float64(need)/1e9, dir, float64(free)/1e9)

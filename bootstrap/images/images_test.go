@@ -872,7 +872,7 @@ func TestAFailedOrCancelledBuildLeavesNothing(t *testing.T) {
 			if name == "cancelled" {
 				time.AfterFunc(50*time.Millisecond, cancel)
 			}
-			_, err := Resolve(ctx, Options{Cache: dir, Mode: "source", Report: report.Discard(), Run: fail})
+			_, err := Resolve(ctx, Options{Cache: dir, Mode: "source", Components: []string{"sampleapp"}, Report: report.Discard(), Run: fail}) // few, so that the disk need not be empty
 			if name == "failed" && !errors.Is(err, broken) {
 				t.Errorf("got %v, want the compiler's error", err)
 			}
@@ -958,12 +958,16 @@ func TestWrongImageSourceIsRefused(t *testing.T) {
 }
 
 func TestTooLittleDiskIsSaidBeforeBuilding(t *testing.T) {
-	p := plan{source: &built{}, list: make([]Component, 1), missing: make([]Component, 1)}
+	p := plan{source: &built{}, missing: table}
 	if err := checkFree("/cache", p, sourceDisk-1); fault.Code(err) != 2 || !strings.Contains(err.Error(), "/cache") {
 		t.Errorf("one byte too little gave %v", err)
 	}
 	if err := checkFree("/cache", p, sourceDisk); err != nil {
 		t.Errorf("enough gave %v", err)
+	}
+	p.missing = table[:1]
+	if err := checkFree("/cache", p, sourceDisk/int64(len(table))); err != nil {
+		t.Errorf("one image needs its share, and not that of all: %v", err)
 	}
 }
 

@@ -164,7 +164,7 @@ func TestKubeconfigPrintsTheLabsOrMergesItIntoTheOneThatKubectlUses(t *testing.T
 	}
 	for _, verb := range []string{"kubeconfig", "kubeconfig --merge", "env", "curl sample"} {
 		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir(), "KUBECONFIG": "/nowhere/config"}, strings.Fields(verb)...)
-		if code != 3 || stdout != "" || stderr != "error: there is no lab \"mllab\"\nhint:  mllab up\n" {
+		if code != 3 || stdout != "" || !strings.HasPrefix(stderr, "error: there is no lab \"mllab\"\nhint:  mllab up\nmore:  mllab diagnose ") {
 			t.Errorf("mllab %s without a lab: code %d, %s%s", verb, code, stdout, stderr)
 		}
 	}

@@ -21,7 +21,7 @@ func TestTheVerbsOfGitWithoutALabNameTheCommandThatMakesIt(t *testing.T) {
 			}
 			continue
 		}
-		if code != 3 || stdout != out || stderr != "error: there is no lab \"mllab\"\nhint:  mllab up\n" {
+		if code != 3 || stdout != out || !strings.HasPrefix(stderr, "error: there is no lab \"mllab\"\nhint:  mllab up\nmore:  mllab diagnose ") {
 			t.Errorf("mllab %s: code %d, stdout %q, stderr %s", args, code, stdout, stderr)
 		}
 	}
