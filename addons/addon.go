@@ -1,5 +1,5 @@
-// Package addons holds what the lab installs: one file per addon, the graph
-// between them, and the installer.
+// Package addons has the addons of the lab, one file each, their graph, and the
+// installer.
 //
 // An addon is data: its objects are a pure function of image references, and
 // its Verify uses it for real, as its users would, because an object's status
@@ -37,11 +37,10 @@ type Env struct {
 	Send    probe.Sender
 }
 
-// Use does something with an addon on a cluster and tells reason what it still
-// waits for.
+// Use uses an addon on a cluster. It calls reason with what it waits for.
 type Use func(ctx context.Context, env Env, reason func(string)) error
 
-// Addon is one thing the lab installs.
+// Addon is one thing that the lab installs.
 type Addon struct {
 	Name, Summary string
 	// Optional addons are installed only when they are named, or needed by one
@@ -50,22 +49,22 @@ type Addon struct {
 	// Needs are addons that must be verified before this one's objects can be
 	// applied.
 	Needs []string
-	// Beside are addons that must serve before this one's objects are applied
-	// (they define kinds or namespaces, or judge what is applied), while the two
-	// come up side by side. They are verified before this one is.
-	Beside []string
-	// Serves, if any, returns when those beside it can be applied. Without it
-	// they can as soon as its objects are on the cluster.
-	Serves Use
+	// StartAfter are addons that must be available before this one's objects are
+	// applied: they define kinds or namespaces, or check what is applied. The pods
+	// of both start in parallel. They are verified before this one is.
+	StartAfter []string
+	// Available, if any, returns when the addons that list this one in StartAfter
+	// can be applied. Without it they can as soon as its objects are applied.
+	Available Use
 	// Images are the components that must be on the node.
 	Images []string
 	// Render returns the objects. It is pure: no cluster, and the same images
 	// give the same objects.
 	Render func(im Images) ([]*unstructured.Unstructured, error)
-	// Settle, if any, does between its other objects and its pods what those
-	// need: secrets, and what a cloud would do and a lab has nobody for. Doing it
-	// again changes nothing.
-	Settle Use
+	// PostApply, if any, runs after the other objects and before the pods are
+	// applied. It creates what the pods need: secrets, and what a cloud provider
+	// would do. A second call changes nothing.
+	PostApply Use
 	// Last names the workload, if any, that starts when the others are ready: it
 	// would not find them before, and try again with growing pauses.
 	Last string
@@ -80,7 +79,7 @@ type Rendered struct {
 	Objects []*unstructured.Unstructured
 }
 
-// Render renders every addon of list, side by side, and returns them in list's
+// Render renders every addon of list in parallel, and returns them in list's
 // order.
 func Render(list []Addon, im Images) ([]Rendered, error) {
 	all := make([]Rendered, len(list))
@@ -110,7 +109,7 @@ func All() []Addon {
 }
 
 // Select returns the named addons (none named: those that are not optional) with everything they need,
-// in an order in which they can be installed. A name that is no addon is wrong
+// in an order in which they can be installed. An unknown name is wrong
 // use.
 func Select(names ...string) ([]Addon, error) {
 	return choose(All(), names)
@@ -152,7 +151,7 @@ func choose(all []Addon, names []string) ([]Addon, error) {
 			return nil
 		}
 		state[name] = open
-		for _, need := range slices.Concat(a.Needs, a.Beside) {
+		for _, need := range slices.Concat(a.Needs, a.StartAfter) {
 			if err := visit(need, append(slices.Clone(path), name)); err != nil {
 				return err
 			}

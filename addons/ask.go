@@ -7,9 +7,8 @@ import (
 	"mllab.local/internal/probe"
 )
 
-// Ask asks an addon one cheap question from outside, as its users would, and says what it asked and what came back. asked
-// is "" for an addon that has no such question. It asks once: the cluster's API remembers what was so before a node was
-// stopped, and this is what is so now.
+// Ask checks an addon once, cheaply and from outside of the cluster, as its users would. It returns the question and the
+// answer. asked is "" if the addon has no such check. The cluster's API may have an old state; this is the current one.
 func Ask(ctx context.Context, env Env, addon string) (asked, answer string, err error) {
 	switch addon {
 	case sampleName:

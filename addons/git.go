@@ -35,14 +35,14 @@ const GitInside = "http://git.git.svc.cluster.local/lab.git"
 // git is a Git server with one repository, behind the gateway under /git/.
 func git() Addon {
 	return Addon{
-		Name:     "git",
-		Summary:  "the lab's Git: a repository that Flux follows",
-		Optional: true,
-		Needs:    []string{"network", "flux"},
-		Images:   []string{"gitserver"},
-		Render:   gitObjects,
-		Settle:   makeGitToken,
-		Verify:   verifyGit,
+		Name:      "git",
+		Summary:   "the lab's Git: a repository that Flux follows",
+		Optional:  true,
+		Needs:     []string{"network", "flux"},
+		Images:    []string{"gitserver"},
+		Render:    gitObjects,
+		PostApply: makeGitToken,
+		Verify:    verifyGit,
 	}
 }
 

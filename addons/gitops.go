@@ -29,17 +29,17 @@ const (
 	gitopsRoot    = "lab"
 	gitopsFolder  = "lab/"
 	gitopsObjects = "addons/"
-	// gitopsAuthor is who commits for mllab. What its last commit left in Git it
-	// may change again; anything else is somebody's will.
+	// gitopsAuthor is the author of mllab's commits. mllab may change the files of
+	// its own last commit; other changes are somebody's decision.
 	gitopsAuthor = mllab
 )
 
-// ErrNotInGit says that the lab's Git does not have an addon.
+// ErrNotInGit means that the lab's Git does not have an addon.
 var ErrNotInGit = errors.New("it is not in the lab's Git")
 
-// standsOn names the addons that Git itself needs to be reached and followed.
-// Pruning one of these would cut the branch it sits on.
-func standsOn() ([]string, error) {
+// gitNeeds names the addons that Git itself needs. Pruning one of these would
+// disconnect Git.
+func gitNeeds() ([]string, error) {
 	list, err := Select("git")
 	var names []string
 	for _, a := range list {
@@ -85,8 +85,8 @@ func kustomization(name, folder string, prune bool, after []string) *unstructure
 
 // addonKustomization has Flux apply an addon.
 func addonKustomization(a Addon) (*unstructured.Unstructured, error) {
-	keep, err := standsOn()
-	return kustomization(a.Name, gitopsObjects+a.Name, !slices.Contains(keep, a.Name), slices.Concat(a.Needs, a.Beside)), err
+	keep, err := gitNeeds()
+	return kustomization(a.Name, gitopsObjects+a.Name, !slices.Contains(keep, a.Name), slices.Concat(a.Needs, a.StartAfter)), err
 }
 
 // files are files of the lab's Git, by path.
@@ -177,7 +177,7 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Rendered, r rep
 	}
 	task := r.Step("gitops")
 	if under {
-		installed, err = mend(ctx, env, pods, list, r, task.Update)
+		installed, err = repair(ctx, env, pods, list, r, task.Update)
 	}
 	var g byGit
 	if err == nil {
@@ -188,7 +188,7 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Rendered, r rep
 		task.Fail(err)
 		return installed, err
 	}
-	task.Done(g.said)
+	task.Done(g.committed)
 	results, err := install(ctx, env, g.list, r, actions{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }, env.Kube.Progress})
 	return g.merged(list, installed, results), err
 }
@@ -197,7 +197,7 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Rendered, r rep
 func (g byGit) merged(list []Rendered, runs ...[]Result) []Result {
 	var all []Result
 	for _, a := range list {
-		if slices.Contains(g.lost, a.Name) {
+		if slices.Contains(g.removed, a.Name) {
 			continue
 		}
 		sum := Result{Name: a.Name}
@@ -214,19 +214,19 @@ func (g byGit) merged(list []Rendered, runs ...[]Result) []Result {
 	return all
 }
 
-// mendAfter is how long what Git stands on may take to be ready. On a lab that
-// works it is at once.
-const mendAfter = time.Minute
+// repairAfter is how long the addons that Git needs may take to be ready. In a
+// working lab they are ready at once.
+const repairAfter = time.Minute
 
-// mend installs what Git stands on when that is broken: a change that nobody
-// can push, or that nobody would apply, mends nothing. Flux is then asked to
+// repair installs the addons that Git needs if one of them is broken: then nobody
+// could push a change, or Flux would not apply it. Flux is then asked to
 // apply what Git says of it.
-func mend(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter, reason func(string)) ([]Result, error) {
-	names, err := standsOn()
+func repair(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter, reason func(string)) ([]Result, error) {
+	names, err := gitNeeds()
 	if err != nil {
 		return nil, err
 	}
-	wctx, stop := context.WithTimeout(ctx, mendAfter)
+	wctx, stop := context.WithTimeout(ctx, repairAfter)
 	defer stop()
 	var broken error
 	for _, name := range names {
@@ -248,13 +248,13 @@ func mend(ctx context.Context, env Env, pods Use, list []Rendered, r report.Repo
 	return results, err
 }
 
-// byGit has Flux do what Install does.
+// byGit makes Flux do what Install does.
 type byGit struct {
-	env     Env
-	list    []Rendered        // their objects are Flux's Kustomizations; without those that are not in Git
-	lost    []string          // those that Flux has removed, as they are not in Git
-	changed map[string]string // what became of a Kustomization: "created", "configured"; none: "unchanged"
-	said    string            // what was committed
+	env       Env
+	list      []Rendered        // their objects are Flux's Kustomizations; without those that are not in Git
+	removed   []string          // those that Flux has removed, as they are not in Git
+	changed   map[string]string // what became of a Kustomization: "created", "configured"; none: "unchanged"
+	committed string            // what was committed
 }
 
 // publish commits what is rendered, and returns when Flux has fetched that.
@@ -309,15 +309,15 @@ func publish(ctx context.Context, env Env, list []Rendered, first bool, r report
 // follow returns what Flux has to do after a commit: each addon is the
 // Kustomization that applies it.
 func follow(env Env, list []Rendered, d decision) (byGit, error) {
-	keep, err := standsOn()
+	keep, err := gitNeeds()
 	if err != nil {
 		return byGit{}, err
 	}
-	g := byGit{env: env, changed: d.changed, said: "unchanged"}
+	g := byGit{env: env, changed: d.changed, committed: "unchanged"}
 	if len(d.changed) > 0 {
-		g.said = fmt.Sprintf("committed %.7s, %s", d.head, d.subject)
+		g.committed = fmt.Sprintf("committed %.7s, %s", d.head, d.subject)
 	}
-	g.lost = filter(d.gone, func(name string) bool { return !slices.Contains(keep, name) })
+	g.removed = filter(d.gone, func(name string) bool { return !slices.Contains(keep, name) })
 	present := func(name string) bool { return !slices.Contains(d.gone, name) }
 	for _, a := range list {
 		if !present(a.Name) {
@@ -328,7 +328,7 @@ func follow(env Env, list []Rendered, d decision) (byGit, error) {
 			return byGit{}, err
 		}
 		// Flux knows its own order, and says when what an addon needs is gone.
-		a.Needs, a.Beside, a.Serves = filter(a.Needs, present), filter(a.Beside, present), nil
+		a.Needs, a.StartAfter, a.Available = filter(a.Needs, present), filter(a.StartAfter, present), nil
 		g.list = append(g.list, Rendered{a.Addon, []*unstructured.Unstructured{k}})
 	}
 	return g, nil
@@ -364,7 +364,7 @@ func fetched(ctx context.Context, env Env, repo *labgit.Repo, commit string) err
 	return fmt.Errorf("it has %s, not yet %s", has, commit)
 }
 
-// changes says what becomes of Kustomizations, which is Flux's work.
+// changes returns the changes of Kustomizations, which Flux makes.
 func (g byGit) changes(_ context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error) {
 	var changes []kube.Change
 	for _, o := range objs {
@@ -381,10 +381,10 @@ func (g byGit) changes(_ context.Context, objs []*unstructured.Unstructured) ([]
 // twice: on two busy cores that took a minute.
 const applyLimit = 5 * time.Minute
 
-// wait returns when Flux has applied what it has fetched, and that is ready.
+// wait returns when Flux has applied what it has fetched, and it is ready.
 func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
 	for _, o := range objs {
-		var final error // no time mends what cannot be read
+		var final error // a read error is final
 		err := pollFor(ctx, applyLimit, reason, "having Flux apply it", func(ctx context.Context) error {
 			want, err := sourceRevision(ctx, g.env.Kube)
 			if err != nil {
@@ -414,10 +414,10 @@ func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reas
 	return nil
 }
 
-// ReadyByGit returns when what Flux applied of an addon is ready, and tells
-// reason what it waits for. That Flux could not apply it is an error.
+// ReadyByGit returns when the objects that Flux applied for an addon are ready. It
+// calls reason with what it waits for. It fails if Flux could not apply them.
 //
-// Errors: ErrNotInGit; else Flux's words, or what kube.Wait says.
+// Errors: ErrNotInGit; else Flux's reason, or that of kube.Wait.
 func ReadyByGit(ctx context.Context, c *kube.Client, addon string, reason func(string)) error {
 	var k *unstructured.Unstructured
 	var last error
@@ -426,7 +426,7 @@ func ReadyByGit(ctx context.Context, c *kube.Client, addon string, reason func(s
 		if err == nil {
 			err = applied(read)
 		}
-		if pctx.Err() == nil || last == nil { // else it is only the echo of the end
+		if pctx.Err() == nil || last == nil { // else it only says that the time is over
 			k, last = read, err
 		}
 		if errors.Is(err, ErrNotInGit) {
@@ -458,7 +458,7 @@ func Followed(ctx context.Context, c client.Reader) (string, error) {
 	return revision, errors.Join(err, applied(k))
 }
 
-// sourceRevision is what Flux has fetched of the lab's Git.
+// sourceRevision returns the revision of the lab's Git that Flux has fetched.
 func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
 	source := rootObjects()[0]
 	if err := c.Get(ctx, client.ObjectKeyFromObject(source), source); err != nil {
@@ -468,8 +468,8 @@ func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
 	return revision, errors.Join(err, applied(source))
 }
 
-// readKustomization reads one of the lab's. One that is not there, or whose
-// kind is not, is ErrNotInGit.
+// readKustomization reads one of the lab's Kustomizations. If it or its kind does
+// not exist, the error is ErrNotInGit.
 func readKustomization(ctx context.Context, c client.Reader, name string) (*unstructured.Unstructured, error) {
 	k := kustomization(name, "", false, nil)
 	err := c.Get(ctx, client.ObjectKeyFromObject(k), k)
@@ -479,9 +479,8 @@ func readKustomization(ctx context.Context, c client.Reader, name string) (*unst
 	return k, err
 }
 
-// applied returns nil unless a controller of Flux says that it cannot apply or
-// fetch the newest; then it is what that says. While it is at it again, the
-// last time counts.
+// applied returns an error if a controller of Flux could not apply or fetch the
+// newest revision. While it tries again, the last result counts.
 func applied(o *unstructured.Unstructured) error {
 	if suspended, _, _ := unstructured.NestedBool(o.Object, "spec", "suspend"); suspended {
 		return fmt.Errorf("%s: it is suspended", kube.Name(o))
@@ -496,7 +495,7 @@ func applied(o *unstructured.Unstructured) error {
 	return fmt.Errorf("%s: %s: %s", kube.Name(o), why, message)
 }
 
-// decision is what one commit of mllab does, and what it lets be.
+// decision is what one commit of mllab changes, and what it leaves unchanged.
 type decision struct {
 	head, subject string            // of the newest commit
 	changed       map[string]string // addon: "created" or "configured"
@@ -528,7 +527,7 @@ func commit(ctx context.Context, repo *labgit.Repo, names []string, rendered map
 	}
 }
 
-// decide says what a commit on top of head would change, and why not more. log
+// decide returns what a commit on top of head changes, and why not more. log
 // is the newest first; read returns the files of a commit.
 func decide(head string, log []labgit.Commit, read func(commit, folder string) (map[string][]byte, error), names []string, rendered map[string]files) (decision, files, error) {
 	d, change := decision{head: head, changed: map[string]string{}}, files{}
@@ -569,7 +568,7 @@ func decide(head string, log []labgit.Commit, read func(commit, folder string) (
 		want := rendered[name]
 		switch {
 		case now.equal(want):
-		case now.equal(was): // nobody else's, or taken back
+		case now.equal(was): // unchanged by others, or reverted
 			for path := range now {
 				change[path] = nil
 			}
@@ -590,7 +589,7 @@ func decide(head string, log []labgit.Commit, read func(commit, folder string) (
 	return d, change, nil
 }
 
-// note says what becomes of an addon that others have changed, last by a commit.
+// note returns the message about an addon that others have changed.
 // mine is mllab's own last commit of it, "" for none; newer: mllab has another
 // one by now.
 func note(name string, now files, newer bool, last labgit.Commit, mine string) string {
@@ -608,8 +607,7 @@ func note(name string, now files, newer bool, last labgit.Commit, mine string) s
 	return text
 }
 
-// withVersion is "istio 1.29.1", or the name alone for what has no version of
-// its own.
+// withVersion returns "istio 1.29.1", or only the name if the addon has no version.
 func withVersion(addon string) string {
 	versions, err := Versions()
 	for _, v := range versions {

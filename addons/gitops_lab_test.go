@@ -82,7 +82,7 @@ func TestWhatGitStandsOnIsNeverPruned(t *testing.T) {
 		}
 		prune[a.Name], _, _ = unstructured.NestedBool(k.Object, "spec", "prune")
 		depends, _, _ := unstructured.NestedSlice(k.Object, "spec", "dependsOn")
-		if len(depends) != len(a.Needs)+len(a.Beside) {
+		if len(depends) != len(a.Needs)+len(a.StartAfter) {
 			t.Errorf("%s waits for %v", a.Name, depends)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"mllab.local/internal/report"
 )
 
-// Result is what became of one addon.
+// Result is the result of installing one addon.
 type Result struct {
 	Name          string        `json:"name"`
 	Changes       []kube.Change `json:"changes,omitempty"`
@@ -33,7 +33,7 @@ func Install(ctx context.Context, env Env, pods Use, list []Rendered, r report.R
 	return install(ctx, env, list, r, actions{env.Kube.Apply, env.Kube.Wait, pods, env.Kube.Progress})
 }
 
-// actions are what install does to a cluster.
+// actions are the operations of install on a cluster.
 type actions struct {
 	apply func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error)
 	wait  func(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error
@@ -42,7 +42,8 @@ type actions struct {
 	progress func(ctx context.Context) (string, error)
 }
 
-// job is one addon on its way; its channels are closed when that has happened.
+// job is the installation of one addon. Each channel is closed when its event has
+// happened.
 type job struct {
 	addon            Rendered
 	serves, verified chan struct{}
@@ -73,7 +74,7 @@ func install(ctx context.Context, env Env, list []Rendered, r report.Reporter, d
 		jobs[a.Name] = &job{addon: a, serves: make(chan struct{}), verified: make(chan struct{}), result: &results[i]}
 	}
 	for _, a := range list {
-		for _, need := range slices.Concat(a.Needs, a.Beside) {
+		for _, need := range slices.Concat(a.Needs, a.StartAfter) {
 			if jobs[need] == nil {
 				return results, fmt.Errorf("%s: needs %s, which is not among the addons to install", a.Name, need)
 			}
@@ -91,13 +92,13 @@ func install(ctx context.Context, env Env, list []Rendered, r report.Reporter, d
 
 func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.Reporter, do actions) (err error) {
 	a := j.addon
-	task := report.Discard().Step("") // until it is its turn
+	task := report.Discard().Step("") // until it starts
 	defer func() {
 		if err == nil {
 			task.Done(Summary(j.result.Changes))
 			return
 		}
-		// When another one failed, that is the reason and not its echo here.
+		// If another addon failed, report that one and not the cancellation.
 		if cause := context.Cause(ctx); ctx.Err() != nil && !errors.Is(cause, ctx.Err()) {
 			err = fmt.Errorf("stopped: %w", cause)
 		}
@@ -110,7 +111,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 			return fmt.Errorf("waiting for %s: %w", name, err)
 		}
 	}
-	for _, name := range a.Beside {
+	for _, name := range a.StartAfter {
 		if err := await(ctx, jobs[name].serves); err != nil {
 			return fmt.Errorf("waiting for %s: %w", name, err)
 		}
@@ -134,11 +135,11 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	if err := apply(first); err != nil {
 		return err
 	}
-	if a.Serves == nil {
+	if a.Available == nil {
 		close(j.serves)
 	}
-	if a.Settle != nil {
-		if err := patiently(ctx, do.progress, task.Update, func() error { return a.Settle(ctx, env, task.Update) }); err != nil {
+	if a.PostApply != nil {
+		if err := patiently(ctx, do.progress, task.Update, func() error { return a.PostApply(ctx, env, task.Update) }); err != nil {
 			return fmt.Errorf("settling: %w", err)
 		}
 	}
@@ -149,9 +150,9 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 		return err
 	}
 	both, bctx := errgroup.WithContext(ctx)
-	if a.Serves != nil {
+	if a.Available != nil {
 		both.Go(func() error {
-			if err := patiently(bctx, do.progress, func(string) {}, func() error { return a.Serves(bctx, env, func(string) {}) }); err != nil {
+			if err := patiently(bctx, do.progress, func(string) {}, func() error { return a.Available(bctx, env, func(string) {}) }); err != nil {
 				return fmt.Errorf("waiting until it serves: %w", err)
 			}
 			close(j.serves)
@@ -178,7 +179,7 @@ func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.R
 	if err := both.Wait(); err != nil {
 		return err
 	}
-	for _, name := range a.Beside {
+	for _, name := range a.StartAfter {
 		task.Update("ready, waiting for " + name)
 		if err := await(ctx, jobs[name].verified); err != nil {
 			return fmt.Errorf("waiting for %s: %w", name, err)

@@ -38,10 +38,10 @@ func (d *diary) index(entry string) int {
 }
 
 // fake is an addon of one object that is called like it.
-func (d *diary) fake(name string, needs, beside []string) Rendered {
+func (d *diary) fake(name string, needs, startAfter []string) Rendered {
 	return Rendered{
 		Addon: Addon{
-			Name: name, Needs: needs, Beside: beside,
+			Name: name, Needs: needs, StartAfter: startAfter,
 			Verify: func(context.Context, Env, func(string)) error {
 				d.say("verify %s", name)
 				return nil
@@ -132,11 +132,11 @@ func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 	d := &diary{}
 	a := d.fake("mesh", nil, nil)
 	a.Objects = []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "pilot", nil), object("v1", "ConfigMap", "x", "settings", nil)}
-	a.Settle = func(context.Context, Env, func(string)) error {
+	a.PostApply = func(context.Context, Env, func(string)) error {
 		d.say("settle mesh")
 		return nil
 	}
-	beside := d.fake("serving", nil, []string{"mesh"})
+	startAfter := d.fake("serving", nil, []string{"mesh"})
 	hook := func(ctx context.Context, doing, _ string) error {
 		if doing == "pods" { // the node comes when what needs none is there
 			return eventually(ctx, func() bool { return d.index("apply serving") >= 0 })
@@ -145,7 +145,7 @@ func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
 	defer stop()
-	if _, err := install(ctx, Env{}, []Rendered{a, beside}, report.Discard(), d.actions(hook)); err != nil {
+	if _, err := install(ctx, Env{}, []Rendered{a, startAfter}, report.Discard(), d.actions(hook)); err != nil {
 		t.Fatal(err)
 	}
 	if d.index("apply settings") > d.index("settle mesh") || d.index("settle mesh") > d.index("apply pilot") || d.index("apply serving") > d.index("apply pilot") {
@@ -182,7 +182,7 @@ func TestTheLastWorkloadStartsWhenTheOthersAreReady(t *testing.T) {
 func TestWhoIsBesideWaitsUntilItServes(t *testing.T) {
 	d := &diary{}
 	a := d.fake("serving", nil, nil)
-	a.Serves = func(ctx context.Context, _ Env, _ func(string)) error {
+	a.Available = func(ctx context.Context, _ Env, _ func(string)) error {
 		err := eventually(ctx, func() bool { return d.index("wait serving") >= 0 })
 		d.say("serves")
 		return err
@@ -244,9 +244,9 @@ func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
 			case "verify":
 				list[1].Verify = fail
 			case "settle":
-				list[1].Settle = fail
+				list[1].PostApply = fail
 			case "serves":
-				list[1].Serves = fail
+				list[1].Available = fail
 			}
 			slowWaits := make(chan struct{})
 			hook := func(ctx context.Context, doing, name string) error {
@@ -313,7 +313,7 @@ func TestSelectAddsWhatIsNeededInAnOrderThatWorks(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, a := range list {
-		for _, need := range slices.Concat(a.Needs, a.Beside) {
+		for _, need := range slices.Concat(a.Needs, a.StartAfter) {
 			if !seen[need] {
 				t.Errorf("%s comes before %s, which it needs", a.Name, need)
 			}
@@ -350,7 +350,7 @@ func TestSelectRefusesAnUnknownNameAsWrongUse(t *testing.T) {
 }
 
 func TestSelectRefusesACircle(t *testing.T) {
-	_, err := choose([]Addon{{Name: "a", Needs: []string{"b"}}, {Name: "b", Beside: []string{"a"}}}, []string{"a"})
+	_, err := choose([]Addon{{Name: "a", Needs: []string{"b"}}, {Name: "b", StartAfter: []string{"a"}}}, []string{"a"})
 	if err == nil || !strings.Contains(err.Error(), "a -> b -> a") {
 		t.Errorf("error is %v, want the circle", err)
 	}

@@ -27,11 +27,11 @@ import (
 // CRDs, and without them it is still a mesh with VirtualServices.
 func istio() Addon {
 	return Addon{
-		Name:    "istio",
-		Summary: "Istio: istiod, sidecar injection and the ingress gateway",
-		Images:  []string{"istio-pilot", "istio-proxyv2"},
-		Render:  istioObjects,
-		Settle:  addressOfGateway,
+		Name:      "istio",
+		Summary:   "Istio: istiod, sidecar injection and the ingress gateway",
+		Images:    []string{"istio-pilot", "istio-proxyv2"},
+		Render:    istioObjects,
+		PostApply: addressOfGateway,
 		// Envoy's first connection to istiod may take seconds once one has failed.
 		Last:   mesh.Gateway,
 		Verify: verifyIstio,
@@ -208,10 +208,10 @@ func verifyValidation(ctx context.Context, env Env, reason func(string)) error {
 	})
 }
 
-// Restarted is for a cluster whose node was stopped and runs again, as soon as its API answers. The gateway's pod gets
-// another address, but its record still has the old one. Knative's net-gateway-api would ask that one whether routes are in
-// force, for ever: it gives an address up only when a pod with just this address is deleted. So the pod and what names its
-// address go before that controller starts; others come in their place.
+// Restarted repairs a cluster whose node was stopped and runs again, as soon as its API answers. The gateway's pod gets
+// another address, but its record still has the old one. Knative's net-gateway-api would ask the old address for ever whether
+// routes are active: it drops an address only when a pod with this address is deleted. So Restarted deletes the pod and the
+// objects with its address before that controller starts; new ones replace them.
 func Restarted(ctx context.Context, c *kube.Client) error {
 	err := c.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(mesh.Namespace), client.MatchingLabels{"app": mesh.Gateway}, client.GracePeriodSeconds(0))
 	if err != nil {

@@ -15,21 +15,21 @@ import (
 // gateway of istio: net-gateway-api's Gateways name that gateway's Service,
 // and a second, cluster-internal Service on port 8081 of the same pods.
 //
-// It comes up beside istio. Only its Gateways' status needs istiod, and that
-// is waited for like any other object.
+// It starts in parallel with istio. Only its Gateways' status needs istiod, and the
+// installer waits for that as for any other object.
 func knative() Addon {
 	return Addon{
-		Name:    "knative",
-		Summary: "Knative Serving on the ingress gateway (net-gateway-api)",
-		Beside:  []string{"gateway-api", "istio"},
+		Name:       "knative",
+		Summary:    "Knative Serving on the ingress gateway (net-gateway-api)",
+		StartAfter: []string{"gateway-api", "istio"},
 		Images: []string{
 			"knative-activator", "knative-autoscaler", "knative-controller", "knative-webhook", "knative-queue",
 			"knative-net-gateway-api",
 		},
 		Render: knativeObjects,
 		// What comes before the webhook judges would be kept without its defaults.
-		Serves: verifyKnative,
-		Verify: verifyKnative,
+		Available: verifyKnative,
+		Verify:    verifyKnative,
 	}
 }
 

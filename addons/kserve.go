@@ -26,14 +26,14 @@ const (
 // own, so that no cert-manager is needed.
 func kserve() Addon {
 	return Addon{
-		Name:     "kserve",
-		Summary:  "KServe: InferenceServices on Knative",
-		Optional: true,
-		Beside:   []string{"knative"}, // its kinds and its namespace
-		Images:   []string{"kserve-controller"},
-		Render:   kserveObjects,
-		Settle:   certifyKServe,
-		Verify:   verifyKServe,
+		Name:       "kserve",
+		Summary:    "KServe: InferenceServices on Knative",
+		Optional:   true,
+		StartAfter: []string{"knative"}, // its kinds and its namespace
+		Images:     []string{"kserve-controller"},
+		Render:     kserveObjects,
+		PostApply:  certifyKServe,
+		Verify:     verifyKServe,
 	}
 }
 

@@ -87,7 +87,7 @@ func jobset() Addon {
 		Render: func(im Images) ([]*unstructured.Unstructured, error) {
 			return controller(im, "jobset", map[string]string{"manager": "jobset"}, "128Mi")
 		},
-		Settle: func(ctx context.Context, env Env, reason func(string)) error {
+		PostApply: func(ctx context.Context, env Env, reason func(string)) error {
 			_, err := certify(ctx, env, reason, jobsetNamespace, "jobset-webhook-server-cert", "jobset-webhook-service."+jobsetNamespace+".svc", "jobset-ca")
 			return err
 		},
@@ -98,13 +98,13 @@ func jobset() Addon {
 // trainer is Kubeflow Trainer v2 with one runtime, the lab's.
 func trainer() Addon {
 	return Addon{
-		Name:     "trainer",
-		Summary:  "Kubeflow Trainer: TrainJobs",
-		Optional: true,
-		Beside:   []string{"jobset"}, // its kinds
-		Images:   []string{"trainer"},
-		Render:   trainerObjects,
-		Settle: func(ctx context.Context, env Env, reason func(string)) error {
+		Name:       "trainer",
+		Summary:    "Kubeflow Trainer: TrainJobs",
+		Optional:   true,
+		StartAfter: []string{"jobset"}, // its kinds
+		Images:     []string{"trainer"},
+		Render:     trainerObjects,
+		PostApply: func(ctx context.Context, env Env, reason func(string)) error {
 			_, err := certify(ctx, env, reason, trainerNamespace, "kubeflow-trainer-webhook-cert",
 				"kubeflow-trainer-controller-manager."+trainerNamespace+".svc", "kubeflow-trainer-ca")
 			return err

@@ -151,7 +151,7 @@ func pollFor(ctx context.Context, limit time.Duration, reason func(string), what
 		if err == nil {
 			return nil
 		}
-		if pctx.Err() == nil || last == nil { // else it is only the echo of the end
+		if pctx.Err() == nil || last == nil { // else it only says that the time is over
 			last = err
 		}
 		reason(what + ": " + oneLine(last))

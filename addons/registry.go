@@ -27,14 +27,14 @@ const Registry = "registry.registry.svc.cluster.local:5000"
 // on the lab's one port.
 func labRegistry() Addon {
 	return Addon{
-		Name:     "registry",
-		Summary:  "the lab's own registry: images that are made on the lab",
-		Optional: true,
-		Needs:    []string{"network"},
-		Images:   []string{"registry", "agent", "gitserver"},
-		Render:   registryObjects,
-		Settle:   advertiseRegistry,
-		Verify:   verifyRegistry,
+		Name:      "registry",
+		Summary:   "the lab's own registry: images that are made on the lab",
+		Optional:  true,
+		Needs:     []string{"network"},
+		Images:    []string{"registry", "agent", "gitserver"},
+		Render:    registryObjects,
+		PostApply: advertiseRegistry,
+		Verify:    verifyRegistry,
 	}
 }
 
@@ -84,7 +84,7 @@ func ours(im Images, text []byte, components ...string) ([]*unstructured.Unstruc
 	return objs, nil
 }
 
-// advertiseRegistry tells tools where to push.
+// advertiseRegistry publishes the registry's address for tools.
 // https://github.com/kubernetes/enhancements/tree/master/keps/sig-cluster-lifecycle/generic/1755-communicating-a-local-registry
 func advertiseRegistry(ctx context.Context, env Env, reason func(string)) error {
 	host, err := url.Parse(env.Gateway)

@@ -28,12 +28,12 @@ func Reserved() []string { return []string{sampleNamespace} }
 // copy.
 func sample() Addon {
 	return Addon{
-		Name:    "sample",
-		Summary: "a sample model server at " + SampleHost,
-		Beside:  []string{"knative"},
-		Images:  []string{"sampleapp"},
-		Render:  sampleObjects,
-		Verify:  verifySample,
+		Name:       "sample",
+		Summary:    "a sample model server at " + SampleHost,
+		StartAfter: []string{"knative"},
+		Images:     []string{"sampleapp"},
+		Render:     sampleObjects,
+		Verify:     verifySample,
 	}
 }
 

@@ -64,7 +64,7 @@ func plan(o Options, m machine) (PlanDoc, error) {
 		doc.URL = "http://127.0.0.1 on a free port"
 	}
 	for _, a := range list {
-		doc.Addons = append(doc.Addons, PlanAddon{a.Name, a.Summary, a.Needs, a.Beside})
+		doc.Addons = append(doc.Addons, PlanAddon{a.Name, a.Summary, a.Needs, a.StartAfter})
 	}
 	doc.KindConfig, err = clusterConfig(o.Name, o.Port, 0, m, "")
 	return doc, err

@@ -45,13 +45,6 @@ var plain = map[string]string{
 	`analys(e|es|ed|ing)`: "analyze",
 }
 
-// notYetPlain are the files and folders that still have such words. Remove a place when the test's log says that it is
-// plain; add none.
-var notYetPlain = []string{
-	"addons",
-	"docs/architecture.md", // it quotes the fields of an addon
-}
-
 // unplainWord finds a word of plain, and not a part of another one.
 var unplainWord = regexp.MustCompile(`(?i)(?:^|[^\w-])(` + strings.Join(slices.Sorted(maps.Keys(plain)), "|") + `)(?:$|[^\w-])`)
 
@@ -96,7 +89,7 @@ func prose(name, text string) (found []string, err error) {
 }
 
 func TestWordsArePlain(t *testing.T) {
-	byPlace, files := map[string][]string{}, 0
+	files := 0
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -125,13 +118,9 @@ func TestWordsArePlain(t *testing.T) {
 		}
 		files++
 		found, err := prose(filepath.ToSlash(name), string(text))
-		place := filepath.ToSlash(name)
-		for _, p := range notYetPlain {
-			if matches(p+"/...", place) {
-				place = p
-			}
+		for _, f := range found {
+			t.Error(f)
 		}
-		byPlace[place] = append(byPlace[place], found...)
 		return err
 	})
 	if err != nil {
@@ -139,16 +128,6 @@ func TestWordsArePlain(t *testing.T) {
 	}
 	if files < 150 {
 		t.Errorf("only %d files were read: this test looks in the wrong place", files)
-	}
-	for place, found := range byPlace {
-		switch exempt := slices.Contains(notYetPlain, place); {
-		case !exempt:
-			for _, f := range found {
-				t.Error(f)
-			}
-		case len(found) == 0:
-			t.Logf("%s is plain now: remove it from notYetPlain", place)
-		}
 	}
 }
 
