@@ -3,9 +3,11 @@ package scenarios
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"knative.dev/networking/pkg/http/header"
@@ -34,6 +36,10 @@ func (l *Session) route(ctx context.Context, manifest string, r probe.Request, f
 	return l.waitActive(ctx, r, state.Mark)
 }
 
+// routedBound is how long the gateway may take to follow the route of a Knative
+// Service that is ready. After it, what Knative calls ready is not: a claim fails.
+const routedBound = 30 * time.Second
+
 // routed returns when the gateway has the newest state of the route that Knative
 // made for that name, and knows it on inForceStreak fresh connections in a row.
 // Ready says so of one connection, which one of a proxy's workers answered; and of
@@ -45,16 +51,22 @@ func (l *Session) route(ctx context.Context, manifest string, r probe.Request, f
 func (l *Session) routed(ctx context.Context, name string) error {
 	r := l.to(name)
 	r.Header = http.Header{header.ProbeKey: {header.ProbeValue}, header.HashKey: {header.HashValueOverride}}
-	return l.until(ctx, "the gateway to follow the route of "+name, func() string {
-		switch state, err := l.routeState(ctx, r.Host); {
+	bounded, cancel := context.WithTimeout(ctx, routedBound)
+	defer cancel()
+	err := l.until(bounded, "the gateway to follow the route of "+name, func() string {
+		switch state, err := l.routeState(bounded, r.Host); {
 		case err != nil:
 			return err.Error()
 		case state == "":
 			return "Knative has made no route for " + r.Host + " yet"
 		default:
-			return l.unmarked(ctx, state, anyone, r)
+			return l.unmarked(bounded, state, anyone, r)
 		}
 	})
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return refute(Answers, "Knative calls it ready: %v", err)
+	}
+	return err
 }
 
 // routeState is what the newest state of the HTTPRoute for that host has its

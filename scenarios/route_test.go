@@ -88,9 +88,19 @@ func TestAGatewayThatDoesNotFollowIsNoSuccess(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), stepBound)
 				defer cancel()
+				began := time.Now()
 				err := l.routed(ctx, "model")
-				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), "follow the route of model") {
+				var refuted *ClaimError
+				if !errors.As(err, &refuted) || refuted.Claim != Answers || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), "follow the route of model") {
 					t.Errorf("got %v, want %q", err, tc.says)
+				}
+				if took := time.Since(began); took != routedBound {
+					t.Errorf("it took %s, want %s", took, routedBound)
+				}
+				stopped, stop := context.WithCancel(t.Context())
+				stop()
+				if err := l.routed(stopped, "model"); !errors.Is(err, context.Canceled) {
+					t.Errorf("after ^C: %v", err)
 				}
 				if !strings.Contains(said, tc.says) {
 					t.Errorf("meanwhile it said %q", said)
