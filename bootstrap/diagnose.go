@@ -198,7 +198,7 @@ func (d *collection) records(s store) {
 // kubeconfigSecret is what a kubeconfig proves its user with.
 var kubeconfigSecret = regexp.MustCompile(`(?m)^\s*(?:client-key-data|token|password): "?([^\s"]+)`)
 
-// newestFolder returns the folder in dir that was changed last, "" when there is none.
+// newestFolder returns the folder in dir that was changed last, "" if dir has no folder.
 func newestFolder(dir string) (newest string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -220,7 +220,7 @@ func (d *collection) cause(what, fix string) {
 	}
 }
 
-// json adds a file with a value, or with why there is none.
+// json adds a file with a value, or with the error that took its place.
 func (d *collection) json(name string, value any, err error) {
 	doc := map[string]any{"result": value}
 	if err != nil {

@@ -342,7 +342,7 @@ func (e *engine) lines(ctx context.Context, args ...string) ([]string, error) {
 type container struct {
 	ID, Name, Image string
 	Status          string // up, exited, created, ...: the first word of the status in `ps`
-	Port            int    // host port of the gateway's node port; 0 if there is none
+	Port            int    // host port of the gateway's node port; 0 if it is not published
 }
 
 const clusterLabel = "io.x-k8s.kind.cluster" // kind sets it on all its containers
@@ -452,7 +452,7 @@ func (e *engine) removeVolume(ctx context.Context, name string) error {
 
 const kindNetwork = "kind"
 
-// networkVariable returns kind's own variable that selects a network. There is none for nerdctl.
+// networkVariable returns kind's own variable that selects a network. kind has no such variable for nerdctl.
 func networkVariable(engine string) string {
 	switch engine {
 	case "docker":

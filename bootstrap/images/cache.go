@@ -116,7 +116,7 @@ func (c *cache) layout() (layout.Path, error) {
 	return p, err
 }
 
-// get returns the image with a key, or nil if there is none or it has a missing
+// get returns the image with a key, or nil if the cache lacks it or it has a missing
 // blob.
 func (c *cache) get(name, key string) (v1.Image, error) {
 	p, err := c.layout()

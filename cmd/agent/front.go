@@ -83,7 +83,7 @@ func newFront(to *url.URL) http.Handler {
 	})
 }
 
-// tagged returns the digest of the manifest at a URL, or "" if there is none.
+// tagged returns the digest of the manifest at a URL, or "" if the registry has no such tag.
 func tagged(ctx context.Context, manifest *url.URL) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, manifest.String(), nil)
 	if err != nil {

@@ -328,7 +328,7 @@ func (s stream) untilPeeked(t *testing.T, r *rand.Rand, alpha float64) int {
 // The figures of docs/benchmarks.md. They take some CPU minutes: -timeout 60m -v.
 func TestFiguresOfTheGuard(t *testing.T) {
 	if os.Getenv("MLLAB_FIGURES") == "" {
-		t.Skip("set MLLAB_FIGURES=1")
+		t.Skip("it prints the figures of docs/benchmarks.md and proves nothing: set MLLAB_FIGURES=1 to see them")
 	}
 	const streams, alpha, rollout = 1000, .01, 30 * window
 	alarms := func(until func() int) (percent float64, median, most string) {
