@@ -25,6 +25,9 @@ type server struct {
 	requests       atomic.Int64
 }
 
+// connKey is the key of a request's connection in its context.
+type connKey struct{}
+
 func serve(t *testing.T, handle http.HandlerFunc) *server {
 	t.Helper()
 	s := &server{}
@@ -40,6 +43,7 @@ func serve(t *testing.T, handle http.HandlerFunc) *server {
 			s.closed.Add(1)
 		}
 	}
+	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
 	s.Start()
 	t.Cleanup(s.Close)
 	return s

@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"math"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -126,22 +127,22 @@ func TestWhatWasDueBeforeTheEndIsStillSentAndAfterAnInterruptMissed(t *testing.T
 
 func TestWatchAlternatesKeptAliveAndFreshConnections(t *testing.T) {
 	var mu sync.Mutex
-	from := map[string]string{} // request ID to the client's address, which is the connection
+	from := map[string]net.Conn{} // request ID to its connection; not to the client's address, which the kernel uses again
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
-		from[r.Header.Get(HeaderID)] = r.RemoteAddr
+		from[r.Header.Get(HeaderID)] = r.Context().Value(connKey{}).(net.Conn)
 		mu.Unlock()
 		hello(w, r)
 	})
 	w := Watch(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL, Fresh: true}, 200, nil)
 	sleep(t, 400*time.Millisecond)
 	r := w.Stop()
-	connections := map[bool]map[string]int{true: {}, false: {}}
+	connections := map[bool]map[net.Conn]bool{true: {}, false: {}}
 	for i, a := range r.Answers {
 		if a.Fresh != (i%2 == 1) || !a.OK() {
 			t.Fatalf("answer %d: %+v", i, a)
 		}
-		connections[a.Fresh][from[a.ID]]++
+		connections[a.Fresh][from[a.ID]] = true
 	}
 	if len(r.Answers) < 70 {
 		t.Fatalf("%d answers in 400 ms at 200 a second", len(r.Answers))
