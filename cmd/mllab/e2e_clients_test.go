@@ -74,7 +74,7 @@ func (cs clients) run(t *testing.T, program string, args ...string) string {
 }
 
 func (cs clients) try(program string, args ...string) (string, error) {
-	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute) // clean-ups call it, too
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Minute) // clean-ups call it, too
 	defer stop()
 	cmd := exec.CommandContext(ctx, filepath.Join(cs.dir, "bin", program), args...)
 	if program == "python3" {
@@ -141,13 +141,24 @@ func (cs clients) kn(t *testing.T) {
 }
 
 // answers checks that the gateway has the model at a URL that a client has
-// named, and that its TARGET is the given one.
+// named, and that its TARGET is the given one. What a client calls ready has
+// been answered by one worker of the gateway: the others may follow later.
 func (cs clients) answers(t *testing.T, url, target string) {
 	t.Helper()
 	host := strings.TrimPrefix(url, "http://")
-	a := probe.NewHTTP(10*time.Second).Send(t.Context(), probe.Request{URL: cs.lab.URL, Host: host})
-	if !a.OK() || a.Target != target {
-		t.Errorf("%s answers as %q: %s", host, a.Target, a.Problem())
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	for {
+		a := probe.NewHTTP(10*time.Second).Send(ctx, probe.Request{URL: cs.lab.URL, Host: host, Fresh: true})
+		if a.OK() && a.Target == target {
+			return
+		}
+		t.Logf("%s answers as %q: %s", host, a.Target, a.Problem())
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			t.Fatalf("%s does not answer as %q after 30 s", host, target)
+		}
 	}
 }
 
