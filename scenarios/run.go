@@ -124,7 +124,8 @@ func (env *Env) session(j Job) *Session {
 //
 // The error says why nothing could be tested (fault.CannotTest), or is
 // ctx.Err() after ^C; a claim that does not hold is a Result with Pass false. A
-// clean-up that fails is an error too, returned with the Result.
+// clean-up that fails is an error too, returned with the Result. When ctx ends by
+// kube.ErrGone, that is the error, and what the run made stays.
 func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r Result, err error) {
 	r = Result{Scenario: j.Scenario.Name, Control: j.Control}
 	l := env.session(j)
@@ -195,6 +196,8 @@ func (l *Session) runIn(ctx context.Context, p *Plan, c *Control, r Result, open
 
 	var refuted *ClaimError
 	switch {
+	case errors.Is(context.Cause(ctx), kube.ErrGone):
+		return r, context.Cause(ctx) // nothing can be removed either
 	case errors.Is(ctx.Err(), context.Canceled):
 		return r, errors.Join(ctx.Err(), unclean)
 	case errors.As(err, &refuted):
@@ -236,6 +239,9 @@ func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) 
 		l.stepName, l.task = step.Name, l.begin(step.Name)
 		l.lesson = Lesson{Step: i + 1, Steps: len(p.Steps), Name: step.Name, Why: step.Why, WatchFor: step.WatchFor}
 		result, err := l.step(ctx, step, breakAfter)
+		if cause := context.Cause(ctx); err != nil && errors.Is(cause, kube.ErrGone) {
+			err = cause
+		}
 		r.Steps = append(r.Steps, result)
 		l.task.checked(result, err)
 		if err != nil {
@@ -268,14 +274,16 @@ func (l *Session) undo(ctx context.Context, step Step, r *Result, refuted *Claim
 // cleanUp runs what was put down for it, last first, and removes the namespace,
 // also after ^C.
 func (l *Session) cleanUp(ctx context.Context, keep bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
-	defer cancel()
 	for _, f := range slices.Backward(l.cleanups) {
 		f()
 	}
-	if keep || !l.namespaceCreated {
+	if keep || !l.namespaceCreated || errors.Is(context.Cause(ctx), kube.ErrGone) {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
+	defer cancel()
+	ctx, end := l.Kube.UntilGone(ctx)
+	defer end()
 	task := l.begin("clean up")
 	// Their finalizers run now; the namespace's controller, which comes after
 	// 5 s, would else wait another 5 for them.
@@ -287,6 +295,9 @@ func (l *Session) cleanUp(ctx context.Context, keep bool) error {
 		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.runID, task.Update)
 	}
 	if err != nil {
+		if errors.Is(context.Cause(ctx), kube.ErrGone) {
+			err = context.Cause(ctx)
+		}
 		task.fail(err)
 		return err
 	}
@@ -440,10 +451,12 @@ type Job struct {
 // RunAll runs every job, up to workers of them at a time; those that must not
 // run in parallel come last, one by one. After its last step a run makes room for
 // the next one and cleans up meanwhile: most of that is waiting. A job that fails
-// does not stop the others, only the end of ctx does. The last event of each run
-// has its Result, also of a job that was not begun. The error is ^C's, or else the
-// first one that kept something from being tested.
+// does not stop the others, only the end of ctx or of the API server does. The last
+// event of each run has its Result, also of a job that was not begun. The error is
+// ^C's, or else the first one that kept something from being tested.
 func RunAll(ctx context.Context, env *Env, jobs []Job, keep bool, workers int) error {
+	ctx, end := env.Kube.UntilGone(ctx)
+	defer end()
 	_, err := runAll(ctx, jobs, workers, env.Events, func(j Job, stepsDone func()) (Result, error) {
 		return j.run(ctx, env, keep, stepsDone)
 	})
@@ -465,7 +478,7 @@ func runAll(ctx context.Context, jobs []Job, workers int, events func(Event), ru
 			running.Go(func() {
 				defer stepsDone()
 				if ctx.Err() != nil {
-					results[i], errs[i] = j.notBegun(ctx.Err())
+					results[i], errs[i] = j.notBegun(context.Cause(ctx))
 					if events != nil {
 						events(results[i].Event())
 					}

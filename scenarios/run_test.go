@@ -3,6 +3,8 @@ package scenarios
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -10,7 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
 	"mllab.local/internal/proxy"
 )
 
@@ -129,6 +134,69 @@ func TestWhatWasNotBegunIsNotLeftOut(t *testing.T) {
 				t.Errorf("%+v", b)
 			}
 		})
+	}
+}
+
+func TestRunsEndWhenTheAPIServerIsGone(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c, err := kube.New(&rest.Config{Host: "https://" + l.Addr().String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs := several("a", "b", "C")
+		for i := range jobs {
+			jobs[i].Scenario.New = func(Options) (*Plan, error) {
+				return &Plan{Admitted: func(ctx context.Context, _ *Session) error {
+					<-ctx.Done()
+					return ctx.Err()
+				}}, nil
+			}
+		}
+		var results []Result
+		began := time.Now()
+		err = RunAll(t.Context(), &Env{Kube: c, Events: func(e Event) {
+			if e.Result != nil {
+				results = append(results, *e.Result)
+			}
+		}}, jobs, false, 1)
+		if fault.Code(err) != 3 || !strings.Contains(fault.Hint(err), "mllab up") || !strings.Contains(err.Error(), "API server") {
+			t.Errorf("%v (exit %d), hint %q", err, fault.Code(err), fault.Hint(err))
+		}
+		if took := time.Since(began); took < 30*time.Second || took > time.Minute {
+			t.Errorf("it took %s", took)
+		}
+		if len(results) != 3 {
+			t.Errorf("%d results, want 3", len(results))
+		}
+		for _, r := range results {
+			if r.Pass || !strings.Contains(r.Error, "API server") {
+				t.Errorf("%+v", r)
+			}
+		}
+	})
+}
+
+func TestAStepEndsWithTheReasonThatTheAPIServerIsGone(t *testing.T) {
+	ctx, end := context.WithCancelCause(t.Context())
+	defer end(nil)
+	for name, w := range map[string]func() error{
+		"a wait":            func() error { return fmt.Errorf("waiting: %w", ctx.Err()) },
+		"a claim it spoils": func() error { return refute(Answers, "no answer") },
+	} {
+		p := &Plan{Steps: []Step{{Name: "first", Check: func(context.Context, *Session) (Evidence, error) { end(kube.ErrGone); return Evidence{}, w() }}}}
+		l := &Session{Env: &Env{}, title: "story"}
+		none := func(context.Context) error { return nil }
+		r, err := l.runIn(ctx, p, nil, Result{Scenario: "story"}, none, none)
+		if !errors.Is(err, kube.ErrGone) || fault.Code(err) != 3 || r.Pass || r.Refuted != "" || len(r.Steps) != 1 {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
 	}
 }
 
