@@ -58,8 +58,9 @@ type Addon struct {
 	Available Use
 	// Images are the components that must be on the node.
 	Images []string
-	// Render returns the objects. It is pure: no cluster, and the same images
-	// give the same objects.
+	// Render, if any, returns the objects that a library of upstream's renders, such
+	// as Istio's. They are added to those of manifests/addons/NAME. It is pure: no
+	// cluster, and the same images give the same objects.
 	Render func(im Images) ([]*unstructured.Unstructured, error)
 	// PostApply, if any, runs after the other objects and before the pods are
 	// applied. It creates what the pods need: secrets, and what a cloud provider
@@ -86,7 +87,7 @@ func Render(list []Addon, im Images) ([]Rendered, error) {
 	var rendering errgroup.Group
 	for i, a := range list {
 		rendering.Go(func() error {
-			objs, err := a.Render(im)
+			objs, err := a.objects(im)
 			if err != nil {
 				return fmt.Errorf("rendering %s: %w", a.Name, err)
 			}

@@ -12,12 +12,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
-	"mllab.local/manifests"
 )
 
 const (
@@ -40,18 +38,9 @@ func git() Addon {
 		Optional:  true,
 		Needs:     []string{"network", "flux"},
 		Images:    []string{"gitserver"},
-		Render:    gitObjects,
 		PostApply: makeGitToken,
 		Verify:    verifyGit,
 	}
-}
-
-func gitObjects(im Images) ([]*unstructured.Unstructured, error) {
-	objs, err := ours(im, manifests.Git, "gitserver")
-	if err != nil {
-		return nil, fmt.Errorf("manifests/git.yaml: %w", err)
-	}
-	return append([]*unstructured.Unstructured{namespace(gitNamespace)}, objs...), nil
 }
 
 // makeGitToken makes the token, once in the life of a cluster. It is in the
@@ -135,18 +124,18 @@ func gitRefs(ctx context.Context, send probe.Sender, remote *url.URL, token bool
 }
 
 func verifyGitByFlux(ctx context.Context, env Env, reason func(string), revision string) (err error) {
-	source := object(fluxSources, "GitRepository", gitNamespace, "mllab-verify", map[string]any{"spec": map[string]any{
-		"interval": "1h", "timeout": "20s", "url": GitInside, "ref": map[string]any{"branch": "main"},
-	}})
-	objs := []*unstructured.Unstructured{source}
+	objs, err := manifest("git/verify.yaml")
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, removeVerified(ctx, env, objs)) }()
 	if _, err := env.Kube.Apply(ctx, objs); err != nil {
 		return err
 	}
 	return poll(ctx, reason, "having Flux fetch the repository", func(ctx context.Context) error {
-		status, _, message, err := fluxReady(ctx, env.Kube, source)
+		status, _, message, err := fluxReady(ctx, env.Kube, objs[0])
 		if err == nil && (status != "True" || !strings.Contains(message, revision)) {
-			err = fmt.Errorf("%s: %s, not yet %s", kube.Name(source), message, revision)
+			err = fmt.Errorf("%s: %s, not yet %s", kube.Name(objs[0]), message, revision)
 		}
 		return err
 	})

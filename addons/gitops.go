@@ -48,45 +48,31 @@ func gitNeeds() ([]string, error) {
 	return names, err
 }
 
-// rootObjects are what Flux follows: the lab's Git, and the Kustomization of
-// all others. Neither is ever pruned, by whatever commit; and who deletes the
-// Kustomization on the cluster lets go of the addons, and does not lose them.
-func rootObjects() []*unstructured.Unstructured {
-	objs := []*unstructured.Unstructured{
-		object(fluxSources, "GitRepository", FluxNamespace, gitopsRoot, map[string]any{"spec": map[string]any{
-			"interval": "1m", "url": GitInside, "ref": map[string]any{"branch": labgit.Main}, // the server asks Flux to look after each push
-		}}),
-		kustomization(gitopsRoot, gitopsFolder, true, nil),
-	}
-	_ = unstructured.SetNestedField(objs[1].Object, "Orphan", "spec", "deletionPolicy") // spec is a map
-	for _, o := range objs {
-		o.SetAnnotations(map[string]string{"kustomize.toolkit.fluxcd.io/prune": "disabled"})
-	}
-	return objs
-}
+// rootObjects are what Flux follows: the lab's Git, and the Kustomization of all
+// others.
+func rootObjects() ([]*unstructured.Unstructured, error) { return manifest("git/follow.yaml") }
 
-// kustomization has Flux apply a folder of the lab's Git, once those that it is
-// after have ever been applied. Flux's own rule, that they have applied the same
-// commit, would let each commit wait for all before it.
-func kustomization(name, folder string, prune bool, after []string) *unstructured.Unstructured {
-	spec := map[string]any{
-		"interval": "10m", "retryInterval": "10s", "path": "./" + strings.TrimSuffix(folder, "/"), "prune": prune,
-		"sourceRef": map[string]any{"kind": "GitRepository", "name": gitopsRoot},
+// addonKustomization has Flux apply an addon, once those that it is after have
+// ever been applied. Flux's own rule, that they have applied the same commit,
+// would let each commit wait for all before it.
+func addonKustomization(a Addon) (*unstructured.Unstructured, error) {
+	objs, err := manifest("git/addon.yaml", "$(name)", a.Name)
+	if err != nil {
+		return nil, err
+	}
+	keep, err := gitNeeds()
+	if err != nil {
+		return nil, err
 	}
 	var depends []any
-	for _, name := range after {
+	for _, name := range slices.Concat(a.Needs, a.StartAfter) {
 		depends = append(depends, map[string]any{"name": name, "readyExpr": "has(dep.status.lastAppliedRevision)"})
 	}
+	err = unstructured.SetNestedField(objs[0].Object, !slices.Contains(keep, a.Name), "spec", "prune")
 	if len(depends) > 0 {
-		spec["dependsOn"] = depends
+		err = errors.Join(err, unstructured.SetNestedSlice(objs[0].Object, depends, "spec", "dependsOn"))
 	}
-	return object(fluxKustomizations, "Kustomization", FluxNamespace, name, map[string]any{"spec": spec})
-}
-
-// addonKustomization has Flux apply an addon.
-func addonKustomization(a Addon) (*unstructured.Unstructured, error) {
-	keep, err := gitNeeds()
-	return kustomization(a.Name, gitopsObjects+a.Name, !slices.Contains(keep, a.Name), slices.Concat(a.Needs, a.StartAfter)), err
+	return objs[0], err
 }
 
 // files are files of the lab's Git, by path.
@@ -242,7 +228,7 @@ func repair(ctx context.Context, env Env, pods Use, list []Rendered, r report.Re
 	results, err := Install(ctx, env, pods, list, r)
 	for _, name := range names {
 		ask := fmt.Appendf(nil, `{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":%q}}}`, time.Now().Format(time.RFC3339Nano))
-		asked := env.Kube.Patch(ctx, kustomization(name, "", false, nil), client.RawPatch(types.MergePatchType, ask))
+		asked := env.Kube.Patch(ctx, object(fluxKustomizations, "Kustomization", FluxNamespace, name), client.RawPatch(types.MergePatchType, ask))
 		err = errors.Join(err, client.IgnoreNotFound(asked))
 	}
 	return results, err
@@ -261,7 +247,11 @@ type byGit struct {
 // first: Flux does not follow the lab's Git yet.
 func publish(ctx context.Context, env Env, list []Rendered, first bool, r report.Reporter, reason func(string)) (byGit, error) {
 	rendered := map[string]files{gitopsRoot: {}}
-	if err := rendered[gitopsRoot].add(gitopsFolder+gitopsRoot+".yaml", rootObjects()...); err != nil {
+	root, err := rootObjects()
+	if err != nil {
+		return byGit{}, err
+	}
+	if err := rendered[gitopsRoot].add(gitopsFolder+gitopsRoot+".yaml", root...); err != nil {
 		return byGit{}, err
 	}
 	names := []string{gitopsRoot}
@@ -295,7 +285,7 @@ func publish(ctx context.Context, env Env, list []Rendered, first bool, r report
 		r.Note("%s", note)
 	}
 	if first {
-		if _, err := env.Kube.Apply(ctx, rootObjects()); err != nil {
+		if _, err := env.Kube.Apply(ctx, root); err != nil {
 			return byGit{}, err
 		}
 	}
@@ -460,7 +450,7 @@ func Followed(ctx context.Context, c client.Reader) (string, error) {
 
 // sourceRevision returns the revision of the lab's Git that Flux has fetched.
 func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
-	source := rootObjects()[0]
+	source := object(fluxSources, "GitRepository", FluxNamespace, gitopsRoot)
 	if err := c.Get(ctx, client.ObjectKeyFromObject(source), source); err != nil {
 		return "", err
 	}
@@ -471,7 +461,7 @@ func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
 // readKustomization reads one of the lab's Kustomizations. If it or its kind does
 // not exist, the error is ErrNotInGit.
 func readKustomization(ctx context.Context, c client.Reader, name string) (*unstructured.Unstructured, error) {
-	k := kustomization(name, "", false, nil)
+	k := object(fluxKustomizations, "Kustomization", FluxNamespace, name)
 	err := c.Get(ctx, client.ObjectKeyFromObject(k), k)
 	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
 		return k, fmt.Errorf("%s: %w", kube.Name(k), ErrNotInGit)

@@ -61,7 +61,9 @@ func TestGitHoldsEveryObjectInAFileOfItsOwn(t *testing.T) {
 
 func TestNoSecretsDataGetsIntoGit(t *testing.T) {
 	secret := func(key string) []*unstructured.Unstructured {
-		return []*unstructured.Unstructured{object("v1", "Secret", "x", "token", map[string]any{key: map[string]any{"password": "s3cret"}})}
+		o := object("v1", "Secret", "x", "token")
+		o.Object[key] = map[string]any{"password": "s3cret"}
+		return []*unstructured.Unstructured{o}
 	}
 	for key, ok := range map[string]bool{"data": false, "stringData": false, "metadataOnly": true} {
 		if _, err := gitFiles(Addon{Name: "x"}, secret(key)); (err == nil) != ok || err != nil && strings.Contains(err.Error(), "s3cret") {
@@ -91,7 +93,10 @@ func TestWhatGitStandsOnIsNeverPruned(t *testing.T) {
 			t.Errorf("%s is pruned: %t", name, pruned)
 		}
 	}
-	root := rootObjects()
+	root, err := rootObjects()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, o := range root {
 		if o.GetAnnotations()["kustomize.toolkit.fluxcd.io/prune"] != "disabled" {
 			t.Errorf("a commit could have %s removed", kube.Name(o))
@@ -190,7 +195,7 @@ func TestACommitChangesWhatIsMllabsAndLetsTheRestBe(t *testing.T) {
 // A Kustomization as Flux leaves it.
 func TestFluxsWordsAreKept(t *testing.T) {
 	condition := func(status, why string, generation int64) *unstructured.Unstructured {
-		k := kustomization("istio", "addons/istio", false, nil)
+		k := object(fluxKustomizations, "Kustomization", FluxNamespace, "istio")
 		k.SetGeneration(2)
 		k.Object["status"] = map[string]any{"conditions": []any{map[string]any{
 			"type": "Ready", "status": status, "reason": why, "message": "words", "observedGeneration": generation,

@@ -20,7 +20,6 @@ import (
 
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
-	"mllab.local/manifests"
 )
 
 func TestFluxHasTheNamesThatItsUsersLookFor(t *testing.T) {
@@ -44,7 +43,7 @@ func TestFluxHasTheNamesThatItsUsersLookFor(t *testing.T) {
 		}
 	}
 	for _, o := range objs {
-		for k, want := range fluxLabels {
+		for k, want := range map[string]string{"app.kubernetes.io/part-of": "flux", "app.kubernetes.io/instance": "flux-system"} {
 			if got := o.GetLabels()[k]; got != want {
 				t.Errorf("%s: %s is %q, want %q", kube.Name(o), k, got, want)
 			}
@@ -121,7 +120,12 @@ func TestTheLabsGitIsReachedFromOutsideOnlyWhereTheTokenIsAsked(t *testing.T) {
 	if !strings.HasPrefix(gitPath, "/git/") || GitInside != "http://git.git.svc.cluster.local"+strings.TrimPrefix(gitPath, "/git") {
 		t.Errorf("outside the repository is %s, inside %s: not the same", gitPath, GitInside)
 	}
-	if !strings.Contains(string(manifests.Git), "--url="+GitInside+"\n") {
+	server := containers(find(t, render(t, git()), "Deployment/git/git"))[0]
+	follow, err := rootObjects()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if url, _, _ := unstructured.NestedString(follow[0].Object, "spec", "url"); url != GitInside || !slices.Contains(server["args"].([]any), any("--url="+GitInside)) {
 		t.Errorf("the server does not know that it is %s", GitInside)
 	}
 }

@@ -47,7 +47,7 @@ func (d *diary) fake(name string, needs, startAfter []string) Rendered {
 				return nil
 			},
 		},
-		Objects: []*unstructured.Unstructured{object("v1", "ConfigMap", "default", name, nil)},
+		Objects: []*unstructured.Unstructured{object("v1", "ConfigMap", "default", name)},
 	}
 }
 
@@ -131,7 +131,7 @@ func TestAnAddonIsAppliedAfterItsNeedsAreVerifiedAndBesideOthersThatAreApplied(t
 func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 	d := &diary{}
 	a := d.fake("mesh", nil, nil)
-	a.Objects = []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "pilot", nil), object("v1", "ConfigMap", "x", "settings", nil)}
+	a.Objects = []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "pilot"), object("v1", "ConfigMap", "x", "settings")}
 	a.PostApply = func(context.Context, Env, func(string)) error {
 		d.say("settle mesh")
 		return nil
@@ -157,7 +157,7 @@ func TestTheLastWorkloadStartsWhenTheOthersAreReady(t *testing.T) {
 	d := &diary{}
 	a := d.fake("mesh", nil, nil)
 	a.Last = "gateway"
-	a.Objects = []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "gateway", nil), object("apps/v1", "Deployment", "x", "pilot", nil)}
+	a.Objects = []*unstructured.Unstructured{object("apps/v1", "Deployment", "x", "gateway"), object("apps/v1", "Deployment", "x", "pilot")}
 	hook := func(ctx context.Context, doing, name string) error {
 		if doing == "wait" && name == "pilot" {
 			d.say("pilot without gateway: %t", d.index("apply gateway") < 0)
@@ -210,25 +210,25 @@ func TestAddonsAreRenderedAtTheSameTime(t *testing.T) {
 	fake := func(name string) Addon {
 		return Addon{Name: name, Render: func(Images) ([]*unstructured.Unstructured, error) {
 			both <- struct{}{} // each needs the other to be under way
-			return []*unstructured.Unstructured{namespace(name)}, eventually(ctx, func() bool { return len(both) == 2 })
+			return []*unstructured.Unstructured{object("v1", "ConfigMap", "x", "of-"+name)}, eventually(ctx, func() bool { return len(both) == 2 })
 		}}
 	}
-	list, err := Render([]Addon{fake("a"), fake("b")}, nil)
+	list, err := Render([]Addon{fake("istio"), fake("sample")}, nil)
 	if err != nil || len(list) != 2 {
 		t.Fatalf("%d are rendered: %v", len(list), err)
 	}
-	for i, name := range []string{"a", "b"} {
-		if list[i].Name != name || list[i].Objects[0].GetName() != name {
-			t.Errorf("%d is %s with %s", i, list[i].Name, kube.Name(list[i].Objects[0]))
+	for i, name := range []string{"istio", "sample"} { // each with its folder's namespace
+		if objs := list[i].Objects; list[i].Name != name || len(objs) != 2 || objs[1].GetName() != "of-"+name {
+			t.Errorf("%d is %s with %v", i, list[i].Name, objs)
 		}
 	}
 }
 
 func TestAnAddonThatCannotBeRenderedIsNamed(t *testing.T) {
-	good := Addon{Name: "good", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, nil }}
-	bad := Addon{Name: "bad", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, errors.New("no image") }}
+	good := Addon{Name: "istio", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, nil }}
+	bad := Addon{Name: "sample", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, errors.New("no image") }}
 	list, err := Render([]Addon{good, bad}, nil)
-	if err == nil || err.Error() != "rendering bad: no image" || list != nil {
+	if err == nil || err.Error() != "rendering sample: no image" || list != nil {
 		t.Errorf("error is %v with %d addons, want the doing, the addon's name and the cause", err, len(list))
 	}
 }

@@ -2,15 +2,15 @@ package addons
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
@@ -47,19 +47,7 @@ func istioObjects(im Images) ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
-	objs, err := mesh.Render(mesh.Options{Operator: manifests.Istio, PilotImage: pilot, ProxyImage: proxy})
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range objs {
-		if o.GetKind() != "Deployment" {
-			continue
-		}
-		if err := eachContainer(o, quickProbe); err != nil {
-			return nil, err
-		}
-	}
-	return append([]*unstructured.Unstructured{namespace(mesh.Namespace)}, objs...), nil
+	return mesh.Render(mesh.Options{Operator: manifests.Istio, PilotImage: pilot, ProxyImage: proxy})
 }
 
 // addressOfGateway does what a cloud's load balancer controller would: it
@@ -117,11 +105,15 @@ func verifyIstio(ctx context.Context, env Env, reason func(string)) error {
 // comes back.
 func verifyInjection(ctx context.Context, env Env, reason func(string)) error {
 	return poll(ctx, reason, "having a sidecar injected by dry run", func(ctx context.Context) error {
-		pod := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "mllab-verify", Labels: map[string]string{"sidecar.istio.io/inject": "true"}},
-			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "kind.local/none"}}},
+		objs, err := manifest("istio/injected.yaml")
+		if err != nil {
+			return err
 		}
-		if err := env.Kube.Create(ctx, pod, client.DryRunAll); err != nil {
+		if err := env.Kube.Create(ctx, objs[0], client.DryRunAll); err != nil {
+			return err
+		}
+		var pod corev1.Pod
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(objs[0].Object, &pod); err != nil {
 			return err
 		}
 		// A native sidecar is an init container.
@@ -138,33 +130,12 @@ func verifyInjection(ctx context.Context, env Env, reason func(string)) error {
 // Host and with a body that no earlier route had.
 func verifyGateway(ctx context.Context, env Env, reason func(string)) (err error) {
 	marker := uuid.NewString()
-	host := "verify." + Domain
-	const name = "mllab-verify"
-	const networking = "networking.istio.io/v1"
-	objs := []*unstructured.Unstructured{
-		object(networking, "Gateway", mesh.Namespace, name, map[string]any{"spec": map[string]any{
-			"selector": map[string]any{"istio": "ingressgateway"},
-			"servers": []any{map[string]any{
-				"port":  map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"},
-				"hosts": []any{host},
-			}},
-		}}),
-		object(networking, "VirtualService", mesh.Namespace, name, map[string]any{"spec": map[string]any{
-			"hosts":    []any{host},
-			"gateways": []any{name},
-			"http": []any{map[string]any{
-				"directResponse": map[string]any{"status": int64(200), "body": map[string]any{"string": marker}},
-			}},
-		}}),
+	const host = "verify." + Domain
+	objs, err := manifest("istio/verify.yaml", "$(marker)", marker)
+	if err != nil {
+		return err
 	}
-	defer func() {
-		// Also after ^C: nothing of this may stay.
-		cctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer stop()
-		if cleanup := env.Kube.Delete(cctx, objs); cleanup != nil && err == nil {
-			err = fmt.Errorf("removing the route that was verified with: %w", cleanup)
-		}
-	}()
+	defer func() { err = errors.Join(err, removeVerified(ctx, env, objs)) }()
 	if _, err := env.Kube.Apply(ctx, objs); err != nil {
 		return err
 	}
@@ -191,20 +162,7 @@ func verifyGateway(ctx context.Context, env Env, reason func(string)) (err error
 // configuration for everybody.
 func verifyValidation(ctx context.Context, env Env, reason func(string)) error {
 	return poll(ctx, reason, "asking istiod for a route with a bad pattern by dry run", func(ctx context.Context) error {
-		err := env.Kube.Create(ctx, object("networking.istio.io/v1", "VirtualService", "default", "mllab-verify", map[string]any{"spec": map[string]any{
-			"hosts": []any{"verify." + Domain},
-			"http": []any{map[string]any{
-				"match": []any{map[string]any{"uri": map[string]any{"regex": "(?!a)"}}},
-				"route": []any{map[string]any{"destination": map[string]any{"host": "nobody"}}},
-			}},
-		}}), client.DryRunAll)
-		if err == nil {
-			return fmt.Errorf("it was accepted")
-		}
-		if !strings.Contains(err.Error(), "(?!") {
-			return err
-		}
-		return nil
+		return refused(ctx, env, "istio", "(?!")
 	})
 }
 
@@ -217,9 +175,7 @@ func Restarted(ctx context.Context, c *kube.Client) error {
 	if err != nil {
 		return fmt.Errorf("removing the gateway's pod of before: %w", err)
 	}
-	addresses := &unstructured.Unstructured{} // of all Services that select it
-	addresses.SetAPIVersion("v1")
-	addresses.SetKind("Endpoints")
+	addresses := object("v1", "Endpoints", "", "") // of all Services that select it
 	if err := c.DeleteAllOf(ctx, addresses, client.InNamespace(mesh.Namespace)); err != nil {
 		return fmt.Errorf("removing the gateway's addresses of before: %w", err)
 	}

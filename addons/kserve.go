@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,7 +16,6 @@ import (
 
 const (
 	kserveNamespace = "kserve"
-	kserveKinds     = "serving.kserve.io/v1beta1"
 	kserveWebhook   = "kserve-webhook-server-service"
 	kserveSecret    = "kserve-webhook-server-cert"
 )
@@ -31,104 +29,9 @@ func kserve() Addon {
 		Optional:   true,
 		StartAfter: []string{"knative"}, // its kinds and its namespace
 		Images:     []string{"kserve-controller"},
-		Render:     kserveObjects,
 		PostApply:  certifyKServe,
 		Verify:     verifyKServe,
 	}
-}
-
-// kserveConfig is what the lab sets in KServe's ConfigMap. The reference is
-// https://github.com/kserve/kserve/blob/master/config/configmap/inferenceservice.yaml
-var kserveConfig = map[string]map[string]any{
-	"deploy": {"defaultDeploymentMode": "Knative"},
-	"ingress": {
-		"ingressGateway": "istio-system/knative-gateway", "localGateway": "istio-system/knative-local-gateway",
-		"localGatewayService": "knative-local-gateway.istio-system.svc.cluster.local",
-		"ingressDomain":       Domain, "urlScheme": "http",
-		"disableIstioVirtualHost": true, // Knative's own route is the only one
-	},
-	// A modelcar of KServe's own kind needs a shell in the model's image. The
-	// lab's fetches the model: see modelStorage.
-	"storageInitializer": {"enableModelcar": false},
-	// Upstream's default is one CPU and 2 GiB for each container.
-	"inferenceService": {"resource": map[string]any{"cpuRequest": "20m", "memoryRequest": "32Mi", "cpuLimit": "1", "memoryLimit": "512Mi"}},
-}
-
-func kserveObjects(im Images) ([]*unstructured.Unstructured, error) {
-	objs, err := controller(im, "kserve", map[string]string{"manager": "kserve-controller"}, "300Mi")
-	if err != nil {
-		return nil, err
-	}
-	out := []*unstructured.Unstructured{namespace(kserveNamespace)}
-	for _, o := range objs {
-		switch o.GetKind() {
-		case "Namespace", "Secret": // both are the lab's
-			continue
-		case "ConfigMap":
-			if err := configureKServe(o); err != nil {
-				return nil, fmt.Errorf("%s: %w", kube.Name(o), err)
-			}
-		case "Deployment":
-			if err := eachContainer(o, func(c map[string]any) { c["args"] = []any{} }); err != nil { // no election
-				return nil, err
-			}
-		case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
-			if err := eachWebhook(o, func(service map[string]any) {
-				service["name"], service["namespace"] = kserveWebhook, kserveNamespace
-			}); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, o)
-	}
-	return out, nil
-}
-
-// configureKServe sets what the lab wants otherwise, and leaves out the
-// commented example.
-func configureKServe(o *unstructured.Unstructured) error {
-	data, _, err := unstructured.NestedStringMap(o.Object, "data")
-	if err != nil {
-		return err
-	}
-	delete(data, "_example")
-	for key, ours := range kserveConfig {
-		all := map[string]any{}
-		if text, given := data[key]; given {
-			if err := json.Unmarshal([]byte(text), &all); err != nil {
-				return fmt.Errorf("%s: %w", key, err)
-			}
-		}
-		maps.Copy(all, ours)
-		text, err := json.Marshal(all)
-		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
-		}
-		data[key] = string(text)
-	}
-	return unstructured.SetNestedStringMap(o.Object, data, "data")
-}
-
-// eachWebhook changes the service of each of a configuration's webhooks, and
-// leaves its CA to be set later.
-func eachWebhook(o *unstructured.Unstructured, change func(service map[string]any)) error {
-	hooks, _, err := unstructured.NestedSlice(o.Object, "webhooks")
-	if err != nil {
-		return fmt.Errorf("%s: %w", kube.Name(o), err)
-	}
-	for _, each := range hooks {
-		hook, _ := each.(map[string]any)
-		service, found, err := unstructured.NestedMap(hook, "clientConfig", "service")
-		if err != nil {
-			return fmt.Errorf("%s: %w", kube.Name(o), err)
-		}
-		if !found {
-			return fmt.Errorf("%s: webhook %v has no service", kube.Name(o), hook["name"])
-		}
-		change(service)
-		hook["clientConfig"] = map[string]any{"service": service}
-	}
-	return unstructured.SetNestedSlice(o.Object, hooks, "webhooks")
 }
 
 // certifyKServe makes the certificate of KServe's webhooks, and has the API
@@ -194,8 +97,7 @@ const certificateOwner = client.FieldOwner("certificates.mllab")
 
 // trust sets the CA of a configuration's webhooks where it is another one.
 func trust(ctx context.Context, env Env, configuration *unstructured.Unstructured, ca []byte) error {
-	live := &unstructured.Unstructured{}
-	live.SetGroupVersionKind(configuration.GroupVersionKind())
+	live := object(configuration.GetAPIVersion(), configuration.GetKind(), "", "")
 	if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(configuration), live); err != nil {
 		return err
 	}
@@ -225,31 +127,15 @@ func trust(ctx context.Context, env Env, configuration *unstructured.Unstructure
 	return env.Kube.Patch(ctx, live, client.RawPatch(types.JSONPatchType, body), certificateOwner)
 }
 
-// modelStorage has KServe fetch models from the lab's registry: for storageUri
-// oci://…, modelcar is called with the URI and the folder.
-// https://kserve.github.io/website/docs/model-serving/storage/storage-containers/storage-container
-func modelStorage(image string) *unstructured.Unstructured {
-	return object("serving.kserve.io/v1alpha1", "ClusterStorageContainer", "", "modelcar", map[string]any{"spec": map[string]any{
-		"container": map[string]any{
-			"name": "storage-initializer", "image": image, "command": []any{"/usr/local/bin/modelcar", "pull"},
-			"resources": map[string]any{
-				"requests": map[string]any{"cpu": "10m", "memory": "16Mi"},
-				"limits":   map[string]any{"memory": "256Mi"},
-			},
-		},
-		"supportedUriFormats": []any{map[string]any{"prefix": "oci://"}},
-		"workloadType":        "initContainer", // the minimal CRD has no default
-	}})
-}
-
 // verifyKServe has the controller make a Knative Service of an
 // InferenceService, whose pods nobody waits for.
 func verifyKServe(ctx context.Context, env Env, reason func(string)) error {
-	isvc := object(kserveKinds, "InferenceService", verifyNamespace, verifyName+"-kserve", map[string]any{"spec": map[string]any{
-		"predictor": map[string]any{"containers": []any{map[string]any{"name": "kserve-container", "image": "kind.local/none"}}},
-	}})
-	made := object("serving.knative.dev/v1", "Service", verifyNamespace, verifyName+"-kserve"+"-predictor", nil)
-	return use(ctx, env, reason, "having an InferenceService made a Knative Service", []*unstructured.Unstructured{isvc}, func(ctx context.Context) error {
+	objs, err := manifest("kserve/verify.yaml")
+	if err != nil {
+		return err
+	}
+	made := object("serving.knative.dev/v1", "Service", verifyNamespace, objs[0].GetName()+"-predictor")
+	return use(ctx, env, reason, "having an InferenceService made a Knative Service", objs, func(ctx context.Context) error {
 		return env.Kube.Get(ctx, client.ObjectKeyFromObject(made), made)
 	})
 }

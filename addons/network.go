@@ -3,17 +3,10 @@ package addons
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"mllab.local/manifests"
 )
-
-const networkNamespace = "lab-network"
 
 // network does what a cloud and a network plugin do elsewhere, or says that nobody does.
 func network() Addon {
@@ -22,27 +15,19 @@ func network() Addon {
 		Summary: "addresses for Services of type LoadBalancer, and a way to them by the lab's one port",
 		Needs:   []string{"istio"},
 		Images:  []string{"agent"},
-		Render:  networkObjects,
 		Verify:  verifyNetwork,
 	}
 }
 
-func networkObjects(im Images) ([]*unstructured.Unstructured, error) {
-	objs, err := ours(im, manifests.Network, "agent")
-	if err != nil {
-		return nil, fmt.Errorf("manifests/network.yaml: %w", err)
-	}
-	return append([]*unstructured.Unstructured{namespace(networkNamespace)}, objs...), nil
-}
-
 // verifyNetwork has a Service of type LoadBalancer given an address, and a NetworkPolicy refused.
 func verifyNetwork(ctx context.Context, env Env, reason func(string)) error {
-	service := object("v1", "Service", verifyNamespace, verifyName+"-address", map[string]any{"spec": map[string]any{
-		"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": []any{map[string]any{"port": int64(80)}},
-	}})
-	err := use(ctx, env, reason, "waiting for the address of a Service", []*unstructured.Unstructured{service}, func(ctx context.Context) error {
+	objs, err := manifest("network/verify.yaml")
+	if err != nil {
+		return err
+	}
+	err = use(ctx, env, reason, "waiting for the address of a Service", objs, func(ctx context.Context) error {
 		var live corev1.Service
-		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(service), &live); err != nil {
+		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(objs[0]), &live); err != nil {
 			return err
 		}
 		if len(live.Status.LoadBalancer.Ingress) == 0 {
@@ -54,15 +39,6 @@ func verifyNetwork(ctx context.Context, env Env, reason func(string)) error {
 		return err
 	}
 	return poll(ctx, reason, "asking for a NetworkPolicy by dry run", func(ctx context.Context) error {
-		err := env.Kube.Create(ctx, object("networking.k8s.io/v1", "NetworkPolicy", verifyNamespace, verifyName, map[string]any{
-			"spec": map[string]any{"podSelector": map[string]any{}},
-		}), client.DryRunAll)
-		if err == nil {
-			return errors.New("it was accepted, and nobody enforces it")
-		}
-		if !strings.Contains(err.Error(), "enforces no NetworkPolicies") {
-			return err
-		}
-		return nil
+		return refused(ctx, env, "network", "enforces no NetworkPolicies")
 	})
 }

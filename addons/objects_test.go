@@ -3,6 +3,7 @@ package addons
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"reflect"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/kube"
+	"mllab.local/manifests"
 )
 
 // images gives every component of every addon a reference of its own.
@@ -30,7 +32,7 @@ func images() Images {
 
 func render(t *testing.T, a Addon) []*unstructured.Unstructured {
 	t.Helper()
-	objs, err := a.Render(images())
+	objs, err := a.objects(images())
 	if err != nil {
 		t.Fatalf("rendering %s: %v", a.Name, err)
 	}
@@ -106,7 +108,7 @@ func TestAnImageThatIsNotGivenIsAnErrorThatNamesIt(t *testing.T) {
 		for _, c := range a.Images {
 			im := images()
 			delete(im, c)
-			if _, err := a.Render(im); err == nil || !strings.Contains(err.Error(), c) {
+			if _, err := a.objects(im); err == nil || !strings.Contains(err.Error(), c) {
 				t.Errorf("%s without %s: error is %v, want it to name the component", a.Name, c, err)
 			}
 		}
@@ -155,6 +157,27 @@ func TestEveryNamespaceIsOursAndRenderedByTheAddonItselfOrOneBeforeIt(t *testing
 			if !have[o.GetNamespace()] {
 				t.Errorf("%s: nobody has made the namespace of %s", a.Name, kube.Name(o))
 			}
+		}
+	}
+}
+
+// Its files are read only when a lab is made, so one that cannot be read would be found there.
+func TestEveryManifestThatIsUsedWhileAnAddonRunsCanBeRead(t *testing.T) {
+	files, err := fs.Glob(manifests.Addons, "addons/*/*.yaml")
+	if err != nil || len(files) < 15 {
+		t.Fatalf("there are %q: %v", files, err)
+	}
+	for _, file := range files {
+		objs, err := manifest(strings.TrimPrefix(file, "addons/"), "$(name)", "x", "$(marker)", "x", "$(image)", "registry:5000/x@sha256:0", "$(executor)", "kind.local/x:1")
+		if err != nil {
+			t.Error(err)
+		}
+		for _, o := range objs {
+			walk("", o.Object, func(key, s string) {
+				if strings.Contains(s, "$(") {
+					t.Errorf("%s: nothing comes in the place of %s", file, s)
+				}
+			})
 		}
 	}
 }

@@ -9,15 +9,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"mllab.local/internal/kube"
 	"mllab.local/internal/oci"
-	"mllab.local/manifests"
 )
-
-const registryNamespace = "registry"
 
 // Registry is the lab's registry as pods and the node know it. The node maps
 // the name to a port of its own loopback: manifests/node/etc/containerd.
@@ -32,56 +27,9 @@ func labRegistry() Addon {
 		Optional:  true,
 		Needs:     []string{"network"},
 		Images:    []string{"registry", "agent", "gitserver"},
-		Render:    registryObjects,
 		PostApply: advertiseRegistry,
 		Verify:    verifyRegistry,
 	}
-}
-
-func registryObjects(im Images) ([]*unstructured.Unstructured, error) {
-	objs, err := ours(im, manifests.Registry, "registry", "agent", "gitserver")
-	if err != nil {
-		return nil, fmt.Errorf("manifests/registry.yaml: %w", err)
-	}
-	return append([]*unstructured.Unstructured{namespace(registryNamespace)}, objs...), nil
-}
-
-// ours decodes a manifest of the lab's own, whose containers name components
-// as their images.
-func ours(im Images, text []byte, components ...string) ([]*unstructured.Unstructured, error) {
-	objs, err := kube.Decode(text)
-	if err != nil {
-		return nil, err
-	}
-	images := map[string]string{}
-	for _, c := range components {
-		if images[c], err = im.get(c); err != nil {
-			return nil, err
-		}
-	}
-	for _, o := range objs {
-		if o.GetKind() != "Deployment" {
-			continue
-		}
-		for _, list := range []string{"initContainers", "containers"} {
-			containers, _, err := unstructured.NestedSlice(o.Object, "spec", "template", "spec", list)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", kube.Name(o), err)
-			}
-			for _, each := range containers {
-				c, _ := each.(map[string]any)
-				name, _ := c["image"].(string)
-				if images[name] == "" {
-					return nil, fmt.Errorf("%s: %q is no component of it", kube.Name(o), name)
-				}
-				c["image"] = images[name]
-			}
-			if err := unstructured.SetNestedSlice(o.Object, containers, "spec", "template", "spec", list); err != nil {
-				return nil, fmt.Errorf("%s: %w", kube.Name(o), err)
-			}
-		}
-	}
-	return objs, nil
 }
 
 // advertiseRegistry publishes the registry's address for tools.
@@ -124,13 +72,13 @@ func verifyRegistry(ctx context.Context, env Env, reason func(string)) error {
 	if err != nil {
 		return err
 	}
-	pod := object("v1", "Pod", verifyNamespace, verifyName+"-registry", map[string]any{"spec": map[string]any{
-		"automountServiceAccountToken": false, "terminationGracePeriodSeconds": int64(0), "restartPolicy": "Never",
-		"containers": []any{map[string]any{"name": "none", "image": Registry + "/" + verifyName + "-registry" + "@" + digest, "command": []any{"/none"}}},
-	}})
-	return use(ctx, env, reason, "having the node pull it", []*unstructured.Unstructured{pod}, func(ctx context.Context) error {
+	objs, err := manifest("registry/verify.yaml", "$(image)", Registry+"/"+verifyName+"-registry@"+digest)
+	if err != nil {
+		return err
+	}
+	return use(ctx, env, reason, "having the node pull it", objs, func(ctx context.Context) error {
 		var live corev1.Pod
-		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(pod), &live); err != nil {
+		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(objs[0]), &live); err != nil {
 			return err
 		}
 		for _, s := range live.Status.ContainerStatuses {

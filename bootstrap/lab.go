@@ -201,11 +201,11 @@ func (l liveLab) ready(ctx context.Context, gitops bool, a addons.Addon, im addo
 	if gitops {
 		return addons.ReadyByGit(ctx, l.kube, a.Name, func(string) {})
 	}
-	objs, err := a.Render(im)
+	rendered, err := addons.Render([]addons.Addon{a}, im)
 	if err != nil {
 		return err
 	}
-	return l.kube.Wait(ctx, objs, func(string) {})
+	return l.kube.Wait(ctx, rendered[0].Objects, func(string) {})
 }
 
 func (l liveLab) requests(ctx context.Context) (kube.Requests, error) { return l.kube.Requests(ctx) }

@@ -1,5 +1,6 @@
-// Package manifests holds every YAML file of the lab: ours, which is
-// committed, and upstream's, which manifests/render writes at build time.
+// Package manifests holds every YAML file of the lab. Ours are committed. At build
+// time manifests/render writes one file for each addon to upstream/: what its
+// folder in addons/ makes of upstream's objects and ours.
 package manifests
 
 import (

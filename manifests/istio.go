@@ -4,5 +4,5 @@ import _ "embed"
 
 // Istio is the IstioOperator that package mesh renders.
 //
-//go:embed istio.yaml
+//go:embed addons/istio/operator.yaml
 var Istio []byte

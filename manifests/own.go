@@ -1,32 +1,12 @@
 package manifests
 
-import _ "embed"
+import "embed"
 
-// Git is the lab's Git server; its image is called gitserver.
+// Addons has the files of addons/ that mllab reads at run time. The build renders
+// the others to upstream/.
 //
-//go:embed git.yaml
-var Git []byte
-
-// Registry is the lab's registry; its images are called registry, agent, which
-// stands before it, and gitserver, whose command makes the folder its own.
-//
-//go:embed registry.yaml
-var Registry []byte
-
-// Network is what stands in for a cloud; its image is called agent.
-//
-//go:embed network.yaml
-var Network []byte
-
-// Flux is what the lab adds to Flux.
-//
-//go:embed flux.yaml
-var Flux []byte
-
-// GatewayAPI is what the lab adds to the Gateway API's kinds.
-//
-//go:embed gateway-api.yaml
-var GatewayAPI []byte
+//go:embed addons/*/verify.yaml addons/*/refused.yaml addons/istio/injected.yaml addons/git/follow.yaml addons/git/addon.yaml
+var Addons embed.FS
 
 // NotebookRunner is the program that runs one step of a notebook.
 //

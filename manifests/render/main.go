@@ -1,9 +1,11 @@
-// Render writes the upstream files that mllab embeds into manifests/upstream,
-// out of Go modules whose versions are pinned in go.mod files: nothing of
-// upstream's is committed, and no version is written down twice.
+// Render writes the files that mllab embeds into manifests/upstream: upstream's
+// out of Go modules whose versions are pinned in go.mod files, and on them what
+// each addon's folder in manifests/addons builds. Nothing of upstream's is
+// committed, and no version is written down twice.
 //
 // Run it in the repository: go run ./manifests/render. It does nothing when
-// the module versions and its own source are those of the last time.
+// the module versions, the addons' folders and its own source are those of the
+// last time.
 package main
 
 import (
@@ -11,7 +13,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -31,11 +33,12 @@ import (
 
 // self is part of the stamp: another renderer renders again.
 //
-//go:embed main.go
-var self []byte
+//go:embed *.go
+var self embed.FS
 
 const (
 	upstream = "manifests/upstream"
+	addons   = "manifests/addons"
 	stamp    = "modules.txt"
 	nested   = "bootstrap/images/modules"
 	// serving and gateway are nested modules whose pins decide what the
@@ -58,21 +61,22 @@ type source struct {
 	namespace string
 }
 
-// output is one rendered file: the YAML documents of its sources in order, or,
-// without a normal form of its own, the one file as it is.
+// output is one file of upstream's: the YAML documents of its sources in order,
+// on which the addon's folder of that name builds; or, with an extension, the
+// one file as it is.
 type output struct {
 	name    string
 	sources []source
 }
 
 var outputs = []output{
-	{"gateway-api.yaml", []source{
+	{"gateway-api", []source{
 		// The standard channel is what Istio's guide installs, and has every
 		// kind that net-gateway-api watches. The experimental one has twice as
 		// many, and the API server works for each.
 		{pin: gateway, module: "sigs.k8s.io/gateway-api", globs: []string{"config/crd/standard/gateway.networking.*.yaml"}},
 	}},
-	{"knative.yaml", []source{
+	{"knative", []source{
 		{pin: serving, module: "knative.dev/serving", globs: []string{"config/core/*.yaml", "config/core/*/*.yaml"}},
 		// Links in the serving repository, and a module's zip has no links.
 		{pin: serving, module: "knative.dev/networking", globs: []string{
@@ -86,35 +90,35 @@ var outputs = []output{
 		}},
 	}},
 	// One file each, because what they call manager-role is each one's own.
-	{"flux-source-controller.yaml", []source{
+	{"flux/source-controller", []source{
 		{pin: flux, module: "github.com/fluxcd/source-controller", globs: append([]string{"config/manager/service.yaml"}, fluxFiles...)},
 	}},
-	{"flux-kustomize-controller.yaml", []source{
+	{"flux/kustomize-controller", []source{
 		{pin: flux, module: "github.com/fluxcd/kustomize-controller", globs: fluxFiles},
 	}},
-	{"flux-helm-controller.yaml", []source{
+	{"flux/helm-controller", []source{
 		{pin: flux, module: "github.com/fluxcd/helm-controller", globs: fluxFiles},
 	}},
 	{"envoy_bootstrap.json", []source{
 		{pin: ".", module: "istio.io/istio", globs: []string{"tools/packaging/common/envoy_bootstrap.json"}},
 	}},
-	{"jobset.yaml", []source{
+	{"jobset", []source{
 		{pin: trainer, module: "sigs.k8s.io/jobset", folders: []string{"config/default"}},
 	}},
-	{"trainer.yaml", []source{
+	{"trainer", []source{
 		// overlays/manager would fetch JobSet from the network.
 		{pin: trainer, module: "github.com/kubeflow/trainer/v2", namespace: "kubeflow-system", folders: []string{
 			"manifests/base/crds", "manifests/base/manager", "manifests/base/rbac", "manifests/base/webhook",
 		}},
 	}},
-	{"kserve.yaml", []source{
+	{"kserve", []source{
 		// The minimal CRDs: the full ones hold a pod's whole schema several
 		// times, 2 MB each. config/default would add cert-manager's objects.
 		{pin: kserve, module: "github.com/kserve/kserve", namespace: "kserve", folders: []string{
 			"config/crd/minimal", "config/crd/minimal/clusterstoragecontainer", "config/rbac", "config/manager", "config/webhook", "config/configmap",
 		}},
 	}},
-	{"argo-workflows.yaml", []source{
+	{"argo-workflows", []source{
 		{pin: argo, module: "github.com/argoproj/argo-workflows/v3", namespace: "argo", folders: []string{
 			"manifests/base/crds/minimal", "manifests/base/workflow-controller", "manifests/cluster-install-no-crds/workflow-controller-rbac",
 		}},
@@ -153,11 +157,27 @@ func render(ctx context.Context) error {
 		return err
 	}
 	dir := filepath.Join(strings.TrimSpace(root), upstream)
-	want := stampText(mods)
-	if have, err := os.ReadFile(filepath.Join(dir, stamp)); err == nil && string(have) == want && complete(dir) {
+	folders := os.DirFS(filepath.Join(strings.TrimSpace(root), addons))
+	want, err := stampText(mods, folders, self)
+	if err != nil {
+		return err
+	}
+	names, err := fs.Glob(folders, "*")
+	if err != nil {
+		return err
+	}
+	if have, err := os.ReadFile(filepath.Join(dir, stamp)); err == nil && string(have) == want && complete(dir, names) {
 		return nil
 	}
 	if err := clear(dir); err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp("", "mllab-render-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	if err := copyAddons(work, folders, mods); err != nil {
 		return err
 	}
 	for _, o := range outputs {
@@ -165,7 +185,20 @@ func render(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("rendering %s: %w", o.name, err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, o.name), text, 0o644); err != nil {
+		to := filepath.Join(work, o.name, "upstream.yaml")
+		if filepath.Ext(o.name) != "" {
+			to = filepath.Join(dir, o.name)
+		}
+		if err := os.WriteFile(to, text, 0o644); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		text, err := addon(work, name)
+		if err != nil {
+			return fmt.Errorf("rendering %s/%s: %w", addons, name, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), text, 0o644); err != nil {
 			return err
 		}
 	}
@@ -232,8 +265,8 @@ func missing(list string) bool {
 	return false
 }
 
-// stampText is one line per module and one for this program.
-func stampText(mods map[string]module) string {
+// stampText is one line per module, and one for what is in these folders.
+func stampText(mods map[string]module, folders ...fs.FS) (string, error) {
 	lines := []string{}
 	for _, s := range allSources() {
 		line := s.module + " " + mods[s.key()].version
@@ -242,14 +275,33 @@ func stampText(mods map[string]module) string {
 		}
 	}
 	slices.Sort(lines)
-	return fmt.Sprintf("# what the files here are rendered from\n%s\nrenderer %x\n", strings.Join(lines, "\n"), sha256.Sum256(self))
+	sum := sha256.New()
+	for _, folder := range folders {
+		err := fs.WalkDir(folder, ".", func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			text, err := fs.ReadFile(folder, name)
+			fmt.Fprintf(sum, "%s %d\n%s", name, len(text), text)
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("# what the files here are rendered from\n%s\nrenderer %x\n", strings.Join(lines, "\n"), sum.Sum(nil)), nil
 }
 
 // complete reports whether every output is there: a stamp alone proves nothing.
-func complete(dir string) bool {
+func complete(dir string, addons []string) bool {
 	names := []string{"kind-base"}
+	for _, name := range addons {
+		names = append(names, name+".yaml")
+	}
 	for _, o := range outputs {
-		names = append(names, o.name)
+		if filepath.Ext(o.name) != "" {
+			names = append(names, o.name)
+		}
 	}
 	return !slices.ContainsFunc(names, func(n string) bool {
 		_, err := os.Stat(filepath.Join(dir, n))

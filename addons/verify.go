@@ -1,0 +1,102 @@
+package addons
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/kube"
+	"mllab.local/manifests"
+)
+
+// Addons are verified with objects of this namespace whose names begin so. Several
+// are verified at a time.
+const verifyNamespace, verifyName = "default", "mllab-verify"
+
+// manifest decodes a file of manifests/addons that is not installed, such as
+// "flux/verify.yaml". values are pairs of an old text and a new one.
+func manifest(file string, values ...string) ([]*unstructured.Unstructured, error) {
+	text, err := manifests.Addons.ReadFile("addons/" + file)
+	if err != nil {
+		return nil, err
+	}
+	objs, err := kube.Decode([]byte(strings.NewReplacer(values...).Replace(string(text))))
+	if err != nil {
+		return nil, fmt.Errorf("reading manifests/addons/%s: %w", file, err)
+	}
+	return objs, nil
+}
+
+// accepted returns nil if the API server accepts the objects of an addon's
+// verify.yaml. It does not store them.
+func accepted(ctx context.Context, env Env, addon string) error {
+	objs, err := manifest(addon + "/verify.yaml")
+	for _, o := range objs {
+		err = errors.Join(err, client.IgnoreAlreadyExists(env.Kube.Create(ctx, o, client.DryRunAll)))
+	}
+	return err
+}
+
+// refused returns nil if the API server refuses each object of an addon's
+// refused.yaml with these words. It does not store them.
+func refused(ctx context.Context, env Env, addon, words string) error {
+	objs, err := manifest(addon + "/refused.yaml")
+	if err != nil {
+		return err
+	}
+	for _, o := range objs {
+		err := env.Kube.Create(ctx, o, client.DryRunAll)
+		if err == nil {
+			return fmt.Errorf("%s of addons/%s/refused.yaml was accepted", kube.Name(o), addon)
+		}
+		if !strings.Contains(err.Error(), words) {
+			return err
+		}
+	}
+	return nil
+}
+
+// use applies objects, polls done, and removes the objects.
+func use(ctx context.Context, env Env, reason func(string), what string, objs []*unstructured.Unstructured, done func(context.Context) error) (err error) {
+	defer func() { err = errors.Join(err, removeVerified(ctx, env, objs)) }()
+	err = poll(ctx, reason, what, func(ctx context.Context) error {
+		_, err := env.Kube.Apply(ctx, objs) // a webhook may come a moment after its pod
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return poll(ctx, reason, what, done)
+}
+
+// removeVerified removes the objects of a verification, also after ^C.
+func removeVerified(ctx context.Context, env Env, objs []*unstructured.Unstructured) error {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer stop()
+	if err := env.Kube.Delete(ctx, objs); err != nil {
+		return fmt.Errorf("removing the objects of the verification: %w", err)
+	}
+	return nil
+}
+
+// wantCondition returns an error with the last condition that is known, until an
+// object has this condition and it is True.
+func wantCondition(ctx context.Context, env Env, o *unstructured.Unstructured, kind string) error {
+	live := object(o.GetAPIVersion(), o.GetKind(), "", "")
+	if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(o), live); err != nil {
+		return err
+	}
+	known := "it says nothing yet"
+	for _, c := range kube.Conditions(live) {
+		if c.Type == kind && c.True() {
+			return nil
+		}
+		known = fmt.Sprintf("%s=%s: %s", c.Type, c.Status, c.Message)
+	}
+	return fmt.Errorf("%s: not yet %s (%s)", kube.Name(o), kind, known)
+}
