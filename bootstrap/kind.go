@@ -81,6 +81,9 @@ kubeadmConfigPatches:
   crashLoopBackOff:
     maxContainerRestartPeriod: 5s
 {{- end}}
+{{- if .CgroupFS}}
+  cgroupDriver: cgroupfs
+{{- end}}
 {{- if .FailCgroupV1}}
   failCgroupV1: false
 {{- end}}
@@ -92,6 +95,10 @@ containerdConfigPatches:
 {{- if .RestrictOOM}}
   [plugins."io.containerd.grpc.v1.cri"]
     restrict_oom_score_adj = true
+{{- end}}
+{{- if .CgroupFS}}
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+    SystemdCgroup = false
 {{- end}}
 `))
 
@@ -106,15 +113,20 @@ containerdConfigPatches:
 //     would wait up to five minutes before it restarts them; its newer setting makes that 5 s.
 //   - manifests/node/etc/containerd has the address of the lab's registry.
 //   - Without CAP_SYS_RESOURCE nothing in the node may lower its oom_score_adj, so containerd must not try.
+//   - With the systemd driver on cgroup v1, runc freezes a container before it sets its limits, and on a busy machine it
+//     fails with "unable to freeze": https://github.com/opencontainers/cgroups/blob/v0.1.0/fs/freezer.go. A pod that may
+//     not restart has then failed for good. The cgroupfs driver freezes nothing.
 //   - A kubelet from 1.35 on refuses cgroup v1 by default. Older kubelets do not have this setting.
 func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string) (string, error) {
 	var b bytes.Buffer
+	cgroupV1 := m.OS == "linux" && m.Cgroup != "v2"
 	err := kindConfig.Execute(&b, map[string]any{
 		"Name": name, "Port": port, "APIPort": apiPort, "NodePort": addons.NodePortHTTP,
 		"Timeout":      DefaultTimeout,
 		"RestrictOOM":  m.OS == "linux" && !m.EngineSysResource,
 		"ShortBackOff": minor(kubeVersion) >= 32,
-		"FailCgroupV1": m.OS == "linux" && m.Cgroup != "v2" && minor(kubeVersion) >= 35,
+		"CgroupFS":     cgroupV1,
+		"FailCgroupV1": cgroupV1 && minor(kubeVersion) >= 35,
 	})
 	if err != nil {
 		return "", fmt.Errorf("writing kind's configuration: %w", err)

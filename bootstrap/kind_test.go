@@ -64,6 +64,11 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 		if progress := len(cfg.ContainerdConfigPatches) == 1 && strings.Contains(cfg.ContainerdConfigPatches[0], "restrict_oom_score_adj = true"); progress != c.oom {
 			t.Errorf("%s: containerd %v", c.name, cfg.ContainerdConfigPatches)
 		}
+		// Only together do the kubelet and the runtime agree on a driver.
+		cgroupfs := c.m.OS == "linux" && c.m.Cgroup != "v2"
+		if containerd := strings.Contains(cfg.ContainerdConfigPatches[0], "SystemdCgroup = false"); containerd != cgroupfs || (kubelet["cgroupDriver"] == "cgroupfs") != cgroupfs {
+			t.Errorf("%s: the kubelet's cgroup driver is %v, containerd's %v", c.name, kubelet["cgroupDriver"], cfg.ContainerdConfigPatches)
+		}
 	}
 	if gatewayPort != fmt.Sprintf("%d/tcp", addons.NodePortHTTP) {
 		t.Errorf("the mark is port %s, the gateway's is %d", gatewayPort, addons.NodePortHTTP)
