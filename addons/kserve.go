@@ -69,8 +69,8 @@ func certify(ctx context.Context, env Env, reason func(string), ns, name string,
 	if err != nil {
 		return nil, err
 	}
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
-	return cert, poll(ctx, reason, "making the certificate of "+hosts[0], func(ctx context.Context) error {
+	err = poll(ctx, reason, "making the certificate of "+hosts[0], func(ctx context.Context) error {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}} // a try that failed leaves none behind
 		err := env.Kube.Get(ctx, client.ObjectKeyFromObject(secret), secret)
 		there := err == nil
 		switch {
@@ -87,6 +87,7 @@ func certify(ctx context.Context, env Env, reason func(string), ns, name string,
 		secret.Labels = map[string]string{managedBy: mllab}
 		return env.Kube.Create(ctx, secret, certificateOwner)
 	})
+	return cert, err
 }
 
 // certificateOwner is another manager than the one of what is applied, which

@@ -1,6 +1,8 @@
 package addons
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,10 +13,12 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"mllab.local/internal/kube"
 	"mllab.local/manifests"
@@ -213,6 +217,28 @@ func webhooks(t *testing.T, env Env) (cas map[string]int, versions string) {
 func TestTheCAIsNotFluxsToTakeAway(t *testing.T) {
 	if strings.HasPrefix(string(certificateOwner), mllab) {
 		t.Errorf("%s begins with %s", certificateOwner, mllab)
+	}
+}
+
+// Flux makes the namespace at some time, so the first try may come too early.
+func TestACertificateIsMadeAlsoWhenItsNamespaceComesLater(t *testing.T) {
+	early := true
+	env := Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			if early {
+				early = false
+				return apierrors.NewNotFound(corev1.Resource("namespaces"), o.GetNamespace())
+			}
+			return c.Create(ctx, o, opts...)
+		},
+	}).Build()}}
+	cert, err := certify(t.Context(), env, func(string) {}, "x", "cert", "x.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var secret corev1.Secret
+	if err := env.Kube.Get(t.Context(), client.ObjectKey{Namespace: "x", Name: "cert"}, &secret); err != nil || !bytes.Equal(secret.Data[corev1.TLSCertKey], cert) {
+		t.Errorf("the Secret has %d bytes of a certificate, %v", len(secret.Data[corev1.TLSCertKey]), err)
 	}
 }
 
