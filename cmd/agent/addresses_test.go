@@ -2,19 +2,15 @@ package main
 
 import (
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"mllab.local/internal/incluster"
+	"mllab.local/internal/incluster/inclustertest"
 )
 
 func read[T any](t *testing.T, text string) []T {
@@ -66,7 +62,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var wrote []string
-	srv := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	api, err := incluster.New(inclustertest.Pod(t, namespace, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Method == http.MethodGet {
 			fmt.Fprintf(rw, `{"items":[%s,{"metadata":{"name":"gone.svc","labels":{"app.kubernetes.io/managed-by":"mllab-agent"}}},{"metadata":{"name":"a-users"}}]}`, kept)
@@ -83,22 +79,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 			t.Errorf("%s is sent as %s", r.URL.Path, r.Header.Get("Content-Type"))
 		}
 		wrote = append(wrote, r.Method+" "+r.URL.Path)
-	}))
-	defer srv.Close()
-	dir := t.TempDir()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	for name, content := range map[string]string{"token": "of-the-pod\n", "namespace": namespace, "ca.crt": string(ca)} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	host, port, err := net.SplitHostPort(srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("KUBERNETES_SERVICE_HOST", host)
-	t.Setenv("KUBERNETES_SERVICE_PORT", port)
-	api, err := incluster.New(dir)
+	})))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,14 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +12,7 @@ import (
 	"time"
 
 	"mllab.local/internal/incluster"
+	"mllab.local/internal/incluster/inclustertest"
 )
 
 // kubernetes is the little of its API that is asked.
@@ -31,7 +27,7 @@ type kubernetes struct {
 func (k *kubernetes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if r.Header.Get("Authorization") != "Bearer of-the-pod" {
+	if r.Header.Get("Authorization") != "Bearer "+inclustertest.Token {
 		http.Error(w, "who?", http.StatusUnauthorized)
 		return
 	}
@@ -73,22 +69,7 @@ func (k *kubernetes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func fakeFlux(t *testing.T, answer func(calls int) int) (*kubernetes, *flux, *buffer) {
 	k := &kubernetes{answer: answer, told: make(chan struct{}, 100)}
-	srv := httptest.NewTLSServer(k)
-	t.Cleanup(srv.Close)
-	dir := t.TempDir()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	for name, content := range map[string]string{"token": "of-the-pod\n", "namespace": "git", "ca.crt": string(ca)} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	host, port, err := net.SplitHostPort(srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("KUBERNETES_SERVICE_HOST", host)
-	t.Setenv("KUBERNETES_SERVICE_PORT", port)
-	api, err := incluster.New(dir)
+	api, err := incluster.New(inclustertest.Pod(t, "git", k))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,41 +1,23 @@
 package incluster
 
 import (
-	"encoding/pem"
 	"fmt"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"mllab.local/internal/incluster/inclustertest"
 )
 
 // A watch has to outlive the limit of a call, and ends when its version is too old.
 func TestAWatchReportsEachChangeUntilItsVersionIsTooOld(t *testing.T) {
-	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Get("resourceVersion") != "7" || r.Header.Get("Authorization") != "Bearer of-the-pod" {
+	c, err := New(inclustertest.Pod(t, "x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("resourceVersion") != "7" || r.Header.Get("Authorization") != "Bearer "+inclustertest.Token {
 			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
 		fmt.Fprint(w, `{"type":"ADDED","object":{}}{"type":"MODIFIED","object":{}}{"type":"ERROR","object":{"code":410}}`)
-	}))
-	defer srv.Close()
-	dir := t.TempDir()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	for name, content := range map[string]string{"token": "of-the-pod\n", "namespace": "x", "ca.crt": string(ca)} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	host, port, err := net.SplitHostPort(srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("KUBERNETES_SERVICE_HOST", host)
-	t.Setenv("KUBERNETES_SERVICE_PORT", port)
-	c, err := New(dir)
+	})))
 	if err != nil {
 		t.Fatal(err)
 	}
