@@ -94,7 +94,7 @@ steps:
         metadata: {name: own, namespace: "${namespace}"}
         spec:
           hosts: ["own.${namespace}.mllab.test", model-v1]
-          gateways: ["${namespace}/own"]
+          gateways: ["${namespace}/model"]
           http: [{route: [{destination: {host: "model-v1.${namespace}.svc.cluster.local"}}]}]
       - apiVersion: apps/v1
         kind: Deployment
@@ -151,7 +151,7 @@ func TestPlaceholdersAreFilledInAndTheRestIsAsWritten(t *testing.T) {
 	v := Vars{Image: "kind.local/app:1", Namespace: "ns", Domain: "mllab.test"}
 	got := fmt.Sprint(objs[0].Fill(v), objs[1].Fill(v))
 	for _, want := range []string{
-		"namespace:ns", "hosts:[own.ns.mllab.test model-v1]", "gateways:[ns/own]", "host:model-v1.ns.svc.cluster.local", "exportTo:[. istio-system]",
+		"namespace:ns", "hosts:[own.ns.mllab.test model-v1]", "gateways:[ns/model]", "host:model-v1.ns.svc.cluster.local", "exportTo:[. istio-system]",
 		"image:kind.local/app:1", "value:http://own.ns.mllab.test/ns", "imagePullPolicy:Never",
 	} {
 		if !strings.Contains(got, want) {

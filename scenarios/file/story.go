@@ -108,6 +108,7 @@ type validator struct {
 	name string
 	file *File
 	w    fileState
+	made map[Ref]bool // by any step
 }
 
 // story checks a file whose fields are valid.
@@ -115,7 +116,7 @@ func (r *reader) story(name string, root *value) *File {
 	var d document
 	fill(root, reflect.ValueOf(&d).Elem())
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
-	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}}
+	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}}
 	t.checkNamespace(root.get("name"), f.Name)
 	for _, addon := range d.Needs {
 		t.need(addon)
@@ -131,6 +132,9 @@ func (r *reader) story(name string, root *value) *File {
 		}
 		f.Steps = append(f.Steps, s)
 		after = append(after, t.w.clone())
+	}
+	for _, step := range root.get("steps").items {
+		t.checkRoutes(step.get("apply"))
 	}
 	// Each watch must be judged.
 	for _, of := range sorted(t.w.watching) {
@@ -331,6 +335,7 @@ func (t *validator) addObject(v *value, ref Ref, again bool) {
 		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
 	}
 	t.w.objects[ref] = v.path[strings.LastIndex(v.path, ".")+1:]
+	t.made[ref] = true
 }
 
 const inline = "apply"
@@ -342,6 +347,7 @@ func (t *validator) object(v *value) Object {
 		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
 	}
 	t.w.objects[ref] = inline
+	t.made[ref] = true
 	spec, _ := o.fields["spec"].(map[string]any)
 	switch {
 	case ref.Group == istio:
@@ -384,6 +390,65 @@ func neverPull(spec map[string]any) {
 			}
 		}
 	}
+}
+
+// checkRoutes checks that steps make the Gateways and Services that the VirtualServices among some items name. Istio
+// accepts a name of nothing, and serves no request by it: istioctl analyze reports IST0101.
+func (t *validator) checkRoutes(items *value) {
+	if items == nil {
+		return
+	}
+	for _, item := range items.items {
+		if item.get("kind").str() == "VirtualService" {
+			t.checkNamed(item.get("spec"))
+		}
+	}
+}
+
+// checkNamed checks the names of Gateways and Services in v, which is a
+// VirtualService's spec or a part of it.
+func (t *validator) checkNamed(v *value) {
+	for _, f := range v.fields {
+		switch {
+		case f.name == "gateways":
+			for _, name := range f.items {
+				own := strings.TrimPrefix(name.text, "${namespace}/")
+				if !t.made[Ref{istio, "Gateway", own}] && own != "mesh" {
+					t.wrong(name, "no step makes Gateway %s, so nothing would be served by it%s", own, there(t.names(istio, "Gateway")))
+				}
+			}
+		case f.name == "host" && (strings.HasSuffix(v.path, "destination") || strings.HasSuffix(v.path, "mirror")):
+			t.checkService(f.value)
+		default:
+			t.checkNamed(f.value)
+		}
+	}
+	for _, item := range v.items {
+		t.checkNamed(item)
+	}
+}
+
+// checkService checks the name of a Service of the run's namespace.
+func (t *validator) checkService(host *value) {
+	services := append(t.names("", "Service"), t.names(serving, "Service")...)
+	named := func(service string) bool {
+		return host.text == service || strings.HasPrefix(host.text, service+"-") // as those of a Knative Service's revisions
+	}
+	if !strings.ContainsAny(host.text, ".$") && !slices.ContainsFunc(services, named) {
+		t.wrong(host, "no step makes Service %s, so its share of requests would get no answer%s", host.text, there(services))
+	}
+}
+
+// names returns the names of the objects of a kind that steps make.
+func (t *validator) names(group, kind string) []string {
+	var all []string
+	for ref := range t.made {
+		if ref.Group == group && ref.Kind == kind {
+			all = append(all, ref.Name)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // hostName returns NAME of a run's host behind the gateway, "*" for all hosts, and
