@@ -145,7 +145,7 @@ func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r 
 	if unremoved != nil {
 		return r, fmt.Errorf("removing the last run's evidence: %w", unremoved)
 	}
-	p, err := j.Scenario.Plan(j.Options)
+	p, err := j.Scenario.plan(j.Options, j.Control)
 	if err != nil {
 		return r, err
 	}

@@ -51,7 +51,7 @@ type Step struct {
 	// Idea says in at most two sentences what the step is about, and Look what
 	// to look at in its evidence: for a person who learns the pattern.
 	Why, WatchFor string
-	// Long steps are left out of a short run.
+	// Long steps are left out of a short run, unless it is of a control that comes after this one.
 	Long bool
 	// Change brings the world into the step's state and returns when that is in
 	// force, however long it takes. It is the barrier before the sample.
@@ -103,11 +103,15 @@ const (
 
 // Plan plans one run. Options that are zero get their defaults, and a short run
 // has no long steps.
-func (s Scenario) Plan(o Options) (*Plan, error) {
+func (s Scenario) Plan(o Options) (*Plan, error) { return s.plan(o, "") }
+
+// plan is Plan of a run of a control, whose own step stays in a short run.
+func (s Scenario) plan(o Options, control string) (*Plan, error) {
 	p, err := s.New(o.withDefaults())
 	if err == nil && o.Short {
-		p.Steps = slices.DeleteFunc(p.Steps, func(step Step) bool { return step.Long })
-		p.Controls = slices.DeleteFunc(p.Controls, func(c Control) bool { return c.After != "" && !p.has(c.After) })
+		p.Steps = slices.DeleteFunc(p.Steps, func(step Step) bool {
+			return step.Long && !slices.ContainsFunc(p.Controls, func(c Control) bool { return c.Name == control && c.After == step.Name })
+		})
 	}
 	return p, err
 }
@@ -132,10 +136,6 @@ func (o Options) withDefaults() Options {
 		}
 	}
 	return o
-}
-
-func (p *Plan) has(step string) bool {
-	return slices.ContainsFunc(p.Steps, func(each Step) bool { return each.Name == step })
 }
 
 // control returns the named control, or nil for the empty name.

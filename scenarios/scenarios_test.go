@@ -46,6 +46,32 @@ func planned(name string, o Options) (*Plan, error) {
 	return s.Plan(o)
 }
 
+func (p *Plan) has(step string) bool {
+	return slices.ContainsFunc(p.Steps, func(each Step) bool { return each.Name == step })
+}
+
+func TestAShortRunHasTheStepOfItsControl(t *testing.T) {
+	for _, s := range All() {
+		full, err := s.Plan(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range full.Controls {
+			short, err := s.plan(Options{Short: true}, c.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := short.control(c.Name); err != nil || c.After != "" && !short.has(c.After) {
+				t.Errorf("%s, control %s after %q: %v, steps %+v", s.Name, c.Name, c.After, err, short.Steps)
+			}
+		}
+		p, err := s.Plan(Options{Short: true})
+		if err != nil || slices.ContainsFunc(p.Steps, func(step Step) bool { return step.Long }) || len(p.Controls) != len(full.Controls) {
+			t.Errorf("%s: a short plan has %+v and %d of %d controls, %v", s.Name, p.Steps, len(p.Controls), len(full.Controls), err)
+		}
+	}
+}
+
 func nineToOne(n int) split.Claim {
 	return split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0.9}, {Name: "v2", Share: 0.1}}, N: n, Alpha: 1e-6}
 }

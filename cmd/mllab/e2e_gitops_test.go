@@ -15,46 +15,46 @@ import (
 	"mllab.local/scenarios"
 )
 
-// gitopsScenarios need Flux and the lab's Git.
-var gitopsScenarios = []string{"gitops", "gitops-helm"}
+// testDelivery delivers by commits: a scenario that needs Flux and the lab's Git, and its controls.
+func testDelivery(t *testing.T, c cli, name string) {
+	c.part(t, name+" passes, and the proof of each of its commits is in Git", func(t *testing.T) {
+		result := c.scenario(t, 0, name)
+		judged := map[string]bool{}
+		repo := c.clone(t)
+		notes, err := repo.Notes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for commit, note := range notes {
+			var proof scenarios.Proof
+			if err := json.Unmarshal(note, &proof); err != nil {
+				t.Errorf("the note of %s: %v", commit, err)
+			}
+			if proof.Scenario == name && proof.Control == "" {
+				judged[proof.Step] = true
+				if !proof.Pass || !strings.HasPrefix(proof.Applied, "main@sha1:") || proof.Evidence.Summary == "" {
+					t.Errorf("the note of %s: %s", commit, note)
+				}
+			}
+		}
+		for _, step := range result.Steps {
+			// What these judge is no commit.
+			if !judged[step.Name] && step.Name != "no request lost" && step.Name != "a change by hand is undone" {
+				t.Errorf("no commit has a proof by step %q", step.Name)
+			}
+		}
+		if files, err := repo.Files(repo.Head(), "scenarios/"+scenarios.Namespace(name)); err != nil || len(files) > 0 {
+			t.Errorf("the run left %d files in Git (%v)", len(files), err)
+		}
+	})
+	c.part(t, "every control of "+name+" is caught for its own reason", func(t *testing.T) {
+		c.catches(t, name, "--short")
+	})
+}
 
 // testGitOps delivers by commits, and kills what delivers in the middle of it.
 func testGitOps(t *testing.T, c cli) {
-	for _, name := range gitopsScenarios {
-		c.part(t, name+" passes, and the proof of each of its commits is in Git", func(t *testing.T) {
-			result := c.scenario(t, 0, name)
-			judged := map[string]bool{}
-			repo := c.clone(t)
-			notes, err := repo.Notes()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for commit, note := range notes {
-				var proof scenarios.Proof
-				if err := json.Unmarshal(note, &proof); err != nil {
-					t.Errorf("the note of %s: %v", commit, err)
-				}
-				if proof.Scenario == name && proof.Control == "" {
-					judged[proof.Step] = true
-					if !proof.Pass || !strings.HasPrefix(proof.Applied, "main@sha1:") || proof.Evidence.Summary == "" {
-						t.Errorf("the note of %s: %s", commit, note)
-					}
-				}
-			}
-			for _, step := range result.Steps {
-				// What these judge is no commit.
-				if !judged[step.Name] && step.Name != "no request lost" && step.Name != "a change by hand is undone" {
-					t.Errorf("no commit has a proof by step %q", step.Name)
-				}
-			}
-			if files, err := repo.Files(repo.Head(), "scenarios/"+scenarios.Namespace(name)); err != nil || len(files) > 0 {
-				t.Errorf("the run left %d files in Git (%v)", len(files), err)
-			}
-		})
-		c.part(t, "every control of "+name+" is caught for its own reason", func(t *testing.T) {
-			c.catches(t, name, "--short")
-		})
-	}
+	testDelivery(t, c, "gitops")
 
 	c.part(t, "the Git pod and two of Flux's are killed during a run: the lab converges and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
@@ -77,9 +77,7 @@ func testGitOps(t *testing.T, c cli) {
 	c.part(t, "the node is stopped during a run: up starts it again, and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
 		p.says(t, "gitops: commit to traffic: started")
-		engine(t, "stop", "-t", "5", c.node())
-		t.Logf("the run without a node: %v", honest(t, p.wait(), 1, 3).Err())
-		c.run("status").exits(t, 3, "mllab up")
+		c.stopsNodeOf(t, p)
 		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 		c.gitIsWhole(t)
 	})
@@ -172,6 +170,20 @@ func honest(t *testing.T, r result, codes ...int) scenarios.Result {
 		t.Fatalf("pass %v with %s", runs[0].Pass, r)
 	}
 	return runs[0]
+}
+
+// stopsNodeOf stops the node of a run, which must then end soon and not pass.
+func (c cli) stopsNodeOf(t *testing.T, p *process) {
+	t.Helper()
+	engine(t, "stop", "-t", "5", c.node())
+	began := time.Now()
+	run := honest(t, p.wait(), 1, 3)
+	took := time.Since(began).Round(time.Second)
+	t.Logf("the run without a node, %s after it: %v", took, run.Err())
+	if took > 2*time.Minute {
+		t.Errorf("it ended only %s after its node", took)
+	}
+	c.run("status").exits(t, 3, "mllab up")
 }
 
 // reaches says that stderr held text before the call ended.

@@ -61,7 +61,7 @@ func TestLabDelivery(t *testing.T) {
 	for _, name := range kubeflowScenarios {
 		c.part(t, name, func(t *testing.T) {
 			inBudget(t, c.scenario(t, 0, name))
-			c.catches(t, name)
+			c.catches(t, name, "--short")
 		})
 	}
 
@@ -219,10 +219,7 @@ func (c cli) stopsTheNode(t *testing.T, name, workflow string) {
 		phase := c.kubectl(t, "-n", namespace, "get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name="+job, "-o", "jsonpath={.items[*].status.phase}")
 		return phase != "" && phase != "Pending" // it runs, or has just ended
 	})
-	engine(t, "stop", "-t", "5", c.node())
-	run := honest(t, p.wait(), 1, 3)
-	t.Logf("the run without a node: %v", run.Err())
-	c.run("status").exits(t, 3, "mllab up")
+	c.stopsNodeOf(t, p)
 	c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 	c.kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=condition=Complete", "trainjob/"+job)
 	c.kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+workflow)

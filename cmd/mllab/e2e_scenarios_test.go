@@ -83,7 +83,7 @@ func TestLabScenarios(t *testing.T) {
 
 	c.part(t, "every control of every scenario is caught for its own reason", func(t *testing.T) {
 		var runs []scenarios.Result
-		c.run("scenario", "all", "--controls", "--parallel", "3", "--timeout", "40m", "-o", "json").decode(t, &runs)
+		c.run("scenario", "all", "--controls", "--short", "--parallel", "3", "--timeout", "40m", "-o", "json").decode(t, &runs)
 		for _, s := range scenarios.All() {
 			if !core(s) {
 				continue
@@ -221,6 +221,7 @@ func TestLabScenarios(t *testing.T) {
 		}
 	})
 	c.part(t, "a person's own clone, and the audit", func(t *testing.T) { testGitVerbs(t, c) })
+	testDelivery(t, c, "gitops-helm")
 	c.part(t, "the addons come from the lab's own Git", func(t *testing.T) { testUpGitOps(t, c) })
 }
 
