@@ -56,9 +56,14 @@ func (c *Client) refuses(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, goneEvery)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", at.Host)
-	if err != nil {
-		return errors.Is(err, syscall.ECONNREFUSED)
+	if err == nil {
+		_ = conn.Close() // the API server does not log a connection that asks nothing
 	}
-	_ = conn.Close() // the API server does not log a connection that asks nothing
-	return false
+	return isRefusal(err)
+}
+
+// isRefusal reports whether err is a kernel's "no": nothing listens there, or the engine still forwards the port to a node
+// that is gone.
+func isRefusal(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH)
 }

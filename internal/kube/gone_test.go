@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,19 @@ func TestAContextEndsWhenTheAPIServerHasRefusedConnectionsForAWhile(t *testing.T
 				}
 			})
 		})
+	}
+}
+
+func TestWhatIsARefusal(t *testing.T) {
+	for want, errs := range map[bool][]error{
+		true:  {syscall.ECONNREFUSED, syscall.EHOSTUNREACH},
+		false: {nil, syscall.ETIMEDOUT, syscall.ECONNRESET, syscall.EMFILE, context.DeadlineExceeded},
+	} {
+		for _, err := range errs {
+			if got := isRefusal(&net.OpError{Op: "dial", Err: err}); got != want {
+				t.Errorf("%v is a refusal: %v", err, got)
+			}
+		}
 	}
 }
 
