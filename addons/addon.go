@@ -106,6 +106,7 @@ func All() []Addon {
 	return []Addon{
 		gatewayAPI(), istio(), network(), knative(), sample(), flux(), git(),
 		labRegistry(), jobset(), trainer(), kserve(), argo(), kubeflow(),
+		prometheus(), flagger(), progressive(),
 	}
 }
 

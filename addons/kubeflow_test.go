@@ -55,27 +55,35 @@ func containers(o *unstructured.Unstructured) []map[string]any {
 	return all
 }
 
-// docs/kubeflow.md has these figures.
-func TestTheControllersOfKubeflowRequestLittle(t *testing.T) {
-	var cpu, memory resource.Quantity
-	for _, a := range parts() {
-		for _, o := range render(t, a) {
-			if o.GetKind() != "Deployment" {
-				continue
-			}
-			for _, c := range containers(o) {
-				requests, _, _ := unstructured.NestedStringMap(c, "resources", "requests")
-				limits, _, _ := unstructured.NestedStringMap(c, "resources", "limits")
-				cpu.Add(resource.MustParse(requests["cpu"]))
-				memory.Add(resource.MustParse(requests["memory"]))
-				if limits["cpu"] != "" || limits["memory"] == "" {
-					t.Errorf("%s: its limits are %v", kube.Name(o), limits)
+// docs/kubeflow.md and docs/progressive.md have these figures.
+func TestTheControllersOfKubeflowAndFlaggerRequestLittle(t *testing.T) {
+	for _, c := range []struct {
+		addons      []Addon
+		cpu, memory string
+	}{
+		{parts(), "95m", "304Mi"},
+		{[]Addon{prometheus(), flagger(), progressive()}, "40m", "160Mi"},
+	} {
+		var cpu, memory resource.Quantity
+		for _, a := range c.addons {
+			for _, o := range render(t, a) {
+				if o.GetKind() != "Deployment" {
+					continue
+				}
+				for _, c := range containers(o) {
+					requests, _, _ := unstructured.NestedStringMap(c, "resources", "requests")
+					limits, _, _ := unstructured.NestedStringMap(c, "resources", "limits")
+					cpu.Add(resource.MustParse(requests["cpu"]))
+					memory.Add(resource.MustParse(requests["memory"]))
+					if limits["cpu"] != "" || limits["memory"] == "" {
+						t.Errorf("%s: its limits are %v", kube.Name(o), limits)
+					}
 				}
 			}
 		}
-	}
-	if cpu.String() != "95m" || memory.String() != "304Mi" {
-		t.Errorf("together they request %s CPU and %s", cpu.String(), memory.String())
+		if cpu.String() != c.cpu || memory.String() != c.memory {
+			t.Errorf("%s and others request %s CPU and %s together", c.addons[0].Name, cpu.String(), memory.String())
+		}
 	}
 }
 

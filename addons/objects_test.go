@@ -386,6 +386,8 @@ func TestVersionsAreThoseOfThePins(t *testing.T) {
 		{"kserve", requires(t, nested+"kserve/go.mod")["github.com/kserve/kserve"]},
 		{"argo-workflows", requires(t, nested+"argo-workflows/go.mod")["github.com/argoproj/argo-workflows/v3"]},
 		{"registry", requires(t, nested+"registry/go.mod")["github.com/distribution/distribution/v3"]},
+		{"flagger", requires(t, nested+"flagger/go.mod")["github.com/fluxcd/flagger"]},
+		{"prometheus", strings.Replace(requires(t, nested+"prometheus/go.mod")["github.com/prometheus/prometheus"], "v0.309.", "v3.9.", 1)},
 	} {
 		if got[c.name] == "" || !strings.HasPrefix(c.pinned, "v"+got[c.name]) {
 			t.Errorf("%s is shown as %q, pinned is %s: if the pin is right, run make build", c.name, got[c.name], c.pinned)

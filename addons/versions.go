@@ -40,6 +40,8 @@ func Versions() ([]Version, error) {
 		{"kserve", "github.com/kserve/kserve", plain},
 		{"argo-workflows", "github.com/argoproj/argo-workflows/v3", plain},
 		{"registry", "github.com/distribution/distribution/v3", plain},
+		{"flagger", "github.com/fluxcd/flagger", plain},
+		{"prometheus", "github.com/prometheus/prometheus", prometheusRelease},
 	} {
 		release, err := v.release(modules[v.module])
 		if err != nil {
@@ -93,4 +95,23 @@ func knativeRelease(version string) (string, error) {
 		return "", fmt.Errorf("%q is older than Knative 1.0", version)
 	}
 	return fmt.Sprintf("1.%d.%s", minor-27, parts[2]), nil
+}
+
+// prometheusRelease turns the version of Prometheus' module into the release it
+// is: v0.309.1 is 3.9.1.
+// https://github.com/prometheus/prometheus#using-prometheus-as-a-library
+func prometheusRelease(version string) (string, error) {
+	number, err := plain(version)
+	if err != nil {
+		return "", err
+	}
+	parts := strings.Split(number, ".")
+	if len(parts) != 3 || parts[0] != "0" || len(parts[1]) != 3 {
+		return "", fmt.Errorf("%q is not a version of Prometheus' module", version)
+	}
+	minor, err := strconv.Atoi(parts[1][1:])
+	if err != nil {
+		return "", fmt.Errorf("%q is not a version of Prometheus' module", version)
+	}
+	return fmt.Sprintf("%s.%d.%s", parts[1][:1], minor, parts[2]), nil
 }

@@ -197,6 +197,7 @@ func TestStampedVersionsAreThePinnedOnes(t *testing.T) {
 		{"argo-workflow-controller", "argo-workflows", "github.com/argoproj/argo-workflows/v3"},
 		{"argo-executor", "argo-workflows", "github.com/argoproj/argo-workflows/v3"},
 		{"registry", "registry", "github.com/distribution/distribution/v3"},
+		{"flagger", "flagger", "github.com/fluxcd/flagger"},
 	} {
 		_, tag, _ := strings.Cut(upstream[c.component], ":")
 		if want := pinned(c.module, c.path); strings.TrimPrefix(tag, "v") != strings.TrimPrefix(want, "v") {
@@ -224,9 +225,14 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 		"kserve": regexp.MustCompile(`^(sigs\.k8s\.io/controller-runtime|github\.com/planetscale/vtprotobuf)$`),
 		// Newer: Argo's code needs it. Older: nothing of the others is in its programs.
 		"argo-workflows": regexp.MustCompile(`^(golang\.org/x/oauth2|github\.com/(mattn/go-isatty|planetscale/vtprotobuf))$`),
+		// Newer: its generated clients need them.
+		"flagger": regexp.MustCompile(`^k8s\.io/(api|apimachinery|client-go|kube-openapi|metrics)$`),
+		// Newer: what it says to clouds and to Alertmanager is generated for these.
+		"prometheus": regexp.MustCompile(`^(github\.com/(prometheus/prometheus|golang/snappy|Azure/azure-sdk-for-go/.*|AzureAD/.*|aws/.*|go-openapi/.*)|` +
+			`go\.mongodb\.org/mongo-driver|go\.opentelemetry\.io/collector/featuregate|google\.golang\.org/api)$`),
 	}
 	versions := map[string]map[string][]string{}
-	for _, name := range []string{"", "kubernetes", "istio", "knative-serving", "knative-net-gateway-api", "coredns", "flux", "trainer", "kserve", "argo-workflows", "registry"} {
+	for _, name := range []string{"", "kubernetes", "istio", "knative-serving", "knative-net-gateway-api", "coredns", "flux", "trainer", "kserve", "argo-workflows", "registry", "flagger", "prometheus"} {
 		file := filepath.Join("modules", name, "go.mod")
 		if name == "" {
 			file = "../../go.mod"

@@ -67,11 +67,12 @@ type module struct {
 }
 
 const (
-	kubeVersion  = "v1.34.4"
-	pauseImage   = "registry.k8s.io/pause:3.10.1"
-	istioVersion = "1.28.2"
-	envoyVersion = "1.36.2"
-	argoVersion  = "v3.7.14"
+	kubeVersion       = "v1.34.4"
+	pauseImage        = "registry.k8s.io/pause:3.10.1"
+	istioVersion      = "1.28.2"
+	envoyVersion      = "1.36.2"
+	argoVersion       = "v3.7.14"
+	prometheusVersion = "3.9.1"
 )
 
 // kubeLDFlags stamps the version that kubeadm and kubelet compare with each
@@ -87,7 +88,7 @@ var kubeLDFlags = func() string {
 // moduleOrder is the order of compiling: the largest modules first, so that no
 // large one is left at the end.
 var moduleOrder = []string{
-	"kubernetes", "istio", "flux", "knative-serving", "argo-workflows", "kserve", "containerd", "coredns",
+	"kubernetes", "istio", "flux", "knative-serving", "argo-workflows", "prometheus", "kserve", "flagger", "containerd", "coredns",
 	"trainer", "registry", "knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
 }
 
@@ -107,6 +108,14 @@ var modules = map[string]module{
 		patch: "github.com/argoproj/argo-workflows/v3",
 		files: map[string]string{"signal_linux.go": "workflow/executor/osspecific", "labels_lookup.go": "workflow/executor"},
 		flags: flags{ldflags: " -X github.com/argoproj/argo-workflows/v3.version=" + argoVersion},
+	},
+	"flagger": {},
+	// Compiled with one service discovery and without its pages, which are not
+	// in its module.
+	"prometheus": {
+		patch: "github.com/prometheus/prometheus",
+		files: map[string]string{"plugins.go": "plugins"},
+		flags: flags{ldflags: " -X github.com/prometheus/common/version.Version=" + prometheusVersion},
 	},
 	"registry":    {flags: flags{pattern: "."}},
 	"etcd":        {},
@@ -230,6 +239,17 @@ var table = []Component{
 			Binaries: map[string]Binary{"/bin/registry": {"registry", "registry"}}, Env: []string{"PATH=/bin"},
 			Entrypoint: []string{"registry"}, User: "65532:65532", Dirs: []string{"/tmp"},
 		},
+	},
+	{
+		Name: "prometheus", Upstream: "quay.io/prometheus/prometheus:v" + prometheusVersion,
+		Build: Recipe{
+			Binaries: map[string]Binary{"/bin/prometheus": {"prometheus", "prometheus"}}, Env: []string{"PATH=/bin"},
+			Entrypoint: []string{"/bin/prometheus"}, User: "65532:65532", Dirs: []string{"/tmp"},
+		},
+	},
+	{
+		Name: "flagger", Upstream: "ghcr.io/fluxcd/flagger:1.43.0",
+		Build: static("flagger", "flagger"),
 	},
 	{
 		Name: "python", Upstream: "docker.io/library/python:" + pythonVersion + ".14-slim-bookworm", // the wheels go on it

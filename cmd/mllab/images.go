@@ -37,7 +37,7 @@ func imageFlags(c *cobra.Command, mode, mirror *string) {
 
 // withFlag adds the flag that names addons besides the core ones.
 func withFlag(c *cobra.Command, with *[]string) {
-	c.Flags().StringSliceVar(with, "with", nil, "more addons, `NAME,...`: flux, git, kubeflow; or all")
+	c.Flags().StringSliceVar(with, "with", nil, "more addons, `NAME,...`: flux, git, kubeflow, progressive; or all")
 }
 
 func newImagesList(a *app) *cobra.Command {

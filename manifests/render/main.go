@@ -49,6 +49,7 @@ const (
 	trainer = nested + "/trainer"
 	kserve  = nested + "/kserve"
 	argo    = nested + "/argo-workflows"
+	flagger = nested + "/flagger"
 )
 
 // source is files of one module, as pinned by the go.mod in folder pin.
@@ -123,6 +124,12 @@ var outputs = []output{
 			"manifests/base/crds/minimal", "manifests/base/workflow-controller", "manifests/cluster-install-no-crds/workflow-controller-rbac",
 		}},
 	}},
+	{"flagger", []source{
+		{pin: flagger, module: "github.com/fluxcd/flagger", globs: []string{
+			"kustomize/base/flagger/account.yaml", "kustomize/base/flagger/crd.yaml",
+			"kustomize/base/flagger/deployment.yaml", "kustomize/base/flagger/rbac.yaml",
+		}},
+	}},
 }
 
 var fluxFiles = []string{"config/crd/bases/*.yaml", "config/rbac/role.yaml", "config/manager/deployment.yaml"}
@@ -134,8 +141,9 @@ var kindBase = source{pin: ".", module: "sigs.k8s.io/kind", globs: []string{"ima
 var shown = []source{
 	// Istio's own module has no release tags; its API's version carries the number.
 	{pin: nested + "/istio", module: "istio.io/client-go"},
-	// Its manifest is ours.
+	// Their manifests are ours.
 	{pin: nested + "/registry", module: "github.com/distribution/distribution/v3"},
+	{pin: nested + "/prometheus", module: "github.com/prometheus/prometheus"},
 }
 
 func main() {

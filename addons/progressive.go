@@ -1,0 +1,128 @@
+package addons
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/kube"
+)
+
+// monitoringNamespace is where users look for Prometheus.
+const monitoringNamespace = "monitoring"
+
+// prometheus measures the pods that are annotated for it.
+func prometheus() Addon {
+	return Addon{
+		Name:     "prometheus",
+		Summary:  "Prometheus: metrics of the pods that are annotated for it",
+		Optional: true,
+		Images:   []string{"prometheus"},
+		Verify:   verifyPrometheus,
+	}
+}
+
+// verifyPrometheus asks for what it has measured of itself: it has then found a
+// pod by its annotations, and kept what that said.
+func verifyPrometheus(ctx context.Context, env Env, reason func(string)) error {
+	return poll(ctx, reason, "having Prometheus measure itself", func(ctx context.Context) error {
+		found, err := promQuery(ctx, env.Kube, `prometheus_build_info{namespace="`+monitoringNamespace+`",app="prometheus"}`)
+		if err == nil && found == 0 {
+			err = errors.New("it has not found itself yet")
+		}
+		return err
+	})
+}
+
+// promQuery has Prometheus answer a query, and returns how many values came.
+func promQuery(ctx context.Context, k *kube.Client, query string) (values int, err error) {
+	pods, err := k.Pods(ctx, monitoringNamespace, map[string]string{"app": "prometheus"})
+	if err != nil {
+		return 0, err
+	}
+	if len(pods) == 0 {
+		return 0, errors.New("no pod of Prometheus is there")
+	}
+	body, err := k.FromPod(ctx, monitoringNamespace, pods[0].Name, 9090, "api/v1/query?query="+query)
+	if err != nil {
+		return 0, err
+	}
+	var answer struct {
+		Data struct{ Result []any }
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return 0, fmt.Errorf("reading Prometheus' answer: %w", err)
+	}
+	return len(answer.Data.Result), nil
+}
+
+// flagger is Flagger for Istio, from its own module.
+func flagger() Addon {
+	return Addon{
+		Name:     "flagger",
+		Summary:  "Flagger: moves a new version forward or back by what Prometheus measures",
+		Optional: true,
+		Needs:    []string{"istio", "prometheus"},
+		Images:   []string{"flagger"},
+		Verify:   verifyFlagger,
+	}
+}
+
+// verifyFlagger has it answer for a Canary of a Deployment that does not exist.
+func verifyFlagger(ctx context.Context, env Env, reason func(string)) error {
+	objs, err := manifest("flagger/verify.yaml")
+	if err != nil {
+		return err
+	}
+	return use(ctx, env, reason, "having Flagger look for a Deployment", objs, func(ctx context.Context) error {
+		live := objs[0].DeepCopy()
+		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(live), live); err != nil {
+			return err
+		}
+		var events corev1.EventList
+		if err := env.Kube.List(ctx, &events, client.InNamespace(verifyNamespace)); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(events.Items, func(e corev1.Event) bool { return e.InvolvedObject.UID == live.GetUID() }) {
+			return errors.New("it says nothing yet")
+		}
+		return nil
+	})
+}
+
+// progressive is what Flagger judges versions by.
+func progressive() Addon {
+	return Addon{
+		Name:     "progressive",
+		Summary:  "progressive delivery: Flagger and Prometheus, and the metrics that versions are judged by",
+		Optional: true,
+		Needs:    []string{"flagger"},
+		Verify:   verifyProgressive,
+	}
+}
+
+// verifyProgressive has Prometheus answer the queries: of nobody it knows no
+// values, and a wrong query is an error.
+func verifyProgressive(ctx context.Context, env Env, reason func(string)) error {
+	objs, err := upstream("progressive.yaml")
+	if err != nil {
+		return err
+	}
+	return poll(ctx, reason, "asking Prometheus the queries", func(ctx context.Context) error {
+		for _, o := range objs {
+			query, _, _ := unstructured.NestedString(o.Object, "spec", "query")
+			filled := strings.NewReplacer("{{ namespace }}", "none", "{{ target }}", "none", "{{ interval }}", "20s").Replace(query)
+			if _, err := promQuery(ctx, env.Kube, filled); err != nil {
+				return fmt.Errorf("%s: %w", kube.Name(o), err)
+			}
+		}
+		return nil
+	})
+}
