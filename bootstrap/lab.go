@@ -10,7 +10,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/addons"
 	"mllab.local/internal/kube"
@@ -36,22 +35,21 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	last := "not asked yet"
 	dropped := since.IsZero() // only a cluster that was stopped has old leases and addresses
 	repeated := repeated{began: time.Now()}
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	failed := make(chan error, 1)
-	go func() { // a crash loop, or an image that does not exist
-		if err := l.kube.Wait(watching, []*unstructured.Unstructured{kubeProxy()}, nil); err != nil && watching.Err() == nil {
-			failed <- err
-		}
-	}()
+	var loop crashLoop
 	for {
 		if !dropped {
 			// An error means that the API does not answer yet; nodeReady reports that.
 			dropped = errors.Join(l.kube.DropLeases(ctx, since), addons.Restarted(ctx, l.kube)) == nil
 		}
 		version, why, warning := l.nodeReady(ctx, since)
-		if why == "" {
+		if err := l.crashed(ctx, since, &loop); err != nil {
+			return "", err
+		}
+		if why == "" && !loop.recent {
 			return version, nil
+		}
+		if why == "" {
+			why = fmt.Sprintf("kube-proxy crashed, and has not run for %s yet", proxySteady)
 		}
 		if ctx.Err() == nil { // else the error only says that ctx ended
 			last = why
@@ -61,8 +59,6 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 			return "", errors.New(last)
 		}
 		select {
-		case err := <-failed:
-			return "", fmt.Errorf("kube-proxy does not run: %w", err)
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return "", ctx.Err()
@@ -166,14 +162,55 @@ func (r *repeated) final(w corev1.Event) bool {
 	return w.LastTimestamp.Sub(r.first) >= kubeletWindow
 }
 
-// kubeProxy is the DaemonSet of kube-proxy.
-func kubeProxy() *unstructured.Unstructured {
-	o := &unstructured.Unstructured{}
-	o.SetAPIVersion("apps/v1")
-	o.SetKind("DaemonSet")
-	o.SetNamespace("kube-system")
-	o.SetName("kube-proxy")
-	return o
+// Limits of a crash loop.
+const (
+	proxyCrashes = 4                // after which kube-proxy does not run
+	proxySteady  = 10 * time.Second // for which it must run after a crash: between two crashes it is ready, too
+)
+
+// crashLoop is what is known about the crashes of kube-proxy.
+type crashLoop struct {
+	pod     string
+	first   int32 // restarts at the first look
+	crashes int32 // since the first look
+	recent  bool  // it crashed, and has not run for proxySteady
+}
+
+// see reads the newest state of kube-proxy's pod. The end of a stopped node is no crash: it is before since.
+func (c *crashLoop) see(p corev1.Pod, since, now time.Time) {
+	restarts, recent := int32(0), false
+	for _, each := range p.Status.ContainerStatuses {
+		restarts += each.RestartCount
+		if end := each.LastTerminationState.Terminated; end != nil && end.FinishedAt.After(since) {
+			running := each.State.Running
+			recent = recent || running == nil || now.Sub(running.StartedAt.Time) < proxySteady
+		}
+	}
+	if p.Name != c.pod {
+		*c = crashLoop{pod: p.Name, first: restarts}
+	}
+	c.crashes, c.recent = restarts-c.first, recent
+}
+
+// crashed returns an error with kube-proxy's last log lines if it keeps crashing.
+func (l liveLab) crashed(ctx context.Context, since time.Time, loop *crashLoop) error {
+	pods, err := l.kube.Pods(ctx, "kube-system", map[string]string{"k8s-app": "kube-proxy"})
+	if err != nil {
+		return nil // nodeReady reports why the API does not answer
+	}
+	for _, p := range pods {
+		if p.DeletionTimestamp == nil {
+			loop.see(p, since, time.Now())
+		}
+	}
+	if loop.crashes < proxyCrashes {
+		return nil
+	}
+	text, err := l.kube.PodLogs(ctx, "kube-system", loop.pod, "", 10)
+	if err != nil {
+		text = err.Error()
+	}
+	return fmt.Errorf("kube-proxy does not run: Pod/kube-system/%s crashed %d times; its last log lines:\n  %s", loop.pod, loop.crashes, strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  "))
 }
 
 // controlPlane is the key of kubeadm's taint of the node.

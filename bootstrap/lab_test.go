@@ -51,7 +51,7 @@ func TestAKubeletThatRepeatsItsWarningCannotStartThePod(t *testing.T) {
 		"an old one, and two new":     {[]warning{{"FailedMount", "x", -time.Hour}, {"FailedMount", "x", time.Second}, {"FailedMount", "x", 40 * time.Second}}, true},
 		"two reasons":                 {[]warning{{"FailedMount", "x", time.Second}, {"FailedCreatePodSandBox", "y", 40 * time.Second}}, false},
 		"a busy machine":              {[]warning{{"FailedCreatePodSandBox", "context deadline exceeded", time.Second}, {"FailedCreatePodSandBox", "code = DeadlineExceeded", time.Minute}}, false},
-		"a crash loop, for kube.Wait": {[]warning{{"BackOff", "restarting", time.Second}, {"BackOff", "restarting", time.Minute}}, false},
+		"a crash loop, for crashLoop": {[]warning{{"BackOff", "restarting", time.Second}, {"BackOff", "restarting", time.Minute}}, false},
 		"none":                        {[]warning{{}, {"", "", time.Minute}}, false},
 	} {
 		r, got := repeated{began: began}, false
@@ -60,6 +60,39 @@ func TestAKubeletThatRepeatsItsWarningCannotStartThePod(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s: got %t", name, got)
+		}
+	}
+}
+
+func TestAKubeProxyThatIsReadyBetweenTwoCrashesDoesNotRun(t *testing.T) {
+	began := time.Now()
+	at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
+	never := time.Time{}
+	pod := func(name string, restarts int32, ended, started time.Time) corev1.Pod {
+		s := corev1.ContainerStatus{Ready: true, RestartCount: restarts, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(started)}}}
+		if !ended.IsZero() {
+			s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, FinishedAt: metav1.NewTime(ended)}
+		}
+		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{s}}}
+	}
+	waiting := pod("b", 3, at(22), never)
+	waiting.Status.ContainerStatuses[0].State.Running = nil
+	var loop crashLoop
+	for i, c := range []struct {
+		pod     corev1.Pod
+		now     int
+		crashes int32
+		recent  bool
+	}{
+		{pod("a", 7, at(-60), at(1)), 1, 0, false}, // the node was stopped, and started at 0
+		{pod("a", 8, at(2), at(3)), 3, 1, true},
+		{pod("a", 8, at(2), at(3)), 14, 1, false},
+		{pod("a", 11, at(19), at(20)), 20, proxyCrashes, true},
+		{pod("b", 2, never, at(20)), 20, 0, false},
+		{waiting, 40, 1, true},
+	} {
+		if loop.see(c.pod, began, at(c.now)); loop.crashes != c.crashes || loop.recent != c.recent {
+			t.Errorf("look %d: %d crashes, recent %t, want %d, %t", i, loop.crashes, loop.recent, c.crashes, c.recent)
 		}
 	}
 }
