@@ -20,7 +20,7 @@ type mirrorSample struct {
 }
 
 // observe sends the requests of a claim and returns when nothing more arrives.
-func (s *shadowStory) observe(ctx context.Context, l *Session, by probe.Sender, r probe.Request, claim split.Claim) (mirrorSample, error) {
+func (s *shadowed) observe(ctx context.Context, l *Session, by probe.Sender, r probe.Request, claim split.Claim) (mirrorSample, error) {
 	sample := mirrorSample{claim: claim}
 	before := map[string]int{}
 	for version, pod := range s.pods {

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
@@ -20,8 +17,7 @@ import (
 // answers nobody sees, by the mirror of an Istio VirtualService.
 type shadowStory struct {
 	Options
-	drift int               // percent of the inputs for which v2 predicts something else
-	pods  map[string]string // version -> its one pod
+	*shadowed
 }
 
 const (
@@ -41,15 +37,6 @@ const (
 	// https://www.envoyproxy.io/docs/envoy/latest/version_history/v1.33/v1.33.0
 	largeBody    = 2 << 20
 	bodyRequests = 20
-
-	// A version remembers at least as many requests as one check sends, and as
-	// many again that should not have come.
-	seenKeep = 20_000
-
-	// versionHeader with v2 is v2's own address, see route.yaml.
-	versionHeader = "X-Mllab-Version"
-	// aside is a path of the model that /seen does not list.
-	aside = "/metrics"
 )
 
 // shadow: v1 serves all; v2 gets a copy of all of it, from outside and from
@@ -67,7 +54,7 @@ func shadow() Scenario {
 
 // newShadow plans one run.
 func newShadow(o Options) (*Plan, error) {
-	s := &shadowStory{Options: o, drift: claimedDrift, pods: map[string]string{}}
+	s := &shadowStory{Options: o, shadowed: newShadowed(o.Requests, claimedDrift)}
 	if err := enough("shadow", s.copies(o.Requests, partlyMirrored), s.differences()); err != nil {
 		return nil, err
 	}
@@ -180,169 +167,6 @@ func (s *shadowStory) copies(n int, percent float64) split.Claim {
 func (s *shadowStory) differences() split.Claim {
 	const share = claimedDrift / 100.0
 	return split.Claim{Legs: []split.Leg{{Name: "differ", Share: share}, {Name: "agree", Share: 1 - share}}, N: s.Requests, Alpha: s.Alpha}
-}
-
-// version is v1 or v2.
-func (s *shadowStory) version(l *Session, version string) (model, *unstructured.Unstructured, error) {
-	m := model{Name: "model", Version: version, Env: map[string]string{
-		"DRAIN":     "0s", // no step ends a pod that a caller depends on
-		"SEEN_KEEP": strconv.Itoa(max(seenKeep, 2*s.Requests)),
-	}}
-	if version == "v2" {
-		m.Env["ADMIN_PORT"], m.Env["DRIFT_PERCENT"] = strconv.Itoa(adminPort), strconv.Itoa(s.drift)
-	}
-	obj, err := l.deployment(m)
-	return m, obj, err
-}
-
-// deploy brings both versions, the client, and the route to v1, and returns
-// when both proxies can reach both versions.
-func (s *shadowStory) deploy(ctx context.Context, l *Session) error {
-	objs, err := render("shadow/services.yaml", struct{ Model, Client string }{l.host("model"), l.host("client")})
-	if err != nil {
-		return err
-	}
-	client, err := l.deployment(model{Name: "client", Version: "relay", Env: map[string]string{"RELAY": "http://model", "DRAIN": "0s"}})
-	if err != nil {
-		return err
-	}
-	objs = append(objs, client)
-	var versions []model
-	for _, name := range []string{"v1", "v2"} {
-		m, obj, err := s.version(l, name)
-		if err != nil {
-			return err
-		}
-		objs, versions = append(objs, obj), append(versions, m)
-	}
-	if err := l.apply(ctx, objs...); err != nil {
-		return err
-	}
-	for _, m := range versions {
-		pods, err := l.Kube.Pods(ctx, l.Namespace, m.labels())
-		if err != nil {
-			return err
-		}
-		if len(pods) != 1 {
-			return fmt.Errorf("%s has %d pods instead of one", m.Version, len(pods))
-		}
-		s.pods[m.Version] = pods[0].Name
-	}
-	if err := s.route(shadowRoute{})(ctx, l); err != nil {
-		return err
-	}
-	// A proxy that did not know v2's pod yet would mirror nothing.
-	for _, by := range []string{"model", "client"} {
-		r := direct(l.to(by))
-		r.URL += aside
-		err := l.until(ctx, "v2 to be reached by "+r.Host, func() string {
-			if a := l.send.Send(ctx, r); !a.OK() || a.Target != "v2" {
-				return fmt.Sprintf("answered by %q (%s)", a.Target, a.Problem())
-			}
-			return ""
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// direct is r to v2 by its own address.
-func direct(r probe.Request) probe.Request {
-	r.Header = http.Header{versionHeader: {"v2"}}
-	return r
-}
-
-// shadowRoute is a state of the model's route.
-type shadowRoute struct {
-	routeState
-	Mirrored int  // percent of which v2 gets a copy
-	Leaked   int  // percent that v2 answers
-	Held     int  // percent that wait longer than a caller may
-	Outside  bool // it holds for the gateway only
-}
-
-// Hold is how long those wait.
-func (shadowRoute) Hold() string { return (callerBound + time.Second).String() }
-
-// Kept is the percentage that v1 answers.
-func (r shadowRoute) Kept() int { return 100 - r.Leaked }
-
-// route writes the route and returns when the gateway and the client's sidecar
-// answer by it.
-func (s *shadowStory) route(to shadowRoute) func(context.Context, *Session) error {
-	return func(ctx context.Context, l *Session) error {
-		gateway, sidecar := l.to("model"), l.to("client")
-		gateway.URL, sidecar.URL = gateway.URL+aside, sidecar.URL+aside // what asks is not part of any sample
-		err := l.route(ctx, "shadow/route.yaml", gateway, func(state routeState) any {
-			to.routeState = state
-			return to
-		})
-		if err != nil {
-			return err
-		}
-		inside := to.Mark
-		if to.Outside {
-			inside = "" // the answer of a route without marks
-		}
-		return l.waitActive(ctx, sidecar, inside)
-	}
-}
-
-// sleep mirrors everything to a v2 that sleeps.
-func (s *shadowStory) sleep(ctx context.Context, l *Session) error {
-	if err := s.route(shadowRoute{Mirrored: 100})(ctx, l); err != nil {
-		return err
-	}
-	if err := l.breakPod(ctx, s.pods["v2"], faults{Delay: shadowSleep.String()}); err != nil {
-		return err
-	}
-	short, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	if a := l.send.Send(short, direct(l.to("model"))); a.Status != 0 {
-		return fmt.Errorf("v2 does not sleep: it answered %d after %s", a.Status, a.Latency)
-	}
-	return nil
-}
-
-// fail makes v2 answer 500 to everything.
-func (s *shadowStory) fail(ctx context.Context, l *Session) error {
-	all := 100.0
-	if err := l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &all, Delay: "0s"}); err != nil {
-		return err
-	}
-	if a := l.send.Send(ctx, direct(l.to("model"))); a.Status != http.StatusInternalServerError || a.Target != "v2" {
-		return fmt.Errorf("v2 does not fail: status %d from %q %s", a.Status, a.Target, a.Err)
-	}
-	return nil
-}
-
-// heal ends the faults.
-func (s *shadowStory) heal(ctx context.Context, l *Session) error {
-	none := 0.0
-	return l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &none, Delay: "0s"})
-}
-
-// scaleToZero takes v2's pod away and returns when the gateway knows.
-func (s *shadowStory) scaleToZero(ctx context.Context, l *Session) error {
-	_, obj, err := s.version(l, "v2")
-	if err != nil {
-		return err
-	}
-	if err := unstructured.SetNestedField(obj.Object, int64(0), "spec", "replicas"); err != nil {
-		return err
-	}
-	delete(s.pods, "v2")
-	if err := l.apply(ctx, obj); err != nil {
-		return err
-	}
-	return l.until(ctx, "v2 to be gone", func() string {
-		if a := l.send.Send(ctx, direct(l.to("model"))); a.Status != http.StatusServiceUnavailable || !a.Router {
-			return fmt.Sprintf("status %d from %q %s", a.Status, a.Target, a.Err)
-		}
-		return ""
-	})
 }
 
 // check sends n requests to a host and judges that the caller got v1's answers
