@@ -1,60 +1,29 @@
 package scenarios
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/delivery"
 	"mllab.local/internal/fault"
-	"mllab.local/internal/git"
-	"mllab.local/internal/notebook"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
-	"mllab.local/manifests"
 )
 
 // mlopsStory is a notebook in Git whose pushes become models that serve.
 type mlopsStory struct {
 	Options
-	followed
-	state   mlopsState
-	broken  []edit  // a control's, of every notebook
-	trained trained // the newest notebook, and what became of it
-	serving served  // has all of the traffic, or most of it
+	notebooks
+	serving served // has all of the traffic, or most of it
 	canary  served
-	given   pushed      // the commit that gave the canary its share
 	verdict *ClaimError // on the canary
 }
-
-// mlopsState fills mlops/tree in, which is then the folder in Git.
-type mlopsState struct {
-	Namespace, Folder     string
-	Image, Python, Runner string
-	Store                 string
-	Percent               int64 // of a new model's traffic
-	Training              bool  // there is a notebook
-}
-
-// edit is a change of a file of the training.
-type edit struct{ file, from, to string }
-
-// What the training is called in Git.
-const (
-	notebookFile = "breast-cancer.ipynb"
-	trainingFile = "mllab_train.py"
-	trafficFile  = "overlays/lab/" + delivery.TrafficFile
-)
 
 // modelBound is how long after a commit was begun it may take to be active:
 // a model's image has to be fetched, and its server to start.
@@ -77,31 +46,6 @@ var (
 	noGate       = edit{notebookFile, "assert trainer.gate(e, threshold)", "assert True"}
 )
 
-// afterWrite has a notebook change a file of the model that it has written, and
-// then do more.
-func afterWrite(file, change, more string) edit {
-	const write = "digest, _ = trainer.write(folder, model, data, e)"
-	return edit{notebookFile, write, write + `\nimport json, pathlib\nfile = pathlib.Path(folder, '` + file +
-		`'); it = json.loads(file.read_text())\n` + change + `\nfile.write_text(json.dumps(it))` + more}
-}
-
-// trained is the result of a notebook's run.
-type trained struct {
-	run     string
-	pushed  pushed   // the notebook
-	steps   workflow // as far as it came
-	commit  string   // of the runner; "" if it made none
-	refusal string   // why it made none
-	took    time.Duration
-}
-
-// served is a model that a commit of the runner has brought.
-type served struct {
-	revision string
-	card     delivery.Card
-	modelFiles
-}
-
 // mlops: a pushed notebook is trained and deployed; a changed one gets a tenth,
 // and then all; a worse one ends at its gate; one that is wrong online is noticed
 // at a tenth, and taken back.
@@ -118,7 +62,7 @@ func mlops() Scenario {
 
 // newMlops plans one run.
 func newMlops(o Options) (*Plan, error) {
-	s := &mlopsStory{Options: o, state: mlopsState{Percent: canaryPercent}}
+	s := &mlopsStory{Options: o, notebooks: notebooks{state: mlopsState{Percent: canaryPercent}}}
 	s.followed = followed{scenario: "mlops", flux: fluxSettings{Poll: seldom, Every: seldom, Asked: true}, bound: modelBound}
 	if err := enough("mlops", s.claimFor("model-old", "model-new")); err != nil {
 		return nil, err
@@ -212,222 +156,8 @@ func (s *mlopsStory) first(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// giveToken has the namespace hold what its runner may push with.
-func (l *Session) giveToken(ctx context.Context) error {
-	password, _ := l.Git.User.Password()
-	token := l.object("v1", "Secret", "git-token")
-	token.Object["type"] = "kubernetes.io/basic-auth"
-	token.Object["stringData"] = map[string]any{"username": l.Git.User.Username(), "password": password}
-	_, err := l.Kube.Apply(ctx, []*unstructured.Unstructured{token}) // not by the story: nobody is to be shown it
-	return err
-}
-
 func (s *mlopsStory) second(ctx context.Context, l *Session) error {
 	return s.deliver(ctx, l, "c = 10", &s.canary, anotherC)
-}
-
-// deliver pushes a notebook, and returns when the model that came of it is in
-// the traffic.
-func (s *mlopsStory) deliver(ctx context.Context, l *Session, message string, as *served, edits ...edit) error {
-	if err := s.train(ctx, l, message, edits...); err != nil {
-		return err
-	}
-	if s.trained.commit == "" {
-		return fmt.Errorf("the runner of notebook %s made no commit: %s", s.newest.short(), s.trained.refusal)
-	}
-	if err := s.take(ctx, l); err != nil {
-		return err
-	}
-	if err := s.ready(ctx, l); err != nil {
-		return err
-	}
-	s.given = s.newest
-	var err error
-	*as, err = s.model(ctx, l)
-	return err
-}
-
-// train pushes a notebook, and returns when its runner has ended.
-func (s *mlopsStory) train(ctx context.Context, l *Session, message string, edits ...edit) error {
-	files, err := s.repo.Files(s.newest.commit, s.folder)
-	if err != nil {
-		return err
-	}
-	filled, err := fillAll("mlops/tree", s.state)
-	if err != nil {
-		return err
-	}
-	for name, text := range filled {
-		if strings.HasPrefix(name, "training/") {
-			files[name] = text
-		}
-	}
-	if files["training/"+trainingFile], err = manifests.Scenarios.ReadFile(trainerFile); err != nil {
-		return err
-	}
-	for _, e := range slices.Concat(edits, s.broken) {
-		name := "training/" + e.file
-		if !bytes.Contains(files[name], []byte(e.from)) {
-			return fmt.Errorf("%s is not what is to be changed: it lacks %q", name, e.from)
-		}
-		files[name] = bytes.Replace(files[name], []byte(e.from), []byte(e.to), 1)
-	}
-	p := notebook.Pipeline{
-		Name: notebook.Name(notebookFile), Notebook: files["training/"+notebookFile], Runner: manifests.NotebookRunner,
-		Files: map[string][]byte{trainingFile: files["training/"+trainingFile]},
-	}
-	if err := s.commit(ctx, l, message, files); err != nil {
-		return err
-	}
-	s.trained = trained{run: p.Run(), pushed: s.newest}
-	return s.ended(ctx, l)
-}
-
-// runnerEnd is the message of a runner's pod.
-type runnerEnd struct {
-	delivery.End
-	final bool // no other pod of its Job will come
-}
-
-// ended returns when the runner of the newest notebook has.
-func (s *mlopsStory) ended(ctx context.Context, l *Session) error {
-	var asked error
-	var word runnerEnd
-	err := l.until(ctx, "the runner of "+s.newest.short(), func() string {
-		var pods []corev1.Pod
-		if pods, asked = l.Kube.Pods(ctx, l.Namespace, map[string]string{"batch.kubernetes.io/job-name": "training"}); asked != nil {
-			return ""
-		}
-		if word = wordOf(pods, s.trained.run); word.final {
-			return ""
-		}
-		reason := ""
-		if word.Error != "" {
-			reason = "an attempt failed: " + word.Error + "; "
-		}
-		w, err := l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", s.trained.run))
-		if err != nil {
-			return reason + "no Workflow yet"
-		}
-		return reason + cmp.Or(w.progress(), "no step yet")
-	})
-	if err := errors.Join(err, asked); err != nil {
-		return err
-	}
-	s.trained.commit, s.trained.refusal, s.trained.took = word.Commit, word.Error, time.Since(s.trained.pushed.began)
-	s.trained.steps, err = l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", cmp.Or(word.Workflow, s.trained.run)))
-	return err
-}
-
-// wordOf is what the runner of a run has left in these pods: that of the one that
-// has ended as it should, and else the newest.
-func wordOf(pods []corev1.Pod, run string) (newest runnerEnd) {
-	var when time.Time
-	for _, p := range pods {
-		for _, c := range p.Status.ContainerStatuses {
-			t := c.State.Terminated
-			if t == nil {
-				continue
-			}
-			end, err := delivery.ReadEnd(t.Message)
-			if err != nil || end.Run != run {
-				continue
-			}
-			word := runnerEnd{End: end}
-			if t.ExitCode != 1 { // which another pod of the Job will repair
-				word.final = true
-				return word
-			}
-			if !t.FinishedAt.Time.Before(when) {
-				newest, when = word, t.FinishedAt.Time
-			}
-		}
-	}
-	return newest
-}
-
-// take has the runner's commit be the run's newest one.
-func (s *mlopsStory) take(ctx context.Context, l *Session) error {
-	if err := s.repo.Pull(ctx); err != nil {
-		return err
-	}
-	log, err := s.repo.Log()
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(log, func(c git.Commit) bool { return c.Hash == s.trained.commit })
-	if i < 0 {
-		return fmt.Errorf("the runner said that it made commit %s, and Git has none", s.trained.commit)
-	}
-	pushes, err := s.repo.Pushes(ctx)
-	if err != nil {
-		return err
-	}
-	p := pushed{commit: s.trained.commit, message: log[i].Subject()}
-	for _, each := range pushes {
-		if each.New == p.commit {
-			p.began = each.Time
-		}
-	}
-	s.trained.took = p.began.Sub(s.trained.pushed.began)
-	s.newest, s.staleRevision = p, ""
-	return s.ours(l)
-}
-
-// model is the one that the newest commit of the runner has brought, by its card
-// on the cluster.
-func (s *mlopsStory) model(ctx context.Context, l *Session) (m served, err error) {
-	card, err := l.live(ctx, l.object("v1", "ConfigMap", delivery.CardName))
-	if err != nil {
-		return m, err
-	}
-	fields, _, err := unstructured.NestedStringMap(card.Object, "data")
-	if err == nil {
-		m.card, err = delivery.ReadCard(fields)
-	}
-	if err != nil {
-		return m, err
-	}
-	m.revision = m.card.Revision
-	m.modelFiles, err = l.pull(ctx, m.card.Image)
-	return m, err
-}
-
-// asOnCard returns an error unless the model matches its card.
-func (m served) asOnCard() error {
-	if m.Model != m.card.Model {
-		return refute(Model, "the training said model %s, and the image has %s", m.card.Model, m.Model)
-	}
-	if m.Data != m.card.Data {
-		return refute(Model, "the training said data %s, and the model says %s", m.card.Data, m.Data)
-	}
-	return nil
-}
-
-func (m served) says() string {
-	return fmt.Sprintf("%s of notebook %.7s and data %s: accuracy %s (%s)", m.revision, m.card.NotebookCommit, shortDigest(m.card.Data), m.card.Accuracy, m.card.Interval)
-}
-
-// timed says how long the newest notebook took on its way.
-func (s *mlopsStory) timed(e *Evidence) {
-	t := s.trained
-	if t.run == "" { // the newest commit is no notebook's
-		return
-	}
-	e.Figures = append(e.Figures, Figure{"notebook to the runner's end", t.took.Seconds(), "s"})
-	for _, step := range pipelineSteps {
-		if took := t.steps.seconds[step]; took > 0 {
-			e.Figures = append(e.Figures, Figure{"step " + step, took, "s"})
-		}
-	}
-	says := fmt.Sprintf("no commit: %s, %.1f s after the push", t.refusal, t.took.Seconds())
-	if t.commit != "" {
-		total := s.given.activeAfter + s.given.began.Sub(t.pushed.began)
-		e.Figures = append(e.Figures, Figure{"commit to ready", s.given.activeAfter.Seconds(), "s"}, Figure{"in all", total.Seconds(), "s"})
-		says = fmt.Sprintf("committed %.1f s after the push, active %.1f s later", t.took.Seconds(), s.given.activeAfter.Seconds())
-	}
-	e.Summary = says + "; " + e.Summary
-	s.trained = trained{}
 }
 
 // serves sends every held-out row: each must be answered by the model that
