@@ -42,7 +42,7 @@ func flux() Addon {
 }
 
 // verifyFlux gives each controller something to do, and waits for its answer:
-// a repository at an address where there is none, and a Kustomization and a
+// a repository at an address that serves no repository, and a Kustomization and a
 // HelmRelease of it. What they say must be just that.
 func verifyFlux(ctx context.Context, env Env, reason func(string)) (err error) {
 	objs, err := manifest("flux/verify.yaml")

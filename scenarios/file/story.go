@@ -393,7 +393,7 @@ func neverPull(spec map[string]any) {
 }
 
 // checkRoutes checks that steps make the Gateways and Services that the VirtualServices among some items name. Istio
-// accepts a name of nothing, and serves no request by it: istioctl analyze reports IST0101.
+// accepts a name that no object has, and serves no request by it: istioctl analyze reports IST0101.
 func (t *validator) checkRoutes(items *value) {
 	if items == nil {
 		return
