@@ -25,7 +25,7 @@ func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
 		}
 		return string(text)
 	}
-	if _, err := MergeKubeconfig(o, mine); err != nil || !strings.Contains(read(), "https://127.0.0.1:1\"") {
+	if _, err := MergeKubeconfig(o.Options, mine); err != nil || !strings.Contains(read(), "https://127.0.0.1:1\"") {
 		t.Fatal(err, read())
 	}
 	// The same cluster: a person's choice of a context stays.
@@ -43,7 +43,7 @@ func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
 	if want := strings.Replace(chosen, "https://127.0.0.1:1", "https://127.0.0.1:2", 1); read() != want {
 		t.Errorf("up with a new cluster made\n%s\nwant\n%s", read(), want)
 	}
-	r := mustDown(t, w, o)
+	r := mustDown(t, w, o.down())
 	if !slices.Contains(r.Removed, "context mllab-mllab in "+mine) || strings.Contains(read(), "mllab") || !strings.Contains(read(), "current-context: other # none") {
 		t.Errorf("removed %v, left\n%s", r.Removed, read())
 	}
@@ -55,7 +55,7 @@ func TestDownSaysWhichContextItCouldNotRemove(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	mine := filepath.Join(t.TempDir(), "config")
-	if _, err := MergeKubeconfig(o, mine); err != nil {
+	if _, err := MergeKubeconfig(o.Options, mine); err != nil {
 		t.Fatal(err)
 	}
 	if err := writeFile(mine, []byte("a: ["), 0o600); err != nil {
@@ -63,7 +63,7 @@ func TestDownSaysWhichContextItCouldNotRemove(t *testing.T) {
 	}
 	w.dead["mllab-control-plane"] = true
 	mustUp(t, w, o) // a file that cannot be read is no reason to fail
-	r := mustDown(t, w, o)
+	r := mustDown(t, w, o.down())
 	if !slices.ContainsFunc(r.Kept, func(k string) bool {
 		return strings.HasPrefix(k, "context mllab-mllab in "+mine+" ("+mine+" must be a kubeconfig")
 	}) {

@@ -34,7 +34,7 @@ import (
 	"mllab.local/internal/run"
 )
 
-// Defaults of Options.
+// Defaults of the options.
 const (
 	DefaultName    = "mllab"
 	DefaultPort    = 8080
@@ -42,27 +42,39 @@ const (
 	DefaultTimeout = time.Hour // building all images takes up to 20 minutes on two cores
 )
 
-// Options are the options of all verbs. Zero values are the defaults, except that Port 0 picks a free port.
+// Options say which lab a verb uses. Zero values are the defaults.
 type Options struct {
-	Name      string // of the cluster
+	Name   string // of the cluster
+	Cache  string // folder of the image cache
+	State  string // state folder
+	Report report.Reporter
+}
+
+// UpOptions are the options of Up, and of Plan and Doctor, which say what it would do. Zero values are the defaults, except
+// that Port 0 picks a free port.
+type UpOptions struct {
+	Options
 	Port      int    // of the gateway on 127.0.0.1
 	PortGiven bool   // the user chose Port: a running cluster on another port is then an error, not a note
 	Mode      string // image source: auto, source, registry
 	Mirror    string // host that replaces every registry, for tests
-	Cache     string // folder of the image cache
-	State     string // state folder
 	Addons    []string
 	GitOps    bool   // install the addons from the lab's own Git; a lab that does so keeps doing it
-	Engine    string // docker, podman, nerdctl; "" is the first one that works
+	Engine    string // docker, podman, nerdctl; "" is that of the lab's record, or the first one that works
 	Timeout   time.Duration
-	Purge     bool // Down: also remove the node images and the image cache
-	Report    report.Reporter
+}
+
+// DownOptions are the options of Down.
+type DownOptions struct {
+	Options
+	Engine string // docker, podman, nerdctl; "" is that of the lab's record, or every one that works
+	Purge  bool   // also remove the node images and the image cache
 }
 
 // Engines are the container engines that kind supports, in the order in which mllab tries them.
 var Engines = []string{"docker", "podman", "nerdctl"}
 
-// Modes are the values of Options.Mode.
+// Modes are the values of UpOptions.Mode.
 var Modes = []string{"auto", "source", "registry"}
 
 // The node's host name is the cluster's name and "-control-plane". A host name has at most 63 characters.
@@ -72,9 +84,6 @@ var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$`)
 func (o Options) withDefaults() (Options, error) {
 	if o.Name == "" {
 		o.Name = DefaultName
-	}
-	if o.Mode == "" {
-		o.Mode = DefaultMode
 	}
 	var err error
 	if o.Cache == "" {
@@ -87,9 +96,6 @@ func (o Options) withDefaults() (Options, error) {
 			return o, err
 		}
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
-	}
 	if o.Report == nil {
 		o.Report = report.Discard()
 	}
@@ -100,17 +106,46 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		*dir = abs
 	}
-	switch {
-	case !validName.MatchString(o.Name):
+	if !validName.MatchString(o.Name) {
 		return o, fault.Usage("use a name such as --name lab-2", "--name must be at most 48 lower-case letters, digits and dashes, got %q", o.Name)
+	}
+	return o, nil
+}
+
+// withDefaults returns o with defaults in place of zero values, or a fault.Usage.
+func (o UpOptions) withDefaults() (UpOptions, error) {
+	if o.Mode == "" {
+		o.Mode = DefaultMode
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	var err error
+	if o.Options, err = o.Options.withDefaults(); err != nil {
+		return o, err
+	}
+	switch {
 	case o.Port < 0 || o.Port > 65535:
 		return o, fault.Usage("use --port 8080, or --port auto for a free one", "--port must be 1 to 65535, got %d", o.Port)
 	case !slices.Contains(Modes, o.Mode):
 		return o, fault.Usage("use --image-source auto", "--image-source must be auto, source or registry, got %q", o.Mode)
-	case o.Engine != "" && !slices.Contains(Engines, o.Engine):
-		return o, fault.Usage("leave out --engine to use the first one that works", "--engine must be docker, podman or nerdctl, got %q", o.Engine)
 	}
-	return o, nil
+	return o, validEngine(o.Engine)
+}
+
+// withDefaults returns o with defaults in place of zero values, or a fault.Usage.
+func (o DownOptions) withDefaults() (_ DownOptions, err error) {
+	if o.Options, err = o.Options.withDefaults(); err != nil {
+		return o, err
+	}
+	return o, validEngine(o.Engine)
+}
+
+func validEngine(name string) error {
+	if name != "" && !slices.Contains(Engines, name) {
+		return fault.Usage("leave out --engine to use the first one that works", "--engine must be docker, podman or nerdctl, got %q", name)
+	}
+	return nil
 }
 
 // DefaultState returns mllab in $XDG_STATE_HOME, or in ~/.local/state (macOS: ~/Library/Application Support). Without HOME it returns a fault.Usage.
@@ -129,7 +164,7 @@ type deps struct {
 	lookPath func(program string) (string, error)
 	getenv   func(string) string
 	setenv   func(key, value string) error
-	machine  func(ctx context.Context, o Options, e *engine, port int) machine
+	machine  func(ctx context.Context, o UpOptions, e *engine, port int) machine
 	freePort func() (int, error)
 	listen   func(port int) error // on 127.0.0.1, and closes the port again
 	resolve  func(context.Context, images.Options) (images.Node, error)
@@ -181,7 +216,7 @@ func realDeps() deps {
 		run: run.Exec{}, os: runtime.GOOS, lookPath: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
 		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Render, cluster: newKindCluster, lab: connect,
 	}
-	p.machine = func(ctx context.Context, o Options, e *engine, port int) machine {
+	p.machine = func(ctx context.Context, o UpOptions, e *engine, port int) machine {
 		return readMachine(ctx, p, o, e, port)
 	}
 	return p

@@ -82,7 +82,7 @@ type collection struct {
 // collect looks at what there is, the most telling causes first.
 func collect(ctx context.Context, o Options, p deps) *collection {
 	d := &collection{files: map[string]string{}}
-	findings, err := doctor(ctx, o, p)
+	findings, err := doctor(ctx, UpOptions{Options: o}, p)
 	d.json("doctor.json", findings, err)
 	for _, f := range findings {
 		if f.Level == LevelFail {
@@ -154,7 +154,7 @@ func (d *collection) fromLab(ctx context.Context, o Options, p deps) (found kube
 	if err != nil || st == nil {
 		return found
 	}
-	e, err := findEngine(ctx, p, o.Engine, st)
+	e, err := findEngine(ctx, p, "", st)
 	if err != nil {
 		return found
 	}

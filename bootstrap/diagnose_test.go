@@ -76,7 +76,7 @@ func TestADiagnosisHasNoSecret(t *testing.T) {
 		}},
 	}
 	to := filepath.Join(t.TempDir(), "d.tar.gz")
-	d, err := diagnoseLab(t.Context(), o, to, "mllab v1 with "+token, w.deps())
+	d, err := diagnoseLab(t.Context(), o.Options, to, "mllab v1 with "+token, w.deps())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestADiagnosisHasNoSecret(t *testing.T) {
 	if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	if _, err := diagnoseLab(t.Context(), o, to, "", w.deps()); fault.Code(err) != 2 {
+	if _, err := diagnoseLab(t.Context(), o.Options, to, "", w.deps()); fault.Code(err) != 2 {
 		t.Errorf("a file that is there: %v", err)
 	}
 }
@@ -142,7 +142,7 @@ func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 				mustUp(t, w, o)
 			}
 			c.spoil(w)
-			d, err := diagnoseLab(t.Context(), o, filepath.Join(t.TempDir(), "d.tar.gz"), "", w.deps())
+			d, err := diagnoseLab(t.Context(), o.Options, filepath.Join(t.TempDir(), "d.tar.gz"), "", w.deps())
 			if err != nil || len(d.Causes) != len(c.want) {
 				t.Fatalf("%+v, %v", d, err)
 			}

@@ -26,9 +26,9 @@ type Finding struct {
 }
 
 // Doctor checks the machine and changes nothing. The error is a fault.Usage if `up` would refuse.
-func Doctor(ctx context.Context, o Options) ([]Finding, error) { return doctor(ctx, o, realDeps()) }
+func Doctor(ctx context.Context, o UpOptions) ([]Finding, error) { return doctor(ctx, o, realDeps()) }
 
-func doctor(ctx context.Context, o Options, p deps) ([]Finding, error) {
+func doctor(ctx context.Context, o UpOptions, p deps) ([]Finding, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func doctor(ctx context.Context, o Options, p deps) ([]Finding, error) {
 		return nil, err
 	}
 	if s.Action == keep {
-		s.Findings = append(s.Findings, proxies(ctx, o, p)...)
+		s.Findings = append(s.Findings, proxies(ctx, o.Options, p)...)
 	}
 	if wrong := s.failed(); len(wrong) > 0 {
 		return s.Findings, fault.Usage("fix the failed checks, then run `mllab up`", "mllab up would refuse because of: %s", strings.Join(wrong, ", "))
@@ -90,7 +90,7 @@ type inspection struct {
 
 // inspect inspects the machine and the cluster, and changes nothing. An error means that it could not inspect; problems of
 // the machine are in Findings.
-func inspect(ctx context.Context, o Options, p deps) (s inspection, err error) {
+func inspect(ctx context.Context, o UpOptions, p deps) (s inspection, err error) {
 	if s.State, err = o.store().load(); err != nil {
 		return s, err
 	}
@@ -156,7 +156,7 @@ const (
 )
 
 // findings returns the findings of an inspection. It skips some checks if a cluster runs, which has what it needs.
-func findings(o Options, s inspection) []Finding {
+func findings(o UpOptions, s inspection) []Finding {
 	j := checker{inspection: s, o: o}
 	j.engine()
 	j.cluster()
@@ -176,7 +176,7 @@ func findings(o Options, s inspection) []Finding {
 // judge collects findings.
 type checker struct {
 	inspection
-	o    Options
+	o    UpOptions
 	list []Finding
 }
 

@@ -36,38 +36,38 @@ func TestDoctorOnAGoodMachineFindsNothing(t *testing.T) {
 func TestDoctorNamesWhatItSawAndTheFix(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		spoil func(*machine, *Options)
+		spoil func(*machine, *UpOptions)
 		id    string
 		level string
 		what  string
 		fix   string
 	}{
-		{"port taken", func(m *machine, _ *Options) { m.PortErr, m.PortHolder = syscall.EADDRINUSE, "nginx (process 7)" }, "port", LevelFail, "127.0.0.1:8080 is in use by nginx (process 7)", "--port auto"},
-		{"port taken by somebody unknown", func(m *machine, _ *Options) { m.PortErr = syscall.EADDRINUSE }, "port", LevelFail, "127.0.0.1:8080 is in use", "--port auto"},
-		{"port below 1024 without rights", func(m *machine, o *Options) { m.PortErr, o.Port = syscall.EACCES, 80 }, "port", LevelFail, "may not listen on port 80", "--port 8080"},
-		{"hybrid cgroups", func(m *machine, _ *Options) { m.Cgroup = "hybrid" }, "cgroup", LevelOK, "hybrid", ""},
-		{"no CAP_SYS_RESOURCE", func(m *machine, _ *Options) { m.EngineSysResource = false }, "capability", LevelOK, "CAP_SYS_RESOURCE is missing", ""},
-		{"few open files", func(m *machine, _ *Options) { m.Nofile = 8192 }, "nofile", LevelWarn, "open files is 8192 (needed 4096, wanted 16384)", "ulimit -Hn 16384"},
-		{"too few open files", func(m *machine, _ *Options) { m.Nofile = 1024 }, "nofile", LevelFail, "open files is 1024", "ulimit -Hn 16384"},
-		{"few inotify instances", func(m *machine, _ *Options) { m.InotifyInstances, m.InotifyWatches = 128, 192536 }, "inotify", LevelWarn, "128 instances and 192536 watches", "sysctl fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=192536"},
-		{"no /lib/modules", func(m *machine, _ *Options) { m.LibModules = false }, "lib-modules", LevelOK, "is missing: up creates it", ""},
-		{"no /lib/modules and no right to make it", func(m *machine, _ *Options) { m.LibModules, m.Root = false, false }, "lib-modules", LevelFail, "is missing", "sudo mkdir -p /lib/modules"},
-		{"little memory", func(m *machine, _ *Options) { m.MemoryAvailable = 4 * gib }, "memory", LevelWarn, "4.0 GiB available (needed 3.0 GiB, wanted 5.0 GiB)", "give the machine"},
-		{"too little memory", func(m *machine, _ *Options) { m.MemoryAvailable = 2 * gib }, "memory", LevelFail, "2.0 GiB available", "give the machine"},
-		{"one core", func(m *machine, _ *Options) { m.CPUs = 1 }, "cpu", LevelWarn, "1 cores", "second core"},
-		{"a small cache disk", func(m *machine, _ *Options) { m.CacheFree = 64 << 20 }, "disk-cache", LevelFail, "64 MiB free at ", "--cache-dir FOLDER"},
-		{"a cache disk for pulling, not for building", func(m *machine, _ *Options) { m.CacheFree = 10 * gib }, "disk-cache", LevelWarn, "needed 6.0 GiB, and 16.0 GiB to build from source", "--cache-dir FOLDER"},
-		{"the same when building was asked for", func(m *machine, o *Options) { m.CacheFree, o.Mode = 10*gib, "source" }, "disk-cache", LevelFail, "needed 16.0 GiB", "--cache-dir FOLDER"},
-		{"a small cache disk that has it all", func(m *machine, _ *Options) { m.CacheFree, m.CacheUsed = 4*gib, 2*gib }, "disk-cache", LevelOK, "the image cache holds 2.0 GiB", ""},
-		{"a small engine disk", func(m *machine, _ *Options) { m.EngineFree = 2 * gib }, "disk-engine", LevelFail, "2.0 GiB free at /var/lib/containers/storage, where podman keeps", "podman system prune"},
-		{"no mmdebstrap", func(m *machine, _ *Options) { m.Tools["mmdebstrap"] = false }, "tool-mmdebstrap", LevelWarn, "mmdebstrap (for the node's Debian): missing", "apt-get install mmdebstrap"},
-		{"no mmdebstrap to build with", func(m *machine, o *Options) { m.Tools["mmdebstrap"], o.Mode = false, "source" }, "tool-mmdebstrap", LevelFail, "missing", "--image-source registry"},
-		{"no mmdebstrap but everything built", func(m *machine, o *Options) { m.Tools["mmdebstrap"], m.CacheUsed, o.Mode = false, 2*gib, "source" }, "tool-mmdebstrap", LevelWarn, "missing", "apt-get"},
-		{"an engine of another architecture", func(m *machine, _ *Options) { m.Arch = "arm64" }, "engine", LevelFail, "runs on amd64, and this mllab has programs for arm64", "the mllab that was built for amd64"},
-		{"no pip", func(m *machine, _ *Options) { m.Tools["pip"] = false }, "tool-pip", LevelWarn, "python3 with pip", "python3-pip"},
-		{"no Go", func(m *machine, _ *Options) { m.Tools["go"] = false }, "tool-go", LevelWarn, "Go: missing", "go.dev/doc/install"},
-		{"no compiler", func(m *machine, _ *Options) { m.Tools["cc"], m.Tools["gcc"] = false, false }, "tool-cc", LevelWarn, "C compiler", "install gcc"},
-		{"no seccomp headers", func(m *machine, _ *Options) { m.Tools["seccomp.h"] = false }, "tool-seccomp", LevelWarn, "libseccomp", "libseccomp-dev"},
+		{"port taken", func(m *machine, _ *UpOptions) { m.PortErr, m.PortHolder = syscall.EADDRINUSE, "nginx (process 7)" }, "port", LevelFail, "127.0.0.1:8080 is in use by nginx (process 7)", "--port auto"},
+		{"port taken by somebody unknown", func(m *machine, _ *UpOptions) { m.PortErr = syscall.EADDRINUSE }, "port", LevelFail, "127.0.0.1:8080 is in use", "--port auto"},
+		{"port below 1024 without rights", func(m *machine, o *UpOptions) { m.PortErr, o.Port = syscall.EACCES, 80 }, "port", LevelFail, "may not listen on port 80", "--port 8080"},
+		{"hybrid cgroups", func(m *machine, _ *UpOptions) { m.Cgroup = "hybrid" }, "cgroup", LevelOK, "hybrid", ""},
+		{"no CAP_SYS_RESOURCE", func(m *machine, _ *UpOptions) { m.EngineSysResource = false }, "capability", LevelOK, "CAP_SYS_RESOURCE is missing", ""},
+		{"few open files", func(m *machine, _ *UpOptions) { m.Nofile = 8192 }, "nofile", LevelWarn, "open files is 8192 (needed 4096, wanted 16384)", "ulimit -Hn 16384"},
+		{"too few open files", func(m *machine, _ *UpOptions) { m.Nofile = 1024 }, "nofile", LevelFail, "open files is 1024", "ulimit -Hn 16384"},
+		{"few inotify instances", func(m *machine, _ *UpOptions) { m.InotifyInstances, m.InotifyWatches = 128, 192536 }, "inotify", LevelWarn, "128 instances and 192536 watches", "sysctl fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=192536"},
+		{"no /lib/modules", func(m *machine, _ *UpOptions) { m.LibModules = false }, "lib-modules", LevelOK, "is missing: up creates it", ""},
+		{"no /lib/modules and no right to make it", func(m *machine, _ *UpOptions) { m.LibModules, m.Root = false, false }, "lib-modules", LevelFail, "is missing", "sudo mkdir -p /lib/modules"},
+		{"little memory", func(m *machine, _ *UpOptions) { m.MemoryAvailable = 4 * gib }, "memory", LevelWarn, "4.0 GiB available (needed 3.0 GiB, wanted 5.0 GiB)", "give the machine"},
+		{"too little memory", func(m *machine, _ *UpOptions) { m.MemoryAvailable = 2 * gib }, "memory", LevelFail, "2.0 GiB available", "give the machine"},
+		{"one core", func(m *machine, _ *UpOptions) { m.CPUs = 1 }, "cpu", LevelWarn, "1 cores", "second core"},
+		{"a small cache disk", func(m *machine, _ *UpOptions) { m.CacheFree = 64 << 20 }, "disk-cache", LevelFail, "64 MiB free at ", "--cache-dir FOLDER"},
+		{"a cache disk for pulling, not for building", func(m *machine, _ *UpOptions) { m.CacheFree = 10 * gib }, "disk-cache", LevelWarn, "needed 6.0 GiB, and 16.0 GiB to build from source", "--cache-dir FOLDER"},
+		{"the same when building was asked for", func(m *machine, o *UpOptions) { m.CacheFree, o.Mode = 10*gib, "source" }, "disk-cache", LevelFail, "needed 16.0 GiB", "--cache-dir FOLDER"},
+		{"a small cache disk that has it all", func(m *machine, _ *UpOptions) { m.CacheFree, m.CacheUsed = 4*gib, 2*gib }, "disk-cache", LevelOK, "the image cache holds 2.0 GiB", ""},
+		{"a small engine disk", func(m *machine, _ *UpOptions) { m.EngineFree = 2 * gib }, "disk-engine", LevelFail, "2.0 GiB free at /var/lib/containers/storage, where podman keeps", "podman system prune"},
+		{"no mmdebstrap", func(m *machine, _ *UpOptions) { m.Tools["mmdebstrap"] = false }, "tool-mmdebstrap", LevelWarn, "mmdebstrap (for the node's Debian): missing", "apt-get install mmdebstrap"},
+		{"no mmdebstrap to build with", func(m *machine, o *UpOptions) { m.Tools["mmdebstrap"], o.Mode = false, "source" }, "tool-mmdebstrap", LevelFail, "missing", "--image-source registry"},
+		{"no mmdebstrap but everything built", func(m *machine, o *UpOptions) { m.Tools["mmdebstrap"], m.CacheUsed, o.Mode = false, 2*gib, "source" }, "tool-mmdebstrap", LevelWarn, "missing", "apt-get"},
+		{"an engine of another architecture", func(m *machine, _ *UpOptions) { m.Arch = "arm64" }, "engine", LevelFail, "runs on amd64, and this mllab has programs for arm64", "the mllab that was built for amd64"},
+		{"no pip", func(m *machine, _ *UpOptions) { m.Tools["pip"] = false }, "tool-pip", LevelWarn, "python3 with pip", "python3-pip"},
+		{"no Go", func(m *machine, _ *UpOptions) { m.Tools["go"] = false }, "tool-go", LevelWarn, "Go: missing", "go.dev/doc/install"},
+		{"no compiler", func(m *machine, _ *UpOptions) { m.Tools["cc"], m.Tools["gcc"] = false, false }, "tool-cc", LevelWarn, "C compiler", "install gcc"},
+		{"no seccomp headers", func(m *machine, _ *UpOptions) { m.Tools["seccomp.h"] = false }, "tool-seccomp", LevelWarn, "libseccomp", "libseccomp-dev"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -123,15 +123,15 @@ func TestThePortOfAHalfMadeClusterIsItsOwn(t *testing.T) {
 
 func TestDoctorKnowsACluster(t *testing.T) {
 	for name, c := range map[string]struct {
-		leave func(w *world, o *Options)
+		leave func(w *world, o *UpOptions)
 		level string
 		what  string
 	}{
-		"stopped":             {func(w *world, _ *Options) { w.containers[0].Status = "exited" }, LevelWarn, "its node is stopped: up will start it"},
-		"dead":                {func(w *world, _ *Options) { w.dead["mllab-control-plane"] = true }, LevelWarn, "up will replace it"},
-		"not ours":            {func(w *world, _ *Options) { w.containers[0].Image = "kindest/node:v1" }, LevelFail, "is not mllab's (container mllab-control-plane, image kindest/node:v1): mllab does not touch it"},
-		"recorded elsewhere":  {func(w *world, o *Options) { o.State = w.t.TempDir() }, LevelFail, "has no record of it"},
-		"of another engine's": {func(_ *world, o *Options) { o.Engine = "podman" }, LevelOK, "runs"},
+		"stopped":             {func(w *world, _ *UpOptions) { w.containers[0].Status = "exited" }, LevelWarn, "its node is stopped: up will start it"},
+		"dead":                {func(w *world, _ *UpOptions) { w.dead["mllab-control-plane"] = true }, LevelWarn, "up will replace it"},
+		"not ours":            {func(w *world, _ *UpOptions) { w.containers[0].Image = "kindest/node:v1" }, LevelFail, "is not mllab's (container mllab-control-plane, image kindest/node:v1): mllab does not touch it"},
+		"recorded elsewhere":  {func(w *world, o *UpOptions) { o.State = w.t.TempDir() }, LevelFail, "has no record of it"},
+		"of another engine's": {func(_ *world, o *UpOptions) { o.Engine = "podman" }, LevelOK, "runs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -155,7 +155,7 @@ func TestRootlessAndCrunOnOldCgroupsAreRefused(t *testing.T) {
 		"rootless, which kind can use with cgroup v2 only": {Name: "podman", Version: "4.3.1", Rootless: true, Runtime: "runc"},
 		"crun, which refuses cgroup v1":                    {Name: "podman", Version: "4.3.1", Runtime: "crun"},
 	} {
-		f := find(findings(Options{Name: "mllab", Port: 8080}, inspection{Engine: e, Action: create, Port: 8080, Machine: m}), "engine")
+		f := find(findings(UpOptions{Options: Options{Name: "mllab"}, Port: 8080}, inspection{Engine: e, Action: create, Port: 8080, Machine: m}), "engine")
 		if f.Level != LevelFail || !strings.Contains(f.What, want) || f.Fix == "" {
 			t.Errorf("%+v, want %s", f, want)
 		}

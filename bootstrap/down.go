@@ -22,9 +22,9 @@ type DownReport struct {
 // Down removes the cluster in any state: container, volumes, kubeconfig and record. It removes the network if mllab created
 // it and nothing uses it. A second call removes nothing and is no error. The image cache and the node images stay, unless
 // o.Purge. A cluster without mllab's marks is a fault.Usage, and Down does not touch it.
-func Down(ctx context.Context, o Options) (DownReport, error) { return down(ctx, o, realDeps()) }
+func Down(ctx context.Context, o DownOptions) (DownReport, error) { return down(ctx, o, realDeps()) }
 
-func down(ctx context.Context, o Options, p deps) (DownReport, error) {
+func down(ctx context.Context, o DownOptions, p deps) (DownReport, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return DownReport{}, err
@@ -79,7 +79,7 @@ func down(ctx context.Context, o Options, p deps) (DownReport, error) {
 
 // enginesFor returns the engine of --engine and that of the cluster's record. Without either it returns every engine that
 // works.
-func enginesFor(ctx context.Context, o Options, p deps, st *state) (list []*engine, err error) {
+func enginesFor(ctx context.Context, o DownOptions, p deps, st *state) (list []*engine, err error) {
 	var names []string
 	for _, name := range Engines {
 		if name == o.Engine || st != nil && name == st.Engine {
@@ -113,7 +113,7 @@ func enginesFor(ctx context.Context, o Options, p deps, st *state) (list []*engi
 
 // downOn removes the cluster's containers and volumes from one engine. If there is no container, volumes are mllab's only
 // if there is a record.
-func downOn(ctx context.Context, e *engine, o Options, recorded bool, r *DownReport) error {
+func downOn(ctx context.Context, e *engine, o DownOptions, recorded bool, r *DownReport) error {
 	found, err := e.containers(ctx, o.Name)
 	if err != nil {
 		return err
@@ -200,7 +200,7 @@ func kindNodes(ctx context.Context, engines []*engine) (n int, err error) {
 }
 
 // cacheAfterDown reports the images that stay, or removes them.
-func cacheAfterDown(ctx context.Context, engines []*engine, o Options, r *DownReport) error {
+func cacheAfterDown(ctx context.Context, engines []*engine, o DownOptions, r *DownReport) error {
 	var errs []error
 	for _, e := range engines {
 		refs, err := e.nodeImages(ctx)

@@ -11,7 +11,7 @@ import (
 	"mllab.local/internal/fault"
 )
 
-func mustDown(t *testing.T, w *world, o Options) DownReport {
+func mustDown(t *testing.T, w *world, o DownOptions) DownReport {
 	t.Helper()
 	r, err := down(t.Context(), o, w.deps())
 	if err != nil {
@@ -29,7 +29,7 @@ func TestDownRemovesEverythingButTheImages(t *testing.T) {
 		writeFile(filepath.Join(o.Cache, "work.lock"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	r := mustDown(t, w, o)
+	r := mustDown(t, w, o.down())
 	want := []string{"container mllab-control-plane", "volume vol-mllab", "kubeconfig and record " + filepath.Join(o.State, "mllab"), "network kind"}
 	if !slices.Equal(r.Removed, want) {
 		t.Errorf("removed %v", r.Removed)
@@ -50,8 +50,8 @@ func TestDownTwiceRemovesNothingTheSecondTime(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
 	mustUp(t, w, o)
-	mustDown(t, w, o)
-	if r := mustDown(t, w, o); len(r.Removed) > 0 {
+	mustDown(t, w, o.down())
+	if r := mustDown(t, w, o.down()); len(r.Removed) > 0 {
 		t.Errorf("removed %v", r.Removed)
 	}
 }
@@ -65,8 +65,7 @@ func TestDownWithPurgeRemovesTheImagesAndNothingElseInTheCacheFolder(t *testing.
 			t.Fatal(err)
 		}
 	}
-	o.Purge = true
-	mustDown(t, w, o)
+	mustDown(t, w, o.purge())
 	left, err := os.ReadDir(o.Cache)
 	if err != nil || len(left) != 1 || left[0].Name() != "mine.txt" || len(w.images) > 0 {
 		t.Errorf("left %v, images %v, %v", left, w.images, err)
@@ -78,12 +77,12 @@ func TestTheNetworkStaysWhenOthersUseItOrItWasThere(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	w.users = []string{"another-cluster"}
-	mustDown(t, w, o)
+	mustDown(t, w, o.down())
 	if !w.network {
 		t.Error("the network was removed under another container")
 	}
 	w.users = nil
-	if r := mustDown(t, w, o); w.network || !slices.Equal(r.Removed, []string{"network kind"}) {
+	if r := mustDown(t, w, o.down()); w.network || !slices.Equal(r.Removed, []string{"network kind"}) {
 		t.Errorf("later: network %v, removed %v", w.network, r.Removed)
 	}
 
@@ -91,7 +90,7 @@ func TestTheNetworkStaysWhenOthersUseItOrItWasThere(t *testing.T) {
 	w.network = true
 	o = w.options()
 	mustUp(t, w, o)
-	mustDown(t, w, o)
+	mustDown(t, w, o.down())
 	if !w.network {
 		t.Error("a network that was there before was removed")
 	}
@@ -104,11 +103,11 @@ func TestDownOfOneClusterLeavesTheOther(t *testing.T) {
 	b.Name, b.Port = "other", 9001
 	mustUp(t, w, a)
 	mustUp(t, w, b)
-	mustDown(t, w, a)
+	mustDown(t, w, a.down())
 	if len(w.containers) != 1 || w.containers[0].Name != "other-control-plane" || !w.network {
 		t.Errorf("containers %v, network %v", w.containers, w.network)
 	}
-	mustDown(t, w, b)
+	mustDown(t, w, b.down())
 	w.clean(b)
 	if w.network {
 		t.Error("the network stays")
@@ -125,7 +124,7 @@ func TestDownWorksWithABrokenRecord(t *testing.T) {
 	if _, err := up(t.Context(), o, w.deps()); err == nil || !strings.Contains(fault.Hint(err), "mllab down") {
 		t.Errorf("up: %v", err)
 	}
-	mustDown(t, w, o)
+	mustDown(t, w, o.down())
 	w.clean(o)
 }
 
@@ -134,12 +133,12 @@ func TestDownKeepsTheRecordWhenTheEngineCannotBeAsked(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	w.failing["info"] = errors.New("exit status 125: Cannot connect to Podman")
-	if _, err := down(t.Context(), o, w.deps()); err == nil || record(t, o) == nil {
+	if _, err := down(t.Context(), o.down(), w.deps()); err == nil || record(t, o) == nil {
 		t.Errorf("error %v, record %v", err, record(t, o))
 	}
 	w = newWorld(t)
 	w.failing["info"] = errors.New("exit status 125: Cannot connect to Podman")
-	mustDown(t, w, w.options()) // no record: nothing to be sorry for
+	mustDown(t, w, w.options().down()) // no record: nothing to be sorry for
 }
 
 func TestLibModulesStaysWhileAnotherStateFoldersClusterMountsIt(t *testing.T) {
@@ -150,7 +149,7 @@ func TestLibModulesStaysWhileAnotherStateFoldersClusterMountsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.otherNodes = []string{"91a7"}
-	if r := mustDown(t, w, o); !slices.Contains(r.Kept, "/lib/modules, which other clusters use") {
+	if r := mustDown(t, w, o.down()); !slices.Contains(r.Kept, "/lib/modules, which other clusters use") {
 		t.Errorf("removed %v, kept %v", r.Removed, r.Kept)
 	}
 	if m, err := (store{root: o.State, name: DefaultName}).loadHostRecord(); err != nil || !m.LibModules {
@@ -165,11 +164,10 @@ func TestPurgeKeepsTheNodeImageOfAnotherLab(t *testing.T) {
 	other := o
 	other.Name, other.Port = "other", 9001
 	mustUp(t, w, other)
-	o.Purge, other.Purge = true, true
-	if r := mustDown(t, w, o); !slices.Contains(r.Kept, "node image "+testRef+", which another lab uses") || len(w.images) != 1 {
+	if r := mustDown(t, w, o.purge()); !slices.Contains(r.Kept, "node image "+testRef+", which another lab uses") || len(w.images) != 1 {
 		t.Errorf("kept %v, images %v", r.Kept, w.images)
 	}
-	if r := mustDown(t, w, other); !slices.Contains(r.Removed, "node image "+testRef) || len(w.images) != 0 {
+	if r := mustDown(t, w, other.purge()); !slices.Contains(r.Removed, "node image "+testRef) || len(w.images) != 0 {
 		t.Errorf("the last one removed %v, images %v", r.Removed, w.images)
 	}
 }
@@ -179,7 +177,7 @@ func TestDownSaysWhichVolumeItCouldNotRemove(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	w.failing["volume rm"] = errors.New("volume is being used")
-	if _, err := down(t.Context(), o, w.deps()); err == nil || !strings.Contains(err.Error(), "removing volume vol-mllab: volume is being used") {
+	if _, err := down(t.Context(), o.down(), w.deps()); err == nil || !strings.Contains(err.Error(), "removing volume vol-mllab: volume is being used") {
 		t.Errorf("error: %v", err)
 	}
 	if record(t, o) == nil {
@@ -189,43 +187,43 @@ func TestDownSaysWhichVolumeItCouldNotRemove(t *testing.T) {
 
 func TestDownRemovesNoFolderAndNoLinkThatAPersonMade(t *testing.T) {
 	for name, c := range map[string]struct {
-		prepare func(dir string, o *Options) error // dir is a folder of the person
-		kept    []string                           // below dir
+		prepare func(dir string, o *UpOptions) error // dir is a folder of the person
+		kept    []string                             // below dir
 		up      bool
 	}{
-		"a state folder that is a link, without a cluster": {func(dir string, o *Options) error {
+		"a state folder that is a link, without a cluster": {func(dir string, o *UpOptions) error {
 			o.State = filepath.Join(dir, "link")
 			return errors.Join(os.Mkdir(filepath.Join(dir, "target"), 0o755), os.Symlink("target", o.State))
 		}, []string{"link", "target"}, false},
-		"a state folder that is a link, after a cluster": {func(dir string, o *Options) error {
+		"a state folder that is a link, after a cluster": {func(dir string, o *UpOptions) error {
 			o.State = filepath.Join(dir, "link")
 			return errors.Join(os.Mkdir(filepath.Join(dir, "target"), 0o755), os.Symlink("target", o.State))
 		}, []string{"link", "target"}, true},
-		"a state folder that was there": {func(dir string, o *Options) error {
+		"a state folder that was there": {func(dir string, o *UpOptions) error {
 			o.State = filepath.Join(dir, "mine")
 			return os.Mkdir(o.State, 0o755)
 		}, []string{"mine"}, true},
-		"evidence that is a link to another disk": {func(dir string, o *Options) error {
+		"evidence that is a link to another disk": {func(dir string, o *UpOptions) error {
 			o.State = filepath.Join(dir, "state")
 			return errors.Join(os.Mkdir(filepath.Join(dir, "disk"), 0o755), os.MkdirAll(filepath.Join(o.State, DefaultName), 0o700),
 				os.WriteFile(filepath.Join(o.State, "made.json"), []byte("{}"), 0o600), os.WriteFile(filepath.Join(dir, "disk", "answers.jsonl"), nil, 0o600),
 				os.Symlink(filepath.Join(dir, "disk"), filepath.Join(o.State, DefaultName, evidenceDir)))
 		}, []string{"state/mllab/evidence", "disk/answers.jsonl"}, true},
-		"a file beside the record": {func(dir string, o *Options) error {
+		"a file beside the record": {func(dir string, o *UpOptions) error {
 			o.State = filepath.Join(dir, "state")
 			return errors.Join(os.MkdirAll(filepath.Join(o.State, DefaultName), 0o700), os.WriteFile(filepath.Join(o.State, "made.json"), []byte("{}"), 0o600),
 				os.WriteFile(filepath.Join(o.State, DefaultName, "notes.txt"), nil, 0o600))
 		}, []string{"state/mllab/notes.txt"}, true},
-		"a cache that is a link": {func(dir string, o *Options) error {
+		"a cache that is a link": {func(dir string, o *UpOptions) error {
 			o.Cache = filepath.Join(dir, "link")
 			return errors.Join(os.Mkdir(filepath.Join(dir, "target"), 0o755), os.Symlink("target", o.Cache), os.WriteFile(filepath.Join(dir, "target", "work.lock"), nil, 0o600))
 		}, []string{"link", "target"}, true},
-		"images in the cache that are a link": {func(dir string, o *Options) error {
+		"images in the cache that are a link": {func(dir string, o *UpOptions) error {
 			o.Cache = filepath.Join(dir, "cache")
 			return errors.Join(os.MkdirAll(filepath.Join(dir, "disk"), 0o755), os.Mkdir(o.Cache, 0o755), os.WriteFile(filepath.Join(o.Cache, "work.lock"), nil, 0o600),
 				os.WriteFile(filepath.Join(dir, "disk", "blob"), nil, 0o600), os.Symlink(filepath.Join(dir, "disk"), filepath.Join(o.Cache, "images")))
 		}, []string{"cache/images", "disk/blob"}, true},
-		"a cache that is a home": {func(dir string, o *Options) error {
+		"a cache that is a home": {func(dir string, o *UpOptions) error {
 			o.Cache = dir
 			return errors.Join(os.Mkdir(filepath.Join(dir, "images"), 0o755), os.Mkdir(filepath.Join(dir, "work"), 0o755), os.WriteFile(filepath.Join(dir, "work", "thesis.tex"), nil, 0o600))
 		}, []string{"images", "work/thesis.tex"}, true},
@@ -240,8 +238,7 @@ func TestDownRemovesNoFolderAndNoLinkThatAPersonMade(t *testing.T) {
 			if c.up {
 				mustUp(t, w, o)
 			}
-			o.Purge = true
-			r := mustDown(t, w, o)
+			r := mustDown(t, w, o.purge())
 			for _, k := range c.kept {
 				if _, err := os.Lstat(filepath.Join(dir, k)); err != nil {
 					t.Errorf("%s is gone: removed %v, kept %v", k, r.Removed, r.Kept)
@@ -250,7 +247,7 @@ func TestDownRemovesNoFolderAndNoLinkThatAPersonMade(t *testing.T) {
 			if st := record(t, o); st != nil || len(w.containers) > 0 {
 				t.Errorf("left: %+v, %v", st, w.containers)
 			}
-			mustDown(t, w, o) // and once more
+			mustDown(t, w, o.purge()) // and once more
 		})
 	}
 }
@@ -260,9 +257,9 @@ func TestAFolderOfOtherThingsIsNoStateFolder(t *testing.T) {
 	if err := writeFile(filepath.Join(home, "documents", "thesis.tex"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for verb, call := range map[string]func(*world, Options) error{
-		"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.deps()); return err },
-		"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.deps()); return err },
+	for verb, call := range map[string]func(*world, UpOptions) error{
+		"up":   func(w *world, o UpOptions) error { _, err := up(t.Context(), o, w.deps()); return err },
+		"down": func(w *world, o UpOptions) error { _, err := down(t.Context(), o.down(), w.deps()); return err },
 	} {
 		w := newWorld(t)
 		o := w.options()
@@ -287,7 +284,7 @@ func TestARecordOfAnotherProgramStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Name = "game"
-	if _, err := down(t.Context(), o, w.deps()); fault.Code(err) != 2 || !exists(file) {
+	if _, err := down(t.Context(), o.down(), w.deps()); fault.Code(err) != 2 || !exists(file) {
 		t.Errorf("down: %v", err)
 	}
 }

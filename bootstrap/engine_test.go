@@ -217,7 +217,7 @@ func TestKindsOwnNetworkVariableIsFollowed(t *testing.T) {
 	mustUp(t, w, o)
 	delete(w.failing, "network inspect mine")
 	delete(w.env, "KIND_EXPERIMENTAL_PODMAN_NETWORK") // another terminal
-	mustDown(t, w, o)
+	mustDown(t, w, o.down())
 	if !slices.Contains(w.calls, "network rm mine") || slices.Contains(w.calls, "network rm kind") {
 		t.Errorf("calls %v", w.calls)
 	}

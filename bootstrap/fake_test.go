@@ -101,7 +101,7 @@ func (w *world) deps() deps {
 		},
 		getenv: func(k string) string { return w.env[k] },
 		setenv: func(k, v string) error { w.env[k] = v; return nil },
-		machine: func(_ context.Context, _ Options, _ *engine, port int) machine {
+		machine: func(_ context.Context, _ UpOptions, _ *engine, port int) machine {
 			m := w.machine
 			m.Port = port
 			return m
@@ -392,12 +392,22 @@ func psLine(c container) string {
 }
 
 // options are those of a call in this world, with fresh folders.
-func (w *world) options() Options {
-	return Options{Port: DefaultPort, State: filepath.Join(w.t.TempDir(), "state"), Cache: filepath.Join(w.t.TempDir(), "cache")}
+func (w *world) options() UpOptions {
+	return UpOptions{Port: DefaultPort, Options: Options{State: filepath.Join(w.t.TempDir(), "state"), Cache: filepath.Join(w.t.TempDir(), "cache")}}
+}
+
+// down are the options of a Down of what an Up with o made.
+func (o UpOptions) down() DownOptions { return DownOptions{Options: o.Options, Engine: o.Engine} }
+
+// purge is down with --purge.
+func (o UpOptions) purge() DownOptions {
+	d := o.down()
+	d.Purge = true
+	return d
 }
 
 // clean fails the test unless nothing is left of any cluster.
-func (w *world) clean(o Options) {
+func (w *world) clean(o UpOptions) {
 	w.t.Helper()
 	if len(w.containers) > 0 || len(w.volumes) > 0 {
 		w.t.Errorf("left in the engine: %v %v", w.containers, w.volumes)

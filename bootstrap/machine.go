@@ -53,7 +53,7 @@ type folderUse struct {
 }
 
 // readFolders checks the folders that mllab, the engine, kind and Go write to.
-func readFolders(ctx context.Context, p deps, o Options, hasGo bool) []folderUse {
+func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderUse {
 	tmp, home := firstNonEmpty(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
 	list := []folderUse{
 		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to an existing folder, or unset it", LevelFail},
@@ -118,7 +118,7 @@ func usableNow(path string) error {
 }
 
 // readMachine measures the machine. e is nil if no engine works.
-func readMachine(ctx context.Context, p deps, o Options, e *engine, port int) machine {
+func readMachine(ctx context.Context, p deps, o UpOptions, e *engine, port int) machine {
 	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true, EngineSysResource: true}
 	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "pkg-config", "python3", "runc"} {
 		_, err := p.lookPath(tool)

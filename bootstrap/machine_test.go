@@ -102,7 +102,7 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 		name      string
 		env       map[string]string
 		goEnv     any
-		change    func(*Options)
+		change    func(*UpOptions)
 		id, error string // "" when all is well
 	}{
 		{"all is well", nil, goEnv(good, good, ""), nil, "", ""},
@@ -110,15 +110,15 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 		{"TMPDIR is a file", map[string]string{"TMPDIR": file}, goEnv(good, good, ""), nil, "tmp", file + " is not a folder"},
 		{"HOME is not set", map[string]string{"HOME": ""}, goEnv(good, good, ""), nil, "home", "HOME is not set"},
 		{"HOME points nowhere", map[string]string{"HOME": "/nowhere"}, goEnv(good, good, ""), nil, "home", "no such file"},
-		{"the state folder is a file", nil, goEnv(good, good, ""), func(o *Options) { o.State = file }, "state", "--state-dir must be a folder that mllab can write to, got " + file},
-		{"the cache is below a link that leads nowhere", nil, goEnv(good, good, ""), func(o *Options) { o.Cache = filepath.Join(link, "cache") }, "cache", "leads nowhere"},
-		{"the state folder has other things", nil, goEnv(good, good, ""), func(o *Options) { o.State = filepath.Dir(file) }, "state", "which holds file"},
+		{"the state folder is a file", nil, goEnv(good, good, ""), func(o *UpOptions) { o.State = file }, "state", "--state-dir must be a folder that mllab can write to, got " + file},
+		{"the cache is below a link that leads nowhere", nil, goEnv(good, good, ""), func(o *UpOptions) { o.Cache = filepath.Join(link, "cache") }, "cache", "leads nowhere"},
+		{"the state folder has other things", nil, goEnv(good, good, ""), func(o *UpOptions) { o.State = filepath.Dir(file) }, "state", "which holds file"},
 		{"GOCACHE is a file", nil, goEnv(file, good, ""), nil, "go-cache", "is not a folder"},
 		{"GOMODCACHE is below a file", nil, goEnv(good, file+"/x", ""), nil, "go-modcache", "not a directory"},
 		{"GOTMPDIR points nowhere", nil, goEnv(good, good, "/nowhere"), nil, "go-tmpdir", "/nowhere"},
 		{"Go has no folders", nil, goEnv("", "", ""), nil, "go-cache", "neither GOCACHE nor HOME is set"},
 		{"Go refuses its variables", nil, errors.New(`running go env: exit status 1: go: parsing $GOFLAGS: non-flag "foo"`), nil, "go-env", `parsing $GOFLAGS: non-flag "foo"`},
-		{"Go does not matter when images are pulled", nil, goEnv(file, file, file), func(o *Options) { o.Mode = "registry" }, "", ""},
+		{"Go does not matter when images are pulled", nil, goEnv(file, file, file), func(o *UpOptions) { o.Mode = "registry" }, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := engines(map[string]any{"go": c.goEnv})
@@ -171,7 +171,7 @@ func TestWithoutHomeNothingGoesToTmp(t *testing.T) {
 		for _, key := range []string{"HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "MLLAB_CACHE_DIR"} {
 			t.Setenv(key, c.env[key])
 		}
-		o, err := Options{Port: DefaultPort}.withDefaults()
+		o, err := UpOptions{Port: DefaultPort}.withDefaults()
 		if c.says == "" {
 			if err != nil || o.State != "/var/lib/mllab" || o.Cache != "/var/cache/mllab" {
 				t.Errorf("%v: %s, %s, %v", c.env, o.State, o.Cache, err)
@@ -180,7 +180,7 @@ func TestWithoutHomeNothingGoesToTmp(t *testing.T) {
 		}
 		if c.env["XDG_STATE_HOME"] != "" {
 			t.Setenv("MLLAB_CACHE_DIR", "/var/cache/mllab")
-			_, err = Options{Port: DefaultPort}.withDefaults()
+			_, err = UpOptions{Port: DefaultPort}.withDefaults()
 		}
 		if fault.Code(err) != 2 || !strings.Contains(err.Error(), c.says) || !strings.Contains(fault.Hint(err), "set ") {
 			t.Errorf("%v: %v, hint %q", c.env, err, fault.Hint(err))

@@ -24,7 +24,7 @@ type PlanAddon struct {
 }
 
 // Plan reads the options and this machine, and changes nothing.
-func Plan(o Options) (PlanDoc, error) {
+func Plan(o UpOptions) (PlanDoc, error) {
 	m := machine{OS: runtime.GOOS, SysResource: true, EngineSysResource: true}
 	if m.OS == "linux" {
 		m.readLinux("/", nil)
@@ -32,7 +32,7 @@ func Plan(o Options) (PlanDoc, error) {
 	return plan(o, m)
 }
 
-func plan(o Options, m machine) (PlanDoc, error) {
+func plan(o UpOptions, m machine) (PlanDoc, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return PlanDoc{}, err

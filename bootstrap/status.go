@@ -79,7 +79,7 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 	if err != nil {
 		return r, err
 	}
-	e, err := findEngine(ctx, p, o.Engine, st)
+	e, err := findEngine(ctx, p, "", st)
 	if err != nil {
 		if ctx.Err() != nil {
 			return r, ctx.Err()

@@ -44,7 +44,7 @@ type StepTime struct {
 	Changed string  `json:"changed"`
 }
 
-// Limits of the single waits. The first three are without progress; Options.Timeout is the hard limit.
+// Limits of the single waits. The first three are without progress; UpOptions.Timeout is the hard limit.
 const (
 	createBound  = 4 * time.Minute // of kind, or of the number of containers on the node
 	apiBound     = 3 * time.Minute // of Kubernetes, or of the number of containers on the node
@@ -57,9 +57,9 @@ const (
 //
 // Errors: fault.Usage with every reason if this machine or the input is not suitable, before Up changes anything; ctx.Err()
 // if ctx ended, and then Up leaves no partial cluster.
-func Up(ctx context.Context, o Options) (Summary, error) { return up(ctx, o, realDeps()) }
+func Up(ctx context.Context, o UpOptions) (Summary, error) { return up(ctx, o, realDeps()) }
 
-func up(ctx context.Context, o Options, p deps) (Summary, error) {
+func up(ctx context.Context, o UpOptions, p deps) (Summary, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return Summary{}, err
@@ -76,7 +76,7 @@ func up(ctx context.Context, o Options, p deps) (Summary, error) {
 	defer cancel()
 
 	ctx, stop := context.WithCancelCause(ctx)
-	u := &upRun{Options: o, deps: p, store: o.store(), began: time.Now(), stop: stop}
+	u := &upRun{UpOptions: o, deps: p, store: o.store(), began: time.Now(), stop: stop}
 	defer u.watching.Wait()
 	defer stop(nil)
 	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
@@ -99,7 +99,7 @@ func up(ctx context.Context, o Options, p deps) (Summary, error) {
 
 // upRun is one call of Up.
 type upRun struct {
-	Options
+	UpOptions
 	deps
 	store store
 	began time.Time
@@ -199,7 +199,7 @@ func (u *upRun) recordStep(step string, since time.Time, changed string) {
 
 func (u *upRun) checkMachine(ctx context.Context) error {
 	return u.timed("check this machine", func(report.Task) (string, error) {
-		s, err := inspect(ctx, u.Options, u.deps)
+		s, err := inspect(ctx, u.UpOptions, u.deps)
 		if err != nil {
 			return "", err
 		}
@@ -235,7 +235,7 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 }
 
 // addons returns the requested addons.
-func (o Options) addons() []string {
+func (o UpOptions) addons() []string {
 	if o.GitOps {
 		return append(slices.Clone(o.Addons), "git") // which needs flux
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // mustUp calls up and expects it to work.
-func mustUp(t *testing.T, w *world, o Options) Summary {
+func mustUp(t *testing.T, w *world, o UpOptions) Summary {
 	t.Helper()
 	sum, err := up(t.Context(), o, w.deps())
 	if err != nil {
@@ -24,7 +24,7 @@ func mustUp(t *testing.T, w *world, o Options) Summary {
 	return sum
 }
 
-func record(t *testing.T, o Options) *state {
+func record(t *testing.T, o UpOptions) *state {
 	t.Helper()
 	o, err := o.withDefaults()
 	if err != nil {
@@ -98,9 +98,9 @@ func TestAForeignClusterOfThatNameIsLeftAlone(t *testing.T) {
 		"no gateway port": {ID: "1", Name: "mllab-control-plane", Image: testRef, Status: "up"},
 		"stopped":         {ID: "1", Name: "mllab-control-plane", Image: "docker.io/kindest/node:v1.34.0", Status: "exited"},
 	} {
-		for verb, call := range map[string]func(*world, Options) error{
-			"up":   func(w *world, o Options) error { _, err := up(t.Context(), o, w.deps()); return err },
-			"down": func(w *world, o Options) error { _, err := down(t.Context(), o, w.deps()); return err },
+		for verb, call := range map[string]func(*world, UpOptions) error{
+			"up":   func(w *world, o UpOptions) error { _, err := up(t.Context(), o, w.deps()); return err },
+			"down": func(w *world, o UpOptions) error { _, err := down(t.Context(), o.down(), w.deps()); return err },
 		} {
 			w := newWorld(t)
 			w.add(c)
@@ -126,7 +126,7 @@ func TestAMarkedClusterWithoutARecordIsForDownNotForUp(t *testing.T) {
 	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "no record") || !strings.Contains(err.Error(), "mllab down") {
 		t.Errorf("up: %v", err)
 	}
-	if _, err := down(t.Context(), o, w.deps()); err != nil {
+	if _, err := down(t.Context(), o.down(), w.deps()); err != nil {
 		t.Errorf("down: %v", err)
 	}
 	w.clean(o)
@@ -192,7 +192,7 @@ func TestWhatAnInterruptedUpLeftIsResumedOrReplaced(t *testing.T) {
 			if st := record(t, o); st.Phase != phaseReady {
 				t.Errorf("phase %s", st.Phase)
 			}
-			if _, err := down(t.Context(), o, w.deps()); err != nil {
+			if _, err := down(t.Context(), o.down(), w.deps()); err != nil {
 				t.Errorf("down: %v", err)
 			}
 			w.clean(o)
@@ -211,7 +211,7 @@ func TestAnInterruptDuringCreationLeavesNothing(t *testing.T) {
 	}
 	w.clean(o)
 	// The network stays, noted as ours, until the next down.
-	if _, err := down(t.Context(), o, w.deps()); err != nil || w.network {
+	if _, err := down(t.Context(), o.down(), w.deps()); err != nil || w.network {
 		t.Errorf("down: %v, network %v", err, w.network)
 	}
 	if _, err := os.Stat(o.State); !os.IsNotExist(err) {
@@ -384,7 +384,7 @@ func TestPodmanGetsItsSettingsWithoutTouchingTheUsers(t *testing.T) {
 	if !strings.Contains(w.created[0], "restrict_oom_score_adj = true") {
 		t.Errorf("kind's configuration: %s", w.created[0])
 	}
-	if _, err := down(t.Context(), o, w.deps()); err != nil {
+	if _, err := down(t.Context(), o.down(), w.deps()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(o.State); !os.IsNotExist(err) {
@@ -401,9 +401,9 @@ func TestPodmanGetsItsSettingsWithoutTouchingTheUsers(t *testing.T) {
 }
 
 func TestWrongOptionsAreNamed(t *testing.T) {
-	for want, o := range map[string]Options{
-		`--name must be at most 48 lower-case letters, digits and dashes, got "Lab_1"`: {Name: "Lab_1"},
-		`--name must be at most 48 lower-case letters, digits and dashes, got "../x"`:  {Name: "../x"},
+	for want, o := range map[string]UpOptions{
+		`--name must be at most 48 lower-case letters, digits and dashes, got "Lab_1"`: {Options: Options{Name: "Lab_1"}},
+		`--name must be at most 48 lower-case letters, digits and dashes, got "../x"`:  {Options: Options{Name: "../x"}},
 		"--port must be 1 to 65535, got 70000":                                         {Port: 70000},
 		`--image-source must be auto, source or registry, got "bundle"`:                {Mode: "bundle"},
 		`--engine must be docker, podman or nerdctl, got "rkt"`:                        {Engine: "rkt"},

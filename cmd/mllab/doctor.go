@@ -10,7 +10,7 @@ import (
 )
 
 func newDoctor(a *app) *cobra.Command {
-	o := bootstrap.Options{Port: bootstrap.DefaultPort, Mode: bootstrap.DefaultMode}
+	o := bootstrap.UpOptions{Port: bootstrap.DefaultPort, Mode: bootstrap.DefaultMode}
 	c := &cobra.Command{
 		Use:   "doctor [flags]",
 		Short: "Check this machine, and name the fix for each problem",
@@ -20,8 +20,7 @@ exit code is 2 if mllab up would refuse. Then fix the failed checks.`,
   mllab doctor --image-source source -o json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			g := a.options()
-			o.Name, o.Cache, o.State, o.Report = g.Name, g.Cache, g.State, g.Report
+			o.Options = a.options()
 			o.PortGiven = c.Flags().Changed("port")
 			list, refused := bootstrap.Doctor(c.Context(), o)
 			if list == nil {

@@ -10,7 +10,7 @@ import (
 )
 
 func newDown(a *app) *cobra.Command {
-	var o bootstrap.Options
+	var o bootstrap.DownOptions
 	c := &cobra.Command{
 		Use:   "down [flags]",
 		Short: "Remove the lab; the image cache stays",
@@ -21,8 +21,7 @@ the node image stay, so that the next mllab up is quick.`,
   mllab down --purge       # also the cache and the node images`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			g := a.options()
-			o.Name, o.Cache, o.State, o.Report = g.Name, g.Cache, g.State, g.Report
+			o.Options = a.options()
 			r, err := bootstrap.Down(c.Context(), o)
 			if err != nil {
 				return err

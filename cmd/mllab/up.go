@@ -12,7 +12,7 @@ import (
 )
 
 func newUp(a *app) *cobra.Command {
-	o := bootstrap.Options{Port: bootstrap.DefaultPort, Mode: bootstrap.DefaultMode}
+	o := bootstrap.UpOptions{Port: bootstrap.DefaultPort, Mode: bootstrap.DefaultMode}
 	dry := false
 	c := &cobra.Command{
 		Use:   "up [flags]",
@@ -26,8 +26,7 @@ Then: mllab scenario canary`,
   mllab up --port auto --image-source source`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			g := a.options()
-			o.Name, o.Cache, o.State, o.Report = g.Name, g.Cache, g.State, g.Report
+			o.Options = a.options()
 			o.PortGiven = c.Flags().Changed("port")
 			if dry {
 				plan, err := bootstrap.Plan(o)
