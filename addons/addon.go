@@ -43,9 +43,6 @@ type Use func(ctx context.Context, env Env, reason func(string)) error
 // Addon is one thing that the lab installs.
 type Addon struct {
 	Name, Summary string
-	// Optional addons are installed only when they are named, or needed by one
-	// that is.
-	Optional bool
 	// Needs are addons that must be verified before this one's objects can be
 	// applied.
 	Needs []string
@@ -110,27 +107,27 @@ func All() []Addon {
 	}
 }
 
-// Select returns the named addons (none named: those that are not optional) with everything they need,
-// in an order in which they can be installed. An unknown name is wrong
-// use.
+// Core names the addons of the small lab.
+func Core() []string { return []string{"gateway-api", "istio", "network", "knative", "sample"} }
+
+// Whole names the addons of the lab as `up` makes it by default; what they need
+// comes with them. The others are optional.
+func Whole() []string { return append(Core(), "git", "kubeflow") }
+
+// Select returns the named addons with everything they need, in an order in
+// which they can be installed. An unknown name is wrong use.
 func Select(names ...string) ([]Addon, error) {
 	return choose(All(), names)
 }
 
 func choose(all []Addon, names []string) ([]Addon, error) {
 	known := map[string]Addon{}
-	var list, core []string
+	var list []string
 	for _, a := range all {
 		known[a.Name] = a
 		list = append(list, a.Name)
-		if !a.Optional {
-			core = append(core, a.Name)
-		}
 	}
-	switch {
-	case len(names) == 0:
-		names = core
-	case slices.Contains(names, "all"):
+	if slices.Contains(names, "all") {
 		names = list
 	}
 	const (

@@ -22,11 +22,10 @@ const WorkflowExecutor = "workflow-executor"
 // Kubeflow Pipelines. Its server and its archive are left out.
 func argo() Addon {
 	return Addon{
-		Name:     "argo-workflows",
-		Summary:  "Argo Workflows: pipelines as graphs of steps",
-		Optional: true,
-		Images:   []string{"argo-workflow-controller", "argo-executor"},
-		Verify:   verifyArgo,
+		Name:    "argo-workflows",
+		Summary: "Argo Workflows: pipelines as graphs of steps",
+		Images:  []string{"argo-workflow-controller", "argo-executor"},
+		Verify:  verifyArgo,
 	}
 }
 

@@ -30,10 +30,9 @@ var fluxControllers = []string{"source-controller", "kustomize-controller", "hel
 // own modules.
 func flux() Addon {
 	a := Addon{
-		Name:     "flux",
-		Summary:  "Flux: source-controller, kustomize-controller and helm-controller",
-		Optional: true,
-		Verify:   verifyFlux,
+		Name:    "flux",
+		Summary: "Flux: source-controller, kustomize-controller and helm-controller",
+		Verify:  verifyFlux,
 	}
 	for _, c := range fluxControllers {
 		a.Images = append(a.Images, "flux-"+c)

@@ -35,7 +35,6 @@ func git() Addon {
 	return Addon{
 		Name:      "git",
 		Summary:   "the lab's Git: a repository that Flux follows",
-		Optional:  true,
 		Needs:     []string{"network", "flux"},
 		Images:    []string{"gitserver"},
 		PostApply: makeGitToken,

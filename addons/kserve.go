@@ -26,7 +26,6 @@ func kserve() Addon {
 	return Addon{
 		Name:       "kserve",
 		Summary:    "KServe: InferenceServices on Knative",
-		Optional:   true,
 		StartAfter: []string{"knative"}, // its kinds and its namespace
 		Images:     []string{"kserve-controller"},
 		PostApply:  certifyKServe,

@@ -16,9 +16,8 @@ const PythonRuntime = "python"
 // to them.
 func kubeflow() Addon {
 	return Addon{
-		Name:     "kubeflow",
-		Summary:  "a minimal Kubeflow: Trainer, KServe, Argo Workflows and a registry, with Python and scikit-learn",
-		Optional: true,
+		Name:    "kubeflow",
+		Summary: "a minimal Kubeflow: Trainer, KServe, Argo Workflows and a registry, with Python and scikit-learn",
 		// Verified: their webhooks judge what is applied here.
 		Needs:  []string{"trainer", "kserve", "argo-workflows", "registry"},
 		Images: []string{"python", "modelcar", "runner"},
@@ -40,10 +39,9 @@ func verifyKubeflow(ctx context.Context, env Env, reason func(string)) error {
 // jobset runs the jobs that a TrainJob is made of.
 func jobset() Addon {
 	return Addon{
-		Name:     "jobset",
-		Summary:  "JobSet: groups of Jobs, under Kubeflow Trainer",
-		Optional: true,
-		Images:   []string{"jobset"},
+		Name:    "jobset",
+		Summary: "JobSet: groups of Jobs, under Kubeflow Trainer",
+		Images:  []string{"jobset"},
 		PostApply: func(ctx context.Context, env Env, reason func(string)) error {
 			_, err := certify(ctx, env, reason, jobsetNamespace, "jobset-webhook-server-cert", "jobset-webhook-service."+jobsetNamespace+".svc", "jobset-ca")
 			return err
@@ -57,7 +55,6 @@ func trainer() Addon {
 	return Addon{
 		Name:       "trainer",
 		Summary:    "Kubeflow Trainer: TrainJobs",
-		Optional:   true,
 		StartAfter: []string{"jobset"}, // its kinds
 		Images:     []string{"trainer"},
 		PostApply: func(ctx context.Context, env Env, reason func(string)) error {

@@ -21,11 +21,10 @@ const monitoringNamespace = "monitoring"
 // prometheus measures the pods that are annotated for it.
 func prometheus() Addon {
 	return Addon{
-		Name:     "prometheus",
-		Summary:  "Prometheus: metrics of the pods that are annotated for it",
-		Optional: true,
-		Images:   []string{"prometheus"},
-		Verify:   verifyPrometheus,
+		Name:    "prometheus",
+		Summary: "Prometheus: metrics of the pods that are annotated for it",
+		Images:  []string{"prometheus"},
+		Verify:  verifyPrometheus,
 	}
 }
 
@@ -66,12 +65,11 @@ func promQuery(ctx context.Context, k *kube.Client, query string) (values int, e
 // flagger is Flagger for Istio, from its own module.
 func flagger() Addon {
 	return Addon{
-		Name:     "flagger",
-		Summary:  "Flagger: moves a new version forward or back by what Prometheus measures",
-		Optional: true,
-		Needs:    []string{"istio", "prometheus"},
-		Images:   []string{"flagger"},
-		Verify:   verifyFlagger,
+		Name:    "flagger",
+		Summary: "Flagger: moves a new version forward or back by what Prometheus measures",
+		Needs:   []string{"istio", "prometheus"},
+		Images:  []string{"flagger"},
+		Verify:  verifyFlagger,
 	}
 }
 
@@ -100,11 +98,10 @@ func verifyFlagger(ctx context.Context, env Env, reason func(string)) error {
 // progressive is what Flagger judges versions by.
 func progressive() Addon {
 	return Addon{
-		Name:     "progressive",
-		Summary:  "progressive delivery: Flagger and Prometheus, and the metrics that versions are judged by",
-		Optional: true,
-		Needs:    []string{"flagger"},
-		Verify:   verifyProgressive,
+		Name:    "progressive",
+		Summary: "progressive delivery: Flagger and Prometheus, and the metrics that versions are judged by",
+		Needs:   []string{"flagger"},
+		Verify:  verifyProgressive,
 	}
 }
 

@@ -24,7 +24,6 @@ func labRegistry() Addon {
 	return Addon{
 		Name:      "registry",
 		Summary:   "the lab's own registry: images that are made on the lab",
-		Optional:  true,
 		Needs:     []string{"network"},
 		Images:    []string{"registry", "agent", "gitserver"},
 		PostApply: advertiseRegistry,

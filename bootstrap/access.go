@@ -41,7 +41,7 @@ func (o Options) finished() (*state, error) {
 	case st == nil:
 		return nil, fault.CannotTest(o.command("up"), "there is no lab %q", o.Name)
 	case st.Phase != phaseReady:
-		return nil, fault.CannotTest(o.command("up")+" completes it", "lab %q is not complete", o.Name)
+		return nil, fault.CannotTest(o.upAgain(st)+" completes it", "lab %q is not complete", o.Name)
 	}
 	return st, nil
 }

@@ -54,13 +54,14 @@ type Options struct {
 // that Port 0 picks a free port.
 type UpOptions struct {
 	Options
-	Port      int    // of the gateway on 127.0.0.1
-	PortGiven bool   // the user chose Port: a running cluster on another port is then an error, not a note
-	Mode      string // image source: auto, source, registry
-	Mirror    string // host that replaces every registry, for tests
-	Addons    []string
-	GitOps    bool   // install the addons from the lab's own Git; a lab that does so keeps doing it
-	Engine    string // docker, podman, nerdctl; "" is that of the lab's record, or the first one that works
+	Port      int      // of the gateway on 127.0.0.1
+	PortGiven bool     // the user chose Port: a running cluster on another port is then an error, not a note
+	Mode      string   // image source: auto, source, registry
+	Mirror    string   // host that replaces every registry, for tests
+	Core      bool     // only the small lab, and Addons; else the whole lab, and Addons
+	Addons    []string // more addons
+	GitOps    bool     // install the addons from the lab's own Git; a lab that does so keeps doing it
+	Engine    string   // docker, podman, nerdctl; "" is that of the lab's record, or the first one that works
 	Timeout   time.Duration
 }
 

@@ -167,7 +167,7 @@ func findings(o UpOptions, s inspection) []Finding {
 	}
 	j.capacity()
 	j.disks()
-	if s.Machine.OS == "linux" && o.Mode != "registry" {
+	if s.Machine.OS == "linux" {
 		j.tools()
 	}
 	return j.list
@@ -349,12 +349,14 @@ func (j *checker) disks() {
 		"%s free at %s, where %s keeps images and containers (needed %s)", size(m.EngineFree), e.Root, e.Name, size(need))
 }
 
-// tools checks the tools of a build from source. Only the first build needs them, and `auto` may use a registry instead.
+// tools checks the tools of a build from source. Only the first build needs them, and `auto` may use a registry instead. Of
+// Kubeflow's Python image no registry has a copy.
 func (j *checker) tools() {
 	have, level := j.Machine.Tools, LevelFail
 	if j.o.Mode == "auto" || j.Machine.CacheUsed >= cacheFilled {
 		level = LevelWarn
 	}
+	pulled := j.o.Mode == "registry"
 	for _, t := range []struct {
 		id, fix, what string
 		ok            bool
@@ -365,12 +367,15 @@ func (j *checker) tools() {
 		{"tool-pkg-config", "`sudo apt-get install pkg-config`", "pkg-config (for runc)", have["pkg-config"]},
 		{"tool-mmdebstrap", "`sudo apt-get install mmdebstrap`", "mmdebstrap (for the node's Debian)", have["mmdebstrap"]},
 		{"tool-keyring", "`sudo apt-get install debian-archive-keyring`", "Debian's archive keys (for the node's Debian)", have["keyring"]},
-		{"tool-pip", "`sudo apt-get install python3-pip`", "python3 with pip (for Envoy's wheel)", have["python3"] && have["pip"]},
+		{"tool-pip", "`sudo apt-get install python3-pip`", "python3 with pip (for the wheels of Envoy and of Kubeflow's Python)", have["python3"] && have["pip"]},
 	} {
+		if pulled && (t.id != "tool-pip" || j.o.Core) {
+			continue
+		}
 		if t.ok {
 			j.ok(t.id, "%s: installed", t.what)
 		} else {
-			j.add(t.id, level, t.fix+"; or `mllab up --image-source registry`", "%s: missing, but needed to build images from source", t.what)
+			j.add(t.id, level, t.fix+"; or `mllab up --"+ifElse(pulled, "core", "image-source registry")+"`", "%s: missing, but needed to build images from source", t.what)
 		}
 	}
 }

@@ -65,6 +65,8 @@ func TestDoctorNamesWhatItSawAndTheFix(t *testing.T) {
 		{"no mmdebstrap but everything built", func(m *machine, o *UpOptions) { m.Tools["mmdebstrap"], m.CacheUsed, o.Mode = false, 2*gib, "source" }, "tool-mmdebstrap", LevelWarn, "missing", "apt-get"},
 		{"an engine of another architecture", func(m *machine, _ *UpOptions) { m.Arch = "arm64" }, "engine", LevelFail, "runs on amd64, and this mllab has programs for arm64", "the mllab that was built for amd64"},
 		{"no pip", func(m *machine, _ *UpOptions) { m.Tools["pip"] = false }, "tool-pip", LevelWarn, "python3 with pip", "python3-pip"},
+		{"no pip, images pulled", func(m *machine, o *UpOptions) { m.Tools["pip"], o.Mode = false, "registry" }, "tool-pip", LevelFail, "python3 with pip", "mllab up --core"},
+		{"nothing to build with, images pulled, core", func(m *machine, o *UpOptions) { m.Tools, o.Mode, o.Core = map[string]bool{}, "registry", true }, "memory", LevelOK, "", ""},
 		{"no Go", func(m *machine, _ *UpOptions) { m.Tools["go"] = false }, "tool-go", LevelWarn, "Go: missing", "go.dev/doc/install"},
 		{"no compiler", func(m *machine, _ *UpOptions) { m.Tools["cc"], m.Tools["gcc"] = false, false }, "tool-cc", LevelWarn, "C compiler", "install gcc"},
 		{"no seccomp headers", func(m *machine, _ *UpOptions) { m.Tools["seccomp.h"] = false }, "tool-seccomp", LevelWarn, "libseccomp", "libseccomp-dev"},

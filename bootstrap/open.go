@@ -4,6 +4,7 @@ import (
 	"context"
 	neturl "net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"mllab.local/addons"
@@ -56,11 +57,11 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 	if err != nil {
 		return Running{}, err
 	}
-	up := o.command("up")
 	st, err := o.finished()
 	if err != nil {
 		return Running{}, err
 	}
+	up := o.upAgain(st)
 	client, err := kube.Connect(o.store().kubeconfig())
 	if err != nil {
 		return Running{}, err
@@ -97,4 +98,13 @@ func EvidenceDir(o Options) (string, error) {
 // Missing returns the addons among needs that the lab does not have.
 func (r Running) Missing(needs []string) []string {
 	return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return slices.Contains(r.Addons, n) })
+}
+
+// Adding returns the command that adds addons to the lab, and nothing else.
+func (r Running) Adding(names []string) string {
+	up := "mllab up "
+	if !isWhole(r.Addons) {
+		up += "--core "
+	}
+	return up + "--with " + strings.Join(names, ",")
 }

@@ -74,11 +74,11 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 	if err != nil {
 		return StatusReport{}, err
 	}
-	r := StatusReport{Cluster: o.Name, Next: o.command("up")}
 	st, err := o.store().load()
 	if err != nil {
-		return r, err
+		return StatusReport{Cluster: o.Name, Next: o.command("up")}, err
 	}
+	r := StatusReport{Cluster: o.Name, Next: o.upAgain(st)}
 	e, err := findEngine(ctx, p, "", st)
 	if err != nil {
 		if ctx.Err() != nil {

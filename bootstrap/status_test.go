@@ -61,6 +61,7 @@ func TestStatusNamesWhatFluxCannotApply(t *testing.T) {
 	w := newWorld(t)
 	w.unready = []addons.Unready{{Object: "Kustomization/team/model", Why: "ReconciliationFailed: no such image"}}
 	o := w.options()
+	o.Core = true
 	mustUp(t, w, o)
 	if r, err := status(t.Context(), o.Options, w.deps()); err != nil || !r.Ready || len(r.Flux) > 0 {
 		t.Errorf("without the addon: %+v, %v", r, err)

@@ -221,6 +221,7 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 		if u.list, err = selectAddons(u.addons(), u.st.Addons); err != nil {
 			return "", err
 		}
+		u.noteKept()
 		if u.st.Port == 0 {
 			if u.st.Port, err = u.freePort(); err != nil {
 				return "", err
@@ -234,35 +235,44 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 	})
 }
 
-// addons returns the requested addons.
+// addons returns the names of the requested addons.
 func (o UpOptions) addons() []string {
+	names := addons.Whole()
+	if o.Core {
+		names = addons.Core()
+	}
 	if o.GitOps {
-		return append(slices.Clone(o.Addons), "git") // which needs flux
+		names = append(names, "git") // which needs flux
 	}
-	return o.Addons
+	return append(names, o.Addons...)
 }
 
-// selectAddons returns the core addons, the requested ones and those that the cluster has, in install order.
+// selectAddons returns the requested addons and those that the cluster has, in install order.
 func selectAddons(names, have []string) ([]addons.Addon, error) {
-	var all []string
-	for _, a := range addons.All() {
-		if !a.Optional {
-			all = append(all, a.Name)
-		}
-	}
-	all = append(all, names...)
-	for _, n := range have {
-		if !slices.Contains(all, n) {
-			all = append(all, n)
-		}
-	}
-	return addons.Select(all...)
+	return addons.Select(append(slices.Clone(names), have...)...)
 }
 
-// Components returns the images that `up` needs on the node for the core addons and the addons of with. An unknown addon
-// is a fault.Usage.
-func Components(with []string) ([]string, error) {
-	list, err := selectAddons(with, nil)
+// noteKept says what --core does not remove.
+func (u *upRun) noteKept() {
+	asked, err := selectAddons(u.addons(), nil)
+	if err != nil || !u.Core {
+		return
+	}
+	var kept []string
+	for _, a := range u.list {
+		if !slices.ContainsFunc(asked, func(b addons.Addon) bool { return a.Name == b.Name }) {
+			kept = append(kept, a.Name)
+		}
+	}
+	if len(kept) > 0 {
+		u.Report.Note("the lab keeps %s: --core removes nothing. For a small lab: `%s`, then `%s`", strings.Join(kept, ", "), u.command("down"), u.command("up --core"))
+	}
+}
+
+// Components returns the images that `up` needs on the node for the whole lab, or for its core, and the addons of with. An
+// unknown addon is a fault.Usage.
+func Components(core bool, with []string) ([]string, error) {
+	list, err := selectAddons(UpOptions{Core: core, Addons: with}.addons(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -658,6 +668,19 @@ func (u *upRun) recordContent() {
 	for _, a := range u.list {
 		u.st.Addons = append(u.st.Addons, a.Name)
 	}
+}
+
+// upAgain returns the command that completes, starts or repairs the lab of this record, if there is one, and adds nothing.
+func (o Options) upAgain(st *state) string {
+	if st != nil && !isWhole(st.Addons) {
+		return o.command("up --core")
+	}
+	return o.command("up")
+}
+
+// isWhole reports whether a lab has all that `up` brings by default.
+func isWhole(have []string) bool {
+	return !slices.ContainsFunc(addons.Whole(), func(name string) bool { return !slices.Contains(have, name) })
 }
 
 // command returns the command line of a verb for this cluster.

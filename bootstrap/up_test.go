@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -11,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"mllab.local/addons"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
 )
 
 // mustUp calls up and expects it to work.
@@ -332,13 +335,25 @@ func TestImagesThatTheNodeLacksAreLoadedIntoIt(t *testing.T) {
 	}
 }
 
-func TestOptionalAddonsComeWhenTheyAreNamedAndThenStay(t *testing.T) {
-	for _, c := range []struct{ names, have, want []string }{
-		{nil, nil, []string{"gateway-api", "istio", "network", "knative", "sample"}},
-		{[]string{"git"}, nil, []string{"gateway-api", "istio", "network", "knative", "sample", "flux", "git"}},
-		{nil, []string{"istio", "flux"}, []string{"gateway-api", "istio", "network", "knative", "sample", "flux"}},
+func TestUpBringsTheWholeLabAndCoreTheSmallOne(t *testing.T) {
+	core := addons.Core()
+	whole := append(addons.Core(), "flux", "git", "jobset", "trainer", "kserve", "argo-workflows", "registry", "kubeflow")
+	progressive := []string{"prometheus", "flagger", "progressive"}
+	for _, c := range []struct {
+		o          UpOptions
+		have, want []string
+	}{
+		{UpOptions{}, nil, whole},
+		{UpOptions{Core: true}, nil, core},
+		{UpOptions{Core: true, Addons: []string{"git"}}, nil, append(addons.Core(), "flux", "git")},
+		{UpOptions{Core: true, GitOps: true}, nil, append(addons.Core(), "flux", "git")},
+		{UpOptions{Addons: []string{"progressive"}}, nil, slices.Concat(whole, progressive)},
+		// What is there stays: what another up asked for, and what --core leaves out.
+		{UpOptions{}, progressive, slices.Concat(whole, progressive)},
+		{UpOptions{Core: true}, whole, whole},
+		{UpOptions{}, core, whole},
 	} {
-		list, err := selectAddons(c.names, c.have)
+		list, err := selectAddons(c.o.addons(), c.have)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,16 +362,61 @@ func TestOptionalAddonsComeWhenTheyAreNamedAndThenStay(t *testing.T) {
 			got = append(got, a.Name)
 		}
 		if !slices.Equal(got, c.want) {
-			t.Errorf("named %v, there %v: %v, want %v", c.names, c.have, got, c.want)
+			t.Errorf("%+v, there %v: %v, want %v", c.o, c.have, got, c.want)
 		}
 	}
-	core, err := Components(nil)
-	if err != nil || slices.Contains(core, "gitserver") || !slices.Contains(core, "sampleapp") {
-		t.Errorf("the core's images are %v, %v", core, err)
+	small, err := Components(true, nil)
+	if err != nil || slices.Contains(small, "gitserver") || !slices.Contains(small, "sampleapp") {
+		t.Errorf("the core's images are %v, %v", small, err)
 	}
-	if with, err := Components([]string{"git"}); err != nil || len(with) != len(core)+4 {
+	if with, err := Components(true, []string{"git"}); err != nil || len(with) != len(small)+4 {
 		t.Errorf("with git they are %v, %v", with, err)
 	}
+	if all, err := Components(false, nil); err != nil || !slices.Contains(all, "runner") || slices.Contains(all, "prometheus") {
+		t.Errorf("the whole lab's images are %v, %v", all, err)
+	}
+}
+
+func TestACoreLabGrowsOnlyWhenAskedAndAWholeOneNeverShrinks(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	var notes bytes.Buffer
+	o.Report = report.New(&notes, report.Options{})
+	has := func(want []string) {
+		t.Helper()
+		if got := record(t, o).Addons; !slices.Equal(got, want) {
+			t.Errorf("the lab has %v, want %v", got, want)
+		}
+	}
+	said := func(text string, want bool) {
+		t.Helper()
+		if strings.Contains(notes.String(), text) != want {
+			t.Errorf("said %q: %v, want %v in %s", text, !want, want, notes.String())
+		}
+		notes.Reset()
+	}
+	o.Core = true
+	mustUp(t, w, o)
+	has(addons.Core())
+	said("--core removes nothing", false)
+	w.containers[0].Status = "exited"
+	if r, err := status(t.Context(), o.Options, w.deps()); err != nil || r.Next != "mllab up --core" {
+		t.Errorf("a stopped core lab: next is %q, %v", r.Next, err)
+	}
+	o.Core = false
+	mustUp(t, w, o)
+	whole := record(t, o).Addons
+	if !isWhole(whole) {
+		t.Errorf("up adds %v", whole)
+	}
+	w.containers[0].Status = "exited"
+	if r, err := status(t.Context(), o.Options, w.deps()); err != nil || r.Next != "mllab up" {
+		t.Errorf("a stopped lab: next is %q, %v", r.Next, err)
+	}
+	o.Core = true
+	mustUp(t, w, o)
+	has(whole)
+	said("the lab keeps flux, git, jobset, trainer, kserve, argo-workflows, registry, kubeflow: --core removes nothing", true)
 }
 
 func TestTwoUpsAtOnceDoNotMeet(t *testing.T) {
@@ -424,6 +484,7 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 func TestALabUnderGitOpsStaysSo(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
+	o.Core = true
 	mustUp(t, w, o)
 	if st := record(t, o); st.GitOps || w.gitops || slices.Contains(st.Addons, "git") {
 		t.Errorf("plain up: %+v", st)
@@ -455,6 +516,7 @@ func TestALabUnderGitOpsStaysSo(t *testing.T) {
 
 func TestThePlanSaysWhatGitOpsAdds(t *testing.T) {
 	o := newWorld(t).options()
+	o.Core = true
 	plain, err := plan(o, goodMachine())
 	if err != nil {
 		t.Fatal(err)

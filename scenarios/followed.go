@@ -72,7 +72,7 @@ func (p pushed) short() string { return p.commit[:min(7, len(p.commit))] }
 // goes.
 func (f *followed) begin(ctx context.Context, l *Session, path, message string, files map[string][]byte) error {
 	if l.Git == nil {
-		return fault.CannotTest("mllab up --with git", "the lab has no Git")
+		return fault.CannotTest("mllab up", "the lab has no Git")
 	}
 	var err error
 	if f.repo, err = git.Clone(ctx, l.Git, managedBy); err != nil {

@@ -128,7 +128,7 @@ func (s *mlopsStory) first(ctx context.Context, l *Session) error {
 	s.state.Namespace, s.state.Folder = l.Namespace, "scenarios/"+l.Namespace
 	s.state.Image, s.state.Python, s.state.Runner, s.state.Store = l.Image, l.Python, l.Runner, repository(l)
 	if l.Git == nil {
-		return fault.CannotTest("mllab up --with git", "the lab has no Git")
+		return fault.CannotTest("mllab up", "the lab has no Git")
 	}
 	files, err := fillAll("mlops/tree", s.state)
 	if err != nil {

@@ -113,7 +113,7 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 // onPython adds a component's wheels and programs to an upstream Python image.
 func (b *built) onPython(ctx context.Context, work string, c Component, base v1.Image, update func(string)) (v1.Image, error) {
 	if wheelArchs[b.goarch()] == "" {
-		return nil, fault.Usage("run mllab up without kubeflow", "the wheels of the Python image are pinned only for amd64 and arm64, but this machine is %s", b.goarch())
+		return nil, fault.Usage("run `mllab up --core`", "the wheels of the Python image are pinned only for amd64 and arm64, but this machine is %s", b.goarch())
 	}
 	dir := filepath.Join(work, pythonModule)
 	if err := b.wheels(ctx, dir, update); err != nil {

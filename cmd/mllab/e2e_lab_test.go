@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"mllab.local/addons"
 	"mllab.local/bootstrap"
 	"mllab.local/scenarios"
 )
@@ -184,7 +185,7 @@ func TestLab(t *testing.T) {
 		}
 	})
 
-	up := []string{"up", "--image-source", "source", "--port", "auto", "--with", "all", "-o", "json"}
+	up := []string{"up", "--image-source", "source", "--port", "auto", "-o", "json"}
 
 	c.part(t, "^C while the node is created leaves nothing", func(t *testing.T) {
 		p := c.start(up...)
@@ -213,10 +214,15 @@ func TestLab(t *testing.T) {
 
 	var lab bootstrap.StatusReport
 
-	c.part(t, "status reports ready, and the next command", func(t *testing.T) {
+	c.part(t, "status reports the whole lab ready, and the next command", func(t *testing.T) {
 		c.run("status", "-o", "json").ok(t, &lab)
-		if !lab.Ready || lab.URL == "" || lab.Kubernetes == "" || lab.Memory == 0 || len(lab.Addons) <= 4 {
+		if !lab.Ready || lab.URL == "" || lab.Kubernetes == "" || lab.Memory == 0 {
 			t.Errorf("got %+v", lab)
+		}
+		for _, name := range addons.Whole() {
+			if !slices.ContainsFunc(lab.Addons, func(a bootstrap.AddonStatus) bool { return a.Name == name && a.Ready }) {
+				t.Errorf("%s is not ready: %+v", name, lab.Addons)
+			}
 		}
 		if !slices.ContainsFunc(lab.Checks, func(k bootstrap.Check) bool { return k.OK && strings.HasPrefix(k.Asked, "GET "+lab.URL) }) {
 			t.Errorf("the sample was not asked: %+v", lab.Checks)
@@ -240,28 +246,37 @@ func TestLab(t *testing.T) {
 
 	c.part(t, "a user's programs reach the lab without a proxy", func(t *testing.T) { testAccess(t, c) })
 
-	c.part(t, "a second up changes nothing and restarts nothing", func(t *testing.T) {
+	c.part(t, "a second up changes nothing and restarts nothing, and with --core it removes nothing", func(t *testing.T) {
 		pods := func() string {
 			return c.kubectl(t, "get", "pods", "-A", "-l", "!serving.knative.dev/service", "-o",
 				`jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}`)
 		}
 		was := pods()
-		var sum bootstrap.Summary
-		r := c.run("up", "--image-source", "source", "--with", "all", "-o", "json")
-		r.ok(t, &sum)
-		if sum.Created {
-			t.Error("it made a new cluster")
-		}
-		for _, a := range sum.Addons {
-			for _, ch := range a.Changes {
-				if ch.Action != "unchanged" {
-					t.Errorf("%s: %s %s", a.Name, ch.Object, ch.Action)
+		for _, flags := range [][]string{nil, {"--core"}} {
+			var sum bootstrap.Summary
+			r := c.run(append([]string{"up", "--image-source", "source", "-o", "json"}, flags...)...)
+			r.ok(t, &sum)
+			if sum.Created || len(sum.Addons) != len(lab.Addons) {
+				t.Errorf("%v: created %v, addons %+v", flags, sum.Created, sum.Addons)
+			}
+			if strings.Contains(r.err, "--core removes nothing") != (flags != nil) {
+				t.Errorf("%v: it says %s", flags, r.err)
+			}
+			for _, a := range sum.Addons {
+				for _, ch := range a.Changes {
+					if ch.Action != "unchanged" {
+						t.Errorf("%v: %s: %s %s", flags, a.Name, ch.Object, ch.Action)
+					}
 				}
 			}
 		}
 		if now := pods(); now != was {
 			t.Errorf("pods were\n%s\nand are\n%s", was, now)
 		}
+	})
+
+	c.part(t, "what is optional is added to a lab that is up", func(t *testing.T) {
+		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 	})
 
 	c.part(t, "every scenario passes, short", func(t *testing.T) {

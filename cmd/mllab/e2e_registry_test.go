@@ -27,7 +27,7 @@ func registrySource(t *testing.T, c cli) {
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
 	var rows []images.Row
-	c.run("images", "list", "--image-source", "source", "-o", "json").ok(t, &rows)
+	c.run("images", "list", "--core", "--image-source", "source", "-o", "json").ok(t, &rows)
 
 	dir, err := images.DefaultCache()
 	if err != nil {
@@ -71,7 +71,7 @@ func registrySource(t *testing.T, c cli) {
 	}
 
 	pulled := t.TempDir()
-	args := []string{"images", "build", "--image-source", "registry", "--registry-mirror", host, "--cache-dir", pulled}
+	args := []string{"images", "build", "--core", "--image-source", "registry", "--registry-mirror", host, "--cache-dir", pulled}
 	c.run(args...).ok(t, nil)
 	cache, err = layout.FromPath(filepath.Join(pulled, "images"))
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 func TestLabScenarios(t *testing.T) {
 	t.Parallel()
 	c := newCLI(t, "mllab-e2e-scenarios")
-	c.up(t)
+	c.up(t, "--core")
 
 	c.part(t, "canary passes, and its verdict carries n, counts, interval, alpha and power", func(t *testing.T) {
 		r := c.run("scenario", "canary")
@@ -201,10 +201,10 @@ func TestLabScenarios(t *testing.T) {
 
 	c.part(t, "a stopped node: the scenario names up, and up starts the node again", func(t *testing.T) {
 		engine(t, "stop", "-t", "5", c.node())
-		c.run("scenario", "canary").exits(t, 3, "mllab up")
-		c.run("status").exits(t, 3, "mllab up")
+		c.run("scenario", "canary").exits(t, 3, "mllab up --core")
+		c.run("status").exits(t, 3, "mllab up --core")
 		var sum bootstrap.Summary
-		c.run("up", "--image-source", "source", "-o", "json").ok(t, &sum)
+		c.run("up", "--core", "--image-source", "source", "-o", "json").ok(t, &sum)
 		if sum.Created {
 			t.Error("the node was replaced, not started")
 		}
@@ -215,7 +215,7 @@ func TestLabScenarios(t *testing.T) {
 
 	c.part(t, "flux and git are added to a lab that is up", func(t *testing.T) {
 		var sum bootstrap.Summary
-		c.run("up", "--image-source", "source", "--with", "flux,git", "-o", "json").ok(t, &sum)
+		c.run("up", "--core", "--image-source", "source", "--with", "flux,git", "-o", "json").ok(t, &sum)
 		if sum.Created {
 			t.Error("it made a new cluster")
 		}
@@ -240,7 +240,7 @@ func (c cli) everyScenario(t *testing.T, o scenarios.Options, has func(scenarios
 		case i < 0:
 			t.Errorf("%s was not run", s.Name)
 		case !has(s):
-			if !strings.Contains(runs[i].Skipped, "mllab up --with ") {
+			if !strings.Contains(runs[i].Skipped, "mllab up --core --with ") {
 				t.Errorf("%s was not skipped: %+v", s.Name, runs[i])
 			}
 			steps++

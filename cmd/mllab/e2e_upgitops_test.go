@@ -67,7 +67,7 @@ func testUpGitOps(t *testing.T, c cli) {
 	up := func(t *testing.T, args ...string) (bootstrap.Summary, result) {
 		t.Helper()
 		var sum bootstrap.Summary
-		r := c.run(append([]string{"up", "--image-source", "source", "-o", "json"}, args...)...)
+		r := c.run(append([]string{"up", "--core", "--image-source", "source", "-o", "json"}, args...)...)
 		r.ok(t, &sum)
 		return sum, r
 	}
@@ -83,7 +83,7 @@ func testUpGitOps(t *testing.T, c cli) {
 				"mutatingwebhookconfigurations,validatingwebhookconfigurations,gateways.gateway.networking.k8s.io,gateways.networking.istio.io")
 	}
 
-	c.run("up", "--image-source", "source", "--with", "git").ok(t, nil)
+	c.run("up", "--core", "--image-source", "source", "--with", "git").ok(t, nil)
 	was := pods()
 	if _, r := up(t, "--gitops"); !strings.Contains(r.err, "committed") || !strings.Contains(r.err, "mllab: lab, gateway-api 1.") {
 		t.Errorf("it says of no commit: %s", r)

@@ -45,7 +45,7 @@ func (a *app) gitRemote(ctx context.Context) (*url.URL, error) {
 
 func gitOf(lab bootstrap.Running) (*url.URL, error) {
 	if lab.Git == nil {
-		return nil, fault.CannotTest(addCommand([]string{"git"}), "the lab has no addon git")
+		return nil, fault.CannotTest(lab.Adding([]string{"git"}), "the lab has no addon git")
 	}
 	return lab.Git, nil
 }

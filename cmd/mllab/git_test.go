@@ -25,7 +25,7 @@ func TestTheVerbsOfGitWithoutALabNameTheCommandThatMakesIt(t *testing.T) {
 			t.Errorf("mllab %s: code %d, stdout %q, stderr %s", args, code, stdout, stderr)
 		}
 	}
-	if _, err := gitOf(bootstrap.Running{}); fault.Code(err) != 3 || fault.Hint(err) != "mllab up --with git" {
+	if _, err := gitOf(bootstrap.Running{}); fault.Code(err) != 3 || fault.Hint(err) != "mllab up --core --with git" {
 		t.Errorf("without the addon: %v, hint %q", err, fault.Hint(err))
 	}
 }

@@ -35,13 +35,15 @@ func imageFlags(c *cobra.Command, mode, mirror *string) {
 	c.Flags().StringVar(mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
 }
 
-// withFlag adds the flag that names addons besides the core ones.
-func withFlag(c *cobra.Command, with *[]string) {
-	c.Flags().StringSliceVar(with, "with", nil, "more addons, `NAME,...`: flux, git, kubeflow, progressive; or all")
+// addonFlags adds the flags that say which addons.
+func addonFlags(c *cobra.Command, core *bool, with *[]string) {
+	c.Flags().BoolVar(core, "core", false, "the small lab: without Flux, Git and Kubeflow")
+	c.Flags().StringSliceVar(with, "with", nil, "more addons, `NAME,...`, such as progressive; or all")
 }
 
 func newImagesList(a *app) *cobra.Command {
 	var o images.Options
+	var core bool
 	var with []string
 	c := &cobra.Command{
 		Use:   "list [flags]",
@@ -49,7 +51,7 @@ func newImagesList(a *app) *cobra.Command {
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error
-			if o.Components, err = bootstrap.Components(with); err != nil {
+			if o.Components, err = bootstrap.Components(core, with); err != nil {
 				return err
 			}
 			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
@@ -72,12 +74,13 @@ func newImagesList(a *app) *cobra.Command {
 		},
 	}
 	imageFlags(c, &o.Mode, &o.Mirror)
-	withFlag(c, &with)
+	addonFlags(c, &core, &with)
 	return c
 }
 
 func newImagesBuild(a *app) *cobra.Command {
 	var o images.Options
+	var core bool
 	var with []string
 	c := &cobra.Command{
 		Use:   "build [flags]",
@@ -85,7 +88,7 @@ func newImagesBuild(a *app) *cobra.Command {
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error
-			if o.Components, err = bootstrap.Components(with); err != nil {
+			if o.Components, err = bootstrap.Components(core, with); err != nil {
 				return err
 			}
 			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
@@ -107,7 +110,7 @@ func newImagesBuild(a *app) *cobra.Command {
 		},
 	}
 	imageFlags(c, &o.Mode, &o.Mirror)
-	withFlag(c, &with)
+	addonFlags(c, &core, &with)
 	return c
 }
 

@@ -78,25 +78,27 @@ func TestHelpIsShortAndNamesTheNextCommand(t *testing.T) {
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestTheDryRunIsWhatThePageSays(t *testing.T) {
-	code, stdout, stderr := call(t, nil, "up", "--dry-run", "--cache-dir", "/cache", "--state-dir", "/state", "--port", "9000")
-	if code != 0 || stderr != "" {
-		t.Fatalf("code %d: %s", code, stderr)
-	}
-	// What depends on the machine is left out.
-	stdout, _, _ = strings.Cut(stdout, "  containerdConfigPatches:")
-	stdout = regexp.MustCompile("(?m)^ *cgroupDriver: .*\n").ReplaceAllString(stdout, "")
-	const golden = "testdata/dry-run.txt"
-	if *update {
-		if err := os.WriteFile(golden, []byte(stdout), 0o600); err != nil {
+	for golden, flags := range map[string][]string{"testdata/dry-run.txt": nil, "testdata/dry-run-core.txt": {"--core"}} {
+		args := append([]string{"up", "--dry-run", "--cache-dir", "/cache", "--state-dir", "/state", "--port", "9000"}, flags...)
+		code, stdout, stderr := call(t, nil, args...)
+		if code != 0 || stderr != "" {
+			t.Fatalf("code %d: %s", code, stderr)
+		}
+		// What depends on the machine is left out.
+		stdout, _, _ = strings.Cut(stdout, "  containerdConfigPatches:")
+		stdout = regexp.MustCompile("(?m)^ *cgroupDriver: .*\n").ReplaceAllString(stdout, "")
+		if *update {
+			if err := os.WriteFile(golden, []byte(stdout), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if stdout != string(want) {
-		t.Errorf("got\n%s\nwant (-update writes it)\n%s", stdout, want)
+		if stdout != string(want) {
+			t.Errorf("got\n%s\nwant (-update writes it)\n%s", stdout, want)
+		}
 	}
 }
 

@@ -85,7 +85,7 @@ cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 				return err
 			}
 			if p.Image = lab.Images["python"]; p.Image == "" {
-				return fault.CannotTest("mllab up --with kubeflow", "the lab has no Python image for the steps")
+				return fault.CannotTest(lab.Adding([]string{"kubeflow"}), "the lab has no Python image for the steps")
 			}
 			out, err := p.YAML()
 			if err == nil {

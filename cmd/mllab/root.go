@@ -30,8 +30,8 @@ func newRoot(a *app) *cobra.Command {
 		Use:   "mllab",
 		Short: "A lab for progressive delivery of models, on this computer",
 		Long: `mllab creates a lab for the progressive delivery of models on this computer: a
-kind cluster with Istio, Knative and a sample model. Then it proves with real
-requests that a delivery does what it claims, and states the error rate.`,
+kind cluster with Istio, Knative, Flux, a minimal Kubeflow and a sample model. Then it
+proves with real requests that a delivery does what it claims, and states the error rate.`,
 		Example: `  mllab up                 # create the lab
   mllab scenario canary    # prove a canary delivery on it
   mllab down               # remove it`,

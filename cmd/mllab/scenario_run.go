@@ -251,7 +251,7 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 		return errors.Join(err, writeJUnit(junit, all), html.write(record.HTML))
 	}
 	defer lab.Close()
-	jobs, skipped, err := p.jobs(asked, o, lab.Missing)
+	jobs, skipped, err := p.jobs(asked, o, lab)
 	for _, r := range skipped {
 		events.read(r.Event())
 	}
@@ -312,13 +312,13 @@ func planned(ask func(scenarios.Options) ([]scenarios.Scenario, error), o scenar
 
 // jobs are the runs that are asked for, and the results of those that the lab
 // has no addon for. With none left to run nothing can be tested.
-func (p *proof) jobs(asked []plan, o scenarios.Options, lacks func([]string) []string) (jobs []scenarios.Job, skipped []scenarios.Result, err error) {
+func (p *proof) jobs(asked []plan, o scenarios.Options, lab bootstrap.Running) (jobs []scenarios.Job, skipped []scenarios.Result, err error) {
 	var missing []string
 	for _, s := range asked {
 		why := ""
-		if lacking := lacks(s.Needs); len(lacking) > 0 {
+		if lacking := lab.Missing(s.Needs); len(lacking) > 0 {
 			missing = append(missing, lacking...)
-			why = fmt.Sprintf("it needs %s: `%s`", strings.Join(lacking, ", "), addCommand(lacking))
+			why = fmt.Sprintf("it needs %s: `%s`", strings.Join(lacking, ", "), lab.Adding(lacking))
 		} else if p.controls && len(s.Controls) == 0 {
 			why = "it has no control"
 		}
@@ -340,7 +340,7 @@ func (p *proof) jobs(asked []plan, o scenarios.Options, lacks func([]string) []s
 	hint := ""
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		hint = addCommand(slices.Compact(missing))
+		hint = lab.Adding(slices.Compact(missing))
 	}
 	var reasons []string
 	for _, r := range skipped {
@@ -348,9 +348,6 @@ func (p *proof) jobs(asked []plan, o scenarios.Options, lacks func([]string) []s
 	}
 	return nil, skipped, fault.CannotTest(hint, "nothing can be tested: %s", strings.Join(reasons, "; "))
 }
-
-// addCommand is what adds addons to the lab.
-func addCommand(lacking []string) string { return "mllab up --with " + strings.Join(lacking, ",") }
 
 // outcome is the error of all runs together: ^C before a claim that does not
 // hold, that before what could not be tested.

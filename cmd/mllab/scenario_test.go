@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mllab.local/addons"
+	"mllab.local/bootstrap"
 	"mllab.local/internal/audit"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -177,33 +178,26 @@ func TestJobsAreWhatTheLabHasTheAddonsFor(t *testing.T) {
 		{scenarios.Scenario{Name: "metrics", Needs: []string{"flux"}}, &scenarios.Plan{}},
 	}
 	o := scenarios.Options{Alpha: 1e-3}
-	lacks := func(missing ...string) func([]string) []string {
-		return func(needs []string) (lacking []string) {
-			for _, n := range needs {
-				for _, m := range missing {
-					if n == m {
-						lacking = append(lacking, n)
-					}
-				}
-			}
-			return lacking
-		}
-	}
+	small, whole := bootstrap.Running{Addons: addons.Core()}, bootstrap.Running{Addons: append(addons.Whole(), "flux")}
 	p := &proof{}
-	jobs, skipped, err := p.jobs(asked[:2], o, lacks("flux"))
-	if err != nil || len(jobs) != 1 || jobs[0].Control != "" || jobs[0].Options.Alpha != o.Alpha || len(skipped) != 1 || !strings.Contains(skipped[0].Skipped, "mllab up --with flux") {
+	jobs, skipped, err := p.jobs(asked[:2], o, small)
+	if err != nil || len(jobs) != 1 || jobs[0].Control != "" || jobs[0].Options.Alpha != o.Alpha || len(skipped) != 1 || !strings.Contains(skipped[0].Skipped, "`mllab up --core --with flux`") {
 		t.Errorf("jobs %+v, skipped %+v, %v", jobs, skipped, err)
 	}
-	_, skipped, err = p.jobs(asked, o, lacks("flux", "knative"))
-	if fault.Code(err) != 3 || fault.Hint(err) != "mllab up --with flux,knative" || len(skipped) != 3 {
+	_, skipped, err = p.jobs(asked, o, bootstrap.Running{})
+	if fault.Code(err) != 3 || fault.Hint(err) != "mllab up --core --with flux,knative" || len(skipped) != 3 {
 		t.Errorf("nothing to test: %v (exit %d, hint %q), skipped %+v", err, fault.Code(err), fault.Hint(err), skipped)
 	}
+	more := plan{scenarios.Scenario{Name: "rollout", Needs: []string{"progressive"}}, &scenarios.Plan{}}
+	if _, _, err = p.jobs([]plan{more}, o, whole); fault.Hint(err) != "mllab up --with progressive" {
+		t.Errorf("on the whole lab: %v, hint %q", err, fault.Hint(err))
+	}
 	p.controls = true
-	jobs, _, err = p.jobs(asked[:1], o, lacks())
+	jobs, _, err = p.jobs(asked[:1], o, whole)
 	if err != nil || len(jobs) != 2 || jobs[0].Control != "weights" || jobs[1].Control != "errors" {
 		t.Errorf("controls %+v, %v", jobs, err)
 	}
-	if _, _, err = p.jobs(asked[2:], o, lacks()); fault.Code(err) != 3 {
+	if _, _, err = p.jobs(asked[2:], o, whole); fault.Code(err) != 3 {
 		t.Errorf("no control to run: %v", err)
 	}
 }
@@ -237,7 +231,7 @@ var someResults = []scenarios.Result{
 	{Scenario: "canary", Control: "weights", Pass: true, Refuted: scenarios.Shares, Catches: scenarios.Shares, Reasons: []string{"leg v2: 510 of 1000"}, Seconds: 9},
 	{Scenario: "canary", Control: "errors", Catches: scenarios.Answers, Seconds: 20},
 	{Scenario: "shadow", Control: "off", Catches: scenarios.Mirror, Refuted: scenarios.Caller, Reasons: []string{"a 503"}, Seconds: 8},
-	{Scenario: "gitops", Skipped: "it needs flux: `mllab up --with flux`"},
+	{Scenario: "gitops", Skipped: "it needs flux: `mllab up --core --with flux`"},
 }
 
 func TestResultsAsText(t *testing.T) {
@@ -282,7 +276,7 @@ func TestEveryRunIsInTheJUnitReport(t *testing.T) {
 		"canary control weights": {},
 		"canary control errors":  {failure: "canary: control errors was not caught: every claim held in a broken world"},
 		"shadow control off":     {failure: `shadow: control off was caught for the wrong reason: "caller" instead of "mirror": a 503`},
-		"gitops all steps":       {skipped: "it needs flux: `mllab up --with flux`"},
+		"gitops all steps":       {skipped: "it needs flux: `mllab up --core --with flux`"},
 	}
 	if len(cases) != len(want) {
 		t.Errorf("%d cases, want %d", len(cases), len(want))

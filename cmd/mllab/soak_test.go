@@ -58,7 +58,7 @@ func TestSoak(t *testing.T) {
 // came of it.
 func soak(t *testing.T, s scenarios.Scenario, words ...string) {
 	c := newCLI(t, "mllab-soak-"+words[0])
-	c.up(t)
+	c.up(t, "--core")
 	words = append([]string{"scenario"}, words...)
 	passed, caught := 0, map[string]int{}
 	n := soakRuns(t)

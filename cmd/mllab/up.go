@@ -18,11 +18,13 @@ func newUp(a *app) *cobra.Command {
 		Use:   "up [flags]",
 		Short: "Create the lab, or complete a partial one",
 		Long: `Create the lab: check this machine, get the images, create a kind cluster, install
-Istio, Knative and the sample model, and use each of them once. A second
-up changes nothing; after an interruption it continues. With --gitops the addons come
-from the lab's own Git, where a commit upgrades or removes one (docs/gitops.md).
+Istio, Knative, a sample model, Flux with a Git server, and a minimal Kubeflow, and use
+each of them once. --core leaves out Flux, Git and Kubeflow; up then adds them. A second
+up changes nothing and removes nothing; after an interruption it continues. With --gitops
+the addons come from the lab's own Git, where a commit upgrades or removes one (docs/gitops.md).
 Then: mllab scenario canary`,
 		Example: `  mllab up
+  mllab up --core
   mllab up --port auto --image-source source`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -47,7 +49,7 @@ Then: mllab scenario canary`,
 	f.SortFlags = false
 	f.Var((*port)(&o.Port), "port", "port of the gateway on 127.0.0.1, or auto for a free one")
 	f.Var(&choice{&o.Mode, bootstrap.Modes}, "image-source", "where images come from (auto: registries, if one answers)")
-	withFlag(c, &o.Addons)
+	addonFlags(c, &o.Core, &o.Addons)
 	f.BoolVar(&o.GitOps, "gitops", false, "manage the addons from the lab's own Git, from now on")
 	f.Var(&choice{&o.Engine, bootstrap.Engines}, "engine", "container engine (default: the first one that works)")
 	f.StringVar(&o.Mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
@@ -107,12 +109,12 @@ func printPlan(w io.Writer, p bootstrap.PlanDoc) {
 	}
 	fmt.Fprintln(w, "\naddons")
 	for _, a := range p.Addons {
-		fmt.Fprintf(w, "  %-12s %s\n", a.Name, a.Summary)
+		fmt.Fprintf(w, "  %-14s %s\n", a.Name, a.Summary)
 		if len(a.Needs) > 0 {
-			fmt.Fprintf(w, "  %-12s after %s is ready\n", "", strings.Join(a.Needs, ", "))
+			fmt.Fprintf(w, "  %-14s after %s is ready\n", "", strings.Join(a.Needs, ", "))
 		}
 		if len(a.StartAfter) > 0 {
-			fmt.Fprintf(w, "  %-12s after %s is applied\n", "", strings.Join(a.StartAfter, ", "))
+			fmt.Fprintf(w, "  %-14s after %s is applied\n", "", strings.Join(a.StartAfter, ", "))
 		}
 	}
 	fmt.Fprintf(w, "\nkind's configuration\n  %s\n", strings.ReplaceAll(strings.TrimSpace(p.KindConfig), "\n", "\n  "))
