@@ -48,6 +48,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"up --dry-run --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
 		"images list --with nope":  "error: no addon is called \"nope\"\nhint:  addons are: ",
 		"images build --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
+		"pipeline compile main.go": "error: main.go: it is no notebook: invalid character '/' looking for beginning of value\nhint:  name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script\n",
 	} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {

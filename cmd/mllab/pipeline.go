@@ -75,7 +75,11 @@ cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 				return c.Context().Err()
 			}
 			if err != nil {
-				return fault.Usage("see `mllab pipeline compile --help` for the tags", "%s: %w", args[0], err)
+				hint := "see `mllab pipeline compile --help` for the tags"
+				if filepath.Ext(args[0]) != ".ipynb" {
+					hint = "name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script"
+				}
+				return fault.Usage(hint, "%s: %w", args[0], err)
 			}
 			for _, cell := range book.Unused {
 				a.report.Note("cell %d has no tag, and no tagged cell is before it: no step runs it", cell)

@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Notebook is the pipeline that a notebook describes.
@@ -62,23 +64,27 @@ type Parameter struct{ Name, Value string }
 // file is the part of a notebook that is read: nothing else is code.
 // https://nbformat.readthedocs.io/en/latest/format_description.html
 type file struct {
-	Format   int `json:"nbformat"`
+	Format   any `json:"nbformat"`
 	Metadata struct {
 		Kale   kale `json:"kubeflow_notebook"`
 		Kernel struct {
 			Language string `json:"language"`
+			Name     string `json:"name"`
 		} `json:"kernelspec"`
 		Info struct { // what is left where the kernel was stripped
 			Name string `json:"name"`
 		} `json:"language_info"`
 	} `json:"metadata"`
-	Cells []struct {
-		Type     string `json:"cell_type"`
-		Source   source `json:"source"`
-		Metadata struct {
-			Tags []any `json:"tags"`
-		} `json:"metadata"`
-	} `json:"cells"`
+	Cells []json.RawMessage `json:"cells"`
+}
+
+// fileCell is one of a file's cells.
+type fileCell struct {
+	Type     string `json:"cell_type"`
+	Source   source `json:"source"`
+	Metadata struct {
+		Tags []any `json:"tags"`
+	} `json:"metadata"`
 }
 
 // kale has KALE's metadata of a notebook that changes its pods.
@@ -96,10 +102,49 @@ func (s *source) UnmarshalJSON(data []byte) error {
 	var lines []string
 	if json.Unmarshal(data, &lines) == nil {
 		*s = source(strings.Join(lines, ""))
-		return nil
+	} else if json.Unmarshal(data, (*string)(s)) != nil {
+		return errors.New("source must be a string or an array of strings")
 	}
-	return json.Unmarshal(data, (*string)(s))
+	return nil
 }
+
+// parse reads JSON. Its errors speak of the fields in the file.
+func parse(data []byte, into any) error {
+	err := json.Unmarshal(data, into)
+	var other *json.UnmarshalTypeError
+	if !errors.As(err, &other) {
+		return err
+	}
+	want := map[reflect.Kind]string{reflect.Slice: "an array", reflect.String: "a string"}[other.Type.Kind()]
+	return fmt.Errorf("%s must be %s, got %s", cmp.Or(strings.Trim(other.Field, "."), "it"), cmp.Or(want, "an object"), other.Value)
+}
+
+// unwritable matches the numbers that JSON has not, and the strings, which may have
+// their words. Jupyter, in Python, writes these numbers in outputs.
+var unwritable = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?Infinity|NaN`)
+
+// clean returns a notebook's text as JSON.
+func clean(data []byte) ([]byte, error) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // which some editors on Windows write
+	switch {
+	case bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/")):
+		return nil, errors.New("it is a pointer of Git LFS to the notebook: run `git lfs pull`")
+	case !utf8.Valid(data):
+		return nil, errors.New("it is no notebook: it must be text in UTF-8")
+	case json.Valid(data):
+		return data, nil
+	}
+	return unwritable.ReplaceAllFunc(data, func(found []byte) []byte {
+		if found[0] == '"' {
+			return found
+		}
+		return []byte("null")
+	}), nil
+}
+
+// otherKernels matches the names of kernels that are not Python's and may have no
+// language of their own.
+var otherKernels = regexp.MustCompile(`^(ir|julia.*)$`)
 
 // Read reads a notebook.
 //
@@ -108,23 +153,31 @@ func (s *source) UnmarshalJSON(data []byte) error {
 // previous step that does not exist, a circle.
 func Read(data []byte) (*Notebook, error) {
 	var f file
-	data = bytes.TrimPrefix(data, []byte("\ufeff")) // which some editors on Windows write
-	if err := json.Unmarshal(data, &f); err != nil {
+	data, err := clean(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := parse(data, &f); err != nil {
 		return nil, fmt.Errorf("it is no notebook: %w", err)
 	}
-	if f.Format != 4 {
-		return nil, fmt.Errorf("nbformat must be 4, got %d: save the notebook with a newer Jupyter", f.Format)
+	if f.Format != 4. {
+		return nil, fmt.Errorf("nbformat must be 4, got %s: save the notebook with a Jupyter of today", cmp.Or(strings.TrimPrefix(fmt.Sprint(f.Format), "<nil>"), "none"))
 	}
-	if language := cmp.Or(f.Metadata.Kernel.Language, f.Metadata.Info.Name); language != "" && !strings.EqualFold(language, "python") {
+	language := cmp.Or(f.Metadata.Kernel.Language, f.Metadata.Info.Name, otherKernels.FindString(f.Metadata.Kernel.Name))
+	if language != "" && !strings.EqualFold(language, "python") {
 		return nil, fmt.Errorf("the language of the notebook's kernel must be python, got %s", language)
 	}
 	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]int{}}
-	for _, c := range f.Cells {
-		if c.Type == "code" {
-			r.mention(string(c.Source))
+	cells := make([]fileCell, len(f.Cells))
+	for i, raw := range f.Cells {
+		if err := parse(raw, &cells[i]); err != nil {
+			return nil, fmt.Errorf("cell %d: %w", i+1, err)
+		}
+		if cells[i].Type == "code" {
+			r.mention(string(cells[i].Source))
 		}
 	}
-	for i, c := range f.Cells {
+	for i, c := range cells {
 		if c.Type != "code" {
 			continue
 		}
@@ -143,7 +196,6 @@ func Read(data []byte) (*Notebook, error) {
 	if r.book.Parameters == nil { // code, which KALE refuses: it may need imports
 		r.book.Shared = slices.Concat(r.cells[tagImports], r.cells[tagParameters], r.cells[tagFunctions])
 	}
-	var err error
 	if r.book.Steps, err = order(r.book.Steps); err != nil {
 		return nil, err
 	}

@@ -131,6 +131,24 @@ func TestMoreThanKALETakes(t *testing.T) {
 	}
 }
 
+// Python's JSON has numbers that are none: Jupyter writes them in outputs.
+func TestAnOutputMayHaveNumbersThatAreNone(t *testing.T) {
+	with := func(value string) []byte {
+		return []byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "x = \"NaN, \\\\\"", "metadata": {"tags": ["step:a"]}, "outputs": [{"data": {"application/json": {"a": [` + value + `]}}}]}]}`)
+	}
+	var names []string
+	for _, value := range []string{"1", "NaN", "Infinity, 1", "-Infinity", `"a \" NaN", NaN`} {
+		p := Pipeline{Name: "n", Notebook: with(value)}
+		if book, err := Read(p.Notebook); err != nil || book.Steps[0].Cells[0].Code != `x = "NaN, \\"` {
+			t.Errorf("%s: got %v, %v", value, book, err)
+		}
+		names = append(names, p.Run())
+	}
+	if len(slices.Compact(names)) != 1 {
+		t.Errorf("an output changes the run: %q", names)
+	}
+}
+
 func TestASourceIsAStringOrLines(t *testing.T) {
 	book, err := Read([]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["step:a"]}}]}`))
 	if err != nil || len(book.Steps) != 1 {
@@ -146,46 +164,60 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"no JSON":                  {[]byte("# hello"), "it is no notebook: "},
-		"an old format":            {[]byte(`{"nbformat": 3}`), "nbformat must be 4, got 3"},
-		"a stripped kernel":        {[]byte(`{"nbformat": 4, "metadata": {"language_info": {"name": "julia"}}, "cells": []}`), "must be python, got julia"},
-		"another language":         {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"language": "R"}}, "cells": []}`), "must be python, got R"},
-		"no cells":                 {notebook(t), "no cell is tagged step:NAME"},
-		"nothing tagged":           {notebook(t, cell{"markdown", "# A", nil}, code("a = 1")), "cell 2 has no tag, and no cell is tagged step:NAME"},
-		"only shared cells":        {notebook(t, code("import a", "imports")), "no cell is tagged step:NAME"},
-		"a bad name":               {notebook(t, code("a = 1", "step:Train It")), `cell 1: tag "step:Train It" must name a step`},
-		"a digit first":            {notebook(t, code("a = 1", "step:1st")), `cell 1: tag "step:1st" must name a step`},
-		"no letter":                {notebook(t, code("a = 1", "step:_")), `cell 1: tag "step:_" must name a step`},
-		"two steps":                {notebook(t, code("a = 1", "step:a", "step:b")), `cell 1: tag "step:b" must not be with another step's, "a"`},
-		"before nothing":           {notebook(t, code("a = 1", "prev:a")), `cell 1: tag "prev:a" must be with a tag step:NAME`},
-		"before, untagged":         {notebook(t, code("a = 1", "step:a"), code("b = 1", "prev:a")), `cell 2: tag "prev:a" must be with a tag step:NAME`},
-		"a pod of no step":         {notebook(t, code("a = 1", "step:a"), code("b = 1", "label:a:b")), `cell 2: tag "label:a:b" must be with a tag step:NAME`},
-		"an unknown step":          {notebook(t, code("a = 1", "step:a"), code("b = 1", "step:a", "prev:b")), `cell 2: tag "prev:b" names no step: there are a`},
-		"a circle":                 {notebook(t, code("a = 1", "step:a", "prev:b"), code("b = 1", "step:b", "prev:a")), "in a circle: a -> b -> a"},
-		"itself":                   {notebook(t, code("a = 1", "step:a", "prev:a")), "in a circle: a -> a"},
-		"one name in Argo":         {notebook(t, code("a = 1", "step:a_b"), code("b = 1", "step:a-b")), `steps "a_b" and "a-b" would have one name in Argo`},
-		"a step after metrics":     {notebook(t, code("a = 1", "step:a"), code("print(a)", "pipeline-metrics"), code("b = 1", "step:b")), `cell 3: tag "step:b" must come before`},
-		"metrics that compute":     {notebook(t, code("a = 1", "step:a"), code("\nprint(a + 1)", "pipeline-metrics")), "cell 2, line 2: a cell tagged pipeline-metrics must have lines print(NAME) only"},
-		"a metric of nobody":       {notebook(t, code("a = 1", "step:a"), code("print(b)", "pipeline-metrics")), "cell 2, line 1: no step has the name b"},
-		"a tag in capitals":        {notebook(t, code("a = 1", "Step:a")), `cell 1: tag "Step:a" must begin with "step:"`},
-		"a word in capitals":       {notebook(t, code("a = 1", "Imports")), `cell 1: tag "Imports" must be written "imports"`},
-		"a tag that is a number":   {[]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "", "metadata": {"tags": [7]}}]}`), "cell 1: a tag must be a string, got 7"},
-		"another notebook":         {notebook(t, code("", "notebook:other")), `cell 1: tag "notebook:other" names another notebook`},
-		"a report":                 {notebook(t, code("a = 1", "step:a", "report:enabled")), `cell 1: tag "report:enabled" must be report:disabled`},
-		"a GPU":                    {notebook(t, code("a = 1", "step:a", "limit:nvidia.com/gpu:1")), `cell 1: tag "limit:nvidia.com/gpu:1" must limit cpu, memory or ephemeral-storage: the lab's node has no nvidia.com/gpu`},
-		"no amount":                {notebook(t, code("a = 1", "step:a", "limit:memory:lots")), `cell 1: tag "limit:memory:lots" must be limit:RESOURCE:AMOUNT`},
-		"a limit without one":      {notebook(t, code("a = 1", "step:a", "limit:memory")), `cell 1: tag "limit:memory" must be limit:RESOURCE:AMOUNT`},
-		"a bad label":              {notebook(t, code("a = 1", "step:a", "label:a:b c")), `cell 1: tag "label:a:b c" must have a value`},
-		"a label without value":    {notebook(t, code("a = 1", "step:a", "label:a")), `cell 1: tag "label:a" must be label:KEY:VALUE`},
-		"half a secret":            {notebook(t, code("a = 1", "step:a", "secret:db:key")), `cell 1: tag "secret:db:key" must be secret:NAME:KEY:VARIABLE`},
-		"a secret of our own":      {notebook(t, code("a = 1", "step:a", "secret:db:key:RUN")), "must name another variable: RUN"},
-		"a cache":                  {notebook(t, code("a = 1", "step:a", "cache:maybe")), `cell 1: tag "cache:maybe" must be cache:enabled or cache:disabled`},
-		"volumes":                  {whole(`{"volumes": [{"name": "data"}]}`), "metadata kubeflow_notebook: volumes must be empty"},
-		"Katib":                    {whole(`{"katib_run": true}`), "metadata kubeflow_notebook: katib_run must be false"},
-		"defaults of another form": {whole(`{"steps_defaults": {"a": 1}}`), "steps_defaults must be a list of tags"},
-		"a bad default":            {whole(`{"steps_defaults": ["limit:memory:lots"]}`), `metadata kubeflow_notebook: steps_defaults: tag "limit:memory:lots"`},
-		"a step as a default":      {whole(`{"steps_defaults": ["step:a"]}`), "steps_defaults: it must have tags of a pod only"},
-		"a line of Jupyter's":      {notebook(t, code("import os", "imports"), code("x = [1]\nx.append?", "step:a")), `cell 2, line 2: "x.append?" asks for help`},
+		"no JSON":                   {[]byte("# hello"), "it is no notebook: "},
+		"an old format":             {[]byte(`{"nbformat": 3}`), "nbformat must be 4, got 3"},
+		"a stripped kernel":         {[]byte(`{"nbformat": 4, "metadata": {"language_info": {"name": "julia"}}, "cells": []}`), "must be python, got julia"},
+		"another language":          {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"language": "R"}}, "cells": []}`), "must be python, got R"},
+		"only a kernel's name":      {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"name": "julia-1.9"}}, "cells": []}`), "must be python, got julia-1.9"},
+		"R by its kernel's name":    {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"name": "ir"}}, "cells": []}`), "must be python, got ir"},
+		"no format":                 {[]byte(`{"cells": []}`), "nbformat must be 4, got none"},
+		"a format of other type":    {[]byte(`{"nbformat": "4", "cells": []}`), "nbformat must be 4, got 4"},
+		"another encoding":          {[]byte("{\"nbformat\": 4, \"cells\": [{\"cell_type\": \"code\", \"source\": \"x = '\xe9'\", \"metadata\": {\"tags\": [\"step:a\"]}}]}"), "it must be text in UTF-8"},
+		"UTF-16":                    {[]byte("\xff\xfe{\x00}\x00"), "it must be text in UTF-8"},
+		"a pointer of Git LFS":      {[]byte("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), "it is a pointer of Git LFS to the notebook: run `git lfs pull`"},
+		"an array":                  {[]byte(`[]`), "it is no notebook: it must be an object, got array"},
+		"cells of another form":     {[]byte(`{"nbformat": 4, "cells": {"a": 1}}`), "it is no notebook: cells must be an array, got object"},
+		"a cell of another form":    {[]byte(`{"nbformat": 4, "cells": [{"cell_type": "markdown"}, "x"]}`), "cell 2: it must be an object, got string"},
+		"a source that is no text":  {[]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": ["x = 1", 3]}]}`), "cell 1: source must be a string or an array of strings"},
+		"tags of another form":      {[]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "metadata": {"tags": "step:a"}}]}`), "cell 1: metadata.tags must be an array, got string"},
+		"an image that is a number": {whole(`{"base_image": 7}`), "metadata.kubeflow_notebook.base_image must be a string, got number"},
+		"KALE's in another form":    {whole(`"x"`), "metadata.kubeflow_notebook must be an object, got string"},
+		"no cells":                  {notebook(t), "no cell is tagged step:NAME"},
+		"nothing tagged":            {notebook(t, cell{"markdown", "# A", nil}, code("a = 1")), "cell 2 has no tag, and no cell is tagged step:NAME"},
+		"only shared cells":         {notebook(t, code("import a", "imports")), "no cell is tagged step:NAME"},
+		"a bad name":                {notebook(t, code("a = 1", "step:Train It")), `cell 1: tag "step:Train It" must name a step`},
+		"a digit first":             {notebook(t, code("a = 1", "step:1st")), `cell 1: tag "step:1st" must name a step`},
+		"no letter":                 {notebook(t, code("a = 1", "step:_")), `cell 1: tag "step:_" must name a step`},
+		"two steps":                 {notebook(t, code("a = 1", "step:a", "step:b")), `cell 1: tag "step:b" must not be with another step's, "a"`},
+		"before nothing":            {notebook(t, code("a = 1", "prev:a")), `cell 1: tag "prev:a" must be with a tag step:NAME`},
+		"before, untagged":          {notebook(t, code("a = 1", "step:a"), code("b = 1", "prev:a")), `cell 2: tag "prev:a" must be with a tag step:NAME`},
+		"a pod of no step":          {notebook(t, code("a = 1", "step:a"), code("b = 1", "label:a:b")), `cell 2: tag "label:a:b" must be with a tag step:NAME`},
+		"an unknown step":           {notebook(t, code("a = 1", "step:a"), code("b = 1", "step:a", "prev:b")), `cell 2: tag "prev:b" names no step: there are a`},
+		"a circle":                  {notebook(t, code("a = 1", "step:a", "prev:b"), code("b = 1", "step:b", "prev:a")), "in a circle: a -> b -> a"},
+		"itself":                    {notebook(t, code("a = 1", "step:a", "prev:a")), "in a circle: a -> a"},
+		"one name in Argo":          {notebook(t, code("a = 1", "step:a_b"), code("b = 1", "step:a-b")), `steps "a_b" and "a-b" would have one name in Argo`},
+		"a step after metrics":      {notebook(t, code("a = 1", "step:a"), code("print(a)", "pipeline-metrics"), code("b = 1", "step:b")), `cell 3: tag "step:b" must come before`},
+		"metrics that compute":      {notebook(t, code("a = 1", "step:a"), code("\nprint(a + 1)", "pipeline-metrics")), "cell 2, line 2: a cell tagged pipeline-metrics must have lines print(NAME) only"},
+		"a metric of nobody":        {notebook(t, code("a = 1", "step:a"), code("print(b)", "pipeline-metrics")), "cell 2, line 1: no step has the name b"},
+		"a tag in capitals":         {notebook(t, code("a = 1", "Step:a")), `cell 1: tag "Step:a" must begin with "step:"`},
+		"a word in capitals":        {notebook(t, code("a = 1", "Imports")), `cell 1: tag "Imports" must be written "imports"`},
+		"a tag that is a number":    {[]byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "", "metadata": {"tags": [7]}}]}`), "cell 1: a tag must be a string, got 7"},
+		"another notebook":          {notebook(t, code("", "notebook:other")), `cell 1: tag "notebook:other" names another notebook`},
+		"a report":                  {notebook(t, code("a = 1", "step:a", "report:enabled")), `cell 1: tag "report:enabled" must be report:disabled`},
+		"a GPU":                     {notebook(t, code("a = 1", "step:a", "limit:nvidia.com/gpu:1")), `cell 1: tag "limit:nvidia.com/gpu:1" must limit cpu, memory or ephemeral-storage: the lab's node has no nvidia.com/gpu`},
+		"no amount":                 {notebook(t, code("a = 1", "step:a", "limit:memory:lots")), `cell 1: tag "limit:memory:lots" must be limit:RESOURCE:AMOUNT`},
+		"a limit without one":       {notebook(t, code("a = 1", "step:a", "limit:memory")), `cell 1: tag "limit:memory" must be limit:RESOURCE:AMOUNT`},
+		"a bad label":               {notebook(t, code("a = 1", "step:a", "label:a:b c")), `cell 1: tag "label:a:b c" must have a value`},
+		"a label without value":     {notebook(t, code("a = 1", "step:a", "label:a")), `cell 1: tag "label:a" must be label:KEY:VALUE`},
+		"half a secret":             {notebook(t, code("a = 1", "step:a", "secret:db:key")), `cell 1: tag "secret:db:key" must be secret:NAME:KEY:VARIABLE`},
+		"a secret of our own":       {notebook(t, code("a = 1", "step:a", "secret:db:key:RUN")), "must name another variable: RUN"},
+		"a cache":                   {notebook(t, code("a = 1", "step:a", "cache:maybe")), `cell 1: tag "cache:maybe" must be cache:enabled or cache:disabled`},
+		"volumes":                   {whole(`{"volumes": [{"name": "data"}]}`), "metadata kubeflow_notebook: volumes must be empty"},
+		"Katib":                     {whole(`{"katib_run": true}`), "metadata kubeflow_notebook: katib_run must be false"},
+		"defaults of another form":  {whole(`{"steps_defaults": {"a": 1}}`), "steps_defaults must be a list of tags"},
+		"a bad default":             {whole(`{"steps_defaults": ["limit:memory:lots"]}`), `metadata kubeflow_notebook: steps_defaults: tag "limit:memory:lots"`},
+		"a step as a default":       {whole(`{"steps_defaults": ["step:a"]}`), "steps_defaults: it must have tags of a pod only"},
+		"a line of Jupyter's":       {notebook(t, code("import os", "imports"), code("x = [1]\nx.append?", "step:a")), `cell 2, line 2: "x.append?" asks for help`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if book, err := Read(tc.data); err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -353,9 +353,9 @@ func TestAResultIsWhatJSONCanWrite(t *testing.T) {
 		"result = []; result += [result]": "got list: ",
 		"result = 'x' * 300_000":          "result must have at most 262144 bytes as JSON, got 300002",
 	} {
-		exit, out, outputs := b.run(notebook(t, code("def f(): pass", "functions"), code(result, "step:a")), nil, "a")
+		exit, out, outputs := b.run(notebook(t, code("def f(): pass", "functions"), code("\n"+result, "step:a"), code("y = 1")), nil, "a")
 		word := last(out)
-		if exit == 0 && outputs["result"] != want || exit != 0 && (exit != 1 || word.Where != "result" || !strings.Contains(word.Error, want) || !strings.Contains(word.Error, "result must")) {
+		if exit == 0 && outputs["result"] != want || exit != 0 && (exit != 1 || word.Where != "result" || !strings.Contains(word.Error, want) || !strings.Contains(word.Error, "cell 2, line 2: result must")) {
 			t.Errorf("%q: %d %+v %s\n%s", result, exit, word, outputs["result"], out)
 		}
 	}
@@ -388,6 +388,7 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		"def f():\nreturn 1":     "cell 3, line 2: syntax error: ",
 		"!ls\nx = = 1":           "cell 3, line 2: syntax error: invalid syntax",
 		"pip install x\n\ny = 1": "cell 3, line 1: syntax error: invalid syntax",
+		"type X = int":           "cell 3, line 1: syntax error: ", // newer than the pods' Python
 		"return 1":               "cell 3, line 1: syntax error: 'return' outside function",
 		"await f()\n!ls":         "",
 		"%%time\nx = 1":          "",

@@ -82,6 +82,8 @@ def broken(steps):
     cells = steps["shared"] + [cell for step in steps["steps"].values() for cell in step["cells"]]
     for cell in sorted(cells, key=lambda cell: cell["cell"]):
         try:
+            # A newer Python here has a newer grammar than the pods'.
+            ast.parse(cell["code"], feature_version=(3, 11))
             compiled(cell["code"], f"cell {cell['cell']}")
         except SyntaxError as e:
             return cell, e
@@ -99,6 +101,16 @@ def definitions(cells):
                 names = [node.name] if hasattr(node, "name") else [(n.asname or n.name).split(".")[0] for n in node.names]
                 found.append((names, compile(ast.Module([node], []), f"cell {cell['cell']}", "exec", dont_inherit=True)))
     return found
+
+
+def assigned(name, cells):
+    """Returns where cells last assign a name, as `cell C, line L: `; or nothing."""
+    where = ""
+    for cell in cells:
+        found = [n.lineno for n in ast.walk(ast.parse(cell["code"])) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)]
+        if found:
+            where = f"cell {cell['cell']}, line {max(found)}: "
+    return where
 
 
 def define(definitions, names, errors=False):
@@ -406,7 +418,10 @@ def main(file, step, before):
             where = f"cell {cell['cell']}"
             shell.cell(cell["code"], where)
         where = "result"
-        hand_out("result", as_json(names.get("result")))
+        try:
+            hand_out("result", as_json(names.get("result")))
+        except ValueError as e:
+            raise ValueError(f"{assigned('result', own['cells'])}{e}") from None
         measured = {}
         for name in own.get("metrics", []):
             where = f"metric {name}"
