@@ -370,7 +370,6 @@ func TestAMarkIsSeenByARequestOfTheFilesOwn(t *testing.T) {
 	t.Cleanup(srv.Close)
 	f, err := file.Read("mine.yaml", []byte(mine(`  - apply: [{model: {name: m, version: v1}}]
     expect-all: {of: m, version: v1}
-  - wait: {mark: mine, of: m}
   - expect-all: {of: m, version: v1, headers: {x-user: me}, cookies: {b: "2", a: "1"}}
 `)), file.Rules{Domain: "mllab.test", Requests: 1000, Alpha: 1e-6})
 	if err != nil {

@@ -89,13 +89,14 @@ summary: a story
 steps:
   - apply:
       - model: {name: model, version: v1, replicas: 2}
+      - {apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: own}, spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["${host:own}"]}]}}
       - apiVersion: networking.istio.io/v1
         kind: VirtualService
         metadata: {name: own, namespace: "${namespace}"}
         spec:
           hosts: ["own.${namespace}.mllab.test", model-v1]
-          gateways: ["${namespace}/model"]
-          http: [{route: [{destination: {host: "model-v1.${namespace}.svc.cluster.local"}}]}]
+          gateways: ["${namespace}/own"]
+          http: [{route: [{destination: {host: "model-v1.${namespace}.svc.cluster.local"}}], headers: {response: {set: {X-Mllab-Route: x}}}}]
       - apiVersion: apps/v1
         kind: Deployment
         metadata: {name: web}
@@ -128,8 +129,8 @@ func TestAStoryIsReadAsItIsWritten(t *testing.T) {
 	}
 	want := `mine [istio] false
 mine.yaml:6 "1 apply, wait" file.Apply {No:false Ready:<nil> Mark:x Of:own Within:0s Empty:[]} <nil>
-mine.yaml:24 "watched" file.Watch {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model Shares:[{Version:v1 Percent:100}] Requests:1000 Alpha:1e-06}
-mine.yaml:27 "3 expect-all" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:own Version:v1 Headers:map[] Cookies:map[who:me] Requests:20}
+mine.yaml:25 "watched" file.Watch {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model Shares:[{Version:v1 Percent:100}] Requests:1000 Alpha:1e-06}
+mine.yaml:28 "3 expect-all" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:own Version:v1 Headers:map[] Cookies:map[who:me] Requests:20}
 mine.yaml "no request to model lost" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model}`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -149,16 +150,16 @@ func TestPlaceholdersAreFilledInAndTheRestIsAsWritten(t *testing.T) {
 	}
 	objs := f.Steps[0].Change.(Apply).Objects
 	v := Vars{Image: "kind.local/app:1", Namespace: "ns", Domain: "mllab.test"}
-	got := fmt.Sprint(objs[0].Fill(v), objs[1].Fill(v))
+	got := fmt.Sprint(objs[1].Fill(v), objs[2].Fill(v))
 	for _, want := range []string{
-		"namespace:ns", "hosts:[own.ns.mllab.test model-v1]", "gateways:[ns/model]", "host:model-v1.ns.svc.cluster.local", "exportTo:[. istio-system]",
+		"namespace:ns", "hosts:[own.ns.mllab.test model-v1]", "gateways:[ns/own]", "host:model-v1.ns.svc.cluster.local", "exportTo:[. istio-system]",
 		"image:kind.local/app:1", "value:http://own.ns.mllab.test/ns", "imagePullPolicy:Never",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in %s", want, got)
 		}
 	}
-	if again := fmt.Sprint(objs[0].Fill(v), objs[1].Fill(v)); again != got || strings.Contains(got, "${") {
+	if again := fmt.Sprint(objs[1].Fill(v), objs[2].Fill(v)); again != got || strings.Contains(got, "${") {
 		t.Errorf("a second time it is %s", again)
 	}
 }
@@ -171,11 +172,25 @@ func TestWhatIsWrittenTwiceByAnAliasIsReadTwice(t *testing.T) {
 	}
 }
 
+// What people write, and Istio, a browser and kubectl take.
+func TestWhatIsRightIsTaken(t *testing.T) {
+	for name, text := range map[string]string{
+		"documents with nothing": "---\n# nothing\n---\n" + story + "---\n",
+		"names of cookies":       strings.Replace(story, "cookies: {who: me}", `cookies: {_ga: GA1.2.3, __Host-id: a=b==, a.b: '"x y"', empty: ""}`, 1),
+		"a header's underscore":  strings.Replace(story, "cookies: {who: me}", `headers: {x_user: me, cookie: "a=1; b=2"}`, 1),
+		"a Service's own port":   strings.Replace(story, `svc.cluster.local"`, `svc.cluster.local", port: {number: 80}`, 1),
+	} {
+		if _, err := Read("mine.yaml", []byte(text), rules); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestAllProblemsAreToldUpToTen(t *testing.T) {
 	text := strings.Replace(story, "watch: {of: model}", "watch: {of: model, rate: 0}", 1)
 	text = strings.Replace(text, "catches: no-loss", "catch: no-loss", 1)
 	_, err := Read("mine.yaml", []byte(text), rules)
-	if lines := strings.Split(err.Error(), "\n"); len(lines) != 3 || !strings.HasPrefix(lines[0], "mine.yaml:25:") || !strings.HasPrefix(lines[1], "mine.yaml:29:") {
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 3 || !strings.HasPrefix(lines[0], "mine.yaml:26:") || !strings.HasPrefix(lines[1], "mine.yaml:30:") {
 		t.Errorf("got\n%v", err)
 	}
 	_, err = Read("mine.yaml", append([]byte(story), bytes.Repeat([]byte("\"\": x\n"), 20)...), rules)

@@ -109,6 +109,12 @@ type validator struct {
 	file *File
 	w    fileState
 	made map[Ref]bool // by any step
+
+	// What the steps' objects say of themselves.
+	ports   map[string][]string // of a Service
+	subsets map[string][]string // of a Service, by DestinationRules
+	serves  map[string][]string // hosts of a Gateway, as hostName has them
+	marks   map[string]bool     // that VirtualServices give answers
 }
 
 // story checks a file whose fields are valid.
@@ -116,7 +122,7 @@ func (r *reader) story(name string, root *value) *File {
 	var d document
 	fill(root, reflect.ValueOf(&d).Elem())
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
-	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}}
+	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}}
 	t.checkNamespace(root.get("name"), f.Name)
 	for _, addon := range d.Needs {
 		t.need(addon)
@@ -286,11 +292,13 @@ func (t *validator) model(v *value, m Model) Model {
 	}
 	t.addObject(v, Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
 	t.addObject(v, Ref{"", "Service", m.Name + "-" + m.Version}, again)
+	t.ports[m.Name+"-"+m.Version] = []string{"80"} // as in userfile/service.yaml
 	if m.Route {
 		t.need("istio")
 		t.addObject(v, Ref{istio, "Gateway", m.Name}, again)
 		t.addObject(v, Ref{istio, "VirtualService", m.Name}, again)
 		t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
+		t.serves[m.Name] = appended(appended(t.serves[m.Name], m.Name), m.Version+"-"+m.Name)
 	}
 	t.w.models[m.Name] = modelState{false, m.Route, appended(was.versions, m.Version)}
 	return m
@@ -368,14 +376,63 @@ func (t *validator) object(v *value) Object {
 	case ref.Kind == "Deployment":
 		neverPull(spec)
 	}
-	if hosts := v.get("spec").get("hosts"); hosts != nil && ref.Kind == "VirtualService" {
-		for _, h := range hosts.items {
+	t.note(ref, v.get("spec"))
+	return o
+}
+
+// note keeps what the spec of an object says that others refer to.
+func (t *validator) note(ref Ref, v *value) {
+	switch ref.Kind {
+	case "Service":
+		for _, port := range v.get("ports").list() {
+			t.ports[ref.Name] = appended(t.ports[ref.Name], fmt.Sprint(port.get("port").int))
+		}
+	case "DestinationRule":
+		service, _, _ := strings.Cut(v.get("host").str(), ".")
+		for _, subset := range v.get("subsets").list() {
+			t.subsets[service] = appended(t.subsets[service], subset.get("name").str())
+		}
+	case "Gateway":
+		for _, server := range v.get("servers").list() {
+			for _, h := range server.get("hosts").list() {
+				t.serves[ref.Name] = appended(t.serves[ref.Name], t.hostName(h.text))
+			}
+		}
+	case "VirtualService":
+		t.noteMarks(v)
+		if len(gatewaysOf(v)) == 0 {
+			return // the sidecars' only
+		}
+		for _, h := range v.get("hosts").list() {
 			if name := t.hostName(h.text); name != "" {
 				t.w.hosts[name] = true
 			}
 		}
 	}
-	return o
+}
+
+// gatewaysOf returns the names of the Gateways that a VirtualService's spec is for.
+func gatewaysOf(spec *value) (names []string) {
+	for _, each := range spec.get("gateways").list() {
+		if own := strings.TrimPrefix(each.text, "${namespace}/"); own != "mesh" {
+			names = append(names, own)
+		}
+	}
+	return names
+}
+
+// noteMarks keeps the marks that a part of a VirtualService gives answers.
+func (t *validator) noteMarks(v *value) {
+	for _, change := range []string{"set", "add"} {
+		for _, f := range v.get("headers").get("response").get(change).all() {
+			if strings.EqualFold(f.name, "X-Mllab-Route") {
+				t.marks[f.text] = true
+			}
+		}
+	}
+	for _, each := range append(v.get("http").list(), v.get("route").list()...) {
+		t.noteMarks(each)
+	}
 }
 
 // neverPull makes a Deployment fail at once if its image is not on the node.
@@ -399,8 +456,31 @@ func (t *validator) checkRoutes(items *value) {
 		return
 	}
 	for _, item := range items.items {
-		if item.get("kind").str() == "VirtualService" {
-			t.checkNamed(item.get("spec"))
+		switch spec := item.get("spec"); item.get("kind").str() {
+		case "VirtualService":
+			t.checkNamed(spec)
+			t.checkServed(spec)
+		case "DestinationRule":
+			t.checkService(spec.get("host"), "so nothing would come of it")
+		}
+	}
+}
+
+// checkServed checks that a Gateway of a VirtualService takes requests to its
+// hosts: istioctl analyze reports IST0132.
+func (t *validator) checkServed(spec *value) {
+	gateways := gatewaysOf(spec)
+	if all := spec.get("gateways"); all == nil && slices.ContainsFunc(spec.get("hosts").list(), func(h *value) bool { return t.hostName(h.text) != "" }) {
+		t.wrong(spec, "it names no Gateway, so no request from outside of the pods would go by it; add `gateways`")
+	}
+	var taken []string
+	for _, each := range gateways {
+		taken = append(taken, t.serves[each]...)
+	}
+	for _, h := range spec.get("hosts").list() {
+		name := t.hostName(h.text)
+		if name != "" && taken != nil && !slices.Contains(taken, name) && !slices.Contains(taken, "*") && name != "*" {
+			t.wrong(h, "Gateway %s takes no request to this host%s", strings.Join(gateways, ", "), there(taken))
 		}
 	}
 }
@@ -417,8 +497,8 @@ func (t *validator) checkNamed(v *value) {
 					t.wrong(name, "no step makes Gateway %s, so nothing would be served by it%s", own, there(t.names(istio, "Gateway")))
 				}
 			}
-		case f.name == "host" && (strings.HasSuffix(v.path, "destination") || strings.HasSuffix(v.path, "mirror")):
-			t.checkService(f.value)
+		case f.name == "destination" || f.name == "mirror":
+			t.checkDestination(f.value)
 		default:
 			t.checkNamed(f.value)
 		}
@@ -428,15 +508,39 @@ func (t *validator) checkNamed(v *value) {
 	}
 }
 
-// checkService checks the name of a Service of the run's namespace.
-func (t *validator) checkService(host *value) {
-	services := append(t.names("", "Service"), t.names(serving, "Service")...)
-	named := func(service string) bool {
-		return host.text == service || strings.HasPrefix(host.text, service+"-") // as those of a Knative Service's revisions
+// checkDestination checks that a destination of a route is there: its Service, the
+// port of that, and its subset. Istio takes one that is not, and Envoy answers 503.
+func (t *validator) checkDestination(v *value) {
+	host := v.get("host")
+	if !t.checkService(host, unanswered) {
+		return
 	}
-	if !strings.ContainsAny(host.text, ".$") && !slices.ContainsFunc(services, named) {
-		t.wrong(host, "no step makes Service %s, so its share of requests would get no answer%s", host.text, there(services))
+	service, _, _ := strings.Cut(host.text, ".")
+	if port, known := v.get("port").get("number"), t.ports[service]; port != nil && known != nil && !slices.Contains(known, fmt.Sprint(port.int)) {
+		t.wrong(port, "Service %s has no port %d%s", service, port.int, there(known))
 	}
+	if subset := v.get("subset"); subset != nil && !slices.Contains(t.subsets[service], subset.text) {
+		fix := "; apply a DestinationRule with it"
+		if all := t.subsets[service]; all != nil {
+			fix = there(all)
+		}
+		t.wrong(subset, "no DestinationRule of the steps has the subset %s of Service %s, %s%s", subset.text, service, unanswered, fix)
+	}
+}
+
+const unanswered = "so its share of requests would get no answer"
+
+// checkService checks the name of a Service of the run's namespace. so says what
+// comes of one that no step makes.
+func (t *validator) checkService(host *value, so string) bool {
+	service, _, _ := strings.Cut(host.text, ".")
+	own, knative := t.names("", "Service"), t.names(serving, "Service")
+	revision := func(of string) bool { return service == of || strings.HasPrefix(service, of+"-") }
+	if slices.Contains(own, service) || slices.ContainsFunc(knative, revision) {
+		return true
+	}
+	t.wrong(host, "no step makes Service %s, %s%s", service, so, there(append(own, knative...)))
+	return false
 }
 
 // names returns the names of the objects of a kind that steps make.
@@ -555,7 +659,9 @@ func (t *validator) wait(f changeForm) Wait {
 		}
 		return Wait{No: true}
 	case w.Mark != "":
-		t.host(w.At.get("of"))
+		if mark := w.At.get("mark"); t.host(w.At.get("of")) && !t.marks[w.Mark] {
+			t.wrong(mark, "no VirtualService up to here sets the response header X-Mllab-Route: %s, so the wait could not end%s", w.Mark, there(sorted(t.marks)))
+		}
 	case w.Ready == "" && f.Apply == nil && f.Delete == nil && f.Split == nil && f.Mirror == nil:
 		t.wrong(w.At, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")
 	}
@@ -586,6 +692,7 @@ func (t *validator) expect(f stepForm) Expect {
 		x.Requests = cmp.Or(x.Requests, t.rules.Requests)
 		t.host(v.get("of"))
 		t.checkVersion(x.Of, v.get("version"))
+		t.checkHeaders(v)
 		return x
 	case f.ExpectMirror != nil:
 		x, v := *f.ExpectMirror, f.At.get("expect-mirror")
@@ -614,6 +721,30 @@ func (t *validator) expect(f stepForm) Expect {
 		return *f.ExpectNoLoss
 	}
 	return nil
+}
+
+// ownHeaders are those that a request has whatever a file says: who it is for and
+// which one it is, and those of its connection.
+var ownHeaders = []string{
+	"host", "x-request-id", "connection", "keep-alive", "proxy-connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade",
+}
+
+// checkHeaders checks that a request can have all headers and cookies of an
+// expectation.
+func (t *validator) checkHeaders(v *value) {
+	seen := map[string]bool{}
+	for _, f := range v.get("headers").all() {
+		name := strings.ToLower(f.name)
+		switch {
+		case slices.Contains(ownHeaders, name) || strings.HasPrefix(name, "x-mllab-"):
+			t.say(f.place, f.path, "mllab or HTTP itself sets this header of a request; remove it")
+		case seen[name]:
+			t.say(f.place, f.path, "it is here a second time: capitals do not count; remove one of them")
+		case name == "cookie" && v.get("cookies") != nil:
+			t.say(f.place, f.path, "there are `cookies` too, and a browser sends one header with all of them; write it as one of these")
+		}
+		seen[name] = true
+	}
 }
 
 // seenKeep is the number of requests that the sample model remembers.

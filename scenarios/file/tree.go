@@ -72,6 +72,22 @@ func (v *value) get(name string) *value {
 	return nil
 }
 
+// list returns the items of a list, or none.
+func (v *value) list() []*value {
+	if v == nil {
+		return nil
+	}
+	return v.items
+}
+
+// all returns the fields of a mapping, or none.
+func (v *value) all() []field {
+	if v == nil {
+		return nil
+	}
+	return v.fields
+}
+
 // str returns the text of a scalar, or "".
 func (v *value) str() string {
 	if v == nil {
@@ -170,18 +186,22 @@ func (r *reader) tree(data []byte) *value {
 	return nil
 }
 
-// parse reads up to two documents. A missing one is nil.
+// parse reads up to two documents, and none of those that are empty. A missing one
+// is nil.
 func parse(data []byte) (first, second *yaml.Node, err error) {
 	docs := yaml.NewDecoder(bytes.NewReader(data))
 	var nodes [2]*yaml.Node
-	for i := range nodes {
+	for i := 0; i < len(nodes); {
 		var n yaml.Node
 		if err := docs.Decode(&n); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil, nil, err
 		}
-		nodes[i] = &n
+		if only := n.Content[0]; only.ShortTag() != "!!null" || only.Value != "" {
+			nodes[i] = &n
+			i++
+		}
 	}
 	return nodes[0], nodes[1], nil
 }
