@@ -195,7 +195,7 @@ var engineVariables = map[string]struct {
 }
 
 // blamedVariable returns the variable, as KEY=VALUE, that an engine's error is about: one whose name or value is in its
-// text, else one that selects the engine's address; "" if none is set.
+// text, or HOME if that is no folder, else one that selects the engine's address; "" if none is set.
 func blamedVariable(engine, text string, getenv func(string) string) string {
 	about := engineVariables[engine]
 	set := func(key string) string { return key + "=" + getenv(key) }
@@ -208,6 +208,9 @@ func blamedVariable(engine, text string, getenv func(string) string) string {
 		if value != "" && (strings.Contains(text, key) || len(value) >= significant && strings.Contains(text, value)) {
 			return set(key)
 		}
+	}
+	if home := getenv("HOME"); home != "" && isFolder(home) != nil && strings.Contains(text, home) {
+		return set("HOME")
 	}
 	for _, key := range about.names[:about.endpoints] {
 		if getenv(key) != "" {
@@ -222,9 +225,14 @@ var (
 	logLine      = regexp.MustCompile(`^time="[^"]*" level=\w+ msg=(".*")$`)
 )
 
-// sentence returns the last line of an engine's error, without the prefixes of mllab and of a logger.
+// said returns the lines that a program has written, without mllab's prefix.
+func said(err error) []string {
+	return strings.Split(strings.TrimSpace(ranAndFailed.ReplaceAllString(err.Error(), "")), "\n")
+}
+
+// sentence returns the last line of an engine's error, without the prefix of a logger.
 func sentence(err error) string {
-	lines := strings.Split(strings.TrimSpace(ranAndFailed.ReplaceAllString(err.Error(), "")), "\n")
+	lines := said(err)
 	last := strings.TrimSpace(lines[len(lines)-1])
 	if m := logLine.FindStringSubmatch(last); m != nil {
 		if text, err := strconv.Unquote(m[1]); err == nil {

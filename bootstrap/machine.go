@@ -57,12 +57,19 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 	tmp, home := firstNonEmpty(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
 	list := []folderUse{
 		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to an existing folder, or unset it", LevelFail},
-		{"home", "HOME", home, isFolder(home), "set HOME: the engine, pip and Go need it", LevelWarn},
+		{"home", "HOME", home, isFolder(home), "set HOME to an existing folder: the engine, pip and Go need it", LevelFail},
 		{"state", "kubeconfig and records", o.State, folder.Check("--state-dir", o.State, stateSigns...), "", LevelFail},
 		{"cache", "the image cache", o.Cache, images.CheckCache(o.Cache), "", LevelFail},
 	}
-	if home == "" {
-		list[1].Err = errors.New("HOME is not set")
+	switch own := &list[1]; {
+	case home == "":
+		own.Err, own.Level = errors.New("HOME is not set"), LevelWarn
+	case !filepath.IsAbs(home):
+		own.Err = errors.New("it must be an absolute path")
+		fallthrough
+	case own.Err != nil:
+		own.What += "=" + home
+		return list // Go would make it
 	}
 	if !hasGo || o.Mode == "registry" {
 		return list
@@ -75,7 +82,7 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 	out, err := run.Output(ctx, p.run, "go", append([]string{"env"}, keys...)...)
 	values := strings.Split(out, "\n")
 	if err != nil {
-		return append(list, folderUse{"go-env", "Go's settings", "", errors.New(sentence(err)), "correct the variable that Go names", level})
+		return append(list, folderUse{"go-env", "Go's settings", "", errors.New(said(err)[0]), "correct the variable that Go names", level})
 	}
 	for i, key := range keys {
 		path := ""
@@ -92,6 +99,12 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 			use.Err = fmt.Errorf("neither %s nor HOME is set", key)
 		case path == "off":
 			use.Err = fmt.Errorf("%s is off", key)
+			for _, variable := range []string{key, "XDG_CACHE_HOME"} { // Go says off for these, too
+				if value := p.getenv(variable); value != "" && value != "off" && !filepath.IsAbs(value) {
+					use.Err, use.Fix = fmt.Errorf("%s must be an absolute path, got %s", variable, value), "set "+variable+" to an absolute path, or unset it"
+					break
+				}
+			}
 		default:
 			use.Err = folder.Usable(path)
 		}

@@ -7,15 +7,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"mllab.local/internal/fault"
 )
 
-// mark is the file that marks a folder as mllab's. Its text says whether mllab created the folder or found it empty.
+// mark is the file that marks a folder as mllab's. Its text says whether mllab created the folder, and how many above it,
+// or found it empty.
 const (
 	mark     = ".mllab"
 	madeText = "mllab made this folder, and removes it when nothing else is in it.\n"
+	madeMore = "It made the next %d above this one, too.\n"
 	usedText = "mllab fills this folder. It was here before, and so it stays.\n"
 )
 
@@ -52,10 +55,20 @@ func Own(flag, dir string, signs ...string) error {
 	if err := Check(flag, dir, signs...); err != nil {
 		return err
 	}
+	above, parent := 0, filepath.Dir(dir)
+	for {
+		if _, err := os.Lstat(parent); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		above, parent = above+1, filepath.Dir(parent)
+	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return unusable(flag, dir, err)
 	}
 	text := madeText
+	if above > 0 {
+		text += fmt.Sprintf(madeMore, above)
+	}
 	if err := os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
 		text = usedText
 	} else if err != nil {
@@ -145,8 +158,8 @@ func Glob(dir, pattern string) []string {
 	return found
 }
 
-// Leave removes dir when mllab made it and nothing but the mark is in it. A folder that was there before stays, and
-// loses the mark. A symbolic link and what it points to stay.
+// Leave removes dir when mllab made it and nothing but the mark is in it, and so those above it. A folder that was there
+// before stays, and loses the mark. A symbolic link and what it points to stay.
 func Leave(dir string) error {
 	path := filepath.Join(dir, mark)
 	text, err := os.ReadFile(path)
@@ -163,7 +176,8 @@ func Leave(dir string) error {
 	if err := os.Remove(path); err != nil {
 		return err
 	}
-	if string(text) != madeText {
+	more, made := strings.CutPrefix(string(text), madeText)
+	if !made {
 		return nil
 	}
 	switch err := syscall.Rmdir(dir); { // os.Remove would remove a link
@@ -173,6 +187,13 @@ func Leave(dir string) error {
 		return nil
 	case err != nil && !errors.Is(err, syscall.ENOENT):
 		return fmt.Errorf("removing %s: %w", dir, err)
+	}
+	above := 0
+	if _, err := fmt.Sscanf(more, madeMore, &above); err != nil {
+		return nil // it made none
+	}
+	for parent := filepath.Dir(dir); above > 0 && syscall.Rmdir(parent) == nil; above-- { // one with something in it stays
+		parent = filepath.Dir(parent)
 	}
 	return nil
 }

@@ -38,6 +38,41 @@ func TestOnlyAFolderThatMllabMadeIsRemoved(t *testing.T) {
 	}
 }
 
+func TestTheFoldersAboveGoWithTheOneThatMllabMade(t *testing.T) {
+	root := t.TempDir()
+	for _, c := range []struct{ dir, other, stays string }{
+		{"a/b/c", "", ""},
+		{"a/b/c", "a/x", "a"}, // somebody else has put something there
+		{"there/c", "", "there"},
+		{"there/link/b/c", "", "there/link"},
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(root, "there"), 0o755), os.MkdirAll(filepath.Join(root, "target"), 0o755), os.Symlink("../target", filepath.Join(root, "there", "link"))); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(root, c.dir)
+		if err := Own("--state-dir", dir); err != nil {
+			t.Fatal(err)
+		}
+		if c.other != "" {
+			if err := os.WriteFile(filepath.Join(root, c.other), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := Leave(dir); err != nil {
+			t.Error(err)
+		}
+		for path := dir; path != root; path = filepath.Dir(path) {
+			_, err := os.Lstat(path)
+			if stays := path == filepath.Join(root, c.stays) || strings.HasPrefix(filepath.Join(root, c.stays), path+"/"); stays != (err == nil) {
+				t.Errorf("%s: %s: stays %t, %v", c.dir, path, stays, err)
+			}
+		}
+		if entries, err := os.ReadDir(filepath.Join(root, "target")); err != nil || len(entries) > 0 {
+			t.Errorf("%v, %v", entries, err)
+		}
+	}
+}
+
 func TestAFolderOfOthersIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
