@@ -41,6 +41,9 @@ const (
 	Predictions Claim = "predictions" // every held-out row is answered as the trainer's own model did
 	Gate        Claim = "gate"        // a model below the threshold goes no further
 
+	Promotion Claim = "promotion" // a good version takes over, and what is said of it and who answers agree
+	Rollback  Claim = "rollback"  // a version that is bad, or that nobody has measured, is taken back
+
 	Delivery   Claim = "delivery"   // what a commit says is in the traffic, or on the cluster, within the bound
 	Correction Claim = "correction" // what was changed by hand is as Git says again, within the bound
 	Refusal    Claim = "refusal"    // a commit that cannot be applied is not taken for good, and the reason is said

@@ -132,6 +132,12 @@ func (l *Session) write(ctx context.Context, objs ...*unstructured.Unstructured)
 	if err := l.teach(ctx, l.changes(objs)); err != nil {
 		return err
 	}
+	return l.put(ctx, objs...)
+}
+
+// put is write of objects that have the namespace, and that no person is asked
+// about before: for what cannot wait.
+func (l *Session) put(ctx context.Context, objs ...*unstructured.Unstructured) error {
 	for _, o := range objs {
 		o = o.DeepCopy() // the story may go on with its own
 		if i := l.find(o); i >= 0 {

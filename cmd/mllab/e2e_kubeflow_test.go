@@ -56,6 +56,11 @@ func TestLabDelivery(t *testing.T) {
 		}
 	})
 
+	c.part(t, "progressive", func(t *testing.T) {
+		c.scenario(t, 0, "progressive", "--short")
+		c.catches(t, "progressive", "--short", "--parallel", "4") // most of it is waiting for Flagger
+	})
+
 	testGitOps(t, c)
 
 	for _, name := range kubeflowScenarios {

@@ -1,0 +1,291 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// delivered is a model that Flagger delivers through Istio: a Deployment and a
+// Canary of the same name.
+type delivered struct {
+	name       string
+	env        map[string]string // of v2, besides TARGET
+	watched    bool              // users send requests
+	unmeasured bool              // Prometheus does not look at its pods
+	unjudged   bool              // Flagger looks at no metrics
+	moved      bool              // somebody moves its weight by hand
+	held       bool              // Flagger may not go on
+	prober     prober
+
+	// What Flagger says.
+	phase  string
+	weight int       // percent of the requests that v2 gets
+	end    time.Time // when it was seen to have ended
+}
+
+const (
+	// flaggerInterval is how often Flagger looks and goes a step on; it takes
+	// nothing shorter.
+	flaggerInterval = 10 * time.Second
+	// flaggerThreshold is how many failed checks it takes: one alone may come of
+	// a scrape that was late. A bad version has its weight for so many intervals
+	// at least: time enough to count who answers.
+	flaggerThreshold = 3
+	// flaggerWindow is what each check looks back at, and scrapeEvery how often
+	// Prometheus looks at the pods.
+	flaggerWindow = 20 * time.Second
+	scrapeEvery   = 2 * time.Second
+	// followEvery is how often Flagger's status is read.
+	followEvery = 250 * time.Millisecond
+
+	minSuccess  = 95   // percent
+	maxLatency  = 2500 // milliseconds of the 95th percentile, a bound of Envoy's histogram
+	minRequests = 10   // in a window
+
+	firstWeight, secondWeight = 20, 50 // percent that v2 gets on its way
+	movedWeight               = 80     // percent that somebody gives v2 by hand
+
+	// markName is the name of the host whose route carries marks.
+	markName = "mark"
+)
+
+// Flagger's phases that matter here.
+// https://docs.flagger.app/usage/how-it-works#canary-status
+const (
+	flaggerInitialized = "Initialized"
+	flaggerProgressing = "Progressing"
+	flaggerSucceeded   = "Succeeded"
+	flaggerFailed      = "Failed"
+)
+
+// deliveredModel fills progressive/model.yaml in.
+type deliveredModel struct {
+	Name, Image, Version, Host          string
+	Env                                 map[string]string
+	Weights                             []int
+	Threshold                           int
+	Measured, Judged, Held              bool
+	Interval, Window, Scrape            time.Duration
+	MinSuccess, MaxLatency, MinRequests int
+}
+
+// objects are the Deployment with a version, and the Canary.
+func (m *delivered) objects(l *Session, version string) (deployment, canary *unstructured.Unstructured, err error) {
+	fields := deliveredModel{
+		Name: m.name, Image: l.Image, Version: version, Host: l.host(m.name),
+		Weights: []int{firstWeight, secondWeight}, Threshold: flaggerThreshold,
+		Measured: !m.unmeasured, Judged: !m.unjudged, Held: m.held,
+		Interval: flaggerInterval, Window: flaggerWindow, Scrape: scrapeEvery,
+		MinSuccess: minSuccess, MaxLatency: maxLatency, MinRequests: minRequests,
+	}
+	if version == "v2" {
+		fields.Env = m.env
+	}
+	objs, err := render("progressive/model.yaml", fields)
+	if err != nil {
+		return nil, nil, err
+	}
+	return objs[0], objs[1], nil
+}
+
+// over says whether Flagger has ended with the newest version.
+func (m *delivered) over() bool { return m.phase == flaggerSucceeded || m.phase == flaggerFailed }
+
+// says is what Flagger says.
+func (m *delivered) says() string { return fmt.Sprintf("%s: %s at %d %%", m.name, m.phase, m.weight) }
+
+// errs says whether v2 has answered an error that it is there to answer.
+func (m *delivered) errs(a probe.Answer) bool {
+	return m.env["FAIL_PERCENT"] != "" && a.Target == "v2" && a.Status == 500
+}
+
+// deliveries are models that Flagger delivers side by side.
+type deliveries []*delivered
+
+// those are the models of these names, but for what a control has left out.
+func (d deliveries) those(names ...string) (all deliveries) {
+	for _, m := range d {
+		if slices.Contains(names, m.name) {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// ask reads what Flagger says of each model now.
+func (d deliveries) ask(ctx context.Context, l *Session) error {
+	for _, m := range d {
+		o, err := l.live(ctx, l.object("flagger.app/v1beta1", "Canary", m.name))
+		if err != nil {
+			return err
+		}
+		m.phase, _, _ = unstructured.NestedString(o.Object, "status", "phase")
+		weight, _, _ := unstructured.NestedInt64(o.Object, "status", "canaryWeight")
+		if m.weight = int(weight); m.over() && m.end.IsZero() {
+			m.end = time.Now()
+		}
+	}
+	return nil
+}
+
+// until asks Flagger until open has no more to say of any model, and returns when
+// the gateway follows what Flagger did.
+func (d deliveries) until(ctx context.Context, l *Session, open func(*delivered) string) error {
+	err := l.untilEvery(ctx, followEvery, "Flagger", func() string {
+		if err := d.ask(ctx, l); err != nil {
+			return err.Error()
+		}
+		var all []string
+		for _, m := range d {
+			if why := open(m); why != "" {
+				all = append(all, why)
+			}
+		}
+		return strings.Join(all, ", ")
+	})
+	if err != nil {
+		return err
+	}
+	return l.gatewayFollows(ctx)
+}
+
+// reach returns when v2 of each model of these names has a weight, where Flagger
+// is held, or Flagger has ended with it.
+func (d deliveries) reach(ctx context.Context, l *Session, weight int, names ...string) error {
+	return d.until(ctx, l, func(m *delivered) string {
+		switch {
+		case m.over() || m.held || !slices.Contains(names, m.name):
+			return ""
+		case m.phase != flaggerProgressing || m.weight < weight:
+			return m.says()
+		}
+		if err := m.hold(ctx, l, true); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// release lets Flagger go on.
+func (d deliveries) release(ctx context.Context, l *Session) error {
+	for _, m := range d {
+		if m.held {
+			if err := m.hold(ctx, l, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hold has Flagger wait at the weight that it has set, or go on. To make it wait
+// there is less than an interval's time, so a person is not asked first.
+func (m *delivered) hold(ctx context.Context, l *Session, held bool) error {
+	m.held = held
+	_, canary, err := m.objects(l, "v2")
+	if err == nil && held {
+		canary.SetNamespace(l.Namespace)
+		err = l.put(ctx, canary)
+	} else if err == nil {
+		err = l.write(ctx, canary)
+	}
+	if err != nil {
+		m.held = !held
+	}
+	return err
+}
+
+// sample judges who answers while v2 has this weight.
+func (m *delivered) sample(ctx context.Context, l *Session, weight int, c split.Claim) (Evidence, error) {
+	l.events.claims("target", c)
+	answers, e, err := l.burst(ctx, l.to(m.name), c.N)
+	if err != nil {
+		return e, err
+	}
+	if err := (deliveries{m}).ask(ctx, l); err != nil {
+		return e, err
+	}
+	if m.weight != weight || m.over() {
+		return e, fault.CannotTest("run it again when the machine has less to do", "Flagger went on while its weight of %d %% was judged: %s", weight, m.says())
+	}
+	counts := map[string]int{}
+	for _, a := range answers {
+		if !a.OK() && !m.errs(a) {
+			return e, refute(Answers, "%s at %d %%: %s (request %s)", m.name, weight, a.Problem(), a.ID)
+		}
+		counts[a.Target]++
+	}
+	err = e.judge(c, counts, Shares)
+	if e.Verdict != nil {
+		v2 := e.Verdict.Regions[1]
+		e.Summary = fmt.Sprintf("v2 %d of %d (accepted %d..%d)", counts["v2"], c.N, v2.Lo, v2.Hi)
+	}
+	return e, err
+}
+
+// moveByHand gives v2 another weight in Flagger's route.
+func (m *delivered) moveByHand(ctx context.Context, l *Session) error {
+	route := l.object("networking.istio.io/v1", "VirtualService", m.name)
+	patch := fmt.Sprintf(`[{"op": "replace", "path": "/spec/http/0/route/0/weight", "value": %d}, {"op": "replace", "path": "/spec/http/0/route/1/weight", "value": %d}]`,
+		100-movedWeight, movedWeight)
+	if err := l.Kube.Patch(ctx, route, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
+		return err
+	}
+	return l.gatewayFollows(ctx)
+}
+
+// gatewayFollows returns when the gateway follows every route that was written
+// before: it gets them in the order in which they were written, and now one more
+// is, which marks its answers. Who else writes routes needs no part in it.
+func (l *Session) gatewayFollows(ctx context.Context) error {
+	r := l.to(markName)
+	mark := l.mark()
+	objs, err := render("progressive/mark.yaml", routeState{r.Host, l.Namespace, mark})
+	if err != nil {
+		return err
+	}
+	if _, err := l.Kube.Apply(ctx, objs); err != nil {
+		return err
+	}
+	return l.marked(ctx, mark, anyone, r)
+}
+
+// answers returns when the application has answered r on inForceStreak fresh
+// connections in a row: Flagger's route says nothing of its state.
+func (l *Session) answers(ctx context.Context, r probe.Request) error {
+	return l.until(ctx, "an answer from "+r.Host, func() string {
+		return l.unmarked(ctx, "", probe.Answer.OK, r)
+	})
+}
+
+// said are Flagger's own words about a model, oldest first, also kept as
+// evidence.
+func (m *delivered) said(ctx context.Context, l *Session) ([]string, error) {
+	var list corev1.EventList
+	if err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace)); err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(list.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
+	var said []string
+	var text strings.Builder
+	for _, e := range list.Items {
+		if e.InvolvedObject.Kind == "Canary" && e.InvolvedObject.Name == m.name {
+			said = append(said, e.Message)
+			fmt.Fprintf(&text, "%s %s\n", e.LastTimestamp.UTC().Format(time.TimeOnly), e.Message)
+		}
+	}
+	_, err := l.keepText("-"+m.name+".txt", []byte(text.String()))
+	return said, err
+}

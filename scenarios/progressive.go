@@ -1,0 +1,341 @@
+package scenarios
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"mllab.local/internal/probe"
+	"mllab.local/internal/split"
+)
+
+// progressiveStory is models that Flagger delivers, all at once.
+type progressiveStory struct {
+	Options
+	models  deliveries
+	changed time.Time // when they got their v2
+}
+
+const (
+	progressiveFails = 50 // percent of the requests that the erring version answers 500
+	progressiveSlow  = 3 * time.Second
+
+	// badRequests are counted of a bad version: Flagger takes it back soon, and one
+	// is slow.
+	badRequests = 120
+	// progressiveRate is how many requests per second each model gets from its
+	// watcher: enough for Flagger's checks, and few next to all the pods that start.
+	progressiveRate = 10
+
+	leftOut = "left out in this control"
+)
+
+// progressive: four models get a new version at the same moment. One is good,
+// one errs, one is slow, and one has no users. Flagger moves each forward or
+// back by what Prometheus has measured; here it is counted who answered.
+func progressive() Scenario {
+	return Scenario{
+		Name:             "progressive",
+		Summary:          "Flagger promotes a good version; what errs or is slow goes back",
+		Needs:            []string{"progressive"},
+		SidecarInjection: true,
+		New:              newProgressive,
+	}
+}
+
+// newProgressive plans one run.
+func newProgressive(o Options) (*Plan, error) {
+	s := &progressiveStory{Options: o, models: deliveries{
+		{name: "erring", env: map[string]string{"FAIL_PERCENT": strconv.Itoa(progressiveFails)}, watched: true},
+		{name: "slow", env: map[string]string{"DELAY": progressiveSlow.String()}, watched: true},
+		{name: "quiet"},
+		{name: "good", watched: true},
+	}}
+	if err := enough("progressive", s.claim(shares(firstWeight)), s.claim(shares(secondWeight))); err != nil {
+		return nil, err
+	}
+	first, second := fmt.Sprintf("v2 at %d %%", firstWeight), fmt.Sprintf("v2 at %d %%", secondWeight)
+	return &Plan{
+		Steps: []Step{
+			{
+				Name: "v1 serves", Change: s.deploy, Check: s.counted(0, "good"),
+				Why:      "Four models, each a Deployment and a Canary. Flagger copies each Deployment to one that serves, and writes the Services and the route. Watchers begin to send, but not to the model that is called quiet.",
+				WatchFor: "Every answer says v1.",
+			},
+			{
+				Name: first, Change: s.deliver, Check: s.counted(firstWeight, "erring", "slow", "good"),
+				Why: fmt.Sprintf("All four get a v2. Every %s Flagger asks Prometheus about the requests of the last %s, and goes one step on, or notes a failed check; after %d of them it goes back. "+
+					"A webhook that nobody answers holds it at this weight until the answers are counted.", flaggerInterval, flaggerWindow, flaggerThreshold),
+				WatchFor: "Flagger says which weight it has set. Nobody but the watchers says who answered.",
+			},
+			{
+				Name: second, Change: s.goOn, Check: s.counted(secondWeight, "good"),
+				Why:      "The webhook is gone, and Flagger goes on with each version that its checks let pass.",
+				WatchFor: "Only the good version gets the next weight.",
+			},
+			{
+				Name: "the good version is promoted", Change: s.over("good"), Check: s.promoted,
+				Why:      "What Flagger says and who answers are two things. Here they are held against each other.",
+				WatchFor: "Flagger's last word, and that every answer says v2.",
+			},
+			{
+				Name: "the erring version is rolled back", Change: s.over("erring"), Check: s.ended("erring", flaggerFailed, "advancement success-percent", Rollback),
+				Why:      fmt.Sprintf("It answers %d %% of the requests with 500; %d %% must succeed.", progressiveFails, minSuccess),
+				WatchFor: "Which metric failed, and that every answer says v1 again.",
+			},
+			{
+				Name: "the slow version is rolled back", Change: s.over("slow"), Check: s.ended("slow", flaggerFailed, "advancement latency-p95", Rollback),
+				Why:      fmt.Sprintf("It takes %s to answer; %d ms are accepted for 95 of 100 requests.", progressiveSlow, maxLatency),
+				WatchFor: "Which metric failed, and that every answer says v1 again.",
+			},
+			{
+				Name: "without requests nothing is promoted", Change: s.over("quiet"), Check: s.ended("quiet", flaggerFailed, "no values found", Rollback),
+				Why:      "Nobody has sent a request, so nothing was measured. No evidence is no evidence of being good.",
+				WatchFor: "What Flagger says: no values found. That is a failed check.",
+			},
+			{
+				Name: "the users' loss", Check: s.loss,
+				Why:      "The watchers sent at their own pace through all of it.",
+				WatchFor: "Nothing was lost but by the version that errs, and no more than its weight explains.",
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "by-hand", Summary: "somebody moves the good version's weight in the route behind Flagger's back",
+				Break: s.broken("good", func(m *delivered) { m.moved = true }), Catches: Shares,
+			},
+			{
+				Name: "unmeasured", Summary: "Prometheus does not look at the good version",
+				Break: s.broken("good", func(m *delivered) { m.unmeasured = true }), Catches: Promotion,
+			},
+			{
+				Name: "unjudged", Summary: "Flagger is given no metrics for the erring version",
+				Break: s.broken("erring", func(m *delivered) { m.unjudged = true }), Catches: Rollback,
+			},
+			{
+				Name: "load", Summary: "the model without users has some",
+				Break: s.broken("quiet", func(m *delivered) { m.watched = true }), Catches: Rollback,
+			},
+		},
+	}, nil
+}
+
+// shares are the percents of v1 and v2 when v2 has this weight.
+func shares(weight int) []int64 { return []int64{int64(100 - weight), int64(weight)} }
+
+// broken is a control's break of one model before any is deployed. No other comes
+// with it: each takes as much of the lab as a scenario.
+func (s *progressiveStory) broken(name string, how func(*delivered)) func(context.Context, *Session) error {
+	return func(context.Context, *Session) error {
+		s.models = s.models.those(name)
+		how(s.models[0])
+		return nil
+	}
+}
+
+// deploy brings all models with v1, and returns when Flagger has made them its
+// own and the gateway answers.
+func (s *progressiveStory) deploy(ctx context.Context, l *Session) error {
+	hosts := []string{l.host(markName)}
+	for _, m := range s.models {
+		hosts = append(hosts, l.host(m.name))
+	}
+	objs, err := render("progressive/gateway.yaml", map[string]any{"Hosts": hosts})
+	if err != nil {
+		return err
+	}
+	for _, m := range s.models {
+		deployment, canary, err := m.objects(l, "v1")
+		if err != nil {
+			return err
+		}
+		objs = append(objs, deployment, canary)
+	}
+	if err := l.write(ctx, objs...); err != nil {
+		return err
+	}
+	err = s.models.until(ctx, l, func(m *delivered) string {
+		if m.phase != flaggerInitialized {
+			return m.says()
+		}
+		return ""
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range s.models {
+		if err := l.answers(ctx, l.to(m.name)); err != nil {
+			return err
+		}
+		if m.watched {
+			m.prober.start(ctx, l, l.to(m.name), progressiveRate)
+		}
+	}
+	return nil
+}
+
+// deliver gives each model its v2, and returns when it has the first weight.
+func (s *progressiveStory) deliver(ctx context.Context, l *Session) error {
+	var objs []*unstructured.Unstructured
+	for _, m := range s.models {
+		deployment, _, err := m.objects(l, "v2")
+		if err != nil {
+			return err
+		}
+		objs = append(objs, deployment)
+	}
+	if err := l.write(ctx, objs...); err != nil {
+		return err
+	}
+	s.changed = time.Now()
+	if err := s.models.reach(ctx, l, firstWeight, "erring", "slow", "quiet", "good"); err != nil {
+		return err
+	}
+	for _, m := range s.models {
+		if m.moved {
+			return m.moveByHand(ctx, l)
+		}
+	}
+	return nil
+}
+
+// goOn lets Flagger go on with all models, and returns when it has given v2 of
+// the good one the second weight.
+func (s *progressiveStory) goOn(ctx context.Context, l *Session) error {
+	if err := s.models.release(ctx, l); err != nil {
+		return err
+	}
+	return s.models.reach(ctx, l, secondWeight, "good")
+}
+
+// over lets Flagger go on with a model, and returns when it has ended with it.
+func (s *progressiveStory) over(name string) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
+		if err := s.models.release(ctx, l); err != nil {
+			return err
+		}
+		return s.models.until(ctx, l, func(m *delivered) string {
+			if m.name == name && !m.over() {
+				return m.says()
+			}
+			return ""
+		})
+	}
+}
+
+// counted judges who answers while v2 of each of these models has this weight.
+func (s *progressiveStory) counted(weight int, names ...string) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (all Evidence, err error) {
+		var says []string
+		for _, m := range s.models.those(names...) {
+			c := s.claim(shares(weight))
+			if m.env != nil {
+				c.N = min(c.N, badRequests)
+			} else if m.over() {
+				return s.promoted(ctx, l)
+			}
+			e, err := m.sample(ctx, l, weight, c)
+			says = append(says, m.name+": "+e.Summary)
+			all, all.Summary = e, strings.Join(says, "; ")
+			if err != nil {
+				return all, err
+			}
+		}
+		if len(says) == 0 {
+			return Evidence{Summary: leftOut}, nil
+		}
+		all.Summary += fmt.Sprintf("; alpha %.0e each", s.Alpha)
+		return all, nil
+	}
+}
+
+// promoted is what must come of the good version.
+func (s *progressiveStory) promoted(ctx context.Context, l *Session) (Evidence, error) {
+	return s.ended("good", flaggerSucceeded, "Promotion completed!", Promotion)(ctx, l)
+}
+
+// ended holds Flagger's words against the answers: it must have ended in this
+// phase, have said why, and the version that answers must be the one it says.
+func (s *progressiveStory) ended(name, phase, why string, claim Claim) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
+		those := s.models.those(name)
+		if len(those) == 0 {
+			return Evidence{Summary: leftOut}, nil
+		}
+		m, weight := those[0], 0
+		if phase == flaggerSucceeded {
+			weight = 100
+		}
+		said, err := m.said(ctx, l)
+		if err != nil {
+			return Evidence{}, err
+		}
+		e, err := l.sample(ctx, l.to(name), s.claim(shares(weight)))
+		var refuted *ClaimError
+		if err != nil && !errors.As(err, &refuted) {
+			return e, err
+		}
+		i := slices.IndexFunc(said, func(line string) bool { return strings.Contains(line, why) })
+		if last := strings.Join(said[max(0, len(said)-3):], " | "); m.phase != phase {
+			return e, refute(claim, "Flagger ended with %s instead of %s: %s", m.phase, phase, last)
+		} else if i < 0 {
+			return e, refute(claim, "Flagger ended with %s, but it did not say %q: %s", phase, why, last)
+		}
+		e.Summary = fmt.Sprintf("Flagger: %s, %s; %s", m.phase, said[i], e.Summary)
+		if refuted != nil {
+			return e, refute(claim, "Flagger ended with %s, and the answers say: %s", phase, strings.Join(refuted.Reasons, ", "))
+		}
+		return e, nil
+	}
+}
+
+// loss judges what the users lost: nothing, but of the version that errs, and of
+// that no more than its weight explains.
+func (s *progressiveStory) loss(ctx context.Context, l *Session) (all Evidence, err error) {
+	var says []string
+	for _, m := range s.models {
+		if !m.prober.started() {
+			continue
+		}
+		e, lost := m.prober.lostNone(ctx, l)
+		var refuted *ClaimError
+		if m.name == "erring" && errors.As(lost, &refuted) {
+			e.Summary, lost = s.explained(m, m.prober.Stop().Answers, e.Tally.Failed)
+		}
+		says = append(says, m.name+": "+e.Summary)
+		all, all.Summary = e, strings.Join(says, "; ")
+		err = cmp.Or(err, lost) // all answers are kept as evidence
+	}
+	return all, err
+}
+
+// explained refutes that a model lost no more than v2 loses at its first weight.
+func (s *progressiveStory) explained(m *delivered, sent, lost []probe.Answer) (summary string, err error) {
+	for _, a := range lost {
+		if !m.errs(a) {
+			return "", refute(NoLoss, "a request was lost, and not by the version that errs: %s (request %s)", a.Problem(), a.ID)
+		}
+	}
+	exposed := 0
+	for _, a := range sent {
+		if a.Scheduled.After(s.changed) && a.Scheduled.Before(m.end) {
+			exposed++
+		}
+	}
+	_, most, err := split.Between(exposed, 0, firstWeight*progressiveFails/1e4, s.Alpha)
+	if err != nil {
+		return "", err
+	}
+	summary = fmt.Sprintf("%d requests were lost, all by v2; at most %d of the %d until Flagger took it back are accepted", len(lost), most, exposed)
+	if len(lost) > most {
+		return summary, refute(NoLoss, "%s", summary)
+	}
+	return summary, nil
+}

@@ -1,0 +1,204 @@
+package scenarios
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/probe"
+	"mllab.local/manifests"
+)
+
+// flaggerSays is a lab in which Flagger says this of one model, and a router
+// answers.
+func flaggerSays(t *testing.T, m *delivered, phase string, weight int64, by probe.Sender, events ...string) *Session {
+	t.Helper()
+	l := &Session{Env: &Env{Domain: "test"}, Namespace: "ns", send: by, task: &task{openStream("", "", nil)}}
+	canary := l.object("flagger.app/v1beta1", "Canary", m.name)
+	canary.Object["status"] = map[string]any{"phase": phase, "canaryWeight": weight}
+	objs := []client.Object{canary}
+	for i, said := range append(events, "of another") {
+		e := &corev1.Event{
+			ObjectMeta:     metav1.ObjectMeta{Namespace: "ns", Name: string(rune('z' - i))},
+			InvolvedObject: corev1.ObjectReference{Kind: "Canary", Name: m.name},
+			Message:        said, LastTimestamp: metav1.Unix(int64(i), 0),
+		}
+		if said == "of another" {
+			e.InvolvedObject.Name = "another"
+		}
+		objs = append(objs, e)
+	}
+	l.Kube = &kube.Client{Client: fake.NewClientBuilder().WithObjects(objs...).Build()}
+	if err := (deliveries{m}).ask(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// router draws v2 for a share of the requests, and errs for half of v2's.
+func router(share float64, errs bool) *drawn {
+	d := &drawn{share: share, random: rand.New(rand.NewPCG(1, 2))}
+	if errs {
+		d.fails = map[string]float64{"v2": progressiveFails / 100.}
+	}
+	return d
+}
+
+func good() *delivered { return &delivered{name: "good", watched: true} }
+
+func erring() *delivered {
+	return &delivered{name: "erring", env: map[string]string{"FAIL_PERCENT": "50"}, watched: true}
+}
+
+func TestWhoAnswersIsJudgedAtTheWeightThatFlaggerSays(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		model   *delivered
+		phase   string
+		weight  int64
+		by      *drawn
+		refutes Claim
+		says    string
+	}{
+		{"its share", good(), flaggerProgressing, firstWeight, router(.2, false), "", ""},
+		{"its share, half of it errors", erring(), flaggerProgressing, firstWeight, router(.2, true), "", ""},
+		{"another share", good(), flaggerProgressing, firstWeight, router(.8, false), Shares, "v2"},
+		{"nothing", good(), flaggerProgressing, firstWeight, router(0, false), Shares, "v2"},
+		{"errors of the good one", good(), flaggerProgressing, firstWeight, router(.2, true), Answers, "500"},
+		{"errors of a proxy", erring(), flaggerProgressing, firstWeight, &drawn{lost: .1, random: rand.New(rand.NewPCG(1, 2))}, Answers, "503"},
+		{"Flagger went on", good(), flaggerProgressing, secondWeight, router(.2, false), "error", "Flagger went on"},
+		{"Flagger took the bad one back", erring(), flaggerFailed, 0, router(.2, true), "error", "Flagger went on"},
+		{"Flagger took the good one back", good(), flaggerFailed, 0, router(0, false), Promotion, "Flagger ended with Failed"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6}, models: deliveries{tc.model}}
+			l := flaggerSays(t, tc.model, tc.phase, tc.weight, tc.by)
+			e, err := s.counted(firstWeight, "good", "erring")(t.Context(), l)
+			if tc.refutes == "error" {
+				if fault.Code(err) != 3 {
+					t.Errorf("exit code %d: %v", fault.Code(err), err)
+				}
+			}
+			wantRefuted(t, err, tc.refutes, tc.says)
+			if tc.refutes == "" && !strings.Contains(e.Summary, "accepted") {
+				t.Errorf("the evidence is %q", e.Summary)
+			}
+		})
+	}
+}
+
+func TestFlaggersWordsAreHeldAgainstTheAnswers(t *testing.T) {
+	const metric = "Halt erring.ns advancement success-percent 44.00 < 95"
+	for _, tc := range []struct {
+		name, phase string
+		said        []string
+		v2          float64
+		refutes     Claim
+		says        string
+	}{
+		{"both say v1", flaggerFailed, []string{"New revision detected!", metric, "Canary failed!"}, 0, "", ""},
+		{"users still get v2", flaggerFailed, []string{metric}, .01, Rollback, "the answers say"},
+		{"it was promoted", flaggerSucceeded, []string{metric}, 1, Rollback, "ended with Succeeded instead of Failed: " + metric},
+		{"for another reason", flaggerFailed, []string{"Halt advancement latency-p95"}, 0, Rollback, "did not say \"success-percent\""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := erring()
+			s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6}, models: deliveries{m}}
+			l := flaggerSays(t, m, tc.phase, 0, router(tc.v2, false), tc.said...)
+			e, err := s.ended("erring", flaggerFailed, "success-percent", Rollback)(t.Context(), l)
+			wantRefuted(t, err, tc.refutes, tc.says)
+			if tc.refutes == "" && !strings.Contains(e.Summary, metric) {
+				t.Errorf("the evidence is %q", e.Summary)
+			}
+		})
+	}
+}
+
+func TestOnlyTheErringVersionMayLoseAndNoMoreThanItsWeight(t *testing.T) {
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		name    string
+		lost    int
+		answer  probe.Answer
+		refutes bool
+	}{
+		{"what its weight explains", 100, probe.Answer{Target: "v2", Status: 500}, false},
+		{"more", 200, probe.Answer{Target: "v2", Status: 500}, true},
+		{"by v1", 1, probe.Answer{Target: "v1", Status: 500}, true},
+		{"by a proxy", 1, probe.Answer{Status: http.StatusServiceUnavailable, Router: true}, true},
+	} {
+		m := erring()
+		m.end = began.Add(20 * time.Second)
+		s := &progressiveStory{Options: Options{Alpha: 1e-6}, models: deliveries{m}, changed: began}
+		var sent, lost []probe.Answer
+		for i := range 60 * watchRate {
+			a := probe.Answer{Target: "v1", Status: 200, Scheduled: began.Add(time.Duration(i) * time.Second / watchRate)}
+			if len(lost) < tc.lost {
+				a.Target, a.Status, a.Router = tc.answer.Target, tc.answer.Status, tc.answer.Router
+				lost = append(lost, a)
+			}
+			sent = append(sent, a)
+		}
+		summary, err := s.explained(m, sent, lost)
+		if claim, why := refutes(t, err); (claim == NoLoss) != tc.refutes {
+			t.Errorf("%s: %q %s, %s", tc.name, claim, why, summary)
+		}
+	}
+}
+
+func TestFlaggersMetricsAreThoseThatTheModelsAskFor(t *testing.T) {
+	text, err := manifests.Upstream("progressive.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	installed, err := kube.Decode(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	templates := map[string]bool{}
+	for _, o := range installed {
+		templates[o.GetName()] = true
+	}
+	l := &Session{Env: &Env{Domain: "test", Image: "model"}, Namespace: "mllab-test"}
+	for _, m := range []*delivered{good(), {name: "free", unjudged: true}, {name: "held", held: true}} {
+		_, o, err := m.objects(l, "v1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var canary struct {
+			Spec struct {
+				Analysis struct {
+					StepWeights []int
+					Metrics     []struct {
+						TemplateRef struct{ Name string }
+					}
+					Webhooks []struct{ Type string }
+				}
+			}
+		}
+		if err := into(o.Object, &canary); err != nil {
+			t.Fatal(err)
+		}
+		got, want := canary.Spec.Analysis, len(templates)
+		if m.unjudged {
+			want = 0
+		}
+		if len(got.StepWeights) != 2 || len(got.Metrics) != want || (len(got.Webhooks) == 1) != m.held {
+			t.Errorf("%s: the analysis is %+v", m.name, got)
+		}
+		for _, metric := range got.Metrics {
+			if !templates[metric.TemplateRef.Name] {
+				t.Errorf("no MetricTemplate is called %q", metric.TemplateRef.Name)
+			}
+		}
+	}
+}
