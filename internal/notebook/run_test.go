@@ -88,7 +88,8 @@ func (b bench) run(cells []byte, env []string, args ...string) (code int, out st
 	}
 	b.write("code/steps.json", string(book.program()), 0o600)
 	tmp := b.TempDir()
-	cmd := exec.Command("python3", append([]string{"code/run.py", "code/steps.json"}, args...)...)
+	// -S: the image has not the packages of this machine.
+	cmd := exec.Command("python3", append([]string{"-S", "code/run.py", "code/steps.json"}, args...)...)
 	cmd.Dir = b.dir
 	cmd.Env = append(append(os.Environ(), env...), "TMP="+tmp, "PATH="+b.dir+":"+os.Getenv("PATH"), "REGISTRY="+filepath.Join(b.dir, "registry"), "STORE=store", "RUN=run")
 	text, _ := cmd.CombinedOutput()
@@ -214,6 +215,9 @@ func TestLinesForJupyterRun(t *testing.T) {
 		{"how Jupyter shows things", "%matplotlib inline\n%config InlineBackend.figure_format = 'svg'\n%load_ext autoreload\n%autoreload 2\nprint(1)", "1\n"},
 		{"a page", "%%html\n<b>bold</b>", ""},
 		{"display", "display(1, 'a')", "1\na\n"},
+		{"what IPython shows", "from IPython.display import display, HTML, Image, clear_output\nimport IPython.display as d\ndisplay(HTML('<b>'), d.Markdown(data='x'))\nclear_output(wait=True)", "<IPython.HTML object>\n<IPython.Markdown object>\n"},
+		{"IPython's shell", "from IPython import get_ipython\nimport IPython\nget_ipython().run_line_magic('matplotlib', 'inline')\nprint(IPython.get_ipython() is get_ipython())", "True\n"},
+		{"IPython's settings", "from IPython.core.interactiveshell import InteractiveShell\nInteractiveShell.ast_node_interactivity = 'all'\nfrom IPython.core.display import display", ""},
 		{"a call", "/print 1 2", "1 2\n"},
 		{"await", "import asyncio\nasync def f(): return 3\ntask = asyncio.create_task(f())\nprint(await f() + await task)", "6\n"},
 		{"a magic without its %", "ls helper.py", "helper.py\n"},

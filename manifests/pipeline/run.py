@@ -23,6 +23,7 @@ import ast
 import asyncio
 import builtins
 import contextlib
+import importlib.util
 import inspect
 import io
 import json
@@ -182,6 +183,7 @@ class Shell:
     commands = {"cat": "cat", "cp": "cp", "echo": "echo", "ll": "ls -l", "ls": "ls", "mkdir": "mkdir", "mv": "mv", "pip": "python3 -m pip", "rm": "rm", "rmdir": "rmdir"}
     scripts = {"bash": "bash", "python": "python3", "python3": "python3", "sh": "sh"}
     pages = "HTML SVG html javascript js latex markdown svg".split()  # nobody sees them
+    events = types.SimpleNamespace(register=lambda *_: None, unregister=lambda *_: None)  # of Jupyter, which runs no cell here
 
     def __init__(self, names):
         self.user_ns = names
@@ -371,6 +373,37 @@ def display(*values, **_):
         print(value)
 
 
+class Shown:
+    """What only Jupyter can show, or set."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __repr__(self):
+        return f"<IPython.{type(self).__name__} object>"
+
+
+def ipython(shell):
+    """Returns modules in the place of IPython's that notebooks import to show things; none if the image has IPython."""
+    if importlib.util.find_spec("IPython"):
+        return {}
+    names = "IPython", "IPython.display", "IPython.core", "IPython.core.display", "IPython.core.interactiveshell"
+    modules = {name: types.ModuleType(name) for name in names}
+
+    def shown(name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return type(name, (Shown,), {})
+
+    for name, module in modules.items():
+        module.get_ipython, module.display, module.clear_output, module.__path__ = lambda: shell, display, lambda wait=False: None, []
+        if name.count("."):
+            module.__getattr__ = shown
+    modules["IPython"].display = modules["IPython.display"]
+    modules["IPython"].version_info = 8, 31, 0, ""  # matplotlib asks for it, and for the events
+    return modules
+
+
 def main(file, step, before):
     import joblib
 
@@ -383,6 +416,7 @@ def main(file, step, before):
     Captured.__module__ = "run"
     shell = Shell(names)
     builtins.get_ipython, builtins.display = lambda: shell, display
+    sys.modules.update(ipython(shell))
 
     hand_out("result", "null")
     hand_out("metrics", "{}")
