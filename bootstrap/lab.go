@@ -228,8 +228,13 @@ func (l liveLab) env(gateway string) addons.Env {
 	return addons.Env{Kube: l.kube, Gateway: gateway, Send: probe.NewHTTP(10 * time.Second)}
 }
 
+// coldStart limits one answer of a model at zero pods. On an idle machine it takes 2 s, on a busy one more than 10 s.
+const coldStart = 30 * time.Second
+
 func (l liveLab) ask(ctx context.Context, gateway, addon string) (asked, answer string, err error) {
-	return addons.Ask(ctx, l.env(gateway), addon)
+	env := l.env(gateway)
+	env.Send = probe.NewHTTP(coldStart)
+	return addons.Ask(ctx, env, addon)
 }
 
 func (l liveLab) followed(ctx context.Context) (string, error) { return addons.Followed(ctx, l.kube) }

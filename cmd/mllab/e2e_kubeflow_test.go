@@ -134,7 +134,6 @@ func TestLabDelivery(t *testing.T) {
 
 	c.part(t, "it fits", func(t *testing.T) {
 		var r bootstrap.StatusReport
-		c.run("status") // it wakes the sample, which is at zero pods: on a busy node that takes longer than status waits
 		c.run("status", "-o", "json").ok(t, &r)
 		if r.Memory > kubeflowMemory {
 			t.Errorf("the node holds %d MiB, more than %d", r.Memory>>20, kubeflowMemory>>20)
