@@ -159,9 +159,12 @@ func TestRunsEndWhenTheAPIServerIsGone(t *testing.T) {
 				}}, nil
 			}
 		}
+		var mu sync.Mutex // several runs call Events at once
 		var results []Result
 		began := time.Now()
 		err = RunAll(t.Context(), &Env{Kube: c, Events: func(e Event) {
+			mu.Lock()
+			defer mu.Unlock()
 			if e.Result != nil {
 				results = append(results, *e.Result)
 			}
