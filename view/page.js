@@ -414,6 +414,27 @@ async function look() {
   for (const f of lab.fluxNotReady || []) row("flux", JSON.stringify(f), "fail");
   if (lab.url) row("gateway", lab.url);
   box.replaceChildren(table);
+  if ((lab.addons || []).some((a) => a.name === "git")) audit();
+}
+
+// audit shows what the newest commits of the lab's Git did.
+async function audit() {
+  const box = $("audit").querySelector("div"), answer = await fetch("audit");
+  $("audit").hidden = false;
+  if (!answer.ok) { box.replaceChildren(make("p", await answer.text())); return; }
+  const report = await answer.json(), table = make("table"), head = make("tr");
+  for (const name of ["Commit", "What", "By", "Changes", "Flux", "In traffic after", "Proof"]) head.append(make("th", name, {scope: "col"}));
+  table.append(head);
+  for (const c of report.commits || []) {
+    const objects = (c.changes || []).flatMap((f) => f.error ? ["cannot be built: " + f.error] : (f.objects || []).map((o) => `${o.action} ${o.object}`));
+    const p = c.proof, row = make("tr", undefined, {"data-commit": c.commit});
+    row.append(make("td", c.commit.slice(0, 10)), make("td", c.message.split("\n")[0]), make("td", c.pushed ? c.pushed.user : c.author), make("td", objects.join(", ")),
+      make("td", (c.applied || []).map((a) => a.reason).at(-1) || "nothing is known"), make("td", p && p.secondsToTraffic ? p.secondsToTraffic.toFixed(1) + " s" : ""),
+      make("td", p ? `${p.pass ? "PASS" : "FAIL"} ${p.scenario}${p.control ? ", control " + p.control : ""}: ${p.step}` : "", p ? {class: p.pass ? "ok" : "fail"} : {}));
+    table.append(row);
+  }
+  const drift = (report.drift || []).flatMap((d) => d.error ? [`${d.kustomization} is not compared: ${d.error}`] : (d.objects || []).map((o) => `${o.object} differs from Git (${d.kustomization})`));
+  box.replaceChildren(table, ...(drift.length ? drift : [`no drift: ${report.compared} objects are as Git says`]).map((text) => make("p", text, {class: drift.length ? "fail" : "soft"})));
 }
 
 // --- what a person does

@@ -28,6 +28,7 @@ type Server struct {
 	Evidence string                             // folder whose events are followed; it may not be there yet
 	Choices  []Choice                           // what can be started
 	Lab      func(context.Context) (any, error) // the state of the lab, for the page
+	Audit    func(context.Context) (any, error) // the commits of the lab's Git and the drift, for the page
 	Child    *Child
 }
 
@@ -49,10 +50,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux.Handle("GET /{token}/page.js", http.StripPrefix("/"+s.Token, page))
 	mux.Handle("GET /{token}/style.css", http.StripPrefix("/"+s.Token, page))
 	mux.HandleFunc("GET /{token}/choices", func(w http.ResponseWriter, _ *http.Request) { asJSON(w, s.Choices, nil) })
-	mux.HandleFunc("GET /{token}/lab", func(w http.ResponseWriter, r *http.Request) {
-		lab, err := s.Lab(r.Context())
-		asJSON(w, lab, err)
-	})
+	for path, read := range map[string]func(context.Context) (any, error){"lab": s.Lab, "audit": s.Audit} {
+		mux.HandleFunc("GET /{token}/"+path, func(w http.ResponseWriter, r *http.Request) {
+			v, err := read(r.Context())
+			asJSON(w, v, err)
+		})
+	}
 	mux.HandleFunc("GET /{token}/events", s.events)
 	mux.HandleFunc("GET /{token}/evidence/{run}/{file}", s.evidence)
 	mux.HandleFunc("POST /{token}/start", func(w http.ResponseWriter, r *http.Request) {

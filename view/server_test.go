@@ -3,6 +3,7 @@ package view
 import (
 	"bufio"
 	"context"
+	"errors"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -22,7 +23,8 @@ func serve(t *testing.T, script string) (*Server, string) {
 	t.Helper()
 	s := &Server{
 		Token: "TOKEN", Evidence: filepath.Join(t.TempDir(), "evidence"), Choices: []Choice{{Name: "canary", Controls: []string{"weights"}}},
-		Lab: func(context.Context) (any, error) { return map[string]bool{"ready": true}, nil },
+		Lab:   func(context.Context) (any, error) { return map[string]bool{"ready": true}, nil },
+		Audit: func(context.Context) (any, error) { return nil, errors.New("the lab has no Git") },
 		Child: &Child{Command: func(args ...string) *exec.Cmd {
 			return exec.Command("sh", append([]string{"-c", script, "sh"}, args...)...)
 		}},
@@ -52,6 +54,7 @@ func TestOnlyThePageItselfIsServed(t *testing.T) {
 		{"its style", "GET", "/TOKEN/style.css", "", "", 200},
 		{"what can be started", "GET", "/TOKEN/choices", "", "", 200},
 		{"the lab", "GET", "/TOKEN/lab", "", "", 200},
+		{"commits of a lab without Git", "GET", "/TOKEN/audit", "", "", 503},
 		{"no token", "GET", "/", "", "", 403},
 		{"another token", "GET", "/TOKEM/", "", "", 403},
 		{"a part of the token", "GET", "/TOKE/", "", "", 403},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -39,15 +40,7 @@ code is 0 even with drift.`,
 			if last < 0 {
 				return fault.Usage("such as --last 20, or --last 0 for all", "--last %d is no number of commits", last)
 			}
-			lab, err := bootstrap.OpenReadOnly(c.Context(), a.options())
-			if err != nil {
-				return err
-			}
-			remote, err := gitOf(lab)
-			if err != nil {
-				return err
-			}
-			r, err := audit.Read(c.Context(), lab.Kube, remote, addons.GitInside, last)
+			r, err := a.audit(c.Context(), last)
 			if err != nil {
 				return err
 			}
@@ -56,6 +49,19 @@ code is 0 even with drift.`,
 	}
 	c.Flags().IntVar(&last, "last", last, "number of commits, 0 for all")
 	return c
+}
+
+// audit reads the last commits of the lab's Git, 0 for all.
+func (a *app) audit(ctx context.Context, last int) (audit.Report, error) {
+	lab, err := bootstrap.OpenReadOnly(ctx, a.options())
+	if err != nil {
+		return audit.Report{}, err
+	}
+	remote, err := gitOf(lab)
+	if err != nil {
+		return audit.Report{}, err
+	}
+	return audit.Read(ctx, lab.Kube, remote, addons.GitInside, last)
 }
 
 // short is a commit as people name it.

@@ -165,7 +165,7 @@ func TestLabScenarios(t *testing.T) {
 		},
 	} {
 		c.part(t, "no untrue pass when "+world.name, func(t *testing.T) {
-			p := c.start("scenario", "canary", "--requests", "5000", "-o", "json") // long enough for what happens in the middle
+			p := c.start("scenario", "canary", "--requests", "2000", "-o", "json") // long enough for what happens in the middle
 			p.says(t, "canary: 90/10: started")
 			c.inForce(t, "90 10")
 			world.change(t)
@@ -221,6 +221,7 @@ func TestLabScenarios(t *testing.T) {
 		}
 	})
 	c.part(t, "a person's own clone, and the audit", func(t *testing.T) { testGitVerbs(t, c) })
+	c.part(t, "a real browser follows runs on the page of mllab view, starts and stops them", func(t *testing.T) { testView(t, c) })
 	testDelivery(t, c, "gitops-helm")
 	c.part(t, "the addons come from the lab's own Git", func(t *testing.T) { testUpGitOps(t, c) })
 }

@@ -54,7 +54,8 @@ func (a *app) view(ctx context.Context, open bool) error {
 	}
 	server := &view.Server{
 		Token: rand.Text(), Evidence: evidence,
-		Lab: func(ctx context.Context) (any, error) { return bootstrap.Status(ctx, a.options()) },
+		Lab:   func(ctx context.Context) (any, error) { return bootstrap.Status(ctx, a.options()) },
+		Audit: func(ctx context.Context) (any, error) { return a.audit(ctx, defaultLast) },
 		Child: &view.Child{Command: func(args ...string) *exec.Cmd {
 			cmd := exec.Command(self, append(args, "--name="+a.global.name, "--state-dir="+a.global.state, "--cache-dir="+a.global.cache)...)
 			// A terminal's ^C would reach it a second time, which ends it without a clean-up.

@@ -1,16 +1,15 @@
 // These tests drive a real browser against `mllab view` of a lab that is up. They are a module of their own, so that
-// mllab does not depend on a browser's protocol. To run them on the lab that MLLAB_NAME and MLLAB_STATE_DIR name:
-//
-//	MLLAB_BIN=$PWD/bin/mllab go test -C view/browser -count=1 ./...
-//
-// PICTURES=FOLDER also writes the pictures of the docs.
+// mllab does not depend on a browser's protocol. MLLAB_BIN is the program, MLLAB_NAME and MLLAB_STATE_DIR name the lab.
+// With PICTURES the tests also write the pictures of the docs to this folder (`make pictures`).
 package browser
 
 import (
+	"archive/zip"
 	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -100,7 +99,7 @@ func do(t *testing.T, ctx context.Context, actions ...chromedp.Action) {
 // asked evaluates an expression in the page.
 func asked[T any](t *testing.T, ctx context.Context, js string) (v T) {
 	t.Helper()
-	do(t, ctx, chromedp.Evaluate(js, &v))
+	do(t, ctx, chromedp.Evaluate(js, &v, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
 	return v
 }
 
@@ -120,6 +119,50 @@ type result struct {
 			Watch   *struct{ Sent int }
 			File    string
 		}
+	}
+}
+
+// axe is the source of axe-core, which finds what keeps people from using a page. pip downloads it, and checks its hash.
+// https://github.com/dequelabs/axe-core
+var axe = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("", "axe")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(folder)
+	out, err := exec.Command("python3", "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "-r", "requirements.txt", "-d", folder).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("downloading axe-core: %w: %s", err, out)
+	}
+	wheels, _ := filepath.Glob(filepath.Join(folder, "*.whl")) // the pattern is right
+	if len(wheels) != 1 {
+		return "", fmt.Errorf("pip downloaded %v", wheels)
+	}
+	wheel, err := zip.OpenReader(wheels[0])
+	if err != nil {
+		return "", err
+	}
+	defer wheel.Close()
+	file, err := wheel.Open("axe_playwright_python/axe.min.js")
+	if err != nil {
+		return "", err
+	}
+	source, err := io.ReadAll(file)
+	return string(source), err
+})
+
+// usable fails the test for each serious finding of axe in the page.
+func usable(t *testing.T, ctx context.Context, where string) {
+	t.Helper()
+	source, err := axe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, ctx, chromedp.Evaluate(source+"; true", nil))
+	for _, f := range asked[[]string](t, ctx, `axe.run().then((r) => r.violations
+		.filter((v) => v.impact === "serious" || v.impact === "critical")
+		.map((v) => v.id + ": " + v.help + ": " + v.nodes.map((n) => n.html.slice(0, 120)).join(" ; ")))`) {
+		t.Errorf("%s: axe: %s", where, f)
 	}
 }
 
@@ -143,7 +186,8 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 
 	// A run of another terminal. In the middle the page is loaded again.
 	var out strings.Builder
-	run := mllab(t.Context(), "scenario", "canary", "--requests", "400", "-o", "json")
+	html := filepath.Join(t.TempDir(), "report.html")
+	run := mllab(t.Context(), "scenario", "canary", "--requests", "400", "-o", "json", "--html", html)
 	run.Stdout = &out
 	if err := run.Start(); err != nil {
 		t.Fatal(err)
@@ -151,11 +195,13 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	until(t, ctx, `shown && !shown.result && document.querySelector("#steps [data-step='90/10'] .ok") !== null`)
 	do(t, ctx, chromedp.Reload())
 	until(t, ctx, `document.querySelectorAll("#steps .ok").length >= 3`)
-	picture(t, ctx, "view-running")
 	if err := run.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, out.String())
 	}
 	until(t, ctx, `document.querySelector("#title").textContent === "PASS canary"`)
+	if asked[bool](t, ctx, `fetch("lab").then((a) => a.json()).then((lab) => lab.addons.some((a) => a.name === "git"))`) {
+		until(t, ctx, `document.querySelectorAll("#audit [data-commit]").length > 0`)
+	}
 	picture(t, ctx, "view")
 	var results []result
 	if err := json.Unmarshal([]byte(out.String()), &results); err != nil || len(results) != 1 || !results[0].Pass {
@@ -205,16 +251,41 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	if bad := elsewhere(); len(bad) > 0 {
 		t.Errorf("the page did: %s", strings.Join(bad, "; "))
 	}
+
+	// Its report asks for nothing, not even of a server.
+	asksFor := len(elsewhere())
+	do(t, ctx, chromedp.Navigate("file://"+html), chromedp.WaitVisible("main", chromedp.ByQuery))
+	for _, answer := range elsewhere()[asksFor:] {
+		if answer != "a request to file://"+html {
+			t.Errorf("the report did: %s", answer)
+		}
+	}
+	if text := asked[string](t, ctx, `document.body.innerText`); !strings.Contains(text, "PASS") || !strings.Contains(text, "90/10") {
+		t.Errorf("the report says %s", text)
+	}
+	usable(t, ctx, "the report")
+	picture(t, ctx, "report")
 }
 
 func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
 	address := serve(t)
 	ctx, elsewhere := tab(t, address)
 	until(t, ctx, `document.querySelector("#scenario option") !== null`)
-	do(t, ctx, chromedp.SetValue("#scenario", "canary"), chromedp.Click("#controls"), chromedp.Click("#go"))
+	// When which run's refuted step is seen first.
+	const seen = `window.seen = {}; new MutationObserver(() => {
+		if (document.querySelector("#steps .FAIL") && !(shown.folder in seen)) seen[shown.folder] = Date.now();
+	}).observe(document.querySelector("#steps"), {childList: true, subtree: true}); true`
+	began := time.Now()
+	do(t, ctx, chromedp.Evaluate(seen, nil), chromedp.SetValue("#scenario", "canary"), chromedp.Click("#controls"), chromedp.Click("#go"))
 	until(t, ctx, `child.running === true`)
-	until(t, ctx, `[...runs.values()].some((r) => r.began > Date.now() - 600000 && r.story.control && r.steps.some((s) => s.checked && !s.checked.pass))`)
-	picture(t, ctx, "view-control")
+	until(t, ctx, `Object.keys(seen).length > 0`)
+	for folder, at := range asked[map[string]int64](t, ctx, `seen`) {
+		if late := time.UnixMilli(at).Sub(refuted(t, folder, began)); late > time.Second {
+			t.Errorf("%s: the page shows a refuted claim %s after it was", folder, late)
+		} else {
+			t.Logf("%s: the page shows a refuted claim %s after it was", folder, late)
+		}
+	}
 	until(t, ctx, `child.running === false`)
 	if got := asked[string](t, ctx, `child.error`); got != "" {
 		t.Errorf("the controls ended with %q", got)
@@ -222,6 +293,41 @@ func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
 	if bad := elsewhere(); len(bad) > 0 {
 		t.Errorf("the page did: %s", strings.Join(bad, "; "))
 	}
+}
+
+// refuted is when a run says in its events that a claim does not hold.
+func refuted(t *testing.T, folder string, since time.Time) time.Time {
+	t.Helper()
+	var env struct {
+		State string `json:"MLLAB_STATE_DIR"`
+		Name  string `json:"MLLAB_NAME"`
+	}
+	out, err := mllab(t.Context(), "env", "-o", "json").Output()
+	if err == nil {
+		err = json.Unmarshal(out, &env)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(env.State, env.Name, "evidence", folder, "events.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		var e struct {
+			At      time.Time
+			Type    string
+			Checked *struct{ Pass bool }
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == "end" && e.Checked != nil && !e.Checked.Pass && e.At.After(since) {
+			return e.At
+		}
+	}
+	t.Fatalf("%s: no claim is refuted", folder)
+	return time.Time{}
 }
 
 func TestAScenarioIsSteppedThroughAndStoppedFromThePage(t *testing.T) {
@@ -233,7 +339,6 @@ func TestAScenarioIsSteppedThroughAndStoppedFromThePage(t *testing.T) {
 	if got := asked[string](t, ctx, `document.querySelector("#news").textContent`); !strings.Contains(got, "v1 serves") {
 		t.Errorf("it says %q", got)
 	}
-	picture(t, ctx, "view-step")
 	do(t, ctx, chromedp.Click("#next"))
 	until(t, ctx, `document.querySelector("#steps [data-step='v1 serves'] .ok") !== null`)
 	do(t, ctx, chromedp.Click("#stop"))
@@ -252,7 +357,7 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 			if over := asked[float64](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
 				t.Errorf("at %d pixels the page is %.0f too wide", width, over)
 			}
-			picture(t, ctx, fmt.Sprintf("view-%d-%s", width, scheme))
+			usable(t, ctx, fmt.Sprintf("%d pixels, %s", width, scheme))
 		}
 	}
 }
