@@ -35,7 +35,7 @@ arm64: ## build images of each kind for arm64, and start them under qemu-user (a
 lint: ## check format, vet, staticcheck, and that go.mod is tidy
 	scripts/test lint
 
-pictures: build ## take the pictures of the docs anew, in a real browser, from runs on the lab that is up
+pictures: build ## take the pictures of the docs in a real browser, from runs on the lab that is up
 	scripts/install chromium termtosvg
 	termtosvg docs/pictures/canary.svg -g 112x40 -m 200 -c "$(BIN) scenario canary --short"
 	MLLAB_BIN=$(CURDIR)/$(BIN) PICTURES=$(CURDIR)/docs/pictures go test -C view/browser -count=1 -timeout 15m ./...
