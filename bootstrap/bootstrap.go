@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"mllab.local/addons"
@@ -106,6 +107,9 @@ func (o Options) withDefaults() (Options, error) {
 			return o, fmt.Errorf("finding %s: %w", *dir, err)
 		}
 		*dir = abs
+	}
+	if strings.ContainsRune(o.State, os.PathListSeparator) { // the kubeconfig is there, and KUBECONFIG is a list
+		return o, fault.Usage("name another folder with --state-dir", "--state-dir must not contain %q, which separates the files of KUBECONFIG, got %s", os.PathListSeparator, o.State)
 	}
 	if !validName.MatchString(o.Name) {
 		return o, fault.Usage("use a name such as --name lab-2", "--name must be at most 48 lower-case letters, digits and dashes, got %q", o.Name)
