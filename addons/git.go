@@ -33,12 +33,12 @@ const GitInside = "http://git.git.svc.cluster.local/lab.git"
 // git is a Git server with one repository, behind the gateway under /git/.
 func git() Addon {
 	return Addon{
-		Name:      "git",
-		Summary:   "the lab's Git: a repository that Flux follows",
-		Needs:     []string{"network", "flux"},
-		Images:    []string{"gitserver"},
-		PostApply: makeGitToken,
-		Verify:    verifyGit,
+		Name:       "git",
+		Summary:    "the lab's Git: a repository that Flux follows",
+		StartAfter: []string{"network", "flux"}, // verified by the way that network makes
+		Images:     []string{"gitserver"},
+		PostApply:  makeGitToken,
+		Verify:     verifyGit,
 	}
 }
 

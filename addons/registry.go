@@ -22,12 +22,12 @@ const Registry = "registry.registry.svc.cluster.local:5000"
 // on the lab's one port.
 func labRegistry() Addon {
 	return Addon{
-		Name:      "registry",
-		Summary:   "the lab's own registry: images that are made on the lab",
-		Needs:     []string{"network"},
-		Images:    []string{"registry", "agent", "gitserver"},
-		PostApply: advertiseRegistry,
-		Verify:    verifyRegistry,
+		Name:       "registry",
+		Summary:    "the lab's own registry: images that are made on the lab",
+		StartAfter: []string{"network"}, // verified by the way that it makes
+		Images:     []string{"registry", "agent", "gitserver"},
+		PostApply:  advertiseRegistry,
+		Verify:     verifyRegistry,
 	}
 }
 
