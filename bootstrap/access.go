@@ -32,7 +32,7 @@ func FindAccess(o Options) (Access, error) {
 	return Access{o.Name, url(st.Port), o.store().kubeconfig(), o.State}, nil
 }
 
-// finished returns the record of a lab that `up` completed.
+// finished returns the record of a lab that `up` completed, or of which it completed the core.
 func (o Options) finished() (*state, error) {
 	st, err := o.store().load()
 	switch {
@@ -40,7 +40,7 @@ func (o Options) finished() (*state, error) {
 		return nil, err
 	case st == nil:
 		return nil, fault.CannotTest(o.command("up"), "there is no lab %q", o.Name)
-	case st.Phase != phaseReady:
+	case st.Phase != phaseReady && st.Phase != phaseCore:
 		return nil, fault.CannotTest(o.upAgain(st)+" completes it", "lab %q is not complete", o.Name)
 	}
 	return st, nil

@@ -31,11 +31,11 @@ func down(ctx context.Context, o DownOptions, p deps) (DownReport, error) {
 	}
 	r := DownReport{Cluster: o.Name, Removed: []string{}, Kept: []string{}}
 	s := o.store()
-	unlock, err := s.lock("down")
+	_, done, err := s.lockAll("down")
 	if err != nil {
 		return r, err
 	}
-	defer unlock()
+	defer done()
 
 	st, broken := s.load() // an unreadable record is a record, too
 	if fault.Code(broken) == 2 {

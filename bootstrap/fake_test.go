@@ -42,6 +42,9 @@ type world struct {
 	outOfGit     []string // addons that somebody took out of the lab's Git
 	awaitErr     error
 	addonErr     map[string]error
+	verifyErr    map[string]error
+	building     func() error // makes the images that the core does not need
+	afterCore    func()       // called when the core's addons are verified, before the others are
 	rejected     []proxy.Rejection
 	troubles     kube.Trouble
 	unready      []addons.Unready
@@ -72,7 +75,7 @@ func newWorld(t *testing.T) *world {
 		}
 	}
 	return &world{
-		t: t, dead: map[string]bool{}, volumes: map[string]string{}, failing: map[string]error{}, env: map[string]string{}, addonErr: map[string]error{},
+		t: t, dead: map[string]bool{}, volumes: map[string]string{}, failing: map[string]error{}, env: map[string]string{}, addonErr: map[string]error{}, verifyErr: map[string]error{},
 		machine: goodMachine(), node: images.Node{Ref: testRef, Source: "source", Images: im},
 	}
 }
@@ -108,7 +111,13 @@ func (w *world) deps() deps {
 		},
 		freePort: func() (int, error) { return 40123, nil },
 		listen:   func(int) error { return w.portErr },
-		resolve:  func(context.Context, images.Options) (images.Node, error) { return w.node, nil },
+		resolve: func(_ context.Context, o images.Options) (images.Node, error) {
+			if w.building != nil {
+				o.Ready(images.Node{Ref: testRef, Source: "source", Images: w.node.Images})
+				return w.node, w.building()
+			}
+			return w.node, nil
+		},
 		write: func(n images.Node, _ context.Context, out io.Writer) error {
 			_, err := io.WriteString(out, "image "+n.Ref)
 			return err
@@ -120,6 +129,7 @@ func (w *world) deps() deps {
 		render: func(list []addons.Addon, _ addons.Images) ([]addons.Rendered, error) {
 			var all []addons.Rendered
 			for _, a := range list {
+				a.Verify = func(context.Context, addons.Env, func(string)) error { return w.verifyErr[a.Name] }
 				all = append(all, addons.Rendered{Addon: a})
 			}
 			return all, nil
@@ -150,7 +160,13 @@ func (w *world) install(ctx context.Context, gitops bool, _ string, pods addons.
 	w.installs++
 	w.gitops = gitops
 	var results []addons.Result
-	for _, a := range list {
+	for i, a := range list {
+		if i == len(addons.Core()) && w.afterCore != nil {
+			w.afterCore()
+		}
+		if err := a.Verify(ctx, addons.Env{}, func(string) {}); err != nil {
+			return results, err
+		}
 		if gitops && slices.Contains(w.outOfGit, a.Name) {
 			continue
 		}

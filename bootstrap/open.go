@@ -21,6 +21,9 @@ type Running struct {
 	Addons   []string
 	Evidence string // folder for the evidence of scenarios
 	Close    func() // releases the lab's lock
+
+	coming []string // addons that an `up` has not completed
+	up     string   // its command
 }
 
 // openBound limits the wait for the API: in a lab that is up it answers at once.
@@ -76,9 +79,12 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 	}
 	lab := Running{
 		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
-		Evidence: o.store().evidence(),
+		Evidence: o.store().evidence(), up: up,
 	}
-	if slices.Contains(st.Addons, "git") {
+	if st.Phase == phaseCore {
+		lab.Addons, lab.coming = addons.Core(), st.Addons
+	}
+	if slices.Contains(lab.Addons, "git") {
 		if lab.Git, err = addons.GitRemote(bounded, client, lab.URL); ctx.Err() != nil {
 			return Running{}, ctx.Err()
 		} else if err != nil {
@@ -102,6 +108,9 @@ func (r Running) Missing(needs []string) []string {
 
 // Adding returns the command that adds addons to the lab, and nothing else.
 func (r Running) Adding(names []string) string {
+	if !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(r.coming, n) }) {
+		return r.up // it still runs, or was interrupted
+	}
 	up := "mllab up "
 	if !isWhole(r.Addons) {
 		up += "--core "

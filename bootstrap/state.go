@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 const (
 	phaseCreating = "creating" // kind is creating it
 	phaseCreated  = "created"  // a node with Kubernetes; addons may be missing
+	phaseCore     = "core"     // the core's addons are verified; others may be missing
 	phaseReady    = "ready"    // `up` completed
 )
 
@@ -43,7 +45,7 @@ type hostRecord struct {
 	LibModules bool     `json:"libModules,omitempty"`
 }
 
-// store is the state folder of one cluster: ROOT/NAME/{state.json,kubeconfig,merged.json}, ROOT/NAME.lock, ROOT/made.json.
+// store is the state folder of one cluster: ROOT/NAME/{state.json,kubeconfig,merged.json}, ROOT/NAME.lock, ROOT/NAME.up.lock, ROOT/made.json.
 type store struct{ root, name string }
 
 // stateSigns are patterns of files that only a state folder has.
@@ -61,6 +63,7 @@ func (s store) mergedFile() string     { return filepath.Join(s.dir(), "merged.j
 func (s store) stateFile() string      { return filepath.Join(s.dir(), "state.json") }
 func (s store) hostRecordFile() string { return filepath.Join(s.root, "made.json") }
 func (s store) lockFile() string       { return filepath.Join(s.root, s.name+".lock") }
+func (s store) upLockFile() string     { return filepath.Join(s.root, s.name+".up.lock") }
 
 // podmanConf returns the path of the configuration that podman reads through its environment.
 func (s store) podmanConf() string { return filepath.Join(s.root, "containers.conf") }
@@ -141,12 +144,30 @@ func (s store) removeShared() error {
 
 // lock locks the cluster, so that only one mllab works on it. unlock removes the lock file. The kernel releases the lock
 // when the process ends, however it ends.
-func (s store) lock(verb string) (unlock func(), err error) {
+func (s store) lock(verb string) (unlock func(), err error) { return s.lockBy(s.lockFile(), verb) }
+
+// lockAll is lock for who creates or removes the cluster. done releases both locks; unlock only that of the others, who may
+// then work on the cluster while it is completed.
+func (s store) lockAll(verb string) (unlock, done func(), err error) {
+	last, err := s.lockBy(s.upLockFile(), verb)
+	if err != nil {
+		return nil, nil, err
+	}
+	first, err := s.lock(verb)
+	if err != nil {
+		last()
+		return nil, nil, err
+	}
+	unlock = sync.OnceFunc(first)
+	return unlock, func() { unlock(); last() }, nil
+}
+
+func (s store) lockBy(file, verb string) (unlock func(), err error) {
 	for {
 		if err := folder.Own("--state-dir", s.root, stateSigns...); err != nil {
 			return nil, err
 		}
-		f, err := os.OpenFile(s.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another mllab has just removed the folder
 		}
@@ -155,17 +176,20 @@ func (s store) lock(verb string) (unlock func(), err error) {
 		}
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err != nil {
-			holder, _ := os.ReadFile(s.lockFile()) // only for the message
+			holder, _ := os.ReadFile(file) // only for the message
 			_ = f.Close()
 			if !errors.Is(err, syscall.EWOULDBLOCK) {
 				return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
 			}
-			return nil, fault.Hinted(fmt.Errorf("cluster %s is locked: %s", s.name, firstNonEmpty(strings.TrimSpace(string(holder)), "by another mllab")),
-				"wait until it ends, or stop it, then try again")
+			hint := "wait until it ends, or stop it, then try again"
+			if file == s.lockFile() && strings.HasPrefix(string(holder), "mllab up") {
+				hint = "wait until it says that the core is ready, then try again"
+			}
+			return nil, fault.Hinted(fmt.Errorf("cluster %s is locked: %s", s.name, firstNonEmpty(strings.TrimSpace(string(holder)), "by another mllab")), hint)
 		}
 		// The previous holder may have removed its file meanwhile. A lock on a removed file is useless.
 		held, herr := f.Stat()
-		there, terr := os.Stat(s.lockFile())
+		there, terr := os.Stat(file)
 		if herr != nil || terr != nil || !os.SameFile(held, there) {
 			_ = f.Close()
 			continue
@@ -176,7 +200,7 @@ func (s store) lock(verb string) (unlock func(), err error) {
 			return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
 		}
 		return func() {
-			_ = os.Remove(s.lockFile())
+			_ = os.Remove(file)
 			_ = f.Close()
 			_ = folder.Leave(s.root) // an empty folder may stay
 		}, nil

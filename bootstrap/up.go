@@ -32,6 +32,7 @@ type Summary struct {
 	ImageSource string          `json:"imageSource"`
 	Created     bool            `json:"created"` // this call created the cluster
 	Seconds     float64         `json:"seconds"`
+	CoreSeconds float64         `json:"coreSeconds,omitempty"` // until the core could be used, if there is more
 	Steps       []StepTime      `json:"steps"`
 	Addons      []addons.Result `json:"addons"`
 	Next        string          `json:"next"`
@@ -67,20 +68,20 @@ func up(ctx context.Context, o UpOptions, p deps) (Summary, error) {
 	if _, err := selectAddons(o.addons(), nil); err != nil {
 		return Summary{}, err
 	}
-	unlock, err := o.store().lock("up")
+	unlock, done, err := o.store().lockAll("up")
 	if err != nil {
 		return Summary{}, err
 	}
-	defer unlock()
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 
 	ctx, stop := context.WithCancelCause(ctx)
-	u := &upRun{UpOptions: o, deps: p, store: o.store(), began: time.Now(), stop: stop}
+	u := &upRun{UpOptions: o, deps: p, store: o.store(), unlock: unlock, began: time.Now(), stop: stop}
 	defer u.watching.Wait()
 	defer stop(nil)
 	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
-	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.loadMissing, u.installAddons} {
+	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.loadMissing, u.installAddons, u.installRest} {
 		if err := u.cause(step(ctx)); err != nil {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				err = fault.Hinted(err, fmt.Sprintf("the time limit was %s: raise --timeout; `mllab up` continues where it stopped", o.Timeout))
@@ -101,10 +102,14 @@ func up(ctx context.Context, o UpOptions, p deps) (Summary, error) {
 type upRun struct {
 	UpOptions
 	deps
-	store store
-	began time.Time
-	sum   Summary
-	list  []addons.Addon
+	store  store
+	unlock func() // lets others use the cluster
+	began  time.Time
+	sum    Summary
+	list   []addons.Addon
+	now    []addons.Addon // of list, those that are installed first, or all
+	rest   chan resolved  // if any, has the images for the others
+	opened bool           // others may use the lab
 	// rendering gets one value when the addons are rendered.
 	rendering  chan rendering
 	inspection inspection
@@ -290,22 +295,85 @@ func components(list []addons.Addon) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
+// resolveImages gets the images. If some are still to be made when the core has its own, it returns then: installRest waits
+// for the others.
 func (u *upRun) resolveImages(ctx context.Context) error {
 	began := time.Now() // resolve reports its own steps
-	node, err := u.resolve(ctx, images.Options{
-		Cache: u.Cache, Mode: u.Mode, Mirror: u.Mirror, Components: components(u.list), Report: u.Report, Run: u.run,
-	})
-	if err != nil {
-		return fmt.Errorf("getting the images: %w", err)
+	o := images.Options{Cache: u.Cache, Mode: u.Mode, Mirror: u.Mirror, Components: components(u.list), Report: u.Report, Run: u.run}
+	core := make(chan images.Node, 1)
+	if !u.GitOps { // else Git has all addons at once
+		list, err := addons.Select(addons.Core()...)
+		if err != nil {
+			return err
+		}
+		o.First, o.Ready = components(list), func(n images.Node) { core <- n }
 	}
-	u.node, u.sum.NodeImage, u.sum.ImageSource = node, node.Ref, node.Source
-	u.rendering = make(chan rendering, 1)
-	go func() { // while the cluster is created
-		list, err := u.render(u.list, addons.Images(node.Images))
-		u.rendering <- rendering{list, err}
-	}()
+	all := make(chan resolved, 1)
+	u.watching.Go(func() {
+		node, err := u.resolve(ctx, o)
+		all <- resolved{node, err, time.Since(began)}
+	})
+	var node images.Node
+	select {
+	case node = <-core:
+		u.rest, u.now = all, slices.DeleteFunc(slices.Clone(u.list), func(a addons.Addon) bool { return !slices.Contains(addons.Core(), a.Name) })
+	case r := <-all:
+		if r.err != nil {
+			return fmt.Errorf("getting the images: %w", r.err)
+		}
+		node, u.now = r.node, u.list
+	}
+	u.sum.NodeImage, u.sum.ImageSource = node.Ref, node.Source
+	u.use(node)
 	u.recordStep("images", began, "from "+node.Source+prefixed(": ", node.Why))
 	return nil
+}
+
+// resolved is the result of getting all images.
+type resolved struct {
+	node images.Node
+	err  error
+	took time.Duration
+}
+
+// use takes the images of a node, and renders the addons that are installed now, in the background.
+func (u *upRun) use(node images.Node) {
+	u.node = node
+	done, list := make(chan rendering, 1), u.now
+	u.rendering = done
+	go func() {
+		list, err := u.render(list, addons.Images(node.Images))
+		done <- rendering{list, err}
+	}()
+}
+
+// installRest waits for the images that resolveImages did not wait for, and installs what needs them.
+func (u *upRun) installRest(ctx context.Context) error {
+	if u.rest == nil {
+		return nil
+	}
+	select {
+	case r := <-u.rest:
+		if r.err != nil {
+			return fmt.Errorf("getting the images: %w", r.err)
+		}
+		u.recordStep("all images", time.Now().Add(-r.took), "made")
+		u.rest, u.now, u.creation = nil, u.list, nil
+		u.use(r.node)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	core := u.sum.Addons
+	if err := u.loadMissing(ctx); err != nil {
+		return err
+	}
+	err := u.installAddons(ctx)
+	for i, r := range u.sum.Addons { // the core's seconds are those of the first time
+		if j := slices.IndexFunc(core, func(c addons.Result) bool { return c.Name == r.Name }); j >= 0 {
+			u.sum.Addons[i] = core[j]
+		}
+	}
+	return err
 }
 
 // ensureCluster returns when the API of the cluster answers. A new cluster may still be in creation.
@@ -575,7 +643,7 @@ func (u *upRun) loadMissing(ctx context.Context) error {
 			return "", fmt.Errorf("listing the images on %s: %w", nodeName(u.Name), err)
 		}
 		var missing []string
-		for _, c := range components(u.list) {
+		for _, c := range components(u.now) {
 			if !slices.Contains(there, u.node.Images[c]) {
 				missing = append(missing, c)
 			}
@@ -595,7 +663,7 @@ func (u *upRun) installAddons(ctx context.Context) error {
 	began := time.Now()    // install reports its own steps
 	if u.creation == nil { // else the creation writes the record
 		u.recordContent()
-		if u.st.Phase != phaseReady || u.inspection.State == nil || u.st.GitOps != u.inspection.State.GitOps || !slices.Equal(u.st.Addons, u.inspection.State.Addons) {
+		if !u.opened && (u.rest != nil || u.st.Phase != phaseReady || u.inspection.State == nil || u.st.GitOps != u.inspection.State.GitOps || !slices.Equal(u.st.Addons, u.inspection.State.Addons)) {
 			u.st.Phase = phaseCreated
 			if err := u.store.save(u.st); err != nil {
 				return err
@@ -637,7 +705,13 @@ func (u *upRun) installAddons(ctx context.Context) error {
 	select {
 	case rendered := <-u.rendering:
 		if err = rendered.err; err == nil {
+			opening, end := context.WithCancel(bounded)
+			opened := make(chan error, 1)
+			verified := whenVerified(rendered.list, addons.Core())
+			go func() { opened <- u.openCore(opening, verified) }()
 			u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, rendered.list, progressReporter{u.Report, waiting.changed})
+			end()
+			err = errors.Join(err, <-opened)
 		}
 	case <-bounded.Done():
 		err = context.Cause(bounded)
@@ -654,12 +728,75 @@ func (u *upRun) installAddons(ctx context.Context) error {
 	for _, r := range u.sum.Addons {
 		changes = append(changes, r.Changes...)
 	}
+	if u.rest != nil {
+		u.recordStep("core", began, addons.Summary(changes))
+		return nil
+	}
 	u.recordStep("addons", began, addons.Summary(changes))
 	u.st.Phase, u.st.Addons = phaseReady, nil
 	for _, r := range u.sum.Addons { // a commit may have removed one
 		u.st.Addons = append(u.st.Addons, r.Name)
 	}
 	return u.store.save(u.st)
+}
+
+// openCore waits until the core is verified. Then, if more is to come, others may use the lab meanwhile.
+func (u *upRun) openCore(ctx context.Context, verified <-chan struct{}) error {
+	if u.opened || len(u.list) <= len(addons.Core()) {
+		return nil
+	}
+	select {
+	case <-verified:
+	case <-ctx.Done():
+		select {
+		case <-verified: // just before
+		default:
+			return nil // install says why
+		}
+	}
+	if c := u.creation; c != nil { // which writes the record, too
+		if <-c.done; c.err != nil {
+			return nil
+		}
+	}
+	u.sum.CoreSeconds = time.Since(u.began).Seconds()
+	if u.st.Phase != phaseReady {
+		u.st.Phase = phaseCore
+		if err := u.store.save(u.st); err != nil {
+			return err
+		}
+	}
+	u.opened = true
+	u.unlock()
+	u.Report.Note("the core is ready after %.0f s: what needs no more can start, such as `%s` in another terminal", u.sum.CoreSeconds, u.command("scenario canary"))
+	return nil
+}
+
+// whenVerified has the addons of list with these names report that they are verified. The channel is closed when all are.
+func whenVerified(list []addons.Rendered, names []string) <-chan struct{} {
+	all := make(chan struct{})
+	var left atomic.Int32
+	for i := range list {
+		a := &list[i]
+		if !slices.Contains(names, a.Name) {
+			continue
+		}
+		left.Add(1)
+		report := sync.OnceFunc(func() { // with GitOps an addon is verified twice
+			if left.Add(-1) == 0 {
+				close(all)
+			}
+		})
+		verify := a.Verify
+		a.Verify = func(ctx context.Context, env addons.Env, reason func(string)) error {
+			err := verify(ctx, env, reason)
+			if err == nil {
+				report()
+			}
+			return err
+		}
+	}
+	return all
 }
 
 // recordContent sets the record's images and addons to those of this call.

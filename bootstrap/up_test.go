@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -262,7 +264,7 @@ func TestAnInterruptDuringAddonsKeepsTheClusterForTheNextUp(t *testing.T) {
 	if _, err := up(t.Context(), o, w.deps()); fault.Code(err) != 1 {
 		t.Errorf("error: %v", err)
 	}
-	if st := record(t, o); st.Phase != phaseCreated || len(w.containers) != 1 {
+	if st := record(t, o); st.Phase == phaseReady || len(w.containers) != 1 {
 		t.Errorf("phase %s, containers %v", st.Phase, w.containers)
 	}
 	w.installErr = nil
@@ -419,6 +421,161 @@ func TestACoreLabGrowsOnlyWhenAskedAndAWholeOneNeverShrinks(t *testing.T) {
 	said("the lab keeps flux, git, jobset, trainer, kserve, argo-workflows, registry, kubeflow: --core removes nothing", true)
 }
 
+func TestTheCoreIsUsedWhileTheRestIsInTheMaking(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	said := &lines{}
+	o.Report = report.New(said, report.Options{})
+	w.afterCore = func() {
+		w.afterCore = nil
+		if err := said.wait("the core is ready after "); err != nil {
+			t.Fatal(err)
+		}
+		st := record(t, o)
+		if st.Phase != phaseCore || !isWhole(st.Addons) {
+			t.Errorf("record: %+v", st)
+		}
+		if _, err := FindAccess(o.Options); err != nil {
+			t.Errorf("who asks for the gateway: %v", err)
+		}
+		unlock, err := store{root: o.State, name: DefaultName}.lock("scenario canary")
+		if err != nil {
+			t.Errorf("a scenario: %v", err)
+			return
+		}
+		t.Cleanup(unlock) // it goes on when up has ended
+		if _, err := down(t.Context(), DownOptions{Options: o.Options}, w.deps()); err == nil || !strings.Contains(err.Error(), "is locked: mllab up, ") {
+			t.Errorf("down: %v", err)
+		}
+		if _, err := up(t.Context(), o, w.deps()); err == nil || !strings.Contains(err.Error(), "is locked: mllab up, ") {
+			t.Errorf("another up: %v", err)
+		}
+		w.addonErr["kubeflow"] = errors.New("the Trainer is missing")
+		r, err := status(t.Context(), o.Options, w.deps())
+		delete(w.addonErr, "kubeflow")
+		if err != nil || r.Ready || r.Why != "only the core is ready, which is enough for scenarios that need no more; kubeflow: the Trainer is missing" {
+			t.Errorf("status: %+v, %v", r, err)
+		}
+	}
+	sum := mustUp(t, w, o)
+	if st := record(t, o); st.Phase != phaseReady || sum.CoreSeconds == 0 {
+		t.Errorf("in the end: %+v, core after %g s", st, sum.CoreSeconds)
+	}
+	if _, err := up(t.Context(), o, w.deps()); err == nil || !strings.Contains(err.Error(), "is locked: mllab scenario canary, ") {
+		t.Errorf("another up during the scenario: %v", err)
+	}
+}
+
+func TestAnUpThatFailsAfterTheCoreLeavesTheCoreUsable(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	said := &lines{}
+	o.Report = report.New(said, report.Options{})
+	w.afterCore = func() { _ = said.wait("the core is ready after ") }
+	w.verifyErr["argo-workflows"] = errors.New("no Workflow ran")
+	if _, err := up(t.Context(), o, w.deps()); err == nil {
+		t.Fatal("it did not fail")
+	}
+	if st := record(t, o); st.Phase != phaseCore {
+		t.Errorf("record: %+v", st)
+	}
+	// The core itself: nobody may use the lab.
+	w.verifyErr["knative"] = errors.New("no Service answers")
+	w.afterCore = nil
+	if _, err := up(t.Context(), o, w.deps()); err == nil {
+		t.Fatal("it did not fail")
+	}
+	if st := record(t, o); st.Phase != phaseCreated {
+		t.Errorf("record: %+v", st)
+	}
+	if _, err := FindAccess(o.Options); fault.Hint(err) != "mllab up completes it" {
+		t.Errorf("who asks for the gateway: %v", err)
+	}
+}
+
+func TestTheCoreComesUpWhileOtherImagesAreMade(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	o.Addons = []string{"progressive"}
+	said := &lines{}
+	o.Report = report.New(said, report.Options{})
+	w.node.Ref = "localhost/mllab-node:whole"
+	w.building = func() error {
+		if err := said.wait("the core is ready after "); err != nil {
+			return err
+		}
+		if st := record(t, o); st.Phase != phaseCore || !slices.Contains(st.Addons, "progressive") || st.NodeImage != testRef {
+			t.Errorf("record: %+v", st)
+		}
+		w.onNode = slices.DeleteFunc(w.onNode, func(ref string) bool { return ref == w.node.Images["python"] }) // the node has the core's only
+		return nil
+	}
+	w.afterCore = func() { // in the second installation
+		if st := record(t, o); st.Phase != phaseCore {
+			t.Errorf("a scenario cannot start any more: %+v", st)
+		}
+	}
+	sum := mustUp(t, w, o)
+	if st := record(t, o); st.Phase != phaseReady || !isWhole(st.Addons) || !slices.Contains(st.Addons, "progressive") {
+		t.Errorf("record: %+v", st)
+	}
+	if want := []string{"engine: image " + testRef, "node: python"}; !slices.Equal(w.written, want) {
+		t.Errorf("loaded %v, want %v", w.written, want)
+	}
+	var steps []string
+	for _, s := range sum.Steps {
+		steps = append(steps, s.Name)
+	}
+	if want := []string{"check this machine", "images", "node image", "cluster", "kubernetes", "core", "all images", "images on the node", "addons"}; !slices.Equal(steps, want) {
+		t.Errorf("steps: %v, want %v", steps, want)
+	}
+	for _, r := range sum.Addons {
+		if r.Changes[0].Action == "created" != slices.Contains(addons.Core(), r.Name) { // the fake creates at the first install
+			t.Errorf("%s: %+v", r.Name, r.Changes)
+		}
+	}
+	// What fails then leaves the core.
+	mustDown(t, w, DownOptions{Options: o.Options})
+	w.building = func() error { return errors.New("no space left") }
+	if _, err := up(t.Context(), o, w.deps()); err == nil || !strings.Contains(err.Error(), "getting the images: no space left") {
+		t.Errorf("an image that cannot be made: %v", err)
+	}
+	if st := record(t, o); st.Phase != phaseCore {
+		t.Errorf("record: %+v", st)
+	}
+}
+
+// lines are what a reporter writes.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// wait returns when it has written text.
+func (l *lines) wait(text string) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(10 * time.Second); ; {
+		l.mu.Lock()
+		all := l.b.String()
+		l.mu.Unlock()
+		if strings.Contains(all, text) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			return fmt.Errorf("it never said %q: %s", text, all)
+		}
+	}
+}
+
 func TestTwoUpsAtOnceDoNotMeet(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
@@ -495,7 +652,7 @@ func TestALabUnderGitOpsStaysSo(t *testing.T) {
 	if _, err := up(t.Context(), o, w.deps()); err == nil || !w.gitops {
 		t.Errorf("%v, by Git: %v", err, w.gitops)
 	}
-	if st := record(t, o); !st.GitOps || st.Phase != phaseCreated {
+	if st := record(t, o); !st.GitOps || st.Phase == phaseReady {
 		t.Errorf("an up that was interrupted is not gone on with: %+v", st)
 	}
 	o.GitOps, w.gitops, w.installErr = false, false, nil

@@ -49,6 +49,9 @@ const (
 // workLock is a file that every cache has, and no other folder.
 const workLock = "work.lock"
 
+// assembly is the folder in which the node image is assembled.
+const assembly = "node"
+
 func openCache(dir string) (*cache, error) {
 	if err := folder.Own("--cache-dir", dir, workLock); err != nil {
 		return nil, err
@@ -56,10 +59,16 @@ func openCache(dir string) (*cache, error) {
 	return &cache{dir: dir}, nil
 }
 
-// work calls f with a temporary folder in the cache. One process works at a time,
-// and removes the folder that a killed one left.
+// work calls f with a temporary folder in the cache, in which images are made.
+// One process works at a time, and removes the folder that a killed one left.
 func (c *cache) work(ctx context.Context, f func(dir string) error) error {
-	lock, err := os.OpenFile(filepath.Join(c.dir, workLock), os.O_CREATE|os.O_RDWR, 0o644)
+	return c.in(ctx, "work", f)
+}
+
+// in is work for one of the two temporary folders: the node image is assembled
+// in another one, while more images are made.
+func (c *cache) in(ctx context.Context, folder string, f func(dir string) error) error {
+	lock, err := os.OpenFile(filepath.Join(c.dir, folder+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return fmt.Errorf("image cache: %w", err)
 	}
@@ -73,7 +82,7 @@ func (c *cache) work(ctx context.Context, f func(dir string) error) error {
 			return fmt.Errorf("waiting for another mllab that builds images: %w", context.Cause(ctx))
 		}
 	}
-	dir := filepath.Join(c.dir, "work")
+	dir := filepath.Join(c.dir, folder)
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 		return fmt.Errorf("image cache: %w", err)
 	}
@@ -94,7 +103,7 @@ func Purge(dir string) (kept []string, err error) {
 		return nil, nil
 	}
 	parts := folder.Glob(dir, "debian-*.tar")
-	for _, name := range []string{"images", "images.lock", "work", workLock} {
+	for _, name := range []string{"images", "images.lock", assembly, assembly + ".lock", "work", workLock} {
 		parts = append(parts, filepath.Join(dir, name))
 	}
 	for _, part := range parts {

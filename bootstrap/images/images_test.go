@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -729,6 +730,37 @@ func TestTheRegistrySourcePullsWhatTheTableNames(t *testing.T) {
 	again, err := Resolve(t.Context(), o)
 	if err != nil || again.Ref != n.Ref || again.Why != "cached" {
 		t.Errorf("a second resolve gave %s (%s), %v; want %s (cached)", again.Ref, again.Why, err, n.Ref)
+	}
+}
+
+func TestWhatALabBeginsWithIsReadyBeforeTheRest(t *testing.T) {
+	o := Options{Cache: t.TempDir(), Mode: "registry", Mirror: fill(t, table), Report: report.Discard(), Components: []string{"istio-pilot"}}
+	small, err := Resolve(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var early []Node
+	o.Components, o.First = []string{"istio-pilot", "knative-queue"}, []string{"istio-pilot"}
+	o.Ready = func(n Node) {
+		early = append(early, n)
+		if err := n.Write(t.Context(), io.Discard); err != nil { // while others are made
+			t.Error(err)
+		}
+		if c, err := openCache(o.Cache); err != nil {
+			t.Error(err)
+		} else if p, err := planFor(c, &registrySource{mirror: o.Mirror, cache: c}, "", table); err != nil || p.cached["knative-queue"] != nil {
+			t.Errorf("the rest was there already, %v", err)
+		}
+	}
+	all, err := Resolve(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(early) != 1 || early[0].Ref != small.Ref || !maps.Equal(early[0].Images, all.Images) || all.Ref == small.Ref {
+		t.Errorf("it was ready %d times: %+v, want the node image %s and the images %v", len(early), early, small.Ref, all.Images)
+	}
+	if _, err = Resolve(t.Context(), o); err != nil || len(early) != 1 {
+		t.Errorf("with nothing to make it was ready %d times, %v", len(early)-1, err)
 	}
 }
 

@@ -30,8 +30,13 @@ type Options struct {
 	Mode       string   // auto, source or registry
 	Mirror     string   // host that replaces every registry; empty for none
 	Components []string // names from the table, besides the cluster's own; empty means all
-	Report     report.Reporter
-	Run        run.Runner
+	// First are components without whom nothing can begin. If Ready is set, it is
+	// called once these and the cluster's own are there and others are still to be
+	// made, with a node image of these; its Images name all.
+	First  []string
+	Ready  func(Node)
+	Report report.Reporter
+	Run    run.Runner
 }
 
 // Node is a node image. The components' keys determine it.
@@ -70,6 +75,7 @@ type plan struct {
 	keys    map[string]string
 	cached  map[string]v1.Image
 	missing []Component
+	early   bool // Options.Ready was called
 }
 
 // Resolve builds or pulls the images that the cache lacks. It is cheap if none is
@@ -80,12 +86,20 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 		return Node{}, err
 	}
 	if len(p.missing) > 0 {
+		first, err := Select(o.First)
+		if err != nil {
+			return Node{}, err
+		}
 		if err := checkDisk(c.dir, p); err != nil {
 			return Node{}, err
 		}
 		o.Report.Note("images: %d of %d to make from %s (%s)", len(p.missing), len(p.list), p.source.Name(), p.why)
 		task := o.Report.Step("images")
-		err := c.work(ctx, func(work string) error { return p.make(ctx, c, work, task) })
+		ready := func() error { return p.ready(o, c, first) }
+		if o.Ready == nil {
+			ready = func() error { return nil }
+		}
+		err = c.work(ctx, func(work string) error { return p.make(ctx, c, work, task, ready) })
 		if err == nil {
 			err = c.prune()
 		}
@@ -96,18 +110,43 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 		task.Done(fmt.Sprintf("%d made", len(p.missing)))
 	}
 
+	return p.node(o, c, p.list)
+}
+
+// ready calls o.Ready if the first components are there and others are not.
+func (p *plan) ready(o Options, c *cache, first []Component) error {
+	missing := func(list []Component) bool {
+		return slices.ContainsFunc(list, func(c Component) bool { return p.cached[c.Name] == nil })
+	}
+	if p.early || missing(first) || !missing(p.list) {
+		return nil
+	}
+	p.early = true
+	n, err := p.node(o, c, first)
+	if err == nil {
+		o.Ready(n)
+	}
+	return err
+}
+
+// node returns the node image that has these components.
+func (p plan) node(o Options, c *cache, list []Component) (Node, error) {
 	n := Node{
 		Source: p.source.Name(), Why: p.why, Images: map[string]string{},
 		opts: o, cache: c, images: map[string]v1.Image{}, base: p.cached[nodeComponent],
 	}
 	lock := []string{nodeFormat}
 	for _, comp := range p.list {
+		if comp.Name != nodeComponent {
+			n.Images[comp.Name] = comp.reference(p.keys[comp.Name])
+		}
+	}
+	for _, comp := range list {
 		lock = append(lock, comp.Name, p.keys[comp.Name])
 		if comp.Name == nodeComponent {
 			continue
 		}
-		ref := comp.reference(p.keys[comp.Name])
-		n.Images[comp.Name], n.images[ref] = ref, p.cached[comp.Name]
+		n.images[n.Images[comp.Name]] = p.cached[comp.Name]
 		for _, alias := range comp.Aliases {
 			lock = append(lock, alias)
 			n.images[alias] = p.cached[comp.Name]
@@ -125,8 +164,12 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 	return n, nil
 }
 
-// make gets the missing images from the source and stores them in the cache.
-func (p plan) make(ctx context.Context, c *cache, work string, task report.Task) error {
+// make gets the missing images from the source and stores them in the cache. It
+// calls ready before the first one and after each.
+func (p *plan) make(ctx context.Context, c *cache, work string, task report.Task, ready func() error) error {
+	if err := ready(); err != nil {
+		return err
+	}
 	done := int64(0)
 	return p.source.Images(ctx, work, p.missing, func(comp Component, img v1.Image) error {
 		stored, err := c.put(comp.Name, p.keys[comp.Name], img)
@@ -137,7 +180,7 @@ func (p plan) make(ctx context.Context, c *cache, work string, task report.Task)
 		done++
 		task.Progress(done, int64(len(p.missing)), "images")
 		task.Update(comp.Name)
-		return nil
+		return ready()
 	})
 }
 
@@ -246,7 +289,7 @@ func planFor(c *cache, s Source, why string, list []Component) (plan, error) {
 // Write writes the node image as a docker-archive, which every engine's `load`
 // reads. It temporarily needs about the image's size in the cache.
 func (n Node) Write(ctx context.Context, w io.Writer) error {
-	err := n.cache.work(ctx, func(dir string) error {
+	err := n.cache.in(ctx, assembly, func(dir string) error {
 		img, err := nodeImage(ctx, dir, n.base, n.images)
 		if err != nil {
 			return err

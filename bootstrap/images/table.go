@@ -85,11 +85,12 @@ var kubeLDFlags = func() string {
 	return b.String()
 }()
 
-// moduleOrder is the order of compiling: the largest modules first, so that no
-// large one is left at the end.
+// moduleOrder is the order of compiling: the core lab's modules first, because a
+// lab begins with these; and of each the largest first, so that no large one is
+// left at the end.
 var moduleOrder = []string{
-	"kubernetes", "istio", "flux", "knative-serving", "argo-workflows", "prometheus", "kserve", "flagger", "containerd", "coredns",
-	"trainer", "registry", "knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
+	"kubernetes", "istio", "knative-serving", "containerd", "coredns", "knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
+	"flux", "argo-workflows", "prometheus", "kserve", "flagger", "trainer", "registry",
 }
 
 var modules = map[string]module{
