@@ -373,7 +373,13 @@ func TestVersionsAreThoseOfThePins(t *testing.T) {
 	}
 	main, gateway := requires(t, "../go.mod"), requires(t, nested+"knative-net-gateway-api/go.mod")
 	istioSource, flux := requires(t, nested+"istio/go.mod"), requires(t, nested+"flux/go.mod")
+	for _, p := range pins {
+		if got[p.name] != p.minor && !strings.HasPrefix(got[p.name], p.minor+".") {
+			t.Errorf("%s is %s, and its end is that of %s: look the day up again", p.name, got[p.name], p.minor)
+		}
+	}
 	for _, c := range []struct{ name, pinned string }{
+		{"kubernetes", requires(t, nested+"kubernetes/go.mod")["k8s.io/kubernetes"]},
 		{"gateway-api", gateway["sigs.k8s.io/gateway-api"]},
 		{"istio", istioSource["istio.io/client-go"]},
 		{"knative", strings.Replace(main["knative.dev/serving"], "v0.48.", "v1.21.", 1)},

@@ -4,13 +4,61 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"mllab.local/manifests"
 )
 
-// Version is what one part of the lab is, as its own users call it.
+// Version is what one part of the lab is, as its own users call it, and how long
+// its project fixes it.
 type Version struct {
 	Name, Version string
+	// End is the day after which the part's project has no fixes for it
+	// (2027-06-28), or, where it names no day, what ends them. Empty means that the
+	// project promises nothing.
+	End string
+	// Module is the Go module that it is made of, and Pinned its version.
+	Module, Pinned string
+}
+
+// Past reports whether the part has had no fixes since a day before now.
+func (v Version) Past(now time.Time) bool {
+	end, err := time.Parse(time.DateOnly, v.End)
+	return err == nil && now.After(end.AddDate(0, 0, 1))
+}
+
+// pin is one part of the lab, and the module whose version it has.
+type pin struct {
+	name, module string
+	release      func(string) (string, error)
+	// minor is the release that end is about. A test fails when the pin is another.
+	minor, end string
+}
+
+// Where the ends come from: https://kubernetes.io/releases/,
+// https://istio.io/latest/docs/releases/supported-releases/,
+// https://github.com/knative/community/blob/main/mechanics/RELEASE-SCHEDULE.md,
+// https://fluxcd.io/flux/releases/,
+// https://argo-workflows.readthedocs.io/en/latest/releases/,
+// https://prometheus.io/docs/introduction/release-cycle/.
+var pins = []pin{
+	{"kubernetes", "k8s.io/kubernetes", plain, "1.34", "2026-10-27"},
+	{"gateway-api", "sigs.k8s.io/gateway-api", plain, "1.4", ""},
+	// Istio's own module has only pseudo-versions. Its API's, which each
+	// release pins, counts in releases.
+	{"istio", "istio.io/client-go", plain, "1.28", "2026-07-01"},
+	{"knative", "knative.dev/serving", knativeRelease, "1.21", "2026-08-04"},
+	{"net-gateway-api", "knative.dev/net-gateway-api", knativeRelease, "1.21", "2026-08-04"},
+	{"source-controller", "github.com/fluxcd/source-controller", plain, "1.7", "with Flux 2.10"},
+	{"kustomize-controller", "github.com/fluxcd/kustomize-controller", plain, "1.7", "with Flux 2.10"},
+	{"helm-controller", "github.com/fluxcd/helm-controller", plain, "1.4", "with Flux 2.10"},
+	{"jobset", "sigs.k8s.io/jobset", plain, "0.10", ""},
+	{"trainer", "github.com/kubeflow/trainer/v2", plain, "2.1", ""},
+	{"kserve", "github.com/kserve/kserve", plain, "0.17", ""},
+	{"argo-workflows", "github.com/argoproj/argo-workflows/v3", plain, "3.7", "with 4.1"},
+	{"registry", "github.com/distribution/distribution/v3", plain, "3.0", ""},
+	{"flagger", "github.com/fluxcd/flagger", plain, "1.43", ""},
+	{"prometheus", "github.com/prometheus/prometheus", prometheusRelease, "3.9", "2026-02-17"},
 }
 
 // Versions returns the versions of what the addons install. They come from
@@ -22,32 +70,12 @@ func Versions() ([]Version, error) {
 		return nil, err
 	}
 	var out []Version
-	for _, v := range []struct {
-		name, module string
-		release      func(string) (string, error)
-	}{
-		{"gateway-api", "sigs.k8s.io/gateway-api", plain},
-		// Istio's own module has only pseudo-versions. Its API's, which each
-		// release pins, counts in releases.
-		{"istio", "istio.io/client-go", plain},
-		{"knative", "knative.dev/serving", knativeRelease},
-		{"net-gateway-api", "knative.dev/net-gateway-api", knativeRelease},
-		{"source-controller", "github.com/fluxcd/source-controller", plain},
-		{"kustomize-controller", "github.com/fluxcd/kustomize-controller", plain},
-		{"helm-controller", "github.com/fluxcd/helm-controller", plain},
-		{"jobset", "sigs.k8s.io/jobset", plain},
-		{"trainer", "github.com/kubeflow/trainer/v2", plain},
-		{"kserve", "github.com/kserve/kserve", plain},
-		{"argo-workflows", "github.com/argoproj/argo-workflows/v3", plain},
-		{"registry", "github.com/distribution/distribution/v3", plain},
-		{"flagger", "github.com/fluxcd/flagger", plain},
-		{"prometheus", "github.com/prometheus/prometheus", prometheusRelease},
-	} {
-		release, err := v.release(modules[v.module])
+	for _, p := range pins {
+		release, err := p.release(modules[p.module])
 		if err != nil {
-			return nil, fmt.Errorf("version of %s from module %s: %w", v.name, v.module, err)
+			return nil, fmt.Errorf("version of %s from module %s: %w", p.name, p.module, err)
 		}
-		out = append(out, Version{v.name, release})
+		out = append(out, Version{p.name, release, p.end, p.module, modules[p.module]})
 	}
 	return out, nil
 }

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"time"
 
+	"mllab.local/addons"
+	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
 )
 
@@ -26,7 +29,17 @@ type Finding struct {
 }
 
 // Doctor checks the machine and changes nothing. The error is a fault.Usage if `up` would refuse.
-func Doctor(ctx context.Context, o UpOptions) ([]Finding, error) { return doctor(ctx, o, realDeps()) }
+func Doctor(ctx context.Context, o UpOptions) ([]Finding, error) {
+	list, err := doctor(ctx, o, realDeps())
+	if list == nil {
+		return nil, err
+	}
+	versions, unknown := addons.Versions()
+	if unknown != nil {
+		return list, errors.Join(err, unknown)
+	}
+	return append(list, ends(versions, time.Now())), err
+}
 
 func doctor(ctx context.Context, o UpOptions, p deps) ([]Finding, error) {
 	o, err := o.withDefaults()
@@ -63,6 +76,27 @@ func proxies(ctx context.Context, o Options, p deps) (list []Finding) {
 		list = append(list, Finding{ID: "proxy", Level: LevelWarn, What: r.Error(), Fix: r.Hint()})
 	}
 	return list
+}
+
+// ends returns a warning if the project of a part has no fixes for it any more. It is Doctor's alone: `up` brings the same
+// parts, whether or not it says so, and no trouble comes from it.
+func ends(versions []addons.Version, now time.Time) Finding {
+	j := checker{}
+	var past []string
+	first := ""
+	for _, v := range versions {
+		if v.Past(now) {
+			past = append(past, fmt.Sprintf("%s %s (%s)", v.Name, v.Version, v.End))
+		} else if _, err := time.Parse(time.DateOnly, v.End); err == nil && (first == "" || v.End < first) {
+			first = v.End
+		}
+	}
+	if len(past) > 0 {
+		j.add("ends", LevelWarn, "use a newer mllab, if there is one; `mllab version` shows all parts", "no fixes any more from the projects of: %s", strings.Join(past, ", "))
+	} else {
+		j.ok("ends", "the projects of all parts fix them until %s, or name no day", first)
+	}
+	return j.list[0]
 }
 
 // failed lists the findings that stop `up`.
@@ -218,6 +252,22 @@ func ifElse(cond bool, yes, no string) string {
 	return no
 }
 
+// oldestEngine is the oldest version of an engine that kind works with: Docker's flag --cgroupns came with 20.10, and
+// podman's inspect was broken before 3.0.
+// https://github.com/kubernetes-sigs/kind/blob/v0.33.0/pkg/cluster/internal/providers/podman/provider.go
+var oldestEngine = map[string]string{"docker": "20.10", "podman": "3.0"}
+
+func tooOld(e *engine) bool {
+	var major, minor, oldMajor, oldMinor int
+	if n, _ := fmt.Sscanf(oldestEngine[e.Name], "%d.%d", &oldMajor, &oldMinor); n != 2 {
+		return false
+	}
+	if n, _ := fmt.Sscanf(e.Version, "%d.%d", &major, &minor); n != 2 {
+		return false
+	}
+	return major < oldMajor || major == oldMajor && minor < oldMinor
+}
+
 func (j *checker) engine() {
 	m, e := j.Machine, j.Engine
 	oldCgroup := m.OS == "linux" && m.Cgroup != "v2"
@@ -228,6 +278,8 @@ func (j *checker) engine() {
 		j.add("engine", LevelFail, fmt.Sprintf("leave out --engine, or `mllab down --name %s` first", j.o.Name), "cluster %s was created with %s, not %s", j.o.Name, j.State.Engine, j.o.Engine)
 	case e.Arch != "" && m.Arch != "" && e.Arch != m.Arch:
 		j.add("engine", LevelFail, fmt.Sprintf("use the mllab that was built for %s, or another --engine", e.Arch), "%s %s runs on %s, and this mllab has programs for %s", e.Name, e.Version, e.Arch, m.Arch)
+	case tooOld(e):
+		j.add("engine", LevelFail, fmt.Sprintf("install %s %s or newer, or use another --engine", e.Name, oldestEngine[e.Name]), "%s %s is too old: kind, which creates the node, needs %s", e.Name, e.Version, oldestEngine[e.Name])
 	case e.Rootless && oldCgroup:
 		j.add("engine", LevelFail, "run mllab as root, or boot with systemd.unified_cgroup_hierarchy=1", "%s %s is rootless, which kind can use with cgroup v2 only; this machine has %s", e.Name, e.Version, m.Cgroup)
 	case e.Name == "podman" && oldCgroup && e.Runtime == "crun" && !m.Tools["runc"]:
@@ -246,6 +298,9 @@ func (j *checker) cluster() {
 		j.add("cluster", LevelFail, fmt.Sprintf("`mllab down --name %s`, then up again; or use the --state-dir that it was created with", j.o.Name), "cluster %s is mllab's, but %s has no record of it", j.o.Name, j.o.State)
 	case j.Action == refuse:
 		j.add("cluster", LevelFail, fmt.Sprintf("pick another --name, or remove that one yourself: `kind delete cluster --name %s`", j.o.Name), "a cluster named %s exists and is not mllab's (container %s, image %s): mllab does not touch it", j.o.Name, j.Found[0].Name, j.Found[0].Image)
+	case (j.Action == keep || j.Action == restart) && j.otherKubernetes() != "":
+		j.add("cluster", LevelFail, fmt.Sprintf("`mllab down --name %[1]s`, then up, which creates a new lab on the same port; or go on with the mllab that created it, or with a second lab: `mllab up --name %[1]s-2 --port auto`", j.o.Name),
+			"cluster %s is a lab of Kubernetes %s, and this mllab brings %s: it does not change the one into the other", j.o.Name, j.otherKubernetes(), images.KubeVersion)
 	case j.Action == restart, j.Action == replace:
 		j.add("cluster", LevelWarn, "`mllab up` does it", "cluster %s has a record, but %s: up will %s it", j.o.Name, j.Why, j.Action)
 	case j.running():
@@ -253,6 +308,15 @@ func (j *checker) cluster() {
 	default:
 		j.ok("cluster", "no cluster is named %s", j.o.Name)
 	}
+}
+
+// otherKubernetes returns the version of the cluster's Kubernetes if its minor version is not the one that up brings.
+func (j *checker) otherKubernetes() string {
+	has := tag(j.State.Images["kube-apiserver"])
+	if minor(has) == 0 || minor(has) == minor(images.KubeVersion) {
+		return ""
+	}
+	return has
 }
 
 func (j *checker) port() {
@@ -288,7 +352,7 @@ func (j *checker) folders() {
 // kernel checks the limits that Linux sets for this process and for the engine.
 func (j *checker) kernel() {
 	m, e := j.Machine, j.Engine
-	j.ok("cgroup", "%s%s", m.Cgroup, ifElse(m.Cgroup != "v2", ": Kubernetes 1.34 still runs on it, from 1.35 on it is deprecated", ""))
+	j.ok("cgroup", "%s%s", m.Cgroup, ifElse(m.Cgroup != "v2", ": Kubernetes still runs on it where its configuration allows it, as in a lab; from 1.35 on it is deprecated", ""))
 	j.ok("capability", "CAP_SYS_RESOURCE %s", ifElse(m.EngineSysResource, "is there",
 		"is missing: containerd in the node does not lower oom_score_adj, and limits stay at most this process's"))
 	if m.Nofile > 0 {

@@ -5,7 +5,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"mllab.local/addons"
 	"mllab.local/internal/fault"
 )
 
@@ -30,6 +32,25 @@ func TestDoctorOnAGoodMachineFindsNothing(t *testing.T) {
 	}
 	if len(w.calls) > 0 {
 		t.Errorf("it changed something: %v", w.calls)
+	}
+}
+
+func TestDoctorWarnsOfPartsWithoutFixes(t *testing.T) {
+	parts := []addons.Version{{Name: "kubernetes", Version: "1.36.5", End: "2027-06-28"}, {Name: "knative", Version: "1.23.0", End: "2027-02-02"},
+		{Name: "argo-workflows", Version: "4.1.4", End: "with 4.3"}, {Name: "jobset", Version: "0.12.0"}}
+	for _, c := range []struct{ day, level, what string }{
+		{"2027-02-02", LevelOK, "until 2027-02-02"},
+		{"2027-02-04", LevelWarn, "knative 1.23.0 (2027-02-02)"},
+		{"2027-06-30", LevelWarn, "kubernetes 1.36.5 (2027-06-28), knative 1.23.0"},
+	} {
+		now, err := time.Parse(time.DateOnly, c.day)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := ends(parts, now.Add(12*time.Hour))
+		if f.ID != "ends" || f.Level != c.level || !strings.Contains(f.What, c.what) || strings.Contains(f.What, "argo") || (f.Fix == "") != (c.level == LevelOK) {
+			t.Errorf("%s: %+v", c.day, f)
+		}
 	}
 }
 
@@ -146,6 +167,23 @@ func TestDoctorKnowsACluster(t *testing.T) {
 				t.Errorf("%+v, %v", f, err)
 			}
 		})
+	}
+}
+
+func TestAnEngineThatIsTooOldIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		name, version string
+		old           bool
+	}{
+		{"docker", "19.03.15", true}, {"docker", "20.10.0", false}, {"docker", "28.2.2", false},
+		{"podman", "2.2.1", true}, {"podman", "3.0.0", false}, {"podman", "4.3.1", false},
+		{"nerdctl", "1.0.0", false}, {"docker", "", false}, {"docker", "dev", false},
+	} {
+		s := inspection{Engine: &engine{Name: c.name, Version: c.version, Runtime: "runc"}, Machine: goodMachine()}
+		f := find(findings(UpOptions{}, s), "engine")
+		if (f.Level == LevelFail) != c.old || c.old && (!strings.Contains(f.What, c.version+" is too old") || !strings.Contains(f.Fix, "or newer")) {
+			t.Errorf("%s %s: %+v", c.name, c.version, f)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"mllab.local/addons"
+	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/report"
 )
@@ -135,6 +137,55 @@ func TestAMarkedClusterWithoutARecordIsForDownNotForUp(t *testing.T) {
 		t.Errorf("down: %v", err)
 	}
 	w.clean(o)
+}
+
+func TestALabOfAnotherKubernetesIsNotTouched(t *testing.T) {
+	for _, c := range []struct {
+		name, kubernetes, status string
+		taken                    bool
+	}{
+		{"an older one that runs", "v1.30.4", "up", false},
+		{"an older one that is stopped", "v1.30.4", "exited", false},
+		{"a newer one", "v1.99.0", "up", false},
+		{"another patch", images.KubeVersion + "9", "up", true},
+		{"a record without images", "", "up", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			o := w.options()
+			mustUp(t, w, o)
+			st := *record(t, o)
+			st.Images = maps.Clone(st.Images)
+			st.Images["kube-apiserver"] = "registry.k8s.io/kube-apiserver:" + c.kubernetes
+			full, err := o.withDefaults()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := full.store().save(st); err != nil {
+				t.Fatal(err)
+			}
+			w.containers[0].Status = c.status
+			w.calls = nil
+			installs := w.installs
+			_, err = up(t.Context(), o, w.deps())
+			if c.taken {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if fault.Code(err) != 2 || !strings.Contains(err.Error(), "a lab of Kubernetes "+c.kubernetes) || !strings.Contains(err.Error(), "mllab down --name mllab") {
+				t.Errorf("up: %v", err)
+			}
+			if len(w.calls) > 0 || w.installs != installs || record(t, o).Images["kube-apiserver"] != st.Images["kube-apiserver"] {
+				t.Errorf("up touched it: %v", w.calls)
+			}
+			if _, err := down(t.Context(), DownOptions{Options: o.Options}, w.deps()); err != nil {
+				t.Errorf("down: %v", err)
+			}
+			w.clean(o)
+		})
+	}
 }
 
 func TestWhatAnInterruptedUpLeftIsResumedOrReplaced(t *testing.T) {

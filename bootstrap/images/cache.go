@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -32,8 +33,9 @@ func DefaultCache() (string, error) {
 	return folder.Default(os.Getenv, "XDG_CACHE_HOME", below, "name the folder with --cache-dir")
 }
 
-// cache is the local OCI image layout. It has one image per component, with the
-// key of its inputs. Its folder is a standard layout
+// cache is the local OCI image layout. It has one image per component and minor
+// version of Kubernetes, with the key of its inputs: who goes back to an earlier
+// mllab finds the images of its lab. Its folder is a standard layout
 // (https://github.com/opencontainers/image-spec/blob/main/image-layout.md).
 type cache struct {
 	dir string
@@ -44,7 +46,11 @@ type cache struct {
 const (
 	nameAnnotation = "org.opencontainers.image.ref.name"
 	keyAnnotation  = "mllab.key"
+	laneAnnotation = "mllab.kubernetes"
 )
+
+// lane is the minor version of Kubernetes, which images of one cache share: 1.36.
+var lane = strings.TrimPrefix(KubeVersion[:strings.LastIndex(KubeVersion, ".")], "v")
 
 // workLock is a file that every cache has, and no other folder.
 const workLock = "work.lock"
@@ -172,8 +178,8 @@ func (c *cache) blob(h v1.Hash) string {
 	return filepath.Join(c.dir, "images", "blobs", h.Algorithm, h.Hex)
 }
 
-// put stores the image as the only one of its name, and returns it as read from
-// the cache. It moves layers of newLayer in this cache, and does not copy them.
+// put stores the image as the only one of its name and lane, and returns it as read
+// from the cache. It moves layers of newLayer in this cache, and does not copy them.
 func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 	var stored v1.Image
 	err := c.locked(func(p layout.Path) error {
@@ -198,8 +204,10 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 		if err := p.WriteImage(img); err != nil {
 			return err
 		}
-		if err := p.ReplaceImage(img, match.Annotation(nameAnnotation, name), layout.WithAnnotations(map[string]string{
-			nameAnnotation: name, keyAnnotation: key,
+		if err := p.ReplaceImage(img, func(d v1.Descriptor) bool {
+			return d.Annotations[nameAnnotation] == name && d.Annotations[laneAnnotation] == lane
+		}, layout.WithAnnotations(map[string]string{
+			nameAnnotation: name, keyAnnotation: key, laneAnnotation: lane,
 		})); err != nil {
 			return err
 		}
@@ -214,6 +222,69 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
 	}
 	return stored, nil
+}
+
+// other returns how many images the cache has of other lanes, without the ones whose
+// keys are needed, and the bytes that only those images use.
+func (c *cache) other(needed map[string]bool) (count int, bytes int64, err error) {
+	p, err := c.layout()
+	if err != nil {
+		return 0, 0, fmt.Errorf("image cache: %w", err)
+	}
+	index, err := p.ImageIndex()
+	if err != nil {
+		return 0, 0, fmt.Errorf("image cache: %w", err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return 0, 0, fmt.Errorf("image cache: %w", err)
+	}
+	shared := map[v1.Hash]bool{}
+	var theirs []v1.Descriptor
+	for _, d := range manifest.Manifests {
+		img, err := p.Image(d.Digest)
+		if err != nil {
+			continue // one that get does not find, either
+		}
+		m, err := img.Manifest()
+		if err != nil {
+			continue
+		}
+		blobs := append(m.Layers, m.Config)
+		if isOther(needed)(d) {
+			count++
+			theirs = append(theirs, blobs...)
+			continue
+		}
+		for _, b := range blobs {
+			shared[b.Digest] = true
+		}
+	}
+	for _, b := range theirs {
+		if !shared[b.Digest] {
+			shared[b.Digest] = true
+			bytes += b.Size
+		}
+	}
+	return count, bytes, nil
+}
+
+// removeOther removes the images that other counts.
+func (c *cache) removeOther(needed map[string]bool) error {
+	err := c.locked(func(p layout.Path) error { return p.RemoveDescriptors(isOther(needed)) })
+	if err == nil {
+		err = c.prune()
+	}
+	if err != nil {
+		return fmt.Errorf("image cache: %w", err)
+	}
+	return nil
+}
+
+func isOther(needed map[string]bool) match.Matcher {
+	return func(d v1.Descriptor) bool {
+		return d.Annotations[laneAnnotation] != lane && !needed[d.Annotations[keyAnnotation]]
+	}
 }
 
 // prune removes blobs that no image refers to any more.

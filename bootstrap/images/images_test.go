@@ -95,6 +95,69 @@ func TestALayerListsParentsBeforeFiles(t *testing.T) {
 	}
 }
 
+func TestTheCacheKeepsTheImagesOfLabsOfAnotherKubernetes(t *testing.T) {
+	c, err := openCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := filepath.Join(c.dir, "work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put := func(in, name, key, content string) {
+		t.Helper()
+		now := lane
+		lane = in
+		defer func() { lane = now }()
+		if _, err := c.put(name, key, small(t, work, content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(name, key string) bool {
+		t.Helper()
+		img, err := c.get(name, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img != nil
+	}
+	put("1.1", "apiserver", "k1", strings.Repeat("old ", 1000))
+	put("1.1", "agent", "same", "agent")
+	put(lane, "apiserver", "k2", "new")
+	if err := c.prune(); err != nil {
+		t.Fatal(err)
+	}
+	if !there("apiserver", "k1") || !there("apiserver", "k2") || !there("agent", "same") {
+		t.Error("an image of another Kubernetes replaced one, or was pruned")
+	}
+	needed := map[string]bool{"k2": true, "same": true}
+	if n, bytes, err := c.other(needed); err != nil || n != 1 || bytes < 4000 {
+		t.Errorf("%d other images with %d bytes, %v; want one with more than 4000", n, bytes, err)
+	}
+	if err := c.removeOther(needed); err != nil {
+		t.Fatal(err)
+	}
+	if there("apiserver", "k1") || !there("apiserver", "k2") || !there("agent", "same") {
+		t.Error("removing what is of another Kubernetes left it, or removed what this one needs")
+	}
+	// As an earlier mllab wrote them: without a Kubernetes.
+	put("", "apiserver", "k0", "older")
+	put(lane, "apiserver", "k2", "new")
+	other, err := Options{Cache: c.dir}.other(c)
+	if err != nil || other.Images != 2 { // k0, and the agent: a real key is needed
+		t.Errorf("%+v, %v", other, err)
+	}
+	if pruned, err := Prune(Options{Cache: c.dir}); err != nil || pruned != other || there("apiserver", "k0") || !there("apiserver", "k2") {
+		t.Errorf("pruned %+v, %v; want %+v", pruned, err, other)
+	}
+	if again, err := Prune(Options{Cache: c.dir}); err != nil || again.Images != 0 {
+		t.Errorf("pruned again: %+v, %v", again, err)
+	}
+	if none, err := Prune(Options{Cache: t.TempDir()}); err != nil || none.Images != 0 {
+		t.Errorf("pruned a folder that is no cache: %+v, %v", none, err)
+	}
+}
+
 func TestTheCacheKeepsOneImagePerNameAndFindsItByKey(t *testing.T) {
 	c, err := openCache(t.TempDir())
 	if err != nil {
@@ -170,8 +233,8 @@ func TestStampedVersionsAreThePinnedOnes(t *testing.T) {
 		t.Fatalf("%s does not require %s", mod, path)
 		return ""
 	}
-	if got := pinned("kubernetes", "k8s.io/kubernetes"); got != kubeVersion {
-		t.Errorf("the table says Kubernetes %s, go.mod %s", kubeVersion, got)
+	if got := pinned("kubernetes", "k8s.io/kubernetes"); got != KubeVersion {
+		t.Errorf("the table says Kubernetes %s, go.mod %s", KubeVersion, got)
 	}
 	if got := pinned("containerd", "github.com/containerd/containerd/v2"); !strings.Contains(modules["containerd"].ldflags, got) {
 		t.Errorf("the table stamps %s, go.mod has containerd %s", modules["containerd"].ldflags, got)

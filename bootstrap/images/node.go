@@ -80,7 +80,7 @@ func nodeUpstream(files tree) error {
 	config := files["/etc/containerd/config.toml"]
 	config.data = regexp.MustCompile(`registry\.k8s\.io/pause:[0-9.]+`).ReplaceAll(config.data, []byte(pauseImage))
 	files["/etc/containerd/config.toml"] = config
-	files["/kind/version"] = node{mode: 0o644, data: []byte(kubeVersion)}
+	files["/kind/version"] = node{mode: 0o644, data: []byte(KubeVersion)}
 	files["/etc/systemd/journald.conf.d/kind.conf"] = node{mode: 0o644, data: []byte("[Journal]\nReadKMsg=no\n")}
 	files["/etc/kubernetes/manifests"] = node{mode: 0o755, dir: true}
 	files["/usr/sbin/init"] = node{link: "/lib/systemd/systemd"}

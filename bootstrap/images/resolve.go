@@ -108,6 +108,13 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 			return Node{}, explain(err)
 		}
 		task.Done(fmt.Sprintf("%d made", len(p.missing)))
+		other, err := o.other(c)
+		if err != nil {
+			return Node{}, err
+		}
+		if other.Images > 0 {
+			o.Report.Note("images: the cache keeps %s; `mllab images prune` removes them", other)
+		}
 	}
 
 	return p.node(o, c, p.list)
@@ -219,6 +226,60 @@ func List(ctx context.Context, o Options) ([]Row, error) {
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// Other is what a cache has for labs of another minor version of Kubernetes.
+type Other struct {
+	Images int   `json:"images"`
+	Bytes  int64 `json:"bytes"` // on disk
+}
+
+func (o Other) String() string {
+	return fmt.Sprintf("%d images for labs of another Kubernetes than %s, %.1f GB", o.Images, lane, float64(o.Bytes)/1e9)
+}
+
+// Prune removes from the cache what it has for labs of another minor version of
+// Kubernetes, and returns what that was. It keeps the images of this one.
+func Prune(o Options) (Other, error) {
+	if !IsCache(o.Cache) {
+		return Other{}, nil
+	}
+	c, err := openCache(o.Cache)
+	if err != nil {
+		return Other{}, err
+	}
+	other, err := o.other(c)
+	if err != nil || other.Images == 0 {
+		return other, err
+	}
+	needed, err := o.needed(c)
+	if err != nil {
+		return other, err
+	}
+	return other, c.removeOther(needed)
+}
+
+func (o Options) other(c *cache) (other Other, err error) {
+	needed, err := o.needed(c)
+	if err == nil {
+		other.Images, other.Bytes, err = c.other(needed)
+	}
+	return other, err
+}
+
+// needed returns the keys of all images of this mllab, from either source.
+func (o Options) needed(c *cache) (map[string]bool, error) {
+	keys := map[string]bool{}
+	for _, s := range []Source{&built{cache: c}, &registrySource{mirror: o.Mirror, cache: c}} {
+		for _, comp := range table {
+			key, err := s.Key(comp)
+			if err != nil {
+				return nil, err
+			}
+			keys[key] = true
+		}
+	}
+	return keys, nil
 }
 
 func (o Options) plan(ctx context.Context) (*cache, plan, error) {

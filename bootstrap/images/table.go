@@ -66,8 +66,10 @@ type module struct {
 	files map[string]string
 }
 
+// KubeVersion is the version of Kubernetes in the node image.
+const KubeVersion = "v1.34.4"
+
 const (
-	kubeVersion       = "v1.34.4"
 	pauseImage        = "registry.k8s.io/pause:3.10.1"
 	istioVersion      = "1.28.2"
 	envoyVersion      = "1.36.2"
@@ -80,7 +82,7 @@ const (
 var kubeLDFlags = func() string {
 	var b strings.Builder
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		fmt.Fprintf(&b, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=34 -X %[1]s.gitTreeState=clean", pkg, kubeVersion)
+		fmt.Fprintf(&b, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=34 -X %[1]s.gitTreeState=clean", pkg, KubeVersion)
 	}
 	return b.String()
 }()
@@ -147,7 +149,7 @@ var nodePackages = []string{
 // kubeadm of this Kubernetes asks for.
 var table = []Component{
 	{
-		Name: nodeComponent, Upstream: "docker.io/kindest/node:" + kubeVersion, Node: "localhost/mllab-node",
+		Name: nodeComponent, Upstream: "docker.io/kindest/node:" + KubeVersion, Node: "localhost/mllab-node",
 		Build: Recipe{Debian: nodePackages, Binaries: map[string]Binary{
 			"/usr/local/bin/containerd":              {"containerd", "containerd"},
 			"/usr/local/bin/containerd-shim-runc-v2": {"containerd", "containerd-shim-runc-v2"},
@@ -291,7 +293,7 @@ var table = []Component{
 }
 
 func kube(name string, debian []string) Component {
-	ref := "registry.k8s.io/" + name + ":" + kubeVersion
+	ref := "registry.k8s.io/" + name + ":" + KubeVersion
 	return Component{
 		Name: name, Upstream: ref, Node: ref,
 		Build: Recipe{

@@ -24,7 +24,7 @@ wheel and Debian packages. ` + "`mllab up`" + ` gets missing images by itself.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newImagesList(a), newImagesBuild(a), newImagesExtract(a))
+	c.AddCommand(newImagesList(a), newImagesBuild(a), newImagesPrune(a), newImagesExtract(a))
 	return c
 }
 
@@ -112,6 +112,27 @@ func newImagesBuild(a *app) *cobra.Command {
 	imageFlags(c, &o.Mode, &o.Mirror)
 	addonFlags(c, &core, &with)
 	return c
+}
+
+func newImagesPrune(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "prune [flags]",
+		Short: "Remove the cached images for labs of another Kubernetes",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			other, err := images.Prune(images.Options{Cache: a.global.cache})
+			if err != nil {
+				return err
+			}
+			return a.print(other, func(w io.Writer) {
+				if other.Images == 0 {
+					fmt.Fprintln(w, "the cache has no images for labs of another Kubernetes")
+					return
+				}
+				fmt.Fprintf(w, "removed %s\n", other)
+			})
+		},
+	}
 }
 
 // newImagesExtract is for the tests that run kube-apiserver and etcd by

@@ -158,6 +158,9 @@ func TestVersionNamesWhatIsInstalled(t *testing.T) {
 			t.Errorf("no version of %s in %s", name, stdout)
 		}
 	}
+	if _, stdout, _ := call(t, nil, "version"); !regexp.MustCompile(`(?m)^kubernetes +1\.\d+\.\d+ +fixes end 20\d\d-\d\d-\d\d$`).MatchString(stdout) {
+		t.Errorf("no end of Kubernetes' fixes in %s", stdout)
+	}
 }
 
 func TestCompletionIsThere(t *testing.T) {

@@ -16,6 +16,9 @@ type versionInfo struct {
 	Revision   string            `json:"revision,omitempty"`
 	Go         string            `json:"go"`
 	Components map[string]string `json:"components"`
+	// Ends has, for each component whose project says so, the day after which there
+	// are no fixes for it, or what ends them.
+	Ends map[string]string `json:"ends,omitempty"`
 
 	order []string
 }
@@ -37,7 +40,7 @@ func newVersion(a *app) *cobra.Command {
 }
 
 func readVersion() (versionInfo, error) {
-	v := versionInfo{Version: "unknown", Components: map[string]string{}}
+	v := versionInfo{Version: "unknown", Components: map[string]string{}, Ends: map[string]string{}}
 	add := func(name, version string) {
 		v.Components[name] = version
 		v.order = append(v.order, name)
@@ -61,6 +64,9 @@ func readVersion() (versionInfo, error) {
 	}
 	for _, i := range installed {
 		add(i.Name, i.Version)
+		if i.End != "" {
+			v.Ends[i.Name] = i.End
+		}
 	}
 	return v, nil
 }
@@ -71,6 +77,10 @@ func printVersion(w io.Writer, v versionInfo) {
 		fmt.Fprintf(w, "%-20s %s\n", "revision", v.Revision)
 	}
 	for _, name := range v.order {
-		fmt.Fprintf(w, "%-20s %s\n", name, v.Components[name])
+		line := fmt.Sprintf("%-20s %s", name, v.Components[name])
+		if end := v.Ends[name]; end != "" {
+			line = fmt.Sprintf("%-30s  fixes end %s", line, end)
+		}
+		fmt.Fprintln(w, line)
 	}
 }

@@ -141,7 +141,8 @@ var kindBase = source{pin: ".", module: "sigs.k8s.io/kind", globs: []string{"ima
 var shown = []source{
 	// Istio's own module has no release tags; its API's version carries the number.
 	{pin: nested + "/istio", module: "istio.io/client-go"},
-	// Their manifests are ours.
+	// Their manifests are ours, or they have none.
+	{pin: nested + "/kubernetes", module: "k8s.io/kubernetes"},
 	{pin: nested + "/registry", module: "github.com/distribution/distribution/v3"},
 	{pin: nested + "/prometheus", module: "github.com/prometheus/prometheus"},
 }
