@@ -21,13 +21,13 @@ import (
 // Canary of the same name.
 type delivered struct {
 	name       string
+	strategy   string
 	env        map[string]string // of v2, besides TARGET
-	watched    bool              // users send requests
 	unmeasured bool              // Prometheus does not look at its pods
 	unjudged   bool              // Flagger looks at no metrics
-	moved      bool              // somebody moves its weight by hand
+	moved      bool              // somebody moves v2's weight by hand
 	held       bool              // Flagger may not go on
-	prober     prober
+	users      []*audience       // empty: nobody sends requests
 
 	// What Flagger says.
 	phase  string
@@ -57,8 +57,13 @@ const (
 	firstWeight, secondWeight = 20, 50 // percent that v2 gets on its way
 	movedWeight               = 80     // percent that somebody gives v2 by hand
 
-	// markName is the name of the host whose route carries marks.
-	markName = "mark"
+	// flaggerIterations are the checks that v2 must pass where it has no weight.
+	flaggerIterations = 2
+
+	// markName is the name of the host whose route carries marks, and canaryHost
+	// begins that of v2's own address.
+	markName   = "mark"
+	canaryHost = "v2-"
 )
 
 // Flagger's phases that matter here.
@@ -66,26 +71,30 @@ const (
 const (
 	flaggerInitialized = "Initialized"
 	flaggerProgressing = "Progressing"
+	flaggerWaiting     = "WaitingPromotion"
 	flaggerSucceeded   = "Succeeded"
 	flaggerFailed      = "Failed"
 )
 
 // deliveredModel fills progressive/model.yaml in.
 type deliveredModel struct {
-	Name, Image, Version, Host          string
+	Name, Image, Version, Strategy      string
+	Host, CanaryHost, Header, Cookie    string
 	Env                                 map[string]string
 	Weights                             []int
-	Threshold                           int
+	Iterations, Threshold               int
 	Measured, Judged, Held              bool
 	Interval, Window, Scrape            time.Duration
 	MinSuccess, MaxLatency, MinRequests int
 }
 
-// objects are the Deployment with a version, and the Canary.
-func (m *delivered) objects(l *Session, version string) (deployment, canary *unstructured.Unstructured, err error) {
+// objects are the Deployment with a version, the Canary, and what else its
+// strategy takes.
+func (m *delivered) objects(l *Session, version string) ([]*unstructured.Unstructured, error) {
 	fields := deliveredModel{
-		Name: m.name, Image: l.Image, Version: version, Host: l.host(m.name),
-		Weights: []int{firstWeight, secondWeight}, Threshold: flaggerThreshold,
+		Name: m.name, Image: l.Image, Version: version, Strategy: m.strategy,
+		Host: l.host(m.name), CanaryHost: l.host(canaryHost + m.name), Header: armHeader, Cookie: armCookie,
+		Weights: []int{firstWeight, secondWeight}, Iterations: flaggerIterations, Threshold: flaggerThreshold,
 		Measured: !m.unmeasured, Judged: !m.unjudged, Held: m.held,
 		Interval: flaggerInterval, Window: flaggerWindow, Scrape: scrapeEvery,
 		MinSuccess: minSuccess, MaxLatency: maxLatency, MinRequests: minRequests,
@@ -93,11 +102,7 @@ func (m *delivered) objects(l *Session, version string) (deployment, canary *uns
 	if version == "v2" {
 		fields.Env = m.env
 	}
-	objs, err := render("progressive/model.yaml", fields)
-	if err != nil {
-		return nil, nil, err
-	}
-	return objs[0], objs[1], nil
+	return render("progressive/model.yaml", fields)
 }
 
 // over says whether Flagger has ended with the newest version.
@@ -105,6 +110,14 @@ func (m *delivered) over() bool { return m.phase == flaggerSucceeded || m.phase 
 
 // says is what Flagger says.
 func (m *delivered) says() string { return fmt.Sprintf("%s: %s at %d %%", m.name, m.phase, m.weight) }
+
+// reached says whether Flagger has given v2 this weight, or has tried it without.
+func (m *delivered) reached(weight int) bool {
+	if m.strategy == strategyCanary {
+		return m.phase == flaggerProgressing && m.weight >= weight
+	}
+	return m.phase == flaggerWaiting
+}
 
 // errs says whether v2 has answered an error that it is there to answer.
 func (m *delivered) errs(a probe.Answer) bool {
@@ -161,18 +174,18 @@ func (d deliveries) until(ctx context.Context, l *Session, open func(*delivered)
 	return l.gatewayFollows(ctx)
 }
 
-// reach returns when v2 of each model of these names has a weight, where Flagger
-// is held, or Flagger has ended with it.
+// reach returns when v2 of each model of these names has a weight, or has been
+// tried without, where Flagger is held; or Flagger has ended with it.
 func (d deliveries) reach(ctx context.Context, l *Session, weight int, names ...string) error {
 	return d.until(ctx, l, func(m *delivered) string {
 		switch {
-		case m.over() || m.held || !slices.Contains(names, m.name):
-			return ""
-		case m.phase != flaggerProgressing || m.weight < weight:
+		case m.over() || !slices.Contains(names, m.name):
+		case !m.reached(weight):
 			return m.says()
-		}
-		if err := m.hold(ctx, l, true); err != nil {
-			return err.Error()
+		case !m.held:
+			if err := m.hold(ctx, l, true); err != nil {
+				return err.Error()
+			}
 		}
 		return ""
 	})
@@ -194,12 +207,12 @@ func (d deliveries) release(ctx context.Context, l *Session) error {
 // there is less than an interval's time, so a person is not asked first.
 func (m *delivered) hold(ctx context.Context, l *Session, held bool) error {
 	m.held = held
-	_, canary, err := m.objects(l, "v2")
+	objs, err := m.objects(l, "v2")
 	if err == nil && held {
-		canary.SetNamespace(l.Namespace)
-		err = l.put(ctx, canary)
+		objs[1].SetNamespace(l.Namespace)
+		err = l.put(ctx, objs[1])
 	} else if err == nil {
-		err = l.write(ctx, canary)
+		err = l.write(ctx, objs[1])
 	}
 	if err != nil {
 		m.held = !held
@@ -207,23 +220,23 @@ func (m *delivered) hold(ctx context.Context, l *Session, held bool) error {
 	return err
 }
 
-// sample judges who answers while v2 has this weight.
-func (m *delivered) sample(ctx context.Context, l *Session, weight int, c split.Claim) (Evidence, error) {
+// sample judges who answers users while v2 has this weight.
+func (m *delivered) sample(ctx context.Context, l *Session, u *audience, weight int, c split.Claim) (Evidence, error) {
 	l.events.claims("target", c)
-	answers, e, err := l.burst(ctx, l.to(m.name), c.N)
+	answers, e, err := l.burst(ctx, u.request(l, m), c.N)
 	if err != nil {
 		return e, err
 	}
 	if err := (deliveries{m}).ask(ctx, l); err != nil {
 		return e, err
 	}
-	if m.weight != weight || m.over() {
-		return e, fault.CannotTest("run it again when the machine has less to do", "Flagger went on while its weight of %d %% was judged: %s", weight, m.says())
+	if m.over() || m.strategy == strategyCanary && m.weight != weight {
+		return e, fault.CannotTest("run it again when the machine has less to do", "Flagger went on while it was judged who answers: %s", m.says())
 	}
 	counts := map[string]int{}
 	for _, a := range answers {
 		if !a.OK() && !m.errs(a) {
-			return e, refute(Answers, "%s at %d %%: %s (request %s)", m.name, weight, a.Problem(), a.ID)
+			return e, refute(Answers, "%s: %s (request %s)", m.name, a.Problem(), a.ID)
 		}
 		counts[a.Target]++
 	}

@@ -45,6 +45,7 @@ func progressive() Scenario {
 		Name:             "progressive",
 		Summary:          "Flagger promotes a good version; what errs or is slow goes back",
 		Needs:            []string{"progressive"},
+		Options:          []string{"strategy"},
 		SidecarInjection: true,
 		New:              newProgressive,
 	}
@@ -53,33 +54,44 @@ func progressive() Scenario {
 // newProgressive plans one run.
 func newProgressive(o Options) (*Plan, error) {
 	s := &progressiveStory{Options: o, models: deliveries{
-		{name: "erring", env: map[string]string{"FAIL_PERCENT": strconv.Itoa(progressiveFails)}, watched: true},
-		{name: "slow", env: map[string]string{"DELAY": progressiveSlow.String()}, watched: true},
+		{name: "erring", env: map[string]string{"FAIL_PERCENT": strconv.Itoa(progressiveFails)}},
+		{name: "slow", env: map[string]string{"DELAY": progressiveSlow.String()}},
 		{name: "quiet"},
-		{name: "good", watched: true},
+		{name: "good"},
 	}}
+	for _, m := range s.models {
+		m.strategy, m.held = o.Strategy, o.Strategy != strategyCanary
+		if m.name != "quiet" {
+			m.users = usersOf(o.Strategy)
+		}
+	}
 	if err := enough("progressive", s.claim(shares(firstWeight)), s.claim(shares(secondWeight))); err != nil {
 		return nil, err
 	}
+	gets := fmt.Sprintf("All four get a v2. Every %s Flagger asks Prometheus about the requests of the last %s, and goes one step on, or notes a failed check; after %d of them it goes back. ",
+		flaggerInterval, flaggerWindow, flaggerThreshold)
 	first, second := fmt.Sprintf("v2 at %d %%", firstWeight), fmt.Sprintf("v2 at %d %%", secondWeight)
+	tries := []Step{
+		{
+			Name: first, Change: s.deliver, Check: s.counted(firstWeight, "erring", "slow", "good"),
+			Why:      gets + "A webhook that nobody answers holds it at this weight until the answers are counted.",
+			WatchFor: "Flagger says which weight it has set. Nobody but the watchers says who answered.",
+		},
+		{
+			Name: second, Change: s.goOn, Check: s.counted(secondWeight, "good"),
+			Why:      "The webhook is gone, and Flagger goes on with each version that its checks let pass.",
+			WatchFor: "Only the good version gets the next weight.",
+		},
+	}
+	if o.Strategy != strategyCanary {
+		tries = []Step{s.tries(gets)}
+	}
 	return &Plan{
-		Steps: []Step{
-			{
-				Name: "v1 serves", Change: s.deploy, Check: s.counted(0, "good"),
-				Why:      "Four models, each a Deployment and a Canary. Flagger copies each Deployment to one that serves, and writes the Services and the route. Watchers begin to send, but not to the model that is called quiet.",
-				WatchFor: "Every answer says v1.",
-			},
-			{
-				Name: first, Change: s.deliver, Check: s.counted(firstWeight, "erring", "slow", "good"),
-				Why: fmt.Sprintf("All four get a v2. Every %s Flagger asks Prometheus about the requests of the last %s, and goes one step on, or notes a failed check; after %d of them it goes back. "+
-					"A webhook that nobody answers holds it at this weight until the answers are counted.", flaggerInterval, flaggerWindow, flaggerThreshold),
-				WatchFor: "Flagger says which weight it has set. Nobody but the watchers says who answered.",
-			},
-			{
-				Name: second, Change: s.goOn, Check: s.counted(secondWeight, "good"),
-				Why:      "The webhook is gone, and Flagger goes on with each version that its checks let pass.",
-				WatchFor: "Only the good version gets the next weight.",
-			},
+		Steps: slices.Concat([]Step{{
+			Name: "v1 serves", Change: s.deploy, Check: s.counted(0, "good"),
+			Why:      "Four models, each a Deployment and a Canary. Flagger copies each Deployment to one that serves, and writes the Services and the route. Watchers begin to send, but not to the model that is called quiet.",
+			WatchFor: "Every answer says v1.",
+		}}, tries, []Step{
 			{
 				Name: "the good version is promoted", Change: s.over("good"), Check: s.promoted,
 				Why:      "What Flagger says and who answers are two things. Here they are held against each other.",
@@ -103,9 +115,9 @@ func newProgressive(o Options) (*Plan, error) {
 			{
 				Name: "the users' loss", Check: s.loss,
 				Why:      "The watchers sent at their own pace through all of it.",
-				WatchFor: "Nothing was lost but by the version that errs, and no more than its weight explains.",
+				WatchFor: "Nothing was lost but by the version that errs, and no more than its share explains.",
 			},
-		},
+		}),
 		Controls: []Control{
 			{
 				Name: "by-hand", Summary: "somebody moves the good version's weight in the route behind Flagger's back",
@@ -121,7 +133,7 @@ func newProgressive(o Options) (*Plan, error) {
 			},
 			{
 				Name: "load", Summary: "the model without users has some",
-				Break: s.broken("quiet", func(m *delivered) { m.watched = true }), Catches: Rollback,
+				Break: s.broken("quiet", func(m *delivered) { m.users = usersOf(o.Strategy) }), Catches: Rollback,
 			},
 		},
 	}, nil
@@ -145,18 +157,18 @@ func (s *progressiveStory) broken(name string, how func(*delivered)) func(contex
 func (s *progressiveStory) deploy(ctx context.Context, l *Session) error {
 	hosts := []string{l.host(markName)}
 	for _, m := range s.models {
-		hosts = append(hosts, l.host(m.name))
+		hosts = append(hosts, l.host(m.name), l.host(canaryHost+m.name))
 	}
 	objs, err := render("progressive/gateway.yaml", map[string]any{"Hosts": hosts})
 	if err != nil {
 		return err
 	}
 	for _, m := range s.models {
-		deployment, canary, err := m.objects(l, "v1")
+		more, err := m.objects(l, "v1")
 		if err != nil {
 			return err
 		}
-		objs = append(objs, deployment, canary)
+		objs = append(objs, more...)
 	}
 	if err := l.write(ctx, objs...); err != nil {
 		return err
@@ -174,8 +186,8 @@ func (s *progressiveStory) deploy(ctx context.Context, l *Session) error {
 		if err := l.answers(ctx, l.to(m.name)); err != nil {
 			return err
 		}
-		if m.watched {
-			m.prober.start(ctx, l, l.to(m.name), progressiveRate)
+		for _, u := range m.users {
+			u.prober.start(ctx, l, u.request(l, m), progressiveRate)
 		}
 	}
 	return nil
@@ -185,17 +197,21 @@ func (s *progressiveStory) deploy(ctx context.Context, l *Session) error {
 func (s *progressiveStory) deliver(ctx context.Context, l *Session) error {
 	var objs []*unstructured.Unstructured
 	for _, m := range s.models {
-		deployment, _, err := m.objects(l, "v2")
+		all, err := m.objects(l, "v2")
 		if err != nil {
 			return err
 		}
-		objs = append(objs, deployment)
+		objs = append(objs, all[0]) // the Deployment: the Canary stays as it is
 	}
 	if err := l.write(ctx, objs...); err != nil {
 		return err
 	}
 	s.changed = time.Now()
-	if err := s.models.reach(ctx, l, firstWeight, "erring", "slow", "quiet", "good"); err != nil {
+	names := []string{"good"}
+	if s.Strategy == strategyCanary {
+		names = append(names, "erring", "slow", "quiet")
+	}
+	if err := s.models.reach(ctx, l, firstWeight, names...); err != nil {
 		return err
 	}
 	for _, m := range s.models {
@@ -241,7 +257,7 @@ func (s *progressiveStory) counted(weight int, names ...string) func(context.Con
 			} else if m.over() {
 				return s.promoted(ctx, l)
 			}
-			e, err := m.sample(ctx, l, weight, c)
+			e, err := m.sample(ctx, l, &audience{}, weight, c)
 			says = append(says, m.name+": "+e.Summary)
 			all, all.Summary = e, strings.Join(says, "; ")
 			if err != nil {
@@ -277,10 +293,16 @@ func (s *progressiveStory) ended(name, phase, why string, claim Claim) func(cont
 		if err != nil {
 			return Evidence{}, err
 		}
-		e, err := l.sample(ctx, l.to(name), s.claim(shares(weight)))
+		var e Evidence
 		var refuted *ClaimError
-		if err != nil && !errors.As(err, &refuted) {
-			return e, err
+		for _, u := range usersOf(s.Strategy) {
+			if u.atCanary || refuted != nil {
+				continue
+			}
+			e, err = l.sample(ctx, u.request(l, m), s.claim(shares(weight)))
+			if err != nil && !errors.As(err, &refuted) {
+				return e, err
+			}
 		}
 		i := slices.IndexFunc(said, func(line string) bool { return strings.Contains(line, why) })
 		if last := strings.Join(said[max(0, len(said)-3):], " | "); m.phase != phase {
@@ -296,28 +318,41 @@ func (s *progressiveStory) ended(name, phase, why string, claim Claim) func(cont
 	}
 }
 
-// loss judges what the users lost: nothing, but of the version that errs, and of
-// that no more than its weight explains.
+// loss stops the watchers, and judges what the users lost.
 func (s *progressiveStory) loss(ctx context.Context, l *Session) (all Evidence, err error) {
 	var says []string
 	for _, m := range s.models {
-		if !m.prober.started() {
-			continue
+		for _, u := range m.users {
+			e, lost := u.prober.lostNone(ctx, l)
+			if u.atCanary {
+				continue
+			}
+			e.Summary, lost = s.excused(m, u, u.prober.Stop().Answers, e, lost)
+			says = append(says, m.name+", "+u.name+": "+e.Summary)
+			all, all.Summary = e, strings.Join(says, "; ")
+			err = cmp.Or(err, lost) // all answers are kept as evidence
 		}
-		e, lost := m.prober.lostNone(ctx, l)
-		var refuted *ClaimError
-		if m.name == "erring" && errors.As(lost, &refuted) {
-			e.Summary, lost = s.explained(m, m.prober.Stop().Answers, e.Tally.Failed)
-		}
-		says = append(says, m.name+": "+e.Summary)
-		all, all.Summary = e, strings.Join(says, "; ")
-		err = cmp.Or(err, lost) // all answers are kept as evidence
 	}
 	return all, err
 }
 
-// explained refutes that a model lost no more than v2 loses at its first weight.
-func (s *progressiveStory) explained(m *delivered, sent, lost []probe.Answer) (summary string, err error) {
+// excused judges what users of a model lost: nothing, but of the version that errs,
+// and of that no more than its share explains. Those of whom a bad version has no
+// share, it must not have answered at all.
+func (s *progressiveStory) excused(m *delivered, u *audience, sent []probe.Answer, e Evidence, lost error) (summary string, err error) {
+	var refuted *ClaimError
+	i := slices.IndexFunc(sent, func(a probe.Answer) bool { return a.Target == "v2" })
+	switch {
+	case m.env != nil && u.first == 0 && i >= 0:
+		return e.Summary, refute(Answers, "%s, %s: v2 has answered one of them (request %s)", m.name, u.name, sent[i].ID)
+	case m.env["FAIL_PERCENT"] != "" && u.first > 0 && errors.As(lost, &refuted):
+		return s.explained(m, u, sent, e.Tally.Failed)
+	}
+	return e.Summary, lost
+}
+
+// explained refutes that users lost no more than v2 loses at its first share.
+func (s *progressiveStory) explained(m *delivered, u *audience, sent, lost []probe.Answer) (summary string, err error) {
 	for _, a := range lost {
 		if !m.errs(a) {
 			return "", refute(NoLoss, "a request was lost, and not by the version that errs: %s (request %s)", a.Problem(), a.ID)
@@ -329,7 +364,7 @@ func (s *progressiveStory) explained(m *delivered, sent, lost []probe.Answer) (s
 			exposed++
 		}
 	}
-	_, most, err := split.Between(exposed, 0, firstWeight*progressiveFails/1e4, s.Alpha)
+	_, most, err := split.Between(exposed, 0, float64(u.first*progressiveFails)/1e4, s.Alpha)
 	if err != nil {
 		return "", err
 	}

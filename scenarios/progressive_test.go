@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -53,10 +54,12 @@ func router(share float64, errs bool) *drawn {
 	return d
 }
 
-func good() *delivered { return &delivered{name: "good", watched: true} }
+func good() *delivered {
+	return &delivered{name: "good", strategy: strategyCanary, users: usersOf(strategyCanary)}
+}
 
 func erring() *delivered {
-	return &delivered{name: "erring", env: map[string]string{"FAIL_PERCENT": "50"}, watched: true}
+	return &delivered{name: "erring", strategy: strategyCanary, env: map[string]string{"FAIL_PERCENT": "50"}, users: usersOf(strategyCanary)}
 }
 
 func TestWhoAnswersIsJudgedAtTheWeightThatFlaggerSays(t *testing.T) {
@@ -80,7 +83,7 @@ func TestWhoAnswersIsJudgedAtTheWeightThatFlaggerSays(t *testing.T) {
 		{"Flagger took the good one back", good(), flaggerFailed, 0, router(0, false), Promotion, "Flagger ended with Failed"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6}, models: deliveries{tc.model}}
+			s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6, Strategy: strategyCanary}, models: deliveries{tc.model}}
 			l := flaggerSays(t, tc.model, tc.phase, tc.weight, tc.by)
 			e, err := s.counted(firstWeight, "good", "erring")(t.Context(), l)
 			if tc.refutes == "error" {
@@ -112,7 +115,7 @@ func TestFlaggersWordsAreHeldAgainstTheAnswers(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := erring()
-			s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6}, models: deliveries{m}}
+			s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6, Strategy: strategyCanary}, models: deliveries{m}}
 			l := flaggerSays(t, m, tc.phase, 0, router(tc.v2, false), tc.said...)
 			e, err := s.ended("erring", flaggerFailed, "success-percent", Rollback)(t.Context(), l)
 			wantRefuted(t, err, tc.refutes, tc.says)
@@ -148,10 +151,60 @@ func TestOnlyTheErringVersionMayLoseAndNoMoreThanItsWeight(t *testing.T) {
 			}
 			sent = append(sent, a)
 		}
-		summary, err := s.explained(m, sent, lost)
+		summary, err := s.explained(m, m.users[0], sent, lost)
 		if claim, why := refutes(t, err); (claim == NoLoss) != tc.refutes {
 			t.Errorf("%s: %q %s, %s", tc.name, claim, why, summary)
 		}
+	}
+}
+
+// Where a bad version gets no user, a single answer of it is one too many.
+func TestABadVersionAnswersNoUserOfWhomItHasNoShare(t *testing.T) {
+	for _, tc := range []struct {
+		strategy, target string
+		refutes          Claim
+	}{
+		{strategyBlueGreen, "v1", ""}, {strategyBlueGreen, "v2", Answers}, {strategyAB, "v2", Answers}, {strategyCanary, "v2", ""},
+	} {
+		s := &progressiveStory{Options: Options{Alpha: 1e-6}}
+		_, err := s.excused(erring(), usersOf(tc.strategy)[0], []probe.Answer{{Target: "v1", Status: 200}, {Target: tc.target, Status: 200}}, Evidence{}, nil)
+		if claim, why := refutes(t, err); claim != tc.refutes {
+			t.Errorf("%s, %s: %q: %s", tc.strategy, tc.target, claim, why)
+		}
+	}
+}
+
+// tagged answers those with a header or a cookie by v2, as an A/B route does.
+type tagged struct{ header bool }
+
+func (r tagged) Send(_ context.Context, asked probe.Request) probe.Answer {
+	a := probe.Answer{Status: 200, Target: "v1"}
+	if r.header && asked.Header.Get(armHeader) != "" || asked.Header.Get("Cookie") != "" || strings.HasPrefix(asked.Host, canaryHost) {
+		a.Target = "v2"
+	}
+	return a
+}
+
+func TestWhoGetsV2WhileItIsTried(t *testing.T) {
+	for _, tc := range []struct {
+		name, strategy, phase string
+		by                    probe.Sender
+		refutes               Claim
+		says                  string
+	}{
+		{"by header and cookie", strategyAB, flaggerWaiting, tagged{header: true}, "", ""},
+		{"the header is not looked at", strategyAB, flaggerWaiting, tagged{}, Shares, ""},
+		{"half of all", strategyAB, flaggerWaiting, router(.5, false), Shares, ""},
+		{"at its own address", strategyBlueGreen, flaggerWaiting, tagged{}, "", ""},
+		{"some users, too", strategyBlueGreen, flaggerWaiting, router(.01, false), Shares, ""},
+		{"Flagger took it back", strategyBlueGreen, flaggerFailed, tagged{}, Promotion, "ended with Failed"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := &delivered{name: "good", strategy: tc.strategy, users: usersOf(tc.strategy)}
+			s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6, Strategy: tc.strategy}, models: deliveries{m}}
+			_, err := s.tried(t.Context(), flaggerSays(t, m, tc.phase, 0, tc.by))
+			wantRefuted(t, err, tc.refutes, tc.says)
+		})
 	}
 }
 
@@ -169,8 +222,8 @@ func TestFlaggersMetricsAreThoseThatTheModelsAskFor(t *testing.T) {
 		templates[o.GetName()] = true
 	}
 	l := &Session{Env: &Env{Domain: "test", Image: "model"}, Namespace: "mllab-test"}
-	for _, m := range []*delivered{good(), {name: "free", unjudged: true}, {name: "held", held: true}} {
-		_, o, err := m.objects(l, "v1")
+	for _, m := range []*delivered{good(), {name: "free", strategy: strategyCanary, unjudged: true}, {name: "held", strategy: strategyCanary, held: true}, {name: "ab", strategy: strategyAB}, {name: "bg", strategy: strategyBlueGreen}} {
+		objs, err := m.objects(l, "v1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,6 +231,7 @@ func TestFlaggersMetricsAreThoseThatTheModelsAskFor(t *testing.T) {
 			Spec struct {
 				Analysis struct {
 					StepWeights []int
+					Iterations  int
 					Metrics     []struct {
 						TemplateRef struct{ Name string }
 					}
@@ -185,14 +239,14 @@ func TestFlaggersMetricsAreThoseThatTheModelsAskFor(t *testing.T) {
 				}
 			}
 		}
-		if err := into(o.Object, &canary); err != nil {
+		if err := into(objs[1].Object, &canary); err != nil {
 			t.Fatal(err)
 		}
 		got, want := canary.Spec.Analysis, len(templates)
 		if m.unjudged {
 			want = 0
 		}
-		if len(got.StepWeights) != 2 || len(got.Metrics) != want || (len(got.Webhooks) == 1) != m.held {
+		if (len(got.StepWeights) == 2) != (m.strategy == strategyCanary) || (got.Iterations > 0) == (m.strategy == strategyCanary) || len(got.Metrics) != want || (len(got.Webhooks) == 1) != m.held {
 			t.Errorf("%s: the analysis is %+v", m.name, got)
 		}
 		for _, metric := range got.Metrics {

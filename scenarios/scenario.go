@@ -8,6 +8,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -24,7 +25,7 @@ type Scenario struct {
 	Name             string
 	Summary          string
 	Needs            []string // addons that must be on the lab
-	Options          []string // the Options that it accepts besides Requests, Alpha and Short: "shares", "weights", "rollout-duration", "guard", "samples"
+	Options          []string // the Options that it accepts besides Requests, Alpha and Short: "shares", "weights", "rollout-duration", "guard", "samples", "strategy"
 	SidecarInjection bool     // its pods get Istio's sidecar
 	Serial           bool     // must not run in parallel: it measures time, or uses a singleton
 	Untrusted        bool     // a user wrote it: its objects are written with few rights, and its pods are held to Pod Security's baseline
@@ -79,6 +80,7 @@ type Options struct {
 	RolloutDuration time.Duration // of the canary: Knative itself moves the traffic over this time
 	Guard           bool          // of the canary: a judge looks at each answer, and may end a sample
 	Samples         int           // cold starts
+	Strategy        string        // of Flagger, one of Strategies
 	Requests        int           // in one sample
 	Alpha           float64       // how often a right split may be refused, for each sample
 	Short           bool          // leave out the long steps
@@ -129,6 +131,7 @@ func (o Options) withDefaults() Options {
 	if o.Alpha == 0 {
 		o.Alpha = DefaultAlpha
 	}
+	o.Strategy = cmp.Or(o.Strategy, strategyCanary)
 	if o.Samples == 0 {
 		o.Samples = DefaultSamples
 		if o.Short {

@@ -77,6 +77,10 @@ func newScenarioRun(a *app, about scenarios.Scenario) *cobra.Command {
 	if takes("samples") {
 		f.IntVar(&p.options.Samples, "samples", scenarios.DefaultSamples, "how often it is measured (with --short: 1)")
 	}
+	if takes("strategy") {
+		p.options.Strategy = scenarios.Strategies[0]
+		f.Var(&choice{&p.options.Strategy, scenarios.Strategies}, "strategy", "how Flagger brings users to the new version")
+	}
 	f.BoolVar(&p.teach, "explain", false, "explain each step and show its changes first, and wait for Enter")
 	a.proofFlags(c, &p, "keep the namespace "+scenarios.Namespace(about.Name)+" for inspection", 10*time.Minute)
 	return c

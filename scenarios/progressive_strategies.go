@@ -1,0 +1,88 @@
+package scenarios
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"mllab.local/internal/probe"
+)
+
+// audience is users whose requests are alike.
+type audience struct {
+	name     string
+	header   http.Header
+	first    int  // percent of them that v2 answers on its way, at first
+	atCanary bool // they try v2 at an address of its own, and may lose requests
+	prober   prober
+}
+
+// Flagger's strategies. https://docs.flagger.app/usage/deployment-strategies
+const (
+	strategyCanary    = "canary"     // v2 gets more and more of the requests
+	strategyAB        = "ab"         // v2 gets those with a header or a cookie
+	strategyBlueGreen = "blue-green" // v2 gets none until it is tried, and then all
+)
+
+// Strategies are the values of Options.Strategy.
+var Strategies = []string{strategyCanary, strategyAB, strategyBlueGreen}
+
+// usersOf are the users that a strategy distinguishes.
+func usersOf(strategy string) []*audience {
+	switch strategy {
+	case strategyAB:
+		return []*audience{
+			{name: "untagged"},
+			{name: "by header", header: http.Header{http.CanonicalHeaderKey(armHeader): {"b"}}, first: 100},
+			{name: "by cookie", header: http.Header{"Cookie": {"a=1; group=b"}}, first: 100},
+		}
+	case strategyBlueGreen:
+		return []*audience{{name: "users"}, {name: "v2's own address", atCanary: true, first: 100}}
+	}
+	return []*audience{{name: "users", first: firstWeight}}
+}
+
+// request is what they send to a model.
+func (u *audience) request(l *Session, m *delivered) probe.Request {
+	r := l.to(m.name)
+	if u.atCanary {
+		r = l.to(canaryHost + m.name)
+	}
+	r.Header = u.header
+	return r
+}
+
+// tries is the one step of a strategy that gives v2 no weights.
+func (s *progressiveStory) tries(gets string) Step {
+	return Step{
+		Name: "v2 is tried", Change: s.deliver, Check: s.tried,
+		Why: gets + "A webhook that nobody answers holds the good one before its promotion, until the answers are counted.",
+		WatchFor: map[string]string{
+			strategyAB:        "Those with the header or the cookie get v2, and nobody else does.",
+			strategyBlueGreen: "No user gets v2; those who try it do so at an address of its own.",
+		}[s.Strategy],
+	}
+}
+
+// tried judges who answers each kind of users while Flagger waits before the good
+// version's promotion.
+func (s *progressiveStory) tried(ctx context.Context, l *Session) (all Evidence, err error) {
+	says := []string{}
+	for _, m := range s.models.those("good") {
+		if m.over() {
+			return s.promoted(ctx, l)
+		}
+		for _, u := range m.users {
+			e, err := m.sample(ctx, l, u, 0, s.claim(shares(u.first)))
+			says = append(says, u.name+": "+e.Summary)
+			all, all.Summary = e, strings.Join(says, "; ")
+			if err != nil {
+				return all, err
+			}
+		}
+	}
+	if len(says) == 0 {
+		return Evidence{Summary: leftOut}, nil
+	}
+	return all, nil
+}
