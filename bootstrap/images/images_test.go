@@ -822,6 +822,10 @@ func TestWhatALabBeginsWithIsReadyBeforeTheRest(t *testing.T) {
 	if len(early) != 1 || early[0].Ref != small.Ref || !maps.Equal(early[0].Images, all.Images) || all.Ref == small.Ref {
 		t.Errorf("it was ready %d times: %+v, want the node image %s and the images %v", len(early), early, small.Ref, all.Images)
 	}
+	o.Components = append(o.Components, "modelcar") // made in a second: the node image had better have it
+	if _, err = Resolve(t.Context(), o); err != nil || len(early) != 1 {
+		t.Errorf("with only a program of mllab's to make it was ready %d times, %v", len(early)-1, err)
+	}
 	if _, err = Resolve(t.Context(), o); err != nil || len(early) != 1 {
 		t.Errorf("with nothing to make it was ready %d times, %v", len(early)-1, err)
 	}

@@ -32,7 +32,7 @@ type Options struct {
 	Components []string // names from the table, besides the cluster's own; empty means all
 	// First are components without whom nothing can begin. If Ready is set, it is
 	// called once these and the cluster's own are there and others are still to be
-	// made, with a node image of these; its Images name all.
+	// made that take time, with a node image of these; its Images name all.
 	First  []string
 	Ready  func(Node)
 	Report report.Reporter
@@ -120,12 +120,11 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 	return p.node(o, c, p.list)
 }
 
-// ready calls o.Ready if the first components are there and others are not.
+// ready calls o.Ready if the first components are there and others are not. Of these, mllab's own programs do not count: they
+// are made in a second, and loading all others into a running node takes longer.
 func (p *plan) ready(o Options, c *cache, first []Component) error {
-	missing := func(list []Component) bool {
-		return slices.ContainsFunc(list, func(c Component) bool { return p.cached[c.Name] == nil })
-	}
-	if p.early || missing(first) || !missing(p.list) {
+	missing := func(c Component) bool { return p.cached[c.Name] == nil }
+	if p.early || slices.ContainsFunc(first, missing) || !slices.ContainsFunc(p.list, func(c Component) bool { return missing(c) && !c.own() }) {
 		return nil
 	}
 	p.early = true
