@@ -165,7 +165,7 @@ func TestLabScenarios(t *testing.T) {
 		},
 	} {
 		c.part(t, "no untrue pass when "+world.name, func(t *testing.T) {
-			p := c.start("scenario", "canary", "--requests", "2000", "-o", "json") // long enough for what happens in the middle
+			p := c.start("scenario", "canary", "--requests", "5000", "-o", "json") // long enough for what happens in the middle
 			p.says(t, "canary: 90/10: started")
 			c.inForce(t, "90 10")
 			world.change(t)
