@@ -304,14 +304,17 @@ func readWorkflow(live *unstructured.Unstructured) (workflow, error) {
 	w.phase, w.message = status.Phase, status.Message
 	var when time.Time
 	for _, n := range status.Nodes {
-		if n.Pod && (n.Phase == "Failed" || n.Phase == "Error") && !n.Finished.Before(when) {
+		failed := n.Phase == "Failed" || n.Phase == "Error"
+		if n.Pod && failed && !n.Finished.Before(when) {
 			w.lastError, when = n.Message, n.Finished
 		}
 		w.phases[n.Name] = n.Phase
 		if !n.Finished.IsZero() {
 			w.seconds[n.Name] = n.Finished.Sub(n.Started).Seconds()
 		}
-		maps.Copy(w.outputs, n.Outputs)
+		if !failed { // Argo gives a failed try its outputs, too, without values
+			maps.Copy(w.outputs, n.Outputs)
+		}
 	}
 	return w, nil
 }
