@@ -150,7 +150,7 @@ func TestLab(t *testing.T) {
 
 	c.part(t, "^C during the image build leaves no partial image", func(t *testing.T) {
 		dir := t.TempDir()
-		p := c.start("images", "build", "--image-source", "source", "--cache-dir", dir)
+		p := c.start("images", "build", "--core", "--image-source", "source", "--cache-dir", dir)
 		p.says(t, "compile kubernetes: started")
 		p.interrupt()
 		p.wait().exits(t, 130)
