@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln lane verify release build tools clean
+.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln lane verify pictures release build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -35,6 +35,11 @@ arm64: ## build images of each kind for arm64, and start them under qemu-user (a
 lint: ## check format, vet, staticcheck, and that go.mod is tidy
 	scripts/test lint
 
+pictures: build ## take the pictures of the docs in a real browser, from runs on the lab that is up
+	scripts/install chromium termtosvg
+	termtosvg docs/pictures/canary.svg -g 112x40 -m 200 -c "$(BIN) scenario canary --short"
+	MLLAB_BIN=$(CURDIR)/$(BIN) PICTURES=$(CURDIR)/docs/pictures go test -C view/browser -count=1 -timeout 15m ./...
+
 vuln: ## look for known vulnerabilities, and say which our code can reach
 	scripts/test vuln
 
@@ -45,7 +50,7 @@ verify: ## check every go.sum against the module cache, and that every go.mod is
 	scripts/verify
 
 release: ## build the archives of a release for Linux and macOS, with checksums, into dist/
-	scripts/release
+	scripts/release --snapshot
 
 build: ## build bin/mllab
 	scripts/build

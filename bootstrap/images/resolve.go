@@ -30,7 +30,7 @@ type Options struct {
 	Mode       string   // auto, source or registry
 	Mirror     string   // host that replaces every registry; empty for none
 	Components []string // names from the table, besides the cluster's own; empty means all
-	// First are components without whom nothing can begin. If Ready is set, it is
+	// First are the components that the cluster starts with. If Ready is set, it is
 	// called once these and the cluster's own are there and others are still to be
 	// made that take time, with a node image of these; its Images name all.
 	First  []string

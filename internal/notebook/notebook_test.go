@@ -131,7 +131,7 @@ func TestMoreThanKALETakes(t *testing.T) {
 	}
 }
 
-// Python's JSON has numbers that are none: Jupyter writes them in outputs.
+// Python writes NaN and Infinity, which JSON forbids; Jupyter writes them in outputs.
 func TestAnOutputMayHaveNumbersThatAreNone(t *testing.T) {
 	with := func(value string) []byte {
 		return []byte(`{"nbformat": 4, "cells": [{"cell_type": "code", "source": "x = \"NaN, \\\\\"", "metadata": {"tags": ["step:a"]}, "outputs": [{"data": {"application/json": {"a": [` + value + `]}}}]}]}`)
