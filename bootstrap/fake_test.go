@@ -143,7 +143,9 @@ func (w *world) deps() deps {
 }
 
 func (w *world) await(ctx context.Context, since time.Time, _ func(string)) (string, error) {
-	w.awaitSince = since
+	if !since.IsZero() { // else two wait at a time
+		w.awaitSince = since
+	}
 	if w.awaitErr != nil {
 		return "", w.awaitErr
 	}

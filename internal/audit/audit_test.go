@@ -388,6 +388,7 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 	third := r.commit("third", settings("red"))
 	r.git("", "notes", "--ref="+git.Notes, "add", "-m", `{"scenario":"gitops","step":"x","pass":true}`, second)
 	r.pushes = fmt.Sprintf(`{"time":"2026-01-01T10:00:00Z","user":"ada","ref":"refs/heads/main","old":%q,"new":%q}`+"\n", first, third)
+	t.Setenv("TMPDIR", t.TempDir()) // the audits of others are on this machine too
 	const inside = "http://git.example/lab.git"
 	text := strings.NewReplacer("INSIDE", inside, "APPLIED", second, "FIRST", first).Replace(cluster)
 	const live = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings, namespace: team}, data: {color: blue}}"
