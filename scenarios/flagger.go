@@ -7,14 +7,9 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/split"
 )
 
 // delivered is a model that Flagger delivers through Istio: a Deployment and a
@@ -32,7 +27,10 @@ type delivered struct {
 	// What Flagger says.
 	phase  string
 	weight int       // percent of the requests that v2 gets
+	word   string    // about the phase
 	end    time.Time // when it was seen to have ended
+
+	changed time.Time // just before v2 was written
 }
 
 const (
@@ -146,6 +144,7 @@ func (d deliveries) ask(ctx context.Context, l *Session) error {
 		}
 		m.phase, _, _ = unstructured.NestedString(o.Object, "status", "phase")
 		weight, _, _ := unstructured.NestedInt64(o.Object, "status", "canaryWeight")
+		_, m.word = conditionOf(o, "Promoted")
 		if m.weight = int(weight); m.over() && m.end.IsZero() {
 			m.end = time.Now()
 		}
@@ -220,45 +219,6 @@ func (m *delivered) hold(ctx context.Context, l *Session, held bool) error {
 	return err
 }
 
-// sample judges who answers users while v2 has this weight.
-func (m *delivered) sample(ctx context.Context, l *Session, u *audience, weight int, c split.Claim) (Evidence, error) {
-	l.events.claims("target", c)
-	answers, e, err := l.burst(ctx, u.request(l, m), c.N)
-	if err != nil {
-		return e, err
-	}
-	if err := (deliveries{m}).ask(ctx, l); err != nil {
-		return e, err
-	}
-	if m.over() || m.strategy == strategyCanary && m.weight != weight {
-		return e, fault.CannotTest("run it again when the machine has less to do", "Flagger went on while it was judged who answers: %s", m.says())
-	}
-	counts := map[string]int{}
-	for _, a := range answers {
-		if !a.OK() && !m.errs(a) {
-			return e, refute(Answers, "%s: %s (request %s)", m.name, a.Problem(), a.ID)
-		}
-		counts[a.Target]++
-	}
-	err = e.judge(c, counts, Shares)
-	if e.Verdict != nil {
-		v2 := e.Verdict.Regions[1]
-		e.Summary = fmt.Sprintf("v2 %d of %d (accepted %d..%d)", counts["v2"], c.N, v2.Lo, v2.Hi)
-	}
-	return e, err
-}
-
-// moveByHand gives v2 another weight in Flagger's route.
-func (m *delivered) moveByHand(ctx context.Context, l *Session) error {
-	route := l.object("networking.istio.io/v1", "VirtualService", m.name)
-	patch := fmt.Sprintf(`[{"op": "replace", "path": "/spec/http/0/route/0/weight", "value": %d}, {"op": "replace", "path": "/spec/http/0/route/1/weight", "value": %d}]`,
-		100-movedWeight, movedWeight)
-	if err := l.Kube.Patch(ctx, route, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
-		return err
-	}
-	return l.gatewayFollows(ctx)
-}
-
 // gatewayFollows returns when the gateway follows every route that was written
 // before: it gets them in the order in which they were written, and now one more
 // is, which marks its answers. Who else writes routes needs no part in it.
@@ -281,24 +241,4 @@ func (l *Session) answers(ctx context.Context, r probe.Request) error {
 	return l.until(ctx, "an answer from "+r.Host, func() string {
 		return l.unmarked(ctx, "", probe.Answer.OK, r)
 	})
-}
-
-// said are Flagger's own words about a model, oldest first, also kept as
-// evidence.
-func (m *delivered) said(ctx context.Context, l *Session) ([]string, error) {
-	var list corev1.EventList
-	if err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace)); err != nil {
-		return nil, err
-	}
-	slices.SortStableFunc(list.Items, func(a, b corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
-	var said []string
-	var text strings.Builder
-	for _, e := range list.Items {
-		if e.InvolvedObject.Kind == "Canary" && e.InvolvedObject.Name == m.name {
-			said = append(said, e.Message)
-			fmt.Fprintf(&text, "%s %s\n", e.LastTimestamp.UTC().Format(time.TimeOnly), e.Message)
-		}
-	}
-	_, err := l.keepText("-"+m.name+".txt", []byte(text.String()))
-	return said, err
 }

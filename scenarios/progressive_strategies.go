@@ -22,10 +22,11 @@ const (
 	strategyCanary    = "canary"     // v2 gets more and more of the requests
 	strategyAB        = "ab"         // v2 gets those with a header or a cookie
 	strategyBlueGreen = "blue-green" // v2 gets none until it is tried, and then all
+	strategyMirror    = "mirror"     // the same, and until then it gets copies of all
 )
 
 // Strategies are the values of Options.Strategy.
-var Strategies = []string{strategyCanary, strategyAB, strategyBlueGreen}
+var Strategies = []string{strategyCanary, strategyAB, strategyBlueGreen, strategyMirror}
 
 // usersOf are the users that a strategy distinguishes.
 func usersOf(strategy string) []*audience {
@@ -38,6 +39,8 @@ func usersOf(strategy string) []*audience {
 		}
 	case strategyBlueGreen:
 		return []*audience{{name: "users"}, {name: "v2's own address", atCanary: true, first: 100}}
+	case strategyMirror:
+		return []*audience{{name: "users"}}
 	}
 	return []*audience{{name: "users", first: firstWeight}}
 }
@@ -60,6 +63,7 @@ func (s *progressiveStory) tries(gets string) Step {
 		WatchFor: map[string]string{
 			strategyAB:        "Those with the header or the cookie get v2, and nobody else does.",
 			strategyBlueGreen: "No user gets v2; those who try it do so at an address of its own.",
+			strategyMirror:    "No user gets v2, and it receives a copy of each request, once.",
 		}[s.Strategy],
 	}
 }
@@ -83,6 +87,9 @@ func (s *progressiveStory) tried(ctx context.Context, l *Session) (all Evidence,
 	}
 	if len(says) == 0 {
 		return Evidence{Summary: leftOut}, nil
+	}
+	if s.Strategy == strategyMirror {
+		all.Summary += ", and received a copy of each"
 	}
 	return all, nil
 }

@@ -2,15 +2,13 @@ package scenarios
 
 import (
 	"context"
+	"encoding/json"
 	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"mllab.local/internal/fault"
@@ -19,30 +17,35 @@ import (
 	"mllab.local/manifests"
 )
 
-// flaggerSays is a lab in which Flagger says this of one model, and a router
-// answers.
-func flaggerSays(t *testing.T, m *delivered, phase string, weight int64, by probe.Sender, events ...string) *Session {
+// flaggerSays is a lab in which Flagger says this of one model, after what it had
+// said before v2 was written, and a router answers.
+func flaggerSays(t *testing.T, m *delivered, phase string, weight int64, by probe.Sender, words ...string) *Session {
 	t.Helper()
-	l := &Session{Env: &Env{Domain: "test"}, Namespace: "ns", send: by, task: &task{openStream("", "", nil)}}
-	canary := l.object("flagger.app/v1beta1", "Canary", m.name)
-	canary.Object["status"] = map[string]any{"phase": phase, "canaryWeight": weight}
-	objs := []client.Object{canary}
-	for i, said := range append(events, "of another") {
-		e := &corev1.Event{
-			ObjectMeta:     metav1.ObjectMeta{Namespace: "ns", Name: string(rune('z' - i))},
-			InvolvedObject: corev1.ObjectReference{Kind: "Canary", Name: m.name},
-			Message:        said, LastTimestamp: metav1.Unix(int64(i), 0),
-		}
-		if said == "of another" {
-			e.InvolvedObject.Name = "another"
-		}
-		objs = append(objs, e)
+	m.changed = time.Unix(1000, 0)
+	log := "no JSON\n" + flaggerSaid(999, m.name+".ns", "Promotion completed! of v1, which was latency-p95 once")
+	for i, said := range words {
+		log += flaggerSaid(1000+int64(i), m.name+".ns", said) + flaggerSaid(1000+int64(i), "another.ns", "of another")
 	}
-	l.Kube = &kube.Client{Client: fake.NewClientBuilder().WithObjects(objs...).Build()}
+	l := &Session{
+		Env: &Env{Domain: "test"}, Namespace: "ns", send: by, task: &task{openStream("", "", nil)},
+		flaggerLog: func(context.Context) (string, error) { return log, nil },
+	}
+	canary := l.object("flagger.app/v1beta1", "Canary", m.name)
+	canary.Object["status"] = map[string]any{
+		"phase": phase, "canaryWeight": weight,
+		"conditions": []any{map[string]any{"type": "Promoted", "status": "Unknown", "reason": phase, "message": "as it says"}},
+	}
+	l.Kube = &kube.Client{Client: fake.NewClientBuilder().WithObjects(canary).Build()}
 	if err := (deliveries{m}).ask(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// flaggerSaid is a line of Flagger's log.
+func flaggerSaid(seconds int64, canary, said string) string {
+	line, _ := json.Marshal(flaggerLine{time.Unix(seconds, 0).UTC(), canary, said}) // it fails of no line
+	return string(line) + "\n"
 }
 
 // router draws v2 for a share of the requests, and errs for half of v2's.
@@ -112,6 +115,7 @@ func TestFlaggersWordsAreHeldAgainstTheAnswers(t *testing.T) {
 		{"users still get v2", flaggerFailed, []string{metric}, .01, Rollback, "the answers say"},
 		{"it was promoted", flaggerSucceeded, []string{metric}, 1, Rollback, "ended with Succeeded instead of Failed: " + metric},
 		{"for another reason", flaggerFailed, []string{"Halt advancement latency-p95"}, 0, Rollback, "did not say \"success-percent\""},
+		{"the reason was v1's", flaggerFailed, nil, 0, Rollback, "did not say"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := erring()
@@ -123,6 +127,28 @@ func TestFlaggersWordsAreHeldAgainstTheAnswers(t *testing.T) {
 				t.Errorf("the evidence is %q", e.Summary)
 			}
 		})
+	}
+}
+
+// Kubernetes may drop Flagger's last event; its status cannot be lost.
+func TestAPromotionIsThatOfFlaggersStatus(t *testing.T) {
+	for phase, refutes := range map[string]Claim{flaggerSucceeded: "", flaggerFailed: Promotion, flaggerProgressing: Promotion} {
+		m := good()
+		s := &progressiveStory{Options: Options{Requests: 1000, Alpha: 1e-6, Strategy: strategyCanary}, models: deliveries{m}}
+		e, err := s.promoted(t.Context(), flaggerSays(t, m, phase, 0, router(1, false)))
+		wantRefuted(t, err, refutes, "")
+		if want := "Flagger: Succeeded: as it says; n=1000"; refutes == "" && !strings.HasPrefix(e.Summary, want) {
+			t.Errorf("the evidence is %q, want %q", e.Summary, want)
+		}
+	}
+}
+
+func TestWordsThatAreGoneProveNothing(t *testing.T) {
+	m := erring()
+	l := flaggerSays(t, m, flaggerFailed, 0, router(0, false), "advancement success-percent")
+	m.changed = time.Unix(0, 0) // Flagger was started after it
+	if _, err := m.ended(t.Context(), l, flaggerFailed, "success-percent", Rollback); fault.Code(err) != 3 || !strings.Contains(err.Error(), "started again") {
+		t.Errorf("%v, want exit code 3", err)
 	}
 }
 
@@ -140,8 +166,8 @@ func TestOnlyTheErringVersionMayLoseAndNoMoreThanItsWeight(t *testing.T) {
 		{"by a proxy", 1, probe.Answer{Status: http.StatusServiceUnavailable, Router: true}, true},
 	} {
 		m := erring()
-		m.end = began.Add(20 * time.Second)
-		s := &progressiveStory{Options: Options{Alpha: 1e-6}, models: deliveries{m}, changed: began}
+		m.changed, m.end = began, began.Add(20*time.Second)
+		s := &progressiveStory{Options: Options{Alpha: 1e-6}, models: deliveries{m}}
 		var sent, lost []probe.Answer
 		for i := range 60 * watchRate {
 			a := probe.Answer{Target: "v1", Status: 200, Scheduled: began.Add(time.Duration(i) * time.Second / watchRate)}
@@ -164,7 +190,7 @@ func TestABadVersionAnswersNoUserOfWhomItHasNoShare(t *testing.T) {
 		strategy, target string
 		refutes          Claim
 	}{
-		{strategyBlueGreen, "v1", ""}, {strategyBlueGreen, "v2", Answers}, {strategyAB, "v2", Answers}, {strategyCanary, "v2", ""},
+		{strategyMirror, "v1", ""}, {strategyMirror, "v2", Answers}, {strategyBlueGreen, "v2", Answers}, {strategyAB, "v2", Answers}, {strategyCanary, "v2", ""},
 	} {
 		s := &progressiveStory{Options: Options{Alpha: 1e-6}}
 		_, err := s.excused(erring(), usersOf(tc.strategy)[0], []probe.Answer{{Target: "v1", Status: 200}, {Target: tc.target, Status: 200}}, Evidence{}, nil)
@@ -222,7 +248,7 @@ func TestFlaggersMetricsAreThoseThatTheModelsAskFor(t *testing.T) {
 		templates[o.GetName()] = true
 	}
 	l := &Session{Env: &Env{Domain: "test", Image: "model"}, Namespace: "mllab-test"}
-	for _, m := range []*delivered{good(), {name: "free", strategy: strategyCanary, unjudged: true}, {name: "held", strategy: strategyCanary, held: true}, {name: "ab", strategy: strategyAB}, {name: "bg", strategy: strategyBlueGreen}} {
+	for _, m := range []*delivered{good(), {name: "free", strategy: strategyCanary, unjudged: true}, {name: "held", strategy: strategyCanary, held: true}, {name: "ab", strategy: strategyAB}, {name: "bg", strategy: strategyBlueGreen}, {name: "mirror", strategy: strategyMirror}} {
 		objs, err := m.objects(l, "v1")
 		if err != nil {
 			t.Fatal(err)

@@ -115,6 +115,7 @@ func (env *Env) session(j Job) *Session {
 		l.evidence = filepath.Join(env.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
 	}
 	l.rejections = func(ctx context.Context) ([]proxy.Rejection, error) { return proxy.Rejections(ctx, env.Kube) }
+	l.flaggerLog = func(ctx context.Context) (string, error) { return flaggerLog(ctx, env.Kube) }
 	return l
 }
 

@@ -62,6 +62,7 @@ type Session struct {
 	stepsDone        func() // called after the last step, before the clean-up; may be nil
 	// rejections asks which proxies refuse their configuration.
 	rejections func(context.Context) ([]proxy.Rejection, error)
+	flaggerLog func(context.Context) (string, error)
 
 	stepName    string
 	evidence    string        // folder for the answers of every sample; empty keeps none

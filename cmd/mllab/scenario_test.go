@@ -56,7 +56,7 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario all -o xml":                     "error: mllab scenario all: invalid argument \"xml\" for \"-o, --output\" flag: it must be text, json, jsonl or junit\nhint:",
 
 		"scenario canary --guard --rollout-duration 20s": "error: --guard judges fixed shares, and --rollout-duration has none\nhint:  leave one of them out\n",
-		"scenario progressive --strategy rolling":        "error: mllab scenario progressive: invalid argument \"rolling\" for \"--strategy\" flag: it must be canary, ab or blue-green\nhint:",
+		"scenario progressive --strategy rolling":        "error: mllab scenario progressive: invalid argument \"rolling\" for \"--strategy\" flag: it must be canary, ab, blue-green or mirror\nhint:",
 		"scenario blue-green --guard":                    "error: mllab scenario blue-green: unknown flag: --guard\nhint:",
 	} {
 		state := t.TempDir()
