@@ -3,10 +3,9 @@ package main
 import (
 	"net/http"
 	"net/http/httputil"
-)
 
-// headerRelay names the pod of each relay that an answer passed.
-const headerRelay = "X-Mllab-Relay"
+	"mllab.local/sampleapp/api"
+)
 
 // relayHandler passes requests on to RELAY.
 func (a *app) relayHandler() http.Handler {
@@ -25,12 +24,12 @@ func (a *app) relayHandler() http.Handler {
 		},
 		// Not before the request: ReverseProxy forgets what it was given when the other server says 100 Continue.
 		ModifyResponse: func(r *http.Response) error {
-			r.Header.Add(headerRelay, a.pod)
+			r.Header.Add(api.HeaderRelay, a.pod)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			a.log.ErrorContext(r.Context(), "relay", "path", r.URL.Path, "error", err.Error())
-			w.Header().Set(headerRelay, a.pod)
+			w.Header().Set(api.HeaderRelay, a.pod)
 			text(w, http.StatusBadGateway, "relay: "+err.Error()+"\n")
 		},
 	}

@@ -16,7 +16,7 @@ import (
 
 // identity is what an answer says about who gave it, and the relays it passed.
 func identity(h http.Header) string {
-	return fmt.Sprint(h[api.HeaderTarget], h[api.HeaderRevision], h[api.HeaderPod], h[headerRelay])
+	return fmt.Sprint(h[api.HeaderTarget], h[api.HeaderRevision], h[api.HeaderPod], h[api.HeaderRelay])
 }
 
 func TestThroughARelayARequestArrivesAsItWasSent(t *testing.T) {
@@ -71,7 +71,7 @@ func TestThroughARelayARequestArrivesAsItWasSent(t *testing.T) {
 		if !reflect.DeepEqual(relayed, direct) || relayed.host != host || relayed.uri != c.path {
 			t.Errorf("%s %s: %+v\narrived, directly\n%+v", c.method, c.path, relayed, direct)
 		}
-		header.Set(headerRelay, "relay-1")
+		header.Set(api.HeaderRelay, "relay-1")
 		if gotAnswer != answer || !reflect.DeepEqual(gotHeader, header) {
 			t.Errorf("%s %s: %s %v\nanswered, directly\n%s %v", c.method, c.path, gotAnswer, gotHeader, answer, header)
 		}

@@ -234,6 +234,9 @@ func (s *abStory) routes(ctx context.Context, l *Session) (Evidence, error) {
 	if err != nil {
 		return e, err
 	}
+	if err := e.answered(); err != nil {
+		return e, err
+	}
 	refuted := &ClaimError{Claim: Routes}
 	tagged := 0
 	for i, u := range kinds {
@@ -268,6 +271,9 @@ func (s *abStory) outcome(b string, want split.Conclusion) func(context.Context,
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		answers, e, err := l.inTurn(ctx, []http.Header{nil, {"Cookie": {"group=b"}}}, s.users)
 		if err != nil {
+			return e, err
+		}
+		if err := e.answered(); err != nil {
 			return e, err
 		}
 		var arms [2]split.Arm
@@ -315,7 +321,7 @@ func (s *abStory) judge(e Evidence, a, b split.Arm, want split.Conclusion) (Evid
 
 // inTurn sends n requests with each of the headers, one after the other, so
 // that what changes with time meets all alike. It returns the answers by
-// header; one that is not the application's 200 refutes.
+// header, and judges nothing.
 func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
 	t := &turns{Sender: l.send, headers: headers, turn: map[string]int{}}
 	total := n * len(headers)
@@ -328,9 +334,6 @@ func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][
 	file, err := l.keep(all)
 	e := Evidence{Tally: &tally, File: file}
 	if err != nil {
-		return nil, e, err
-	}
-	if err := e.answered(); err != nil {
 		return nil, e, err
 	}
 	by := make([][]probe.Answer, len(headers))

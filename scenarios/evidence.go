@@ -37,6 +37,9 @@ const (
 	Guard     Claim = "guard"     // the judge ends the sample as soon as it can know that the new version is worse
 	Release   Claim = "release"   // the release's history and what answers agree
 
+	Encryption Claim = "encryption" // who has no certificate of the mesh is not served, and who has one is
+	Identity   Claim = "identity"   // the identity that a policy names is served, and no other
+
 	Model       Claim = "model"       // what is served is what was trained, byte for byte
 	Predictions Claim = "predictions" // every held-out row is answered as the trainer's own model did
 	Gate        Claim = "gate"        // a model below the threshold goes no further

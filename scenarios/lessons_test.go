@@ -98,18 +98,23 @@ func TestACopiedNumberIsFound(t *testing.T) {
 	}
 }
 
-func TestTheLessonsOfResilienceNameItsConstants(t *testing.T) {
-	s, err := planned("resilience", Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := ""
-	for _, step := range s.Steps {
-		all += step.Why + " " + step.WatchFor + "\n"
-	}
-	for _, want := range []string{"takes 6s to answer", "wait is 6s or more", "timeout of 500ms", "fails 30 % of", "up to 2 more times", "all 3 tries", "After 3 errors", "ejects the pod for 20s"} {
-		if !strings.Contains(all, want) {
-			t.Errorf("%q is not in\n%s", want, all)
+func TestLessonsNameTheirConstants(t *testing.T) {
+	for scenario, wants := range map[string][]string{
+		"resilience":    {"takes 6s to answer", "wait is 6s or more", "timeout of 500ms", "fails 30 % of", "up to 2 more times", "all 3 tries", "After 3 errors", "ejects the pod for 20s"},
+		"mesh-security": {"that of service account shop.", "Account shop-test is a near miss", "shop-test gets 403"},
+	} {
+		s, err := planned(scenario, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := ""
+		for _, step := range s.Steps {
+			all += step.Why + " " + step.WatchFor + "\n"
+		}
+		for _, want := range wants {
+			if !strings.Contains(all, want) {
+				t.Errorf("%s: %q is not in\n%s", scenario, want, all)
+			}
 		}
 	}
 }

@@ -17,8 +17,10 @@ type model struct {
 	Name, Version string
 	Image         string // the lab's when empty
 	Env           map[string]string
-	Replicas      int  // 1 when zero
-	NoReadiness   bool // no readiness probe
+	Replicas      int    // 1 when zero
+	NoReadiness   bool   // no readiness probe
+	Account       string // the service account; empty: the namespace's default
+	NoSidecar     bool   // none in a namespace whose pods get one
 }
 
 // deployment is m as an object.
@@ -76,6 +78,20 @@ func (l *Session) seenBy(ctx context.Context, pod string, n int) (seen, error) {
 	if err != nil {
 		return seen{}, err
 	}
+	return readSeen(pod, body)
+}
+
+// seenInside is seenBy over the pod's own loopback interface: a sidecar that takes
+// no plain text refuses the API server, too.
+func (l *Session) seenInside(ctx context.Context, pod string, n int) (seen, error) {
+	body, err := l.Kube.FromLoopback(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("/seen?since=%d", n))
+	if err != nil {
+		return seen{}, err
+	}
+	return readSeen(pod, body)
+}
+
+func readSeen(pod string, body []byte) (seen, error) {
 	var s seen
 	if err := json.Unmarshal(body, &s); err != nil {
 		return seen{}, fmt.Errorf("reading what Pod/%s has seen: %w", pod, err)

@@ -31,6 +31,7 @@ const (
 	HeaderID        = api.HeaderID
 	HeaderConverted = api.HeaderConverted
 	HeaderModel     = api.HeaderModel
+	HeaderRelay     = api.HeaderRelay
 )
 
 // HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. Knative's routes say it
@@ -62,6 +63,7 @@ type Answer struct {
 	Route     string        `json:"route,omitempty"`
 	Converted string        `json:"converted,omitempty"`
 	Model     string        `json:"model,omitempty"`
+	Relay     string        `json:"relay,omitempty"`  // the pod that passed the request on, or answered it itself
 	Status    int           `json:"status,omitempty"` // 0: no answer came
 	Body      string        `json:"body,omitempty"`
 	Err       string        `json:"err,omitempty"`
@@ -153,7 +155,7 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	a.Status = resp.StatusCode
 	a.Target, a.Revision, a.Pod = resp.Header.Get(HeaderTarget), resp.Header.Get(HeaderRevision), resp.Header.Get(HeaderPod)
 	a.Route = cmp.Or(resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderKnativeRoute))
-	a.Converted, a.Model = resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel)
+	a.Converted, a.Model, a.Relay = resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel), resp.Header.Get(HeaderRelay)
 	a.Router = a.Target == "" && a.Revision == "" && a.Pod == ""
 	if a.Echo = resp.Header.Get(HeaderID); a.Echo == "" && !a.Router {
 		a.Echo = resp.Header.Get(HeaderRequestID)

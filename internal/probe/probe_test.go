@@ -155,6 +155,20 @@ func TestAProxysOwnAnswerIsNotTheApplications(t *testing.T) {
 	}
 }
 
+func TestAnAnswerSaysWhoPassedItOn(t *testing.T) {
+	for _, relay := range []string{"", "shop-1"} {
+		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if relay != "" {
+				w.Header().Set(HeaderRelay, relay)
+			}
+			http.Error(w, "no answer", http.StatusBadGateway)
+		})
+		if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); a.Relay != relay || !a.Router {
+			t.Errorf("%q gave %+v", relay, a)
+		}
+	}
+}
+
 func TestOnlyA200ThatSaysItsTargetIsOK(t *testing.T) {
 	for want, a := range map[string]Answer{
 		"":                      {Status: 200, Target: "v1"},

@@ -22,6 +22,8 @@ const (
 	HeaderConverted = "X-Mllab-Converted"
 	// HeaderModel is "sha256:" and the hash of a trained model's file.
 	HeaderModel = "X-Mllab-Model"
+	// HeaderRelay names the pod of each relay that an answer passed, or whose own answer it is.
+	HeaderRelay = "X-Mllab-Relay"
 )
 
 // Seen is the answer to GET /seen?since=N. IDs[i] is the ID of request number From+i, and Outputs[i] its prediction;
