@@ -159,7 +159,9 @@ func (a *app) model(f modelPath) http.Handler {
 		if a.random() < faults.FailPercent/100 {
 			out = answer{http.StatusInternalServerError, textType, []byte("injected fault\n")}
 		}
-		if wait(r.Context(), faults.delay) != nil {
+		left := wait(r.Context(), faults.delay) != nil
+		a.seen.done() // before who waits for the answer may send the next request
+		if left {
 			out = answer{code: statusGone}
 		} else {
 			if out.code == http.StatusOK && a.convertPercent != unset {

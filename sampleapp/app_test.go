@@ -344,7 +344,7 @@ func TestSeenListsModelRequestsInOrder(t *testing.T) {
 		}
 		return a
 	}
-	if _, body := do(t, "GET", s.URL+"/seen", ""); body != `{"target":"v2","revision":"r","pod":"host-1","count":0,"from":0,"ids":[],"outputs":[]}`+"\n" {
+	if _, body := do(t, "GET", s.URL+"/seen", ""); body != `{"target":"v2","revision":"r","pod":"host-1","count":0,"from":0,"ids":[],"outputs":[],"atOnce":[]}`+"\n" {
 		t.Errorf("nothing seen: %s", body)
 	}
 	send := func(id string) {
@@ -384,6 +384,35 @@ func TestSeenListsModelRequestsInOrder(t *testing.T) {
 		if resp, body := do(t, "GET", s.URL+"/seen?since="+bad, ""); resp.StatusCode != 400 || !strings.Contains(body, bad) {
 			t.Errorf("since=%s: %d %q", bad, resp.StatusCode, body)
 		}
+	}
+}
+
+func TestSeenCountsTheRequestsThatAreOpenAtOnce(t *testing.T) {
+	a, s, _ := start(t, map[string]string{"DELAY": "1h"})
+	sent, leave := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for n := range 3 {
+		clients.Go(func() { probe.NewHTTP(0).Send(sent, probe.Request{URL: s.URL}) })
+		eventually(t, "the request is open", func() bool { return a.seen.since(0).Count == n+1 })
+	}
+	leave()
+	clients.Wait()
+	open := func() int {
+		a.seen.mu.Lock()
+		defer a.seen.mu.Unlock()
+		return a.seen.open
+	}
+	eventually(t, "none is open", func() bool { return open() == 0 })
+	if _, err := a.faults.change([]byte(`{"delay": "0s"}`)); err != nil {
+		t.Fatal(err)
+	}
+	do(t, "GET", s.URL, "")
+	do(t, "POST", s.URL, "not JSON")
+	if got := a.seen.since(0).AtOnce; !slices.Equal(got, []int{1, 2, 3, 1, 1}) {
+		t.Errorf("got %v", got)
+	}
+	if got := a.seen.since(2).AtOnce; !slices.Equal(got, []int{3, 1, 1}) {
+		t.Errorf("since the second: %v", got)
 	}
 }
 

@@ -23,7 +23,7 @@
 //	RELAY            the http URL of another server: this one is then no model but a client of that one (default: none)
 //
 // Paths: GET / and POST / are the model; /healthz, /readyz, /metrics and /seen are about it. /seen lists the requests
-// to the model: their IDs, and for each a prediction or "".
+// to the model: their IDs, and for each a prediction or "", and how many were open when it came.
 //
 // With a trained model every answer has the header X-Mllab-Model, the SHA-256 of its file, and there are also the paths
 // of two serving protocols, KServe's v1 under /v1/models/NAME and the Open Inference Protocol under /v2.

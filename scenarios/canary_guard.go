@@ -152,7 +152,7 @@ func (s *guardedStory) watched(percents []int64) func(context.Context, *Session)
 			by = &guardedSender{Sender: l.send, inFlight: ctx, stop: stop, guard: guard}
 		}
 		l.events.claims("target", s.claim(percents))
-		answers, e, err := l.burstUntil(ctx, until, by, l.to(s.model.name()), s.Requests)
+		answers, e, err := l.burstUntil(ctx, until, by, l.to(s.model.name()), s.Requests, sampleWorkers)
 		if err != nil {
 			return e, err
 		}

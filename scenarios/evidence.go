@@ -39,6 +39,7 @@ const (
 
 	Encryption Claim = "encryption" // who has no certificate of the mesh is not served, and who has one is
 	Identity   Claim = "identity"   // the identity that a policy names is served, and no other
+	Overload   Claim = "overload"   // a busy model gets as many requests at once as its limit says, and the rest is refused
 
 	Model       Claim = "model"       // what is served is what was trained, byte for byte
 	Predictions Claim = "predictions" // every held-out row is answered as the trainer's own model did

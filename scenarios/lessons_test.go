@@ -100,8 +100,9 @@ func TestACopiedNumberIsFound(t *testing.T) {
 
 func TestLessonsNameTheirConstants(t *testing.T) {
 	for scenario, wants := range map[string][]string{
-		"resilience":    {"takes 6s to answer", "wait is 6s or more", "timeout of 500ms", "fails 30 % of", "up to 2 more times", "all 3 tries", "After 3 errors", "ejects the pod for 20s"},
-		"mesh-security": {"that of service account shop.", "Account shop-test is a near miss", "shop-test gets 403"},
+		"resilience":      {"takes 6s to answer", "wait is 6s or more", "timeout of 500ms", "fails 30 % of", "up to 2 more times", "all 3 tries", "After 3 errors", "ejects the pod for 20s"},
+		"circuit-breaker": {"takes 5s to answer, and 100 requests come at once", "limit of 10 requests at once", "10 requests reach the model", "not after 5s", "there are 8 callers"},
+		"mesh-security":   {"that of service account shop.", "Account shop-test is a near miss", "shop-test gets 403"},
 	} {
 		s, err := planned(scenario, Options{})
 		if err != nil {

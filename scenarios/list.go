@@ -9,7 +9,7 @@ import (
 // All returns every scenario, in the order to learn them.
 func All() []Scenario {
 	return []Scenario{
-		canary(), blueGreen(), shadow(), abTest(), scaleToZero(), minScale(), probes(), resilience(), meshSecurity(),
+		canary(), blueGreen(), shadow(), abTest(), scaleToZero(), minScale(), probes(), resilience(), circuitBreaker(), meshSecurity(),
 		helmRelease(), gitops(), gitopsHelm(), train(), pipeline(), kserve(), mlops(), progressive(),
 	}
 }

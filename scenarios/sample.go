@@ -40,14 +40,14 @@ func (l *Session) burst(ctx context.Context, r probe.Request, n int) ([]probe.An
 // burstBy is burst by a sender of its own, such as one that gives each request
 // another body.
 func (l *Session) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
-	return l.burstUntil(ctx, ctx, by, r, n)
+	return l.burstUntil(ctx, ctx, by, r, n, sampleWorkers)
 }
 
-// burstUntil is burstBy that sends no more once enough has ended, which is no
-// error.
-func (l *Session) burstUntil(ctx, enough context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+// burstUntil is burstBy with a number of workers of its own, which send no more
+// once enough has ended. That is no error.
+func (l *Session) burstUntil(ctx, enough context.Context, by probe.Sender, r probe.Request, n, workers int) ([]probe.Answer, Evidence, error) {
 	l.events.emit(Event{Type: EventSample, N: n})
-	answers := probe.Burst(enough, by, r, n, sampleWorkers, func(a probe.Answer) { l.events.saw(FromSample, a) })
+	answers := probe.Burst(enough, by, r, n, workers, func(a probe.Answer) { l.events.saw(FromSample, a) })
 	if err := ctx.Err(); err != nil {
 		return answers, Evidence{}, err
 	}

@@ -34,6 +34,10 @@ const (
 	HeaderRelay     = api.HeaderRelay
 )
 
+// HeaderOverloaded is set by Envoy on its own answer when a circuit breaker refused a request.
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-overloaded
+const HeaderOverloaded = "X-Envoy-Overloaded"
+
 // HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. Knative's routes say it
 // under HeaderKnativeRoute, to probes only (knative.dev/networking, pkg/http/header).
 const (
@@ -64,6 +68,7 @@ type Answer struct {
 	Converted string        `json:"converted,omitempty"`
 	Model     string        `json:"model,omitempty"`
 	Relay     string        `json:"relay,omitempty"`  // the pod that passed the request on, or answered it itself
+	Shed      bool          `json:"shed,omitempty"`   // a proxy refused it by a circuit breaker
 	Status    int           `json:"status,omitempty"` // 0: no answer came
 	Body      string        `json:"body,omitempty"`
 	Err       string        `json:"err,omitempty"`
@@ -156,6 +161,7 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	a.Target, a.Revision, a.Pod = resp.Header.Get(HeaderTarget), resp.Header.Get(HeaderRevision), resp.Header.Get(HeaderPod)
 	a.Route = cmp.Or(resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderKnativeRoute))
 	a.Converted, a.Model, a.Relay = resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel), resp.Header.Get(HeaderRelay)
+	a.Shed = resp.Header.Get(HeaderOverloaded) != ""
 	a.Router = a.Target == "" && a.Revision == "" && a.Pod == ""
 	if a.Echo = resp.Header.Get(HeaderID); a.Echo == "" && !a.Router {
 		a.Echo = resp.Header.Get(HeaderRequestID)

@@ -155,16 +155,22 @@ func TestAProxysOwnAnswerIsNotTheApplications(t *testing.T) {
 	}
 }
 
-func TestAnAnswerSaysWhoPassedItOn(t *testing.T) {
-	for _, relay := range []string{"", "shop-1"} {
+func TestAnAnswerSaysWhoPassedItOnAndWhetherABreakerRefusedIt(t *testing.T) {
+	for _, tc := range []struct {
+		relay, overloaded string
+		shed              bool
+	}{{"", "", false}, {"shop-1", "", false}, {"", "true", true}} {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			if relay != "" {
-				w.Header().Set(HeaderRelay, relay)
+			if tc.relay != "" {
+				w.Header().Set(HeaderRelay, tc.relay)
 			}
-			http.Error(w, "no answer", http.StatusBadGateway)
+			if tc.overloaded != "" {
+				w.Header().Set("x-envoy-overloaded", tc.overloaded)
+			}
+			http.Error(w, "overflow", http.StatusServiceUnavailable)
 		})
-		if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); a.Relay != relay || !a.Router {
-			t.Errorf("%q gave %+v", relay, a)
+		if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); a.Relay != tc.relay || a.Shed != tc.shed || !a.Router {
+			t.Errorf("%+v gave %+v", tc, a)
 		}
 	}
 }

@@ -26,7 +26,8 @@ const (
 	HeaderRelay = "X-Mllab-Relay"
 )
 
-// Seen is the answer to GET /seen?since=N. IDs[i] is the ID of request number From+i, and Outputs[i] its prediction;
+// Seen is the answer to GET /seen?since=N. IDs[i] is the ID of request number From+i, Outputs[i] its prediction, and
+// AtOnce[i] how many requests had come and were not answered when it came, itself included;
 // requests before From are no longer remembered, or were not asked for. A pod that is replaced starts at 0: read every
 // pod.
 type Seen struct {
@@ -37,6 +38,7 @@ type Seen struct {
 	From     int      `json:"from"`
 	IDs      []string `json:"ids"`
 	Outputs  []string `json:"outputs"` // as JSON; empty for a GET, a refused input, and until it is computed
+	AtOnce   []int    `json:"atOnce"`
 }
 
 // Faults is the answer to GET and PUT /faults of the admin port: what goes wrong while the process runs.
