@@ -73,12 +73,13 @@ const (
 // through all of it.
 func gitops() Scenario {
 	return Scenario{
-		Name:     "gitops",
-		Summary:  "commits move the traffic, and undo what was done by hand; bad ones are refused",
-		Needs:    []string{"knative", "flux", "git"},
-		Baseline: true,
-		Serial:   true,
-		New:      newGitops,
+		Name:             "gitops",
+		Summary:          "commits move the traffic, and undo what was done by hand; bad ones are refused",
+		Needs:            []string{"knative", "flux", "git"},
+		Baseline:         true,
+		Serial:           true,
+		ParallelControls: true,
+		New:              newGitops,
 	}
 }
 

@@ -40,12 +40,13 @@ type gitHelmState struct {
 // through all of it.
 func gitopsHelm() Scenario {
 	return Scenario{
-		Name:     "gitops-helm",
-		Summary:  "commits upgrade a Helm release, and Flux rolls back what fails",
-		Needs:    []string{"knative", "flux", "git"},
-		Baseline: true,
-		Serial:   true, // there is one repository, and every run commits to it
-		New:      newGitopsHelm,
+		Name:             "gitops-helm",
+		Summary:          "commits upgrade a Helm release, and Flux rolls back what fails",
+		Needs:            []string{"knative", "flux", "git"},
+		Baseline:         true,
+		Serial:           true,
+		ParallelControls: true,
+		New:              newGitopsHelm,
 	}
 }
 

@@ -51,12 +51,13 @@ var (
 // at a tenth, and taken back.
 func mlops() Scenario {
 	return Scenario{
-		Name:     "mlops",
-		Summary:  "a pushed notebook becomes a model in traffic; a bad one is taken back",
-		Needs:    []string{"kubeflow", "git"}, // and so knative and flux, which these need
-		Baseline: true,
-		Serial:   true,
-		New:      newMlops,
+		Name:             "mlops",
+		Summary:          "a pushed notebook becomes a model in traffic; a bad one is taken back",
+		Needs:            []string{"kubeflow", "git"}, // and so knative and flux, which these need
+		Baseline:         true,
+		Serial:           true,
+		ParallelControls: true,
+		New:              newMlops,
 	}
 }
 

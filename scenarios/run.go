@@ -449,6 +449,11 @@ type Job struct {
 	Control  string // empty: the scenario itself
 }
 
+// alone reports whether no other job may run in parallel with it.
+func (j Job) alone() bool {
+	return j.Scenario.Serial && (j.Control == "" || !j.Scenario.ParallelControls)
+}
+
 // RunAll runs every job, up to workers of them at a time; those that must not
 // run in parallel come last, one by one. After its last step a run makes room for
 // the next one and cleans up meanwhile: most of that is waiting. A job that fails
@@ -471,7 +476,7 @@ func runAll(ctx context.Context, jobs []Job, workers int, events func(Event), ru
 		defer running.Wait()
 		room := make(chan struct{}, workers)
 		for i, j := range jobs {
-			if j.Scenario.Serial != serial {
+			if j.alone() != serial {
 				continue
 			}
 			room <- struct{}{}

@@ -64,6 +64,23 @@ func TestRunsGoBesideEachOtherUnlessOneMustBeAlone(t *testing.T) {
 	})
 }
 
+func TestAControlIsAloneUnlessItsScenarioSaysOtherwise(t *testing.T) {
+	for _, c := range []struct {
+		job  Job
+		want bool
+	}{
+		{Job{}, false},
+		{Job{Scenario: Scenario{Serial: true}}, true},
+		{Job{Scenario: Scenario{Serial: true}, Control: "a"}, true},
+		{Job{Scenario: Scenario{Serial: true, ParallelControls: true}}, true},
+		{Job{Scenario: Scenario{Serial: true, ParallelControls: true}, Control: "a"}, false},
+	} {
+		if got := c.job.alone(); got != c.want {
+			t.Errorf("%+v is alone: %v", c.job, got)
+		}
+	}
+}
+
 func TestTheNextRunBeginsWhileOneCleansUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // which ends a test in which all wait for each other
 		var begun, cleaned = map[string]chan struct{}{}, map[string]chan struct{}{}

@@ -27,7 +27,8 @@ type Scenario struct {
 	Needs            []string // addons that must be on the lab
 	Options          []string // the Options that it accepts besides Requests, Alpha and Short: "shares", "weights", "rollout-duration", "guard", "samples", "strategy"
 	SidecarInjection bool     // its pods get Istio's sidecar
-	Serial           bool     // must not run in parallel: it measures time, or uses a singleton
+	Serial           bool     // must not run in parallel: it measures time, or needs all of the node
+	ParallelControls bool     // its controls may run in parallel all the same: what they break is no time
 	Untrusted        bool     // a user wrote it: its objects are written with few rights, and its pods are held to Pod Security's baseline
 	Baseline         bool     // a commit says what its pods are: they are held to Pod Security's baseline
 	// New plans one run. All of the Options have a value by then; the error is

@@ -48,7 +48,7 @@ func testDelivery(t *testing.T, c cli, name string) {
 		}
 	})
 	c.part(t, "every control of "+name+" is caught for its own reason", func(t *testing.T) {
-		c.catches(t, name, "--short")
+		c.catches(t, name, "--short", "--parallel", "4") // most of it is waiting for Flux
 	})
 }
 

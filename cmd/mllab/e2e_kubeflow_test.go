@@ -66,7 +66,7 @@ func TestLabDelivery(t *testing.T) {
 	for _, name := range kubeflowScenarios {
 		c.part(t, name, func(t *testing.T) {
 			inBudget(t, c.scenario(t, 0, name))
-			c.catches(t, name, "--short")
+			c.catches(t, name, "--short", "--parallel", "3")
 		})
 	}
 
@@ -122,7 +122,7 @@ func TestLabDelivery(t *testing.T) {
 	})
 	c.run("scenario", "reset", "mlops").exits(t, 0)
 	c.part(t, "every control of mlops is caught for its own reason", func(t *testing.T) {
-		c.catches(t, "mlops", "--short")
+		c.catches(t, "mlops", "--short", "--parallel", "3")
 	})
 
 	c.part(t, "the registry is killed repeatedly in a pipeline: it passes or reports why, and only complete models serve", func(t *testing.T) {
@@ -161,7 +161,7 @@ func (c cli) peak(t *testing.T, p *process) (most uint64) {
 // killsTheRegistry kills the registry's pod, again and again, while a scenario
 // runs.
 func (c cli) killsTheRegistry(t *testing.T, name string) {
-	p := c.start("scenario", name, "--keep", "-o", "json")
+	p := c.start("scenario", name, "--short", "--keep", "-o", "json")
 	kills := 0
 	for tick := time.NewTicker(10 * time.Second); p.running(); <-tick.C {
 		// Not before it is back: one that is never there lets nothing pass.
@@ -219,7 +219,7 @@ func (c cli) servesWholeModels(t *testing.T, namespace string) {
 // stopsTheNode stops the node while a job of a scenario trains.
 func (c cli) stopsTheNode(t *testing.T, name, workflow string) {
 	namespace, job := scenarios.Namespace(name), workflow+"-train"
-	p := c.start("scenario", name, "--keep", "-o", "json")
+	p := c.start("scenario", name, "--short", "--keep", "-o", "json")
 	c.became(t, 3*time.Minute, "its training", func() bool {
 		phase := c.kubectl(t, "-n", namespace, "get", "pods", "-l", "jobset.sigs.k8s.io/jobset-name="+job, "-o", "jsonpath={.items[*].status.phase}")
 		return phase != "" && phase != "Pending" // it runs, or has just ended
@@ -230,7 +230,6 @@ func (c cli) stopsTheNode(t *testing.T, name, workflow string) {
 	c.kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+workflow)
 	c.servesWholeModels(t, namespace)
 	c.run("scenario", "reset", name).exits(t, 0)
-	c.scenario(t, 0, name, "--short")
 }
 
 // pushesNotebooks pushes notebooks to a run of mlops that has stayed, as a
