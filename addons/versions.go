@@ -42,22 +42,22 @@ type pin struct {
 // https://argo-workflows.readthedocs.io/en/latest/releases/,
 // https://prometheus.io/docs/introduction/release-cycle/.
 var pins = []pin{
-	{"kubernetes", "k8s.io/kubernetes", plain, "1.34", "2026-10-27"},
+	{"kubernetes", "k8s.io/kubernetes", plain, "1.36", "2027-06-28"},
 	{"gateway-api", "sigs.k8s.io/gateway-api", plain, "1.4", ""},
 	// Istio's own module has only pseudo-versions. Its API's, which each
 	// release pins, counts in releases.
-	{"istio", "istio.io/client-go", plain, "1.28", "2026-07-01"},
-	{"knative", "knative.dev/serving", knativeRelease, "1.21", "2026-08-04"},
+	{"istio", "istio.io/client-go", plain, "1.31", "six weeks after 1.33"},
+	{"knative", "knative.dev/serving", knativeRelease, "1.23", "2027-02-02"},
 	{"net-gateway-api", "knative.dev/net-gateway-api", knativeRelease, "1.21", "2026-08-04"},
-	{"source-controller", "github.com/fluxcd/source-controller", plain, "1.7", "with Flux 2.10"},
-	{"kustomize-controller", "github.com/fluxcd/kustomize-controller", plain, "1.7", "with Flux 2.10"},
-	{"helm-controller", "github.com/fluxcd/helm-controller", plain, "1.4", "with Flux 2.10"},
-	{"jobset", "sigs.k8s.io/jobset", plain, "0.10", ""},
-	{"trainer", "github.com/kubeflow/trainer/v2", plain, "2.1", ""},
-	{"kserve", "github.com/kserve/kserve", plain, "0.17", ""},
-	{"argo-workflows", "github.com/argoproj/argo-workflows/v3", plain, "3.7", "with 4.1"},
-	{"registry", "github.com/distribution/distribution/v3", plain, "3.0", ""},
-	{"flagger", "github.com/fluxcd/flagger", plain, "1.43", ""},
+	{"source-controller", "github.com/fluxcd/source-controller", plain, "1.9", "with Flux 2.12"},
+	{"kustomize-controller", "github.com/fluxcd/kustomize-controller", plain, "1.9", "with Flux 2.12"},
+	{"helm-controller", "github.com/fluxcd/helm-controller", plain, "1.6", "with Flux 2.12"},
+	{"jobset", "sigs.k8s.io/jobset", plain, "0.12", ""},
+	{"trainer", "github.com/kubeflow/trainer/v2", plain, "2.3", ""},
+	{"kserve", "github.com/kserve/kserve", plain, "0.20", ""},
+	{"argo-workflows", "github.com/argoproj/argo-workflows/v4", plain, "4.1", "with 4.3"},
+	{"registry", "github.com/distribution/distribution/v3", plain, "3.1", ""},
+	{"flagger", "github.com/fluxcd/flagger", plain, "1.44", ""},
 	{"prometheus", "github.com/prometheus/prometheus", prometheusRelease, "3.9", "2026-02-17"},
 }
 

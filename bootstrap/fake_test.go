@@ -68,7 +68,7 @@ type world struct {
 const testRef = "localhost/mllab-node:abc"
 
 func newWorld(t *testing.T) *world {
-	im := map[string]string{"kube-apiserver": "registry.k8s.io/kube-apiserver:v1.34.4"}
+	im := map[string]string{"kube-apiserver": "registry.k8s.io/kube-apiserver:v1.36.5"}
 	for _, a := range addons.All() {
 		for _, c := range a.Images {
 			im[c] = "kind.local/" + c + ":1"
@@ -149,7 +149,7 @@ func (w *world) await(ctx context.Context, since time.Time, _ func(string)) (str
 	if w.awaitErr != nil {
 		return "", w.awaitErr
 	}
-	return "v1.34.4", ctx.Err()
+	return "v1.36.5", ctx.Err()
 }
 
 func (w *world) install(ctx context.Context, gitops bool, _ string, pods addons.Use, list []addons.Rendered, _ report.Reporter) ([]addons.Result, error) {

@@ -134,7 +134,7 @@ func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string
 	return b.String(), nil
 }
 
-// minor returns 34 for v1.34.4, and 0 for a text that is not a version.
+// minor returns 36 for v1.36.5, and 0 for a text that is not a version.
 func minor(version string) int {
 	parts := strings.Split(version, ".")
 	if len(parts) < 2 {

@@ -28,10 +28,10 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 		m             machine
 		oom, cgroup   bool
 	}{
-		{"a usual machine", "v1.34.4", m, false, false},
-		{"an old one", "v1.34.4", old, true, false},
-		{"an old one with a kubelet that refuses it", "v1.35.0", old, true, true},
-		{"a Mac", "v1.35.0", mac, false, false},
+		{"a usual machine", "v1.36.5", m, false, false},
+		{"an old one, with a kubelet that takes it", "v1.34.4", old, true, false},
+		{"an old one with a kubelet that refuses it", "v1.36.5", old, true, true},
+		{"a Mac", "v1.36.5", mac, false, false},
 		{"an old one, version unknown", "", old, true, false},
 	} {
 		text, err := clusterConfig("lab", 8080, 6443, c.m, c.version)
@@ -108,7 +108,7 @@ func TestKindsErrorsKeepTheLastWordsOfWhatFailed(t *testing.T) {
 }
 
 func TestTheNodeRefusesWhatWouldLeaveItForTheLabsOwnRanges(t *testing.T) {
-	text, err := clusterConfig("lab", 8080, 6443, goodMachine(), "v1.34.4")
+	text, err := clusterConfig("lab", 8080, 6443, goodMachine(), "v1.36.5")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func TestStatus(t *testing.T) {
 			if len(w.calls) > 0 {
 				t.Errorf("it changed something: %v", w.calls)
 			}
-			if c.ready && (r.Memory != 600 || r.URL != "http://127.0.0.1:8080" || r.Kubernetes != "v1.34.4" || len(r.Addons) == 0 ||
+			if c.ready && (r.Memory != 600 || r.URL != "http://127.0.0.1:8080" || r.Kubernetes != "v1.36.5" || len(r.Addons) == 0 ||
 				!slices.Equal(r.Checks, []Check{{"systemctl is-active kubelet, in the node", true, "active"}, {"GET http://127.0.0.1:8080", true, "200 from sample"}})) {
 				t.Errorf("%+v", r)
 			}

@@ -828,5 +828,5 @@ func (o Options) command(verb string) string {
 	return "mllab " + verb + " --name " + o.Name
 }
 
-// tag returns v1.34.4 for registry.k8s.io/kube-apiserver:v1.34.4.
+// tag returns v1.36.5 for registry.k8s.io/kube-apiserver:v1.36.5.
 func tag(ref string) string { return ref[strings.LastIndex(ref, ":")+1:] }

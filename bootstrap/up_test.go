@@ -49,7 +49,7 @@ func TestUpMakesEverythingAndSaysHowToGoOn(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
 	sum := mustUp(t, w, o)
-	if !sum.Created || sum.URL != "http://127.0.0.1:8080" || sum.Engine != "podman" || sum.Kubernetes != "v1.34.4" || sum.Next != "mllab scenario canary" {
+	if !sum.Created || sum.URL != "http://127.0.0.1:8080" || sum.Engine != "podman" || sum.Kubernetes != "v1.36.5" || sum.Next != "mllab scenario canary" {
 		t.Errorf("summary: %+v", sum)
 	}
 	if st := record(t, o); st == nil || st.Phase != phaseReady || st.Port != 8080 || st.NodeImage != testRef || len(st.Addons) == 0 {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ func arms(t *testing.T, s *abStory, b string) *Session {
 	users := map[string]int{}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		target := armA
-		if strings.Join(r.Header.Values(s.header), ",") == "b" || cookie.MatchString(r.Header.Get("Cookie")) {
+		if slices.Contains(r.Header.Values(s.header), "b") || cookie.MatchString(r.Header.Get("Cookie")) {
 			target = b
 		}
 		mu.Lock()

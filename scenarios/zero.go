@@ -334,7 +334,7 @@ func (p *podTimes) take(e apiwatch.Event, now time.Time) {
 	case *corev1.Event:
 		// The kubelet writes both into the pod's status, with its address, only
 		// when it looks again, which is once a second: genericPlegRelistPeriod in
-		// https://github.com/kubernetes/kubernetes/blob/v1.34.4/pkg/kubelet/kubelet.go
+		// https://github.com/kubernetes/kubernetes/blob/v1.36.5/pkg/kubelet/kubelet.go
 		// Each container has events of its own: the first is pulled for a sandbox
 		// that is there, and all run when the last is started.
 		switch {

@@ -67,13 +67,13 @@ type module struct {
 }
 
 // KubeVersion is the version of Kubernetes in the node image.
-const KubeVersion = "v1.34.4"
+const KubeVersion = "v1.36.5"
 
 const (
-	pauseImage        = "registry.k8s.io/pause:3.10.1"
-	istioVersion      = "1.28.2"
-	envoyVersion      = "1.36.2"
-	argoVersion       = "v3.7.14"
+	pauseImage        = "registry.k8s.io/pause:3.10.2"
+	istioVersion      = "1.31.0"
+	envoyVersion      = "1.39.3"
+	argoVersion       = "v4.1.4"
 	prometheusVersion = "3.9.1"
 )
 
@@ -82,7 +82,7 @@ const (
 var kubeLDFlags = func() string {
 	var b strings.Builder
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		fmt.Fprintf(&b, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=34 -X %[1]s.gitTreeState=clean", pkg, KubeVersion)
+		fmt.Fprintf(&b, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=%[3]s -X %[1]s.gitTreeState=clean", pkg, KubeVersion, strings.Split(KubeVersion, ".")[1])
 	}
 	return b.String()
 }()
@@ -105,12 +105,12 @@ var modules = map[string]module{
 	"flux":                    {},
 	"trainer":                 {},
 	"kserve":                  {},
-	// The published module lacks a file that its executor needs on Linux, and a
-	// method that Kubernetes 0.34 needs.
+	// The published module lacks a file that its executor needs on Linux, and two
+	// methods that Kubernetes 0.36 needs.
 	"argo-workflows": {
-		patch: "github.com/argoproj/argo-workflows/v3",
-		files: map[string]string{"signal_linux.go": "workflow/executor/osspecific", "labels_lookup.go": "workflow/executor"},
-		flags: flags{ldflags: " -X github.com/argoproj/argo-workflows/v3.version=" + argoVersion},
+		patch: "github.com/argoproj/argo-workflows/v4",
+		files: map[string]string{"signal_linux.go": "workflow/executor/osspecific", "store_bookmark.go": "server/workflow/store"},
+		flags: flags{ldflags: " -X github.com/argoproj/argo-workflows/v4.version=" + argoVersion},
 	},
 	"flagger": {},
 	// Compiled with one service discovery and without its pages, which are not
@@ -122,7 +122,7 @@ var modules = map[string]module{
 	},
 	"registry":    {flags: flags{pattern: "."}},
 	"etcd":        {},
-	"runc":        {flags: flags{cgo: true, tags: "seccomp", ldflags: " -X main.version=1.5.2"}},
+	"runc":        {flags: flags{cgo: true, tags: "seccomp", ldflags: " -X main.version=1.5.3"}},
 	"cni-plugins": {},
 	"pause":       {flags: flags{pattern: "."}},
 }
@@ -169,11 +169,11 @@ var table = []Component{
 	kube("kube-scheduler", nil),
 	kube("kube-proxy", iptablesPackages),
 	{
-		Name: "etcd", Upstream: "registry.k8s.io/etcd:3.6.5-0", Node: "registry.k8s.io/etcd:3.6.5-0",
+		Name: "etcd", Upstream: "registry.k8s.io/etcd:3.6.8-0", Node: "registry.k8s.io/etcd:3.6.8-0",
 		Build: Recipe{Binaries: map[string]Binary{"/usr/local/bin/etcd": {"etcd", "server"}}, Env: []string{"PATH=/usr/local/bin"}, Dirs: []string{"/tmp"}},
 	},
 	{
-		Name: "coredns", Upstream: "registry.k8s.io/coredns/coredns:v1.12.1", Node: "registry.k8s.io/coredns/coredns:v1.12.1",
+		Name: "coredns", Upstream: "registry.k8s.io/coredns/coredns:v1.14.2", Node: "registry.k8s.io/coredns/coredns:v1.14.2",
 		Build: Recipe{Binaries: map[string]Binary{"/coredns": {"coredns", "coredns"}}, Entrypoint: []string{"/coredns"}},
 	},
 	{
@@ -207,19 +207,19 @@ var table = []Component{
 		Name: "knative-net-gateway-api", Upstream: "gcr.io/knative-releases/knative.dev/net-gateway-api/cmd/controller:v1.21.0",
 		Build: static("knative-net-gateway-api", "controller"),
 	},
-	withCertificates(flux("source-controller", "v1.7.3")), // the only one that may connect to hosts outside of the cluster, if a user configures it
-	flux("kustomize-controller", "v1.7.2"),
-	flux("helm-controller", "v1.4.3"),
+	withCertificates(flux("source-controller", "v1.9.6")), // the only one that may connect to hosts outside of the cluster, if a user configures it
+	flux("kustomize-controller", "v1.9.6"),
+	flux("helm-controller", "v1.6.2"),
 	{
-		Name: "jobset", Upstream: "registry.k8s.io/jobset/jobset:v0.10.1",
+		Name: "jobset", Upstream: "registry.k8s.io/jobset/jobset:v0.12.0",
 		Build: manager("trainer", "jobset"),
 	},
 	{
-		Name: "trainer", Upstream: "ghcr.io/kubeflow/trainer/trainer-controller-manager:v2.1.0",
+		Name: "trainer", Upstream: "ghcr.io/kubeflow/trainer/trainer-controller-manager:v2.3.0",
 		Build: manager("trainer", "trainer-controller-manager"),
 	},
 	{
-		Name: "kserve-controller", Upstream: "docker.io/kserve/kserve-controller:v0.17.0",
+		Name: "kserve-controller", Upstream: "docker.io/kserve/kserve-controller:v0.20.0",
 		Build: manager("kserve", "manager"),
 	},
 	{
@@ -237,7 +237,7 @@ var table = []Component{
 		},
 	},
 	{
-		Name: "registry", Upstream: "docker.io/library/registry:3.0.0",
+		Name: "registry", Upstream: "docker.io/library/registry:3.1.2",
 		Build: Recipe{
 			Binaries: map[string]Binary{"/bin/registry": {"registry", "registry"}}, Env: []string{"PATH=/bin"},
 			Entrypoint: []string{"registry"}, User: "65532:65532", Dirs: []string{"/tmp"},
@@ -251,7 +251,7 @@ var table = []Component{
 		},
 	},
 	{
-		Name: "flagger", Upstream: "ghcr.io/fluxcd/flagger:1.43.0",
+		Name: "flagger", Upstream: "ghcr.io/fluxcd/flagger:1.44.0",
 		Build: static("flagger", "flagger"),
 	},
 	{
@@ -307,7 +307,7 @@ func kube(name string, debian []string) Component {
 func knative(name string) Component {
 	return Component{
 		Name:     "knative-" + name,
-		Upstream: "gcr.io/knative-releases/knative.dev/serving/cmd/" + name + ":v1.21.2",
+		Upstream: "gcr.io/knative-releases/knative.dev/serving/cmd/" + name + ":v1.23.0",
 		Build:    static("knative-serving", name),
 	}
 }

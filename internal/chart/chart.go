@@ -21,7 +21,7 @@ import (
 )
 
 // kubeVersion is the cluster's version for templates: that of the lab, which is that of the k8s.io modules.
-const kubeVersion = "v1.34.4"
+const kubeVersion = "v1.36.5"
 
 // service is .Release.Service in templates; charts write it into app.kubernetes.io/managed-by.
 const service = "mllab"

@@ -129,7 +129,7 @@ func (r *Release) until(ctx context.Context) *action.Configuration {
 }
 
 // waiting is Helm's hand on the cluster, with our wait: Helm's takes every object of a CRD for ready at once.
-// https://github.com/helm/helm/blob/v3.19.2/pkg/kube/ready.go
+// https://github.com/helm/helm/blob/v3.21.4/pkg/kube/ready.go
 type waiting struct {
 	helm.Interface
 	ctx     context.Context

@@ -43,7 +43,7 @@ const speedUpInterval = 500 * time.Millisecond
 // speedUpDelete makes the namespace controller re-check sooner, until ctx ends. The controller re-checks only after half
 // of the longest grace period of the pods (Knative's is 300 s), or when the namespace changes. So speedUpDelete deletes
 // the pods without grace and changes an annotation of the namespace.
-// https://github.com/kubernetes/kubernetes/blob/v1.34.4/pkg/controller/namespace/namespace_controller.go
+// https://github.com/kubernetes/kubernetes/blob/v1.36.5/pkg/controller/namespace/namespace_controller.go
 func (c *Client) speedUpDelete(ctx context.Context, name string) {
 	tick := time.NewTicker(speedUpInterval)
 	defer tick.Stop()

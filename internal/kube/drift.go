@@ -145,7 +145,7 @@ func (h holder) when() *time.Time {
 // added returns the fields of live that h owns and obj does not have. own means that h is the object's own controller.
 func (h holder) added(obj, live *unstructured.Unstructured, own bool) (list []DriftedField) {
 	// Flux takes over the fields that kubectl owns, and so removes those that are not in Git:
-	// https://github.com/fluxcd/kustomize-controller/blob/v1.7.2/internal/controller/kustomization_controller.go
+	// https://github.com/fluxcd/kustomize-controller/blob/v1.9.6/internal/controller/kustomization_controller.go
 	byHand := strings.HasPrefix(h.Manager, "kubectl") || strings.HasPrefix(h.Manager, "before-first-apply")
 	git := obj.DeepCopy().Object
 	for _, key := range []string{"labels", "annotations"} { // so that each of them counts, not all as one

@@ -89,7 +89,7 @@ func condition(obj *unstructured.Unstructured, kind string) (bool, string) {
 
 // observed reports whether status.observedGeneration is up to date. A kind without that field is always observed. A Knative
 // Service is up to date before its Configuration is: until then its status names the last revision, whose pods say nothing
-// about the next. https://github.com/knative/serving/blob/v0.48.2/pkg/reconciler/service/service.go
+// about the next. https://github.com/knative/serving/blob/v0.50.0/pkg/reconciler/service/service.go
 func observed(obj *unstructured.Unstructured) bool {
 	generation, found, _ := unstructured.NestedInt64(obj.Object, "status", "observedGeneration")
 	if found && generation < obj.GetGeneration() {

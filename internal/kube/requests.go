@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/kubectl/pkg/util/resource"
+	"k8s.io/component-helpers/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -38,7 +38,7 @@ func (c *Client) Requests(ctx context.Context) (r Requests, err error) {
 		return r, fmt.Errorf("listing pods: %w", err)
 	}
 	for i := range pods.Items {
-		asked, _ := resource.PodRequestsAndLimits(&pods.Items[i])
+		asked := resource.PodRequests(&pods.Items[i], resource.PodResourcesOptions{})
 		r.CPU += asked.Cpu().MilliValue()
 		r.Memory += asked.Memory().Value()
 	}

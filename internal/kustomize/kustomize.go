@@ -48,7 +48,7 @@ func IsFile(name string) bool {
 
 // Build builds the objects of a Flux Kustomization, as kustomize-controller does. root is a local folder with the files of
 // the repository (git.Repo.Export). Build leaves no file in it.
-// https://github.com/fluxcd/kustomize-controller/blob/v1.7.2/internal/controller/kustomization_controller.go
+// https://github.com/fluxcd/kustomize-controller/blob/v1.9.6/internal/controller/kustomization_controller.go
 //
 // Errors: ErrNotBuilt; fs.ErrNotExist if the folder does not exist; the errors that Flux reports, with paths in the
 // repository.

@@ -105,7 +105,7 @@ func Rejections(ctx context.Context, c *kube.Client) ([]Rejection, error) {
 }
 
 // parse reads istiod's /debug/syncz.
-// https://github.com/istio/istio/blob/1.28.2/pilot/pkg/xds/debug.go (SyncStatus)
+// https://github.com/istio/istio/blob/1.31.0/pilot/pkg/xds/debug.go (SyncStatus)
 func parse(body []byte) ([]Rejection, error) {
 	var list []struct {
 		Proxy     string

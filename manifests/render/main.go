@@ -116,11 +116,11 @@ var outputs = []output{
 		// The minimal CRDs: the full ones hold a pod's whole schema several
 		// times, 2 MB each. config/default would add cert-manager's objects.
 		{pin: kserve, module: "github.com/kserve/kserve", namespace: "kserve", folders: []string{
-			"config/crd/minimal", "config/crd/minimal/clusterstoragecontainer", "config/rbac", "config/manager", "config/webhook", "config/configmap",
+			"config/crd/minimal", "config/rbac", "config/manager", "config/webhook", "config/configmap",
 		}},
 	}},
 	{"argo-workflows", []source{
-		{pin: argo, module: "github.com/argoproj/argo-workflows/v3", namespace: "argo", folders: []string{
+		{pin: argo, module: "github.com/argoproj/argo-workflows/v4", namespace: "argo", folders: []string{
 			"manifests/base/crds/minimal", "manifests/base/workflow-controller", "manifests/cluster-install-no-crds/workflow-controller-rbac",
 		}},
 	}},

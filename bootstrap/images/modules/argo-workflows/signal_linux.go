@@ -5,7 +5,7 @@ import (
 	"os"
 	"syscall"
 
-	argoerrors "github.com/argoproj/argo-workflows/v3/util/errors"
+	argoerrors "github.com/argoproj/argo-workflows/v4/util/errors"
 )
 
 // The published module has this file for other systems only. What it offers is
