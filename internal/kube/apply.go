@@ -230,7 +230,7 @@ func dropForeignFields(obj, live *unstructured.Unstructured) error {
 		var fields struct {
 			Webhooks map[string]map[string]any `json:"f:webhooks"`
 		}
-		if err := json.Unmarshal(entry.FieldsV1.Raw, &fields); err != nil {
+		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
 			return fmt.Errorf("reading the managed fields of %s: %w", entry.Manager, err)
 		}
 		for _, hook := range hooks {

@@ -120,7 +120,7 @@ func managers(live *unstructured.Unstructured) ([]holder, error) {
 		if entry.FieldsV1 == nil {
 			continue
 		}
-		if err := json.Unmarshal(entry.FieldsV1.Raw, &h.fields); err != nil {
+		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &h.fields); err != nil {
 			return nil, fmt.Errorf("reading the managed fields of %s: %w", entry.Manager, err)
 		}
 		all = append(all, h)

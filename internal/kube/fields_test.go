@@ -54,7 +54,7 @@ func TestAFieldsManagerIsFound(t *testing.T) {
 	desired := decode(t, `{apiVersion: v1, kind: X, metadata: {name: a, labels: {mine: x}}, spec: {replicas: 1, finalizers: [a], atomic: [{percent: 1}],
   ports: [{containerPort: 80, protocol: TCP}], containers: [{name: model, image: a, env: [{name: A, value: "1"}]}]}}`)[0]
 	entry := func(manager, fields string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: metav1.NewFieldsV1(fields)}
 	}
 	live.SetManagedFields([]metav1.ManagedFieldsEntry{
 		entry("kubectl-edit", `{"f:metadata":{"f:labels":{"f:yours":{}}},"f:spec":{"f:replicas":{},"f:atomic":{},"f:finalizers":{"v:\"b\"":{}},

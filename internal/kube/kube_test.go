@@ -356,7 +356,7 @@ func TestFieldsOfAWebhookAreLeftToWhoWroteThemButNotToFlux(t *testing.T) {
 		obj := &unstructured.Unstructured{Object: map[string]any{"webhooks": []any{hook}}}
 		live := &unstructured.Unstructured{}
 		live.SetManagedFields([]metav1.ManagedFieldsEntry{{
-			Manager: manager, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:webhooks":{"k:{\"name\":\"a.b.c\"}":{"f:rules":{}}}}`)},
+			Manager: manager, FieldsV1: metav1.NewFieldsV1(`{"f:webhooks":{"k:{\"name\":\"a.b.c\"}":{"f:rules":{}}}}`),
 		}})
 		if err := dropForeignFields(obj, live); err != nil {
 			t.Fatal(err)
