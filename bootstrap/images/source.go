@@ -85,6 +85,9 @@ func keyOf(c Component, arch string, moduleFiles func(module string) (map[string
 	}
 	for _, name := range c.modules() {
 		fmt.Fprintf(h, "%s %+v\n", name, modules[name].flags)
+		for _, f := range slices.Sorted(maps.Keys(modules[name].edits)) {
+			fmt.Fprintf(h, "%s %q\n", f, modules[name].edits[f])
+		}
 		if embeddedProgram(name) {
 			data, err := embeddedFile(name)
 			if err != nil {
@@ -321,8 +324,8 @@ func (b *built) download(ctx context.Context, dir, name string) (string, error) 
 	return dir, b.patch(ctx, dir, name)
 }
 
-// patch adds files that a module lacks to a copy of the module, and makes Go
-// compile the copy.
+// patch adds files that a module lacks to a copy of the module, fixes what is
+// wrong in it, and makes Go compile the copy.
 func (b *built) patch(ctx context.Context, dir, name string) error {
 	m := modules[name]
 	if m.patch == "" {
@@ -345,6 +348,9 @@ func (b *built) patch(ctx context.Context, dir, name string) error {
 			os.Chmod(to, 0o755), // a module cache is read-only
 			os.Rename(filepath.Join(dir, file), filepath.Join(to, file)))
 	}
+	for file, edit := range m.edits {
+		err = errors.Join(err, replaceIn(filepath.Join(dir, patched, file), edit[0], edit[1]))
+	}
 	if err == nil {
 		_, err = goTool("mod", "edit", "-replace="+m.patch+"=./"+patched)
 	}
@@ -352,6 +358,20 @@ func (b *built) patch(ctx context.Context, dir, name string) error {
 		return fmt.Errorf("patching %s: %w", m.patch, err)
 	}
 	return nil
+}
+
+// replaceIn replaces the one place of a text in a file.
+func replaceIn(file, was, is string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(text), was); n != 1 {
+		return fmt.Errorf("%s must have %q once, got %d times", file, was, n)
+	}
+	return errors.Join(
+		os.Chmod(file, 0o644), // as a module cache's files are read-only
+		os.WriteFile(file, []byte(strings.Replace(string(text), was, is, 1)), 0o644))
 }
 
 func (b *built) compile(ctx context.Context, dir, name string) (string, error) {

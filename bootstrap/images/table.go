@@ -61,9 +61,11 @@ type flags struct {
 type module struct {
 	flags
 	// patch is a module that is compiled from a copy with more files. files maps
-	// their names, next to the module's pins, to folders in the copy.
+	// their names, next to the module's pins, to folders in the copy. edits maps
+	// files of the copy to a text in them, and what is there instead.
 	patch string
 	files map[string]string
+	edits map[string][2]string
 }
 
 // KubeVersion is the version of Kubernetes in the node image.
@@ -106,10 +108,13 @@ var modules = map[string]module{
 	"trainer":                 {},
 	"kserve":                  {},
 	// The published module lacks a file that its executor needs on Linux, and two
-	// methods that Kubernetes 0.36 needs.
+	// methods that Kubernetes 0.36 needs. Its controller waits for ever for what a
+	// step's pod reports that died before it could: a step counts as completed only
+	// once it has reported.
 	"argo-workflows": {
 		patch: "github.com/argoproj/argo-workflows/v4",
 		files: map[string]string{"signal_linux.go": "workflow/executor/osspecific", "store_bookmark.go": "server/workflow/store"},
+		edits: map[string][2]string{"workflow/controller/taskresult.go": {`label == "false" && old.Completed()`, `label == "false" && old.Phase.Completed()`}},
 		flags: flags{ldflags: " -X github.com/argoproj/argo-workflows/v4.version=" + argoVersion},
 	},
 	"flagger": {},
