@@ -100,7 +100,8 @@ func printAudit(w io.Writer, r audit.Report) {
 				row(o.Action, "%s  (%s)", o.Object, by)
 				if o.Action == "changed" {
 					for _, f := range o.Fields {
-						fmt.Fprintf(w, "             %s: %s -> %s\n", f.Path, brief(f.Before, briefly), brief(f.After, briefly))
+						before, after := fromTo(f.Before, f.After)
+						fmt.Fprintf(w, "             %s: %s -> %s\n", f.Path, before, after)
 					}
 				}
 			}
@@ -174,7 +175,8 @@ func printDrift(w io.Writer, r audit.Report) {
 				fmt.Fprintf(w, "         not compared: %s\n", oneLine(o.Error))
 			}
 			for _, f := range o.Fields {
-				fmt.Fprintf(w, "         %s: Git %s, live %s%s\n", f.Path, brief(f.Wished, briefly), brief(f.Live, briefly), holder(f.Manager, f.When, f.Undone))
+				wished, live := fromTo(f.Wished, f.Live)
+				fmt.Fprintf(w, "         %s: Git %s, live %s%s\n", f.Path, wished, live, holder(f.Manager, f.When, f.Undone))
 			}
 		}
 	}
@@ -202,7 +204,29 @@ const (
 )
 
 // brief returns a value in one line of bounded length, and "-" for an empty one.
-func brief(v any, most int) string {
+func brief(v any, most int) string { return cut(asLine(v), most) }
+
+// fromTo returns two values as brief does. When they would then look alike, each
+// begins shortly before the first difference.
+func fromTo(before, after any) (from, to string) {
+	const shared = 10 // characters before the difference
+	from, to = brief(before, briefly), brief(after, briefly)
+	if from != to {
+		return from, to
+	}
+	a, b := []rune(asLine(before)), []rune(asLine(after))
+	same := 0
+	for same < min(len(a), len(b)) && a[same] == b[same] {
+		same++
+	}
+	if same <= shared {
+		return from, to
+	}
+	return cut("…"+string(a[same-shared:]), briefly), cut("…"+string(b[same-shared:]), briefly)
+}
+
+// asLine returns a value in one line.
+func asLine(v any) string {
 	text, isText := v.(string)
 	if !isText {
 		if v == nil {
@@ -214,11 +238,15 @@ func brief(v any, most int) string {
 		}
 		text = string(data)
 	}
-	text = oneLine(text)
-	if r := []rune(text); len(r) > most {
-		text = string(r[:most-1]) + "…"
+	return cmp.Or(oneLine(text), `""`)
+}
+
+// cut returns a line of at most so many characters.
+func cut(line string, most int) string {
+	if r := []rune(line); len(r) > most {
+		return string(r[:most-1]) + "…"
 	}
-	return cmp.Or(text, `""`)
+	return line
 }
 
 func oneLine(s string) string { return visible(strings.Join(strings.Fields(s), " ")) }

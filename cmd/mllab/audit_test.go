@@ -89,3 +89,21 @@ not compared  Kustomization/b/c: nothing was applied yet
 		t.Errorf("got\n%s", got)
 	}
 }
+
+func TestTwoLongValuesAreShownWhereTheyDiffer(t *testing.T) {
+	const image = "registry.registry.svc.cluster.local:5000/mllab-model-canary/breast-cancer@sha256:"
+	for _, tc := range []struct {
+		before, after any
+		from, to      string
+	}{
+		{nil, 2, "-", "2"},
+		{"a", "a b", "a", "a b"},
+		{image + "11", image + "22", "…er@sha256:11", "…er@sha256:22"},
+		{image + strings.Repeat("1", 64), image + strings.Repeat("2", 64), "…er@sha256:" + strings.Repeat("1", 48) + "…", "…er@sha256:" + strings.Repeat("2", 48) + "…"},
+		{image, image + "1", "…er@sha256:", "…er@sha256:1"},
+	} {
+		if from, to := fromTo(tc.before, tc.after); from != tc.from || to != tc.to {
+			t.Errorf("%v -> %v: got %s -> %s", tc.before, tc.after, from, to)
+		}
+	}
+}
