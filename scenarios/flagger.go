@@ -144,7 +144,8 @@ func (d deliveries) ask(ctx context.Context, l *Session) error {
 		}
 		m.phase, _, _ = unstructured.NestedString(o.Object, "status", "phase")
 		weight, _, _ := unstructured.NestedInt64(o.Object, "status", "canaryWeight")
-		_, m.word = conditionOf(o, "Promoted")
+		_, word := conditionOf(o, "Promoted")
+		m.word = strings.TrimSuffix(word, ".")
 		if m.weight = int(weight); m.over() && m.end.IsZero() {
 			m.end = time.Now()
 		}

@@ -165,6 +165,9 @@ func (f *followed) untouched(ctx context.Context, l *Session) error {
 	if err := f.ours(l); err != nil {
 		return err
 	}
+	if f.generation == 0 { // its commits bring no Service
+		return nil
+	}
 	generation, err := l.generation(ctx)
 	if err == nil && generation != f.generation {
 		err = l.interference("changed Service/" + l.Namespace + "/" + serviceName)

@@ -150,15 +150,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 		return err
 	}
 	for version, c := range map[string]string{"v1": "1", "v2": "0.05"} {
-		workers, completed, err := l.run(ctx, trainJob{version, 1, trainArgs(0, "--c", c, "--push", repository(l))})
-		if err != nil {
-			return err
-		}
-		if !completed {
-			return fmt.Errorf("TrainJob %s has not completed; its log is in %s", version, l.evidence)
-		}
-		s.images[version] = workers[0]["push"].Image
-		if s.models[version], err = l.pull(ctx, s.images[version]); err != nil {
+		if s.images[version], s.models[version], err = l.train(ctx, version, "--c", c); err != nil {
 			return err
 		}
 	}

@@ -170,6 +170,21 @@ func (l *Session) run(ctx context.Context, j trainJob) (workers []training, comp
 	return workers, state == "Complete", nil
 }
 
+// train has a TrainJob of this name train a model and push it, and returns its image
+// and its files.
+func (l *Session) train(ctx context.Context, name string, args ...string) (image string, m modelFiles, err error) {
+	workers, completed, err := l.run(ctx, trainJob{name, 1, trainArgs(0, append(args, "--push", repository(l))...)})
+	if err != nil {
+		return "", m, err
+	}
+	if !completed {
+		return "", m, fmt.Errorf("TrainJob %s has not completed; its log is in %s", name, l.evidence)
+	}
+	image = workers[0]["push"].Image
+	m, err = l.pull(ctx, image)
+	return image, m, err
+}
+
 // newestPods are the newest pod of each worker of a TrainJob, by the workers'
 // numbers: a pod that ended by no fault of its code has others before it.
 func newestPods(pods []corev1.Pod) (newest []corev1.Pod) {

@@ -60,6 +60,7 @@ func TestLabDelivery(t *testing.T) {
 		c.scenario(t, 0, "progressive", "--short")
 		c.catches(t, "progressive", "--short", "--parallel", "4") // most of it is waiting for Flagger
 	})
+	c.part(t, "model-canary, and what Git says of it", func(t *testing.T) { testModelCanary(t, c) })
 
 	testGitOps(t, c)
 
@@ -98,22 +99,11 @@ func TestLabDelivery(t *testing.T) {
 		if t.Logf("the node held up to %d MiB", peak>>20); peak == 0 || peak > kubeflowMemory {
 			t.Errorf("the node held %d MiB, more than %d", peak>>20, kubeflowMemory>>20)
 		}
-		notes, err := c.clone(t).Notes()
-		if err != nil {
-			t.Fatal(err)
-		}
-		passes := map[string]bool{}
-		for commit, note := range notes {
-			var proof scenarios.Proof
-			if err := json.Unmarshal(note, &proof); err != nil {
-				t.Errorf("the note of %s: %v", commit, err)
-			}
-			passes[proof.Step] = proof.Pass
-		}
+		all := proofs(t, c.clone(t), "mlops")
 		for _, step := range result.Steps[:len(result.Steps)-1] {
 			// The proof of a canary that is wrong says so.
-			if pass, judged := passes[step.Name]; !judged || pass == strings.Contains(step.Name, "wrong online") {
-				t.Errorf("step %q has a proof: %t, passed: %t", step.Name, judged, pass)
+			if proof, judged := all[step.Name]; !judged || proof.Pass == strings.Contains(step.Name, "wrong online") {
+				t.Errorf("step %q has a proof: %t, passed: %t", step.Name, judged, proof.Pass)
 			}
 		}
 	})
