@@ -238,7 +238,7 @@ func judgeLimit(e Evidence, answers []probe.Answer, got seen, workers int) (Evid
 	reached, passed := received(served, got.IDs), received(refused, got.IDs)
 	switch {
 	case most > highest:
-		return e, refute(Overload, "the model had %d requests at once, and %d..%d are accepted: %s", most, limit, highest, e.Summary)
+		return e, refute(Overload, "the limit lets too many through: %s", e.Summary)
 	case len(served) < limit || most < limit:
 		return e, refute(Overload, "the limit refuses too many: %s", e.Summary)
 	case len(served) > highest:

@@ -39,8 +39,8 @@ func TestALimitLetsThroughWhatItSaysAndRefusesTheRest(t *testing.T) {
 	}{
 		{"as many as the limit", limit, nil, "", 0, "10 of 100 served (accepted 10..11), and 90 refused; the model had up to 10 at once, and none of the refused ones; half of these were refused within 20ms"},
 		{"one more, by the second worker", limit + 1, nil, "", 0, "11 of 100 served"},
-		{"two more", limit + 2, nil, Overload, 1, "12 requests at once"},
-		{"everything", crowd, nil, Overload, 1, "100 requests at once"},
+		{"two more", limit + 2, nil, Overload, 1, "lets too many through: 12 of 100"},
+		{"everything", crowd, nil, Overload, 1, "lets too many through: 100 of 100"},
 		{"one less", limit - 1, nil, Overload, 1, "refuses too many"},
 		{"nothing", 0, nil, Overload, 1, "refuses too many"},
 		{"another error of the gateway's", limit, func(answers []probe.Answer, _ *seen) { answers[50].Shed = false }, Overload, 1, "neither served nor refused by the limit: status 503"},

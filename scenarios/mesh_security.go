@@ -58,7 +58,7 @@ const (
 
 // policyBound is how long a new policy may take to be active. After it, the
 // sample shows what was not.
-const policyBound = 15 * time.Second
+const policyBound = 10 * time.Second
 
 // meshSecurity: the model's sidecar first takes everything, then no plain text,
 // then one identity's requests only.
