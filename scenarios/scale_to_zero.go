@@ -31,12 +31,13 @@ const atOnce = 3
 // cold requests are answered by a new pod each; then the pods are gone again.
 func scaleToZero() Scenario {
 	return Scenario{
-		Name:    "scale-to-zero",
-		Summary: "a quiet model gives up its pods, and a cold request starts one",
-		Needs:   []string{"knative"},
-		Options: []string{"samples"},
-		Serial:  true,
-		New:     newScaleToZero,
+		Name:             "scale-to-zero",
+		Summary:          "a quiet model gives up its pods, and a cold request starts one",
+		Needs:            []string{"knative"},
+		Options:          []string{"samples"},
+		Serial:           true,
+		ParallelControls: true,
+		New:              newScaleToZero,
 	}
 }
 
