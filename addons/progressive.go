@@ -2,7 +2,6 @@ package addons
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,10 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
+	"mllab.local/internal/prom"
 )
-
-// monitoringNamespace is where users look for Prometheus.
-const monitoringNamespace = "monitoring"
 
 // prometheus measures the pods that are annotated for it.
 func prometheus() Addon {
@@ -32,34 +29,12 @@ func prometheus() Addon {
 // pod by its annotations, and kept what that said.
 func verifyPrometheus(ctx context.Context, env Env, reason func(string)) error {
 	return poll(ctx, reason, "having Prometheus measure itself", func(ctx context.Context) error {
-		found, err := promQuery(ctx, env.Kube, `prometheus_build_info{namespace="`+monitoringNamespace+`",app="prometheus"}`)
-		if err == nil && found == 0 {
+		found, err := prom.Query(ctx, env.Kube, `prometheus_build_info{namespace="`+prom.Namespace+`",app="prometheus"}`)
+		if err == nil && len(found) == 0 {
 			err = errors.New("it has not found itself yet")
 		}
 		return err
 	})
-}
-
-// promQuery has Prometheus answer a query, and returns how many values came.
-func promQuery(ctx context.Context, k *kube.Client, query string) (values int, err error) {
-	pods, err := k.Pods(ctx, monitoringNamespace, map[string]string{"app": "prometheus"})
-	if err != nil {
-		return 0, err
-	}
-	if len(pods) == 0 {
-		return 0, errors.New("no pod of Prometheus is there")
-	}
-	body, err := k.FromPod(ctx, monitoringNamespace, pods[0].Name, 9090, "api/v1/query?query="+query)
-	if err != nil {
-		return 0, err
-	}
-	var answer struct {
-		Data struct{ Result []any }
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return 0, fmt.Errorf("reading Prometheus' answer: %w", err)
-	}
-	return len(answer.Data.Result), nil
 }
 
 // flagger is Flagger for Istio, from its own module.
@@ -116,7 +91,7 @@ func verifyProgressive(ctx context.Context, env Env, reason func(string)) error 
 		for _, o := range objs {
 			query, _, _ := unstructured.NestedString(o.Object, "spec", "query")
 			filled := strings.NewReplacer("{{ namespace }}", "none", "{{ target }}", "none", "{{ interval }}", "20s").Replace(query)
-			if _, err := promQuery(ctx, env.Kube, filled); err != nil {
+			if _, err := prom.Query(ctx, env.Kube, filled); err != nil {
 				return fmt.Errorf("%s: %w", kube.Name(o), err)
 			}
 		}

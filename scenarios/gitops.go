@@ -74,7 +74,7 @@ const (
 func gitops() Scenario {
 	return Scenario{
 		Name:             "gitops",
-		Summary:          "commits move the traffic, and undo what was done by hand; bad ones are refused",
+		Summary:          "commits move the traffic and undo changes by hand; bad ones are refused",
 		Needs:            []string{"knative", "flux", "git"},
 		Baseline:         true,
 		Serial:           true,

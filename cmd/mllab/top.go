@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mllab.local/bootstrap"
+	"mllab.local/internal/fault"
+	"mllab.local/internal/prom"
+	"mllab.local/internal/report"
+)
+
+const (
+	// topWindow is what each count looks back at, and topEvery how often --watch
+	// asks: as often as Prometheus looks at the models.
+	topWindow = time.Minute
+	topEvery  = 2 * time.Second
+)
+
+func newTop(a *app) *cobra.Command {
+	watch := false
+	c := &cobra.Command{
+		Use:   "top [flags]",
+		Short: "Show requests, errors and latencies of each version of the models",
+		Long: fmt.Sprintf(`Show what each version of each model was asked in the last %s, as the lab's
+Prometheus has measured it: requests, their share, errors, and the percentiles
+of the time to answer, each with its %.0f %% confidence interval. Measured are the
+sample models of the lab; docs/progressive.md says how others are.`, topWindow, 100*prom.Confidence),
+		Example: `  mllab top
+  mllab top --watch          # until ^C
+  mllab top -o json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx := c.Context()
+			lab, err := bootstrap.OpenReadOnly(ctx, a.options())
+			if err != nil {
+				return err
+			}
+			if missing := lab.Missing([]string{"prometheus"}); len(missing) > 0 {
+				return fault.CannotTest(lab.Adding(missing), "the lab has no addon prometheus")
+			}
+			return a.top(ctx, watch, func() ([]prom.Version, error) { return prom.Top(ctx, lab.Kube, topWindow) })
+		},
+	}
+	c.Flags().BoolVarP(&watch, "watch", "w", false, fmt.Sprintf("show it again every %s, until ^C", topEvery))
+	return c
+}
+
+// top shows what was measured, once or until ctx ends.
+func (a *app) top(ctx context.Context, watch bool, measured func() ([]prom.Version, error)) error {
+	tick := time.NewTicker(topEvery)
+	defer tick.Stop()
+	for {
+		versions, err := measured()
+		if err != nil {
+			return err
+		}
+		if err := a.print(versions, func(w io.Writer) {
+			if watch && isTerminal(w) {
+				fmt.Fprint(w, "\x1b[H\x1b[J") // the cursor home, and nothing below it
+			}
+			printTop(w, versions)
+		}); err != nil || !watch {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && report.IsTerminal(f)
+}
+
+func printTop(w io.Writer, versions []prom.Version) {
+	if len(versions) == 0 {
+		fmt.Fprintf(w, "no model that Prometheus measures was there in the last %s\n", topWindow)
+		return
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAMESPACE\tMODEL\tVERSION\tREQUESTS\tSHARE\tERRORS\tP50\tP95\tP99")
+	for _, v := range versions {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n",
+			v.Namespace, v.Model, v.Version, v.Requests, percent(v.Share), percent(v.Errors), within(v.P50), within(v.P95), within(v.P99))
+	}
+	t.Flush()
+}
+
+func percent(r prom.Rate) string {
+	return fmt.Sprintf("%.1f %% (%.1f..%.1f)", 100*r.Rate, 100*r.Low, 100*r.High)
+}
+
+func within(t prom.Time) string {
+	if t.High == nil {
+		return fmt.Sprintf("%s (over %s)", milliseconds(t.At), milliseconds(t.Low))
+	}
+	return fmt.Sprintf("%s (%s..%s)", milliseconds(t.At), milliseconds(t.Low), milliseconds(*t.High))
+}
+
+func milliseconds(seconds float64) string {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond).String()
+}

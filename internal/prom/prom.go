@@ -1,0 +1,67 @@
+// Package prom reads what the lab's Prometheus has measured.
+package prom
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"mllab.local/internal/kube"
+)
+
+// Namespace is where Prometheus is, and where users look for it.
+const Namespace = "monitoring"
+
+// Value is one element of an instant vector.
+type Value struct {
+	Labels map[string]string
+	Value  float64
+}
+
+// Query has Prometheus answer a query whose result is an instant vector. Nobody
+// measured is no values, and no error.
+//
+// https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
+func Query(ctx context.Context, k *kube.Client, query string) ([]Value, error) {
+	pods, err := k.Pods(ctx, Namespace, map[string]string{"app": "prometheus"})
+	if err != nil {
+		return nil, err
+	}
+	if len(pods) == 0 {
+		return nil, errors.New("no pod of Prometheus is there")
+	}
+	body, err := k.FromPod(ctx, Namespace, pods[0].Name, 9090, "api/v1/query?query="+query)
+	if err != nil {
+		return nil, err
+	}
+	values, err := read(body)
+	if err != nil {
+		return nil, fmt.Errorf("reading Prometheus' answer: %w", err)
+	}
+	return values, nil
+}
+
+func read(body []byte) ([]Value, error) {
+	var answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string
+				Value  [2]any // Unix time, and a number as text
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, err
+	}
+	var values []Value
+	for _, r := range answer.Data.Result {
+		number, err := strconv.ParseFloat(fmt.Sprint(r.Value[1]), 64)
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, Value{r.Metric, number})
+	}
+	return values, nil
+}

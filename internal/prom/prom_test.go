@@ -1,0 +1,117 @@
+package prom
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func TestAnAnswerOfPrometheusIsRead(t *testing.T) {
+	values, err := read([]byte(`{"status":"success","data":{"resultType":"vector","result":[
+		{"metric":{"app":"model","code":"200"},"value":[1764400000.1,"12.5"]},{"metric":{},"value":[1764400000.1,"NaN"]}]}}`))
+	if err != nil || len(values) != 2 || values[0].Value != 12.5 || values[0].Labels["code"] != "200" || !math.IsNaN(values[1].Value) {
+		t.Errorf("%+v, %v", values, err)
+	}
+	if values, err := read([]byte(`{"data":{"result":[]}}`)); err != nil || len(values) != 0 {
+		t.Errorf("of nobody: %+v, %v", values, err)
+	}
+	for _, bad := range []string{"", "<html>", `{"data":{"result":[{"value":[1,"much"]}]}}`} {
+		if _, err := read([]byte(bad)); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}
+
+// answer is what Prometheus says of one series.
+func answer(app, version, label, value string, n float64) Value {
+	return Value{map[string]string{"namespace": "team", "app": app, "target": version, label: value}, n}
+}
+
+func TestVersionsHaveTheirRequestsSharesAndErrors(t *testing.T) {
+	requests := []Value{
+		answer("model", "v1", "code", "200", 269.6), answer("model", "v1", "code", "404", 0),
+		answer("model", "v2", "code", "200", 24), answer("model", "v2", "code", "503", 6.2),
+		answer("other", "v1", "code", "200", 7), answer("idle", "v1", "code", "200", 0),
+	}
+	got := top(requests, nil)
+	var told []string
+	for _, v := range got {
+		told = append(told, fmt.Sprintf("%s/%s/%s %d %.2f %.2f", v.Namespace, v.Model, v.Version, v.Requests, v.Share.Rate, v.Errors.Rate))
+	}
+	want := []string{"team/idle/v1 0 0.00 0.00", "team/model/v1 270 0.90 0.00", "team/model/v2 30 0.10 0.20", "team/other/v1 7 1.00 0.00"}
+	if !slices.Equal(told, want) {
+		t.Errorf("got %q, want %q", told, want)
+	}
+	if e := got[2].Errors; e.Low < 0.077 || e.Low > 0.078 || e.High < 0.385 || e.High > 0.386 { // Clopper-Pearson, 6 of 30
+		t.Errorf("the errors of v2 are %+v", e)
+	}
+	if idle := got[0].Share; idle.Low != 0 || idle.High != 1 {
+		t.Errorf("of no request something is known: %+v", idle)
+	}
+	if nobody := top(nil, nil); nobody == nil || len(nobody) > 0 {
+		t.Errorf("of nobody: %v", nobody)
+	}
+}
+
+func TestAPercentileIsOnTheLineBetweenTheBoundsOfItsBucket(t *testing.T) {
+	h := histogram{{0.01, 0}, {0.1, 500}, {1, 1000}, {math.Inf(1), 1000}}
+	for q, want := range map[float64]float64{0.5: 0.1, 0.25: 0.055, 0.75: 0.55, 0.95: 0.91} {
+		if got := h.percentile(q); math.Abs(got.At-want) > 1e-9 || got.High == nil {
+			t.Errorf("of %v: %+v, want %v", q, got, want)
+		}
+	}
+	if got := h.percentile(0.5); got.Low != 0.01 || *got.High != 1 { // on a bound: either side may hold it
+		t.Errorf("the median is in %v..%v", got.Low, *got.High)
+	}
+	if got := h.percentile(0.25); got.Low != 0.01 || *got.High != 0.1 {
+		t.Errorf("the first quartile is in %v..%v", got.Low, *got.High)
+	}
+	slow := histogram{{1, 10}, {math.Inf(1), 100}}
+	if got := slow.percentile(0.95); got.At != 1 || got.Low != 1 || got.High != nil {
+		t.Errorf("over the last bucket: %+v", got)
+	}
+	for _, empty := range []histogram{nil, {{1, 0}, {math.Inf(1), 0}}} {
+		if got := empty.percentile(0.95); got.At != 0 || got.High != nil {
+			t.Errorf("of none: %+v", got)
+		}
+	}
+}
+
+// Each end may be wrong in half of 1-Confidence of all samples, and by five
+// standard deviations more by chance.
+func TestBoundsHoldThePercentileAsOftenAsTheySay(t *testing.T) {
+	bounds := []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, math.Inf(1)}
+	random := rand.New(rand.NewPCG(1, 2))
+	const samples, n = 4000, 120
+	for _, q := range []float64{0.5, 0.95, 0.99} {
+		const mean = 0.08
+		truth := -mean * math.Log(1-q) // of an exponential distribution
+		below, above := 0, 0
+		for range samples {
+			h := make(histogram, len(bounds))
+			for i, le := range bounds {
+				h[i].le = le
+			}
+			for range n {
+				x := random.ExpFloat64() * mean
+				for i := range h {
+					if x <= h[i].le {
+						h[i].count++
+					}
+				}
+			}
+			got := h.percentile(q)
+			if truth < got.Low {
+				below++
+			}
+			if got.High != nil && truth > *got.High {
+				above++
+			}
+		}
+		if most := int(samples*(1-Confidence)/2 + 5*math.Sqrt(samples*0.025)); below > most || above > most {
+			t.Errorf("of %v: %d bounds are above it and %d below, at most %d of %d may be", q, below, above, most, samples)
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package prom
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"mllab.local/internal/kube"
+	"mllab.local/internal/split"
+)
+
+// Confidence of each interval here.
+const Confidence = 0.95
+
+// Version is what one version of a model was asked, and how it answered.
+type Version struct {
+	Namespace string `json:"namespace"`
+	Model     string `json:"model"`
+	Version   string `json:"version"`
+	Requests  int    `json:"requests"`
+	Share     Rate   `json:"share"`  // of the model's requests
+	Errors    Rate   `json:"errors"` // of its own requests: 5xx
+	P50       Time   `json:"p50"`
+	P95       Time   `json:"p95"`
+	P99       Time   `json:"p99"`
+}
+
+// Rate is a share in 0..1 with its exact interval.
+type Rate struct {
+	Rate float64 `json:"rate"`
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
+}
+
+// Time is a percentile of the times to answer, in seconds, and the bounds that
+// hold it. Nothing is known between two buckets of a histogram: At is on the line
+// between their bounds, as in histogram_quantile. High is infinite, and absent in
+// JSON, when it may be above the last bucket.
+type Time struct {
+	At   float64  `json:"at"`
+	Low  float64  `json:"low"`
+	High *float64 `json:"high,omitempty"`
+}
+
+// Top returns what each version of each sample model was asked in the last
+// window, by namespace, model and version. Counts are Prometheus' estimates:
+// increase extends what lies between two looks to the whole window.
+//
+// https://prometheus.io/docs/prometheus/latest/querying/functions/#increase
+func Top(ctx context.Context, k *kube.Client, window time.Duration) ([]Version, error) {
+	seconds := fmt.Sprintf("[%ds]", int(window.Seconds()))
+	requests, err := Query(ctx, k, "sum by (namespace, app, target, code) (increase(sampleapp_requests_total"+seconds+"))")
+	if err != nil {
+		return nil, err
+	}
+	buckets, err := Query(ctx, k, "sum by (namespace, app, target, le) (increase(sampleapp_request_duration_seconds_bucket"+seconds+"))")
+	if err != nil {
+		return nil, err
+	}
+	return top(requests, buckets), nil
+}
+
+func top(requests, buckets []Value) []Version {
+	type model struct{ namespace, app string }
+	type key struct {
+		model
+		version string
+	}
+	of := func(v Value) key {
+		return key{model{v.Labels["namespace"], v.Labels["app"]}, v.Labels["target"]}
+	}
+	all, errors, histograms, total := map[key]int{}, map[key]int{}, map[key]histogram{}, map[model]int{}
+	for _, v := range requests {
+		n := int(math.Round(v.Value))
+		all[of(v)] += n
+		total[of(v).model] += n
+		if strings.HasPrefix(v.Labels["code"], "5") {
+			errors[of(v)] += n
+		}
+	}
+	for _, v := range buckets {
+		if le, err := strconv.ParseFloat(v.Labels["le"], 64); err == nil {
+			histograms[of(v)] = append(histograms[of(v)], bucket{le, int(math.Round(v.Value))})
+		}
+	}
+	versions := []Version{}
+	for k, n := range all {
+		h := histograms[k]
+		slices.SortFunc(h, func(a, b bucket) int { return cmp.Compare(a.le, b.le) })
+		versions = append(versions, Version{
+			Namespace: k.namespace, Model: k.app, Version: k.version, Requests: n,
+			Share: rate(n, total[k.model]), Errors: rate(errors[k], n),
+			P50: h.percentile(0.50), P95: h.percentile(0.95), P99: h.percentile(0.99),
+		})
+	}
+	slices.SortFunc(versions, func(a, b Version) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Model, b.Model), strings.Compare(a.Version, b.Version))
+	})
+	return versions
+}
+
+func rate(count, n int) Rate {
+	if n == 0 {
+		return Rate{High: 1}
+	}
+	low, high := split.Interval(count, n, Confidence)
+	return Rate{float64(count) / float64(n), low, high}
+}
+
+// histogram has the buckets of one, sorted; each counts what is in those before
+// it, too, and the last has no bound.
+type histogram []bucket
+
+type bucket struct {
+	le    float64 // seconds
+	count int
+}
+
+// percentile returns the q-th, and the bounds of the buckets that hold it: below
+// Low are surely fewer than q of all, and below High more, each but for half of
+// 1-Confidence. Of a bound it is known how many requests of the sample it holds,
+// so the exact interval of that share says on which side of it the percentile is.
+func (h histogram) percentile(q float64) (t Time) {
+	if len(h) == 0 || h[len(h)-1].count == 0 {
+		return t
+	}
+	n := h[len(h)-1].count
+	before, found := bucket{}, false
+	for _, b := range h {
+		if !found && float64(b.count) >= q*float64(n) {
+			found = true
+			if t.At = before.le; !math.IsInf(b.le, 1) {
+				t.At += (b.le - before.le) * (q*float64(n) - float64(before.count)) / float64(b.count-before.count)
+			}
+		}
+		low, high := split.Interval(min(b.count, n), n, Confidence)
+		if math.IsInf(b.le, 1) {
+			break
+		}
+		if high < q {
+			t.Low = b.le
+		}
+		if low >= q {
+			t.High = &b.le
+			break
+		}
+		before = b
+	}
+	return t
+}
