@@ -90,6 +90,10 @@ func printTop(w io.Writer, versions []prom.Version) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAMESPACE\tMODEL\tVERSION\tREQUESTS\tSHARE\tERRORS\tP50\tP95\tP99")
 	for _, v := range versions {
+		if v.Requests == 0 {
+			fmt.Fprintf(t, "%s\t%s\t%s\t0\t-\t-\t-\t-\t-\n", v.Namespace, v.Model, v.Version)
+			continue
+		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n",
 			v.Namespace, v.Model, v.Version, v.Requests, percent(v.Share), percent(v.Errors), within(v.P50), within(v.P95), within(v.P99))
 	}

@@ -17,8 +17,11 @@ func TestTopIsATableWithIntervals(t *testing.T) {
 		Namespace: "team", Model: "model", Version: "v1", Requests: 270,
 		Share: prom.Rate{Rate: 0.9, Low: 0.8604, High: 0.9316}, Errors: prom.Rate{High: 0.0136},
 		P50: prom.Time{At: 0.0123, Low: 0.01, High: &most}, P95: prom.Time{At: 10, Low: 10},
-	}})
+	}, {Namespace: "team", Model: "model", Version: "v2", Share: prom.Rate{High: 1}}})
 	if want := "team       model  v1       270       90.0 % (86.0..93.2)  0.0 % (0.0..1.4)  12ms (10ms..25ms)  10s (over 10s)"; !strings.Contains(b.String(), want) {
+		t.Errorf("it is\n%s, want\n%s", b.String(), want)
+	}
+	if want := "team       model  v2       0         -                    -"; !strings.Contains(b.String(), want) {
 		t.Errorf("it is\n%s, want\n%s", b.String(), want)
 	}
 	b.Reset()
