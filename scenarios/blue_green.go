@@ -43,12 +43,11 @@ type turn struct {
 // autoscaler to say.
 func blueGreen() Scenario {
 	return Scenario{
-		Name:             "blue-green",
-		Summary:          "two versions side by side: all traffic is switched at once, and back",
-		Needs:            []string{"istio", "knative"},
-		Serial:           true,
-		ParallelControls: true,
-		New:              newBlueGreen,
+		Name:    "blue-green",
+		Summary: "two versions side by side: all traffic is switched at once, and back",
+		Needs:   []string{"istio", "knative"},
+		Serial:  true,
+		New:     newBlueGreen,
 	}
 }
 
