@@ -103,7 +103,7 @@ func All() []Addon {
 	return []Addon{
 		gatewayAPI(), istio(), network(), knative(), sample(), flux(), git(),
 		labRegistry(), jobset(), trainer(), kserve(), argo(), kubeflow(),
-		prometheus(), flagger(), progressive(),
+		prometheus(), alertmanager(), flagger(), progressive(),
 	}
 }
 

@@ -62,7 +62,7 @@ func TestTheControllersOfKubeflowAndFlaggerRequestLittle(t *testing.T) {
 		cpu, memory string
 	}{
 		{parts(), "95m", "304Mi"},
-		{[]Addon{prometheus(), flagger(), progressive()}, "40m", "160Mi"},
+		{[]Addon{prometheus(), alertmanager(), flagger(), progressive()}, "50m", "192Mi"},
 	} {
 		var cpu, memory resource.Quantity
 		for _, a := range c.addons {

@@ -393,6 +393,7 @@ func TestVersionsAreThoseOfThePins(t *testing.T) {
 		{"argo-workflows", requires(t, nested+"argo-workflows/go.mod")["github.com/argoproj/argo-workflows/v4"]},
 		{"registry", requires(t, nested+"registry/go.mod")["github.com/distribution/distribution/v3"]},
 		{"flagger", requires(t, nested+"flagger/go.mod")["github.com/fluxcd/flagger"]},
+		{"alertmanager", requires(t, nested+"alertmanager/go.mod")["github.com/prometheus/alertmanager"]},
 		{"prometheus", strings.Replace(requires(t, nested+"prometheus/go.mod")["github.com/prometheus/prometheus"], "v0.309.", "v3.9.", 1)},
 	} {
 		if got[c.name] == "" || !strings.HasPrefix(c.pinned, "v"+got[c.name]) {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"mllab.local/internal/alerts"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/prom"
 )
@@ -21,8 +22,15 @@ func prometheus() Addon {
 		Name:    "prometheus",
 		Summary: "Prometheus: metrics of the pods that are annotated for it",
 		Images:  []string{"prometheus"},
+		Render:  renderRules,
 		Verify:  verifyPrometheus,
 	}
+}
+
+// renderRules returns the rules that Prometheus alerts by.
+func renderRules(Images) ([]*unstructured.Unstructured, error) {
+	rules, err := alerts.ConfigMap(alerts.Rules(alerts.Default))
+	return []*unstructured.Unstructured{rules}, err
 }
 
 // verifyPrometheus asks for what it has measured of itself: it has then found a
@@ -33,6 +41,44 @@ func verifyPrometheus(ctx context.Context, env Env, reason func(string)) error {
 		if err == nil && len(found) == 0 {
 			err = errors.New("it has not found itself yet")
 		}
+		return err
+	})
+}
+
+// alertmanager notifies who wants to know of what Prometheus finds wrong.
+func alertmanager() Addon {
+	return Addon{
+		Name:    "alertmanager",
+		Summary: "Alertmanager: notifies a namespace's Service called alerts of what Prometheus finds wrong",
+		Needs:   []string{"prometheus"},
+		Images:  []string{"alertmanager"},
+		Verify:  verifyAlertmanager,
+	}
+}
+
+// verifyAlertmanager returns when Prometheus sends alerts to it, and can answer
+// each rule, and Alertmanager answers which alerts it has.
+func verifyAlertmanager(ctx context.Context, env Env, reason func(string)) error {
+	return poll(ctx, reason, "having Prometheus look at its rules", func(ctx context.Context) error {
+		targets, err := alerts.Targets(ctx, env.Kube)
+		if err == nil && targets == 0 {
+			err = errors.New("it does not know Alertmanager yet")
+		}
+		if err != nil {
+			return err
+		}
+		rules, err := alerts.Evaluated(ctx, env.Kube)
+		if err != nil {
+			return err
+		}
+		for _, r := range alerts.Rules(alerts.Default) {
+			if state, known := rules[r.Alert]; !known {
+				return fmt.Errorf("it does not have rule %s yet", r.Alert)
+			} else if state.Problem != "" {
+				return fmt.Errorf("rule %s: %s", r.Alert, state.Problem)
+			}
+		}
+		_, err = alerts.Active(ctx, env.Kube)
 		return err
 	})
 }
@@ -74,8 +120,8 @@ func verifyFlagger(ctx context.Context, env Env, reason func(string)) error {
 func progressive() Addon {
 	return Addon{
 		Name:    "progressive",
-		Summary: "progressive delivery: Flagger and Prometheus, and the metrics that versions are judged by",
-		Needs:   []string{"flagger"},
+		Summary: "progressive delivery: Flagger, Prometheus and Alertmanager, and the metrics that versions are judged by",
+		Needs:   []string{"alertmanager", "flagger"},
 		Verify:  verifyProgressive,
 	}
 }

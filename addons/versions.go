@@ -59,6 +59,7 @@ var pins = []pin{
 	{"registry", "github.com/distribution/distribution/v3", plain, "3.1", ""},
 	{"flagger", "github.com/fluxcd/flagger", plain, "1.44", ""},
 	{"prometheus", "github.com/prometheus/prometheus", prometheusRelease, "3.9", "2026-02-17"},
+	{"alertmanager", "github.com/prometheus/alertmanager", plain, "0.35", ""},
 }
 
 // Versions returns the versions of what the addons install. They come from

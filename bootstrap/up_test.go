@@ -392,7 +392,7 @@ func TestImagesThatTheNodeLacksAreLoadedIntoIt(t *testing.T) {
 func TestUpBringsTheWholeLabAndCoreTheSmallOne(t *testing.T) {
 	core := addons.Core()
 	whole := append(addons.Core(), "flux", "git", "jobset", "trainer", "kserve", "argo-workflows", "registry", "kubeflow")
-	progressive := []string{"prometheus", "flagger", "progressive"}
+	progressive := []string{"prometheus", "alertmanager", "flagger", "progressive"}
 	for _, c := range []struct {
 		o          UpOptions
 		have, want []string

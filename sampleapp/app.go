@@ -31,6 +31,7 @@ type app struct {
 	random   func() float64 // 0 <= x < 1
 	seen     *seen
 	faults   *faultState
+	alerts   alerts
 	draining atomic.Bool
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -67,6 +68,8 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", a.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /seen", a.showSeen)
+	mux.HandleFunc("POST /alerts", a.takeAlerts)
+	mux.HandleFunc("GET /alerts", a.showAlerts)
 	if a.trained != nil {
 		a.protocols(mux)
 	}

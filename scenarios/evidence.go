@@ -48,6 +48,9 @@ const (
 	Promotion Claim = "promotion" // a good version takes over, and what is said of it and who answers agree
 	Rollback  Claim = "rollback"  // a version that is bad, or that nobody has measured, is taken back
 
+	Calm  Claim = "calm"  // nothing alerts that nothing has caused
+	Alarm Claim = "alarm" // each fault alerts, and its alert ends with it, within the bound
+
 	Delivery   Claim = "delivery"   // what a commit says is in the traffic, or on the cluster, within the bound
 	Correction Claim = "correction" // what was changed by hand is as Git says again, within the bound
 	Refusal    Claim = "refusal"    // a commit that cannot be applied is not taken for good, and the reason is said

@@ -262,6 +262,7 @@ func TestStampedVersionsAreThePinnedOnes(t *testing.T) {
 		{"argo-executor", "argo-workflows", "github.com/argoproj/argo-workflows/v4"},
 		{"registry", "registry", "github.com/distribution/distribution/v3"},
 		{"flagger", "flagger", "github.com/fluxcd/flagger"},
+		{"alertmanager", "alertmanager", "github.com/prometheus/alertmanager"},
 	} {
 		_, tag, _ := strings.Cut(upstream[c.component], ":")
 		if want := pinned(c.module, c.path); strings.TrimPrefix(tag, "v") != strings.TrimPrefix(want, "v") {

@@ -72,11 +72,12 @@ type module struct {
 const KubeVersion = "v1.36.5"
 
 const (
-	pauseImage        = "registry.k8s.io/pause:3.10.2"
-	istioVersion      = "1.31.0"
-	envoyVersion      = "1.39.3"
-	argoVersion       = "v4.1.4"
-	prometheusVersion = "3.9.1"
+	pauseImage          = "registry.k8s.io/pause:3.10.2"
+	istioVersion        = "1.31.0"
+	envoyVersion        = "1.39.3"
+	argoVersion         = "v4.1.4"
+	prometheusVersion   = "3.9.1"
+	alertmanagerVersion = "0.35.0"
 )
 
 // kubeLDFlags stamps the version that kubeadm and kubelet compare with each
@@ -94,7 +95,7 @@ var kubeLDFlags = func() string {
 // left at the end.
 var moduleOrder = []string{
 	"kubernetes", "istio", "knative-serving", "containerd", "coredns", "knative-net-gateway-api", "etcd", "runc", "cni-plugins", "pause",
-	"flux", "argo-workflows", "prometheus", "kserve", "flagger", "trainer", "registry",
+	"flux", "argo-workflows", "prometheus", "alertmanager", "kserve", "flagger", "trainer", "registry",
 }
 
 var modules = map[string]module{
@@ -124,6 +125,12 @@ var modules = map[string]module{
 		patch: "github.com/prometheus/prometheus",
 		files: map[string]string{"plugins.go": "plugins"},
 		flags: flags{ldflags: " -X github.com/prometheus/common/version.Version=" + prometheusVersion},
+	},
+	// Compiled without its pages, which are generated and not in its module.
+	"alertmanager": {
+		patch: "github.com/prometheus/alertmanager",
+		files: map[string]string{"web.go": "ui"},
+		flags: flags{ldflags: " -X github.com/prometheus/common/version.Version=" + alertmanagerVersion},
 	},
 	"registry":    {flags: flags{pattern: "."}},
 	"etcd":        {},
@@ -253,6 +260,13 @@ var table = []Component{
 		Build: Recipe{
 			Binaries: map[string]Binary{"/bin/prometheus": {"prometheus", "prometheus"}}, Env: []string{"PATH=/bin"},
 			Entrypoint: []string{"/bin/prometheus"}, User: "65532:65532", Dirs: []string{"/tmp"},
+		},
+	},
+	{
+		Name: "alertmanager", Upstream: "quay.io/prometheus/alertmanager:v" + alertmanagerVersion,
+		Build: Recipe{
+			Binaries: map[string]Binary{"/bin/alertmanager": {"alertmanager", "alertmanager"}}, Env: []string{"PATH=/bin"},
+			Entrypoint: []string{"/bin/alertmanager"}, User: "65532:65532", Dirs: []string{"/tmp"},
 		},
 	},
 	{

@@ -71,6 +71,8 @@ func TestLabDelivery(t *testing.T) {
 	})
 	c.part(t, "model-canary, and what Git says of it", func(t *testing.T) { testModelCanary(t, c) })
 
+	testAlerts(t, c)
+
 	testGitOps(t, c)
 
 	for _, name := range kubeflowScenarios {

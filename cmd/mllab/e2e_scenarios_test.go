@@ -289,7 +289,9 @@ func planOf(t *testing.T, s scenarios.Scenario, o scenarios.Options) *scenarios.
 
 // core reports whether a scenario needs no more than the core lab has.
 func core(s scenarios.Scenario) bool {
-	return !slices.ContainsFunc(s.Needs, func(addon string) bool { return slices.Contains([]string{"flux", "kubeflow", "progressive"}, addon) })
+	return !slices.ContainsFunc(s.Needs, func(addon string) bool {
+		return slices.Contains([]string{"flux", "kubeflow", "progressive", "alertmanager"}, addon)
+	})
 }
 
 // inForce returns when the canary's traffic is so, in percents, and Knative calls it ready: then its sample begins.

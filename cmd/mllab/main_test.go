@@ -58,7 +58,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 }
 
 func TestHelpIsShortAndNamesTheNextCommand(t *testing.T) {
-	for _, args := range []string{"", "--help", "help up", "up --help", "down --help", "status --help", "doctor --help", "version --help", "git --help", "git clone --help", "git url --help", "audit --help", "top --help", "pipeline --help", "pipeline compile --help"} {
+	for _, args := range []string{"", "--help", "help up", "up --help", "down --help", "status --help", "doctor --help", "version --help", "git --help", "git clone --help", "git url --help", "audit --help", "top --help", "alerts --help", "pipeline --help", "pipeline compile --help"} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
 		if lines := strings.Count(stdout, "\n"); code != 0 || stderr != "" || lines < 10 || lines > 40 || !strings.Contains(stdout, "Examples:\n  mllab ") {
 			t.Errorf("mllab %s: code %d, %d lines, stderr %q\n%s", args, code, lines, stderr, stdout)

@@ -145,6 +145,7 @@ var shown = []source{
 	{pin: nested + "/kubernetes", module: "k8s.io/kubernetes"},
 	{pin: nested + "/registry", module: "github.com/distribution/distribution/v3"},
 	{pin: nested + "/prometheus", module: "github.com/prometheus/prometheus"},
+	{pin: nested + "/alertmanager", module: "github.com/prometheus/alertmanager"},
 }
 
 func main() {

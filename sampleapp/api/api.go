@@ -1,6 +1,8 @@
 // Package api is the contract of the sample model with those who use it: headers, /seen and /faults.
 package api
 
+import "time"
+
 // What the model says about itself in every answer's header. A proxy on the way does not add these, so an answer without
 // any of them is the proxy's own.
 const (
@@ -55,4 +57,11 @@ type FaultsChange struct {
 	Hang        *bool    `json:"hang,omitempty"`
 	FailPercent *float64 `json:"failPercent,omitempty"`
 	Delay       string   `json:"delay,omitempty"`
+}
+
+// Alert is one alert that came from Alertmanager: an item of the answer to GET /alerts, in the order in which they came.
+type Alert struct {
+	Received time.Time         `json:"received"`
+	Status   string            `json:"status"` // "firing" or "resolved"
+	Labels   map[string]string `json:"labels"` // alertname, and what the rule's query has: namespace, app, pod
 }

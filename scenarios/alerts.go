@@ -1,0 +1,396 @@
+package scenarios
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/alerts"
+	"mllab.local/internal/prom"
+	"mllab.local/sampleapp/api"
+)
+
+const (
+	alertsRate   = 5 // requests per second to each model that has users
+	alertedFails = 50
+	alertedSlow  = 2 * alerts.MaxLatency
+	// movedErrors is the threshold that hides what the failing model does.
+	movedErrors = 90
+
+	// alertSlack is how long it may take until Prometheus has measured a fault, and
+	// from the rule to the receiver, on a small busy machine.
+	alertSlack = 30 * time.Second
+	// calmFor is how long nothing may fire while nothing is wrong: as long as a rule
+	// takes that finds something in each of its looks.
+	calmFor = alerts.Window + alerts.For + 5*time.Second
+
+	receiver = "receiver"
+)
+
+// trouble is what goes wrong with one model, and the alert that it must cause.
+type trouble struct {
+	model, alert string
+	wrong, well  faults
+	users        bool
+	leave        bool          // its users leave
+	within       time.Duration // from the fault to the receiver
+
+	pod    string
+	prober prober
+	at     time.Time // of the fault, and then of its end
+}
+
+// alertsStory is models that go wrong, each in its own way, and one that does not.
+type alertsStory struct {
+	Options
+	troubles []*trouble
+	calm     time.Duration
+	notified string // what the Service selects that Alertmanager notifies
+	pod      string // of the receiver
+}
+
+// alertsScenario: each kind of fault fires its own alert, which reaches a receiver
+// in the lab, and ends when the fault does; what is well causes none.
+func alertsScenario() Scenario {
+	return Scenario{
+		Name:             "alerts",
+		Summary:          "errors, slowness, missing users and a hanging pod each alert somebody in time",
+		Needs:            []string{"istio", "alertmanager"},
+		Serial:           true,
+		ParallelControls: true,
+		New:              newAlerts,
+	}
+}
+
+// newAlerts plans one run.
+func newAlerts(o Options) (*Plan, error) {
+	percent, none, hang, well := float64(alertedFails), float64(0), true, false
+	s := &alertsStory{Options: o, calm: calmFor, notified: receiver, troubles: []*trouble{
+		{model: "erring", alert: alerts.ModelErrors, wrong: faults{FailPercent: &percent}, well: faults{FailPercent: &none}, users: true, within: alerts.For + alertSlack},
+		{model: "slow", alert: alerts.ModelSlow, wrong: faults{Delay: alertedSlow.String()}, well: faults{Delay: "0s"}, users: true, within: alerts.For + alertSlack},
+		{model: "left", alert: alerts.ModelUnused, users: true, leave: true, within: alerts.Window + alerts.For + alertSlack},
+		{model: "hanging", alert: alerts.ReplicaDown, wrong: faults{Hang: &hang}, well: faults{Hang: &well}, within: alerts.For + alertSlack},
+		{model: "well", users: true},
+	}}
+	return &Plan{
+		Steps: []Step{
+			{
+				Name:     "all is well",
+				Why:      fmt.Sprintf("Five models, and a receiver that Alertmanager notifies of this namespace. Prometheus looks at its rules every %s.", alerts.Every),
+				WatchFor: fmt.Sprintf("For %s no alert comes. A rule that cries without need is soon ignored.", calmFor),
+				Change:   s.deploy, Check: s.silent,
+			},
+			{
+				Name: "each fault alerts",
+				Why: fmt.Sprintf("One model answers %d %% of its requests with an error, one takes %s, one loses its users, and one hangs. "+
+					"An alert is pending for %s before it fires: a short trouble wakes nobody.", alertedFails, alertedSlow, alerts.For),
+				WatchFor: "One alert for each fault, how long it took to the receiver, and none for the model that is well.",
+				Change:   s.harm, Check: s.fired,
+			},
+			{
+				Name:     "each alert ends",
+				Why:      fmt.Sprintf("The faults are taken back. A rule about requests still sees the bad ones of the last %s.", alerts.Window),
+				WatchFor: "The receiver learns that each is resolved.",
+				Change:   s.heal, Check: s.resolved,
+			},
+		},
+		Controls: []Control{
+			{
+				Name: "threshold", Summary: fmt.Sprintf("the rule about errors compares with %d %%", movedErrors),
+				Break: func(ctx context.Context, l *Session) error {
+					s.only("erring")
+					moved := alerts.Default
+					moved.ErrorPercent = movedErrors
+					l.removal(func(ctx context.Context) error { return l.setRules(ctx, alerts.Default) })
+					return l.setRules(ctx, moved)
+				},
+				Catches: Alarm,
+			},
+			{
+				Name: "unheard", Summary: "the Service that Alertmanager notifies has no pod behind it",
+				// Not the model of the other control, which may run in parallel.
+				Break:   func(context.Context, *Session) error { s.only("slow"); s.notified = "nobody"; return nil },
+				Catches: Alarm,
+			},
+		},
+	}, nil
+}
+
+// only leaves the other models out of a control, and the watch before the fault.
+func (s *alertsStory) only(model string) {
+	s.troubles = slices.DeleteFunc(s.troubles, func(t *trouble) bool { return t.model != model })
+	s.calm = 0
+}
+
+// setRules has Prometheus alert by these thresholds, and returns when it does.
+func (l *Session) setRules(ctx context.Context, t alerts.Thresholds) error {
+	rules := alerts.Rules(t)
+	config, err := alerts.ConfigMap(rules)
+	if err != nil {
+		return err
+	}
+	if _, err := l.Kube.Apply(ctx, []*unstructured.Unstructured{config}); err != nil {
+		return err
+	}
+	pods, err := l.Kube.Pods(ctx, prom.Namespace, map[string]string{"app": "prometheus"})
+	if err != nil {
+		return err
+	}
+	for i := range pods {
+		// The kubelet writes a ConfigMap's files when it looks at the pod anyway, which
+		// takes it a minute; a change of the pod has it look now.
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{"mllab.local/rules":%q}}}`, uuid.NewString())
+		if err := l.Kube.Patch(ctx, &pods[i], client.RawPatch("application/merge-patch+json", []byte(patch))); err != nil {
+			return fmt.Errorf("having the kubelet look at Pod/%s: %w", pods[i].Name, err)
+		}
+	}
+	want := fmt.Sprintf("> %g", t.ErrorPercent)
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		state, err := alerts.Evaluated(ctx, l.Kube)
+		if err == nil && strings.HasSuffix(state[alerts.ModelErrors].Query, want) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for Prometheus' rules: %w (last: %q, %v)", ctx.Err(), state[alerts.ModelErrors].Query, err)
+		}
+	}
+}
+
+// deploy brings the models, their users and the receiver.
+func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
+	type place struct{ Name, Host string }
+	var models []place
+	for _, t := range s.troubles {
+		models = append(models, place{t.model, l.host(t.model)})
+	}
+	objs, err := render("alerts/models.yaml", map[string]any{
+		"Image": l.Image, "Namespace": l.Namespace, "Scrape": scrapeEvery.String(), "AdminPort": adminPort, "Notified": s.notified,
+		"Models": append(models, place{Name: receiver}),
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.apply(ctx, objs...); err != nil {
+		return err
+	}
+	if s.pod, err = l.podOf(ctx, receiver); err != nil {
+		return err
+	}
+	for _, t := range s.troubles {
+		if t.pod, err = l.podOf(ctx, t.model); err != nil {
+			return err
+		}
+		r := l.to(t.model)
+		r.URL += "/readyz" // what nobody uses has no requests
+		if err := l.answers(ctx, r); err != nil {
+			return err
+		}
+		if t.users {
+			t.prober.start(ctx, l, l.to(t.model), alertsRate)
+		}
+	}
+	return nil
+}
+
+// podOf is the one pod of an app.
+func (l *Session) podOf(ctx context.Context, app string) (string, error) {
+	pods, err := l.pods(ctx, map[string]string{"app": app})
+	if err == nil && len(pods) != 1 {
+		err = fmt.Errorf("%s has %d pods instead of one", app, len(pods))
+	}
+	if err != nil {
+		return "", err
+	}
+	return pods[0], nil
+}
+
+// heard is what the receiver has got.
+func (s *alertsStory) heard(ctx context.Context, l *Session) (all []api.Alert, err error) {
+	body, err := l.Kube.FromPod(ctx, l.Namespace, s.pod, modelPort, "alerts")
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(body, &all); err != nil {
+		return nil, fmt.Errorf("reading the alerts of Pod/%s: %w", s.pod, err)
+	}
+	return all, nil
+}
+
+// silent watches that nothing comes while nothing is wrong.
+func (s *alertsStory) silent(ctx context.Context, l *Session) (Evidence, error) {
+	if err := pause(ctx, s.calm); err != nil {
+		return Evidence{}, err
+	}
+	all, err := s.heard(ctx, l)
+	if err != nil {
+		return Evidence{}, err
+	}
+	return s.judgeSilence(all)
+}
+
+// judgeSilence refutes that nothing came.
+func (s *alertsStory) judgeSilence(all []api.Alert) (Evidence, error) {
+	e := Evidence{Summary: fmt.Sprintf("%d alerts in %s", len(all), s.calm)}
+	if len(all) > 0 {
+		return e, refute(Calm, "nothing was wrong, and the receiver got: %s", inWords(all[0]))
+	}
+	return e, nil
+}
+
+// inWords is an alert in a few words.
+func inWords(a api.Alert) string {
+	return fmt.Sprintf("%s of %s is %s", a.Labels["alertname"], a.Labels["app"], a.Status)
+}
+
+// harm makes every model wrong that is there to go wrong.
+func (s *alertsStory) harm(ctx context.Context, l *Session) error {
+	for _, t := range s.troubles {
+		switch {
+		case t.alert == "":
+			continue
+		case t.leave:
+			t.prober.Stop()
+		default:
+			if err := l.breakPod(ctx, t.pod, t.wrong); err != nil {
+				return err
+			}
+		}
+		t.at = time.Now()
+	}
+	return nil
+}
+
+// heal takes it back.
+func (s *alertsStory) heal(ctx context.Context, l *Session) error {
+	for _, t := range s.troubles {
+		switch {
+		case t.alert == "":
+			continue
+		case t.leave:
+			t.prober.start(ctx, l, l.to(t.model), alertsRate)
+		default:
+			if err := l.breakPod(ctx, t.pod, t.well); err != nil {
+				return err
+			}
+		}
+		t.at, t.within = time.Now(), alerts.Window+alertSlack
+	}
+	return nil
+}
+
+func (s *alertsStory) fired(ctx context.Context, l *Session) (Evidence, error) {
+	return s.until(ctx, l, "firing")
+}
+
+func (s *alertsStory) resolved(ctx context.Context, l *Session) (Evidence, error) {
+	return s.until(ctx, l, "resolved")
+}
+
+// until asks the receiver until it knows that each alert has this status, or
+// the last one is late, and then judges what it got.
+func (s *alertsStory) until(ctx context.Context, l *Session, status string) (Evidence, error) {
+	var last time.Time
+	for _, t := range s.troubles {
+		if end := t.at.Add(t.within); t.alert != "" && end.After(last) {
+			last = end
+		}
+	}
+	var all []api.Alert
+	var unheard error
+	err := l.untilEvery(ctx, followEvery, "the receiver", func() string {
+		missing := []string{"it does not answer"}
+		if all, unheard = s.heard(ctx, l); unheard == nil {
+			missing = s.missing(all, status)
+		}
+		if len(missing) > 0 && time.Now().Before(last) {
+			return strings.Join(missing, ", ")
+		}
+		return ""
+	})
+	if err = errors.Join(err, unheard); err != nil {
+		return Evidence{}, err
+	}
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return Evidence{}, err
+	}
+	file, err := l.keepText(".json", text)
+	if err != nil {
+		return Evidence{}, err
+	}
+	e, err := s.judge(all, status)
+	e.File = file
+	return e, err
+}
+
+// about says whether a is the alert of t.
+func (t *trouble) about(a api.Alert) bool {
+	return t.alert != "" && a.Labels["alertname"] == t.alert && a.Labels["app"] == t.model
+}
+
+// first is when the receiver knew first that the alert of t has this status.
+func (t *trouble) first(all []api.Alert, status string) (when time.Time, known bool) {
+	for _, a := range all {
+		if t.about(a) && a.Status == status {
+			return a.Received, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// missing are the alerts that the receiver does not know of yet.
+func (s *alertsStory) missing(all []api.Alert, status string) (missing []string) {
+	for _, t := range s.troubles {
+		if _, known := t.first(all, status); t.alert != "" && !known {
+			missing = append(missing, fmt.Sprintf("%s of %s is not %s", t.alert, t.model, status))
+		}
+	}
+	return missing
+}
+
+// judge refutes that the receiver got each alert in time, and no other.
+func (s *alertsStory) judge(all []api.Alert, status string) (Evidence, error) {
+	var e Evidence
+	var says []string
+	late := &ClaimError{Claim: Alarm}
+	for _, t := range s.troubles {
+		if t.alert == "" {
+			continue
+		}
+		when, known := t.first(all, status)
+		took := when.Sub(t.at)
+		switch {
+		case !known:
+			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was not notified within %s that %s of %s is %s", t.within, t.alert, t.model, status))
+		case took < 0:
+			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was notified that %s of %s is %s %.1f s before there was a cause", t.alert, t.model, status, -took.Seconds()))
+		case took > t.within:
+			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was notified after %.1f s that %s of %s is %s: later than %s", took.Seconds(), t.alert, t.model, status, t.within))
+		default:
+			says = append(says, fmt.Sprintf("%s after %.1f s (at most %s)", t.alert, took.Seconds(), t.within))
+			e.Figures = append(e.Figures, Figure{t.alert + " " + status, took.Seconds(), "s"})
+		}
+	}
+	e.Summary = status + ": " + strings.Join(says, ", ")
+	for _, a := range all {
+		if !slices.ContainsFunc(s.troubles, func(t *trouble) bool { return t.about(a) }) {
+			return e, refute(Calm, "the receiver got what nothing has caused: %s", inWords(a))
+		}
+	}
+	if len(late.Reasons) > 0 {
+		return e, late
+	}
+	return e, nil
+}
