@@ -114,8 +114,9 @@ func newProgressive(o Options) (*Plan, error) {
 			},
 			{
 				Name: "the users' loss", Check: s.loss,
-				Why:      "The watchers sent at their own pace through all of it.",
-				WatchFor: "Nothing was lost but by the version that errs, and no more than its share explains.",
+				Why: "The watchers sent at their own pace through all of it.",
+				WatchFor: fmt.Sprintf("Nothing was lost but by the version that errs, and no more than its share explains. "+
+					"When Flagger takes a version back, up to %d requests of each watcher may find its pods gone before the route is.", takenAwayMost),
 			},
 		}),
 		Controls: []Control{

@@ -184,6 +184,43 @@ func TestOnlyTheErringVersionMayLoseAndNoMoreThanItsWeight(t *testing.T) {
 	}
 }
 
+func TestFewRequestsMayFindNobodyInTheMomentInWhichABadVersionIsTakenBack(t *testing.T) {
+	end := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	nobody := probe.Answer{Status: http.StatusServiceUnavailable, Router: true, Scheduled: end.Add(-time.Second)}
+	later, byV2, timeout := nobody, nobody, nobody
+	later.Scheduled = end.Add(takenAwayBound + time.Second)
+	byV2.Target, byV2.Router = "v2", false
+	timeout.Status, timeout.Router, timeout.Err = 0, false, "no answer: timeout after 10s"
+	for _, tc := range []struct {
+		name    string
+		env     map[string]string // nil: of the good version
+		phase   string
+		lost    []probe.Answer
+		refutes bool
+	}{
+		{"one", map[string]string{"DELAY": "5s"}, flaggerFailed, []probe.Answer{nobody}, false},
+		{"one, of the version that errs", map[string]string{"FAIL_PERCENT": "50"}, flaggerFailed, []probe.Answer{nobody}, false},
+		{"too many", map[string]string{"DELAY": "5s"}, flaggerFailed, []probe.Answer{nobody, nobody, nobody, nobody}, true},
+		{"too many, of the version that errs", map[string]string{"FAIL_PERCENT": "50"}, flaggerFailed, []probe.Answer{nobody, nobody, nobody, nobody}, true},
+		{"later", map[string]string{"DELAY": "5s"}, flaggerFailed, []probe.Answer{later}, true},
+		{"by the model", map[string]string{"DELAY": "5s"}, flaggerFailed, []probe.Answer{byV2}, true},
+		{"without an answer", map[string]string{"DELAY": "5s"}, flaggerFailed, []probe.Answer{nobody, timeout}, true},
+		{"of a version that is promoted", nil, flaggerSucceeded, []probe.Answer{nobody}, true},
+		{"of another reason", map[string]string{"DELAY": "5s"}, flaggerFailed, nil, true},
+	} {
+		m := &delivered{name: "m", env: tc.env, phase: tc.phase, changed: end.Add(-time.Minute), end: end, users: usersOf(strategyCanary)}
+		s := &progressiveStory{Options: Options{Alpha: 1e-6}}
+		var sent []probe.Answer
+		for i := range 60 * watchRate {
+			sent = append(sent, probe.Answer{Target: "v1", Status: 200, Scheduled: m.changed.Add(time.Duration(i) * time.Second / watchRate)})
+		}
+		_, err := s.excused(m, m.users[0], sent, Evidence{Tally: &probe.Tally{Failed: tc.lost}}, refute(NoLoss, "something was lost"))
+		if claim, why := refutes(t, err); (claim == NoLoss) != tc.refutes {
+			t.Errorf("%s: %q %s", tc.name, claim, why)
+		}
+	}
+}
+
 // Where a bad version gets no user, a single answer of it is one too many.
 func TestABadVersionAnswersNoUserOfWhomItHasNoShare(t *testing.T) {
 	for _, tc := range []struct {

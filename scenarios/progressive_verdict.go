@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
@@ -96,18 +98,53 @@ func (s *progressiveStory) loss(ctx context.Context, l *Session) (all Evidence, 
 }
 
 // excused judges what users of a model lost: nothing, but of the version that errs,
-// and of that no more than its share explains. Those of whom a bad version has no
-// share, it must not have answered at all.
+// and of that no more than its share explains; and few requests in the moment in
+// which a bad version is taken back. Those of whom a bad version has no share, it
+// must not have answered at all.
 func (s *progressiveStory) excused(m *delivered, u *audience, sent []probe.Answer, e Evidence, lost error) (summary string, err error) {
 	var refuted *ClaimError
 	i := slices.IndexFunc(sent, func(a probe.Answer) bool { return a.Target == "v2" })
 	switch {
 	case m.env != nil && u.first == 0 && i >= 0:
 		return e.Summary, refute(Answers, "%s, %s: v2 has answered one of them (request %s)", m.name, u.name, sent[i].ID)
-	case m.env["FAIL_PERCENT"] != "" && u.first > 0 && errors.As(lost, &refuted):
-		return s.explained(m, u, sent, e.Tally.Failed)
+	case m.env == nil || !errors.As(lost, &refuted):
+		return e.Summary, lost
 	}
-	return e.Summary, lost
+	rest := slices.DeleteFunc(slices.Clone(e.Tally.Failed), m.takenAway)
+	early := len(e.Tally.Failed) - len(rest)
+	switch {
+	case early > takenAwayMost:
+		return e.Summary, refute(NoLoss, "%d requests met none of v2's pods when Flagger took it back, at most %d are accepted: %s", early, takenAwayMost, e.Summary)
+	case m.env["FAIL_PERCENT"] != "" && u.first > 0:
+		summary, err = s.explained(m, u, sent, rest)
+	case len(rest) > 0 || early == 0:
+		return e.Summary, lost
+	default:
+		summary = e.Summary
+	}
+	if early > 0 {
+		summary += fmt.Sprintf("; %d of them met none of v2's pods when Flagger took it back, at most %d are accepted", early, takenAwayMost)
+	}
+	return summary, err
+}
+
+// takenAwayMost are the requests of one watcher, at progressiveRate, that may be lost
+// when Flagger takes a version back, and takenAwayBound is how far from its last
+// word that may be. It writes the route and in the same moment takes the pods
+// away; the gateway knows the endpoints before the routes, and some requests
+// in between find nobody there.
+//
+// Flagger's rollback: https://github.com/fluxcd/flagger/blob/v1.44.0/pkg/controller/scheduler.go
+// The order: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations
+const (
+	takenAwayMost  = 3
+	takenAwayBound = 5 * time.Second
+)
+
+// takenAway says whether the gateway answered that nobody is there, when Flagger
+// took v2 back.
+func (m *delivered) takenAway(a probe.Answer) bool {
+	return m.phase == flaggerFailed && a.Router && a.Status == http.StatusServiceUnavailable && a.Scheduled.Sub(m.end).Abs() < takenAwayBound
 }
 
 // explained refutes that users lost no more than v2 loses at its first share.
