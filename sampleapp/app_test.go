@@ -55,8 +55,12 @@ func start(t *testing.T, vars map[string]string) (*app, *httptest.Server, *lines
 		t.Fatal(err)
 	}
 	log := &lines{}
-	seeded := rand.New(rand.NewPCG(1, 2))
-	a := newApp(c, slog.New(slog.NewJSONHandler(log, nil)), seeded.Float64)
+	seeded, one := rand.New(rand.NewPCG(1, 2)), sync.Mutex{}
+	a := newApp(c, slog.New(slog.NewJSONHandler(log, nil)), func() float64 { // requests come at once
+		one.Lock()
+		defer one.Unlock()
+		return seeded.Float64()
+	})
 	s := httptest.NewServer(a.handler())
 	t.Cleanup(s.Close)
 	return a, s, log
