@@ -58,8 +58,11 @@ func (a *app) top(ctx context.Context, watch bool, measured func() ([]prom.Versi
 	defer tick.Stop()
 	for {
 		versions, err := measured()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
-			return err
+			return fault.CannotTest("see `mllab status`", "asking Prometheus: %w", err)
 		}
 		if err := a.print(versions, func(w io.Writer) {
 			if watch && isTerminal(w) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"mllab.local/internal/fault"
 	"mllab.local/internal/prom"
 )
 
@@ -45,14 +46,14 @@ func TestTopIsShownOnceOrUntilTheEnd(t *testing.T) {
 	if err := a.top(ctx, false, measured); err != nil || asked != 1 {
 		t.Errorf("once: asked %d times, %v", asked, err)
 	}
-	if err := a.top(ctx, true, measured); !errors.Is(err, context.Canceled) || asked != 3 {
+	if err := a.top(ctx, true, measured); !errors.Is(err, context.Canceled) || asked != 3 { // what was measured last is not shown any more
 		t.Errorf("until the end: asked %d times, %v", asked, err)
 	}
-	if text := b.String(); strings.Count(text, "no model") != 3 || strings.Contains(text, "\x1b") {
+	if text := b.String(); strings.Count(text, "no model") != 2 || strings.Contains(text, "\x1b") {
 		t.Errorf("what is no terminal got %q", text)
 	}
 	broken := errors.New("no pod of Prometheus is there")
-	if err := a.top(t.Context(), true, func() ([]prom.Version, error) { return nil, broken }); !errors.Is(err, broken) {
+	if err := a.top(t.Context(), true, func() ([]prom.Version, error) { return nil, broken }); !errors.Is(err, broken) || fault.Code(err) != 3 {
 		t.Errorf("who does not answer: %v", err)
 	}
 	if code, _, stderr := call(t, nil, "top"); code != 3 || !strings.Contains(stderr, "mllab up") {
