@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/input"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios/file"
@@ -35,7 +34,7 @@ import (
 // wrong use, and nothing was touched. rules need Domain and Reserved; of the
 // options Requests, Alpha and Short count.
 func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) {
-	data, err := readBounded(path)
+	data, err := input.File(path, file.MaxBytes)
 	if err != nil {
 		return s, fault.Usage("give the path of a scenario's YAML file", "reading the scenario: %w", err)
 	}
@@ -60,16 +59,6 @@ func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) 
 		Name: f.Name, Summary: f.Summary, Needs: f.Needs, SidecarInjection: f.Mesh, Untrusted: true,
 		New: func(Options) (*Plan, error) { return planFile(f, rules.Alpha), nil },
 	}, nil
-}
-
-// readBounded reads a file, one byte more than may be used.
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, file.MaxBytes+1))
 }
 
 // author is the account that writes the objects of a user's scenario.

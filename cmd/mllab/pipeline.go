@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -9,6 +8,7 @@ import (
 	"mllab.local/addons"
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/input"
 	"mllab.local/internal/notebook"
 	"mllab.local/internal/run"
 	"mllab.local/manifests"
@@ -47,7 +47,7 @@ cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 			if len(args) != 1 {
 				return fault.Usage(seeHelp(c), "%s takes one notebook, and got %d", c.CommandPath(), len(args))
 			}
-			text, err := os.ReadFile(args[0])
+			text, err := input.File(args[0], notebook.MaxBytes)
 			if err != nil {
 				return fault.Usage("name a notebook (.ipynb)", "reading the notebook: %w", err)
 			}
@@ -58,7 +58,7 @@ cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 				if p.Files[name] != nil {
 					return fault.Usage(seeHelp(c), "--file %s: there are two files %s, and a step's pod has one folder", file, name)
 				}
-				if p.Files[name], err = os.ReadFile(file); err != nil {
+				if p.Files[name], err = input.File(file, notebook.MaxBytes); err != nil {
 					return fault.Usage("name a file that the notebook imports", "--file: %w", err)
 				}
 			}

@@ -67,6 +67,9 @@ const (
 // https://kubernetes.io/docs/concepts/configuration/configmap/
 const maxCode = 1 << 20
 
+// MaxBytes of a notebook with its outputs, which are not compiled: many pictures.
+const MaxBytes = 64 << 20
+
 // pipelineName matches names that Kubernetes accepts, with room for a run's hash.
 var pipelineName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
