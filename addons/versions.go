@@ -58,7 +58,7 @@ var pins = []pin{
 	{"argo-workflows", "github.com/argoproj/argo-workflows/v4", plain, "4.1", "with 4.3"},
 	{"registry", "github.com/distribution/distribution/v3", plain, "3.1", ""},
 	{"flagger", "github.com/fluxcd/flagger", plain, "1.44", ""},
-	{"prometheus", "github.com/prometheus/prometheus", prometheusRelease, "3.9", "2026-02-17"},
+	{"prometheus", "github.com/prometheus/prometheus", prometheusRelease, "3.16", "2026-12-17"},
 	{"alertmanager", "github.com/prometheus/alertmanager", plain, "0.35", ""},
 }
 
@@ -127,7 +127,7 @@ func knativeRelease(version string) (string, error) {
 }
 
 // prometheusRelease turns the version of Prometheus' module into the release it
-// is: v0.309.1 is 3.9.1.
+// is: v0.316.0 is 3.16.0.
 // https://github.com/prometheus/prometheus#using-prometheus-as-a-library
 func prometheusRelease(version string) (string, error) {
 	number, err := plain(version)

@@ -293,9 +293,10 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 		"knative-serving":         regexp.MustCompile(`^go\.opentelemetry\.io/`),
 		"knative-net-gateway-api": regexp.MustCompile(`^go\.opentelemetry\.io/`),
 		// Newer: their own go.mod files ask for it, and few of Kubernetes' packages import it.
-		"coredns":    regexp.MustCompile(`^github\.com/coredns/caddy$`),
-		"registry":   regexp.MustCompile(`^github\.com/sirupsen/logrus$`),
-		"prometheus": regexp.MustCompile(`^github\.com/Azure/go-ansiterm$`),
+		"coredns":  regexp.MustCompile(`^github\.com/coredns/caddy$`),
+		"registry": regexp.MustCompile(`^github\.com/sirupsen/logrus$`),
+		// Its own project's, which few of Kubernetes' packages import.
+		"prometheus": regexp.MustCompile(`^github\.com/(Azure/go-ansiterm|prometheus/.*)$`),
 	}
 	versions := map[string]map[string][]string{}
 	kubernetes := map[string]bool{}

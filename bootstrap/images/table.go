@@ -76,7 +76,7 @@ const (
 	istioVersion        = "1.31.0"
 	envoyVersion        = "1.39.3"
 	argoVersion         = "v4.1.4"
-	prometheusVersion   = "3.9.1"
+	prometheusVersion   = "3.16.0"
 	alertmanagerVersion = "0.35.0"
 )
 
@@ -121,11 +121,7 @@ var modules = map[string]module{
 	"flagger": {},
 	// Compiled with one service discovery and without its pages, which are not
 	// in its module.
-	"prometheus": {
-		patch: "github.com/prometheus/prometheus",
-		files: map[string]string{"plugins.go": "plugins"},
-		flags: flags{ldflags: " -X github.com/prometheus/common/version.Version=" + prometheusVersion},
-	},
+	"prometheus": {flags: flags{tags: "remove_all_sd,enable_kubernetes_sd", ldflags: " -X github.com/prometheus/common/version.Version=" + prometheusVersion}},
 	// Compiled without its pages, which are generated and not in its module.
 	"alertmanager": {
 		patch: "github.com/prometheus/alertmanager",
