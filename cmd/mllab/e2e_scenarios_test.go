@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -104,17 +103,10 @@ func TestLabScenarios(t *testing.T) {
 		if err != nil || len(files) == 0 {
 			t.Fatal(files, err)
 		}
-		var runs sync.WaitGroup // most of it is waiting for pods and routes
 		for _, file := range files {
-			runs.Go(func() {
-				for _, flags := range [][]string{nil, {"--controls"}} {
-					if r := c.run(append([]string{"scenario", "run", file}, flags...)...); r.code != 0 {
-						t.Errorf("%s %v: %s", file, flags, r)
-					}
-				}
-			})
+			c.run("scenario", "run", file).ok(t, nil)
+			c.run("scenario", "run", file, "--controls", "--parallel", "3").ok(t, nil)
 		}
-		runs.Wait()
 	})
 
 	c.part(t, "users' files: the field's cases", func(t *testing.T) { testUserFiles(t, c) })
