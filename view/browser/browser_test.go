@@ -277,7 +277,7 @@ func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
 		if (document.querySelector("#steps .FAIL") && !(shown.folder in seen)) seen[shown.folder] = Date.now();
 	}).observe(document.querySelector("#steps"), {childList: true, subtree: true}); true`
 	began := time.Now()
-	do(t, ctx, chromedp.Evaluate(seen, nil), chromedp.SetValue("#scenario", "canary"), chromedp.Click("#controls"), chromedp.Click("#go"))
+	do(t, ctx, chromedp.Evaluate(seen, nil), chromedp.SetValue("#scenario", "circuit-breaker"), chromedp.Click("#controls"), chromedp.Click("#go"))
 	until(t, ctx, `child.running === true`)
 	until(t, ctx, `Object.keys(seen).length > 0`)
 	for folder, at := range asked[map[string]int64](t, ctx, `seen`) {
