@@ -185,11 +185,11 @@ func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 	if err := l.apply(ctx, objs...); err != nil {
 		return err
 	}
-	if s.pod, err = l.podOf(ctx, receiver); err != nil {
+	if s.pod, err = l.podOf(ctx, map[string]string{"app": receiver}); err != nil {
 		return err
 	}
 	for _, t := range s.troubles {
-		if t.pod, err = l.podOf(ctx, t.model); err != nil {
+		if t.pod, err = l.podOf(ctx, map[string]string{"app": t.model}); err != nil {
 			return err
 		}
 		r := l.to(t.model)
@@ -204,11 +204,11 @@ func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// podOf is the one pod of an app.
-func (l *Session) podOf(ctx context.Context, app string) (string, error) {
-	pods, err := l.pods(ctx, map[string]string{"app": app})
+// podOf is the one pod with these labels.
+func (l *Session) podOf(ctx context.Context, labels map[string]string) (string, error) {
+	pods, err := l.pods(ctx, labels)
 	if err == nil && len(pods) != 1 {
-		err = fmt.Errorf("%s has %d pods instead of one", app, len(pods))
+		err = fmt.Errorf("%s has %d pods instead of one", labels["app"], len(pods))
 	}
 	if err != nil {
 		return "", err

@@ -159,15 +159,8 @@ func (s *circuitBreakerStory) deploy(ctx context.Context, l *Session) error {
 	if err := s.route(ctx, l, 0); err != nil {
 		return err
 	}
-	pods, err := l.pods(ctx, m.labels())
-	if err == nil && len(pods) != 1 {
-		err = fmt.Errorf("the model has %d pods instead of one", len(pods))
-	}
-	if err != nil {
-		return err
-	}
-	s.pod = pods[0]
-	return nil
+	s.pod, err = l.podOf(ctx, m.labels())
+	return err
 }
 
 // swarm sends the crowd's requests at once, and returns which of them the model

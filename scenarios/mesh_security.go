@@ -182,15 +182,9 @@ func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
 			return err
 		}
 	}
-	pods, err := l.pods(ctx, v1.labels())
-	if err == nil && len(pods) != 1 {
-		err = fmt.Errorf("the model has %d pods instead of one", len(pods))
-	}
-	if err != nil {
-		return err
-	}
-	s.pod = pods[0]
-	return nil
+	var err error
+	s.pod, err = l.podOf(ctx, v1.labels())
+	return err
 }
 
 // secure applies the policies and returns when each caller's requests end as they
