@@ -174,6 +174,16 @@ func (d deliveries) until(ctx context.Context, l *Session, open func(*delivered)
 	return l.gatewayFollows(ctx)
 }
 
+// initialized returns when Flagger has made every model its own.
+func (d deliveries) initialized(ctx context.Context, l *Session) error {
+	return d.until(ctx, l, func(m *delivered) string {
+		if m.phase != flaggerInitialized {
+			return m.says()
+		}
+		return ""
+	})
+}
+
 // reach returns when v2 of each model of these names has a weight, or has been
 // tried without, where Flagger is held; or Flagger has ended with it.
 func (d deliveries) reach(ctx context.Context, l *Session, weight int, names ...string) error {

@@ -171,13 +171,7 @@ func (s *progressiveStory) deploy(ctx context.Context, l *Session) error {
 	if err := l.write(ctx, objs...); err != nil {
 		return err
 	}
-	err = s.models.until(ctx, l, func(m *delivered) string {
-		if m.phase != flaggerInitialized {
-			return m.says()
-		}
-		return ""
-	})
-	if err != nil {
+	if err := s.models.initialized(ctx, l); err != nil {
 		return err
 	}
 	for _, m := range s.models {

@@ -102,16 +102,9 @@ func Targets(ctx context.Context, k *kube.Client) (int, error) {
 	return len(found.Data.ActiveAlertmanagers), err
 }
 
-// ask has a program's one pod answer, and decodes what it says.
+// ask decodes what a program answers.
 func ask(ctx context.Context, k *kube.Client, app string, port int, path string, answer any) error {
-	pods, err := k.Pods(ctx, prom.Namespace, map[string]string{"app": app})
-	if err != nil {
-		return err
-	}
-	if len(pods) == 0 {
-		return fmt.Errorf("no pod of %s is there", app)
-	}
-	body, err := k.FromPod(ctx, prom.Namespace, pods[0].Name, port, path)
+	body, err := prom.Ask(ctx, k, app, port, path)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ package prom
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 
@@ -25,14 +24,7 @@ type Value struct {
 //
 // https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
 func Query(ctx context.Context, k *kube.Client, query string) ([]Value, error) {
-	pods, err := k.Pods(ctx, Namespace, map[string]string{"app": "prometheus"})
-	if err != nil {
-		return nil, err
-	}
-	if len(pods) == 0 {
-		return nil, errors.New("no pod of Prometheus is there")
-	}
-	body, err := k.FromPod(ctx, Namespace, pods[0].Name, 9090, "api/v1/query?query="+query)
+	body, err := Ask(ctx, k, "prometheus", 9090, "api/v1/query?query="+query)
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +33,18 @@ func Query(ctx context.Context, k *kube.Client, query string) ([]Value, error) {
 		return nil, fmt.Errorf("reading Prometheus' answer: %w", err)
 	}
 	return values, nil
+}
+
+// Ask returns what the one pod of a program in Namespace answers.
+func Ask(ctx context.Context, k *kube.Client, app string, port int, path string) ([]byte, error) {
+	pods, err := k.Pods(ctx, Namespace, map[string]string{"app": app})
+	if err != nil {
+		return nil, err
+	}
+	if len(pods) == 0 {
+		return nil, fmt.Errorf("no pod of %s is there", app)
+	}
+	return k.FromPod(ctx, Namespace, pods[0].Name, port, path)
 }
 
 func read(body []byte) ([]Value, error) {
