@@ -174,6 +174,9 @@ var (
 	address = regexp.MustCompile(`(?i)^https?:`)
 	// Names that kustomize clones if there is no such file: api/internal/git/repospec.go.
 	repository = regexp.MustCompile(`(?i)^(git::|gh:|ssh://|file://|github\.com[:/]|[a-z][a-z0-9-]*@)`)
+	// What the configuration of a generator, transformer or validator needs to name an address: the address as it is, or
+	// YAML's means to write it otherwise (an escape, a tag such as !!binary).
+	fetches = regexp.MustCompile(`(?i)https?:\S|[\\!]`)
 )
 
 // local returns ErrNotBuilt if text, a kustomization file in folder dir, names something that kustomize would fetch.
@@ -182,8 +185,22 @@ func (s *sealed) local(dir string, text []byte) error {
 	if err := yaml.Unmarshal(text, &n); err != nil {
 		return nil // kustomize itself reports this error
 	}
-	if len(n.Generators)+len(n.Transformers)+len(n.Validators) > 0 {
-		return fmt.Errorf("%w: it has generators, transformers or validators, which can name any URL", ErrNotBuilt)
+	either := slices.Concat(n.Resources, n.Bases, n.Components)
+	for _, entry := range slices.Concat(n.Generators, n.Transformers, n.Validators) {
+		if strings.Contains(entry, "\n") { // the configuration itself, and no name
+			if fetches.MatchString(entry) {
+				return mayFetch("")
+			}
+			continue
+		}
+		either = append(either, entry)
+		at := path.Join(dir, entry)
+		if s.IsDir(at) {
+			return mayFetch(entry)
+		}
+		if text, err := s.FileSystem.ReadFile(at); err == nil && fetches.Match(text) { // kustomize itself reports the error
+			return mayFetch(entry)
+		}
 	}
 	files := slices.Concat(n.Crds, n.Configurations, n.PatchesStrategicMerge, []string{n.OpenAPI.Path})
 	for _, p := range slices.Concat(n.Patches, n.PatchesJson6902, n.Replacements) {
@@ -197,7 +214,6 @@ func (s *sealed) local(dir string, text []byte) error {
 			files = append(files, f)
 		}
 	}
-	either := slices.Concat(n.Resources, n.Bases, n.Components)
 	for _, name := range slices.Concat(files, either) {
 		if address.MatchString(name) {
 			return notFetched(name)
@@ -210,6 +226,11 @@ func (s *sealed) local(dir string, text []byte) error {
 		}
 	}
 	return nil
+}
+
+// mayFetch returns ErrNotBuilt for a generator, transformer or validator; its name is "" if it has none.
+func mayFetch(name string) error {
+	return fmt.Errorf("%w: the generator, transformer or validator %q may name an address, which mllab does not fetch", ErrNotBuilt, name)
 }
 
 func notFetched(name string) error {

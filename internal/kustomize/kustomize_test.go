@@ -133,6 +133,27 @@ func TestAFolderWithoutAKustomizationFileIsAllItsManifests(t *testing.T) {
 	}
 }
 
+// What Flux builds is built, and what it finds broken is broken: also with generators, transformers and validators.
+func TestGeneratorsOfTheRepositoryAreBuilt(t *testing.T) {
+	const generator = "{apiVersion: builtin, kind: ConfigMapGenerator, metadata: {name: made}, literals: [a=b], options: {disableNameSuffixHash: true}}"
+	const prefix = "{apiVersion: builtin, kind: PrefixTransformer, metadata: {name: p}, prefix: my-, fieldSpecs: [{path: metadata/name}]}"
+	for text, want := range map[string]string{
+		"generators: [g.yaml]":                           "ConfigMap/made",
+		"generators: [\"" + generator + "\\n\"]":         "ConfigMap/made",
+		"generators: [g.yaml]\ntransformers: [p.yaml]\n": "ConfigMap/my-made",
+	} {
+		if got := names(t, folders("g/kustomization.yaml", text, "g/g.yaml", generator, "g/p.yaml", prefix), "g"); got != want {
+			t.Errorf("%s: built were %s, want %s", text, got, want)
+		}
+	}
+	for _, field := range []string{"generators", "transformers", "validators"} {
+		_, err := Build(t.Context(), on(t, folders("g/kustomization.yaml", field+": [missing.yaml]\n")), Of("g"))
+		if err == nil || errors.Is(err, ErrNotBuilt) || !strings.Contains(err.Error(), "missing.yaml") {
+			t.Errorf("%s that are missing: %v; want the error of Flux, with the name", field, err)
+		}
+	}
+}
+
 // A git program that is called, and an address that is fetched, would show.
 func TestNothingOutsideOfTheRepositoryIsUsed(t *testing.T) {
 	bin := t.TempDir()
@@ -143,7 +164,7 @@ func TestNothingOutsideOfTheRepositoryIsUsed(t *testing.T) {
 	t.Setenv("PATH", bin)
 	far := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s was fetched", r.URL) }))
 	defer far.Close()
-	const nothing, shut = "which mllab does not fetch", "which can name any URL"
+	const nothing, shut = "which mllab does not fetch", "may name an address"
 	for text, want := range map[string]string{
 		"resources: [FAR/x.yaml]":                                nothing,
 		"resources: [github.com/fluxcd/flux2]":                   nothing,
@@ -163,14 +184,21 @@ func TestNothingOutsideOfTheRepositoryIsUsed(t *testing.T) {
 		"configMapGenerator: [{name: a, files: ['k=FAR/p']}]":                                                         nothing,
 		"configMapGenerator: [{name: a, envs: ['FAR/p']}]":                                                            nothing,
 		"secretGenerator: [{name: a, env: 'FAR/p'}]":                                                                  nothing,
-		"resources: [../base]\ntransformers: [t.yaml]":                                                                shut,
-		"generators: [t.yaml]":                                                                                        shut,
-		"resources: [../base]\nvalidators: [t.yaml]":                                                                  shut,
+		"resources: [../base]\ntransformers: [far.yaml]":                                                              shut,
+		"resources: [../base]\nvalidators: [far.yaml]":                                                                shut,
+		"generators: [far.yaml]":                                                                                      shut,
+		"generators: [escaped.yaml]":                                                                                  shut,
+		"generators: [../base]":                                                                                       shut,
+		"generators: ['FAR/p']":                                                                                       nothing,
+		"generators: ['git::FAR/x/y']":                                                                                nothing,
+		"generators: [\"{apiVersion: builtin, kind: ConfigMapGenerator, metadata: {name: a},\\n files: ['k=FAR/p']}\"]": shut,
 	} {
 		text = strings.ReplaceAll(text, "FAR", far.URL)
 		// Named by the folder itself, and by what it is made of.
 		for _, folder := range []string{"odd", "above"} {
-			dir := on(t, folders("odd/kustomization.yaml", text+"\n", "above/kustomization.yaml", "resources: [../odd]\n"))
+			dir := on(t, folders("odd/kustomization.yaml", text+"\n", "above/kustomization.yaml", "resources: [../odd]\n",
+				"odd/far.yaml", "{apiVersion: builtin, kind: ConfigMapGenerator, metadata: {name: a}, files: ['k="+far.URL+"/p']}\n",
+				"odd/escaped.yaml", "{apiVersion: builtin, kind: ConfigMapGenerator, metadata: {name: a}, files: [\"k=h\\x74tp"+far.URL[4:]+"/p\"]}\n"))
 			objs, err := Build(t.Context(), dir, Of(folder))
 			if !errors.Is(err, ErrNotBuilt) || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s in %s: %d objects, %v; want ErrNotBuilt that says %q", text, folder, len(objs), err, want)
