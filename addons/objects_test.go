@@ -280,6 +280,7 @@ func TestIstioRunsWithAStockEnvoyBehindOneNodePort(t *testing.T) {
 	for name, want := range map[string]string{
 		"PILOT_ENABLE_ALPN_FILTER": "false", "PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_DISABLE_MX_ALPN": "true",
 		"PILOT_ENABLE_GATEWAY_API": "true", "PILOT_ENABLE_GATEWAY_API_GATEWAYCLASS_CONTROLLER": "true",
+		"DISABLE_SHADOW_HOST_SUFFIX": "false",
 	} {
 		if env[name] != want {
 			t.Errorf("istiod has %s=%q, want %q", name, env[name], want)

@@ -36,6 +36,7 @@ type app struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	captured *prometheus.CounterVec
 }
 
 // newApp returns the application; random decides which requests fail and which convert.
@@ -54,9 +55,12 @@ func newApp(c config, log *slog.Logger, random func() float64) *app {
 			Name: "sampleapp_request_duration_seconds", Help: "Time from a request's headers to the end of its answer.",
 			Buckets: prometheus.DefBuckets,
 		}, []string{"code"}),
+		captured: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sampleapp_captured_total", Help: "Requests to the model whose input and output are in the log.",
+		}, []string{"shadow"}),
 	}
 	who := prometheus.Labels{"target": c.target, "revision": c.revision}
-	prometheus.WrapRegistererWith(who, a.registry).MustRegister(a.requests, a.seconds)
+	prometheus.WrapRegistererWith(who, a.registry).MustRegister(a.requests, a.seconds, a.captured)
 	return a
 }
 
@@ -148,8 +152,8 @@ func (out answer) write(w http.ResponseWriter) {
 // modelPath answers a request; the prediction is JSON, or empty if there is none.
 type modelPath func(w http.ResponseWriter, r *http.Request) (in, prediction []byte, out answer)
 
-// model wraps a model path: it notes the request's ID and prediction, waits, decides on a fault, answers, measures and
-// logs.
+// model wraps a model path: it notes the request's ID and prediction, waits, decides on a fault, captures, answers,
+// measures and logs.
 func (a *app) model(f modelPath) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
@@ -166,7 +170,9 @@ func (a *app) model(f modelPath) http.Handler {
 		a.seen.done() // before who waits for the answer may send the next request
 		if left {
 			out = answer{code: statusGone}
-		} else {
+		}
+		a.capture(id, r, in, out, time.Since(begin))
+		if !left {
 			if out.code == http.StatusOK && a.convertPercent != unset {
 				w.Header().Set(api.HeaderConverted, strconv.FormatBool(a.random() < a.convertPercent/100))
 			}
@@ -183,8 +189,8 @@ func (a *app) model(f modelPath) http.Handler {
 			slog.String("path", r.URL.Path),
 			slog.Int("code", out.code),
 			slog.Float64("duration_ms", float64(took.Microseconds())/1000),
-			slog.String("input", bounded(in)),
-			slog.String("output", bounded(out.body)),
+			slog.String("input", bounded(in, maxLogged)),
+			slog.String("output", bounded(out.body, maxLogged)),
 		)
 		if out.code == statusGone {
 			panic(http.ErrAbortHandler) // otherwise net/http would answer 200
@@ -294,9 +300,9 @@ func wait(ctx context.Context, d time.Duration) error {
 }
 
 // bounded is the beginning of b for a log line, with its size if there is more.
-func bounded(b []byte) string {
-	if len(b) <= maxLogged {
+func bounded(b []byte, size int) string {
+	if len(b) <= size {
 		return string(b)
 	}
-	return fmt.Sprintf("%s… (%d bytes)", b[:maxLogged], len(b))
+	return fmt.Sprintf("%s… (%d bytes)", b[:size], len(b))
 }

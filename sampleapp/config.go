@@ -17,6 +17,7 @@ type config struct {
 	failPercent           float64
 	convertPercent        float64 // or unset
 	driftPercent          float64
+	capturePercent        float64
 	delay                 time.Duration
 	drain                 time.Duration
 	seenKeep              int
@@ -101,6 +102,7 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 		failPercent:    percent("FAIL_PERCENT", "0"),
 		convertPercent: percent("CONVERT_PERCENT", ""),
 		driftPercent:   percent("DRIFT_PERCENT", "0"),
+		capturePercent: percent("CAPTURE_PERCENT", "0"),
 		delay:          duration("DELAY", "0s"),
 		drain:          duration("DRAIN", defaultDrain),
 		seenKeep:       integer("SEEN_KEEP", "20000", 1, 1_000_000),

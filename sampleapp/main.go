@@ -11,6 +11,9 @@
 //	                 business outcome for A/B tests (0 to 100, fractions allowed; default: the header is not sent)
 //	DRIFT_PERCENT    how many inputs in a hundred get a prediction that is 1 more than the other versions', always the
 //	                 same inputs; with a trained model the next class (0 to 100, fractions allowed; default 0)
+//	CAPTURE_PERCENT  how many requests in a hundred are captured: a line of the log has the input and the output, as the
+//	                 type Captured of package api says. A request's ID decides, so all versions and copies capture the
+//	                 same ones; one without an ID is captured at random (0 to 100, fractions allowed; default 0)
 //	DELAY            how long each answer waits (Go duration; default 0s)
 //	DRAIN            how long new requests are still served after SIGTERM (Go duration; default 5s)
 //	SEEN_KEEP        how many requests /seen remembers (default 20000)

@@ -1,7 +1,12 @@
-// Package api is the contract of the sample model with those who use it: headers, /seen and /faults.
+// Package api is the contract of the sample model with those who use it: headers, /seen, /faults and captured requests.
 package api
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"time"
+)
 
 // What the model says about itself in every answer's header. A proxy on the way does not add these, so an answer without
 // any of them is the proxy's own.
@@ -64,4 +69,38 @@ type Alert struct {
 	Received time.Time         `json:"received"`
 	Status   string            `json:"status"` // "firing" or "resolved"
 	Labels   map[string]string `json:"labels"` // alertname, and what the rule's query has: namespace, app, pod
+}
+
+// Captured is a line of the log with Msg CapturedMsg: a request to the model, what it was asked and what it answered. Input
+// and Output are JSON as it came and went, null when there was none, or a string: what is no JSON, and the beginning of
+// what is larger than CapturedSize, with "… (N bytes)" after it.
+type Captured struct {
+	Time     time.Time       `json:"time"`
+	Level    string          `json:"level"`
+	Msg      string          `json:"msg"`
+	ID       string          `json:"id"` // the request's
+	Target   string          `json:"target"`
+	Revision string          `json:"revision"`
+	Pod      string          `json:"pod"`
+	Model    string          `json:"model,omitempty"` // of a trained one, as in HeaderModel
+	Shadow   bool            `json:"shadow"`          // a proxy's copy, whose answer nobody gets
+	Path     string          `json:"path"`
+	Status   int             `json:"status"` // 499: the client left before its answer
+	MS       float64         `json:"ms"`     // milliseconds from the request's headers to its answer
+	Input    json.RawMessage `json:"input"`
+	Output   json.RawMessage `json:"output"`
+}
+
+const (
+	// CapturedMsg is what a captured request's line has as its "msg".
+	CapturedMsg = "captured"
+	// CapturedSize bounds an input and an output in such a line, in bytes.
+	CapturedSize = 64 << 10
+)
+
+// IsCaptured picks percent of all requests, by the ID alone: every version and every copy captures the same ones, and
+// those of a lower percentage are among those of a higher one. IDs need not be random.
+func IsCaptured(id string, percent float64) bool {
+	sum := sha256.Sum256([]byte(id))
+	return float64(binary.BigEndian.Uint32(sum[:])) < percent/100*(1<<32)
 }
