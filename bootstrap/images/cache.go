@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -201,10 +202,7 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 			}
 			f.path = blob
 		}
-		if err := p.WriteImage(img); err != nil {
-			return err
-		}
-		if err := p.ReplaceImage(img, func(d v1.Descriptor) bool {
+		if err := p.ReplaceImage(unopened{img}, func(d v1.Descriptor) bool {
 			return d.Annotations[nameAnnotation] == name && d.Annotations[laneAnnotation] == lane
 		}, layout.WithAnnotations(map[string]string{
 			nameAnnotation: name, keyAnnotation: key, laneAnnotation: lane,
@@ -222,6 +220,47 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
 	}
 	return stored, nil
+}
+
+// unopened is an image whose layers are opened when they are read: a layout opens
+// those that it has, too, which is a request to the registry.
+type unopened struct{ v1.Image }
+
+func (i unopened) Layers() ([]v1.Layer, error) {
+	layers, err := i.Image.Layers()
+	for n, l := range layers {
+		layers[n] = unopenedLayer{l}
+	}
+	return layers, err
+}
+
+type unopenedLayer struct{ v1.Layer }
+
+func (l unopenedLayer) Compressed() (io.ReadCloser, error) {
+	return &lateReader{open: l.Layer.Compressed}, nil
+}
+
+// lateReader opens its content when it is first read.
+type lateReader struct {
+	open func() (io.ReadCloser, error)
+	io.ReadCloser
+}
+
+func (r *lateReader) Read(p []byte) (int, error) {
+	if r.ReadCloser == nil {
+		var err error
+		if r.ReadCloser, err = r.open(); err != nil {
+			return 0, err
+		}
+	}
+	return r.ReadCloser.Read(p)
+}
+
+func (r *lateReader) Close() error {
+	if r.ReadCloser == nil {
+		return nil
+	}
+	return r.ReadCloser.Close()
 }
 
 // other returns how many images the cache has of other lanes, without the ones whose

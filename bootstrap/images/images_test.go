@@ -872,13 +872,13 @@ func TestABusyRegistryIsAskedAgainWhenItSays(t *testing.T) {
 	}))
 	defer srv.Close()
 	var reasons []string
-	client := http.Client{Transport: &retryTransport{next: http.DefaultTransport, reason: func(s string) { reasons = append(reasons, s) }}}
+	client := http.Client{Transport: &retryTransport{next: http.DefaultTransport, tries: 2, reason: func(s string) { reasons = append(reasons, s) }}}
 	resp, err := client.Get(srv.URL)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("got %v, %v", resp, err)
 	}
 	resp.Body.Close()
-	if waited < time.Second || len(reasons) != 1 || !strings.Contains(reasons[0], "waiting 1s") {
+	if waited < time.Second || len(reasons) != 1 || !strings.Contains(reasons[0], "try 2 of 2 in 1s") {
 		t.Errorf("waited %s, said %q", waited, reasons)
 	}
 }

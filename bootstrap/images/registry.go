@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"net/url"
 	"runtime"
-	"strconv"
 	"sync"
 	"time"
 
@@ -24,10 +25,11 @@ import (
 // registrySource is the Source that pulls upstream's images, with the credentials
 // of `docker login`.
 type registrySource struct {
-	mirror string // host that replaces every registry; empty for none
-	cache  *cache
-	run    run.Runner
-	report report.Reporter
+	mirror   string // host that replaces every registry; empty for none
+	patience patience
+	cache    *cache
+	run      run.Runner
+	report   report.Reporter
 }
 
 func (r *registrySource) Name() string { return "registry" }
@@ -98,9 +100,12 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 				err = each(c, img)
 			}
 			if err != nil {
-				err = fmt.Errorf("pulling %s: %w", c.Upstream, err)
+				err = r.failed(c, err)
+				if first := context.Cause(ctx); first != nil && !errors.Is(first, context.Canceled) {
+					err = errors.New("not finished, because another pull failed")
+				}
+				cancel(err) // only the first counts
 				task.Fail(err)
-				cancel(err)
 				return
 			}
 			task.Done("pulled")
@@ -125,9 +130,14 @@ func (r *registrySource) pull(ctx context.Context, c Component, reason func(stri
 		remote.WithContext(ctx),
 		remote.WithAuthFromKeychain(authn.DefaultKeychain),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
-		remote.WithTransport(&retryTransport{next: remote.DefaultTransport, reason: reason}),
+		remote.WithTransport(&retryTransport{remote.DefaultTransport, r.patience, pullTries, reason}),
+		once,
 	)
 }
+
+// once turns the library's own retries off: they say nothing, wait when the user
+// interrupts, and ignore Retry-After.
+var once = remote.WithRetryBackoff(remote.Backoff{Steps: 1})
 
 // reachable returns nil if the registry answers for a component, else why not.
 func (r *registrySource) reachable(ctx context.Context, c Component) error {
@@ -138,68 +148,55 @@ func (r *registrySource) reachable(ctx context.Context, c Component) error {
 		return err
 	}
 	_, err = remote.Head(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithRetryBackoff(remote.Backoff{Duration: time.Millisecond, Steps: 1}))
+		remote.WithTransport(&retryTransport{next: remote.DefaultTransport, tries: 1}), once)
 	return err
 }
 
-// retryTransport retries requests that a busy registry refuses (429, 503). It
-// waits for the time of the Retry-After header, or else for a doubling time
-// (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after).
-type retryTransport struct {
-	next   http.RoundTripper
-	reason func(string)
+// failed returns the error of a component's pull: the reference, the host, the
+// reason, and what to do.
+func (r *registrySource) failed(c Component, err error) error {
+	from := ""
+	if r.mirror != "" {
+		from = " from " + r.mirror
+	}
+	return fmt.Errorf("pulling %s%s: %w", c.Upstream, from, explain(err))
 }
 
-// maxRetryAfter limits one wait. A longer one is reported as an error.
-const maxRetryAfter = 2 * time.Minute
+const buildHere = "or build the images here with --image-source source"
 
-func (p *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	for try := 0; ; try++ {
-		resp, err := p.next.RoundTrip(req)
-		if err != nil || (resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable) || try == 5 || req.Body != nil {
-			return resp, err
-		}
-		wait := retryAfter(resp.Header.Get("Retry-After"), time.Now())
-		if wait == 0 {
-			wait = time.Second << try
-		}
-		if wait > maxRetryAfter {
-			return resp, nil
-		}
-		resp.Body.Close()
-		p.reason(fmt.Sprintf("%s answers %s: waiting %s as it requests", req.URL.Host, resp.Status, wait.Round(time.Second)))
-		select {
-		case <-time.After(wait):
-		case <-req.Context().Done():
-			return nil, context.Cause(req.Context())
-		}
-	}
-}
-
-// retryAfter parses a Retry-After value, seconds or a date. It returns 0 for neither.
-func retryAfter(value string, now time.Time) time.Duration {
-	if s, err := strconv.Atoi(value); err == nil && s > 0 {
-		return time.Duration(s) * time.Second
-	}
-	if t, err := http.ParseTime(value); err == nil && t.After(now) {
-		return t.Sub(now)
-	}
-	return 0
-}
-
-// explain adds a hint to a registry's refusal.
+// explain returns the plain reason in the error of a pull, with a hint.
 func explain(err error) error {
-	var refused *transport.Error
-	if !errors.As(err, &refused) {
+	var known *refusal
+	var answer *transport.Error
+	var sent *url.Error
+	var file *fs.PathError
+	switch {
+	case errors.Is(err, context.Canceled) || fault.Hint(err) != "" || errors.As(err, &file):
 		return err
+	case errors.As(err, &known):
+		return fault.Hinted(known, known.hint)
+	case errors.As(err, &answer):
+		return fault.Hinted(answerError(answer))
+	case errors.As(err, &sent):
+		return fault.Hinted(err, "check the network, and HTTPS_PROXY and NO_PROXY if it has a proxy; "+buildHere)
 	}
-	switch refused.StatusCode {
-	case http.StatusTooManyRequests:
-		return fault.Hinted(err, "the registry limits pulls: `docker login` raises the limit, or build here with --image-source source")
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return fault.Hinted(err, "`docker login` to that registry, or build here with --image-source source")
+	return fault.Hinted(err, "try again: what was pulled stays in the cache. If this error returns, a proxy or mirror changes what it passes on: "+
+		"use another with --registry-mirror, "+buildHere)
+}
+
+// answerError returns the reason and the hint for a final status.
+func answerError(e *transport.Error) (error, string) {
+	host, said := e.Request.URL.Host, fmt.Sprintf("(%d %s)", e.StatusCode, http.StatusText(e.StatusCode))
+	if len(e.Errors) > 0 && e.Errors[0].Message != "" {
+		said += ": " + e.Errors[0].Message
+	}
+	switch e.StatusCode {
+	case http.StatusUnauthorized:
+		return fmt.Errorf("%s requires a login %s", host, said), "`docker login` to that registry, " + buildHere
+	case http.StatusForbidden:
+		return fmt.Errorf("%s refuses this pull %s", host, said), "`docker login` to that registry, " + buildHere
 	case http.StatusNotFound:
-		return fault.Hinted(err, "this registry does not have that tag; build the image here with --image-source source")
+		return fmt.Errorf("%s does not have this tag %s", host, said), "check --registry-mirror, if you use one, " + buildHere
 	}
-	return err
+	return fmt.Errorf("%s gives no image %s", host, said), "try again: what was pulled stays in the cache; " + buildHere
 }

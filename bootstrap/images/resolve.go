@@ -37,6 +37,8 @@ type Options struct {
 	Ready  func(Node)
 	Report report.Reporter
 	Run    run.Runner
+
+	patience patience
 }
 
 // Node is a node image. The components' keys determine it.
@@ -105,7 +107,7 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 		}
 		if err != nil {
 			task.Fail(err)
-			return Node{}, explain(err)
+			return Node{}, err
 		}
 		task.Done(fmt.Sprintf("%d made", len(p.missing)))
 		other, err := o.other(c)
@@ -297,7 +299,7 @@ func (o Options) plan(ctx context.Context) (*cache, plan, error) {
 		return nil, plan{}, err
 	}
 	source := &built{cache: c, run: o.Run, report: o.Report}
-	pull := &registrySource{mirror: o.Mirror, cache: c, run: o.Run, report: o.Report}
+	pull := &registrySource{mirror: o.Mirror, patience: o.patience, cache: c, run: o.Run, report: o.Report}
 	switch o.Mode {
 	case "source":
 		p, err := planFor(c, source, "as asked", list)
