@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln lane verify pictures release build tools clean
+.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln lane lock verify pictures release build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -45,6 +45,9 @@ vuln: ## look for known vulnerabilities, and say which our code can reach
 
 lane: ## list what is newer than the pinned versions, what it needs, and what has no fixes any more
 	go run ./addons/lane
+
+lock: build ## pin upstream's images by the digests that the registries have
+	$(BIN) images lock --write bootstrap/images/upstream.lock
 
 verify: ## check every go.sum against the module cache, and that every go.mod is tidy
 	scripts/verify

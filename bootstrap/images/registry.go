@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -26,6 +25,7 @@ import (
 // of `docker login`.
 type registrySource struct {
 	mirror   string // host that replaces every registry; empty for none
+	pins     map[string]pin
 	patience patience
 	cache    *cache
 	run      run.Runner
@@ -34,7 +34,7 @@ type registrySource struct {
 
 func (r *registrySource) Name() string { return "registry" }
 
-// Key returns the reference itself: upstream does not move its tags.
+// Key returns the reference itself, pinned or not: upstream does not move its tags.
 func (r *registrySource) Key(c Component) (string, error) {
 	if c.Upstream == "" {
 		return (&built{}).Key(c)
@@ -49,15 +49,6 @@ func (r *registrySource) Key(c Component) (string, error) {
 	}
 	here, err := (&built{}).Key(c)
 	return key + " " + here, err
-}
-
-func (r *registrySource) reference(c Component) (name.Reference, error) {
-	ref, err := name.ParseReference(c.Upstream)
-	if err != nil || r.mirror == "" {
-		return ref, err
-	}
-	// As with a pull-through mirror, the path stays and the host changes.
-	return name.ParseReference(r.mirror + "/" + ref.Context().RepositoryStr() + ":" + ref.Identifier())
 }
 
 // parallelPulls is a number of pulls that registries accept without 429.
@@ -126,13 +117,7 @@ func (r *registrySource) pull(ctx context.Context, c Component, reason func(stri
 	if err != nil {
 		return nil, err
 	}
-	return remote.Image(ref,
-		remote.WithContext(ctx),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
-		remote.WithTransport(&retryTransport{remote.DefaultTransport, r.patience, pullTries, reason}),
-		once,
-	)
+	return remote.Image(ref, r.options(ctx, reason)...)
 }
 
 // once turns the library's own retries off: they say nothing, wait when the user
@@ -196,7 +181,7 @@ func answerError(e *transport.Error) (error, string) {
 	case http.StatusForbidden:
 		return fmt.Errorf("%s refuses this pull %s", host, said), "`docker login` to that registry, " + buildHere
 	case http.StatusNotFound:
-		return fmt.Errorf("%s does not have this tag %s", host, said), "check --registry-mirror, if you use one, " + buildHere
+		return fmt.Errorf("%s does not have this image %s", host, said), "check --registry-mirror, if you use one, " + buildHere
 	}
 	return fmt.Errorf("%s gives no image %s", host, said), "try again: what was pulled stays in the cache; " + buildHere
 }

@@ -2,6 +2,7 @@ package images
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -39,6 +40,7 @@ type Options struct {
 	Run    run.Runner
 
 	patience patience
+	lock     string // a lock file; empty means the one of this mllab
 }
 
 // Node is a node image. The components' keys determine it.
@@ -96,6 +98,11 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 			return Node{}, err
 		}
 		o.Report.Note("images: %d of %d to make from %s (%s)", len(p.missing), len(p.list), p.source.Name(), p.why)
+		if pull, is := p.source.(*registrySource); is {
+			if byTag, all := pull.unpinned(p.missing); byTag > 0 {
+				o.Report.Note("images: %d of %d upstream references have no digest in the lock file: their tags are trusted", byTag, all)
+			}
+		}
 		task := o.Report.Step("images")
 		ready := func() error { return p.ready(o, c, first) }
 		if o.Ready == nil {
@@ -271,7 +278,11 @@ func (o Options) other(c *cache) (other Other, err error) {
 // needed returns the keys of all images of this mllab, from either source.
 func (o Options) needed(c *cache) (map[string]bool, error) {
 	keys := map[string]bool{}
-	for _, s := range []Source{&built{cache: c}, &registrySource{mirror: o.Mirror, cache: c}} {
+	pull, err := o.registry(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range []Source{&built{cache: c}, pull} {
 		for _, comp := range table {
 			key, err := s.Key(comp)
 			if err != nil {
@@ -281,6 +292,11 @@ func (o Options) needed(c *cache) (map[string]bool, error) {
 		}
 	}
 	return keys, nil
+}
+
+func (o Options) registry(c *cache) (*registrySource, error) {
+	pins, err := parseLock(cmp.Or(o.lock, lockFile))
+	return &registrySource{mirror: o.Mirror, pins: pins, patience: o.patience, cache: c, run: o.Run, report: o.Report}, err
 }
 
 func (o Options) plan(ctx context.Context) (*cache, plan, error) {
@@ -299,7 +315,10 @@ func (o Options) plan(ctx context.Context) (*cache, plan, error) {
 		return nil, plan{}, err
 	}
 	source := &built{cache: c, run: o.Run, report: o.Report}
-	pull := &registrySource{mirror: o.Mirror, patience: o.patience, cache: c, run: o.Run, report: o.Report}
+	pull, err := o.registry(c)
+	if err != nil {
+		return nil, plan{}, err
+	}
 	switch o.Mode {
 	case "source":
 		p, err := planFor(c, source, "as asked", list)

@@ -155,6 +155,12 @@ func (r *told) String() string {
 	return r.text.String()
 }
 
+func (r *told) Note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(&r.text, format+"\n", args...)
+}
+
 func (r *told) Step(name string) report.Task { return &toldStep{r.Reporter.Step(name), r} }
 
 type toldStep struct {
@@ -215,7 +221,7 @@ func TestARegistryThatFailsInTheMiddle(t *testing.T) {
 		"429 with a long Retry-After":  {fail: retryAfter("3600"), err: pilot + "HOST answers 429 Too Many Requests and asks to wait 1h0m0s", hint: "docker login", asked: 1},
 		"403 for a layer":              {fail: status(403), err: pilot + "HOST refuses this pull (403 Forbidden)", hint: "docker login", asked: 1},
 		"401 for a manifest":           {manifest: true, fail: status(401), err: pilot + "HOST requires a login (401 Unauthorized)", hint: "docker login", asked: 1},
-		"404 for a manifest":           {manifest: true, fail: status(404), err: pilot + "HOST does not have this tag (404 Not Found)", hint: "--image-source source", asked: 1},
+		"404 for a manifest":           {manifest: true, fail: status(404), err: pilot + "HOST does not have this image (404 Not Found)", hint: "--image-source source", asked: 1},
 		"503 twice":                    {fail: status(503), times: 2, asked: 3, told: "HOST answers 503 Service Unavailable: try 3 of 6 in 2ms"},
 		"500 for ever, for a manifest": {manifest: true, fail: status(500), err: pilot + "HOST answers 500 Internal Server Error (tried 6 times)", hint: "try again later", asked: 6},
 		"a reset in the middle, once":  {fail: broken, times: 1, asked: 2, told: "the connection to HOST broke ("},

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"mllab.local/bootstrap"
 	"mllab.local/bootstrap/images"
+	"mllab.local/internal/fault"
 	"mllab.local/internal/run"
 )
 
@@ -24,7 +27,7 @@ wheel and Debian packages. ` + "`mllab up`" + ` gets missing images by itself.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newImagesList(a), newImagesBuild(a), newImagesPrune(a), newImagesExtract(a))
+	c.AddCommand(newImagesList(a), newImagesBuild(a), newImagesPrune(a), newImagesLock(a), newImagesExtract(a))
 	return c
 }
 
@@ -133,6 +136,64 @@ func newImagesPrune(a *app) *cobra.Command {
 			})
 		},
 	}
+}
+
+func newImagesLock(a *app) *cobra.Command {
+	var o images.Options
+	var file string
+	c := &cobra.Command{
+		Use:   "lock [flags]",
+		Short: "Check that registries have every upstream image, as the lock file pins it",
+		Long: `Check that registries have every upstream image, as the lock file pins it. Each
+reference is asked for by HEAD, and its images for linux/amd64 and linux/arm64. The
+exit code is 1 if one is missing or has another digest. With --registry-mirror it
+checks a mirror.`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Report = a.report
+			rows, err := images.Lock(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			a.report.Close()
+			err = a.print(rows, func(w io.Writer) {
+				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(t, "REFERENCE\tDIGEST\tSTATE")
+				for _, r := range rows {
+					state := "not in the lock file"
+					if r.Pinned {
+						state = "as in the lock file"
+					}
+					fmt.Fprintf(t, "%s\t%s\t%s\n", r.Reference, cmp.Or(r.Digest, "-"), cmp.Or(r.Problem, state))
+				}
+				t.Flush()
+			})
+			if err != nil {
+				return err
+			}
+			if file != "" {
+				text, err := images.LockFile(rows)
+				if err != nil {
+					return err
+				}
+				return os.WriteFile(file, []byte(text), 0o644)
+			}
+			wrong := 0
+			for _, r := range rows {
+				if r.Problem != "" {
+					wrong++
+				}
+			}
+			if wrong > 0 {
+				return fault.Hinted(fmt.Errorf("%d of %d references are not as they must be", wrong, len(rows)),
+					"find out why before you pin it again with --write")
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&o.Mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
+	c.Flags().StringVar(&file, "write", "", "pin what the registries have now in `FILE`, bootstrap/images/upstream.lock in mllab's source")
+	return c
 }
 
 // newImagesExtract is for the tests that run kube-apiserver and etcd by
