@@ -68,12 +68,8 @@ func Parse(kubeconfig []byte) (*Client, error) {
 }
 
 // silenceKlog turns klog off. client-go logs errors with it that its calls also return. Istio's library redirects klog to
-// stdout.
-var silenceKlog = sync.OnceFunc(func() {
-	klog.ClearLogger()
-	klog.LogToStderr(false)
-	klog.SetOutput(io.Discard)
-})
+// stdout. Without a logger klog writes errors to stderr, whatever its output is.
+var silenceKlog = sync.OnceFunc(func() { klog.SetLogger(klog.New(nil)) })
 
 // New makes a Client from a REST configuration; Connect is New for a file.
 func New(cfg *rest.Config) (*Client, error) {
