@@ -6,7 +6,7 @@ const squaresKept = 2000, colors = 6, latencyBins = 240;
 const dashes = [[], [7, 3], [2, 3], [10, 3, 2, 3], [5, 5], [1, 2]];
 const $ = (id) => document.getElementById(id);
 const runs = new Map(); // folder of evidence -> run
-let shown = null, picked = false, dirty = true, child = {};
+let shown = null, picked = false, dirty = true, child = {}, moment = {};
 
 function make(tag, text, attributes = {}) {
   const e = document.createElement(tag);
@@ -233,33 +233,68 @@ function drawCounts(run) {
   text($("watcher"), run.watched ? `Watcher: ${run.watched} sent, ${run.lostCount} lost so far.` : w ? `Watcher: ${w.sent} sent, ${w.lost} lost.` : "");
   $("watcher").dataset.sent = run.watched || (w ? w.sent : 0);
   $("legend").replaceChildren(...[...run.legs.values()].flatMap((leg) => [make("span", "", {class: `key c${leg.color}`}), leg.name + "  "]));
-  drawPicture(run, sample);
 }
 
-// The way of a request, with the shares that are claimed.
-function drawPicture(run, sample) {
-  const regions = sample && sample.claim && sample.claim.by === "target" ? sample.claim.regions : [];
-  const key = JSON.stringify(regions.map((r) => [r.leg, r.share]));
-  const box = $("picture");
+// drawRoutes draws the way of requests as the lab has it now: from the gateway by
+// each route to its backends, in the color of the version that a backend has.
+function drawRoutes() {
+  const box = $("routes"), legs = shown ? [...shown.legs.values()] : [];
+  const key = JSON.stringify([moment.says, legs.map((l) => l.name)]);
   if (box.dataset.key === key) return;
   box.dataset.key = key;
-  box.replaceChildren();
-  if (!regions.length) return;
-  const height = 34 * regions.length + 10, middle = height / 2;
-  const svg = (tag, attributes, content) => {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [n, v] of Object.entries(attributes)) e.setAttribute(n, v);
-    if (content) e.textContent = content;
-    return e;
-  };
-  const root = svg("svg", {viewBox: `0 0 520 ${height}`, role: "img", "aria-label": "As claimed: gateway to route, then " + regions.map((r) => `${r.leg} ${percent(r.share)}`).join(", ")});
-  root.append(svg("text", {x: 4, y: middle + 4}, "gateway"), svg("line", {class: "wire", x1: 62, y1: middle, x2: 100, y2: middle}), svg("text", {x: 106, y: middle + 4}, "route"));
-  regions.forEach((r, i) => {
-    const y = 22 + 34 * i;
-    root.append(svg("path", {class: `curve c${legOf(run, r.leg).color}`, d: `M145 ${middle} C 220 ${middle} 220 ${y} 300 ${y}`, "stroke-width": Math.max(1, 8 * r.share), opacity: r.share ? 1 : .3}));
-    root.append(svg("text", {x: 308, y: y + 4}, `${r.leg}: ${percent(r.share)} claimed`));
-  });
-  box.append(root);
+  box.replaceChildren(...(moment.routes || []).map((route) => {
+    const figure = make("figure"), host = (route.hosts || []).join(", ") || "every host";
+    figure.append(make("figcaption", host), drawRoute(route, host, legs));
+    return figure;
+  }), ...(moment.why ? [make("p", moment.why, {class: "soft"})] : []));
+}
+
+function svg(tag, attributes, content) {
+  const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
+  if (content) e.textContent = content;
+  return e;
+}
+
+function drawRoute(route, host, legs) {
+  const row = 22, shares = (b) => `${+b.percent.toFixed(1)} %`, says = [], parts = [], middles = [];
+  let y = 0;
+  for (const rule of route.rules) {
+    says.push((rule.when ? `with ${rule.when} to ` : "to ") + rule.to.map((b) => b.mirror ? `copies of ${shares(b)} to ${b.name}` : `${b.name} ${shares(b)}`).join(", "));
+    if (rule.when) {
+      y += row;
+      parts.push(svg("text", {class: "soft", x: 66, y: y - 4}, rule.when.length > 36 ? rule.when.slice(0, 35) + "…" : rule.when));
+    }
+    const middle = y + row * rule.to.length / 2;
+    for (const b of rule.to) {
+      const leg = legs.find((l) => b.name === l.name || /[ -]/.test(b.name.at(-l.name.length - 1) || "") && b.name.endsWith(l.name)), at = y + row / 2;
+      parts.push(svg("path", {class: "way" + (leg ? ` c${leg.color}` : ""), d: `M70 ${middle} C95 ${middle} 95 ${at} 120 ${at}`,
+        "stroke-width": 1 + b.percent / 20, "stroke-dasharray": b.mirror ? "5 4" : "none", opacity: b.percent ? 1 : .4}));
+      parts.push(svg("text", {x: 126, y: at + 4}, `${b.name} ${shares(b)}${b.mirror ? " mirrored" : ""}`));
+      y += row;
+    }
+    parts.push(svg("circle", {class: "node", cx: 70, cy: middle, r: 4}));
+    middles.push(middle);
+  }
+  const root = svg("svg", {viewBox: `0 0 300 ${y}`, role: "img", "aria-label": `gateway, ${host}: ${says.join("; ")}`});
+  root.append(svg("text", {x: 0, y: y / 2 + 4}, "gateway"), ...middles.map((m) => svg("path", {class: "way", d: `M52 ${y / 2} L70 ${m}`})), ...parts);
+  return root;
+}
+
+// drawAlerts lists what Prometheus says. Where the lab has none, nothing is shown.
+function drawAlerts() {
+  const all = moment.alerts, box = $("alerts"), key = JSON.stringify(all);
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.hidden = !all;
+  text(box.querySelector("p"), !all || !all.length ? "No alert is pending or firing." : [...new Set(all.map((a) => `${a.name} is ${a.state}`))].join(", ") + ".");
+  box.querySelector("div").hidden = !all || !all.length;
+  box.querySelector("tbody").replaceChildren(...(all || []).map((a) => {
+    const row = make("tr", undefined, {"data-alert": a.name});
+    row.append(make("td", a.name), make("td", a.state, {class: a.state === "firing" ? "fail" : "skipped"}), make("td", new Date(a.since).toLocaleTimeString("en-GB")),
+      make("td", [a.namespace, a.app].filter(Boolean).join(" / ")), make("td", a.summary), make("td", a.taken ? "Alertmanager has it" : "not yet"));
+    return row;
+  }));
 }
 
 // prepared is a canvas at the screen's resolution, cleared.
@@ -368,6 +403,8 @@ function draw() {
   if (!dirty || document.hidden) return;
   dirty = false;
   drawRuns();
+  drawRoutes();
+  drawAlerts();
   if (!shown) return;
   const p = palette();
   drawHead(shown);
@@ -397,7 +434,17 @@ async function evidence(run, step, file) {
 
 // --- the lab
 
+let due = true; // the lab has not been looked at since the last run
+
+// A look at the whole lab takes seconds of CPU, so it waits for the end of runs. One
+// without a result that says nothing for half a minute waits for somebody, or was killed.
+function lookWhenIdle() {
+  const goes = (run) => run.began && !run.result && Date.now() - run.began - 1000 * run.last < 30000;
+  if (due && !document.hidden && ![...runs.values()].some(goes)) look();
+}
+
 async function look() {
+  due = false;
   const box = $("lab").querySelector("div"), answer = await fetch("lab");
   if (!answer.ok) { box.replaceChildren(make("p", await answer.text())); return; }
   const lab = await answer.json(), table = make("table");
@@ -435,6 +482,20 @@ async function audit() {
   }
   const drift = (report.drift || []).flatMap((d) => d.error ? [`${d.kustomization} is not compared: ${d.error}`] : (d.objects || []).map((o) => `${o.object} differs from Git (${d.kustomization})`));
   box.replaceChildren(table, ...(drift.length ? drift : [`no drift: ${report.compared} objects are as Git says`]).map((text) => make("p", text, {class: drift.length ? "fail" : "soft"})));
+}
+
+// now asks what the lab has at this moment, each second while somebody looks.
+async function now() {
+  try {
+    if (!document.hidden) {
+      const answer = await fetch("now"), says = await answer.text();
+      if (says !== moment.says) {
+        moment = {...(answer.ok ? JSON.parse(says) : {why: says}), says};
+        dirty = true;
+      }
+    }
+  } catch { /* the stream says that the connection is lost */ }
+  setTimeout(now, 1000);
 }
 
 // --- what a person does
@@ -482,7 +543,7 @@ stream.addEventListener("events", (m) => {
   for (const e of events) add(run, e);
   const newer = !shown || run.began > shown.began;
   if (!picked && newer && (!shown || run !== shown)) show(run);
-  if (!ended && run.result && !document.hidden) look();
+  if (!ended && run.result) due = true;
   dirty = true;
 });
 stream.addEventListener("child", (m) => { child = JSON.parse(m.data); drawChild(); });
@@ -491,5 +552,6 @@ fetch("choices").then((a) => a.json()).then((all) => {
   $("scenario").replaceChildren(...all.map((s) => make("option", `${s.name}: ${s.summary}`, {value: s.name})));
   $("scenario").value = "canary";
 });
-look();
+setInterval(lookWhenIdle, 2000);
+now();
 setInterval(draw, 200); // five times a second is enough to see, and leaves the machine to the run

@@ -29,6 +29,7 @@ type Server struct {
 	Choices  []Choice                           // what can be started
 	Lab      func(context.Context) (any, error) // the state of the lab, for the page
 	Audit    func(context.Context) (any, error) // the commits of the lab's Git and the drift, for the page
+	Now      func(context.Context) (any, error) // the lab's routes and alerts, which the page asks for again and again
 	Child    *Child
 }
 
@@ -50,7 +51,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux.Handle("GET /{token}/page.js", http.StripPrefix("/"+s.Token, page))
 	mux.Handle("GET /{token}/style.css", http.StripPrefix("/"+s.Token, page))
 	mux.HandleFunc("GET /{token}/choices", func(w http.ResponseWriter, _ *http.Request) { asJSON(w, s.Choices, nil) })
-	for path, read := range map[string]func(context.Context) (any, error){"lab": s.Lab, "audit": s.Audit} {
+	for path, read := range map[string]func(context.Context) (any, error){"lab": s.Lab, "audit": s.Audit, "now": s.Now} {
 		mux.HandleFunc("GET /{token}/"+path, func(w http.ResponseWriter, r *http.Request) {
 			v, err := read(r.Context())
 			asJSON(w, v, err)

@@ -25,6 +25,7 @@ func serve(t *testing.T, script string) (*Server, string) {
 		Token: "TOKEN", Evidence: filepath.Join(t.TempDir(), "evidence"), Choices: []Choice{{Name: "canary", Controls: []string{"weights"}}},
 		Lab:   func(context.Context) (any, error) { return map[string]bool{"ready": true}, nil },
 		Audit: func(context.Context) (any, error) { return nil, errors.New("the lab has no Git") },
+		Now:   func(context.Context) (any, error) { return map[string]any{"routes": nil}, nil },
 		Child: &Child{Command: func(args ...string) *exec.Cmd {
 			return exec.Command("sh", append([]string{"-c", script, "sh"}, args...)...)
 		}},
@@ -54,6 +55,7 @@ func TestOnlyThePageItselfIsServed(t *testing.T) {
 		{"its style", "GET", "/TOKEN/style.css", "", "", 200},
 		{"what can be started", "GET", "/TOKEN/choices", "", "", 200},
 		{"the lab", "GET", "/TOKEN/lab", "", "", 200},
+		{"its routes and alerts", "GET", "/TOKEN/now", "", "", 200},
 		{"commits of a lab without Git", "GET", "/TOKEN/audit", "", "", 503},
 		{"no token", "GET", "/", "", "", 403},
 		{"another token", "GET", "/TOKEM/", "", "", 403},

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -194,12 +195,21 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	}
 	until(t, ctx, `shown && !shown.result && document.querySelector("#steps [data-step='90/10'] .ok") !== null`)
 	do(t, ctx, chromedp.Reload())
+	// What the picture of the routes says, as the weights change.
+	do(t, ctx, chromedp.Evaluate(`window.ways = new Set(); new MutationObserver(() => {
+		for (const way of document.querySelectorAll("#routes svg")) ways.add(way.getAttribute("aria-label"));
+	}).observe(document.querySelector("#routes"), {childList: true}); true`, nil))
 	until(t, ctx, `document.querySelectorAll("#steps .ok").length >= 3`)
 	if err := run.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, out.String())
 	}
 	until(t, ctx, `document.querySelector("#title").textContent === "PASS canary"`)
-	if asked[bool](t, ctx, `fetch("lab").then((a) => a.json()).then((lab) => lab.addons.some((a) => a.name === "git"))`) {
+	const way = "gateway, model.mllab-canary.mllab.test: to model-v1 50 %, model-v2 50 %"
+	if ways := asked[[]string](t, ctx, `[...ways]`); !slices.Contains(ways, way) {
+		t.Errorf("the picture of the routes never says %q, but %q", way, ways)
+	}
+	until(t, ctx, `document.querySelector("#lab table") !== null`)
+	if asked[bool](t, ctx, `[...document.querySelectorAll("#lab th")].some((th) => th.textContent === "git")`) {
 		until(t, ctx, `document.querySelectorAll("#audit [data-commit]").length > 0`)
 	}
 	picture(t, ctx, "view")
@@ -350,6 +360,23 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 	address := serve(t)
 	ctx, _ := tab(t, address)
 	until(t, ctx, `shown !== null`)
+	// With what only some labs have: a mirror, and an alert.
+	do(t, ctx, chromedp.Evaluate(`window.fetch = ((ask) => async (path, how) => path !== "now" ? ask(path, how) : new Response(JSON.stringify({
+		routes: [{hosts: ["model.mllab-shadow.mllab.test"], rules: [{when: "x-mllab-version: v2", to: [{name: "model v2", percent: 100}]},
+			{to: [{name: "model v1", percent: 100}, {name: "model v2", percent: 20, mirror: true}]}]}],
+		alerts: [{name: "ModelErrors", state: "firing", namespace: "n", app: "a", since: "2026-01-02T03:04:05Z", summary: "50.7 % of the requests are answered 5xx", taken: true}],
+	})))(fetch); true`, nil))
+	until(t, ctx, `document.querySelector("[data-alert=ModelErrors]") !== null`)
+	if got := asked[string](t, ctx, `document.querySelector("#alerts").innerText`); !strings.Contains(got, ":04:05") || !strings.Contains(got, "ModelErrors is firing.") {
+		t.Errorf("of an alert it says %q", got)
+	}
+	const way = "gateway, model.mllab-shadow.mllab.test: with x-mllab-version: v2 to model v2 100 %; to model v1 100 %, copies of 20 % to model v2"
+	if got := asked[string](t, ctx, `document.querySelector("#routes svg").getAttribute("aria-label")`); got != way {
+		t.Errorf("of a mirror it says %q", got)
+	}
+	if dashed := asked[int](t, ctx, `document.querySelectorAll("#routes path[stroke-dasharray='5 4']").length`); dashed != 1 {
+		t.Errorf("it draws %d mirrors, dashed", dashed)
+	}
 	for _, width := range []int64{380, 1400, 3840} {
 		for _, scheme := range []string{"light", "dark"} {
 			do(t, ctx, emulation.SetDeviceMetricsOverride(width, 900, 1, false),
