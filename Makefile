@@ -26,7 +26,7 @@ e2e: tools ## run the tests on a real cluster; one part on your lab: make e2e RU
 bench: tools ## measure `up` against a plain kind cluster of the same node image
 	scripts/test bench
 
-soak: tools ## run canary and shadow with their controls, or SOAK_FILE=my.yaml, 20 times or SOAK_RUNS=n
+soak: tools ## run canary, shadow and progressive with their controls, or SOAK_FILE=my.yaml, 20 times or SOAK_RUNS=n
 	scripts/test soak
 
 arm64: ## build images of each kind for arm64, and start them under qemu-user (apt-get install qemu-user)

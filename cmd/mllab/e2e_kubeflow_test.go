@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +16,6 @@ import (
 	"mllab.local/internal/git"
 	"mllab.local/internal/oci"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/prom"
 	"mllab.local/scenarios"
 )
 
@@ -58,17 +56,8 @@ func TestLabDelivery(t *testing.T) {
 		}
 	})
 
-	c.part(t, "progressive", func(t *testing.T) {
-		c.scenario(t, 0, "progressive", "--short")
-		var versions []prom.Version
-		c.run("top", "-o", "json").ok(t, &versions)
-		if !slices.ContainsFunc(versions, func(v prom.Version) bool {
-			return v.Namespace == "mllab-progressive" && v.Version == "v1" && v.Requests > 100 && v.P95.At > 0
-		}) {
-			t.Errorf("top says of the last minute %+v", versions)
-		}
-		c.catches(t, "progressive", "--short", "--parallel", "4") // most of it is waiting for Flagger
-	})
+	c.part(t, "progressive", func(t *testing.T) { testProgressive(t, c) })
+	c.part(t, "Prometheus, Flagger and istiod are killed while versions are delivered: none is promoted for that", c.killedWhileDelivering)
 	c.part(t, "model-canary, and what Git says of it", func(t *testing.T) { testModelCanary(t, c) })
 
 	testAlerts(t, c)

@@ -27,13 +27,13 @@ func TestLabScenarios(t *testing.T) {
 	c := newCLI(t, "mllab-e2e-scenarios")
 	c.up(t, "--core")
 
-	c.part(t, "canary passes, and its verdict carries n, counts, interval, alpha and power", func(t *testing.T) {
-		r := c.run("scenario", "canary")
+	c.part(t, "canary passes, its verdict carries n, counts, interval, alpha and power, and its evidence each request's ID once", func(t *testing.T) {
+		r := c.run("scenario", "canary", "--shares", "80/20", "--requests", "400")
 		r.ok(t, nil)
 		_, verdict, _ := strings.Cut(r.out, "PASS canary")
-		_, split, _ := strings.Cut(verdict, "90/10: ")
+		_, split, _ := strings.Cut(verdict, "80/20: ")
 		split, rest, _ := strings.Cut(split, "\n")
-		for _, word := range []string{"n=1000", "v1 ", "v2 ", "accepted 57..149", "alpha 1e-06", "power 0.99"} {
+		for _, word := range []string{"n=400", "v1 ", "v2 ", "accepted 44..121", "alpha 1e-06", "power 0.99"} {
 			if !strings.Contains(split, word) {
 				t.Errorf("the verdict on the split lacks %q: %s", word, r.out)
 			}
@@ -44,13 +44,17 @@ func TestLabScenarios(t *testing.T) {
 		if ns := c.kubectl(t, "get", "namespace", "mllab-canary", "--ignore-not-found", "-o", "name"); ns != "" {
 			t.Errorf("it left %s", ns)
 		}
-	})
-
-	c.part(t, "evidence holds every request's ID once", func(t *testing.T) {
-		var runs []scenarios.Result
-		c.run("scenario", "canary", "--shares", "80/20", "--requests", "400", "-o", "json").ok(t, &runs)
+		events, err := os.ReadFile(filepath.Join(c.state, c.name, "evidence", "canary", "events.jsonl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var end struct{ Result scenarios.Result } // of the last event
+		lines := bytes.Split(bytes.TrimSpace(events), []byte("\n"))
+		if err := json.Unmarshal(lines[len(lines)-1], &end); err != nil {
+			t.Fatal(err)
+		}
 		ids := map[string]bool{}
-		for _, step := range runs[0].Steps {
+		for _, step := range end.Result.Steps {
 			if step.Evidence.Verdict == nil {
 				continue
 			}

@@ -39,26 +39,26 @@ func TestSoak(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		soak(t, s, "run", path)
+		soak(t, s, nil, "run", path)
 		return
 	}
-	for _, name := range []string{"canary", "shadow"} {
+	for name, with := range map[string][]string{"canary": nil, "shadow": nil, "progressive": {"--with", "progressive"}} {
 		s, err := scenarios.Find(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // each on a lab of its own, because one proof at a time has a lab
-			soak(t, s, name)
+			soak(t, s, with, name)
 		})
 	}
 }
 
-// soak repeats a story, which these words name, and its controls, and logs what
-// came of it.
-func soak(t *testing.T, s scenarios.Scenario, words ...string) {
+// soak repeats a story, which these words name, and its controls, on a core lab
+// with these flags of `mllab up`, and logs what came of it.
+func soak(t *testing.T, s scenarios.Scenario, with []string, words ...string) {
 	c := newCLI(t, "mllab-soak-"+words[0])
-	c.up(t, "--core")
+	c.up(t, append([]string{"--core"}, with...)...)
 	words = append([]string{"scenario"}, words...)
 	passed, caught := 0, map[string]int{}
 	n := soakRuns(t)
