@@ -297,13 +297,17 @@ function drawAlerts() {
   }));
 }
 
+// widthOf is a canvas's in pixels of a text of 16 pixels: on a large screen text is larger.
+const zoom = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+const widthOf = (canvas) => canvas.clientWidth / zoom();
+
 // prepared is a canvas at the screen's resolution, cleared.
 function prepared(canvas, height) {
-  const width = canvas.clientWidth, scale = window.devicePixelRatio || 1;
+  const width = widthOf(canvas), scale = (window.devicePixelRatio || 1) * zoom();
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
-    canvas.style.height = height + "px";
+    canvas.style.height = height * zoom() + "px";
   }
   const c = canvas.getContext("2d");
   c.setTransform(scale, 0, 0, scale, 0, 0);
@@ -319,8 +323,8 @@ function palette() {
 function cross(c, x, y, r) { c.beginPath(); c.moveTo(x - r, y - r); c.lineTo(x + r, y + r); c.moveTo(x - r, y + r); c.lineTo(x + r, y - r); c.stroke(); }
 
 function drawSquares(run, p) {
-  const canvas = $("squares"), cell = Math.max(6, Math.round(canvas.clientWidth / 90));
-  const perRow = Math.max(1, Math.floor(canvas.clientWidth / cell)), n = Math.min(run.squareCount, squaresKept);
+  const canvas = $("squares"), cell = Math.max(6, Math.round(widthOf(canvas) / 90));
+  const perRow = Math.max(1, Math.floor(widthOf(canvas) / cell)), n = Math.min(run.squareCount, squaresKept);
   const [c] = prepared(canvas, Math.ceil(squaresKept / perRow) * cell);
   c.strokeStyle = p.bad;
   c.lineWidth = 2;
@@ -524,6 +528,7 @@ $("evidence").querySelector("button").onclick = () => { $("evidence").hidden = t
 document.addEventListener("keydown", (e) => { if (e.key === "Escape") $("evidence").hidden = true; });
 new ResizeObserver(() => { dirty = true; }).observe(document.body);
 matchMedia("(prefers-color-scheme: dark)").onchange = () => { dirty = true; };
+matchMedia("print").onchange = () => { dirty = true; draw(); }; // in the colors of paper
 document.addEventListener("visibilitychange", () => { dirty = true; });
 
 // --- the stream

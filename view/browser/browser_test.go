@@ -276,6 +276,23 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	}
 	usable(t, ctx, "the report")
 	picture(t, ctx, "report")
+	onPaper(t, ctx)
+}
+
+// onPaper looks at what is printed when the screen is dark: black on white, within
+// the 182 mm that A4 leaves.
+func onPaper(t *testing.T, ctx context.Context) {
+	t.Helper()
+	do(t, ctx, emulation.SetDeviceMetricsOverride(688, 1000, 1, false),
+		emulation.SetEmulatedMedia().WithMedia("print").WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}))
+	if over := asked[float64](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+		t.Errorf("on paper the page is %.0f pixels too wide", over)
+	}
+	for part, want := range map[string]string{"backgroundColor": "rgb(255, 255, 255)", "color": "rgb(0, 0, 0)"} {
+		if got := asked[string](t, ctx, fmt.Sprintf(`getComputedStyle(document.body).%s`, part)); got != want {
+			t.Errorf("on paper its %s is %s", part, got)
+		}
+	}
 }
 
 func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
@@ -387,6 +404,10 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 			}
 			usable(t, ctx, fmt.Sprintf("%d pixels, %s", width, scheme))
 		}
+	}
+	onPaper(t, ctx)
+	if got := asked[string](t, ctx, `palette().legs[0]`); got != "#0072b2" {
+		t.Errorf("on paper the plots have the color %s", got)
 	}
 }
 
