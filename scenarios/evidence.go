@@ -51,6 +51,9 @@ const (
 	Calm  Claim = "calm"  // nothing alerts that nothing has caused
 	Alarm Claim = "alarm" // each fault alerts, and its alert ends with it, within the bound
 
+	Cause    Claim = "cause"    // an alarm names what has changed, and nothing else
+	Recovery Claim = "recovery" // the model that is trained again is right more often than the old one was
+
 	Delivery   Claim = "delivery"   // what a commit says is in the traffic, or on the cluster, within the bound
 	Correction Claim = "correction" // what was changed by hand is as Git says again, within the bound
 	Refusal    Claim = "refusal"    // a commit that cannot be applied is not taken for good, and the reason is said

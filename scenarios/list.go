@@ -10,7 +10,7 @@ import (
 func All() []Scenario {
 	return []Scenario{
 		canary(), blueGreen(), shadow(), abTest(), scaleToZero(), minScale(), probes(), resilience(), circuitBreaker(), meshSecurity(),
-		helmRelease(), gitops(), gitopsHelm(), train(), pipeline(), kserve(), mlops(), progressive(), modelCanary(), alertsScenario(),
+		helmRelease(), gitops(), gitopsHelm(), train(), pipeline(), kserve(), mlops(), drift(), progressive(), modelCanary(), alertsScenario(),
 	}
 }
 

@@ -19,10 +19,16 @@ type prober struct {
 
 // start has it send r from now on. It ends with the run at last.
 func (p *prober) start(ctx context.Context, l *Session, r probe.Request, rate float64) {
+	p.startBy(ctx, l, l.send, r, rate)
+}
+
+// startBy is start by a sender of its own, such as one that gives each request
+// another body.
+func (p *prober) startBy(ctx context.Context, l *Session, by probe.Sender, r probe.Request, rate float64) {
 	var w *probe.Watcher
 	l.cleanup(func() { w.Stop() }) // after its context has ended, so that it waits for no answer
 	ctx, _ = l.lasting(ctx)
-	w = probe.Watch(ctx, l.send, r, rate, func(a probe.Answer) { l.events.saw(FromWatcher, a) })
+	w = probe.Watch(ctx, by, r, rate, func(a probe.Answer) { l.events.saw(FromWatcher, a) })
 	p.Watcher, p.rate = w, rate
 }
 

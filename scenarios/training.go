@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/oci"
@@ -150,24 +151,30 @@ func (l *Session) run(ctx context.Context, j trainJob) (workers []training, comp
 	if err := errors.Join(err, asked); err != nil {
 		return nil, false, err
 	}
+	workers, err = l.workers(ctx, j)
+	return workers, state == "Complete", err
+}
+
+// workers is what the workers of a TrainJob that has ended printed.
+func (l *Session) workers(ctx context.Context, j trainJob) (workers []training, err error) {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"jobset.sigs.k8s.io/jobset-name": j.Name})
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	for _, p := range newestPods(pods) {
 		log, err := l.Kube.PodLogs(ctx, l.Namespace, p.Name, "node", 0)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		if _, err := l.keepText("-"+p.Name+".log", []byte(log)); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		workers = append(workers, readTraining(log))
 	}
 	if len(workers) != j.Workers {
-		return nil, false, fmt.Errorf("TrainJob %s has %d pods where %d are asked for", j.Name, len(workers), j.Workers)
+		return nil, fmt.Errorf("TrainJob %s has %d pods where %d are asked for", j.Name, len(workers), j.Workers)
 	}
-	return workers, state == "Complete", nil
+	return workers, nil
 }
 
 // train has a TrainJob of this name train a model and push it, and returns its image
@@ -212,6 +219,19 @@ func (l *Session) condition(ctx context.Context, o *unstructured.Unstructured, k
 	return "", nil
 }
 
+// absent is the state of a TrainJob that nobody has created yet.
+const absent = "absent"
+
+// stateOf is Complete or Failed for a TrainJob that has ended, "" for one that
+// runs, and absent.
+func (l *Session) stateOf(ctx context.Context, job string) (string, error) {
+	state, err := l.condition(ctx, l.object("trainer.kubeflow.org/v1alpha1", "TrainJob", job), "Complete", "Failed")
+	if apierrors.IsNotFound(err) {
+		return absent, nil
+	}
+	return state, err
+}
+
 // lastWord is the newest line of a TrainJob's pods, or how far they are.
 func (l *Session) lastWord(ctx context.Context, job string) string {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"jobset.sigs.k8s.io/jobset-name": job})
@@ -231,7 +251,9 @@ func (l *Session) lastWord(ctx context.Context, job string) string {
 type modelFiles struct {
 	Model, Rows string // digests of the files
 	Data        string // that the model says it is of
+	features    []string
 	held        heldOut
+	reference   heldOut // the training rows and their labels, if they are kept next to the model
 }
 
 // heldOut is rows that training never saw, with what the model predicted in the
@@ -252,11 +274,19 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 	if err := json.Unmarshal(files["heldout.json"], &m.held); err != nil {
 		return m, fmt.Errorf("%s: heldout.json: %w", image, err)
 	}
-	var model struct{ Data string }
+	if rows := files["reference.json"]; rows != nil {
+		if err := json.Unmarshal(rows, &m.reference); err != nil {
+			return m, fmt.Errorf("%s: reference.json: %w", image, err)
+		}
+	}
+	var model struct {
+		Data     string
+		Features []string
+	}
 	if err := json.Unmarshal(files["model.json"], &model); err != nil {
 		return m, fmt.Errorf("%s: model.json: %w", image, err)
 	}
-	m.Data = model.Data
+	m.Data, m.features = model.Data, model.Features
 	if len(m.held.Instances) == 0 || len(m.held.Instances) != len(m.held.Predictions) {
 		return m, fmt.Errorf("%s: heldout.json has %d rows and %d predictions", image, len(m.held.Instances), len(m.held.Predictions))
 	}

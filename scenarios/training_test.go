@@ -319,7 +319,10 @@ func codeOf(t *testing.T, s *Plan) map[string]string {
 
 func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 	for name, want := range map[string]map[string][]string{ // by control, the files that it changes one line of
-		"train":    {"swapped": {"mllab_train.py"}, "no-seed": {"mllab_train.py"}, "no-gate": {"mllab_train.py"}},
+		"train": {"swapped": {"mllab_train.py"}, "no-seed": {"mllab_train.py"}, "no-gate": {"mllab_train.py"}},
+		"drift": {
+			"blind": {"detector.py"}, "jumpy": {"detector.py"}, "wrong-feature": {"detector.py"}, "flattered": {"detector.py"}, "old-rows": {"mllab_train.py"},
+		},
 		"pipeline": {"repushed": {"steps.py", "steps.py"}, "off-by-one": {"mllab_train.py", "steps.py"}, "no-gate": {"mllab_train.py"}},
 	} {
 		plan, err := planned(name, Options{})

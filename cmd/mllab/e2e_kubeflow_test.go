@@ -23,11 +23,11 @@ import (
 const kubeflowMemory = 6 << 30
 
 // kubeflowScenarios need the minimal Kubeflow; mlops has parts of its own.
-var kubeflowScenarios = []string{"train", "pipeline", "kserve"}
+var kubeflowScenarios = []string{"train", "pipeline", "kserve", "drift"}
 
 // kubeflowSeconds is what each of its scenarios is meant to take. A machine that
 // does other things beside may take twice as long.
-var kubeflowSeconds = map[string]float64{"train": 120, "pipeline": 120, "kserve": 120, "mlops": 300}
+var kubeflowSeconds = map[string]float64{"train": 120, "pipeline": 120, "kserve": 120, "drift": 120, "mlops": 300}
 
 func inBudget(t *testing.T, r scenarios.Result) {
 	t.Helper()

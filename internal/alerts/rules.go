@@ -24,6 +24,7 @@ const (
 	ModelSlow   = "ModelSlow"
 	ModelUnused = "ModelUnused"
 	ReplicaDown = "ReplicaDown"
+	ModelDrift  = "ModelDrift"
 	DiskFull    = "DiskNearlyFull"
 )
 
@@ -85,6 +86,8 @@ func Rules(t Thresholds) []Rule {
 			`sum by (namespace, app) (increase(sampleapp_requests_total[%s])) == 0 and sum by (namespace, app) (sampleapp_requests_total) > 0`, Window),
 		rule(ReplicaDown, `Pod {{ $labels.pod }} of `+model+` does not answer Prometheus`,
 			`max by (namespace, app, pod) (up{pod!=""}) == 0`),
+		rule(ModelDrift, `{{ $labels.kind }} drift of {{ $labels.model }} in {{ $labels.namespace }}{{ with $labels.feature }}: {{ . }}{{ end }}`,
+			`max by (namespace, app, model, kind, feature) (mllab_drift_alarm) == 1`),
 		disk,
 	}
 }

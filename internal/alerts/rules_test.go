@@ -40,7 +40,7 @@ func read(t *testing.T, thresholds Thresholds) map[string]Rule {
 func TestEachRuleComparesWithItsThreshold(t *testing.T) {
 	moved := read(t, Thresholds{ErrorPercent: 12.5, Latency: 2 * MaxLatency, DiskPercent: 70})
 	for name, ends := range map[string][2]string{
-		ModelErrors: {"> 5", "> 12.5"}, ModelSlow: {"> 1", "> 2"}, DiskFull: {"> 90", "> 70"}, ModelUnused: {"== 0 and sum by (namespace, app) (sampleapp_requests_total) > 0", "> 0"}, ReplicaDown: {"== 0", "== 0"},
+		ModelErrors: {"> 5", "> 12.5"}, ModelSlow: {"> 1", "> 2"}, DiskFull: {"> 90", "> 70"}, ModelUnused: {"== 0 and sum by (namespace, app) (sampleapp_requests_total) > 0", "> 0"}, ReplicaDown: {"== 0", "== 0"}, ModelDrift: {"== 1", "== 1"},
 	} {
 		for i, r := range []Rule{read(t, Default)[name], moved[name]} {
 			if !strings.HasSuffix(r.Expr, " "+ends[i]) || strings.Contains(r.Expr, "%!") || r.For != "10s" || r.Annotations["summary"] == "" {
@@ -48,7 +48,7 @@ func TestEachRuleComparesWithItsThreshold(t *testing.T) {
 			}
 		}
 	}
-	if len(moved) != 5 {
+	if len(moved) != 6 {
 		t.Errorf("the rules are %v", moved)
 	}
 }

@@ -15,6 +15,10 @@ prints one line of JSON for each stage to stdout:
 
 The same arguments give the same files, byte for byte, on one kind of CPU.
 
+With --rows URL the rows and labels are not the data set's, but what URL has: {"instances": [[…], …], "labels": […]}, with
+the data set's features and classes. With --reference DIR/reference.json has the training rows and their labels: what the
+model is asked later is compared with them.
+
 With --folds each of several strengths of regularisation is cross-validated; which one is trained with is for --c to
 say. The workers of a TrainJob (WORKERS of them, this being number JOB_COMPLETION_INDEX) share those fits. They need
 not meet: the lines of all of them together have all scores. Only worker 0 goes on to train.
@@ -41,6 +45,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +61,7 @@ HELD_OUT = 0.25
 CONFIDENCE = 0.95
 GRID = 0.001, 0.01, 0.1, 1.0, 10.0, 100.0  # strengths to cross-validate; the smaller, the stronger
 FILES = "model.json", "heldout.json"
+REFERENCE = "reference.json"
 
 
 @dataclass
@@ -83,14 +89,22 @@ class Evaluation:
     held_out: int
 
 
-def prepare(dataset, seed, label_noise=0.0):
-    """Loads and splits a data set; each class has its share of both parts.
+def fetch(url):
+    """Reads rows and labels. A row that comes twice is taken once: in both parts of the split it would test nothing."""
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        got = json.load(answer)
+    x, first = np.unique(np.asarray(got["instances"], float), axis=0, return_index=True)
+    return x, np.asarray(got["labels"], int)[first]
+
+
+def prepare(dataset, seed, label_noise=0.0, rows=None):
+    """Loads and splits a data set, or rows with their labels; each class has its share of both parts.
 
     label_noise is the share of training rows whose label is replaced by a wrong one; held-out labels stay true.
     The digest is over names, features and labels as they are used, whatever the split.
     """
     bunch = DATASETS[dataset]()
-    x, y = np.asarray(bunch.data, float), np.array(bunch.target)
+    x, y = rows or (np.asarray(bunch.data, float), np.array(bunch.target))
     names = [list(map(str, bunch.feature_names)), list(map(str, bunch.target_names))]
     train, held = train_test_split(np.arange(len(y)), test_size=HELD_OUT, stratify=y, random_state=seed)
     held_y = y[held]
@@ -145,13 +159,14 @@ def write(out, model, data, evaluation):
         "labels": data.held_y.tolist(),
     }
     os.makedirs(out, exist_ok=True)
-    digests = []
-    for name, content in zip(FILES, files):
-        text = (json.dumps(content, allow_nan=False) + "\n").encode()
-        with open(os.path.join(out, name), "wb") as file:
-            file.write(text)
-        digests.append(sha256(text))
-    return digests
+    return [write_file(out, name, content) for name, content in zip(FILES, files)]
+
+
+def write_file(out, name, content):
+    text = (json.dumps(content, allow_nan=False) + "\n").encode()
+    with open(os.path.join(out, name), "wb") as file:
+        file.write(text)
+    return sha256(text)
 
 
 def push(out, repository):
@@ -210,9 +225,11 @@ def arguments():
     p.add_argument("--folds", type=number(int, 2, 30), help="cross-validate with so many folds first")
     p.add_argument("--threshold", type=number(float, 0, 1), required=True, help="least accuracy that passes the gate")
     p.add_argument("--out", required=True, help="folder for the model's files, and for nothing else")
+    p.add_argument("--rows", metavar="URL", help="train with these rows and labels instead")
+    p.add_argument("--reference", action="store_true", help="keep the training rows next to the model")
     p.add_argument("--push", metavar="REPOSITORY", help="where to push them as an image: HOST:PORT/NAME[:TAG]")
     a = p.parse_args()
-    if os.path.isdir(a.out) and (others := sorted(set(os.listdir(a.out)) - set(FILES))):
+    if os.path.isdir(a.out) and (others := sorted(set(os.listdir(a.out)) - {*FILES, REFERENCE})):
         p.error(f"argument --out: {a.out} has other files, such as {others[0]}: want a folder for the model alone")
     if os.path.exists(a.out) and not os.path.isdir(a.out):
         p.error(f"argument --out: {a.out} is no folder")
@@ -240,7 +257,7 @@ def main():
         print(json.dumps({"stage": stage, **fields, "seconds": round(now - began, 3)}), flush=True)
         began = now
 
-    data = prepare(a.dataset, a.seed, a.label_noise)
+    data = prepare(a.dataset, a.seed, a.label_noise, fetch(a.rows) if a.rows else None)
     trained, held = len(data.train_y), len(data.held_y)
     say("prepare", data=data.digest, dataset=a.dataset, rows=trained + held, train=trained, held_out=held,
         features=len(data.features), classes=len(data.classes), label_noise=a.label_noise)
@@ -258,6 +275,8 @@ def main():
     if not passed:
         return 4
     digests = write(a.out, model, data, e)
+    if a.reference:
+        write_file(a.out, REFERENCE, {"instances": data.train_x.tolist(), "labels": data.train_y.tolist()})
     say("write", model=digests[0], heldout=digests[1])
     if a.push:
         say("push", image=push(a.out, a.push))
