@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln lane lock verify pictures release build tools clean
+.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln lane lock verify pictures release act build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -54,6 +54,9 @@ verify: ## check every go.sum against the module cache, and that every go.mod is
 
 release: ## build the archives of a release for Linux and macOS, with checksums, into dist/
 	scripts/release --snapshot
+
+act: ## run this repository's GitHub action on this machine, with a lab of its own
+	scripts/tools/act/run
 
 build: ## build bin/mllab
 	scripts/build

@@ -1,0 +1,122 @@
+package arch
+
+import (
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+var (
+	codeBlock  = regexp.MustCompile("(?s)```(yaml|groovy)\n(.*?)```")
+	jenkinsRun = regexp.MustCompile(`\bsh '([^']+)'`)
+)
+
+// shellOf returns the scripts that a CI system's YAML has, and the inputs that it gives to this repository's action.
+func shellOf(n *yaml.Node) (scripts, inputs []string) {
+	for i, child := range n.Content {
+		s, in := shellOf(child)
+		scripts, inputs = append(scripts, s...), append(inputs, in...)
+		if n.Kind != yaml.MappingNode || i%2 == 1 {
+			continue
+		}
+		switch value := n.Content[i+1]; child.Value {
+		case "run":
+			scripts = append(scripts, value.Value)
+		case "script", "after_script": // each line is a command, and all are one shell's
+			var lines []string
+			for _, line := range value.Content {
+				lines = append(lines, line.Value)
+			}
+			scripts = append(scripts, strings.Join(lines, "\n"))
+		case "with":
+			for j := 0; j < len(value.Content); j += 2 {
+				inputs = append(inputs, value.Content[j].Value)
+			}
+		}
+	}
+	return scripts, inputs
+}
+
+// parses returns why bash would not read a script.
+func parses(script string) error {
+	cmd := exec.Command("bash", "-n")
+	cmd.Stdin = strings.NewReader(script)
+	return cmd.Run()
+}
+
+func TestTheSnippetsForCIAreScriptsThatParse(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs", "ci.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "action.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var action struct{ Inputs map[string]any }
+	if err := yaml.Unmarshal(text, &action); err != nil {
+		t.Fatal(err)
+	}
+	ours, err := os.ReadFile(filepath.Join(root, "scripts", "action"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known vocabulary
+	for _, s := range program(t, token.NewFileSet()) {
+		if s.in([]string{"cmd/mllab"}) {
+			known.read(t, s)
+		}
+	}
+	var scripts []string
+	given := 0
+	for _, block := range codeBlock.FindAllStringSubmatch(string(page), -1) {
+		if block[1] == "groovy" {
+			for _, m := range jenkinsRun.FindAllStringSubmatch(block[2], -1) {
+				scripts = append(scripts, m[1])
+			}
+			continue
+		}
+		var doc yaml.Node
+		if err := yaml.Unmarshal([]byte(block[2]), &doc); err != nil {
+			t.Errorf("%v in\n%s", err, block[2])
+		}
+		s, inputs := shellOf(&doc)
+		scripts = append(scripts, s...)
+		for _, name := range inputs {
+			given++
+			if _, is := action.Inputs[name]; !is {
+				t.Errorf("action.yml has no input %s", name)
+			}
+		}
+	}
+	calls := 0
+	for _, script := range scripts {
+		if err := parses(script); err != nil {
+			t.Errorf("%v: bash does not read\n%s", err, script)
+		}
+		for _, m := range regexp.MustCompile(`scripts/action (\w+)`).FindAllStringSubmatch(script, -1) {
+			calls++
+			if !strings.Contains(string(ours), "\n  "+m[1]+")\n") {
+				t.Errorf("scripts/action has no %s", m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile(`(?m)(?:^|[/(])mllab ([a-z][^|)\n]*)`).FindAllStringSubmatch(script, -1) {
+			calls++
+			if lack := known.lacks(strings.Fields(m[1])); lack != "" {
+				t.Errorf("mllab %s: mllab has no %s", m[1], lack)
+			}
+		}
+	}
+	if len(scripts) < 7 || given < 4 || calls < 8 {
+		t.Errorf("%d scripts, %d inputs and %d calls: this test reads the page wrongly", len(scripts), given, calls)
+	}
+	if parses("if true; then") == nil {
+		t.Error("a script without its end parses")
+	}
+}
