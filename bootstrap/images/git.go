@@ -75,8 +75,12 @@ func (b *built) onGit(work string, c Component, from v1.Image) (v1.Image, error)
 // gitBase returns the layer of git. It fails if the archive has no git.
 func gitBase(dir, archive string) (v1.Layer, error) {
 	missing := map[string]bool{"usr/lib/git-core/git": true, "usr/lib/git-core/git-http-backend": true}
+	records, err := debianRecords(archive, func(name string) bool { return gitFiles.MatchString("usr/share/doc/" + name + "/copyright") })
+	if err != nil {
+		return nil, err
+	}
 	layer, err := newLayer(dir, func(tw *tar.Writer) error {
-		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
+		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
 			merged := h.Typeflag == tar.TypeSymlink && (name == "lib" || name == "lib64") // has the loader
 			if !merged && !gitFiles.MatchString(name) {
 				return nil
@@ -84,6 +88,10 @@ func gitBase(dir, archive string) (v1.Layer, error) {
 			delete(missing, name)
 			return copyEntry(tw, h, body)
 		})
+		if err != nil {
+			return err
+		}
+		return records.write(tw)
 	})
 	for name := range missing {
 		err = errors.Join(err, fmt.Errorf("the archive has no /%s", name))

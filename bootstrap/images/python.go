@@ -155,13 +155,22 @@ func addPython(files tree, from string) error {
 // Debian's file EXTERNALLY-MANAGED, which blocks pip and which upstream's image
 // does not have.
 func pythonBase(dir, from string) (v1.Layer, error) {
+	archive := filepath.Join(from, "base.tar")
+	records, err := debianRecords(archive, func(string) bool { return true })
+	if err != nil {
+		return nil, err
+	}
 	return newLayer(dir, func(tw *tar.Writer) error {
-		return eachDebianEntry(filepath.Join(from, "base.tar"), func(name string, h *tar.Header, body io.Reader) error {
+		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
 			read := !strings.HasPrefix(name, "usr/share/") || strings.HasPrefix(name, "usr/share/zoneinfo") || strings.HasSuffix(name, "/copyright")
 			if !read || strings.HasPrefix(name, "var/") || path.Base(name) == "EXTERNALLY-MANAGED" {
 				return nil
 			}
 			return copyEntry(tw, h, body)
 		})
+		if err != nil {
+			return err
+		}
+		return records.write(tw)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"text/tabwriter"
 
+	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/spf13/cobra"
 
 	"mllab.local/bootstrap"
@@ -27,7 +28,7 @@ wheel and Debian packages. ` + "`mllab up`" + ` gets missing images by itself.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newImagesList(a), newImagesBuild(a), newImagesPrune(a), newImagesLock(a), newImagesExtract(a))
+	c.AddCommand(newImagesList(a), newImagesBuild(a), newImagesPrune(a), newImagesLock(a), newImagesSBOM(a), newImagesExtract(a))
 	return c
 }
 
@@ -193,6 +194,26 @@ checks a mirror.`,
 	}
 	c.Flags().StringVar(&o.Mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
 	c.Flags().StringVar(&file, "write", "", "pin what the registries have now in `FILE`, bootstrap/images/upstream.lock in mllab's source")
+	return c
+}
+
+func newImagesSBOM(a *app) *cobra.Command {
+	var o images.Options
+	c := &cobra.Command{
+		Use:     "sbom NAME [flags]",
+		Short:   "Print what a cached image contains, as CycloneDX JSON",
+		Example: "  mllab images sbom istio-proxyv2 >proxyv2.cdx.json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
+			bom, err := images.SBOM(c.Context(), o, args[0])
+			if err != nil {
+				return err
+			}
+			return cdx.NewBOMEncoder(c.OutOrStdout(), cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).Encode(bom)
+		},
+	}
+	imageFlags(c, &o.Mode, &o.Mirror)
 	return c
 }
 
