@@ -202,6 +202,9 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 			}
 			f.path = blob
 		}
+		if err := c.removeShort(img); err != nil {
+			return err
+		}
 		if err := p.ReplaceImage(unopened{img}, func(d v1.Descriptor) bool {
 			return d.Annotations[nameAnnotation] == name && d.Annotations[laneAnnotation] == lane
 		}, layout.WithAnnotations(map[string]string{
@@ -220,6 +223,31 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
 	}
 	return stored, nil
+}
+
+// removeShort removes the image's manifest and configuration if they have another
+// length, as a full disk leaves them: a layout writes only layers again.
+func (c *cache) removeShort(img v1.Image) error {
+	m, err := img.Manifest()
+	if err != nil {
+		return err
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		return err
+	}
+	size, err := img.Size()
+	if err != nil {
+		return err
+	}
+	for _, d := range []v1.Descriptor{m.Config, {Digest: digest, Size: size}} {
+		if st, err := os.Stat(c.blob(d.Digest)); err == nil && st.Size() != d.Size {
+			if err := os.Remove(c.blob(d.Digest)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // unopened is an image whose layers are opened when they are read: a layout opens

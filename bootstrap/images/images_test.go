@@ -207,11 +207,20 @@ func TestAnImageWithATruncatedBlobCountsAsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, _ := img.Manifest()
-	if err := os.Truncate(c.blob(m.Layers[0].Digest), 10); err != nil {
-		t.Fatal(err)
-	}
-	if got, _ := c.get("a", "k"); got != nil {
-		t.Error("a truncated image was taken for whole")
+	digest, _ := img.Digest()
+	for name, blob := range map[string]v1.Hash{"layer": m.Layers[0].Digest, "configuration": m.Config.Digest, "manifest": digest} {
+		if err := os.Truncate(c.blob(blob), 10); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := c.get("a", "k"); got != nil {
+			t.Errorf("with a truncated %s an image was taken for whole", name)
+		}
+		if _, err := c.put("a", "k", small(t, c.dir, "one")); err != nil {
+			t.Errorf("after a truncated %s: %v", name, err)
+		}
+		if got, _ := c.get("a", "k"); got == nil {
+			t.Errorf("with a truncated %s the image cannot be made again", name)
+		}
 	}
 }
 
