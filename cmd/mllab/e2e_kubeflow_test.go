@@ -56,11 +56,7 @@ func TestLabDelivery(t *testing.T) {
 		}
 	})
 
-	c.part(t, "progressive", func(t *testing.T) { testProgressive(t, c) })
-	c.part(t, "Prometheus, Flagger and istiod are killed while versions are delivered: none is promoted for that", c.killedWhileDelivering)
 	c.part(t, "model-canary, and what Git says of it", func(t *testing.T) { testModelCanary(t, c) })
-
-	testAlerts(t, c)
 
 	testGitOps(t, c)
 

@@ -10,6 +10,17 @@ import (
 	"mllab.local/internal/prom"
 )
 
+// TestLabProgressive has the core lab with Flagger, Prometheus and Alertmanager.
+func TestLabProgressive(t *testing.T) {
+	t.Parallel()
+	c := newCLI(t, "mllab-e2e-progressive")
+	c.up(t, "--core", "--with", "progressive")
+
+	c.part(t, "progressive", func(t *testing.T) { testProgressive(t, c) })
+	c.part(t, "Prometheus, Flagger and istiod are killed while versions are delivered: none is promoted for that", c.killedWhileDelivering)
+	testAlerts(t, c)
+}
+
 // testProgressive has Flagger judge versions, and `top` say what they did.
 func testProgressive(t *testing.T, c cli) {
 	c.scenario(t, 0, "progressive", "--short")

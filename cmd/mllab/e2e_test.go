@@ -3,9 +3,10 @@
 // These tests drive bin/mllab as a person would, on real clusters of their
 // own. Each TestLab* has a lab of its own; two run at a time.
 //
-//	TestLab           what `make test` runs: the machine, interruptions, each scenario once and short
-//	TestLabScenarios  the core lab: scenarios in full length, their controls, broken worlds, GitOps for addons
-//	TestLabDelivery   the lab with everything: delivery by Git, Kubeflow, their controls, kills
+//	TestLab             what `make test` runs: the machine, interruptions, each scenario once and short
+//	TestLabScenarios    the core lab: scenarios in full length, their controls, broken worlds, GitOps for addons
+//	TestLabProgressive  the core lab with Flagger and what measures: versions judged, alerts, their controls, kills
+//	TestLabDelivery     the lab with everything: delivery by Git, Kubeflow, their controls, kills
 //
 // `make e2e RUN=TestLabScenarios/explain LAB=mllab` runs one part on a lab that is up.
 package main
