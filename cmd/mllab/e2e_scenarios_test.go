@@ -117,6 +117,7 @@ func TestLabScenarios(t *testing.T) {
 	c.part(t, "istiod refuses a route that no proxy accepts", func(t *testing.T) { testRefusedRoutes(t, c) })
 	c.part(t, "status reports a proxy that rejects its routes", func(t *testing.T) { testRefusingProxy(t, c) })
 	c.part(t, "a user's own Gateway answers on the lab's one port", func(t *testing.T) { testNetwork(t, c) })
+	c.part(t, "what live and shadow capture is what the IDs say", func(t *testing.T) { testCapture(t, c) })
 
 	c.part(t, "reset removes what --keep left", func(t *testing.T) {
 		c.run("scenario", "canary", "--short", "--keep").ok(t, nil)

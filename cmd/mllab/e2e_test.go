@@ -149,11 +149,30 @@ func (c cli) run(args ...string) result { return c.start(args...).wait() }
 
 // process is a running bin/mllab.
 type process struct {
-	cmd      *exec.Cmd
-	mu       sync.Mutex
-	out, err bytes.Buffer
-	in       io.WriteCloser
-	done     chan struct{}
+	cmd  *exec.Cmd
+	mu   sync.Mutex
+	out  buffer
+	err  bytes.Buffer
+	in   io.WriteCloser
+	done chan struct{}
+}
+
+// buffer may be read while a process writes it.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(text []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(text)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 func (c cli) start(args ...string) *process {

@@ -48,6 +48,15 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"up --dry-run --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
 		"images list --with nope":  "error: no addon is called \"nope\"\nhint:  addons are: ",
 		"images build --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
+		"logs":                     "error: mllab logs must have --model: it reads no other logs\nhint:  mllab logs --model\n",
+		"logs sample":              "error: mllab logs must have --model: it reads no other logs\n",
+		"logs --model a b":         "error: mllab logs takes one NAME, and got \"b\" too\n",
+		"logs --model a.b.c":       "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.b.c\"\nhint:  such as sample or model.mllab-canary\n",
+		"logs --model a.":          "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.\"\n",
+		"logs --model .a":          "error: NAME must be that of a model or NAME.NAMESPACE, got \".a\"\n",
+		"logs --model --since 5":   "error: mllab logs: invalid argument \"5\" for \"--since\" flag: ",
+		"logs --model --since -5s": "error: --since must be 0s or more, got -5s\nhint:  such as 10m\n",
+		"logs --model --version=":  "error: --version must be a target or a revision, got \"\"\nhint:  such as v2\n",
 		"pipeline compile main.go": "error: main.go: it is no notebook: invalid character '/' looking for beginning of value\nhint:  name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script\n",
 	} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)

@@ -40,7 +40,7 @@ proves with real requests that a delivery does what it claims, and states the er
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newUp(a), newScenario(a), newReport(a), newView(a), newGit(a), newAudit(a), newTop(a), newAlerts(a), newPipeline(a), newStatus(a), newKubeconfig(a), newEnv(a), newCurl(a), newDown(a), newImages(a), newDoctor(a), newDiagnose(a), newVersion(a), newMan())
+	root.AddCommand(newUp(a), newScenario(a), newReport(a), newView(a), newGit(a), newAudit(a), newTop(a), newLogs(a), newAlerts(a), newPipeline(a), newStatus(a), newKubeconfig(a), newEnv(a), newCurl(a), newDown(a), newImages(a), newDoctor(a), newDiagnose(a), newVersion(a), newMan())
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [COMMAND]",
 		Short: "Explain a command",

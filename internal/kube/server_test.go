@@ -93,6 +93,8 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"a delete waits until finalizers let go", deleteWaitsForFinalizers},
 		{"a namespace is gone when its content is, and says what remains", deleteNamespace},
 		{"a watch tells what changes after its begin, and ends when it is stopped", watchTellsChanges},
+		{"a log is read with what was rotated, in the order of time", logsAreRead},
+		{"a log is followed from pod to pod and from run to run, each line once", logsAreFollowed},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
 	}
@@ -792,20 +794,26 @@ func waitFailsOnAMissingImage(t *testing.T, c *Client) {
 	}
 }
 
-func waitFailsOnACrashLoop(t *testing.T, c *Client) {
-	var asked string
-	node := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // what a kubelet answers to the API server
-		asked = r.URL.Path + "?" + r.URL.Query().Encode()
-		fmt.Fprint(w, "first line\npanic: no model\n")
-	}))
+// makeNode makes a node whose kubelet answers the API server as h does.
+func makeNode(t *testing.T, c *Client, name string, h http.Handler) {
+	t.Helper()
+	node := httptest.NewTLSServer(h)
 	t.Cleanup(node.Close)
 	address, err := netip.ParseAddrPort(node.Listener.Addr().String())
 	must(t, err)
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	must(t, c.Create(t.Context(), n))
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address.Addr().String()}}
 	n.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(address.Port())
 	must(t, c.Status().Update(t.Context(), n))
+}
+
+func waitFailsOnACrashLoop(t *testing.T, c *Client) {
+	var asked string
+	makeNode(t, c, "node", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.Path + "?" + r.URL.Query().Encode()
+		fmt.Fprint(w, "first line\npanic: no model\n")
+	}))
 
 	objs, pod := workload(t, c, "crash")
 	must(t, c.SubResource("binding").Create(t.Context(), pod, &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}))
@@ -815,7 +823,7 @@ func waitFailsOnACrashLoop(t *testing.T, c *Client) {
 	kubelet(t, c, pod, container)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	err = c.Wait(ctx, objs, func(why string) {
+	err := c.Wait(ctx, objs, func(why string) {
 		if strings.Contains(why, "CrashLoopBackOff after 3 restarts") {
 			container.RestartCount = 8
 			must(t, c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
