@@ -569,3 +569,27 @@ func workingSet(out string) (uint64, error) {
 	}
 	return used, nil
 }
+
+// nodeCPU returns the CPU time that the node has used since it was started, in seconds.
+func (e *engine) nodeCPU(ctx context.Context, name string) (float64, error) {
+	const script = "cd /sys/fs/cgroup; cat cpu.stat cpuacct/cpuacct.usage 2>/dev/null; true"
+	out, err := e.out(ctx, "exec", name, "sh", "-c", script)
+	if err != nil {
+		return 0, err
+	}
+	return cpuSeconds(out)
+}
+
+// cpuSeconds reads cpu.stat of cgroup v2 ("usage_usec N", among others) or cpuacct.usage of v1, in nanoseconds.
+func cpuSeconds(out string) (float64, error) {
+	number, unit := strings.TrimSpace(out), 1e-9
+	if _, after, v2 := strings.Cut("\n"+out, "\nusage_usec "); v2 {
+		number, _, _ = strings.Cut(after, "\n")
+		unit = 1e-6
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("reading the node's CPU time: %w", err)
+	}
+	return float64(n) * unit, nil
+}

@@ -338,6 +338,40 @@ func TestTheWorkingSetLeavesOutWhatTheKernelCouldDrop(t *testing.T) {
 	}
 }
 
+func TestTheNodesCPUTimeIsReadFromItsCgroup(t *testing.T) {
+	for name, out := range map[string]string{
+		"cgroup v1": "27924996212\n",
+		"cgroup v2": "nice_usec 7\nusage_usec 27924996\nuser_usec 14000000\nsystem_usec 13924996\n",
+		"v2, first": "usage_usec 27924996\nuser_usec 14000000\n",
+	} {
+		if got, err := cpuSeconds(out); err != nil || got < 27.924995 || got > 27.924997 {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	for _, none := range []string{"", "usage_usec many\n", "user_usec 14000000\n"} {
+		if got, err := cpuSeconds(none); err == nil {
+			t.Errorf("%q is %v", none, got)
+		}
+	}
+	asked := ""
+	p := engines(map[string]any{"podman": podmanInfo(t)})
+	info := p.run
+	p.run = run.Func(func(ctx context.Context, c run.Cmd) error {
+		if c.Args[0] != "exec" {
+			return info.Run(ctx, c)
+		}
+		asked = c.Path + " " + strings.Join(c.Args[:2], " ")
+		_, err := io.WriteString(c.Stdout, "1000000000\n")
+		return err
+	})
+	cpu := nodeCPU("lab-1", &state{Engine: "podman"}, p)
+	for range 2 {
+		if got, err := cpu(t.Context()); err != nil || got != 1 || asked != "podman exec lab-1-control-plane" {
+			t.Errorf("%v, %v; asked %q", got, err, asked)
+		}
+	}
+}
+
 func TestAnImageThatCannotBeWrittenIsTheReasonWhyItIsNotLoaded(t *testing.T) {
 	read := func(r io.Reader) error {
 		if _, err := io.ReadAll(r); err != nil {

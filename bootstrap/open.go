@@ -21,6 +21,9 @@ type Running struct {
 	Addons   []string
 	Evidence string // folder for the evidence of scenarios
 	Close    func() // releases the lab's lock
+	// CPU returns the CPU time that the lab's node has used since it was started,
+	// in seconds. It asks the container engine.
+	CPU func(context.Context) (float64, error)
 
 	coming []string // addons that an `up` has not completed
 	up     string   // its command
@@ -81,6 +84,7 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
 		Evidence: o.store().evidence(), up: up,
 	}
+	lab.CPU = nodeCPU(o.Name, st, realDeps())
 	if st.Phase == phaseCore {
 		lab.Addons, lab.coming = addons.Core(), st.Addons
 	}
@@ -92,6 +96,20 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 		}
 	}
 	return lab, nil
+}
+
+// nodeCPU is Running.CPU. It looks for the engine when it is asked first.
+func nodeCPU(cluster string, st *state, p deps) func(context.Context) (float64, error) {
+	var e *engine
+	return func(ctx context.Context) (float64, error) {
+		if e == nil {
+			var err error
+			if e, err = findEngine(ctx, p, "", st); err != nil {
+				return 0, err
+			}
+		}
+		return e.nodeCPU(ctx, nodeName(cluster))
+	}
 }
 
 // EvidenceDir returns the folder for what scenarios see on the lab, whether it is

@@ -38,6 +38,9 @@ type Result struct {
 	Error    string       `json:"error,omitempty"`   // why nothing could be tested
 	Skipped  string       `json:"skipped,omitempty"` // why it was not tried at all
 	Seconds  float64      `json:"seconds"`
+	// CPUSeconds is the CPU time that the node has used during the run; of what it used for several runs at once each has
+	// the same share. 0: not measured.
+	CPUSeconds float64 `json:"cpuSeconds,omitempty"`
 }
 
 // StepResult is the result of one step. Barrier is the time that its change took to
@@ -67,6 +70,20 @@ func (r Result) Err() error {
 		return fmt.Errorf("%s: control %s was caught, but not in a world that it had broken, or what it broke could not be undone: %s", r.Scenario, r.Control, strings.Join(r.Reasons, "; "))
 	}
 	return fmt.Errorf("%s: control %s was caught for the wrong reason: %q instead of %q: %s", r.Scenario, r.Control, r.Refuted, r.Catches, strings.Join(r.Reasons, "; "))
+}
+
+// Requests counts what was sent: requests of samples, and those of a watcher.
+func (r Result) Requests() (sampled, watched int) {
+	for _, s := range r.Steps {
+		switch e := s.Evidence; {
+		case e == nil:
+		case e.Watch != nil:
+			watched += e.Watch.Sent
+		case e.Tally != nil:
+			sampled += e.Tally.Sent
+		}
+	}
+	return sampled, watched
 }
 
 // Verdict is the outcome in one word: PASS, FAIL, ERROR or SKIPPED.
@@ -105,6 +122,24 @@ const (
 	confinedLabel = "mllab.local/confined" // of a user's scenario: userfile/fence.yaml holds there
 )
 
+// Undisturbed is an error when a container of the lab's own pods, and not of a run's, was evicted or has ended since a
+// time: what was measured meanwhile was measured on a lab that was not whole. The lab's own namespaces are those of its
+// addons and Kubernetes' own.
+func Undisturbed(ctx context.Context, k *kube.Client, since time.Time) error {
+	list, err := k.Restarts(ctx, isLabs, since)
+	if err != nil {
+		return fault.CannotTest("", "looking for restarts: %w", err)
+	}
+	if len(list) > 0 {
+		return fault.CannotTest("see `mllab status`, or use a smaller --parallel", "the lab was not whole all the time: %s", strings.Join(list, "; "))
+	}
+	return nil
+}
+
+func isLabs(ns *corev1.Namespace) bool {
+	return ns.Name == metav1.NamespaceSystem || ns.Labels[managedLabel] == managedBy && ns.Labels[scenarioLabel] == ""
+}
+
 // session begins a run of a scenario, or of one of its controls.
 func (env *Env) session(j Job) *Session {
 	l := &Session{Env: env, title: Result{Scenario: j.Scenario.Name, Control: j.Control}.Title(), control: j.Control, Namespace: Namespace(j.Scenario.Name)}
@@ -127,15 +162,16 @@ func (env *Env) session(j Job) *Session {
 // ctx.Err() after ^C; a claim that does not hold is a Result with Pass false. A
 // clean-up that fails is an error too, returned with the Result. When ctx ends by
 // kube.ErrGone, that is the error, and what the run made stays.
-func (j Job) run(ctx context.Context, env *Env, keep bool, stepsDone func()) (r Result, err error) {
+func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsDone func()) (r Result, err error) {
 	r = Result{Scenario: j.Scenario.Name, Control: j.Control}
+	used := cpu.begin(ctx)
 	l := env.session(j)
 	l.stepsDone = stepsDone
 	began := l.now()
 	unremoved := os.RemoveAll(l.evidence) // of the last run; an empty name is no error
 	l.events = openStream(l.title, l.evidence, env.Events)
 	defer func() {
-		r.Seconds = l.now().Sub(began).Seconds()
+		r.Seconds, r.CPUSeconds = l.now().Sub(began).Seconds(), used()
 		err = errors.Join(err, l.events.failed())
 		if err != nil {
 			r.Pass, r.Error = false, err.Error()
@@ -463,8 +499,9 @@ func (j Job) alone() bool {
 func RunAll(ctx context.Context, env *Env, jobs []Job, keep bool, workers int) error {
 	ctx, end := env.Kube.UntilGone(ctx)
 	defer end()
+	cpu := newCPUMeter(env.CPU)
 	_, err := runAll(ctx, jobs, workers, env.Events, func(j Job, stepsDone func()) (Result, error) {
-		return j.run(ctx, env, keep, stepsDone)
+		return j.run(ctx, env, cpu, keep, stepsDone)
 	})
 	return err
 }

@@ -34,6 +34,8 @@ type Env struct {
 	// Events, if any, is called with all that happens, never twice at once for
 	// one run, but by several runs at once.
 	Events func(Event)
+	// CPU, if any, returns the CPU time that the node has used, in seconds.
+	CPU func(context.Context) (float64, error)
 	// Teach, if any, shows a person what comes next and returns when they go on.
 	Teach func(ctx context.Context, lesson Lesson) error
 }

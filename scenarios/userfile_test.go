@@ -351,7 +351,7 @@ func TestAFileThatTheClusterRefusesChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := &Env{Kube: &kube.Client{Client: cluster}, Image: "kind.local/app:1", Domain: "mllab.test"}
-	r, err := Job{Scenario: s}.run(t.Context(), env, false, nil)
+	r, err := Job{Scenario: s}.run(t.Context(), env, nil, false, nil)
 	if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "mine.yaml:10: VirtualService/mllab-mine/bad: admission webhook") || r.Pass || len(r.Steps) > 0 {
 		t.Errorf("got %v, %+v", err, r)
 	}

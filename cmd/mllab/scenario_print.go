@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -13,18 +12,26 @@ import (
 	"mllab.local/scenarios"
 )
 
-// printTable writes one row for each run.
+// printTable writes one row for each run, and one for the lab if it was not whole.
 func printTable(w io.Writer, results []scenarios.Result, asked []plan) {
-	rows := [][]string{{"scenario", "verdict", "steps", "seconds", "depends on"}}
+	rows := [][]string{{"scenario", "verdict", "steps", "requests", "seconds", "CPU-seconds", "depends on"}}
 	for _, r := range results {
-		i := slices.IndexFunc(asked, func(s plan) bool { return s.Name == r.Scenario })
-		ok := 0
-		for _, s := range r.Steps {
-			if s.Pass {
-				ok++
+		steps := "-"
+		if i := slices.IndexFunc(asked, func(s plan) bool { return s.Name == r.Scenario }); i >= 0 {
+			ok := 0
+			for _, s := range r.Steps {
+				if s.Pass {
+					ok++
+				}
 			}
+			steps = fmt.Sprintf("%d/%d", ok, len(asked[i].Steps))
 		}
-		rows = append(rows, []string{r.Title(), r.Verdict(), fmt.Sprintf("%d/%d", ok, len(asked[i].Steps)), fmt.Sprintf("%.1f", r.Seconds), basis(r)})
+		cpu := "-"
+		if r.CPUSeconds > 0 {
+			cpu = fmt.Sprintf("%.1f", r.CPUSeconds)
+		}
+		sampled, watched := r.Requests()
+		rows = append(rows, []string{r.Title(), r.Verdict(), steps, fmt.Sprint(sampled + watched), fmt.Sprintf("%.1f", r.Seconds), cpu, basis(r)})
 	}
 	report.Table(w, rows...)
 	fmt.Fprintln(w)
@@ -82,26 +89,16 @@ func basis(r scenarios.Result) string {
 	case !r.Pass:
 		return "no claim fails"
 	}
-	requests, watched := 0, 0
-	for _, s := range r.Steps {
-		switch e := s.Evidence; {
-		case e == nil:
-		case e.Watch != nil:
-			watched += e.Watch.Sent
-		case e.Tally != nil:
-			requests += e.Tally.Sent
-		}
+	sampled, watched := r.Requests()
+	switch {
+	case watched == 0 && sampled > 0:
+		return "samples"
+	case watched > 0 && sampled == 0:
+		return "a watcher"
+	case watched > 0:
+		return "samples, a watcher"
 	}
-	var parts []string
-	for _, n := range []struct {
-		count int
-		unit  string
-	}{{requests, "requests"}, {watched, "watched requests"}} {
-		if n.count > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n.count, n.unit))
-		}
-	}
-	return cmp.Or(strings.Join(parts, ", "), "what its steps saw")
+	return "what its steps saw"
 }
 
 // printVerdict writes the last lines about a run: the verdict, and the evidence of

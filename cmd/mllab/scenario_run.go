@@ -260,11 +260,22 @@ func (a *app) prove(c *cobra.Command, p *proof, ask func(scenarios.Options) ([]s
 		events.read(r.Event())
 	}
 	if err == nil {
+		var cpu func(context.Context) (float64, error)
+		if p.all {
+			cpu = lab.CPU
+		}
+		began := time.Now()
 		err = scenarios.RunAll(ctx, &scenarios.Env{
 			Kube: lab.Kube, Gateway: lab.URL, Domain: addons.Domain, Git: lab.Git, Image: lab.Images["sampleapp"],
 			Python: lab.Images["python"], Runner: lab.Images["runner"], Registry: addons.Registry,
-			Evidence: lab.Evidence, Call: call, Events: events.read, Teach: teach,
+			Evidence: lab.Evidence, Call: call, Events: events.read, CPU: cpu, Teach: teach,
 		}, jobs, p.keep, p.parallel)
+		if p.all && ctx.Err() == nil {
+			if disturbed := scenarios.Undisturbed(ctx, lab.Kube, began); disturbed != nil {
+				events.read(scenarios.Result{Scenario: "lab", Error: disturbed.Error()}.Event())
+				err = errors.Join(err, disturbed)
+			}
+		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fault.Hinted(err, fmt.Sprintf("use a longer --timeout than %s", p.timeout))
 		}

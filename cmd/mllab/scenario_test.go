@@ -205,7 +205,7 @@ func TestJobsAreWhatTheLabHasTheAddonsFor(t *testing.T) {
 
 // someResults are one of each outcome.
 var someResults = []scenarios.Result{
-	{Scenario: "canary", Pass: true, Seconds: 23.94, Steps: []scenarios.StepResult{
+	{Scenario: "canary", Pass: true, Seconds: 23.9, CPUSeconds: 31.254, Steps: []scenarios.StepResult{
 		{Name: "v1 serves", Pass: true, Barrier: 2.2, Seconds: 0.9, Evidence: &scenarios.Evidence{
 			Summary: "n=1000 v1 1000 (accepted 1000..1000), exact: one stray answer fails", Tally: &probe.Tally{Sent: 1000},
 			Verdict: &split.Verdict{Regions: []split.Region{{Leg: "v1", Share: 1}}},
@@ -233,6 +233,7 @@ var someResults = []scenarios.Result{
 	{Scenario: "canary", Control: "errors", Catches: scenarios.Answers, Seconds: 20},
 	{Scenario: "shadow", Control: "off", Catches: scenarios.Mirror, Refuted: scenarios.Caller, Reasons: []string{"a 503"}, Seconds: 8},
 	{Scenario: "gitops", Skipped: "it needs flux: `mllab up --core --with flux`"},
+	{Scenario: "lab", Error: "the lab was not whole all the time: Pod/istio-system/istiod-1 container discovery ended at 12:00:00: OOMKilled, exit code 137"},
 }
 
 func TestResultsAsText(t *testing.T) {
@@ -277,6 +278,7 @@ func TestEveryRunIsInTheJUnitReport(t *testing.T) {
 		"canary control weights": {},
 		"canary control errors":  {failure: "canary: control errors was not caught: every claim held in a broken world"},
 		"shadow control off":     {failure: `shadow: control off was caught for the wrong reason: "caller" instead of "mirror": a 503`},
+		"lab run":                {failure: someResults[len(someResults)-1].Error},
 		"gitops all steps":       {skipped: "it needs flux: `mllab up --core --with flux`"},
 	}
 	if len(cases) != len(want) {
