@@ -231,11 +231,19 @@ func logsAreFollowed(t *testing.T, c *Client) {
 			}
 		}
 	}
+	say := func(stream chan<- string, lines ...string) {
+		t.Helper()
+		for _, l := range lines {
+			select {
+			case stream <- l:
+			case <-time.After(30 * time.Second):
+				t.Fatalf("nobody reads the stream of %q", l)
+			}
+		}
+	}
 	next("one", "two", "two again")
 	// As the API takes whole seconds, what was read comes again.
-	for _, l := range []string{streamed(2, "two"), streamed(2, "two again"), streamed(2, "two once more"), streamed(3, "not this"), streamed(4, "four")} {
-		lines <- l
-	}
+	say(lines, streamed(2, "two"), streamed(2, "two again"), streamed(2, "two once more"), streamed(3, "not this"), streamed(4, "four"))
 	next("two once more", "four")
 
 	// The stream breaks; what was written until the next one is in the files, and comes in the stream again.
@@ -243,8 +251,7 @@ func logsAreFollowed(t *testing.T, c *Client) {
 	again := n.stream("follow/first/app")
 	close(lines)
 	next("five")
-	again <- streamed(5, "five")
-	again <- streamed(6, "six")
+	say(again, streamed(5, "five"), streamed(6, "six"))
 	next("six")
 
 	// A pod that comes later, with a file that was rotated meanwhile.
@@ -254,12 +261,12 @@ func logsAreFollowed(t *testing.T, c *Client) {
 	its := n.stream("follow/second/app")
 	kubelet(t, c, second, running("second-1", 0))
 	next("its first", "its second")
-	its <- streamed(9, "its third")
+	say(its, streamed(9, "its third"))
 	next("its third")
 
 	// A pod that is deleted is read to its end, and one of its name is another one.
 	must(t, c.Client.Delete(ctx, first, client.GracePeriodSeconds(0)))
-	again <- streamed(10, "the last")
+	say(again, streamed(10, "the last"))
 	close(again)
 	next("the last")
 	third := logging(t, c, "follow", "first", "follow", "", 0)
@@ -275,7 +282,7 @@ func logsAreFollowed(t *testing.T, c *Client) {
 	kubelet(t, c, second, running("second-2", 1))
 	close(its)
 	next("after its restart")
-	restarted <- streamed(12, "and more")
+	say(restarted, streamed(12, "and more"))
 	next("and more")
 
 	stop()
