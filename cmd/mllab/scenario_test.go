@@ -342,7 +342,7 @@ func TestAReportAppearsWholeOrNotAtAll(t *testing.T) {
 	}
 	f.discard()
 	text, err := os.ReadFile(path)
-	if err != nil || !strings.Contains(string(text), `failures="5"`) || !strings.HasSuffix(string(text), "</testsuites>\n") {
+	if err != nil || !strings.Contains(string(text), `failures="6"`) || !strings.HasSuffix(string(text), "</testsuites>\n") {
 		t.Errorf("%v: %s", err, text)
 	}
 	if st, _ := os.Stat(path); st.Mode().Perm() != 0o644 {
