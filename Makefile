@@ -37,7 +37,7 @@ lint: ## check format, vet, staticcheck, and that go.mod is tidy
 
 pictures: build ## take the pictures of the docs in a real browser, from runs on the lab that is up
 	scripts/install chromium termtosvg
-	termtosvg docs/pictures/canary.svg -g 112x40 -m 200 -c "$(BIN) scenario canary --short"
+	termtosvg docs/pictures/canary.svg -g 112x40 -m 200 -c "$(BIN) scenario canary --short" </dev/tty # without a terminal it records nothing
 	MLLAB_BIN=$(CURDIR)/$(BIN) PICTURES=$(CURDIR)/docs/pictures go test -C view/browser -count=1 -timeout 15m ./...
 
 vuln: ## look for known vulnerabilities, and say which our code can reach
