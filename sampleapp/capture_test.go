@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -202,10 +203,27 @@ func TestACopysAuthorityEndsWithShadow(t *testing.T) {
 	}
 }
 
-// Each request that the rule picks is one whole line, also under load, and the metric counts the lines.
+// Each request that the rule picks is one whole line, also under load, and the metric counts the lines. Whoever has an
+// answer, even the beginning of a large one, finds its line.
 func TestNothingBelowTheRateIsLost(t *testing.T) {
 	_, s, log := start(t, map[string]string{"TARGET": "v1", "CAPTURE_PERCENT": "20"})
-	var want []string
+	body, err := json.Marshal(map[string]any{"instances": make([]float64, 20_000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Post(s.URL, "application/json", bytes.NewReader(body))
+	for err == nil && !api.IsCaptured(resp.Header.Get(api.HeaderRequestID), 20) {
+		resp.Body.Close()
+		resp, err = http.Post(s.URL, "application/json", bytes.NewReader(body))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := captures(t, log); len(got) != 1 { // its answer is not read yet
+		t.Errorf("%d requests are captured, want 1", len(got))
+	}
+	resp.Body.Close()
+	want := []string{resp.Header.Get(api.HeaderRequestID)}
 	for _, an := range probe.Burst(t.Context(), probe.NewHTTP(10*time.Second), probe.Request{URL: s.URL}, 1000, 16, nil) {
 		if api.IsCaptured(an.ID, 20) {
 			want = append(want, an.ID)

@@ -350,7 +350,7 @@ type position struct {
 type pass struct {
 	at     *position
 	again  int  // lines with the position's time that come again
-	beyond bool // a new line has come, so all others are new: a clock that goes back hides none
+	beyond bool // a new line has come, so all after it are new: a clock that goes back hides none, but lines may come again
 }
 
 func (p *position) pass() *pass { return &pass{at: p, again: p.n} }
