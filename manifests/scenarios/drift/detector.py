@@ -69,7 +69,7 @@ class Detector:
         self.features, self.reference, self.right, self.held = features, np.asarray(reference, float), right, held
         self.alpha, self.window = alpha, window
         self.captured = {}  # by request ID: row, prediction, and whether it has a label
-        self.rows = self.right_labeled = 0
+        self.rows = 0
         self.labeled = []  # request ID, row, label, whether the prediction was right
         self.looks = dict.fromkeys(KINDS, 0)
         self.last = dict.fromkeys(KINDS, "")  # request ID of the newest row that was looked at
@@ -124,9 +124,9 @@ class Detector:
             }]
 
     def state(self):
-        critical_now = critical(len(self.reference), self.window, len(self.features), self.looks["covariate"] + 2, self.alpha)
-        return {"rows": self.rows, "labeled": len(self.labeled), "looks": self.looks, "last": self.last,
-                "smallest": self.smallest, "alarms": self.alarms, "critical": critical_now}
+        soon = self.looks["covariate"] + 2  # a shift that begins now fills a window by then
+        return {"rows": self.rows, "labeled": len(self.labeled), "looks": self.looks, "last": self.last, "smallest": self.smallest,
+                "alarms": self.alarms, "critical": critical(len(self.reference), self.window, len(self.features), soon, self.alpha)}
 
     def recent(self):
         """The rows that came with their labels after the first concept alarm."""

@@ -2,9 +2,12 @@
 
 import json
 import math
+import shutil
 import sys
+import tempfile
 import threading
 import unittest
+import unittest.mock
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -194,6 +197,30 @@ class Serving(unittest.TestCase):
         self.assertEqual(json.loads(ask("/labeled")[1]), {"instances": [], "labels": []})
         with self.assertRaises(urllib.error.HTTPError):
             ask("/other")
+
+
+class Training(unittest.TestCase):
+    """What mllab_train.py makes of rows from an address."""
+
+    def test_rows_that_come_twice_are_taken_once_and_the_training_rows_are_kept(self):
+        data = trainer.prepare("breast-cancer", 1)
+        it = small(window=10**9)
+        it.retrain_from = 0
+        for i, (row, label) in enumerate(2 * list(zip(data.train_x.tolist(), data.train_y.tolist()))):
+            it.labeled.append((i, row, 1 - label, True))
+        server = d.ThreadingHTTPServer(("127.0.0.1", 0), d.handler(it, "m"))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        out = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, out)
+        arguments = ["--dataset", "breast-cancer", "--threshold", "0.9", "--out", out, "--reference"]
+        with unittest.mock.patch.object(sys, "argv", ["train", *arguments, "--rows", f"http://127.0.0.1:{server.server_port}/labeled"]):
+            self.assertEqual(trainer.main(), 0)
+        reference, held = (json.loads(Path(out, f"{name}.json").read_text()) for name in ("reference", "heldout"))
+        got = {tuple(row): label for file in (reference, held) for row, label in zip(file["instances"], file["labels"])}
+        self.assertEqual(len(reference["instances"]) + len(held["instances"]), len(data.train_x))
+        self.assertEqual(got, {tuple(row): 1 - label for row, label in zip(data.train_x.tolist(), data.train_y.tolist())})
 
 
 class Cluster:
