@@ -264,6 +264,17 @@ func TestTheSimulationIsOfTheScenario(t *testing.T) {
 	if DefaultAlpha != 1e-6 || malignant != 0 {
 		t.Errorf("the scenario's alpha is %g", DefaultAlpha)
 	}
+	page := strings.Join(strings.Fields(read("../docs/scenarios.md")), " ")
+	for _, want := range []string{
+		fmt.Sprintf("at %d windows of rows and %d of labels (%d in a short run)", Options{}.quiet(), Options{}.quiet(), Options{Short: true}.quiet()),
+		fmt.Sprintf("each %q is %g times as large", shiftedFeature, shiftedBy), fmt.Sprintf("each row with a %q above %d", movedFeature, movedLimit),
+		fmt.Sprintf("at most %d requests after the shift", shiftBound), fmt.Sprintf("the labels of at most %d requests", movedBound),
+		fmt.Sprintf("after %d labels more", retrainRows), fmt.Sprintf("labels come %d requests late", labelsLate), fmt.Sprintf("The gate is %g", retrainedGate),
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("docs/scenarios.md does not have %q", want)
+		}
+	}
 	version := regexp.MustCompile(`(?m)^([a-z-]+)==(\S+)`)
 	inImage := version.FindAllString(read("../bootstrap/images/modules/python/requirements.txt"), -1)
 	for _, pinned := range version.FindAllString(read("../scripts/tools/python/requirements.txt"), -1) {
