@@ -96,12 +96,9 @@ func serve(ctx context.Context, release func(), c config, log *slog.Logger) erro
 		return fmt.Errorf("listening: %w", err)
 	}
 	app := newApp(c, log, rand.Float64)
-	srv := &http.Server{
-		Handler:           app.handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		// No IdleTimeout: a proxy that keeps a connection longer than we do may send a request just as we close it,
-		// and that request would be lost.
-	}
+	// No IdleTimeout, and no ReadHeaderTimeout, which also ends a connection that never had a request: a proxy that keeps
+	// a connection longer than we do may send a request just as we close it, and that request would be lost.
+	srv := &http.Server{Handler: app.handler()}
 	says := log.With("target", c.target, "revision", c.revision, "pod", c.pod)
 	if c.trained != nil {
 		says = says.With("model", c.trained.digest)
@@ -113,7 +110,7 @@ func serve(ctx context.Context, release func(), c config, log *slog.Logger) erro
 		if err != nil {
 			return fmt.Errorf("listening for ADMIN_PORT: %w", err)
 		}
-		admin := &http.Server{Handler: app.admin(), ReadHeaderTimeout: srv.ReadHeaderTimeout}
+		admin := &http.Server{Handler: app.admin(), ReadHeaderTimeout: 10 * time.Second}
 		defer admin.Close() // it is there during the drain, and holds up no end
 		log.Info("admin listening", "address", l.Addr().String())
 		go func() { served <- admin.Serve(l) }()

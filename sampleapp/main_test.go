@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -244,6 +246,34 @@ func leaveInTime(t *testing.T, drain time.Duration) bool {
 		t.Errorf("only %d requests", len(record.Answers))
 	}
 	return true
+}
+
+// A proxy whose model is slow for a moment opens connections that it then does not need. It keeps them, and sends a
+// request on one whenever it likes.
+func TestAConnectionWithoutARequestIsKept(t *testing.T) {
+	t.Parallel()
+	p := launch(t)
+	c, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetReadDeadline(time.Now().Add(11 * time.Second)); err != nil { // servers often close it after 10 s
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("an idle connection ended with %v", err)
+	}
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprint(c, "GET /readyz HTTP/1.1\r\nHost: model\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Errorf("the request was answered %v, %v", answer, err)
+	}
 }
 
 func TestADMIN_PORTServesFaultsUntilTheEnd(t *testing.T) {
