@@ -161,7 +161,7 @@ func explain(err error) error {
 	case errors.As(err, &known):
 		return fault.Hinted(known, known.hint)
 	case errors.As(err, &answer):
-		return fault.Hinted(answerError(answer))
+		return answerError(answer)
 	case errors.As(err, &sent):
 		return fault.Hinted(err, "check the network, and HTTPS_PROXY and NO_PROXY if it has a proxy; "+buildHere)
 	}
@@ -169,19 +169,19 @@ func explain(err error) error {
 		"use another with --registry-mirror, "+buildHere)
 }
 
-// answerError returns the reason and the hint for a final status.
-func answerError(e *transport.Error) (error, string) {
+// answerError returns the reason in a final status, with a hint.
+func answerError(e *transport.Error) error {
 	host, said := e.Request.URL.Host, fmt.Sprintf("(%d %s)", e.StatusCode, http.StatusText(e.StatusCode))
 	if len(e.Errors) > 0 && e.Errors[0].Message != "" {
 		said += ": " + e.Errors[0].Message
 	}
 	switch e.StatusCode {
 	case http.StatusUnauthorized:
-		return fmt.Errorf("%s requires a login %s", host, said), "`docker login` to that registry, " + buildHere
+		return fault.Hinted(fmt.Errorf("%s requires a login %s", host, said), "`docker login` to that registry, "+buildHere)
 	case http.StatusForbidden:
-		return fmt.Errorf("%s refuses this pull %s", host, said), "`docker login` to that registry, " + buildHere
+		return fault.Hinted(fmt.Errorf("%s refuses this pull %s", host, said), "`docker login` to that registry, "+buildHere)
 	case http.StatusNotFound:
-		return fmt.Errorf("%s does not have this image %s", host, said), "check --registry-mirror, if you use one, " + buildHere
+		return fault.Hinted(fmt.Errorf("%s does not have this image %s", host, said), "check --registry-mirror, if you use one, "+buildHere)
 	}
-	return fmt.Errorf("%s gives no image %s", host, said), "try again: what was pulled stays in the cache; " + buildHere
+	return fault.Hinted(fmt.Errorf("%s gives no image %s", host, said), "try again: what was pulled stays in the cache; "+buildHere)
 }
