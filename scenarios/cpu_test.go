@@ -12,7 +12,7 @@ import (
 
 func TestTheNodesCPUTimeIsDividedAmongTheRunsUnderWay(t *testing.T) {
 	now, failed := 100.0, error(nil)
-	m := newCPUMeter(func(context.Context) (float64, error) { return now, failed })
+	m := newCPUMeter(func(ctx context.Context) (float64, error) { return now, errors.Join(failed, ctx.Err()) })
 	a := m.begin(t.Context()) // 100
 	now = 110
 	b := m.begin(t.Context()) // of a alone: 10
