@@ -1,6 +1,6 @@
 # Every target is one line; scripts/ and Go hold the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all unit e2e bench soak arm64 lint vuln lane lock verify pictures release act build tools clean
+.PHONY: help lab test test-all unit e2e bench conformance soak arm64 lint vuln lane lock verify pictures release act build tools clean
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
@@ -25,6 +25,9 @@ e2e: tools ## run the tests on a real cluster; one part on your lab: make e2e RU
 
 bench: tools ## measure `up` against a plain kind cluster of the same node image
 	scripts/test bench
+
+conformance: ## run the conformance tests of the Gateway API and of Knative's networking on the lab that is up (MLLAB_NAME)
+	scripts/conformance
 
 soak: tools ## run canary, shadow and progressive with their controls, or SOAK_FILE=my.yaml, 20 times or SOAK_RUNS=n
 	scripts/test soak
