@@ -244,8 +244,8 @@ func (c cli) pushesNotebooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.became(t, 3*time.Minute, "another Job", func() bool {
-			return !strings.Contains(job("get", "job", "training", "--ignore-not-found", "-o", "jsonpath={.metadata.uid} "), was+" ") &&
-				job("get", "pods", "-l", "batch.kubernetes.io/job-name=training", "-o", "name") != ""
+			is := job("get", "job", "training", "--ignore-not-found", "-o", "jsonpath={.metadata.uid}") // none, between the two
+			return is != "" && is != was && job("get", "pods", "-l", "batch.kubernetes.io/controller-uid="+is, "-o", "name") != ""
 		})
 	}
 	says := func() string {
