@@ -294,19 +294,23 @@ func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
 	address := serve(t)
 	ctx, elsewhere := tab(t, address)
 	until(t, ctx, `document.querySelector("#scenario option") !== null`)
-	// When which run's refuted step is seen first.
-	const seen = `window.seen = {}; new MutationObserver(() => {
+	// When which run's refuted step is seen first, and by how many milliseconds a timer of 100 was late at most: that is
+	// the machine, and not the page.
+	const seen = `window.seen = {}; window.slow = 0; window.ticked = Date.now();
+	setInterval(() => { slow = Math.max(slow, Date.now() - ticked - 100); ticked = Date.now(); }, 100);
+	new MutationObserver(() => {
 		if (document.querySelector("#steps .FAIL") && !(shown.folder in seen)) seen[shown.folder] = Date.now();
 	}).observe(document.querySelector("#steps"), {childList: true, subtree: true}); true`
 	began := time.Now()
 	do(t, ctx, chromedp.Evaluate(seen, nil), chromedp.SetValue("#scenario", "circuit-breaker"), chromedp.Click("#controls"), chromedp.Click("#go"))
 	until(t, ctx, `child.running === true`)
 	until(t, ctx, `Object.keys(seen).length > 0`)
+	slow := time.Duration(asked[float64](t, ctx, `slow`)) * time.Millisecond
 	for folder, at := range asked[map[string]int64](t, ctx, `seen`) {
-		if late := time.UnixMilli(at).Sub(refuted(t, folder, began)); late > time.Second {
-			t.Errorf("%s: the page shows a refuted claim %s after it was", folder, late)
-		} else {
-			t.Logf("%s: the page shows a refuted claim %s after it was", folder, late)
+		late := time.UnixMilli(at).Sub(refuted(t, folder, began))
+		t.Logf("%s: the page shows a refuted claim %s after it was; its timers were late by up to %s", folder, late, slow)
+		if late > time.Second+slow {
+			t.Error("that is more than a second too late")
 		}
 	}
 	until(t, ctx, `child.running === false`)
