@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/addons"
+	"mllab.local/bootstrap/images"
 	"mllab.local/manifests"
 )
 
@@ -148,5 +149,22 @@ func TestTheNodeRefusesWhatWouldLeaveItForTheLabsOwnRanges(t *testing.T) {
 	subnet.IP[3]++
 	if api := "-d " + subnet.IP.String() + " -p tcp --dport 443 -j REDIRECT"; !strings.Contains(strings.Join(unit, "\n"), api) {
 		t.Errorf("the way to the API has no rule with %q", api)
+	}
+}
+
+// A dry run prints what up gives to kind, also what depends on the version of Kubernetes.
+func TestADryRunHasTheConfigurationOfUp(t *testing.T) {
+	m := goodMachine()
+	m.Cgroup = "v1"
+	doc, err := plan(UpOptions{Options: Options{Name: "lab", State: t.TempDir(), Cache: t.TempDir()}}, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := clusterConfig("lab", 0, 0, m, images.KubeVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if doc.KindConfig != want {
+		t.Errorf("the dry run says\n%s\nup writes\n%s", doc.KindConfig, want)
 	}
 }

@@ -1,6 +1,10 @@
 package bootstrap
 
-import "runtime"
+import (
+	"runtime"
+
+	"mllab.local/bootstrap/images"
+)
 
 // PlanDoc is what `up` would do on this machine if there were no cluster. It needs no engine.
 type PlanDoc struct {
@@ -66,6 +70,6 @@ func plan(o UpOptions, m machine) (PlanDoc, error) {
 	for _, a := range list {
 		doc.Addons = append(doc.Addons, PlanAddon{a.Name, a.Summary, a.Needs, a.StartAfter})
 	}
-	doc.KindConfig, err = clusterConfig(o.Name, o.Port, 0, m, "")
+	doc.KindConfig, err = clusterConfig(o.Name, o.Port, 0, m, images.KubeVersion)
 	return doc, err
 }

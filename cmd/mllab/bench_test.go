@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sigs.k8s.io/kind/pkg/cluster"
+	"sigs.k8s.io/kind/pkg/exec"
 
 	"mllab.local/bootstrap"
 )
@@ -96,6 +97,9 @@ func TestBench(t *testing.T) {
 			err := provider.Create(plainCluster, cluster.CreateWithRawConfig([]byte(config)), cluster.CreateWithNodeImage(sum.NodeImage),
 				cluster.CreateWithKubeconfigPath(filepath.Join(t.TempDir(), "kubeconfig")), cluster.CreateWithDisplayUsage(false), cluster.CreateWithDisplaySalutation(false))
 			if err != nil {
+				if run := exec.RunErrorForError(err); run != nil {
+					t.Logf("%s", run.Output)
+				}
 				t.Fatal(err)
 			}
 		}))
