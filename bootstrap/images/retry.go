@@ -145,7 +145,7 @@ func (d *download) check(resp *http.Response) error {
 	return nil
 }
 
-// wait waits before the next try. It returns why there is none.
+// wait pauses before the next try. Its error is the reason why there is no next try.
 func (d *download) wait(why error, after time.Duration) error {
 	d.end()
 	if err := context.Cause(d.req.Context()); err != nil {

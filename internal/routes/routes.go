@@ -62,7 +62,7 @@ func Read(ctx context.Context, k *kube.Client) ([]Route, error) {
 	return all, nil
 }
 
-// read returns an object as a route. One without rules is none of the gateway's.
+// read returns an object as a route. It has no rules if the gateway does not use the object.
 func read(o *unstructured.Unstructured) (Route, error) {
 	r := Route{Object: kube.Name(o)}
 	spec, err := json.Marshal(o.Object["spec"])
@@ -116,12 +116,8 @@ func (r *Route) fromHTTPRoute(o *unstructured.Unstructured, spec []byte) error {
 	if err := json.Unmarshal(spec, &s); err != nil {
 		return err
 	}
-	gateway := false
-	for _, p := range s.ParentRefs {
-		gateway = gateway || cmp.Or(p.Kind, "Gateway") == "Gateway"
-	}
-	if !gateway {
-		return nil
+	if !slices.ContainsFunc(s.ParentRefs, func(p struct{ Kind string }) bool { return cmp.Or(p.Kind, "Gateway") == "Gateway" }) {
+		return nil // of a mesh
 	}
 	r.Hosts = s.Hostnames
 	for _, each := range s.Rules {
