@@ -52,7 +52,6 @@ type driftStory struct {
 	users   *population
 	model   modelFiles // that serves
 	first   modelFiles
-	since   int  // number of the first request of the step's drift
 	alerts  bool // the lab has Alertmanager
 	prober  prober
 }
@@ -85,7 +84,7 @@ func newDrift(o Options) (*Plan, error) {
 				Name:     "one feature shifts",
 				Why:      fmt.Sprintf("%q is %g times as large from now on, as if a device measured in another unit. Nobody knows the true labels yet.", shiftedFeature, shiftedBy),
 				WatchFor: "The alarm names this feature and no other of them. How many requests it took, at most how many it may take, and how likely it would have missed the shift.",
-				Change:   func(context.Context, *Session) error { s.since = s.users.drift(true, false); return nil },
+				Change:   func(context.Context, *Session) error { s.users.drift(true, false); return nil },
 				Check:    s.named,
 			},
 			{
@@ -93,7 +92,7 @@ func newDrift(o Options) (*Plan, error) {
 				Why: fmt.Sprintf("The device is repaired. But a %q above %d is malignant from now on: the same rows have other labels, which come %d requests later. "+
 					"No look at the rows can show that.", movedFeature, movedLimit, labelsLate),
 				WatchFor: "The accuracy on labeled rows against that on held-out rows: an alarm of concept drift, and none about a feature.",
-				Change:   func(context.Context, *Session) error { s.since = s.users.drift(false, true); return nil },
+				Change:   func(context.Context, *Session) error { s.users.drift(false, true); return nil },
 				Check:    s.moved,
 			},
 			{
@@ -241,7 +240,7 @@ func (s *driftStory) silent(ctx context.Context, l *Session) (Evidence, error) {
 
 func (s *driftStory) named(ctx context.Context, l *Session) (Evidence, error) {
 	d, err := s.follow(ctx, l, func(d detected) (bool, error) {
-		return len(d.Alarms) > 0 || s.users.number(d.Last[covariate]) >= s.since+shiftBound, nil
+		return len(d.Alarms) > 0 || s.drifted(covariate, d.Looks[covariate]) >= shiftBound, nil
 	})
 	if err != nil {
 		return Evidence{}, err
@@ -251,7 +250,7 @@ func (s *driftStory) named(ctx context.Context, l *Session) (Evidence, error) {
 
 func (s *driftStory) moved(ctx context.Context, l *Session) (Evidence, error) {
 	d, err := s.follow(ctx, l, func(d detected) (bool, error) {
-		return slices.ContainsFunc(d.Alarms, func(a driftAlarm) bool { return a.Kind == concept }) || s.users.number(d.Last[concept]) >= s.since+movedBound, nil
+		return slices.ContainsFunc(d.Alarms, func(a driftAlarm) bool { return a.Kind == concept }) || s.drifted(concept, d.Looks[concept]) >= movedBound, nil
 	})
 	if err != nil {
 		return Evidence{}, err
@@ -264,7 +263,7 @@ func (s *driftStory) retrain(ctx context.Context, l *Session) error {
 	state := ""
 	if _, err := s.follow(ctx, l, func(d detected) (_ bool, err error) {
 		state, err = l.stateOf(ctx, retrained)
-		return state != "" && state != absent || state == absent && s.users.number(d.Last[concept]) >= s.since+trainBound, err
+		return state != "" && state != absent || state == absent && s.drifted(concept, d.Looks[concept]) >= trainBound, err
 	}); err != nil {
 		return err
 	}

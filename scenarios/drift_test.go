@@ -82,9 +82,7 @@ func TestUsersSendRowsAsTheyAreNow(t *testing.T) {
 	if rows, right := ask(); len(rows) != 2 || rows[small] == 0 || rows[large] == 0 || right != 40 {
 		t.Errorf("without drift: %v, %d right", rows, right)
 	}
-	if first := users.drift(true, false); first != 40 {
-		t.Errorf("the next request is number %d", first)
-	}
+	users.drift(true, false)
 	if rows, _ := ask(); len(rows) != 2 || rows[fmt.Sprintf("[[1.5 %d]]1", movedLimit)] == 0 || rows[fmt.Sprintf("[[3 %d]]1", movedLimit+1)] == 0 {
 		t.Errorf("shifted: %v", rows)
 	}
@@ -106,12 +104,12 @@ func TestUsersSendRowsAsTheyAreNow(t *testing.T) {
 		t.Errorf("%d labels are due", len(due))
 	}
 	for id := range due {
-		if n := users.number(id); n < 0 || n >= 40 && n < 80 {
+		if n, is := users.place[id]; !is || n >= 40 && n < 80 {
 			t.Errorf("request %d has a label", n)
 		}
 		users.taken([]string{id})
 	}
-	if due := users.due(digestA); len(due) != 0 || users.number("none") != -1 {
+	if due := users.due(digestA); len(due) != 0 {
 		t.Errorf("%d labels are due twice", len(due))
 	}
 }
@@ -149,36 +147,40 @@ func TestTheDistanceIsKolmogorovs(t *testing.T) {
 }
 
 func TestDriftIsJudged(t *testing.T) {
+	// In both worlds drift begins after 50 requests. 30 that are under way then, without drift, are answered later.
+	plain, shifted, moved := asked{told: true}, asked{shifted: true}, asked{moved: true, told: true}
+	begin := slices.Concat(slices.Repeat([]asked{plain}, 50), slices.Repeat([]asked{shifted}, 20), slices.Repeat([]asked{plain}, 30))
+	shifting, moving := append(slices.Clone(begin), slices.Repeat([]asked{shifted}, 900)...), append(slices.Clone(begin), slices.Repeat([]asked{moved}, 900)...)
+
 	shift := func(features ...string) driftAlarm {
-		return driftAlarm{Kind: covariate, Features: features, First: "100", Last: "199"}
+		return driftAlarm{Kind: covariate, Features: features, Look: 2, First: "100"} // 120 shifted requests
 	}
-	labels := driftAlarm{Kind: concept, Features: []string{""}, First: "100", Last: "199"}
-	late := func(a driftAlarm) driftAlarm { a.Last = "999"; return a }
-	early := func(a driftAlarm) driftAlarm { a.First = "20"; return a }
-	requests := slices.Repeat([]asked{{}}, 1000)
+	labels := driftAlarm{Kind: concept, Features: []string{""}, Look: 3, First: "100"} // 220 with other labels
+	late := func(a driftAlarm) driftAlarm { a.Look++; return a }
+	early := func(a driftAlarm) driftAlarm { a.First = "69"; return a } // the last that is shifted
+	silence, named, noticed := (*driftStory).judgeSilence, (*driftStory).judgeShift, (*driftStory).judgeMoved
 	for _, tc := range []struct {
 		name    string
 		judge   func(*driftStory, detected) (Evidence, error)
+		world   []asked
 		alarms  []driftAlarm
 		refutes Claim
 	}{
-		{"silent", (*driftStory).judgeSilence, nil, ""},
-		{"an alarm without drift", (*driftStory).judgeSilence, []driftAlarm{labels}, Calm},
-		{"the feature is named", (*driftStory).judgeShift, []driftAlarm{shift(shiftedFeature)}, ""},
-		{"no alarm", (*driftStory).judgeShift, nil, Alarm},
-		{"a late alarm", (*driftStory).judgeShift, []driftAlarm{late(shift(shiftedFeature))}, Alarm},
-		{"another feature", (*driftStory).judgeShift, []driftAlarm{shift(movedFeature)}, Cause},
-		{"one feature too many", (*driftStory).judgeShift, []driftAlarm{shift(shiftedFeature, movedFeature)}, Cause},
-		{"the labels instead", (*driftStory).judgeShift, []driftAlarm{labels}, Cause},
-		{"the labels alone", (*driftStory).judgeMoved, []driftAlarm{labels}, ""},
-		{"after the shift before", (*driftStory).judgeMoved, []driftAlarm{early(shift(shiftedFeature)), labels}, ""},
-		{"a feature, too", (*driftStory).judgeMoved, []driftAlarm{shift(movedFeature), labels}, Cause},
-		{"no alarm of the labels", (*driftStory).judgeMoved, []driftAlarm{early(shift(shiftedFeature))}, Alarm},
-		{"a late alarm of the labels", (*driftStory).judgeMoved, []driftAlarm{late(labels)}, Alarm},
+		{"silent", silence, begin, nil, ""},
+		{"an alarm without drift", silence, begin, []driftAlarm{labels}, Calm},
+		{"the feature is named", named, shifting, []driftAlarm{shift(shiftedFeature)}, ""},
+		{"no alarm", named, shifting, nil, Alarm},
+		{"a late alarm", named, shifting, []driftAlarm{late(shift(shiftedFeature))}, Alarm},
+		{"another feature", named, shifting, []driftAlarm{shift(movedFeature)}, Cause},
+		{"one feature too many", named, shifting, []driftAlarm{shift(shiftedFeature, movedFeature)}, Cause},
+		{"the labels instead", named, shifting, []driftAlarm{labels}, Cause},
+		{"the labels alone", noticed, moving, []driftAlarm{labels}, ""},
+		{"after the shift before", noticed, moving, []driftAlarm{early(shift(shiftedFeature)), labels}, ""},
+		{"a feature, too", noticed, moving, []driftAlarm{shift(movedFeature), labels}, Cause},
+		{"no alarm of the labels", noticed, moving, []driftAlarm{early(shift(shiftedFeature))}, Alarm},
+		{"a late alarm of the labels", noticed, moving, []driftAlarm{late(labels)}, Alarm},
 	} {
-		s := driftOf(t, requests...)
-		s.since = 50
-		e, err := tc.judge(s, detected{Alarms: tc.alarms, Critical: 0.3})
+		e, err := tc.judge(driftOf(t, tc.world...), detected{Alarms: tc.alarms, Critical: 0.3})
 		if refutedClaim(err) != tc.refutes || (err == nil) != (tc.refutes == "") || e.Summary == "" || strings.Contains(e.Summary, "%!") {
 			t.Errorf("%s: %v; %s", tc.name, err, e.Summary)
 		}

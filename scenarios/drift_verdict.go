@@ -11,23 +11,35 @@ import (
 // detected is what the detector knows.
 type detected struct {
 	Looks    map[string]int     // by kind
-	Last     map[string]string  // by kind, the newest request that was looked at
 	Smallest map[string]float64 // by kind, the corrected p-value
 	Alarms   []driftAlarm
 	Critical float64 // a distance from which on it alarms
 }
 
 type driftAlarm struct {
-	Kind        string
-	Features    []string
-	P           float64
-	First, Last string // request IDs of the window
+	Kind     string
+	Features []string
+	Look     int // from 1, of its kind
+	P        float64
+	First    string // request ID, in the window
 }
 
 const (
 	covariate = "covariate"
 	concept   = "concept"
 )
+
+// drifted is how many requests with drift of a kind are in the windows up to that look. The order of
+// requests does not say it: on a busy machine many are under way when a drift begins, and their answers come in any order.
+func (s *driftStory) drifted(kind string, look int) int {
+	without := s.users.accuracy(func(a asked) bool {
+		if kind == covariate {
+			return !a.shifted
+		}
+		return a.told && !a.moved
+	})
+	return look*driftWindow - without.Users
+}
 
 // judgeSilence refutes that nothing alarms.
 func (s *driftStory) judgeSilence(d detected) (Evidence, error) {
@@ -57,7 +69,7 @@ func (s *driftStory) judgeShift(d detected) (Evidence, error) {
 		return e, refute(Alarm, "%d requests after %q has shifted there is no alarm; a whole window misses it with probability below %.2g", shiftBound, shiftedFeature, missed)
 	}
 	a := d.Alarms[0]
-	delay := s.users.number(a.Last) - s.since + 1
+	delay := s.drifted(covariate, a.Look)
 	e.Summary = fmt.Sprintf("%s, at most %d requests after the shift; %s", a, shiftBound, e.Summary)
 	e.Figures = []Figure{{"delay", float64(delay), "requests"}}
 	switch {
@@ -81,7 +93,7 @@ func missedShift(apart, critical float64) float64 {
 func (s *driftStory) judgeMoved(d detected) (Evidence, error) {
 	e := Evidence{Summary: "accuracy " + inPercent(s.users.accuracy(func(a asked) bool { return a.moved }))}
 	for _, a := range d.Alarms {
-		if a.Kind == covariate && s.users.number(a.First) >= s.since {
+		if a.Kind == covariate && s.users.after(a.First, func(a asked) bool { return a.shifted }) {
 			return e, refute(Cause, "no feature shifts any more, and the alarm is %s", a)
 		}
 	}
@@ -89,7 +101,7 @@ func (s *driftStory) judgeMoved(d detected) (Evidence, error) {
 	if i < 0 {
 		return e, refute(Alarm, "of %d requests the labels are others, and there is no alarm; %s", movedBound, e.Summary)
 	}
-	delay := s.users.number(d.Alarms[i].Last) - s.since + 1
+	delay := s.drifted(concept, d.Alarms[i].Look)
 	e.Figures = []Figure{{"delay", float64(delay), "requests"}}
 	e.Summary = fmt.Sprintf("%s, by the labels of at most %d requests, which come %d requests late; %s", d.Alarms[i], movedBound, labelsLate, e.Summary)
 	if delay > movedBound {

@@ -78,24 +78,19 @@ func (p *population) Send(ctx context.Context, req probe.Request) probe.Answer {
 	return answer
 }
 
-// drift has rows or labels be others from now on, and returns the number of the
-// next request.
-func (p *population) drift(shifted, moved bool) int {
+// drift has rows or labels be others from now on.
+func (p *population) drift(shifted, moved bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shifted, p.moved = shifted, moved
-	return len(p.answered)
 }
 
-// number is the place of a request among those that were answered, from 0; -1 if
-// it is not among them.
-func (p *population) number(id string) int {
+// after reports whether a request was answered after all of these.
+func (p *population) after(id string, these func(asked) bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n, is := p.place[id]; is {
-		return n
-	}
-	return -1
+	n, is := p.place[id]
+	return is && !slices.ContainsFunc(p.answered[n:], these)
 }
 
 // due are the labels that are known by now, of a model's requests, and that the

@@ -81,9 +81,23 @@ func judgeLoss(record probe.Record, rate float64) (Evidence, error) {
 		return e, fmt.Errorf("the watcher could not send %d requests in time: nothing can be said about loss", seen.Missed)
 	}
 	if lost := lost(NoLoss, tally); lost != nil {
+		lost.Reasons[0] += whenLost(tally.Failed)
 		return e, lost
 	}
 	return e, nil
+}
+
+// whenLost is when lost requests were sent, in the clock of the lab's logs, and how many of them were a connection's first.
+func whenLost(failed []probe.Answer) string {
+	fresh := 0
+	for _, a := range failed {
+		if a.Fresh {
+			fresh++
+		}
+	}
+	const clock = "15:04:05.000"
+	return fmt.Sprintf("; sent from %s to %s UTC, %d of them over a new connection",
+		failed[0].Scheduled.UTC().Format(clock), failed[len(failed)-1].Scheduled.UTC().Format(clock), fresh)
 }
 
 // watchRate is how many requests per second a watcher sends: with 95 % it sees

@@ -174,6 +174,20 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 	}
 }
 
+func TestALossSaysWhenItWas(t *testing.T) {
+	at := time.Date(2026, 1, 2, 13, 14, 15, 0, time.FixedZone("", 3600))
+	record := probe.Record{Answers: []probe.Answer{
+		{ID: "a", Target: "v1", Status: 200, Scheduled: at},
+		{ID: "b", Err: "no answer: timeout after 10s", Scheduled: at.Add(20 * time.Millisecond)},
+		{ID: "c", Err: "no answer: timeout after 10s", Fresh: true, Scheduled: at.Add(2 * time.Second)},
+	}}
+	_, err := judgeLoss(record, 50)
+	const want = "2 of 3 requests were not answered 200 by the application, the first: no answer: timeout after 10s (request b); sent from 12:14:15.020 to 12:14:17.000 UTC, 1 of them over a new connection"
+	if refuted, ok := err.(*ClaimError); !ok || refuted.Claim != NoLoss || refuted.Reasons[0] != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 func TestAWatcherOutlivesItsStepAndEndsWithTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent atomic.Int64

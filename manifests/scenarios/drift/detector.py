@@ -72,7 +72,6 @@ class Detector:
         self.rows = 0
         self.labeled = []  # request ID, row, label, whether the prediction was right
         self.looks = dict.fromkeys(KINDS, 0)
-        self.last = dict.fromkeys(KINDS, "")  # request ID of the newest row that was looked at
         self.smallest = dict.fromkeys(KINDS, 1.0)  # corrected p-value of all looks
         self.now = {kind: [] for kind in KINDS}  # what the newest look alarms about
         self.alarms = []
@@ -114,7 +113,6 @@ class Detector:
         """Judges the p-values of one look, by feature. newest are the window's request IDs."""
         self.looks[kind] += 1
         p = {name: corrected(float(p), len(pvalues), self.looks[kind]) for name, p in pvalues.items()}
-        self.last[kind] = newest[-1]
         self.smallest[kind] = min(self.smallest[kind], *p.values())
         self.now[kind] = [name for name in p if p[name] <= self.alpha]
         if self.now[kind]:
@@ -125,7 +123,7 @@ class Detector:
 
     def state(self):
         soon = self.looks["covariate"] + 2  # a shift that begins now fills a window by then
-        return {"rows": self.rows, "labeled": len(self.labeled), "looks": self.looks, "last": self.last, "smallest": self.smallest,
+        return {"rows": self.rows, "labeled": len(self.labeled), "looks": self.looks, "smallest": self.smallest,
                 "alarms": self.alarms, "critical": critical(len(self.reference), self.window, len(self.features), soon, self.alpha)}
 
     def recent(self):
