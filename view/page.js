@@ -244,7 +244,9 @@ function drawRoutes() {
   box.dataset.key = key;
   box.replaceChildren(...(moment.routes || []).map((route) => {
     const figure = make("figure"), host = (route.hosts || []).join(", ") || "every host";
-    figure.append(make("figcaption", host), drawRoute(route, host, legs));
+    const caption = make("figcaption", host + " ");
+    caption.append(make("small", route.object));
+    figure.append(caption, drawRoute(route, host, legs));
     return figure;
   }), ...(moment.why ? [make("p", moment.why, {class: "soft"})] : []));
 }
@@ -263,7 +265,9 @@ function drawRoute(route, host, legs) {
     says.push((rule.when ? `with ${rule.when} to ` : "to ") + rule.to.map((b) => b.mirror ? `copies of ${shares(b)} to ${b.name}` : `${b.name} ${shares(b)}`).join(", "));
     if (rule.when) {
       y += row;
-      parts.push(svg("text", {class: "soft", x: 66, y: y - 4}, rule.when.length > 36 ? rule.when.slice(0, 35) + "…" : rule.when));
+      const when = svg("text", {class: "soft", x: 66, y: y - 4}, rule.when.length > 36 ? rule.when.slice(0, 35) + "…" : rule.when);
+      when.append(svg("title", {}, rule.when));
+      parts.push(when);
     }
     const middle = y + row * rule.to.length / 2;
     for (const b of rule.to) {
