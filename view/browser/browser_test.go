@@ -26,6 +26,7 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // mllab is the program for the lab that the environment names.
@@ -199,6 +200,7 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	until(t, ctx, `[...document.querySelectorAll("#routes svg")].some((way) => way.getAttribute("aria-label") === "gateway, model.mllab-canary.mllab.test: to model-v1 50 %, model-v2 50 %")`)
 	picture(t, ctx, "view")
 	do(t, ctx, chromedp.Reload())
+	second, _ := tab(t, address) // at once with the first
 	until(t, ctx, `document.querySelectorAll("#steps .ok").length >= 3`)
 	if err := run.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, out.String())
@@ -254,6 +256,10 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	if got := asked[int](t, ctx, `shown.answers`); got != all+20 {
 		t.Errorf("the page has counted %d answers, the evidence %d", got, all+20)
 	}
+	until(t, second, `document.querySelector("#title").textContent === "PASS canary"`)
+	if got := asked[int](t, second, `shown.answers`); got != all+20 {
+		t.Errorf("a second page has counted %d answers, the evidence %d", got, all+20)
+	}
 	if bad := elsewhere(); len(bad) > 0 {
 		t.Errorf("the page did: %s", strings.Join(bad, "; "))
 	}
@@ -269,9 +275,25 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 	if text := asked[string](t, ctx, `document.body.innerText`); !strings.Contains(text, "PASS") || !strings.Contains(text, "90/10") {
 		t.Errorf("the report says %s", text)
 	}
-	usable(t, ctx, "the report")
 	picture(t, ctx, "report")
+	fits(t, ctx, "the report")
 	onPaper(t, ctx)
+}
+
+// fits looks at a page on a phone, a computer and in 4K, in light and dark.
+func fits(t *testing.T, ctx context.Context, what string) {
+	t.Helper()
+	for _, width := range []int64{380, 1400, 3840} {
+		for _, scheme := range []string{"light", "dark"} {
+			do(t, ctx, emulation.SetDeviceMetricsOverride(width, 900, 1, false),
+				emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
+			until(t, ctx, fmt.Sprintf(`innerWidth === %d`, width))
+			if over := asked[float64](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+				t.Errorf("at %d pixels %s is %.0f too wide", width, what, over)
+			}
+			usable(t, ctx, fmt.Sprintf("%s, %d pixels, %s", what, width, scheme))
+		}
+	}
 }
 
 // onPaper looks at what is printed when the screen is dark: black on white, within
@@ -361,12 +383,13 @@ func TestAScenarioIsSteppedThroughAndStoppedFromThePage(t *testing.T) {
 	address := serve(t)
 	ctx, _ := tab(t, address)
 	until(t, ctx, `document.querySelector("#scenario option") !== null`)
-	do(t, ctx, chromedp.SetValue("#scenario", "canary"), chromedp.Click("#stepwise"), chromedp.Click("#go"))
+	// By the keyboard: the names of the two boxes come after the scenario, then the button.
+	do(t, ctx, chromedp.Focus("#scenario"), chromedp.KeyEvent("canary"), chromedp.KeyEvent(kb.Tab+kb.Tab+" "+kb.Tab+kb.Enter))
 	until(t, ctx, `document.querySelector("#title").textContent === "waits for you canary"`)
 	if got := asked[string](t, ctx, `document.querySelector("#news").textContent`); !strings.Contains(got, "v1 serves") {
 		t.Errorf("it says %q", got)
 	}
-	do(t, ctx, chromedp.Click("#next"))
+	do(t, ctx, chromedp.KeyEvent(kb.Tab+kb.Enter)) // the next button
 	until(t, ctx, `document.querySelector("#steps [data-step='v1 serves'] .ok") !== null`)
 	do(t, ctx, chromedp.Click("#stop"))
 	until(t, ctx, `child.running === false && document.querySelector("#title").textContent === "ERROR canary"`)
@@ -393,17 +416,7 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 	if dashed := asked[int](t, ctx, `document.querySelectorAll("#routes path[stroke-dasharray='5 4']").length`); dashed != 1 {
 		t.Errorf("it draws %d mirrors, dashed", dashed)
 	}
-	for _, width := range []int64{380, 1400, 3840} {
-		for _, scheme := range []string{"light", "dark"} {
-			do(t, ctx, emulation.SetDeviceMetricsOverride(width, 900, 1, false),
-				emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
-			until(t, ctx, fmt.Sprintf(`innerWidth === %d`, width))
-			if over := asked[float64](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
-				t.Errorf("at %d pixels the page is %.0f too wide", width, over)
-			}
-			usable(t, ctx, fmt.Sprintf("%d pixels, %s", width, scheme))
-		}
-	}
+	fits(t, ctx, "the page")
 	// Printing asks for the plots in other colors.
 	do(t, ctx, chromedp.Evaluate(`window.inks = []; palette = ((own) => () => { const p = own(); inks.push(p.legs[0]); return p; })(palette); true`, nil),
 		chromedp.ActionFunc(func(ctx context.Context) error { _, _, err := page.PrintToPDF().Do(ctx); return err }))
@@ -453,8 +466,12 @@ func TestThePageDoesNotGrowWithTheAnswers(t *testing.T) {
 		}))
 		return used
 	}
-	before := heap(20_000)
-	if after := heap(100_000); after > before+2<<20 {
+	before, started := heap(20_000), time.Now()
+	after := heap(100_000)
+	if took := time.Since(started); took > 100_000/500*time.Second {
+		t.Errorf("100,000 answers took %s, which is less than 500 in a second", took)
+	}
+	if after > before+2<<20 {
 		t.Errorf("100,000 answers more take %.1f MiB more", (after-before)/(1<<20))
 	} else {
 		t.Logf("%.1f MiB after 20,000 answers, %.1f MiB after 120,000", before/(1<<20), after/(1<<20))
