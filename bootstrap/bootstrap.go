@@ -135,6 +135,9 @@ func (o UpOptions) withDefaults() (UpOptions, error) {
 	case !slices.Contains(Modes, o.Mode):
 		return o, fault.Usage("use --image-source auto", "--image-source must be auto, source or registry, got %q", o.Mode)
 	}
+	if err := images.CheckMirror(o.Mirror); err != nil {
+		return o, err
+	}
 	return o, validEngine(o.Engine)
 }
 

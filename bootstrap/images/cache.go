@@ -59,6 +59,9 @@ const workLock = "work.lock"
 // assembly is the folder in which the node image is assembled.
 const assembly = "node"
 
+// staging is the folder in which the layout's next index is written.
+const staging = "images.new"
+
 func openCache(dir string) (*cache, error) {
 	if err := folder.Own("--cache-dir", dir, workLock); err != nil {
 		return nil, err
@@ -110,7 +113,7 @@ func Purge(dir string) (kept []string, err error) {
 		return nil, nil
 	}
 	parts := folder.Glob(dir, "debian-*.tar")
-	for _, name := range []string{"images", "images.lock", assembly, assembly + ".lock", "work", workLock} {
+	for _, name := range []string{"images", "images.lock", staging, assembly, assembly + ".lock", "work", workLock} {
 		parts = append(parts, filepath.Join(dir, name))
 	}
 	for _, part := range parts {
@@ -182,8 +185,11 @@ func (c *cache) blob(h v1.Hash) string {
 // put stores the image as the only one of its name and lane, and returns it as read
 // from the cache. It moves layers of newLayer in this cache, and does not copy them.
 func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
-	var stored v1.Image
-	err := c.locked(func(p layout.Path) error {
+	digest, err := img.Digest()
+	if err != nil {
+		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
+	}
+	err = c.change(func(p layout.Path) error {
 		layers, err := img.Layers()
 		if err != nil {
 			return err
@@ -205,24 +211,20 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 		if err := c.removeShort(img); err != nil {
 			return err
 		}
-		if err := p.ReplaceImage(unopened{img}, func(d v1.Descriptor) bool {
+		return p.ReplaceImage(unopened{img}, func(d v1.Descriptor) bool {
 			return d.Annotations[nameAnnotation] == name && d.Annotations[laneAnnotation] == lane
 		}, layout.WithAnnotations(map[string]string{
 			nameAnnotation: name, keyAnnotation: key, laneAnnotation: lane,
-		})); err != nil {
-			return err
-		}
-		digest, err := img.Digest()
-		if err != nil {
-			return err
-		}
-		stored, err = p.Image(digest)
-		return err
+		}))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
 	}
-	return stored, nil
+	p, err := c.layout()
+	if err != nil {
+		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
+	}
+	return p.Image(digest)
 }
 
 // removeShort removes the image's manifest and configuration if they have another
@@ -338,7 +340,7 @@ func (c *cache) other(needed map[string]bool) (count int, bytes int64, err error
 
 // removeOther removes the images that other counts.
 func (c *cache) removeOther(needed map[string]bool) error {
-	err := c.locked(func(p layout.Path) error { return p.RemoveDescriptors(isOther(needed)) })
+	err := c.change(func(p layout.Path) error { return p.RemoveDescriptors(isOther(needed)) })
 	if err == nil {
 		err = c.prune()
 	}
@@ -370,7 +372,8 @@ func (c *cache) prune() error {
 	})
 }
 
-// locked runs f with an exclusive lock on this layout, also between processes.
+// locked runs f with an exclusive lock on this layout, also between processes. f must
+// not change the index.
 func (c *cache) locked(f func(layout.Path) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -387,4 +390,30 @@ func (c *cache) locked(f func(layout.Path) error) error {
 		return err
 	}
 	return f(p)
+}
+
+// change is locked for f that changes the index. f gets a layout with the same blobs
+// and a copy of the index, which replaces it when f has succeeded: a layout writes its
+// index in place, and what a full disk leaves of that is the loss of all images.
+func (c *cache) change(f func(layout.Path) error) error {
+	return c.locked(func(p layout.Path) error {
+		const index = "index.json"
+		staged := filepath.Join(c.dir, staging)
+		defer os.RemoveAll(staged)
+		was, err := os.ReadFile(filepath.Join(string(p), index))
+		if err := errors.Join(err, os.RemoveAll(staged), os.MkdirAll(filepath.Join(string(p), "blobs"), 0o755)); err != nil {
+			return err
+		}
+		copied, err := layout.Write(staged, empty.Index)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(os.Symlink(filepath.Join("..", "images", "blobs"), filepath.Join(staged, "blobs")), copied.WriteFile(index, was, 0o644)); err != nil {
+			return err
+		}
+		if err := f(copied); err != nil {
+			return err
+		}
+		return os.Rename(filepath.Join(staged, index), filepath.Join(string(p), index))
+	})
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -155,6 +156,33 @@ func TestTheCacheKeepsTheImagesOfLabsOfAnotherKubernetes(t *testing.T) {
 	}
 	if none, err := Prune(Options{Cache: t.TempDir()}); err != nil || none.Images != 0 {
 		t.Errorf("pruned a folder that is no cache: %+v, %v", none, err)
+	}
+}
+
+func TestTheCacheKeepsItsImagesWhenTheDiskIsFull(t *testing.T) {
+	c, err := openCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := filepath.Join(c.dir, "work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.put("agent", "k", small(t, work, "agent")); err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("no space left on device")
+	if err := c.change(func(p layout.Path) error { return errors.Join(p.WriteFile("index.json", []byte("{"), 0o644), full) }); !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+	if img, err := c.get("agent", "k"); err != nil || img == nil {
+		t.Errorf("after half an index it has %v, %v", img, err)
+	}
+	if _, err := c.put("other", "k", small(t, work, "other")); err != nil {
+		t.Error(err)
+	}
+	if img, err := c.get("agent", "k"); err != nil || img == nil {
+		t.Errorf("after another image it has %v, %v", img, err)
 	}
 }
 

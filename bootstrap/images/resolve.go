@@ -295,8 +295,25 @@ func (o Options) needed(c *cache) (map[string]bool, error) {
 }
 
 func (o Options) registry(c *cache) (*registrySource, error) {
+	if err := CheckMirror(o.Mirror); err != nil {
+		return nil, err
+	}
 	pins, err := parseLock(cmp.Or(o.lock, lockFile))
 	return &registrySource{mirror: o.Mirror, pins: pins, patience: o.patience, cache: c, run: o.Run, report: o.Report}, err
+}
+
+// CheckMirror returns a fault.Usage if host cannot replace the host of a reference. It
+// may be empty, for none.
+func CheckMirror(host string) error {
+	if host == "" {
+		return nil
+	}
+	ref, err := name.ParseReference(host + "/any:tag")
+	first, _, _ := strings.Cut(host, "/")
+	if err != nil || ref.Context().RegistryStr() != first || strings.Contains(host, "//") { // a mere word is a folder of Docker Hub
+		return fault.Usage("such as --registry-mirror 127.0.0.1:5000", "--registry-mirror must be a host, with its port if it has one, got %q", host)
+	}
+	return nil
 }
 
 func (o Options) plan(ctx context.Context) (*cache, plan, error) {
