@@ -195,10 +195,8 @@ func (s store) lockBy(file, verb string) (unlock func(), err error) {
 			continue
 		}
 		text := fmt.Sprintf("mllab %s, process %d, since %s\n", verb, os.Getpid(), time.Now().Format(time.DateTime))
-		if err := errors.Join(f.Truncate(0), errorOf(f.WriteString(text))); err != nil {
-			_ = f.Close()
-			return nil, fmt.Errorf("locking cluster %s: %w", s.name, err)
-		}
+		_ = f.Truncate(0)
+		_, _ = f.WriteString(text) // only for the message: on a full disk `mllab down` must lock, too
 		return func() {
 			_ = os.Remove(file)
 			_ = f.Close()

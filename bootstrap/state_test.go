@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/folder"
 )
 
 // TestMain lets a test start this binary as a second mllab that holds a lock until it is killed.
@@ -61,6 +62,21 @@ func TestALockIsNamedAndDiesWithItsHolder(t *testing.T) {
 	if _, err := os.Stat(s.lockFile()); !os.IsNotExist(err) {
 		t.Errorf("the lock's file stays: %v", err)
 	}
+}
+
+func TestALockIsTakenOnAFullDisk(t *testing.T) {
+	s := store{root: t.TempDir(), name: "x"}
+	if err := folder.Own("--state-dir", s.root); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/full", s.lockFile()); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := s.lock("down")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }
 
 func TestARecordIsNeverHalfWritten(t *testing.T) {

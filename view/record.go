@@ -167,14 +167,14 @@ func Read(dir string) (*Record, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fault.Usage("name a folder of evidence", "DIR must be a folder, got %s", dir)
 	case err != nil:
-		return nil, fmt.Errorf("looking for events: %w", err)
+		return nil, fault.Usage("name a folder that this user can read", "looking for events: %w", err)
 	case len(files) == 0:
 		return nil, fault.Usage("name a folder of evidence, such as .../evidence/canary", "DIR must have a file %s in it or in a folder of it, got %s", scenarios.EventsFile, dir)
 	}
 	var r Record
 	for _, path := range files {
 		if err := r.read(path); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", path, err)
+			return nil, fault.Usage("name a folder without this file, or remove it", "reading %s: %w", path, err)
 		}
 	}
 	slices.SortStableFunc(r.runs, func(a, b *run) int { return a.Began.Compare(b.Began) })

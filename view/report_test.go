@@ -199,7 +199,7 @@ func TestAFolderOfEvidenceIsReadAsItWasWritten(t *testing.T) {
 		t.Errorf("a run that was killed: %+v, %v", r, err)
 	}
 	write("broken", "{\n")
-	if _, err = Read(dir); err == nil || !strings.Contains(err.Error(), "line 1") {
+	if _, err = Read(dir); fault.Code(err) != 2 || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("a broken line: %v", err)
 	}
 	write("broken", `{"v":2,"type":"run","run":"later"}`+"\n")

@@ -179,7 +179,7 @@ func newGitCredential(a *app) *cobra.Command {
 		Use:    "credential get|store|erase",
 		Short:  "Give git the token of the lab's repository",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   one("of get, store and erase"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if args[0] != "get" { // nothing is kept, so there is nothing to forget
 				return nil

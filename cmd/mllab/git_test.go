@@ -42,7 +42,7 @@ func TestWrongUseOfGitAndAuditIsSaidFirst(t *testing.T) {
 		"git url here":                "error: mllab git url takes no argument, and got \"here\"\n",
 		"git cloen":                   "error: mllab git has no command \"cloen\"\nhint:  did you mean `mllab git clone`?\n",
 		"audit --last -1":             "error: --last -1 is no number of commits\n",
-		"audit --last all":            "error: mllab audit: invalid argument \"all\"",
+		"audit --last all":            "error: mllab audit: --last must be a whole number, got \"all\"",
 	} {
 		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, strings.Fields(args)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {

@@ -203,7 +203,7 @@ func newImagesSBOM(a *app) *cobra.Command {
 		Use:     "sbom NAME [flags]",
 		Short:   "Print what a cached image contains, as CycloneDX JSON",
 		Example: "  mllab images sbom istio-proxyv2 >proxyv2.cdx.json",
-		Args:    cobra.ExactArgs(1),
+		Args:    one("NAME of `mllab images list`"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
 			bom, err := images.SBOM(c.Context(), o, args[0])
@@ -226,7 +226,6 @@ func newImagesExtract(a *app) *cobra.Command {
 		Use:    "extract --to DIR NAME...",
 		Short:  "Write the binaries of images into a folder",
 		Hidden: true,
-		Args:   cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, names []string) error {
 			o.Cache, o.Report, o.Run, o.Components = a.global.cache, a.report, run.Exec{}, names
 			node, err := images.Resolve(c.Context(), o)

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,14 +43,30 @@ type app struct {
 	global         global
 }
 
+// output is stdout. It remembers that a result could not be written, because not
+// every writer of texts asks.
+type output struct {
+	io.Writer
+	err error // the first one
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	o.err = cmp.Or(o.err, err)
+	return n, err
+}
+
 // main runs the verb and returns the exit code: 0 done, 1 failed, 2 wrong use, 3 could not test, 130 interrupted.
 func (a *app) main(ctx context.Context, args []string) int {
+	out := &output{Writer: a.stdout}
+	a.stdout = out
 	root := newRoot(a)
 	root.SetArgs(args)
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
 	c, err := root.ExecuteContextC(ctx)
 	a.report.Close()
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("writing the result: %w", out.err)
+	}
 	if err == nil {
 		return 0
 	}

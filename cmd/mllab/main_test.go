@@ -30,34 +30,53 @@ func call(t *testing.T, env map[string]string, args ...string) (code int, stdout
 
 func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 	for args, want := range map[string]string{
-		"upp":                      "error: mllab has no command \"upp\"\nhint:  did you mean `mllab up`?\n",
-		"stauts":                   "error: mllab has no command \"stauts\"\nhint:  did you mean `mllab status`?\n",
-		"frobnicate":               "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
-		"help frobnicate":          "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
-		"pipeline run":             "error: mllab pipeline has no command \"run\"\nhint:  see `mllab pipeline --help`\n",
-		"up now":                   "error: mllab up takes no argument, and got \"now\"\nhint:  see `mllab up --help`\n",
-		"up --prot 1":              "error: mllab up: unknown flag: --prot\nhint:  did you mean --port?\n",
-		"up --frobnicate":          "error: mllab up: unknown flag: --frobnicate\nhint:  see `mllab up --help`\n",
-		"up --port":                "error: mllab up: flag needs an argument: --port\nhint:  see `mllab up --help`\n",
-		"up --port 0":              "error: mllab up: invalid argument \"0\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
-		"up --port http":           "error: mllab up: invalid argument \"http\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
-		"up --image-source cloud":  "error: mllab up: invalid argument \"cloud\" for \"--image-source\" flag: it must be auto, source or registry\nhint:  see `mllab up --help`\n",
-		"up --engine rkt":          "error: mllab up: invalid argument \"rkt\" for \"--engine\" flag: it must be docker, podman or nerdctl\nhint:  see `mllab up --help`\n",
-		"-o yaml status":           "error: mllab status: invalid argument \"yaml\" for \"-o, --output\" flag: it must be text or json\nhint:  see `mllab status --help`\n",
-		"up --dry-run --name Lab_": "error: --name must be at most 48 lower-case letters, digits and dashes, got \"Lab_\"\nhint:  use a name such as --name lab-2\n",
-		"up --dry-run --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
-		"images list --with nope":  "error: no addon is called \"nope\"\nhint:  addons are: ",
-		"images build --with nope": "error: no addon is called \"nope\"\nhint:  addons are: ",
-		"logs":                     "error: mllab logs must have --model: it reads no other logs\nhint:  mllab logs --model\n",
-		"logs sample":              "error: mllab logs must have --model: it reads no other logs\n",
-		"logs --model a b":         "error: mllab logs takes one NAME, and got \"b\" too\n",
-		"logs --model a.b.c":       "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.b.c\"\nhint:  such as sample or model.mllab-canary\n",
-		"logs --model a.":          "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.\"\n",
-		"logs --model .a":          "error: NAME must be that of a model or NAME.NAMESPACE, got \".a\"\n",
-		"logs --model --since 5":   "error: mllab logs: invalid argument \"5\" for \"--since\" flag: ",
-		"logs --model --since -5s": "error: --since must be 0s or more, got -5s\nhint:  such as 10m\n",
-		"logs --model --version=":  "error: --version must be a target or a revision, got \"\"\nhint:  such as v2\n",
-		"pipeline compile main.go": "error: main.go: it is no notebook: invalid character '/' looking for beginning of value\nhint:  name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script\n",
+		"upp":                        "error: mllab has no command \"upp\"\nhint:  did you mean `mllab up`?\n",
+		"stauts":                     "error: mllab has no command \"stauts\"\nhint:  did you mean `mllab status`?\n",
+		"ver":                        "error: mllab has no command \"ver\"\nhint:  did you mean `mllab version`?\n",
+		"sc":                         "error: mllab has no command \"sc\"\nhint:  did you mean `mllab scenario`?\n",
+		"status --name=":             "error: --name must not be empty\nhint:  leave it out for mllab\n",
+		"down --state-dir=":          "error: --state-dir must not be empty\nhint:  leave it out for ",
+		"images list --cache-dir=":   "error: --cache-dir must not be empty\nhint:  leave it out for ",
+		"frobnicate":                 "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
+		"help frobnicate":            "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
+		"pipeline run":               "error: mllab pipeline has no command \"run\"\nhint:  see `mllab pipeline --help`\n",
+		"up now":                     "error: mllab up takes no argument, and got \"now\"\nhint:  see `mllab up --help`\n",
+		"up --prot 1":                "error: mllab up: unknown flag: --prot\nhint:  did you mean --port?\n",
+		"up --frobnicate":            "error: mllab up: unknown flag: --frobnicate\nhint:  see `mllab up --help`\n",
+		"up --port":                  "error: mllab up: flag needs an argument: --port\nhint:  see `mllab up --help`\n",
+		"up --port 0":                "error: mllab up: invalid argument \"0\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
+		"up --port http":             "error: mllab up: invalid argument \"http\" for \"--port\" flag: it must be a number from 1 to 65535, or auto\nhint:  see `mllab up --help`\n",
+		"up --image-source cloud":    "error: mllab up: invalid argument \"cloud\" for \"--image-source\" flag: it must be auto, source or registry\nhint:  see `mllab up --help`\n",
+		"up --engine rkt":            "error: mllab up: invalid argument \"rkt\" for \"--engine\" flag: it must be docker, podman or nerdctl\nhint:  see `mllab up --help`\n",
+		"-o yaml status":             "error: mllab status: invalid argument \"yaml\" for \"-o, --output\" flag: it must be text or json\nhint:  see `mllab status --help`\n",
+		"up --dry-run --name Lab_":   "error: --name must be at most 48 lower-case letters, digits and dashes, got \"Lab_\"\nhint:  use a name such as --name lab-2\n",
+		"up --dry-run --with nope":   "error: no addon is called \"nope\"\nhint:  addons are: ",
+		"images list --with nope":    "error: no addon is called \"nope\"\nhint:  addons are: ",
+		"images build --with nope":   "error: no addon is called \"nope\"\nhint:  addons are: ",
+		"logs":                       "error: mllab logs must have --model: it reads no other logs\nhint:  mllab logs --model\n",
+		"logs sample":                "error: mllab logs must have --model: it reads no other logs\n",
+		"logs --model a b":           "error: mllab logs takes one NAME, and got \"b\" too\n",
+		"logs --model a.b.c":         "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.b.c\"\nhint:  such as sample or model.mllab-canary\n",
+		"logs --model a.":            "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.\"\n",
+		"logs --model .a":            "error: NAME must be that of a model or NAME.NAMESPACE, got \".a\"\n",
+		"logs --model --since 5":     "error: mllab logs: --since must be a time with its unit, such as 90s or 10m, got \"5\"\n",
+		"logs --model --since -5s":   "error: --since must be 0s or more, got -5s\nhint:  such as 10m\n",
+		"logs --model --version=":    "error: --version must be a target or a revision, got \"\"\nhint:  such as v2\n",
+		"images sbom":                "error: mllab images sbom takes one NAME of `mllab images list`, and got 0\nhint:  see `mllab images sbom --help`\n",
+		"images sbom a b":            "error: mllab images sbom takes one NAME of `mllab images list`, and got 2\n",
+		"man":                        "error: mllab man takes one folder, and got 0\n",
+		"git credential":             "error: mllab git credential takes one of get, store and erase, and got 0\n",
+		"completion foo":             "error: mllab completion has no command \"foo\"\nhint:  see `mllab completion --help`\n",
+		"completion bsh":             "error: mllab completion has no command \"bsh\"\nhint:  did you mean `mllab completion bash`?\n",
+		"up --timeout 5":             "error: mllab up: --timeout must be a time with its unit, such as 90s or 10m, got \"5\"\nhint:  see `mllab up --help`\n",
+		"up --timeout 0s":            "error: --timeout must be positive, got 0s\nhint:  such as --timeout 10m\n",
+		"up --dry-run --timeout=-5s": "error: --timeout must be positive, got -5s\nhint:  such as --timeout 10m\n",
+		"up --core=maybe":            "error: mllab up: --core must be true or false, got \"maybe\"\n",
+		"up --dry-run --registry-mirror http://x": "error: --registry-mirror must be a host, with its port if it has one, got \"http://x\"\nhint:  such as --registry-mirror 127.0.0.1:5000\n",
+		"images lock --registry-mirror x:y":       "error: --registry-mirror must be a host, with its port if it has one, got \"x:y\"\n",
+		"scenario canary --requests 1e3":          "error: mllab scenario canary: --requests must be a whole number, got \"1e3\"\nhint:  see `mllab scenario canary --help`\n",
+		"scenario canary --alpha tiny":            "error: mllab scenario canary: --alpha must be a number, got \"tiny\"\n",
+		"pipeline compile main.go":                "error: main.go: it is no notebook: invalid character '/' looking for beginning of value\nhint:  name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script\n",
 	} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {
@@ -124,6 +143,21 @@ func TestJSONIsAloneOnStdoutAndTheEnvironmentNamesTheFolders(t *testing.T) {
 	}
 	if _, stdout, _ = call(t, env, "up", "--dry-run", "--name", "other"); !strings.Contains(stdout, "/s/other/kubeconfig") {
 		t.Errorf("a flag does not win over the environment:\n%s", stdout)
+	}
+}
+
+func TestAResultThatCannotBeWrittenIsAFailure(t *testing.T) {
+	for _, args := range []string{"version", "version -o json", "scenario list", "scenario list canary", "up --help", "completion bash"} {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			t.Skip(err) // only Linux has it
+		}
+		defer full.Close()
+		var talk bytes.Buffer
+		a := &app{stdout: full, stderr: &talk, getenv: func(string) string { return "" }, report: report.New(&talk, report.Options{})}
+		if code := a.main(t.Context(), strings.Fields(args)); code != 1 || !strings.Contains(talk.String(), "no space left on device") {
+			t.Errorf("mllab %s: code %d, %q", args, code, talk.String())
+		}
 	}
 }
 

@@ -43,10 +43,8 @@ What a step leaves in names, the steps after it get. Lines for Jupyter (!ls,
 cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 		Example: `  mllab pipeline compile train.ipynb
   mllab pipeline compile train.ipynb --file helper.py | kubectl create -f -`,
+		Args: one("notebook"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fault.Usage(seeHelp(c), "%s takes one notebook, and got %d", c.CommandPath(), len(args))
-			}
 			text, err := input.File(args[0], notebook.MaxBytes)
 			if err != nil {
 				return fault.Usage("name a notebook (.ipynb)", "reading the notebook: %w", err)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +38,10 @@ evidence, or one that holds several; without it, the lab's own.`,
 				return err
 			}
 			w := bufio.NewWriter(a.stdout)
-			return errors.Join(record.HTML(w), w.Flush())
+			if err := record.HTML(w); err != nil {
+				return err
+			}
+			return w.Flush()
 		},
 	}
 }

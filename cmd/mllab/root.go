@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +42,11 @@ proves with real requests that a delivery does what it claims, and states the er
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newUp(a), newScenario(a), newReport(a), newView(a), newGit(a), newAudit(a), newTop(a), newLogs(a), newAlerts(a), newPipeline(a), newStatus(a), newKubeconfig(a), newEnv(a), newCurl(a), newDown(a), newImages(a), newDoctor(a), newDiagnose(a), newVersion(a), newMan())
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.InitDefaultCompletionCmd() // cobra's, which says nothing of a shell that it does not know
+	completion, _, _ := root.Find([]string{"completion"})
+	completion.Args, completion.RunE = noArgs, root.RunE
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [COMMAND]",
 		Short: "Explain a command",
@@ -69,6 +75,14 @@ proves with real requests that a delivery does what it claims, and states the er
 	state, _ := bootstrap.DefaultState()
 	f.StringVar(&a.global.cache, "cache-dir", env("MLLAB_CACHE_DIR", cache), "folder of the image cache ($MLLAB_CACHE_DIR)")
 	f.StringVar(&a.global.state, "state-dir", env("MLLAB_STATE_DIR", state), "folder of kubeconfig and records ($MLLAB_STATE_DIR)")
+	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
+		f.VisitAll(func(given *pflag.Flag) {
+			if given.Changed && given.Value.String() == "" { // a variable of a script that is not set: the default is another lab
+				err = fault.Usage("leave it out for "+cmp.Or(given.DefValue, "the default"), "--%s must not be empty", given.Name)
+			}
+		})
+		return err
+	}
 	return root
 }
 
@@ -119,11 +133,27 @@ func noArgs(c *cobra.Command, args []string) error {
 	return fault.Usage(hint, "%s has no command %q", c.CommandPath(), args[0])
 }
 
+// one wants one argument, which is this.
+func one(what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fault.Usage(seeHelp(c), "%s takes one %s, and got %d", c.CommandPath(), what, len(args))
+		}
+		return nil
+	}
+}
+
 func seeHelp(c *cobra.Command) string { return fmt.Sprintf("see `%s --help`", c.CommandPath()) }
 
 // flagError names the flag that was meant, if one is near.
 func flagError(c *cobra.Command, err error) error {
 	hint := seeHelp(c)
+	var wrong *pflag.InvalidValueError
+	if errors.As(err, &wrong) {
+		if must := mustBe[wrong.GetFlag().Value.Type()]; must != "" { // pflag says it in Go's words
+			return fault.Usage(hint, "%s: --%s must be %s, got %q", c.CommandPath(), wrong.GetFlag().Name, must, wrong.GetValue())
+		}
+	}
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
 		var names []string
@@ -135,10 +165,23 @@ func flagError(c *cobra.Command, err error) error {
 	return fault.Usage(hint, "%s: %w", c.CommandPath(), err)
 }
 
-// nearest returns the name that word was meant to be, "" when none is near: more than two edits make another word, and
-// so does changing all of a short one.
+// mustBe says of flags of Go's types what their values are.
+var mustBe = map[string]string{
+	"int": "a whole number", "float64": "a number", "duration": "a time with its unit, such as 90s or 10m", "bool": "true or false",
+}
+
+// nearest returns the name that word was meant to be: the only one that begins so, or else one that is near. It is ""
+// when none is: more than two edits make another word, and so does changing all of a short one.
 func nearest(word string, names []string) string {
-	best, near := min(3, len(word)), ""
+	best, near, begin := min(3, len(word)), "", []string(nil)
+	for _, n := range names {
+		if strings.HasPrefix(n, word) {
+			begin = append(begin, n)
+		}
+	}
+	if len(begin) == 1 && len(word) > 1 {
+		return begin[0]
+	}
 	for _, n := range names {
 		if d := distance(word, n); d < best {
 			best, near = d, n

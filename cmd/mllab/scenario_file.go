@@ -21,10 +21,8 @@ it changes anything. The objects stay in the run's own namespace.`,
 		Example: `  mllab scenario run ./my.yaml
   mllab scenario run ./my.yaml --explain
   mllab scenario run ./my.yaml --controls`,
+		Args: one("file"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fault.Usage(seeHelp(c), "%s takes one file, and got %d", c.CommandPath(), len(args))
-			}
 			p.verb = "scenario run " + args[0]
 			return a.prove(c, &p, func(o scenarios.Options) ([]scenarios.Scenario, error) {
 				s, err := scenarios.ReadFile(args[0], fileRules(), o)

@@ -159,6 +159,9 @@ func TestTheListIsShortAndOneScenarioIsTold(t *testing.T) {
 			t.Errorf("a line of %d columns: %s", len([]rune(line)), line)
 		}
 	}
+	if readme, err := os.ReadFile("../../README.md"); err != nil || !strings.Contains(string(readme), "$ bin/mllab scenario list\n"+stdout+"```") {
+		t.Errorf("README shows another list (%v) than\n%s", err, stdout)
+	}
 	code, stdout, _ = call(t, nil, "scenario", "list", "canary")
 	for _, want := range []string{"canary: ", "needs knative", "  1. v1 serves\n", "  weights ", "shares"} {
 		if code != 0 || !strings.Contains(stdout, want) {

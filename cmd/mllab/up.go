@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mllab.local/bootstrap"
+	"mllab.local/internal/fault"
 )
 
 func newUp(a *app) *cobra.Command {
@@ -30,6 +31,9 @@ Then: mllab scenario canary`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Options = a.options()
 			o.PortGiven = c.Flags().Changed("port")
+			if o.Timeout <= 0 {
+				return fault.Usage("such as --timeout 10m", "--timeout must be positive, got %s", o.Timeout)
+			}
 			if dry {
 				plan, err := bootstrap.Plan(o)
 				if err != nil {

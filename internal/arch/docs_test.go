@@ -228,18 +228,46 @@ func TestCommandsInThePagesExist(t *testing.T) {
 	}
 }
 
-var link = regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
+var (
+	link    = regexp.MustCompile(`\]\(([^)#]*)(?:#([^)]*))?\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	noSlug  = regexp.MustCompile(`[^\w\- ]`)
+)
+
+// anchors are those that GitHub gives to the headings of a page.
+func anchors(text string) (all []string) {
+	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+		all = append(all, strings.ReplaceAll(noSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return all
+}
 
 func TestLinksInThePagesLeadSomewhere(t *testing.T) {
+	withAnchor := 0
 	for _, p := range pages(t) {
 		for _, m := range link.FindAllStringSubmatch(p.text, -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(p.path), m[1])); err != nil {
+			to := p.path
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(p.path), m[1])
+			}
+			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s: %v", p.path, err)
+				continue
+			}
+			if m[2] == "" {
+				continue
+			}
+			withAnchor++
+			if text, err := os.ReadFile(to); err != nil || !slices.Contains(anchors(string(text)), m[2]) {
+				t.Errorf("%s: %s has no heading for #%s (%v)", p.path, to, m[2], err)
 			}
 		}
+	}
+	if withAnchor < 10 {
+		t.Errorf("only %d links to a heading were found: this test reads the pages wrongly", withAnchor)
 	}
 }
 
