@@ -124,12 +124,13 @@ type bucket struct {
 // percentile returns the q-th, and the bounds of the buckets that hold it: below
 // Low are surely fewer than q of all, and below High more, each but for half of
 // 1-Confidence. Of a bound it is known how many requests of the sample it holds,
-// so the exact interval of that share says on which side of it the percentile is.
+// so the counts that a bound at the percentile could have say on which side of it that is.
 func (h histogram) percentile(q float64) (t Time) {
 	if len(h) == 0 || h[len(h)-1].count == 0 {
 		return t
 	}
 	n := h[len(h)-1].count
+	least, most, _ := split.Between(n, q, q, 1-Confidence) // fails for no sample only
 	before, found := bucket{}, false
 	for _, b := range h {
 		if !found && float64(b.count) >= q*float64(n) {
@@ -138,14 +139,13 @@ func (h histogram) percentile(q float64) (t Time) {
 				t.At += (b.le - before.le) * (q*float64(n) - float64(before.count)) / float64(b.count-before.count)
 			}
 		}
-		low, high := split.Interval(min(b.count, n), n, Confidence)
 		if math.IsInf(b.le, 1) {
 			break
 		}
-		if high < q {
+		if b.count < least {
 			t.Low = b.le
 		}
-		if low >= q {
+		if b.count > most {
 			t.High = &b.le
 			break
 		}
