@@ -25,6 +25,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/fault"
@@ -120,25 +121,37 @@ func Decode(data []byte) ([]*unstructured.Unstructured, error) {
 		if errors.Is(err, io.EOF) {
 			return objs, nil
 		}
-		var text []byte
-		if err == nil {
-			text, err = yaml.YAMLToJSONStrict(doc)
-		}
-		if err == nil && string(text) == "null" {
-			continue
-		}
 		obj := &unstructured.Unstructured{}
 		if err == nil {
-			err = obj.UnmarshalJSON(text)
+			obj.Object, err = decodeDocument(doc)
 		}
-		if err == nil && (obj.GetAPIVersion() == "" || obj.GetName() == "") {
-			err = fmt.Errorf("%s %q has no apiVersion or no name", obj.GetKind(), obj.GetName())
+		if err == nil && obj.Object == nil {
+			continue
+		}
+		if err == nil && (obj.GetAPIVersion() == "" || obj.GetKind() == "" || obj.GetName() == "") {
+			err = fmt.Errorf("%s %q has no apiVersion, no kind or no name", obj.GetKind(), obj.GetName())
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading document %d: %w", n, err)
 		}
 		objs = append(objs, obj)
 	}
+}
+
+// decodeDocument returns one document's map, or nil if it is empty. A document in JSON, as the build writes them, is read
+// as such: as YAML it takes many times as long.
+func decodeDocument(doc []byte) (object map[string]any, err error) {
+	if bytes.HasPrefix(doc, []byte("{")) {
+		if twice, err := json.UnmarshalStrict(doc, &object); err == nil && len(twice) == 0 {
+			return object, nil
+		}
+		object = nil // YAML between braces, or the error that YAML has words for
+	}
+	text, err := yaml.YAMLToJSONStrict(doc)
+	if err == nil {
+		err = json.UnmarshalCaseSensitivePreserveInts(text, &object)
+	}
+	return object, err
 }
 
 // Name returns "Kind/namespace/name", or "Kind/name" for an object without a namespace.

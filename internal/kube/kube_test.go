@@ -52,16 +52,20 @@ kind: Namespace
 metadata: {name: b}
 ---
 {apiVersion: apps/v1, kind: Deployment, metadata: {name: c, namespace: x}, spec: {replicas: 2}}
+---
+{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"d","namespace":"x"},"spec":{"replicas":2}}
 `)
 	var names []string
 	for _, obj := range objs {
 		names = append(names, Name(obj))
 	}
-	if got, want := strings.Join(names, " "), "ConfigMap/x/a Namespace/b Deployment/x/c"; got != want {
+	if got, want := strings.Join(names, " "), "ConfigMap/x/a Namespace/b Deployment/x/c Deployment/x/d"; got != want {
 		t.Errorf("decoded %s, want %s", got, want)
 	}
-	if n, _, err := unstructured.NestedInt64(objs[2].Object, "spec", "replicas"); n != 2 || err != nil {
-		t.Errorf("replicas are %d (%v), want the integer 2", n, err)
+	for _, obj := range objs[2:] {
+		if n, _, err := unstructured.NestedInt64(obj.Object, "spec", "replicas"); n != 2 || err != nil {
+			t.Errorf("%s: replicas are %d (%v), want the integer 2", Name(obj), n, err)
+		}
 	}
 }
 
@@ -74,6 +78,9 @@ func TestDecodeRefusesWhatIsNoObjectAndSaysWhere(t *testing.T) {
 		"no version":             "kind: Namespace\nmetadata: {name: a}",
 		"a key that comes twice": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {}\ndata: {}",
 		"not YAML":               "a: [",
+		"the same in JSON":       `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{},"data":{}}`,
+		"JSON without a kind":    `{"apiVersion":"v1","metadata":{"name":"a"}}`,
+		"JSON cut short":         `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a"}`,
 	} {
 		if _, err := Decode([]byte(good + bad)); err == nil || !strings.Contains(err.Error(), "document 2") {
 			t.Errorf("%s: error %v, want one about document 2", name, err)

@@ -379,7 +379,8 @@ func (o output) text(mods map[string]module) ([]byte, error) {
 	return append(head.Bytes(), body.Bytes()...), nil
 }
 
-// normal appends the documents in data with sorted keys and without comments.
+// normal appends the documents in data with sorted keys and without comments, each as a line of JSON. That is YAML, too,
+// and kube.Decode reads it many times faster: each `mllab up` reads 5 MB of it.
 func normal(out *bytes.Buffer, data []byte) error {
 	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
 	for {
@@ -397,12 +398,7 @@ func normal(out *bytes.Buffer, data []byte) error {
 		if string(j) == "null" {
 			continue // only comments
 		}
-		y, err := yaml.JSONToYAML(j)
-		if err != nil {
-			return err
-		}
-		out.WriteString("---\n")
-		out.Write(y)
+		fmt.Fprintf(out, "---\n%s\n", j)
 	}
 }
 

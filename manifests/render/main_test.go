@@ -33,16 +33,9 @@ kind: A
 		t.Fatal(err)
 	}
 	want := `---
-apiVersion: v1
-half: 0.5
-kind: B
-max: 9223372036854775807
-text: |
-  # not a comment
-zero: "yes"
+{"apiVersion":"v1","half":0.5,"kind":"B","max":9223372036854775807,"text":"# not a comment\n","zero":"yes"}
 ---
-apiVersion: v1
-kind: A
+{"apiVersion":"v1","kind":"A"}
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
@@ -57,7 +50,7 @@ func TestAFileThatUpstreamNoLongerHasIsAnError(t *testing.T) {
 	s := source{pin: ".", module: "example.com/m", globs: []string{"a.yaml"}}
 	mods := map[string]module{s.key(): {"v1.2.3", dir}}
 	text, err := output{"x.yaml", []source{s}}.text(mods)
-	if want := "# rendered from example.com/m@v1.2.3\n---\nkind: A\n"; err != nil || string(text) != want {
+	if want := "# rendered from example.com/m@v1.2.3\n---\n{\"kind\":\"A\"}\n"; err != nil || string(text) != want {
 		t.Errorf("got %q and %v, want %q", text, err, want)
 	}
 	s.globs = append(s.globs, "b/*.yaml")
