@@ -223,7 +223,7 @@ func repair(ctx context.Context, env Env, pods Use, list []Rendered, r report.Re
 	if broken == nil || ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	r.Note("what the lab's Git stands on is not ready, so it is applied without Git: %s", oneLine(broken))
+	r.Note("addons that the lab's Git needs are not ready; mllab applies them itself: %s", oneLine(broken))
 	list = slices.DeleteFunc(slices.Clone(list), func(a Rendered) bool { return !slices.Contains(names, a.Name) })
 	results, err := Install(ctx, env, pods, list, r)
 	for _, name := range names {
@@ -335,23 +335,11 @@ func fetched(ctx context.Context, env Env, repo *labgit.Repo, commit string) err
 		return err
 	}
 	_, hash, _ := strings.Cut(has, "@sha1:")
-	if hash == commit {
-		return nil
+	there, err := repo.Holds(ctx, hash, commit)
+	if err == nil && !there {
+		err = fmt.Errorf("it has %s, not yet %s", has, commit)
 	}
-	if err := repo.Pull(ctx); err != nil {
-		return err
-	}
-	log, err := repo.Log()
-	if err != nil {
-		return err
-	}
-	at := func(hash string) int {
-		return slices.IndexFunc(log, func(c labgit.Commit) bool { return c.Hash == hash })
-	}
-	if i := at(hash); i >= 0 && i < at(commit) { // the newest is the first
-		return nil
-	}
-	return fmt.Errorf("it has %s, not yet %s", has, commit)
+	return err
 }
 
 // changes returns the changes of Kustomizations, which Flux makes.

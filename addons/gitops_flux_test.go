@@ -1,0 +1,277 @@
+package addons
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	labgit "mllab.local/internal/git"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/report"
+)
+
+// gitLab is a lab whose repository is one of the real git, and whose Flux has
+// fetched and applied each commit as soon as somebody asks.
+type gitLab struct {
+	*testing.T
+	env       Env
+	dir       string
+	behind    string            // the commit that Flux stays at; "": it has the newest
+	suspended string            // a Kustomization
+	broken    map[string]string // Kustomization: Flux's reason why it cannot build it
+}
+
+func newGitLab(t *testing.T) *gitLab {
+	t.Helper()
+	program, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatalf("this test needs git: %v", err)
+	}
+	lab := &gitLab{T: t, dir: t.TempDir(), broken: map[string]string{}}
+	lab.git("", "init", "-q", "--bare", "-b", labgit.Main, "lab.git")
+	lab.git("", "config", "http.receivepack", "true")
+	lab.git("commit refs/heads/"+labgit.Main+"\ncommitter server <> 1767225600 +0000\ndata 5\nfirst\nM 100644 inline README.md\ndata 4\nread\n", "fast-import", "--quiet")
+	mux := http.NewServeMux()
+	mux.Handle("/git/lab.git/", &cgi.Handler{Path: program, Args: []string{"http-backend"}, Root: "/git", Env: []string{"GIT_PROJECT_ROOT=" + lab.dir, "GIT_HTTP_EXPORT_ALL=1"}})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	token := &corev1.Secret{Data: map[string][]byte{"username": []byte(gitUser), "password": []byte("s3cret")}}
+	token.Namespace, token.Name = gitNamespace, gitSecret
+	lab.env = Env{Gateway: server.URL, Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(token).WithInterceptorFuncs(interceptor.Funcs{Get: lab.get}).Build()}}
+	return lab
+}
+
+func (lab *gitLab) git(stdin string, args ...string) string {
+	lab.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir, cmd.Stdin = lab.dir, strings.NewReader(stdin)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + lab.dir, "GIT_DIR=lab.git"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		lab.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// get answers for Flux's objects, which are as the repository has them.
+func (lab *gitLab) get(ctx context.Context, c client.WithWatch, key client.ObjectKey, into client.Object, opts ...client.GetOption) error {
+	o, ok := into.(*unstructured.Unstructured)
+	if !ok || key.Namespace != FluxNamespace {
+		return c.Get(ctx, key, into, opts...)
+	}
+	at := lab.behind
+	if at == "" {
+		at = lab.git("", "rev-parse", labgit.Main)
+	}
+	revision, ready := "main@sha1:"+at, map[string]any{"type": "Ready", "status": "True", "reason": "Succeeded", "message": "words", "observedGeneration": int64(1)}
+	status := map[string]any{"artifact": map[string]any{"revision": revision}, "lastAppliedRevision": revision, "lastAttemptedRevision": revision, "conditions": []any{ready}}
+	switch {
+	case o.GetKind() == "GitRepository":
+	case lab.git("", "ls-tree", "--name-only", at, "lab/"+key.Name+".yaml") == "":
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "kustomizations"}, key.Name)
+	case lab.broken[key.Name] != "":
+		ready["status"], ready["reason"], status["lastAppliedRevision"] = "False", lab.broken[key.Name], "main@sha1:before"
+	}
+	o.SetGeneration(1)
+	o.Object["status"] = status
+	o.Object["spec"] = map[string]any{"suspend": lab.suspended == key.Name}
+	return nil
+}
+
+// commit moves the branch as somebody's push does.
+func (lab *gitLab) commit(author string, change files) string {
+	lab.Helper()
+	remote, err := GitRemote(lab.Context(), lab.env.Kube, lab.env.Gateway)
+	if err != nil {
+		lab.Fatal(err)
+	}
+	repo, err := labgit.Clone(lab.Context(), remote, author)
+	if err != nil {
+		lab.Fatal(err)
+	}
+	hash, err := repo.Commit(lab.Context(), labgit.Change{Files: change, Message: "by " + author})
+	if err != nil {
+		lab.Fatal(err)
+	}
+	return hash
+}
+
+// underGit has Flux follow the repository.
+func (lab *gitLab) underGit() {
+	lab.Helper()
+	lab.commit(gitopsAuthor, files{"lab/lab.yaml": []byte("of an older mllab\n")})
+}
+
+// two are addons of one object each, of which the second needs the first; used counts their uses.
+func two(used *atomic.Int32) []Rendered {
+	addon := func(name string, needs ...string) Rendered {
+		return Rendered{
+			Addon:   Addon{Name: name, Needs: needs, Verify: func(context.Context, Env, func(string)) error { used.Add(1); return nil }},
+			Objects: []*unstructured.Unstructured{object("v1", "ConfigMap", "default", name)},
+		}
+	}
+	return []Rendered{addon("one"), addon("two", "one")}
+}
+
+func noPods(context.Context, Env, func(string)) error {
+	return errors.New("nothing may be applied without Git")
+}
+
+// became are results in few words.
+func became(results []Result) (words []string) {
+	for _, r := range results {
+		words = append(words, r.Name+": "+Summary(r.Changes))
+	}
+	return words
+}
+
+func TestByGitWhatDiffersIsCommittedAndEachAddonIsUsed(t *testing.T) {
+	lab := newGitLab(t)
+	lab.underGit()
+	var used atomic.Int32
+	install := func() (words []string, notes string) {
+		t.Helper()
+		before := used.Load()
+		var seen bytes.Buffer
+		results, err := InstallByGit(t.Context(), lab.env, noPods, two(&used), report.New(&seen, report.Options{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := used.Load() - before; int(n) != len(results) {
+			t.Errorf("%d of %d addons were used", n, len(results))
+		}
+		return became(results), seen.String()
+	}
+	if got, _ := install(); !slices.Equal(got, []string{"one: 1 created", "two: 1 created"}) {
+		t.Errorf("the first time: %q", got)
+	}
+	head := lab.git("", "rev-parse", labgit.Main)
+	if names := lab.git("", "ls-tree", "-r", "--name-only", labgit.Main, "addons"); names != "addons/one/configmap_default_one.yaml\naddons/two/configmap_default_two.yaml" {
+		t.Errorf("Git has %s", names)
+	}
+	if got, _ := install(); !slices.Equal(got, []string{"one: unchanged", "two: unchanged"}) || lab.git("", "rev-parse", labgit.Main) != head {
+		t.Errorf("the second time: %q, and the newest commit is %s, not %s", got, lab.git("", "rev-parse", labgit.Main), head)
+	}
+	lab.commit("jane", files{"lab/two.yaml": nil, "addons/two/configmap_default_two.yaml": nil})
+	if got, said := install(); !slices.Equal(got, []string{"one: unchanged"}) || !strings.Contains(said, "two is not in the lab's Git since commit") {
+		t.Errorf("after somebody took one out: %q, and it says\n%s", got, said)
+	}
+}
+
+func TestByGitFluxsReasonIsTheError(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(lab *gitLab)
+		limit time.Duration
+		want  string
+	}{
+		"what cannot be built is final":     {func(lab *gitLab) { lab.broken["two"] = "BuildFailed" }, 20 * time.Second, "two: waiting: Kustomization/flux-system/two: BuildFailed: words"},
+		"a suspended Kustomization":         {func(lab *gitLab) { lab.suspended = "two" }, 2 * time.Second, "it is suspended"},
+		"an addon that Flux cannot apply":   {func(lab *gitLab) { lab.broken["one"] = "ReconciliationFailed" }, 2 * time.Second, "ReconciliationFailed: words"},
+		"a commit that Flux does not fetch": {func(lab *gitLab) { lab.behind = lab.git("", "rev-parse", labgit.Main) }, 2 * time.Second, "not yet"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lab := newGitLab(t)
+			lab.underGit()
+			c.spoil(lab)
+			ctx, stop := context.WithTimeout(t.Context(), c.limit)
+			defer stop()
+			_, err := InstallByGit(ctx, lab.env, noPods, two(new(atomic.Int32)), report.Discard())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+			if c.limit > 10*time.Second && ctx.Err() != nil {
+				t.Errorf("it waited all of %s", c.limit)
+			}
+		})
+	}
+}
+
+func TestACommitIsFetchedWhenFluxHasItOrALaterOne(t *testing.T) {
+	lab := newGitLab(t)
+	var commits []string
+	for i := range 3 {
+		commits = append(commits, lab.commit("jane", files{"x": fmt.Append(nil, i)}))
+	}
+	remote, err := GitRemote(t.Context(), lab.env.Kube, lab.env.Gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := labgit.Clone(t.Context(), remote, gitopsAuthor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		has  string
+		want bool
+	}{{commits[0], false}, {commits[1], true}, {commits[2], true}, {strings.Repeat("0", 40), false}} {
+		lab.behind = c.has
+		if err := fetched(t.Context(), lab.env, repo, commits[1]); (err == nil) != c.want {
+			t.Errorf("of commits %q, Flux has %s: %v", commits, c.has, err)
+		}
+	}
+}
+
+func TestAnAddonIsReadyByGitWhenFluxHasAppliedIt(t *testing.T) {
+	lab := newGitLab(t)
+	lab.underGit()
+	lab.commit(gitopsAuthor, files{"lab/one.yaml": []byte("{}\n"), "lab/two.yaml": []byte("{}\n"), "lab/three.yaml": []byte("{}\n")})
+	lab.suspended, lab.broken["three"] = "two", "ReconciliationFailed"
+	for name, want := range map[string]string{"one": "", "absent": ErrNotInGit.Error(), "two": "it is suspended", "three": "ReconciliationFailed: words"} {
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		err := ReadyByGit(ctx, lab.env.Kube, name, func(string) {})
+		stop()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", name, err, want)
+		}
+		if errors.Is(err, ErrNotInGit) != (name == "absent") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestWhatFluxHasToDoIsWhatGitHas(t *testing.T) {
+	list := two(new(atomic.Int32))
+	list[1].StartAfter = []string{"gone"}
+	list = append(list, Rendered{Addon: Addon{Name: "gone"}}, Rendered{Addon: Addon{Name: "istio"}})
+	g, err := follow(Env{}, list, decision{head: "0123456789", subject: "mllab: one", changed: map[string]string{"one": "created"}, gone: []string{"gone", "istio"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, a := range g.list {
+		names = append(names, a.Name)
+		if len(a.Objects) != 1 || a.Objects[0].GetKind() != "Kustomization" || a.Objects[0].GetName() != a.Name || slices.Contains(a.StartAfter, "gone") {
+			t.Errorf("%s: after %v, objects %v", a.Name, a.StartAfter, a.Objects)
+		}
+	}
+	if !slices.Equal(names, []string{"one", "two"}) || g.committed != "committed 0123456, mllab: one" {
+		t.Errorf("got %v, %q", names, g.committed)
+	}
+	// What Git itself needs is taken out of Git, but never from the lab.
+	if !slices.Equal(g.removed, []string{"gone"}) {
+		t.Errorf("removed are %v", g.removed)
+	}
+	changes, err := g.changes(t.Context(), []*unstructured.Unstructured{object("v1", "ConfigMap", "", "one"), object("v1", "ConfigMap", "", "two")})
+	if err != nil || Summary(changes) != "1 created, 1 unchanged" {
+		t.Errorf("got %v, %v", changes, err)
+	}
+}
