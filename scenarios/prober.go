@@ -75,6 +75,8 @@ func judgeLoss(record probe.Record, rate float64) (Evidence, error) {
 	e.Summary = fmt.Sprintf("%d of %d watched requests lost in %.0f s: below %.2f %% with %.0f %% confidence; an outage over %s would have been seen",
 		seen.Lost, seen.Sent, seen.Seconds, 100*seen.Bound, 100*confidence, time.Duration(seen.Outage*float64(time.Second)).Round(time.Millisecond))
 	switch {
+	case record.Err != nil:
+		return e, record.Err
 	case tally.Sent == 0:
 		return e, errors.New("the watcher sent nothing")
 	case seen.Missed > 0:

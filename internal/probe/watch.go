@@ -30,6 +30,7 @@ type Record struct {
 	Answers []Answer `json:"answers"`
 	Marks   []Mark   `json:"marks,omitempty"`
 	Missed  int      `json:"missed"` // scheduled but never sent
+	Err     error    `json:"-"`      // why nothing was sent at all
 }
 
 // Watcher sends requests at a constant rate, without waiting for answers, until it is stopped.
@@ -58,24 +59,29 @@ type Watcher struct {
 // request. Latency runs from the scheduled time, so that neither a stalled server nor a late sender can hide waiting time
 // ("coordinated omission", https://github.com/giltene/wrk2). Every other request, beginning with the
 // second, goes over a fresh connection; r.Fresh has no say. Each, unless nil, is called with every answer when it is
-// there, never twice at once. It panics on a rate below 0.001 or above MaxPerSecond.
+// there, never twice at once. With a rate below
+// 0.001 or above MaxPerSecond it sends nothing, and the record has an error.
 func Watch(ctx context.Context, s Sender, r Request, perSecond float64, each func(Answer)) *Watcher {
 	w := newWatcher(ctx, s, r, perSecond)
 	w.each = each
+	if w.record.Err != nil {
+		close(w.halted)
+		return w
+	}
 	go w.run(time.Now())
 	return w
 }
 
 func newWatcher(ctx context.Context, s Sender, r Request, perSecond float64) *Watcher {
-	if !(perSecond >= 0.001 && perSecond <= MaxPerSecond) {
-		panic(fmt.Sprintf("probe.Watch: rate %v is not in 0.001..%d", perSecond, MaxPerSecond))
-	}
 	w := &Watcher{
 		send: s, request: r, interval: time.Duration(float64(time.Second) / perSecond), stopWait: StopWait,
 		halted: make(chan struct{}), slots: make(chan struct{}, MaxInFlight),
 	}
 	w.inFlight, w.breakOff = context.WithCancelCause(ctx)
 	w.schedule, w.halt = context.WithCancel(ctx)
+	if !(perSecond >= 0.001 && perSecond <= MaxPerSecond) {
+		w.record.Err = fmt.Errorf("the rate of a watch must be 0.001 to %d a second, got %v", MaxPerSecond, perSecond)
+	}
 	return w
 }
 

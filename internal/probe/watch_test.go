@@ -294,14 +294,10 @@ func TestAnEndedContextEndsTheWatchAndKeepsItsRecord(t *testing.T) {
 
 func TestWatchRefusesARateThatIsNone(t *testing.T) {
 	for _, rate := range []float64{0, -1, math.NaN(), math.Inf(1), MaxPerSecond + 1, 1e-12} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("rate %v was taken", rate)
-				}
-			}()
-			Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, rate, nil)
-		}()
+		w := Watch(t.Context(), fake(func(context.Context, Request) Answer { return Answer{} }), Request{}, rate, nil)
+		if r := w.Stop(); r.Err == nil || len(r.Answers) > 0 {
+			t.Errorf("rate %v was taken: %+v", rate, r)
+		}
 	}
 }
 
