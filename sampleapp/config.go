@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"mllab.local/sampleapp/api"
 )
 
 // config is the environment, read and checked.
@@ -105,7 +107,7 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 		capturePercent: percent("CAPTURE_PERCENT", "0"),
 		delay:          duration("DELAY", "0s"),
 		drain:          duration("DRAIN", defaultDrain),
-		seenKeep:       integer("SEEN_KEEP", "20000", 1, 1_000_000),
+		seenKeep:       integer("SEEN_KEEP", strconv.Itoa(api.SeenKeep), 1, 1_000_000),
 		maxBody:        int64(integer("MAX_BODY", "2097152", 1, 1<<30)),
 	}
 	host, err := hostname()

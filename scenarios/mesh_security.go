@@ -15,6 +15,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
+	"mllab.local/sampleapp/api"
 )
 
 // meshSecurityStory is a model whose sidecar decides who may call it.
@@ -150,7 +151,7 @@ func (l *Session) by(caller string) probe.Request {
 // deploy brings the model and its callers, and returns when each caller is
 // answered.
 func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
-	v1 := model{Name: "model", Version: "v1", Env: map[string]string{"SEEN_KEEP": strconv.Itoa(max(seenKeep, 2*s.Requests))}}
+	v1 := model{Name: "model", Version: "v1", Env: map[string]string{"SEEN_KEEP": strconv.Itoa(max(api.SeenKeep, 2*s.Requests))}}
 	models := []model{v1}
 	for _, c := range meshCallers {
 		models = append(models, model{

@@ -11,6 +11,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
+	"mllab.local/sampleapp/api"
 )
 
 // What the routes and pods of the story are set to.
@@ -161,7 +162,7 @@ func (s *resilienceStory) serve(ctx context.Context, l *Session) error {
 	m := model{Name: "model", Version: "v1", Replicas: 3, Env: map[string]string{
 		"ADMIN_PORT": strconv.Itoa(adminPort),
 		// Each pod must remember its part of a sample's tries.
-		"SEEN_KEEP": strconv.Itoa(max(20_000, s.Requests)),
+		"SEEN_KEEP": strconv.Itoa(max(api.SeenKeep, s.Requests)),
 	}}
 	deployment, err := l.deployment(m)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/probe"
+	"mllab.local/sampleapp/api"
 )
 
 // shadowed is a model with two versions, one pod each, and a route that can mirror
@@ -21,10 +22,6 @@ type shadowed struct {
 }
 
 const (
-	// A version remembers at least as many requests as one check sends, and as
-	// many again that should not have come.
-	seenKeep = 20_000
-
 	// versionHeader with v2 is v2's own address, see route.yaml.
 	versionHeader = "X-Mllab-Version"
 	// aside is a path of the model that /seen does not list.
@@ -34,7 +31,9 @@ const (
 // newShadowed returns a model for samples of so many requests, whose v2 differs for
 // drift percent of the inputs.
 func newShadowed(requests, drift int) *shadowed {
-	return &shadowed{keep: max(seenKeep, 2*requests), drift: drift, pods: map[string]string{}}
+	// A version remembers at least as many requests as one check sends, and as
+	// many again that should not have come.
+	return &shadowed{keep: max(api.SeenKeep, 2*requests), drift: drift, pods: map[string]string{}}
 }
 
 // version is v1 or v2.

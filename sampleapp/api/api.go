@@ -33,6 +33,9 @@ const (
 	HeaderRelay = "X-Mllab-Relay"
 )
 
+// SeenKeep is how many requests the model remembers unless SEEN_KEEP says otherwise.
+const SeenKeep = 20_000
+
 // Seen is the answer to GET /seen?since=N. IDs[i] is the ID of request number From+i, Outputs[i] its prediction, and
 // AtOnce[i] how many requests had come and were not answered when it came, itself included;
 // requests before From are no longer remembered, or were not asked for. A pod that is replaced starts at 0: read every

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mllab.local/internal/split"
+	"mllab.local/sampleapp/api"
 )
 
 // The fields of a file, as in schema.yaml. At is the position of each part.
@@ -698,8 +699,8 @@ func (t *validator) expect(f stepForm) Expect {
 		x, v := *f.ExpectMirror, f.At.get("expect-mirror")
 		x.Requests, x.Alpha = cmp.Or(x.Requests, t.rules.Requests), cmp.Or(x.Alpha, t.rules.Alpha)
 		t.checkMirror(v)
-		if x.Requests > seenKeep {
-			t.wrong(v, "%d requests are more than the %d that the shadow remembers; use fewer", x.Requests, seenKeep)
+		if x.Requests > api.SeenKeep {
+			t.wrong(v, "%d requests are more than the %d that the shadow remembers; use fewer", x.Requests, api.SeenKeep)
 		}
 		t.checkPower(v, split.Claim{Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: "not mirrored", Share: 1 - x.Percent/100}}, N: x.Requests, Alpha: x.Alpha})
 		return x
@@ -746,9 +747,6 @@ func (t *validator) checkHeaders(v *value) {
 		seen[name] = true
 	}
 }
-
-// seenKeep is the number of requests that the sample model remembers.
-const seenKeep = 20_000
 
 // checkPower checks that the claim would refuse a version without traffic.
 func (t *validator) checkPower(v *value, c split.Claim) {
