@@ -70,8 +70,8 @@ func newEnv(a *app) *cobra.Command {
 		Use:   "env [flags]",
 		Short: "Print variables for a shell",
 		Long: `Print export lines for a shell: KUBECONFIG for kubectl, kn, flux and helm,
-MLLAB_URL (the gateway), MLLAB_NAME and MLLAB_STATE_DIR (for mllab itself). Where
-the shell names a proxy, also no_proxy, so that no program asks it for the lab.`,
+MLLAB_URL (the gateway), MLLAB_NAME and MLLAB_STATE_DIR (for mllab itself). If the
+shell names a proxy, it also prints no_proxy, so that programs reach the lab without it.`,
 		Example: `  eval "$(mllab env)"
   eval (mllab env | string collect)    # fish`,
 		Args: noArgs,

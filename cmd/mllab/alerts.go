@@ -5,22 +5,22 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"mllab.local/bootstrap"
 	"mllab.local/internal/alerts"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
 )
 
 func newAlerts(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "alerts [flags]",
 		Short: "List the lab's alerts that are pending or firing",
-		Long: `List the alerts that are pending or firing, as Prometheus has them, and whether
-Alertmanager has taken them, which then notifies their receiver. This is a report and
-not a test: the exit code is 0 even with alerts. It needs the addon alertmanager.`,
+		Long: `List the alerts that are pending or firing in the lab's Prometheus. For each, report
+whether Alertmanager has it, and so notifies its receiver. This is a report and not
+a test: the exit code is 0 even with alerts. It needs the addon alertmanager.`,
 		Example: `  mllab alerts
   mllab alerts -o json`,
 		Args: noArgs,
@@ -54,14 +54,13 @@ func printAlerts(w io.Writer, list []alerts.Alert) {
 		fmt.Fprintln(w, "no alert is pending or firing")
 		return
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ALERT\tSTATE\tTAKEN\tNAMESPACE\tAPP\tSINCE\tSUMMARY")
+	rows := [][]string{{"ALERT", "STATE", "TAKEN", "NAMESPACE", "APP", "SINCE", "SUMMARY"}}
 	for _, a := range list {
 		taken := "no"
 		if a.Taken {
 			taken = "yes"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.Name, a.State, taken, a.Namespace, cmp.Or(a.App, "-"), clock(a.Since), visible(a.Summary))
+		rows = append(rows, []string{a.Name, a.State, taken, a.Namespace, cmp.Or(a.App, "-"), clock(a.Since), visible(a.Summary)})
 	}
-	_ = table.Flush() // the writer's error is print's
+	report.Table(w, rows...)
 }

@@ -2,10 +2,10 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/spf13/cobra"
@@ -13,6 +13,7 @@ import (
 	"mllab.local/bootstrap"
 	"mllab.local/bootstrap/images"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
 	"mllab.local/internal/run"
 )
 
@@ -42,80 +43,67 @@ func imageFlags(c *cobra.Command, mode, mirror *string) {
 // addonFlags adds the flags that say which addons.
 func addonFlags(c *cobra.Command, core *bool, with *[]string) {
 	c.Flags().BoolVar(core, "core", false, "the small lab: without Flux, Git and Kubeflow")
-	c.Flags().StringSliceVar(with, "with", nil, "more addons, `NAME,...`, such as progressive; or all")
+	c.Flags().StringSliceVar(with, "with", nil, "`NAME,...` of more addons, such as progressive; or all")
+}
+
+// ofAddons makes c a command about the images of some addons.
+func (a *app) ofAddons(c *cobra.Command, do func(ctx context.Context, o images.Options) error) *cobra.Command {
+	var o images.Options
+	var core bool
+	var with []string
+	c.Args = noArgs
+	c.RunE = func(c *cobra.Command, _ []string) (err error) {
+		if o.Components, err = bootstrap.Components(core, with); err != nil {
+			return err
+		}
+		o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
+		return do(c.Context(), o)
+	}
+	imageFlags(c, &o.Mode, &o.Mirror)
+	addonFlags(c, &core, &with)
+	return c
 }
 
 func newImagesList(a *app) *cobra.Command {
-	var o images.Options
-	var core bool
-	var with []string
-	c := &cobra.Command{
-		Use:   "list [flags]",
-		Short: "List the images, their names on the node, and which are cached",
-		Args:  noArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			var err error
-			if o.Components, err = bootstrap.Components(core, with); err != nil {
-				return err
-			}
-			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
-			rows, err := images.List(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			return a.print(rows, func(w io.Writer) {
-				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "NAME\tSOURCE\tCACHED\tON THE NODE")
-				for _, r := range rows {
-					cached := "no"
-					if r.Cached {
-						cached = fmt.Sprintf("%.0f MB", float64(r.Bytes)/1e6)
-					}
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.Name, r.Source, cached, r.Reference)
+	c := &cobra.Command{Use: "list [flags]", Short: "List the images, their names on the node, and which are cached"}
+	return a.ofAddons(c, func(ctx context.Context, o images.Options) error {
+		list, err := images.List(ctx, o)
+		if err != nil {
+			return err
+		}
+		return a.print(list, func(w io.Writer) {
+			rows := [][]string{{"NAME", "SOURCE", "CACHED", "ON THE NODE"}}
+			for _, r := range list {
+				cached := "no"
+				if r.Cached {
+					cached = fmt.Sprintf("%.0f MB", float64(r.Bytes)/1e6)
 				}
-				t.Flush()
-			})
-		},
-	}
-	imageFlags(c, &o.Mode, &o.Mirror)
-	addonFlags(c, &core, &with)
-	return c
+				rows = append(rows, []string{r.Name, r.Source, cached, r.Reference})
+			}
+			report.Table(w, rows...)
+		})
+	})
 }
 
 func newImagesBuild(a *app) *cobra.Command {
-	var o images.Options
-	var core bool
-	var with []string
-	c := &cobra.Command{
-		Use:   "build [flags]",
-		Short: "Pull or build the images missing from the cache",
-		Args:  noArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			var err error
-			if o.Components, err = bootstrap.Components(core, with); err != nil {
-				return err
-			}
-			o.Cache, o.Report, o.Run = a.global.cache, a.report, run.Exec{}
-			node, err := images.Resolve(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			a.report.Close()
-			result := struct {
-				Source string            `json:"source"`
-				Why    string            `json:"why"`
-				Node   string            `json:"node"`
-				Images map[string]string `json:"images"`
-			}{node.Source, node.Why, node.Ref, node.Images}
-			return a.print(result, func(w io.Writer) {
-				fmt.Fprintf(w, "%d images are cached, from %s (%s)\nnode image  %s\ncache       %s\nnext        mllab up\n",
-					len(node.Images)+1, node.Source, node.Why, node.Ref, a.global.cache)
-			})
-		},
-	}
-	imageFlags(c, &o.Mode, &o.Mirror)
-	addonFlags(c, &core, &with)
-	return c
+	c := &cobra.Command{Use: "build [flags]", Short: "Pull or build the images missing from the cache"}
+	return a.ofAddons(c, func(ctx context.Context, o images.Options) error {
+		node, err := images.Resolve(ctx, o)
+		if err != nil {
+			return err
+		}
+		a.report.Close()
+		result := struct {
+			Source string            `json:"source"`
+			Why    string            `json:"why"`
+			Node   string            `json:"node"`
+			Images map[string]string `json:"images"`
+		}{node.Source, node.Why, node.Ref, node.Images}
+		return a.print(result, func(w io.Writer) {
+			fmt.Fprintf(w, "%d images are cached, from %s (%s)\nnode image  %s\ncache       %s\nnext        mllab up\n",
+				len(node.Images)+1, node.Source, node.Why, node.Ref, a.global.cache)
+		})
+	})
 }
 
 func newImagesPrune(a *app) *cobra.Command {
@@ -152,41 +140,40 @@ checks a mirror.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Report = a.report
-			rows, err := images.Lock(c.Context(), o)
+			list, err := images.Lock(c.Context(), o)
 			if err != nil {
 				return err
 			}
 			a.report.Close()
-			err = a.print(rows, func(w io.Writer) {
-				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "REFERENCE\tDIGEST\tSTATE")
-				for _, r := range rows {
+			err = a.print(list, func(w io.Writer) {
+				rows := [][]string{{"REFERENCE", "DIGEST", "STATE"}}
+				for _, r := range list {
 					state := "not in the lock file"
 					if r.Pinned {
 						state = "as in the lock file"
 					}
-					fmt.Fprintf(t, "%s\t%s\t%s\n", r.Reference, cmp.Or(r.Digest, "-"), cmp.Or(r.Problem, state))
+					rows = append(rows, []string{r.Reference, cmp.Or(r.Digest, "-"), cmp.Or(r.Problem, state)})
 				}
-				t.Flush()
+				report.Table(w, rows...)
 			})
 			if err != nil {
 				return err
 			}
 			if file != "" {
-				text, err := images.LockFile(rows)
+				text, err := images.LockFile(list)
 				if err != nil {
 					return err
 				}
 				return os.WriteFile(file, []byte(text), 0o644)
 			}
 			wrong := 0
-			for _, r := range rows {
+			for _, r := range list {
 				if r.Problem != "" {
 					wrong++
 				}
 			}
 			if wrong > 0 {
-				return fault.Hinted(fmt.Errorf("%d of %d references are not as they must be", wrong, len(rows)),
+				return fault.Hinted(fmt.Errorf("%d of %d references are not as they must be", wrong, len(list)),
 					"find out why before you pin it again with --write")
 			}
 			return nil

@@ -20,12 +20,12 @@ func newLogs(a *app) *cobra.Command {
 		Short: "Print what models were asked and what they answered",
 		Long: `Print the requests that the lab's sample models have captured, one JSON object a
 line: what each was asked and what it answered, live or as the copy of a mirror.
-Read are the logs of the pods that are there; with --follow also of those to come,
+It reads the logs of the pods that exist; with --follow also of those that come later,
 each to its end. A model captures nothing until its container has CAPTURE_PERCENT,
 see docs/capture.md.
 
-NAME is that of a Knative Service or an InferenceService, or the pods' label app.
-Without it all models are read.`,
+NAME is the name of a Knative Service or of an InferenceService, or the value of the
+pods' label app. Without NAME it prints the requests of all models.`,
 		Example: `  mllab logs --model
   mllab logs --model sample --since 10m
   mllab logs --model model.mllab-canary --version v2 --follow | jq .input`,
@@ -72,10 +72,10 @@ Without it all models are read.`,
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.BoolVar(&model, "model", false, "read what models have captured (required)")
-	f.DurationVar(&since, "since", 0, "only what was logged in this time until now, such as 10m (default: all that is kept)")
-	f.StringVar(&q.Version, "version", "", "only what this version answered: its target, such as v2, or its revision")
-	f.BoolVarP(&q.Follow, "follow", "f", false, "read on until ^C")
+	f.BoolVar(&model, "model", false, "print what models have captured (required)")
+	f.DurationVar(&since, "since", 0, "print only what was logged in this time until now, such as 10m (default: all that is kept)")
+	f.StringVar(&q.Version, "version", "", "print only what this version answered: its target, such as v2, or its revision")
+	f.BoolVarP(&q.Follow, "follow", "f", false, "go on until ^C, also with new pods")
 	return c
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,8 +29,8 @@ func newTop(a *app) *cobra.Command {
 		Short: "Show requests, errors and latencies of each version of the models",
 		Long: fmt.Sprintf(`Show what each version of each model was asked in the last %s, as the lab's
 Prometheus has measured it: requests, their share, errors, and the percentiles
-of the time to answer, each with its %.0f %% confidence interval. Measured are the
-sample models of the lab; docs/progressive.md says how others are.`, topWindow, 100*prom.Confidence),
+of the time to answer, each with its %.0f %% confidence interval. It
+shows the lab's sample models; docs/progressive.md says how to measure others.`, topWindow, 100*prom.Confidence),
 		Example: `  mllab top
   mllab top --watch          # until ^C
   mllab top -o json`,
@@ -90,17 +89,15 @@ func printTop(w io.Writer, versions []prom.Version) {
 		fmt.Fprintf(w, "no model that Prometheus measures was there in the last %s\n", topWindow)
 		return
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAMESPACE\tMODEL\tVERSION\tREQUESTS\tSHARE\tERRORS\tP50\tP95\tP99")
+	rows := [][]string{{"NAMESPACE", "MODEL", "VERSION", "REQUESTS", "SHARE", "ERRORS", "P50", "P95", "P99"}}
 	for _, v := range versions {
-		if v.Requests == 0 {
-			fmt.Fprintf(t, "%s\t%s\t%s\t0\t-\t-\t-\t-\t-\n", v.Namespace, v.Model, v.Version)
-			continue
+		row := []string{v.Namespace, v.Model, v.Version, fmt.Sprint(v.Requests), "-", "-", "-", "-", "-"}
+		if v.Requests > 0 {
+			row = append(row[:4], percent(v.Share), percent(v.Errors), within(v.P50), within(v.P95), within(v.P99))
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n",
-			v.Namespace, v.Model, v.Version, v.Requests, percent(v.Share), percent(v.Errors), within(v.P50), within(v.P95), within(v.P99))
+		rows = append(rows, row)
 	}
-	t.Flush()
+	report.Table(w, rows...)
 }
 
 func percent(r prom.Rate) string {

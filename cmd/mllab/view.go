@@ -33,7 +33,7 @@ func newView(a *app) *cobra.Command {
 another one: each answer, shares with their interval and the accepted counts, steps,
 verdicts and evidence; and the lab's routes and alerts as they are. Scenarios can be
 started, stepped through and stopped there.
-The address has a random token: whoever knows it may use the page. It ends with ^C.`,
+The address has a random token: whoever knows it may use the page. ^C ends it.`,
 		Example: `  mllab view --open`,
 		Args:    noArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return a.view(c.Context(), open) },
