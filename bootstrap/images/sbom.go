@@ -99,7 +99,11 @@ func contents(c Component, img v1.Image, fromSource bool) (*cdx.BOM, error) {
 		}
 		pin, _, _ := strings.Cut(string(files["requirements.txt"]), " ")
 		name, version, _ := strings.Cut(pin, "==")
-		l.add(l.image, cdx.ComponentTypeLibrary, name, version, "pkg:pypi/"+name+"@"+version)
+		ref := "pkg:pypi/" + name + "@" + version
+		l.add(l.image, cdx.ComponentTypeLibrary, name, version, ref)
+		wheel := l.components[ref]
+		wheel.CPE = "cpe:2.3:a:envoyproxy:envoy:" + version + ":*:*:*:*:*:*:*" // findings are filed under Envoy, not under its wheel
+		l.components[ref] = wheel
 	}
 	if recorded := l.debian > 0; fromSource && !recorded && (len(c.Build.Debian) > 0 || c.Build.Python || c.Build.Git) {
 		return nil, fault.Usage("remove it with `mllab down --purge`, then `mllab images build`",

