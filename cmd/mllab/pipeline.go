@@ -80,7 +80,7 @@ cell and line. Name what the notebook imports of yours, or reads, with --file.`,
 				return fault.Usage(hint, "%s: %w", args[0], err)
 			}
 			for _, cell := range book.Unused {
-				a.report.Note("cell %d has no tag, and no tagged cell is before it: no step runs it", cell)
+				a.report.Note("cell %d has none of the tags, and no cell before it has one: no step runs it", cell)
 			}
 			lab, err := bootstrap.OpenReadOnly(c.Context(), a.options())
 			if err != nil {

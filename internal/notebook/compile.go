@@ -18,6 +18,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/run"
@@ -162,10 +163,12 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	}
 	code, size := map[string]any{}, 0
 	add := func(name string, text []byte) error {
-		if code[name] != nil {
+		switch why := validation.IsConfigMapKey(name); {
+		case code[name] != nil:
 			return fmt.Errorf("the name %s is the pipeline's own: rename the file", name)
-		}
-		if !utf8.Valid(text) {
+		case why != nil:
+			return fmt.Errorf("the name of the file %q must have only letters, digits, -, _ and ., as a ConfigMap's key: rename the file", name)
+		case !utf8.Valid(text):
 			return fmt.Errorf("%s must be text in UTF-8", name)
 		}
 		code[name], size = string(text), size+len(text)

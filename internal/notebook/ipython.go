@@ -37,6 +37,8 @@ var (
 		"!", "HTML", "SVG", "bash", "capture", "file", "html", "javascript", "js", "latex", "markdown", "python", "python3", "script", "sh", "svg", "sx", "system",
 		"time", "timeit", "writefile",
 	}
+	// scriptMagics are the cell magics that give their body to a program.
+	scriptMagics = []string{"bash", "python", "python3", "script", "sh"}
 	// pythonMagics are the cell magics whose body is Python.
 	pythonMagics = []string{"capture", "time", "timeit"}
 )
@@ -76,12 +78,12 @@ func refuse(line int, whole, magic, args string, cell bool) error {
 	case !slices.Contains(runs, magic):
 	case (magic == "load_ext" || magic == "reload_ext") && args != "autoreload":
 		why = "loads an extension of IPython, and a step has none"
-	case magic == "run" && !runnable.MatchString(args):
-		why = "must name a Python file (.py), without options of %run"
-	case cell && slices.Contains([]string{"bash", "sh", "python", "python3"}, magic) && args != "":
-		why = "must have no options: a step runs the script and prints its output"
-	case magic == "script" && (args == "" || args[0] == '-'):
-		why = "must name a program, without options of %%script"
+	case magic == "run" && (!runnable.MatchString(args) || otherNotebook.MatchString(args)):
+		why = "must name a Python file (.py), with no option of %run but -i"
+	case cell && slices.Contains(scriptMagics, magic) && slices.ContainsFunc(strings.Fields(args), beside):
+		why = "must not have the options --bg and --proc: a step waits for its script"
+	case magic == "script" && !programmed.MatchString(args):
+		why = "must name a program"
 	case cell && magic == "time" && args != "" && args != "--no-raise-error":
 		why = "must have the code to time in the lines below"
 	default:
@@ -90,7 +92,17 @@ func refuse(line int, whole, magic, args string, cell bool) error {
 	return flawAt(line, "%q %s: %s", shown(whole), why, remedy)
 }
 
-var runnable = regexp.MustCompile(`^[^\s-]\S*\.py(\s|$)`)
+// What %run takes: a file, with .py or without it.
+var (
+	runnable      = regexp.MustCompile(`^(-i\s+)?("[^"]+"|'[^']+'|[^\s"'-]\S*)(\s|$)`)
+	otherNotebook = regexp.MustCompile(`^(-i\s+)?("[^"]+\.ipy(nb)?"|'[^']+\.ipy(nb)?'|\S+\.ipy(nb)?)(\s|$)`)
+)
+
+// programmed matches the arguments of %%script that name a program.
+var programmed = regexp.MustCompile(`^((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]`)
+
+// beside reports whether an option runs a script beside the notebook.
+func beside(option string) bool { return option == "--bg" || strings.HasPrefix(option, "--proc") }
 
 // shown is a line as an error quotes it.
 func shown(line string) string {
@@ -189,13 +201,11 @@ func cellMagic(lines []string, first int, taken func(string) bool) (string, erro
 	if slices.Contains(pythonMagics, magic) {
 		// With as many lines before it as it has in its cell.
 		var err error
-		if body, err = python(body, taken); err != nil {
-			err.(*flaw).line += first + 1
+		if body, err = python(strings.Repeat("\n", first+1)+body, taken); err != nil {
 			return "", err
 		}
-		body = strings.Repeat("\n", first+1) + body
 		if magic == "timeit" { // its line may have a statement, too
-			if _, err := inLine(first, args, taken); err != nil {
+			if args, err = inLine(first, args, taken); err != nil {
 				return "", err
 			}
 		}
@@ -203,13 +213,14 @@ func cellMagic(lines []string, first int, taken func(string) bool) (string, erro
 	return strings.Repeat("\n", first) + fmt.Sprintf("get_ipython().run_cell_magic(%s, %s, %s)", strconv.Quote(magic), strconv.Quote(args), strconv.Quote(body)), nil
 }
 
-// inLine translates the Python in a magic's arguments, after its options.
+// inLine translates the Python in a magic's arguments. Options before it stay.
 func inLine(line int, args string, taken func(string) bool) (string, error) {
-	code, err := python(options.ReplaceAllString(args, ""), taken)
+	given := options.FindString(args)
+	code, err := python(args[len(given):], taken)
 	if err != nil {
 		return "", flawAt(line, "%s", err.(*flaw).why)
 	}
-	return code, nil
+	return given + code, nil
 }
 
 // options of %time and %timeit.
@@ -346,10 +357,7 @@ func (c *command) call(command, whole string, taken func(string) bool) (string, 
 func magicCall(line int, whole, magic, args string, taken func(string) bool) (string, error) {
 	err := refuse(line, whole, magic, args, false)
 	if err == nil && (magic == "time" || magic == "timeit") { // the timed statement may be a command itself
-		var statement string
-		if statement, err = inLine(line, args, taken); magic == "time" {
-			args = statement
-		}
+		args, err = inLine(line, args, taken)
 	}
 	return "get_ipython().run_line_magic(" + strconv.Quote(magic) + ", " + strconv.Quote(args) + ")", err
 }

@@ -12,7 +12,7 @@ var lineCases = []struct {
 	code      string
 	want      string // "" is the code itself
 	refused   string // its error has this
-	automagic bool   // IPython finds it only when it knows the names
+	automagic bool   // IPython finds it later: when it knows the names, or runs the magic around it
 	noPython  bool   // IPython leaves it to Python, which refuses it
 }{
 	// Python, whatever it looks like.
@@ -66,7 +66,14 @@ var lineCases = []struct {
 	{code: "for i in x:\n  %time f(i)", want: "for i in x:\n  " + `get_ipython().run_line_magic("time", "f(i)")`},
 	{code: "%load_ext autoreload\n%autoreload 2", want: `get_ipython().run_line_magic("load_ext", "autoreload")` + "\n" + `get_ipython().run_line_magic("autoreload", "2")`},
 	{code: "%timeit -n 10 -r3 f()", want: `get_ipython().run_line_magic("timeit", "-n 10 -r3 f()")`},
+	{code: "%timeit -o  -r3  f()", want: `get_ipython().run_line_magic("timeit", "-o  -r3 f()")`, automagic: true},
+	{code: "%timeit !ls", want: `get_ipython().run_line_magic("timeit", "get_ipython().system(\"ls\")")`, automagic: true},
+	{code: "%%timeit -r1 %pwd\nx", want: `get_ipython().run_cell_magic("timeit", "-r1 get_ipython().run_line_magic(\"pwd\", \"\")", "\nx")`, automagic: true},
 	{code: "%run helper.py", want: `get_ipython().run_line_magic("run", "helper.py")`},
+	{code: "%run -i 'my helper' a", want: `get_ipython().run_line_magic("run", "-i 'my helper' a")`},
+	{code: "%%bash -s \"$x\" --out y\nls", want: `get_ipython().run_cell_magic("bash", "-s \"$x\" --out y", "ls")`},
+	{code: "%%script --no-raise-error --err e bash -e\nls", want: `get_ipython().run_cell_magic("script", "--no-raise-error --err e bash -e", "ls")`},
+	{code: "%%script false --no-raise-error\nls", want: `get_ipython().run_cell_magic("script", "false --no-raise-error", "ls")`},
 	{code: "%pip install x", want: `get_ipython().run_line_magic("pip", "install x")`},
 	{code: "\n\n%%time\nx = 1\ny = 2", want: "\n\n" + `get_ipython().run_cell_magic("time", "", "\n\n\nx = 1\ny = 2")`},
 	{code: "%%bash\nfor i in 1 2; do echo 'it?'; done", want: `get_ipython().run_cell_magic("bash", "", "for i in 1 2; do echo 'it?'; done")`},
@@ -119,13 +126,17 @@ var lineCases = []struct {
 	{code: "%load_ext tensorboard", refused: "loads an extension of IPython"},
 	{code: "%pylab inline", refused: "that the image of a step lacks"},
 	{code: "%prun f()", refused: "profiler"},
-	{code: "%run -i a.py", refused: "must name a Python file"},
+	{code: "%run -m a", refused: "must name a Python file (.py), with no option of %run but -i"},
 	{code: "%run other.ipynb", refused: "must name a Python file"},
+	{code: "%run -i 'my other.ipynb' a", refused: "must name a Python file"},
+	{code: "%run", refused: "must name a Python file"},
 	{code: "x = 1\n%%time\ny = 2", refused: `line 2: "%%time" must be the first line of its cell`},
 	{code: "%%ruby\nputs 1", refused: "that the image of a step lacks"},
 	{code: "%%cython\ncdef int a", refused: "is not known to a step"},
-	{code: "%%bash --bg\nls", refused: "must have no options"},
+	{code: "%%bash --bg\nls", refused: "must not have the options --bg and --proc"},
+	{code: "%%script --proc p bash\nls", refused: "must not have the options --bg and --proc"},
 	{code: "%%script\nls", refused: "must name a program"},
+	{code: "%%script --out x\nls", refused: "must name a program"},
 	{code: "%%time f()\ny", refused: "must have the code to time"},
 	{code: "%%time\nx = 1\ny?", refused: `line 3: "y?" asks for help`},
 	{code: "%%timeit x?\ny", refused: `line 1: "x?" asks for help`},

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -112,11 +113,27 @@ func (s *source) UnmarshalJSON(data []byte) error {
 func parse(data []byte, into any) error {
 	err := json.Unmarshal(data, into)
 	var other *json.UnmarshalTypeError
+	if broken := (*json.SyntaxError)(nil); errors.As(err, &broken) {
+		return brokenAt(data, int(broken.Offset), err)
+	}
 	if !errors.As(err, &other) {
 		return err
 	}
 	want := map[reflect.Kind]string{reflect.Slice: "an array", reflect.String: "a string"}[other.Type.Kind()]
 	return fmt.Errorf("%s must be %s, got %s", cmp.Or(strings.Trim(other.Field, "."), "it"), cmp.Or(want, "an object"), other.Value)
+}
+
+// conflict matches the marks that Git leaves in a file when a merge needs a person.
+var conflict = regexp.MustCompile(`(?m)^(<{7}|={7}|>{7})( |\r?$)`)
+
+// brokenAt adds to the error of a JSON parser where it is: after so many bytes.
+func brokenAt(data []byte, after int, err error) error {
+	if at := conflict.FindIndex(data); at != nil {
+		return fmt.Errorf("line %d: a merge of Git's has left its marks (<<<<<<<): resolve it, such as with nbdime", 1+bytes.Count(data[:at[0]], []byte("\n")))
+	}
+	before := data[:min(max(after-1, 0), len(data))]
+	start := bytes.LastIndexByte(before, '\n') + 1
+	return fmt.Errorf("line %d, column %d: %w", 1+bytes.Count(before, []byte("\n")), 1+utf8.RuneCount(before[start:]), err)
 }
 
 // unwritable matches the numbers that JSON has not, and the strings, which may have
@@ -144,7 +161,7 @@ func clean(data []byte) ([]byte, error) {
 
 // otherKernels matches the names of kernels that are not Python's and may have no
 // language of their own.
-var otherKernels = regexp.MustCompile(`^(ir|julia.*)$`)
+var otherKernels = regexp.MustCompile(`^(ir|julia.*|bash|deno|javascript|octave|ruby|rust|scala.*|spylon-kernel|spark(r)?kernel|xcpp.*|\.net-.*)$`)
 
 // Read reads a notebook.
 //
@@ -164,7 +181,7 @@ func Read(data []byte) (*Notebook, error) {
 		return nil, fmt.Errorf("nbformat must be 4, got %s: save the notebook with a Jupyter of today", cmp.Or(strings.TrimPrefix(fmt.Sprint(f.Format), "<nil>"), "none"))
 	}
 	language := cmp.Or(f.Metadata.Kernel.Language, f.Metadata.Info.Name, otherKernels.FindString(f.Metadata.Kernel.Name))
-	if language != "" && !strings.EqualFold(language, "python") {
+	if language != "" && !slices.Contains([]string{"python", "python3", "ipython"}, strings.ToLower(language)) {
 		return nil, fmt.Errorf("the language of the notebook's kernel must be python, got %s", language)
 	}
 	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]int{}}
@@ -368,16 +385,32 @@ func (r *reader) metrics() error {
 func (r *reader) measured(metric string) bool {
 	for i := len(r.book.Steps) - 1; i >= 0; i-- {
 		s := &r.book.Steps[i]
-		for _, c := range slices.Concat(r.book.Shared, s.Cells) {
-			for _, line := range tokens(c.Code + "\n") {
-				for j, t := range line {
-					if t.kind == aName && t.text == metric && (j == 0 || !line[j-1].is(".")) {
-						if !slices.Contains(s.Metrics, metric) {
-							s.Metrics = append(s.Metrics, metric)
-						}
-						return true
-					}
-				}
+		if slices.ContainsFunc(slices.Concat(r.book.Shared, s.Cells), func(c Cell) bool { return has(c.Code, metric) }) {
+			if !slices.Contains(s.Metrics, metric) {
+				s.Metrics = append(s.Metrics, metric)
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether a cell has a name, also in the Python that its magics run.
+func has(code, name string) bool {
+	for _, line := range tokens(code + "\n") {
+		for i, t := range line {
+			if t.kind == aName && t.text == name && (i == 0 || !line[i-1].is(".")) {
+				return true
+			}
+			if !t.is("get_ipython") || len(line) < i+9 || !slices.Contains([]string{`"time"`, `"capture"`}, line[i+6].text) {
+				continue
+			}
+			last := line[i+8] // a line's code, or a cell's after its options
+			if len(line) > i+10 && line[i+10].kind == aString {
+				last = line[i+10]
+			}
+			if inside, err := strconv.Unquote(last.text); err == nil && has(inside, name) {
+				return true
 			}
 		}
 	}

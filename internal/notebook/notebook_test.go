@@ -165,11 +165,15 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		want string
 	}{
 		"no JSON":                   {[]byte("# hello"), "it is no notebook: "},
+		"a comma too much":          {[]byte("{\n \"nbformat\": 4,,\n}"), `it is no notebook: line 2, column 16: invalid character ','`},
+		"half of it":                {[]byte("{\n \"cells\": ["), "it is no notebook: line 2, column 11: unexpected end"},
+		"a merge half done":         {[]byte("{\n<<<<<<< HEAD\n \"a\": 1,\n=======\n \"a\": 2,\n>>>>>>> theirs\n \"nbformat\": 4}"), "line 2: a merge of Git's has left its marks (<<<<<<<): resolve it"},
 		"an old format":             {[]byte(`{"nbformat": 3}`), "nbformat must be 4, got 3"},
 		"a stripped kernel":         {[]byte(`{"nbformat": 4, "metadata": {"language_info": {"name": "julia"}}, "cells": []}`), "must be python, got julia"},
 		"another language":          {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"language": "R"}}, "cells": []}`), "must be python, got R"},
 		"only a kernel's name":      {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"name": "julia-1.9"}}, "cells": []}`), "must be python, got julia-1.9"},
 		"R by its kernel's name":    {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"name": "ir"}}, "cells": []}`), "must be python, got ir"},
+		"a shell by its kernel":     {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"name": "bash"}}, "cells": []}`), "must be python, got bash"},
 		"no format":                 {[]byte(`{"cells": []}`), "nbformat must be 4, got none"},
 		"a format of other type":    {[]byte(`{"nbformat": "4", "cells": []}`), "nbformat must be 4, got 4"},
 		"another encoding":          {[]byte("{\"nbformat\": 4, \"cells\": [{\"cell_type\": \"code\", \"source\": \"x = '\xe9'\", \"metadata\": {\"tags\": [\"step:a\"]}}]}"), "it must be text in UTF-8"},
@@ -494,6 +498,11 @@ func TestWhatANotebookImportsIsPartOfItsRun(t *testing.T) {
 		if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// A ConfigMap has no such key.
+	p.Files = map[string][]byte{"my data.csv": []byte("x")}
+	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), `the name of the file "my data.csv" must have only letters`) {
+		t.Errorf("a space: %v", err)
 	}
 	p.Files = map[string][]byte{"data.bin": {0xff}}
 	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), "data.bin must be text") {

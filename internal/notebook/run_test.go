@@ -155,6 +155,15 @@ func TestAStepHasTheImportsFunctionsAndClassesOfThoseBefore(t *testing.T) {
 	if exit, out, _ := b.step(cells, "c", "b="+second); exit != 0 || strings.Contains(out, "not_defined") {
 		t.Errorf("%d\n%s", exit, out)
 	}
+	// Also what they have in a magic that runs Python.
+	cells = notebook(t, code("%%time\nimport math as m\ndef f(): return m.floor(2.5)", "step:a"), code("%%capture out\n%time import json\nclass C: x = 1\nc = C()"),
+		code("assert (f(), json.dumps(1), c.x) == (2, '1', 1)", "step:b", "prev:a"))
+	if exit, out, a = b.step(cells, "a"); exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if exit, out, _ := b.step(cells, "b", "a="+a); exit != 0 {
+		t.Errorf("%d\n%s", exit, out)
+	}
 	// What cannot be there is missed only by who uses it.
 	cells = notebook(t, code("import only_here", "step:a"), code("x = 1", "step:b", "prev:a"))
 	if exit, out, _ := b.step(cells, "b"); exit != 0 || !strings.Contains(out, `"not_defined": ["only_here"], "error": "ModuleNotFoundError`) {
@@ -190,7 +199,9 @@ func TestARegistryThatFailsIsNotTheCellsFault(t *testing.T) {
 // What a cell has for Jupyter does in a step what it does there.
 func TestLinesForJupyterRun(t *testing.T) {
 	b := newBench(t)
-	b.write("code/helper.py", "import sys\nfrom_helper = sys.argv[1:]\n", 0o600)
+	b.write("code/helper.py", "import sys\nfrom_helper = sys.argv[1:]\nif __name__ == '__main__':\n    sys.exit()\n", 0o600)
+	b.write("code/with names.py", "import sys\ndoubled = sys.argv[1:] * len(from_helper * 2)\nsys.exit(0)\n", 0o600)
+	b.write("code/.env", "A=1", 0o600)
 	cases := []struct{ name, cell, prints string }{
 		{"a command", "!echo one; echo two >&2", "one\ntwo\n"},
 		{"its exit code", "!exit 3\nprint(_exit_code)", "3\n"},
@@ -202,15 +213,28 @@ func TestLinesForJupyterRun(t *testing.T) {
 		{"time", "%time x = 1\nprint(x)\ny = %time x + 1\nprint(y)", "1\n2\n"},
 		{"time of a cell", "%%time\nx = !echo 5\nprint(x[0])\nx", "5\n"},
 		{"timeit", "x = 2\n%timeit -n 2 -r 1 x * 2\nprint('done')", "done\n"},
+		{"what timeit found", "t = %timeit -q -o -n 2  -r 3  1 + 1\nprint(t.loops, t.repeat, len(t.timings), t.best <= t.average <= t.worst)", "2 3 3 True\n"},
+		{"timeit of a command", "%timeit -n1 -r1 !echo 5", "5\n"},
 		{"timeit of a cell", "%%timeit -n 2 -r 1 x = 3\nx * 2", ""},
 		{"capture", "%%capture out\nprint('kept')\n!echo too\nlater = 1", ""},
 		{"set and read", "%env A=b\n%set_env C d\nx = %env A\nprint(x)\n!echo $C", "env: A=b\nenv: C=d\nb\nd\n"},
 		{"a script", "%%sh\ncd /\npwd", "/\n"},
 		{"another Python", "%%python3\nprint(1 + 1)", "2\n"},
 		{"a program's script", "%%script cat -\na?", "a?"},
+		{"a script's arguments", "x = 'a b'\n%env y=1", "env: y=1\n"},
+		{"and its input", "%%bash -s \"$x\" c\necho $1-$2", "a b-c\n"},
+		{"a script's output", "%%sh --out o --err e\necho 1\necho 2 >&2", ""},
+		{"what it was", "print(repr(o), repr(e))", "'1\\n' '2\\n'\n"},
+		{"a script that may fail", "%%bash --no-raise-error\nexit 3", ""},
+		{"a cell that people switch off", "%%script false --no-raise-error\nnobody runs it", ""},
+		{"a script that is captured", "%%capture both\n!echo 1\nget_ipython().run_cell_magic('sh', '', 'echo 2; echo 3 >&2')", ""},
+		{"what was captured", "print(repr(both.stdout), repr(both.stderr))", "'1\\n2\\n' '3\\n'\n"},
 		{"lines of a cell", "%%sx\necho 1", ""},
 		{"a file", "%%writefile -a made.py\nmade = 5", ""},
 		{"a file beside the code", "%run helper.py a 'b c'\nprint(from_helper)", "['a', 'b c']\n"},
+		{"its name without .py", "%run helper b\nimport sys\nprint(from_helper, 'helper' in sys.argv[0])", "['b'] False\n"},
+		{"with the notebook's names", "%run -i 'with names' c\nprint(doubled)", "['c', 'c']\n"},
+		{"a file that begins with a dot", "print(open('.env').read())", "A=1\n"},
 		{"reading beside the code", "print(open('helper.py').readline().strip())", "import sys\n"},
 		{"how Jupyter shows things", "%matplotlib inline\n%config InlineBackend.figure_format = 'svg'\n%load_ext autoreload\n%autoreload 2\nprint(1)", "1\n"},
 		{"a page", "%%html\n<b>bold</b>", ""},
@@ -275,8 +299,8 @@ func TestMagicsAreThoseOfTheRunner(t *testing.T) {
 	ask := string(runner[:strings.Index(string(runner), "\nif __name__")]) + `
 import contextlib, io
 shell = Shell({})
-shell.program = lambda args, text="", kept=False: subprocess.CompletedProcess(args, 0, "")
-shell.timed = shell.timeit = lambda *args: None
+shell.program = lambda args, kept=False: subprocess.CompletedProcess(args, 0, "")
+shell.script = shell.timed = shell.timeit = lambda *args: None
 known = {"line": [], "cell": []}
 args = {"env": "A=b", "run": os.devnull, "cd": "/", "set_env": "A=b", "script": "x", "file": os.devnull, "writefile": os.devnull}
 for magic in sys.argv[1:]:
@@ -350,7 +374,8 @@ func TestAResultIsWhatJSONCanWrite(t *testing.T) {
 		"import array\nresult = array.array('d', [1, 2])":               "[1.0, 2.0]",
 		"import array\nresult = {'a': (array.array('i', [7]),)}":        `{"a": [[7]]}`,
 		"class N:\n    def tolist(self): return 7\nresult = {N(): N()}": `{"7": 7}`,
-		"x = 1":                           "null",
+		"x = 1": "null",
+		"get_ipython().run_cell_magic('time', '', '\\nresult = {1}')": "Object of type set",
 		"result = {1, 2}":                 "Object of type set is not JSON serializable",
 		"result = float('nan')":           "must be what JSON can write, got float: Out of range float values",
 		"result = {(1, 2): 3}":            "got dict: keys must be str, int, float, bool or None, not tuple",
@@ -372,6 +397,12 @@ func TestMetricsAreNumbers(t *testing.T) {
 	}
 	if exit, out, outputs := b.run(cells("0.5"), nil, "a"); exit != 0 || outputs["metrics"] != `{"acc": 0.5, "loss": 2.0}` {
 		t.Errorf("%d %s\n%s", exit, outputs["metrics"], out)
+	}
+	for _, magic := range []string{"%%time\nacc = 0.5", "%%capture out\nacc = 0.5", "%time acc = 0.5", "%%time\n%%capture\nacc = 0.5"} {
+		timed := notebook(t, code(magic, "step:a"), code("x = 1", "step:b", "prev:a"), code("print(acc)", "pipeline-metrics"))
+		if exit, out, outputs := b.run(timed, nil, "a"); exit != 0 || outputs["metrics"] != `{"acc": 0.5}` {
+			t.Errorf("%q: %d %s\n%s", magic, exit, outputs["metrics"], out)
+		}
 	}
 	if exit, out, _ := b.run(cells("'high'"), nil, "a"); exit != 1 || last(out).Where != "metric acc" {
 		t.Errorf("%d\n%s", exit, out)
@@ -396,6 +427,18 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		"return 1":               "cell 3, line 1: syntax error: 'return' outside function",
 		"await f()\n!ls":         "",
 		"%%time\nx = 1":          "",
+		// What magics run is Python, too.
+		"%%time\nx = 1\ny = = 1":                               "cell 3, line 3: syntax error: invalid syntax",
+		"\n%%capture out\nfor i in x\n    i":                   "cell 3, line 3: syntax error: ",
+		"%%timeit -n 1 x y\nx":                                 "cell 3, line 1: syntax error: invalid syntax",
+		"%%timeit\nx\nx y":                                     "cell 3, line 3: syntax error: invalid syntax",
+		"x = 1\n%timeit -n1 x y":                               "cell 3, line 2: syntax error: invalid syntax",
+		"if x:\n    %time x y":                                 "cell 3, line 2: syntax error: invalid syntax",
+		"%%time\n%%capture\nx y":                               "cell 3, line 3: syntax error: invalid syntax",
+		"get_ipython().run_line_magic('time', 'x y')":          "cell 3, line 1: syntax error: invalid syntax",
+		"%%time\nawait f()":                                    "cell 3, line 2: syntax error: 'await' outside function", // Jupyter, too
+		"%timeit  -r 1 -n  1   x":                              "",
+		"get_ipython().run_line_magic()\nf.run_cell_magic(*x)": "",
 	} {
 		p := Pipeline{Runner: runner, Notebook: notebook(t, cell{"markdown", "# A", nil}, code("print('it runs')", "step:a"), code(broken, "step:b"))}
 		err := p.CheckSyntax(t.Context(), run.Exec{})

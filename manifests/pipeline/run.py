@@ -19,6 +19,7 @@ fix. The error is the pod's message, too.
 python3 run.py check reads STEPS from stdin, runs nothing, and writes the first syntax error as JSON.
 """
 
+import argparse
 import ast
 import asyncio
 import builtins
@@ -29,9 +30,9 @@ import io
 import json
 import os
 import re
-import runpy
 import shlex
 import signal
+import statistics
 import string
 import subprocess
 import sys
@@ -44,6 +45,7 @@ from pathlib import Path
 NO_VALUES = types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type
 TEMP_FAIL = 75  # EX_TEMPFAIL of sysexits.h: also what modelcar says of a registry that fails
 MOST = 256 << 10  # bytes of a result: Argo keeps it in the Workflow's status
+TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
 
 
 def say(**fields):
@@ -78,14 +80,44 @@ def compiled(code, where, mode="exec"):
     return compile(code, where, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
+def untimed(line):
+    """Returns the code of a line of %time."""
+    return re.sub(r"^\s*--no-raise-error\s", "", line)
+
+
+def in_magics(tree, leaving=False):
+    """Returns the Python that the magics of a tree run: texts. With leaving those only that leave names."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") not in ("run_line_magic", "run_cell_magic"):
+            continue
+        args = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+        if len(args) < 2 or len(args) < len(node.args):
+            continue
+        magic, *texts = args
+        above = "\n" * (node.lineno - 1)  # a cell's own Python has them already
+        if magic == "timeit" and not leaving:
+            texts[0] = TIMEIT_OPTIONS.sub("", texts[0])
+            found += [above + texts[0].strip(), *texts[1:]]
+        elif magic in ("time", "capture"):
+            found += texts[1:] or [above + untimed(texts[0])]
+    return found
+
+
 def broken(steps):
     """Returns the first cell with a syntax error, and the error; or None."""
+
+    def check(code, where, compiled):
+        # A newer Python here has a newer grammar than the pods'.
+        tree = ast.parse(code, feature_version=(3, 11))
+        compiled(code, where)
+        for text in in_magics(tree):
+            check(text, where, lambda *args: compile(*args, "exec", dont_inherit=True))  # as they do: without await
+
     cells = steps["shared"] + [cell for step in steps["steps"].values() for cell in step["cells"]]
     for cell in sorted(cells, key=lambda cell: cell["cell"]):
         try:
-            # A newer Python here has a newer grammar than the pods'.
-            ast.parse(cell["code"], feature_version=(3, 11))
-            compiled(cell["code"], f"cell {cell['cell']}")
+            check(cell["code"], f"cell {cell['cell']}", compiled)
         except SyntaxError as e:
             return cell, e
         except ValueError as e:  # a null byte
@@ -98,7 +130,9 @@ def definitions(cells):
     found = []
     for cell in cells:
         for node in ast.parse(cell["code"]).body:
-            if isinstance(node, kinds):
+            if isinstance(node, (ast.Expr, ast.Assign)):
+                found += definitions({**cell, "code": text} for text in in_magics(node, leaving=True))
+            elif isinstance(node, kinds):
                 names = [node.name] if hasattr(node, "name") else [(n.asname or n.name).split(".")[0] for n in node.names]
                 found.append((names, compile(ast.Module([node], []), f"cell {cell['cell']}", "exec", dont_inherit=True)))
     return found
@@ -106,10 +140,15 @@ def definitions(cells):
 
 def assigned(name, cells):
     """Returns where cells last assign a name, as `cell C, line L: `; or nothing."""
+
+    def lines(code):
+        tree = ast.parse(code)
+        own = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)]
+        return own + [line for text in in_magics(tree, leaving=True) for line in lines(text)]
+
     where = ""
     for cell in cells:
-        found = [n.lineno for n in ast.walk(ast.parse(cell["code"])) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)]
-        if found:
+        if found := lines(cell["code"]):
             where = f"cell {cell['cell']}, line {max(found)}: "
     return where
 
@@ -227,11 +266,11 @@ class Shell:
             return text
         return made
 
-    def program(self, args, text="", kept=False):
+    def program(self, args, kept=False):
         """Runs a program. Its output goes where print writes, or is returned."""
         sys.stdout.flush()
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if kept or sys.stdout is not sys.__stdout__ else {}
-        done = subprocess.run(args, input=text, text=True, errors="replace", **piped)
+        done = subprocess.run(args, input="", text=True, errors="replace", **piped)
         if piped and not kept:
             sys.stdout.write(done.stdout)
         self.user_ns["_exit_code"] = done.returncode
@@ -262,7 +301,7 @@ class Shell:
         if magic in ("sx", "system"):
             return self.lines(line, scope)
         if magic == "time":
-            return self.timed(re.sub(r"^\s*--no-raise-error\s", "", line), "%time", scope)
+            return self.timed(untimed(line), "%time", scope)
         if magic == "timeit":
             return self.timeit(line, None, scope)
         if magic == "pwd":
@@ -276,10 +315,7 @@ class Shell:
         if magic in ("env", "set_env"):
             return self.env(magic, line)
         if magic == "run":
-            file, *sys.argv[1:] = shlex.split(line)
-            left = runpy.run_path(file, run_name="__main__")
-            self.user_ns.update((name, value) for name, value in left.items() if not name.startswith("_"))
-            return None
+            return self.run_file(*shlex.split(line))
         raise ValueError(f"a step does not know %{magic}")
 
     def magic(self, text):
@@ -293,8 +329,7 @@ class Shell:
         if magic in ("!", "sx", "system"):
             return self.lines(cell, scope)
         if magic in self.scripts or magic == "script":
-            self.program([self.scripts[magic]] if magic in self.scripts else shlex.split(line), cell).check_returncode()
-            return None
+            return self.script(([self.scripts[magic]] if magic in self.scripts else []) + shlex.split(line), cell)
         if magic in ("file", "writefile"):
             *options, file = shlex.split(line)
             with open(os.path.expanduser(file), "a" if options else "w") as f:
@@ -319,6 +354,42 @@ class Shell:
             return None
         raise ValueError(f"a step does not know %%{magic}")
 
+    def run_file(self, option, *words):
+        """Runs a Python file, with the notebook's names (-i) or without them."""
+        file, *arguments = words if option == "-i" else (option, *words)
+        if not file.endswith(".py") and not os.path.exists(file):
+            file += ".py"
+        names = {**(self.user_ns if option == "-i" else {}), "__name__": "__main__", "__file__": file}
+        before, sys.argv = sys.argv, [file, *arguments]
+        try:
+            exec(compile(Path(file).read_bytes(), file, "exec", dont_inherit=True), names)
+        except SystemExit as e:
+            if e.code:
+                raise
+        finally:
+            sys.argv = before
+        self.user_ns.update((name, value) for name, value in names.items() if not name.startswith("_"))
+
+    def script(self, words, text):
+        """Runs a program with a script as its input. Options are those of IPython's that a step can have."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        for name in "--out", "--err":
+            parser.add_argument(name)
+        parser.add_argument("--no-raise-error", action="store_true")
+        options, command = parser.parse_known_args(words)
+        sys.stdout.flush()
+        piped = sys.stdout is not sys.__stdout__
+        done = subprocess.run(
+            command, input=text, text=True, errors="replace", stdout=subprocess.PIPE if piped or options.out else None, stderr=subprocess.PIPE if piped or options.err else None
+        )
+        for name, kept, stream in (options.out, done.stdout, sys.stdout), (options.err, done.stderr, sys.stderr):
+            if name:
+                self.user_ns[name] = kept
+            elif kept:
+                stream.write(kept)
+        if not options.no_raise_error:
+            done.check_returncode()
+
     def timed(self, code, where, scope):
         began = time.perf_counter()
         value = self.python(code, where, scope)
@@ -327,15 +398,22 @@ class Shell:
 
     def timeit(self, line, cell, scope):
         """Times line, or cell after line."""
-        number, repeat = 0, 7
-        while found := re.match(r"\s*-(?:([nr])\s*(\d+)|[tcqpo]+\d*)(\s|$)", line):
-            line = line[found.end() :]
-            if found[1]:
-                number, repeat = (int(found[2]), repeat) if found[1] == "n" else (number, int(found[2]))
+        given = TIMEIT_OPTIONS.match(line)
+        line = line[given.end() :]
+        number, repeat = (int(([0] + re.findall(rf"-{option}\s*(\d+)", given[0]))[-1]) for option in "nr")
+        repeat = repeat or 7
         timer = timeit.Timer(*(line, "pass") if cell is None else (cell, line or "pass"), globals={**self.user_ns, **scope})
         number = number or timer.autorange()[0]
-        best = min(timer.repeat(repeat, number)) / number
-        print(f"{best:.3g} s per loop (best of {repeat} runs, {number} loops each)")
+        runs = timer.repeat(repeat, number)
+        times = [each / number for each in runs]
+        said = f"{min(times):.3g} s per loop (best of {repeat} runs, {number} loops each)"
+        flags = "".join(re.findall(r"-([tcqpo]+)", given[0]))
+        if "q" not in flags:
+            print(said)
+        if "o" in flags:
+            return types.SimpleNamespace(
+                loops=number, repeat=repeat, all_runs=runs, timings=times, best=min(times), worst=max(times), average=statistics.fmean(times), stdev=statistics.pstdev(times)
+            )
 
     def env(self, magic, line):
         name, equals, value = re.match(r"([^=\s]*)\s*(=?)\s*(.*)", line).groups()
@@ -512,7 +590,9 @@ if __name__ == "__main__":
     # As in Jupyter, the working directory has the files and can be written to.
     steps, work = Path(sys.argv[1]).resolve(), Path("/tmp/work")
     work.mkdir(exist_ok=True)
-    for file in steps.parent.glob("[!.]*"):
+    for file in steps.parent.glob("*"):
+        if file.name.startswith(".."):  # the folder of a ConfigMap's version
+            continue
         if not (work / file.name).exists():
             (work / file.name).symlink_to(file.resolve())
     os.chdir(work)
