@@ -183,10 +183,10 @@ func planFile(f *file.File, alpha float64) *Plan {
 	return p
 }
 
-// inFile adds the line of the file that an error is from.
+// inFile adds the line of the file that an error is from, if it has none: that one is the more precise.
 func inFile(where string, err error) error {
-	if err == nil {
-		return nil
+	if err == nil || strings.HasPrefix(err.Error(), where[:strings.LastIndex(where, ":")+1]) {
+		return err
 	}
 	return fmt.Errorf("%s: %w", where, err)
 }

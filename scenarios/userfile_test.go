@@ -303,7 +303,7 @@ func TestAShadowIsJudgedByTheRequestsThatReachedIt(t *testing.T) {
 
 func TestAnObjectOfAFileThatTheClusterDoesNotTakeIsWrongUse(t *testing.T) {
 	denied := &apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonBadRequest, Message: "admission webhook \"validation.istio.io\" denied the request: no weights"}}
-	err := refusedFile(inFile("a.yaml:9", fmt.Errorf("VirtualService/ns/shop: %w", denied)))
+	err := refusedFile(inFile("a.yaml:7", inFile("a.yaml:9", fmt.Errorf("VirtualService/ns/shop: %w", denied)))) // one place: the precise one
 	if fault.Code(err) != 2 || fault.Hint(err) == "" || !strings.HasPrefix(err.Error(), "a.yaml:9: VirtualService/ns/shop: admission webhook") {
 		t.Errorf("%v, exit code %d", err, fault.Code(err))
 	}

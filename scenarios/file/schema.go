@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed" // schema.yaml
 	"encoding/json"
 	"fmt"
@@ -294,12 +295,12 @@ func (r *reader) checkForms(s *schema, v *value) {
 		api, kind := form.Properties["apiVersion"], form.Properties["kind"]
 		switch {
 		case form.Const != nil && v.kind == boolean,
-			api != nil && v.get("apiVersion").str() == api.Const && v.get("kind").str() == kind.Const,
+			api != nil && api.accepts(v.get("apiVersion").str()) && v.get("kind").str() == kind.Const,
 			api == nil && form.Const == nil && v.get(form.Required[0]) != nil:
 			r.check(form, v)
 			return
 		case api != nil:
-			kinds = append(kinds, fmt.Sprint(api.Const, " ", kind.Const))
+			kinds = append(kinds, fmt.Sprint(cmp.Or(api.Const, any(strings.Join(api.Enum, "|"))), " ", kind.Const))
 		}
 	}
 	switch api, kind := v.get("apiVersion"), v.get("kind"); {

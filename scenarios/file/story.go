@@ -143,6 +143,7 @@ func (r *reader) story(name string, root *value) *File {
 	for _, step := range root.get("steps").items {
 		t.checkRoutes(step.get("apply"))
 	}
+	t.checkUnfilled(root)
 	// Each watch must be judged.
 	for _, of := range sorted(t.w.watching) {
 		f.Steps = append(f.Steps, Step{Where: name, Name: "no request to " + of + " lost", Expect: ExpectNoLoss{of}})
@@ -155,6 +156,28 @@ func (r *reader) story(name string, root *value) *File {
 	}
 	slices.Sort(f.Needs)
 	return f
+}
+
+// checkUnfilled refuses placeholders in what a file says outside of objects, where nothing is filled in: they would be
+// sent as they are.
+func (t *validator) checkUnfilled(v *value) {
+	for _, f := range v.fields {
+		switch f.name {
+		case "env", "set", "headers", "cookies":
+			for _, each := range f.fields {
+				if p := placeholder.FindString(each.text); p != "" {
+					t.wrong(each.value, "%s is filled in in objects only, and would be sent as it is here; write out what it stands for", p)
+				}
+			}
+		default:
+			t.checkUnfilled(f.value)
+		}
+	}
+	for _, item := range v.items {
+		if item.get("apiVersion") == nil { // no object
+			t.checkUnfilled(item)
+		}
+	}
 }
 
 // checkNamespace checks that a run's namespace is not reserved for others.
@@ -361,6 +384,7 @@ func (t *validator) object(v *value) Object {
 	switch {
 	case ref.Group == istio:
 		t.need("istio")
+		o.fields["apiVersion"] = istio + "/v1" // the older ones have the same form
 		if ref.Kind != "Gateway" && spec["exportTo"] == nil {
 			spec["exportTo"] = []any{".", "istio-system"}
 		}
