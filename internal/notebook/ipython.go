@@ -80,7 +80,7 @@ func refuse(line int, whole, magic, args string, cell bool) error {
 		why = "loads an extension of IPython, and a step has none"
 	case magic == "run" && (!runnable.MatchString(args) || otherNotebook.MatchString(args)):
 		why = "must name a Python file (.py), with no option of %run but -i"
-	case cell && slices.Contains(scriptMagics, magic) && slices.ContainsFunc(strings.Fields(args), beside):
+	case cell && slices.Contains(scriptMagics, magic) && slices.ContainsFunc(strings.Fields(args), inBackground):
 		why = "must not have the options --bg and --proc: a step waits for its script"
 	case magic == "script" && !programmed.MatchString(args):
 		why = "must name a program"
@@ -101,8 +101,8 @@ var (
 // programmed matches the arguments of %%script that name a program.
 var programmed = regexp.MustCompile(`^((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]`)
 
-// beside reports whether an option runs a script beside the notebook.
-func beside(option string) bool { return option == "--bg" || strings.HasPrefix(option, "--proc") }
+// inBackground reports whether an option lets a script run on while the notebook does.
+func inBackground(option string) bool { return option == "--bg" || strings.HasPrefix(option, "--proc") }
 
 // shown is a line as an error quotes it.
 func shown(line string) string {
