@@ -50,6 +50,8 @@ type Addon struct {
 	// applied: they define kinds or namespaces, or check what is applied. The pods
 	// of both start in parallel. They are verified before this one is.
 	StartAfter []string
+	// Brings are addons that come with this one. Neither waits for the other.
+	Brings []string
 	// Available, if any, returns when the addons that list this one in StartAfter
 	// can be applied. Without it they can as soon as its objects are applied.
 	Available Use
@@ -150,7 +152,7 @@ func choose(all []Addon, names []string) ([]Addon, error) {
 			return nil
 		}
 		state[name] = open
-		for _, need := range slices.Concat(a.Needs, a.StartAfter) {
+		for _, need := range slices.Concat(a.Needs, a.StartAfter, a.Brings) {
 			if err := visit(need, append(slices.Clone(path), name)); err != nil {
 				return err
 			}

@@ -19,7 +19,8 @@ func kubeflow() Addon {
 		Name:    "kubeflow",
 		Summary: "a minimal Kubeflow: Trainer, KServe, Argo Workflows and a registry, with Python and scikit-learn",
 		// Verified: their webhooks judge what is applied here.
-		Needs:  []string{"trainer", "kserve", "argo-workflows", "registry"},
+		Needs:  []string{"trainer", "kserve"},
+		Brings: []string{"argo-workflows", "registry"},
 		Images: []string{"python", "modelcar", "runner"},
 		Verify: verifyKubeflow,
 	}
