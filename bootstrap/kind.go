@@ -24,83 +24,12 @@ import (
 	"mllab.local/addons"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/run"
+	"mllab.local/manifests"
 )
 
 // kindConfig is the template of kind's configuration. The node image has its own CNI. The empty search list keeps the
 // host's domains out of every DNS lookup in the cluster.
-var kindConfig = template.Must(template.New("kind").Parse(`kind: Cluster
-apiVersion: kind.x-k8s.io/v1alpha4
-name: {{.Name}}
-networking:
-  apiServerAddress: 127.0.0.1
-{{- if .APIPort}}
-  apiServerPort: {{.APIPort}}
-{{- end}}
-  podSubnet: 10.244.0.0/16
-  serviceSubnet: 10.96.0.0/16
-  disableDefaultCNI: true
-  dnsSearch: []
-nodes:
-- role: control-plane
-  extraPortMappings:
-  - listenAddress: 127.0.0.1
-    hostPort: {{.Port}}
-    containerPort: {{.NodePort}}
-kubeadmConfigPatches:
-- |
-  kind: InitConfiguration
-  patches:
-    directory: /kind/patches
-- |
-  kind: ClusterConfiguration
-  controllerManager:
-    extraArgs:
-      kube-api-qps: "200"
-      kube-api-burst: "400"
-  scheduler:
-    extraArgs:
-      leader-elect: "false"
-- |
-  apiVersion: kubeadm.k8s.io/v1beta3
-  kind: ClusterConfiguration
-  apiServer:
-    timeoutForControlPlane: {{.Timeout}}
-- |
-  apiVersion: kubeadm.k8s.io/v1beta4
-  kind: InitConfiguration
-  timeouts:
-    controlPlaneComponentHealthCheck: {{.Timeout}}
-    kubeletHealthCheck: {{.Timeout}}
-- |
-  apiVersion: kubelet.config.k8s.io/v1beta1
-  kind: KubeletConfiguration
-  serializeImagePulls: false
-{{- if .ShortBackOff}}
-  featureGates:
-    KubeletCrashLoopBackOffMax: true
-  crashLoopBackOff:
-    maxContainerRestartPeriod: 5s
-{{- end}}
-{{- if .CgroupFS}}
-  cgroupDriver: cgroupfs
-{{- end}}
-{{- if .FailCgroupV1}}
-  failCgroupV1: false
-{{- end}}
-containerdConfigPatches:
-- |
-  version = 2
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "/etc/containerd/certs.d"
-{{- if .RestrictOOM}}
-  [plugins."io.containerd.grpc.v1.cri"]
-    restrict_oom_score_adj = true
-{{- end}}
-{{- if .CgroupFS}}
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-    SystemdCgroup = false
-{{- end}}
-`))
+var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster))
 
 // clusterConfig returns kind's configuration. If apiPort is 0, kind picks a port.
 //

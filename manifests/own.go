@@ -12,3 +12,14 @@ var Addons embed.FS
 //
 //go:embed pipeline/run.py
 var NotebookRunner []byte
+
+// NotebookOverlay is the kustomization of the folder to which a notebook's runner
+// commits its model.
+//
+//go:embed pipeline/overlay.yaml
+var NotebookOverlay []byte
+
+// KindCluster is the template of kind's configuration.
+//
+//go:embed kind/cluster.yaml
+var KindCluster string

@@ -13,6 +13,7 @@ import (
 
 	"mllab.local/internal/delivery"
 	"mllab.local/internal/git"
+	"mllab.local/manifests"
 )
 
 // overlay is the folder in Git that names the model that serves, and the traffic share of each revision.
@@ -21,17 +22,6 @@ type overlay struct {
 	service string // the Knative Service's name
 	percent int64  // a new model's share of the traffic while another one serves
 }
-
-const kustomization = `# Written by the runner.
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources:
-  - ../../base
-  - card.yaml
-patches:
-  - {path: model.yaml, target: {group: serving.knative.dev, kind: Service}}
-  - {path: traffic.yaml, target: {group: serving.knative.dev, kind: Service}}
-`
 
 // model is a model to serve.
 type model struct {
@@ -94,7 +84,7 @@ func (o overlay) change(repo *git.Repo, m model) (git.Change, error) {
 	if err != nil {
 		return git.Change{}, err
 	}
-	files := map[string][]byte{delivery.KustomizationFile: []byte(kustomization)}
+	files := map[string][]byte{delivery.KustomizationFile: slices.Clone(manifests.NotebookOverlay)}
 	for name, content := range map[string]any{
 		delivery.CardFile:    map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": delivery.CardName}, "data": card},
 		delivery.TrafficFile: delivery.Traffic(legs...),
