@@ -11,8 +11,8 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// FluxNamespace is where Flux's users look for it.
-const FluxNamespace = "flux-system"
+// fluxNamespace is where Flux's users look for it.
+const fluxNamespace = "flux-system"
 
 // The kinds that users of Flux write.
 const (

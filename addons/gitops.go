@@ -228,7 +228,7 @@ func repair(ctx context.Context, env Env, pods Use, list []Rendered, r report.Re
 	results, err := Install(ctx, env, pods, list, r)
 	for _, name := range names {
 		ask := fmt.Appendf(nil, `{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":%q}}}`, time.Now().Format(time.RFC3339Nano))
-		asked := env.Kube.Patch(ctx, object(fluxKustomizations, "Kustomization", FluxNamespace, name), client.RawPatch(types.MergePatchType, ask))
+		asked := env.Kube.Patch(ctx, object(fluxKustomizations, "Kustomization", fluxNamespace, name), client.RawPatch(types.MergePatchType, ask))
 		err = errors.Join(err, client.IgnoreNotFound(asked))
 	}
 	return results, err
@@ -438,7 +438,7 @@ func Followed(ctx context.Context, c client.Reader) (string, error) {
 
 // sourceRevision returns the revision of the lab's Git that Flux has fetched.
 func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
-	source := object(fluxSources, "GitRepository", FluxNamespace, gitopsRoot)
+	source := object(fluxSources, "GitRepository", fluxNamespace, gitopsRoot)
 	if err := c.Get(ctx, client.ObjectKeyFromObject(source), source); err != nil {
 		return "", err
 	}
@@ -449,7 +449,7 @@ func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
 // readKustomization reads one of the lab's Kustomizations. If it or its kind does
 // not exist, the error is ErrNotInGit.
 func readKustomization(ctx context.Context, c client.Reader, name string) (*unstructured.Unstructured, error) {
-	k := object(fluxKustomizations, "Kustomization", FluxNamespace, name)
+	k := object(fluxKustomizations, "Kustomization", fluxNamespace, name)
 	err := c.Get(ctx, client.ObjectKeyFromObject(k), k)
 	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
 		return k, fmt.Errorf("%s: %w", kube.Name(k), ErrNotInGit)

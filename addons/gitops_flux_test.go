@@ -75,7 +75,7 @@ func (lab *gitLab) git(stdin string, args ...string) string {
 // get answers for Flux's objects, which are as the repository has them.
 func (lab *gitLab) get(ctx context.Context, c client.WithWatch, key client.ObjectKey, into client.Object, opts ...client.GetOption) error {
 	o, ok := into.(*unstructured.Unstructured)
-	if !ok || key.Namespace != FluxNamespace {
+	if !ok || key.Namespace != fluxNamespace {
 		return c.Get(ctx, key, into, opts...)
 	}
 	at := lab.behind

@@ -195,7 +195,7 @@ func TestACommitChangesWhatIsMllabsAndLetsTheRestBe(t *testing.T) {
 // A Kustomization as Flux leaves it.
 func TestFluxsWordsAreKept(t *testing.T) {
 	condition := func(status, why string, generation int64) *unstructured.Unstructured {
-		k := object(fluxKustomizations, "Kustomization", FluxNamespace, "istio")
+		k := object(fluxKustomizations, "Kustomization", fluxNamespace, "istio")
 		k.SetGeneration(2)
 		k.Object["status"] = map[string]any{"conditions": []any{map[string]any{
 			"type": "Ready", "status": status, "reason": why, "message": "words", "observedGeneration": generation,

@@ -8,10 +8,6 @@ const (
 	jobsetNamespace  = "jobset-system"
 )
 
-// PythonRuntime is the training runtime that the lab brings: one or more
-// workers with Python and scikit-learn.
-const PythonRuntime = "python"
-
 // kubeflow is the lab's minimal Kubeflow: its parts, and what the lab brings
 // to them.
 func kubeflow() Addon {

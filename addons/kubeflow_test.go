@@ -24,6 +24,10 @@ import (
 	"mllab.local/manifests"
 )
 
+// pythonRuntime is the training runtime that the lab brings: one or more
+// workers with Python and scikit-learn.
+const pythonRuntime = "python"
+
 // parts are the addons that kubeflow needs, and itself.
 func parts() []Addon {
 	return []Addon{jobset(), trainer(), kserve(), argo(), labRegistry(), kubeflow()}
@@ -132,8 +136,8 @@ func TestArgosExecutorIsTheLabsOwn(t *testing.T) {
 // The stories name what these addons bring.
 func TestTheStoriesNameWhatIsThere(t *testing.T) {
 	for file, wants := range map[string][]string{
-		"train/trainjob.yaml":    {"runtimeRef: {name: " + PythonRuntime + "}", "apiVersion: trainer.kubeflow.org/v1alpha1"},
-		"pipeline/workflow.yaml": {"runtimeRef: {name: " + PythonRuntime + "}", "apiVersion: trainer.kubeflow.org/v1alpha1", "apiVersion: argoproj.io/v1alpha1"},
+		"train/trainjob.yaml":    {"runtimeRef: {name: " + pythonRuntime + "}", "apiVersion: trainer.kubeflow.org/v1alpha1"},
+		"pipeline/workflow.yaml": {"runtimeRef: {name: " + pythonRuntime + "}", "apiVersion: trainer.kubeflow.org/v1alpha1", "apiVersion: argoproj.io/v1alpha1"},
 		"pipeline/rights.yaml":   {"kind: ClusterRole, name: " + WorkflowExecutor + "}"},
 
 		"mlops/tree/training/rights.yaml": {"kind: ClusterRole, name: " + WorkflowExecutor + "}"},
@@ -310,7 +314,7 @@ func TestKServesWebhooksTrustTheLabsCertificate(t *testing.T) {
 // Training is the same whenever it is done: what was killed is tried again, and
 // what its code says is final.
 func TestTrainingThatWasKilledIsTriedAgain(t *testing.T) {
-	jobs, _, _ := unstructured.NestedSlice(find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+PythonRuntime).Object, "spec", "template", "spec", "replicatedJobs")
+	jobs, _, _ := unstructured.NestedSlice(find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+pythonRuntime).Object, "spec", "template", "spec", "replicatedJobs")
 	var job struct {
 		Template struct{ Spec batchv1.JobSpec }
 	}
@@ -429,7 +433,7 @@ func TestTheRegistryIsAdvertisedWhereItIs(t *testing.T) {
 // Kubeflow's SDK (github.com/kubeflow/sdk, kubeflow/trainer/backends/kubernetes)
 // reads these of a lab.
 func TestKubeflowsSDKFindsWhatItReads(t *testing.T) {
-	runtime := find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+PythonRuntime)
+	runtime := find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+pythonRuntime)
 	jobs, _, _ := unstructured.NestedSlice(runtime.Object, "spec", "template", "spec", "replicatedJobs")
 	containers, _, _ := unstructured.NestedSlice(jobs[0].(map[string]any), "template", "spec", "template", "spec", "containers")
 	limits, _, _ := unstructured.NestedStringMap(containers[0].(map[string]any), "resources", "limits")
@@ -462,7 +466,7 @@ func TestTheDefaultAccountMayReportAWorkflowsResults(t *testing.T) {
 }
 
 func TestATrainingRuntimeIsWhatTheTrainerLooksFor(t *testing.T) {
-	o := find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+PythonRuntime)
+	o := find(t, render(t, kubeflow()), "ClusterTrainingRuntime/"+pythonRuntime)
 	jobs, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "replicatedJobs")
 	job := jobs[0].(map[string]any)
 	step, _, _ := unstructured.NestedString(job, "template", "metadata", "labels", "trainer.kubeflow.org/trainjob-ancestor-step")

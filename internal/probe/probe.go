@@ -34,9 +34,9 @@ const (
 	HeaderRelay     = api.HeaderRelay
 )
 
-// HeaderOverloaded is set by Envoy on its own answer when a circuit breaker refused a request.
+// headerOverloaded is set by Envoy on its own answer when a circuit breaker refused a request.
 // https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-overloaded
-const HeaderOverloaded = "X-Envoy-Overloaded"
+const headerOverloaded = "X-Envoy-Overloaded"
 
 // HeaderRoute is set by a route of the mesh on its answers, and says which state of it answered. Knative's routes say it
 // under HeaderKnativeRoute, to probes only (knative.dev/networking, pkg/http/header).
@@ -45,8 +45,8 @@ const (
 	HeaderKnativeRoute = "K-Network-Hash"
 )
 
-// MaxBody is how many bytes of an answer's body are read. A longer one is an error of that answer.
-const MaxBody = 1 << 20
+// maxBody is how many bytes of an answer's body are read. A longer one is an error of that answer.
+const maxBody = 1 << 20
 
 // Request is a request to send. Method "" is GET; Host "" is the URL's. Fresh asks for a connection of its own, which is
 // closed after the answer; otherwise a kept-alive one is used when there is one.
@@ -161,18 +161,18 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	a.Target, a.Revision, a.Pod = resp.Header.Get(HeaderTarget), resp.Header.Get(HeaderRevision), resp.Header.Get(HeaderPod)
 	a.Route = cmp.Or(resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderKnativeRoute))
 	a.Converted, a.Model, a.Relay = resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel), resp.Header.Get(HeaderRelay)
-	a.Shed = resp.Header.Get(HeaderOverloaded) != ""
+	a.Shed = resp.Header.Get(headerOverloaded) != ""
 	a.Router = a.Target == "" && a.Revision == "" && a.Pod == ""
 	if a.Echo = resp.Header.Get(HeaderID); a.Echo == "" && !a.Router {
 		a.Echo = resp.Header.Get(HeaderRequestID)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	switch {
 	case err != nil:
 		a.Err = fmt.Sprintf("the answer broke off after %d bytes: %s", len(body), cause(ctx, err))
-	case len(body) > MaxBody:
-		body = body[:MaxBody]
-		a.Err = fmt.Sprintf("the answer is longer than %d bytes", MaxBody)
+	case len(body) > maxBody:
+		body = body[:maxBody]
+		a.Err = fmt.Sprintf("the answer is longer than %d bytes", maxBody)
 	}
 	a.Body = string(body)
 	return a

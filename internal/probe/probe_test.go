@@ -301,7 +301,7 @@ func TestATruncatedAnswerIsNotOK(t *testing.T) {
 func TestAnEndlessAnswerIsReadUpToItsBoundOnly(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		identify(w, r)
-		block := strings.Repeat("x", MaxBody)
+		block := strings.Repeat("x", maxBody)
 		for more := true; more; more = r.URL.Path == "/endless" {
 			if _, err := io.WriteString(w, block); err != nil {
 				return
@@ -309,10 +309,10 @@ func TestAnEndlessAnswerIsReadUpToItsBoundOnly(t *testing.T) {
 		}
 	})
 	a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL + "/endless"})
-	if len(a.Body) != MaxBody || a.OK() || a.Err != "the answer is longer than 1048576 bytes" {
+	if len(a.Body) != maxBody || a.OK() || a.Err != "the answer is longer than 1048576 bytes" {
 		t.Errorf("%d bytes, err %q", len(a.Body), a.Err)
 	}
-	if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); len(a.Body) != MaxBody || !a.OK() {
+	if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); len(a.Body) != maxBody || !a.OK() {
 		t.Errorf("an answer of just the bound: %d bytes, err %q", len(a.Body), a.Err)
 	}
 }

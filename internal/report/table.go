@@ -145,6 +145,3 @@ type wide struct {
 	io.Writer
 	columns int
 }
-
-// Wide returns w for a screen of that many columns.
-func Wide(w io.Writer, columns int) io.Writer { return wide{w, columns} }

@@ -30,7 +30,7 @@ ok  90/10    1.7 s   1.6 s    n=1000 v1 901 (accepted
 `,
 	} {
 		var b bytes.Buffer
-		Table(Wide(&b, columns), stepRows...)
+		Table(wide{&b, columns}, stepRows...)
 		if "\n"+b.String() != want {
 			t.Errorf("at %d columns\n%s\nwant\n%s", columns, b.String(), want)
 		}
@@ -38,7 +38,7 @@ ok  90/10    1.7 s   1.6 s    n=1000 v1 901 (accepted
 	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
 	for columns := 60; columns <= 200; columns++ {
 		var b bytes.Buffer
-		Table(Wide(&b, columns), stepRows...)
+		Table(wide{&b, columns}, stepRows...)
 		evidence := strings.Index(b.String(), "evidence")
 		var seen, names []string
 		for i, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
@@ -70,23 +70,23 @@ func TestATableForAPipeHasOneLineForEachRow(t *testing.T) {
 func TestAWordIsNeverCut(t *testing.T) {
 	path := "/a/very/long/path/" + strings.Repeat("x", 80)
 	var b bytes.Buffer
-	Table(Wide(&b, 60), []string{"ok", "see " + path + " for it"})
+	Table(wide{&b, 60}, []string{"ok", "see " + path + " for it"})
 	if b.String() != "ok  see\n    "+path+"\n    for it\n" {
 		t.Errorf("got %q", b.String())
 	}
 	b.Reset()
-	Paragraph(Wide(&b, 30), 5, "one two three four five six seven")
+	Paragraph(wide{&b, 30}, 5, "one two three four five six seven")
 	if b.String() != "     one two three four five\n     six seven\n" {
 		t.Errorf("got %q", b.String())
 	}
 	b.Reset()
-	Table(Wide(&b, 20), []string{"a-long-name", "7", "one two three four"})
+	Table(wide{&b, 20}, []string{"a-long-name", "7", "one two three four"})
 	if b.String() != "a-long-name  7\n    one two three\n    four\n" {
 		t.Errorf("got %q", b.String())
 	}
 	b.Reset()
-	Table(Wide(&b, 60))
-	Table(Wide(&b, 60), []string{""})
+	Table(wide{&b, 60})
+	Table(wide{&b, 60}, []string{""})
 	if b.String() != "\n" {
 		t.Errorf("got %q", b.String())
 	}

@@ -29,8 +29,8 @@ const MaxRequests = 500_000
 // NamespacePrefix is the prefix of every run's namespace.
 const NamespacePrefix = "mllab-"
 
-// MaxWithin limits every wait of a file.
-const MaxWithin = 3 * time.Minute
+// maxWithin limits every wait of a file.
+const maxWithin = 3 * time.Minute
 
 // Rules are parameters of the checks.
 type Rules struct {

@@ -244,7 +244,7 @@ func limits(s *schema) (low, high float64) {
 var formats = map[string]func(string) bool{
 	"within": func(s string) bool {
 		d, err := time.ParseDuration(s)
-		return err == nil && d >= time.Second && d <= MaxWithin
+		return err == nil && d >= time.Second && d <= maxWithin
 	},
 	"window": func(s string) bool {
 		d, err := time.ParseDuration(s)
