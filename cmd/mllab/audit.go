@@ -38,7 +38,7 @@ code is 0 even with drift.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if last < 0 {
-				return fault.Usage("such as --last 20, or --last 0 for all", "--last %d is no number of commits", last)
+				return fault.Usage("such as --last 20, or --last 0 for all", "--last must be 0 or more, got %d", last)
 			}
 			r, err := a.audit(c.Context(), last)
 			if err != nil {

@@ -41,7 +41,7 @@ func TestWrongUseOfGitAndAuditIsSaidFirst(t *testing.T) {
 		"git clone a b":               "error: mllab git clone takes one folder, and got \"b\" too\n",
 		"git url here":                "error: mllab git url takes no argument, and got \"here\"\n",
 		"git cloen":                   "error: mllab git has no command \"cloen\"\nhint:  did you mean `mllab git clone`?\n",
-		"audit --last -1":             "error: --last -1 is no number of commits\n",
+		"audit --last -1":             "error: --last must be 0 or more, got -1\n",
 		"audit --last all":            "error: mllab audit: --last must be a whole number, got \"all\"",
 	} {
 		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, strings.Fields(args)...)

@@ -38,7 +38,7 @@ pods' label app. Without NAME it prints the requests of all models.`,
 			case len(args) == 1:
 				var ok bool
 				if q.Model, q.Namespace, ok = modelName(args[0]); !ok {
-					return fault.Usage("such as sample or model.mllab-canary", "NAME must be that of a model or NAME.NAMESPACE, got %q", args[0])
+					return fault.Usage("such as sample or model.mllab-canary", "NAME must be the name of a model, or NAME.NAMESPACE, got %q", args[0])
 				}
 			}
 			if since < 0 {

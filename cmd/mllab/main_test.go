@@ -56,9 +56,9 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"logs":                       "error: mllab logs must have --model: it reads no other logs\nhint:  mllab logs --model\n",
 		"logs sample":                "error: mllab logs must have --model: it reads no other logs\n",
 		"logs --model a b":           "error: mllab logs takes one NAME, and got \"b\" too\n",
-		"logs --model a.b.c":         "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.b.c\"\nhint:  such as sample or model.mllab-canary\n",
-		"logs --model a.":            "error: NAME must be that of a model or NAME.NAMESPACE, got \"a.\"\n",
-		"logs --model .a":            "error: NAME must be that of a model or NAME.NAMESPACE, got \".a\"\n",
+		"logs --model a.b.c":         "error: NAME must be the name of a model, or NAME.NAMESPACE, got \"a.b.c\"\nhint:  such as sample or model.mllab-canary\n",
+		"logs --model a.":            "error: NAME must be the name of a model, or NAME.NAMESPACE, got \"a.\"\n",
+		"logs --model .a":            "error: NAME must be the name of a model, or NAME.NAMESPACE, got \".a\"\n",
 		"logs --model --since 5":     "error: mllab logs: --since must be a time with its unit, such as 90s or 10m, got \"5\"\n",
 		"logs --model --since -5s":   "error: --since must be 0s or more, got -5s\nhint:  such as 10m\n",
 		"logs --model --version=":    "error: --version must be a target or a revision, got \"\"\nhint:  such as v2\n",
@@ -76,7 +76,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"images lock --registry-mirror x:y":       "error: --registry-mirror must be a host, with its port if it has one, got \"x:y\"\n",
 		"scenario canary --requests 1e3":          "error: mllab scenario canary: --requests must be a whole number, got \"1e3\"\nhint:  see `mllab scenario canary --help`\n",
 		"scenario canary --alpha tiny":            "error: mllab scenario canary: --alpha must be a number, got \"tiny\"\n",
-		"pipeline compile main.go":                "error: main.go: it is no notebook: invalid character '/' looking for beginning of value\nhint:  name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script\n",
+		"pipeline compile main.go":                "error: main.go: it is no notebook: line 1, column 1: invalid character '/' looking for beginning of value\nhint:  name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script\n",
 	} {
 		code, stdout, stderr := call(t, nil, strings.Fields(args)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, want) {

@@ -33,7 +33,7 @@ func (a *app) teach(stop context.CancelFunc) (func(context.Context, scenarios.Le
 	t.typed = report.IsTerminal(a.stdin)
 	// Lines may come from a pipe or a file, but /dev/null has none.
 	if st, err := a.stdin.Stat(); err != nil || st.Mode()&os.ModeCharDevice != 0 && !t.typed {
-		return nil, fault.Usage("run it in a terminal, or leave --explain out", "--explain waits for Enter, and standard input is no terminal")
+		return nil, fault.Usage("run it in a terminal, or leave --explain out", "--explain waits for Enter, and standard input is not a terminal")
 	}
 	t.in = bufio.NewReader(a.stdin)
 	a.report.Close()

@@ -48,7 +48,7 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario canary --junit /dev/null":       "error: --junit /dev/null exists and is not a regular file\nhint:  name a file\n",
 		"scenario canary --junit " + dir + "/a/b": "error: --junit " + dir + "/a/b: no such file or directory\nhint:  name a file in a folder that can be written to\n",
 		"scenario canary --explain --timeout 1m":  "error: --explain waits for you, and --timeout would not\nhint:  leave --timeout out",
-		"scenario canary --explain":               "error: --explain waits for Enter, and standard input is no terminal\nhint:  run it in a terminal",
+		"scenario canary --explain":               "error: --explain waits for Enter, and standard input is not a terminal\nhint:  run it in a terminal",
 		"scenario canary --samples 3":             "error: mllab scenario canary: unknown flag: --samples\nhint:  see `mllab scenario canary --help`\n",
 		"scenario all --shares 90/10":             "error: mllab scenario all: unknown flag: --shares\nhint:",
 		"scenario all --parallel 0":               "error: --parallel must be from 1 to 16, got 0\nhint:  such as --parallel 2\n",
