@@ -166,6 +166,8 @@ spec:
       mirrors: [{destination: {host: shadow}, percentage: {value: 50}}]
     - delegate: {name: b}
     - delegate: {name: missing}
+    - match: [{uri: {regex: /r/.*}}]
+      delegate: {name: r}
 ---
 kind: VirtualService
 metadata: {namespace: other, name: a}
@@ -183,6 +185,10 @@ spec:
       directResponse: {status: 404}
     - route: [{destination: {host: v1}}]
       mirror: {host: other}
+---
+kind: VirtualService
+metadata: {namespace: ns, name: r}
+spec: {http: [{match: [{uri: {regex: /r/.*}}], route: [{destination: {host: never}}]}]}
 ---
 kind: VirtualService
 metadata: {namespace: ns, name: b}
