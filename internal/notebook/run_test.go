@@ -206,6 +206,7 @@ func TestLinesForJupyterRun(t *testing.T) {
 		{"a command", "!echo one; echo two >&2", "one\ntwo\n"},
 		{"its exit code", "!exit 3\nprint(_exit_code)", "3\n"},
 		{"its lines", "x = !printf 'a b\\nc'\nprint(x, len(x), x.n, x.s)", "['a b', 'c'] 2 a b\nc a b c\n"},
+		{"what its lines can do", "x = !printf 'a 1\\nb 2\\n/\\n'\nprint(x.grep('A'), x.grep('2', prune=True, field=-1), x.fields(1, 0), x.fields(0, 7).s, x.fields()[0], x.p)", "['a 1'] ['a 1', '/'] ['1 a', '2 b', '/'] a b / ['a', '1'] [PosixPath('/')]\n"},
 		{"names in it", "x, y = 'a', [1, 2]\n!echo $x {y[0] + 1} {y[0:1]} $$HOME '$x' {x!r}", "a 2 [1] " + os.Getenv("HOME") + " $x a\n"},
 		{"no names in it", "!echo {nobody} a | awk '{print $2}'", "a\n"},
 		{"names of a function", "def f(inner):\n    !echo {inner}\n    x = !echo $inner\n    return x\nprint(f(7))", "7\n['7']\n"},
@@ -246,7 +247,7 @@ func TestLinesForJupyterRun(t *testing.T) {
 		{"await", "import asyncio\nasync def f(): return 3\ntask = asyncio.create_task(f())\nprint(await f() + await task)", "6\n"},
 		{"a magic without its %", "ls helper.py", "helper.py\n"},
 		{"the shell itself", "get_ipython().system('echo 1')\nprint(get_ipython().getoutput('echo 2'), get_ipython().user_ns['get_ipython'] if 0 else 3)\nget_ipython().magic('time 1')", "1\n['2'] 3\n"},
-		{"folders", "%mkdir -p sub\n%cd -q sub\nx = %pwd\nprint(x[-4:])", "/sub\n"},
+		{"folders", "%mkdir -p sub\n%cd -q sub\nx = %pwd\nprint(x[-4:])\n%mkdir 'a b'\n%cd -q 'a b'\n%cd -q -\nx = %pwd\nprint(x[-4:])", "/sub\n/sub\n"},
 	}
 	// All are cells of one step: Python takes a while to begin.
 	cells := []cell{code("first = 1", "step:a")}

@@ -207,6 +207,25 @@ class Lines(list):
     l = list = property(lambda self: [*self])
     n = nlstr = property("\n".join)
     s = spstr = property(" ".join)
+    p = paths = property(lambda self: [Path(line) for line in self if os.path.exists(line)])
+
+    def grep(self, pattern, prune=False, field=None):
+        """Returns the lines that a regular expression or a function finds; with prune the others."""
+        found = pattern if callable(pattern) else lambda text: re.search(pattern, text, re.IGNORECASE)
+
+        def part(line):
+            words = line.split()
+            return line if field is None else words[field] if -len(words) <= field < len(words) else ""
+
+        return Lines(line for line in self if bool(found(part(line))) != prune)
+
+    def fields(self, *wanted):
+        """Returns words of each line, by their numbers; without numbers all, as lists."""
+        lines = [line.split() for line in self]
+        if not wanted:
+            return lines
+        kept = [" ".join(words[i] for i in wanted if -len(words) <= i < len(words)) for words in lines]
+        return Lines(line for line in kept if line)
 
     def __reduce__(self):
         return [].__class__, ([*self],)
@@ -227,6 +246,7 @@ class Shell:
     def __init__(self, names):
         self.user_ns = names
         self.loop = asyncio.new_event_loop()
+        self.left = "."  # the folder before %cd
 
     def cell(self, code, where):
         """Runs a cell, with a loop of events around it, as in Jupyter."""
@@ -308,7 +328,10 @@ class Shell:
             return os.getcwd()
         if magic == "cd":
             quiet = line.startswith("-q")
-            os.chdir(os.path.expanduser(line.removeprefix("-q").strip() or "~"))
+            to = re.sub(r"""^(["'])(.*)\1$""", r"\2", line.removeprefix("-q").strip())
+            was = os.getcwd()
+            os.chdir(self.left if to == "-" else os.path.expanduser(to or "~"))
+            self.left = was
             if not quiet:
                 print(os.getcwd())
             return None
