@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"mllab.local/internal/run"
@@ -182,7 +183,14 @@ func TestACloneNeverAsksAProxyForTheLabsGit(t *testing.T) {
 			t.Fatalf("git %v: %v %s", args, err, out)
 		}
 	}
-	server := httptest.NewServer(&cgi.Handler{Path: filepath.Join(strings.TrimSpace(string(backend)), "git-http-backend"), Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"}})
+	lab := &cgi.Handler{Path: filepath.Join(strings.TrimSpace(string(backend)), "git-http-backend"), Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"}}
+	var headers atomic.Int32 // requests with the other server's token
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Token") != "" {
+			headers.Add(1)
+		}
+		lab.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
 	at, err := url.Parse(server.URL + "/lab.git")
 	if err != nil {
@@ -190,7 +198,7 @@ func TestACloneNeverAsksAProxyForTheLabsGit(t *testing.T) {
 	}
 	proxy := record(t)
 	gitconfig := filepath.Join(t.TempDir(), "gitconfig")
-	if err := os.WriteFile(gitconfig, []byte("[http]\n\tproxy = "+proxy.URL+"\n[user]\n\tname = me\n\temail = me@example.com\n"), 0o600); err != nil {
+	if err := os.WriteFile(gitconfig, []byte("[http]\n\tproxy = "+proxy.URL+"\n\textraHeader = X-Token: t\n[clone]\n\tdefaultRemoteName = upstream\n[url \"https://127\"]\n\tinsteadOf = http://127\n[user]\n\tname = me\n\temail = me@example.com\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("GIT_CONFIG_GLOBAL", gitconfig)
@@ -208,8 +216,8 @@ func TestACloneNeverAsksAProxyForTheLabsGit(t *testing.T) {
 			t.Errorf("git %s: %v %s", args, err, out)
 		}
 	}
-	if proxy.all() != "" {
-		t.Errorf("the proxy was asked:\n%s", proxy.all())
+	if proxy.all() != "" || headers.Load() > 0 {
+		t.Errorf("the proxy was asked:\n%s%d requests had another server's token", proxy.all(), headers.Load())
 	}
 	// The proxy is there for everything else.
 	if _, err := run.Output(t.Context(), run.Exec{}, "git", "ls-remote", "http://git.example.com/x"); err == nil || !strings.Contains(proxy.all(), "http://git.example.com/x") {

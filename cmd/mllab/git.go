@@ -134,7 +134,7 @@ func (a *app) cloneFrom(ctx context.Context, r run.Runner, at *url.URL, dir stri
 		return cloned{}, err
 	}
 	here := at.Scheme + "://" + at.Host
-	args := []string{"clone", "--quiet"}
+	args := []string{"clone", "--quiet", "--origin", "origin"}
 	for _, config := range []string{
 		// The empty helper forgets those of the user's own configuration, which would keep the token:
 		// https://git-scm.com/docs/gitcredentials
@@ -143,6 +143,10 @@ func (a *app) cloneFrom(ctx context.Context, r run.Runner, at *url.URL, dir stri
 		// An empty value means no proxy, whatever the environment or the user's own configuration says:
 		// https://git-scm.com/docs/git-config#Documentation/git-config.txt-httpproxy
 		"http." + here + ".proxy=",
+		// The same for headers, such as a token of another server's, and for another address of all servers: the longest
+		// insteadOf counts.
+		"http." + here + ".extraHeader=",
+		"url." + here + "/.insteadOf=" + here + "/",
 		"remote.origin.fetch=+refs/notes/*:refs/notes/*",
 		"notes.displayRef=refs/notes/*",
 	} {
