@@ -218,7 +218,7 @@ func rehearsed(f *file.File, l *Session, each func(*unstructured.Unstructured) e
 			objs, err := u.objects(l, c)
 			for _, o := range objs {
 				if err == nil {
-					err = each(o)
+					err = inFile(whereOf(c, o), each(o))
 				}
 			}
 			return inFile(where, err)
@@ -247,6 +247,17 @@ func rehearsed(f *file.File, l *Session, each func(*unstructured.Unstructured) e
 		}
 	}
 	return nil
+}
+
+// whereOf is the line of the file that has an object itself; "" if none has.
+func whereOf(c file.Change, o *unstructured.Unstructured) string {
+	a, _ := c.(file.Apply)
+	for _, each := range a.Objects {
+		if ref := each.Ref(); ref.Group == o.GroupVersionKind().Group && ref.Kind == o.GetKind() && ref.Name == o.GetName() {
+			return each.Where
+		}
+	}
+	return ""
 }
 
 // admitBound is how long the cluster may take to judge a file.

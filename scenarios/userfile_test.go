@@ -127,9 +127,9 @@ func TestWhatTheClusterWouldRefuseIsWrongUseWithItsLine(t *testing.T) {
 `
 	const claim = "  - apply: [{knative: {name: m, version: v1}}]\n    expect-all: {of: m, version: v1}\n"
 	for _, tc := range []struct{ steps, says string }{
-		{deployment + claim, "mine.yaml:6: mine.yaml:7: Deployment.apps/web is not valid: "},
+		{deployment + claim, "mine.yaml:7: Deployment.apps/web is not valid: "},
 		{service + claim, "Traffic targets sum to 90, want 100"},
-		{claim + "controls:\n  - name: c\n    summary: s\n    break:\n      - " + strings.ReplaceAll(strings.TrimPrefix(deployment, "  - "), "\n", "\n    ") + "\n    catches: shares\n", "mine.yaml:9: mine.yaml:13: Deployment"},
+		{claim + "controls:\n  - name: c\n    summary: s\n    break:\n      - " + strings.ReplaceAll(strings.TrimPrefix(deployment, "  - "), "\n", "\n    ") + "\n    catches: shares\n", "mine.yaml:13: Deployment"},
 	} {
 		if _, err := readMine(t, mine(tc.steps)); fault.Code(err) != 2 || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("got %v, want %q", err, tc.says)
@@ -352,7 +352,7 @@ func TestAFileThatTheClusterRefusesChangesNothing(t *testing.T) {
 	}
 	env := &Env{Kube: &kube.Client{Client: cluster}, Image: "kind.local/app:1", Domain: "mllab.test"}
 	r, err := Job{Scenario: s}.run(t.Context(), env, nil, false, nil)
-	if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "mine.yaml:10: VirtualService/mllab-mine/bad: admission webhook") || r.Pass || len(r.Steps) > 0 {
+	if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "mine.yaml:14: VirtualService/mllab-mine/bad: admission webhook") || r.Pass || len(r.Steps) > 0 {
 		t.Errorf("got %v, %+v", err, r)
 	}
 	want := []string{"Deployment/default/m-v1", "Service/default/m-v1", "Gateway/default/m", "VirtualService/default/m", "VirtualService/default/m", "VirtualService/default/bad"}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -99,9 +100,28 @@ func Rejections(ctx context.Context, c *kube.Client) ([]Rejection, error) {
 		return nil, err
 	}
 	for i := range all {
+		if r := &all[i]; strings.HasPrefix(r.Reason, dump) {
+			name := strings.LastIndex(r.Proxy, ".")
+			log, _ := c.PodLogs(ctx, r.Proxy[name+1:], r.Proxy[:name], "istio-proxy", 100) // without it the reason is less
+			r.Reason = failedCheck(log)
+		}
 		all[i].blame(objs)
 	}
 	return all, nil
+}
+
+// dump is how Envoy begins when a configuration fails its own checks: with all of the configuration, good parts too.
+// istiod keeps the beginning only, so the reason at the end is lost, and every word is some object's.
+const dump = "goo.gle/debug"
+
+var check = regexp.MustCompile(`Proto constraint validation failed \(([^\n]*)\)`)
+
+// failedCheck returns the reason from a proxy's log: the last one.
+func failedCheck(log string) string {
+	if found := check.FindAllStringSubmatch(log, -1); found != nil {
+		return found[len(found)-1][1]
+	}
+	return "it fails Envoy's own checks: the log of the proxy's pod says which"
 }
 
 // parse reads istiod's /debug/syncz.

@@ -39,6 +39,28 @@ web-2.shop routes: invalid perl operator: (?!`
 	}
 }
 
+// A configuration that fails Envoy's own checks: istiod has its beginning only, and the proxy's log the reason.
+func TestTheReasonOfAFailedCheckIsInTheLog(t *testing.T) {
+	const log = `2026-11-29T18:19:07Z warning envoy config gRPC config for type.googleapis.com/envoy.config.route.v3.RouteConfiguration rejected: goo.gle/debugproto
+name: "http.8080"
+virtual_hosts { name: "a.b:80" }
+: Proto constraint validation failed (RouteConfigurationValidationError.VirtualHosts[1]: embedded message failed validation | caused by field: "name", reason: is too short)	thread=13
+2026-11-29T18:19:17Z warning envoy config rejected: goo.gle/debugproto
+: Proto constraint validation failed (RouteConfigurationValidationError.VirtualHosts[2]: embedded message failed validation | caused by VirtualHostValidationError.Routes[0]: embedded message failed validation | caused by field: "action", reason: is required)	thread=13
+2026-11-29T18:19:18Z info another line (of something)
+`
+	got := failedCheck(log)
+	if !strings.HasPrefix(got, "RouteConfigurationValidationError.VirtualHosts[2]: ") || !strings.HasSuffix(got, "reason: is required") {
+		t.Errorf("got %q", got)
+	}
+	if words := telling(got); len(words) != 2 { // Envoy's own names, which no object has
+		t.Errorf("the telling words are %q", words)
+	}
+	if got := failedCheck(""); !strings.Contains(got, "the log of the proxy's pod") {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestTheObjectWithTheReasonsWordsIsNamedOrElseTheNewest(t *testing.T) {
 	object := func(kind, name, written string, spec map[string]any) *unstructured.Unstructured {
 		return &unstructured.Unstructured{Object: map[string]any{
