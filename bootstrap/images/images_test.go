@@ -461,6 +461,11 @@ func pythonTools(t *testing.T, calls *[]string) run.Func {
 			write(filepath.Join(site, "pip/__main__.py"), "from pip._internal.cli.main import cli\n")
 			write(filepath.Join(site, "sklearn/__init__.py"), "import numpy\n")
 			write(filepath.Join(site, "sklearn/tests/test_all.py"), "assert False\n")
+		case slices.Contains(c.Args, "compileall") && filepath.Base(last) == "library":
+			if files, err := os.ReadDir(last); err != nil || len(files) != 1 || files[0].Name() != "json" {
+				t.Errorf("compiled of the standard library are %v, %v", files, err)
+			}
+			write(filepath.Join(last, "json/__pycache__/__init__.cpython-311.pyc"), "code")
 		case slices.Contains(c.Args, "compileall"):
 			if main, err := os.ReadFile(filepath.Join(last, "pip/__main__.py")); err != nil || !strings.Contains(string(main), "no package index") {
 				t.Errorf("byte code is made of another pip: %s %v", main, err)
@@ -521,7 +526,7 @@ func TestThePythonImageIsTheSameFromBothSources(t *testing.T) {
 		}
 		configs = append(configs, file.Config)
 	}
-	if bases[1] != "etc/ etc/link etc/text" || !strings.Contains(bases[0], "usr/bin/tool") || strings.Contains(bases[0], "var/") || strings.Contains(bases[0], "EXTERNALLY-MANAGED") {
+	if bases[1] != "etc/ etc/link etc/text" || !strings.Contains(bases[0], "usr/bin/tool") || !strings.Contains(bases[0], "usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc") || strings.Contains(bases[0], "var/") || strings.Contains(bases[0], "EXTERNALLY-MANAGED") {
 		t.Errorf("the bases have %q", bases)
 	}
 	want := "etc/ etc/group etc/passwd home/ home/python/ opt/ opt/python/ opt/python/pip/ opt/python/pip/__main__.py opt/python/sklearn/ opt/python/sklearn/__init__.py " +
@@ -959,6 +964,8 @@ func debianTar(t *testing.T) string {
 	put("usr/bin/tool", "/etc/alternatives/tool", "")
 	put("usr/bin/tool-a", "", "tool")
 	put("usr/lib/python3.11/EXTERNALLY-MANAGED", "", "no")
+	put("usr/lib/python3.11/json/__init__.py", "", "import re\n")
+	put("usr/lib/python3.11/sitecustomize.py", "/etc/python3.11/sitecustomize.py", "")
 	put("usr/lib/systemd/system/basic.target.wants/x.service", "../x.service", "")
 	put("var/lib/dpkg/info/other.list", "", "/.\n/bin/other\n")
 	put("var/lib/dpkg/info/tool:amd64.list", "", "/.\n/bin/tool-a\n")

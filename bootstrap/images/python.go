@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -74,6 +75,9 @@ func (b *built) python(ctx context.Context, work string) (string, error) {
 	if err == nil {
 		err = b.unpack(ctx, filepath.Join(dir, "base.tar"), pythonPackages, task.Update)
 	}
+	if err == nil {
+		err = b.compileLibrary(ctx, dir, task.Update)
+	}
 	if err != nil {
 		err = fault.Hinted(fmt.Errorf("building the Python image: %w", err), pipHint+"; and mmdebstrap: `mllab doctor`")
 		task.Fail(err)
@@ -94,10 +98,6 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 		install = append(install, "--platform=manylinux"+glibc+"_"+wheelArchs[b.goarch()])
 	}
 	install = append(install, "-r", filepath.Join(dir, "requirements.txt"))
-	// Python must not compare the byte code with the source's time: all times in an
-	// image are the same. If this machine's Python has another version than the
-	// image's, the image does not use this byte code.
-	compile := []string{"-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "-s", site, "-p", pythonSite, site}
 	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
 	if err := b.run.Run(ctx, run.Cmd{Path: "python3", Args: install, Stdout: lines, Stderr: lines}); err != nil {
 		return err
@@ -107,7 +107,48 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 	if err := os.Rename(filepath.Join(dir, "pip_main.py"), filepath.Join(site, "pip", "__main__.py")); err != nil {
 		return err
 	}
-	return b.run.Run(ctx, run.Cmd{Path: "python3", Args: compile, Stdout: lines, Stderr: lines})
+	return b.byteCode(ctx, site, pythonSite, lines)
+}
+
+// pythonCompile has Python compile a folder. It must not compare the byte code with the source's time: all times in an
+// image are the same. If this machine's Python has another version than the image's, the image does not use this byte code.
+var pythonCompile = []string{"-m", "compileall", "-q", "--invalidation-mode=unchecked-hash"}
+
+// byteCode compiles the folder dir, which is the folder to in the image.
+func (b *built) byteCode(ctx context.Context, dir, to string, lines *lastLine) error {
+	args := slices.Concat(pythonCompile, []string{"-s", dir, "-p", to, dir})
+	return b.run.Run(ctx, run.Cmd{Path: "python3", Args: args, Stdout: lines, Stderr: lines})
+}
+
+// pythonLibrary is the standard library in Debian's packages.
+const pythonLibrary = "usr/lib/python" + pythonVersion
+
+// compileLibrary compiles the standard library of base.tar to the folder library. Debian's packages do so when they are
+// installed, which they are not here. The image's user may not write there: without it each start compiles again what it uses.
+func (b *built) compileLibrary(ctx context.Context, dir string, update func(string)) error {
+	to := filepath.Join(dir, "library")
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	err := eachDebianEntry(filepath.Join(dir, "base.tar"), func(name string, h *tar.Header, body io.Reader) error {
+		rel, found := strings.CutPrefix(name, pythonLibrary+"/")
+		if !found || path.Ext(name) != ".py" || h.Typeflag != tar.TypeReg {
+			return nil
+		}
+		file := filepath.Join(to, rel)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		text, err := io.ReadAll(body)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(file, text, 0o644)
+	})
+	if err != nil {
+		return err
+	}
+	return b.byteCode(ctx, to, "/"+pythonLibrary, &lastLine{each: func(_ int64, line string) { update(line) }})
 }
 
 // onPython adds a component's wheels and programs to an upstream Python image.
@@ -151,7 +192,7 @@ func addPython(files tree, from string) error {
 	return nil
 }
 
-// pythonBase returns the base layer of Python without documentation. It omits
+// pythonBase returns the base layer of Python, with byte code and without documentation. It omits
 // Debian's file EXTERNALLY-MANAGED, which blocks pip and which upstream's image
 // does not have.
 func pythonBase(dir, from string) (v1.Layer, error) {
@@ -160,6 +201,12 @@ func pythonBase(dir, from string) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
+	compiled := tree{}
+	if err := compiled.addDir(filepath.Join(from, "library"), "/"+pythonLibrary, func(string) int64 { return 0o644 }); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(compiled, func(p string, _ node) bool { return path.Ext(p) != ".pyc" })
+	maps.Copy(records, compiled)
 	return newLayer(dir, func(tw *tar.Writer) error {
 		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
 			read := !strings.HasPrefix(name, "usr/share/") || strings.HasPrefix(name, "usr/share/zoneinfo") || strings.HasSuffix(name, "/copyright")

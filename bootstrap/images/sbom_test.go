@@ -191,6 +191,9 @@ func TestTheSBOMHasDebiansAndPythonsPackages(t *testing.T) {
 		t.Fatal(err)
 	}
 	archive = filepath.Join(dir, "base.tar")
+	if err := os.Mkdir(filepath.Join(dir, "library"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	python, err := pythonBase(dir, dir)
 	if err != nil {
 		t.Fatal(err)

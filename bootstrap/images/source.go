@@ -75,7 +75,7 @@ func keyOf(c Component, arch string, moduleFiles func(module string) (map[string
 	}
 	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, arch, recipe)
 	if c.Build.Python {
-		fmt.Fprintf(h, "%s %v\n", debianSuite, pythonPackages)
+		fmt.Fprintf(h, "%s %v %v %s\n", debianSuite, pythonPackages, pythonCompile, pythonLibrary)
 		for _, p := range slices.Sorted(maps.Keys(pythonFiles)) {
 			fmt.Fprintf(h, "%s %s\n%s", p, pythonFiles[p].link, pythonFiles[p].data)
 		}
