@@ -58,7 +58,7 @@ type Addon struct {
 	// Images are the components that must be on the node.
 	Images []string
 	// Render, if any, returns the objects that a library of upstream's renders, such
-	// as Istio's. They are added to those of manifests/addons/NAME. It is pure: no
+	// as Helm's. They are added to those of manifests/addons/NAME. It is pure: no
 	// cluster, and the same images give the same objects.
 	Render func(im Images) ([]*unstructured.Unstructured, error)
 	// PostApply, if any, runs after the other objects and before the pods are

@@ -213,19 +213,19 @@ func TestAddonsAreRenderedAtTheSameTime(t *testing.T) {
 			return []*unstructured.Unstructured{object("v1", "ConfigMap", "x", "of-"+name)}, eventually(ctx, func() bool { return len(both) == 2 })
 		}}
 	}
-	list, err := Render([]Addon{fake("istio"), fake("sample")}, nil)
+	list, err := Render([]Addon{fake("progressive"), fake("sample")}, nil)
 	if err != nil || len(list) != 2 {
 		t.Fatalf("%d are rendered: %v", len(list), err)
 	}
-	for i, name := range []string{"istio", "sample"} { // each with its folder's namespace
-		if objs := list[i].Objects; list[i].Name != name || len(objs) != 2 || objs[1].GetName() != "of-"+name {
+	for i, name := range []string{"progressive", "sample"} { // each after its folder's objects
+		if objs := list[i].Objects; list[i].Name != name || len(objs) < 2 || objs[len(objs)-1].GetName() != "of-"+name {
 			t.Errorf("%d is %s with %v", i, list[i].Name, objs)
 		}
 	}
 }
 
 func TestAnAddonThatCannotBeRenderedIsNamed(t *testing.T) {
-	good := Addon{Name: "istio", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, nil }}
+	good := Addon{Name: "progressive", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, nil }}
 	bad := Addon{Name: "sample", Render: func(Images) ([]*unstructured.Unstructured, error) { return nil, errors.New("no image") }}
 	list, err := Render([]Addon{good, bad}, nil)
 	if err == nil || err.Error() != "rendering sample: no image" || list != nil {

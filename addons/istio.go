@@ -9,16 +9,19 @@ import (
 
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
-	"mllab.local/internal/mesh"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/proxy"
-	"mllab.local/manifests"
+)
+
+// Names that others rely on.
+const (
+	istioNamespace = "istio-system"
+	istioGateway   = "istio-ingressgateway" // Service and Deployment
 )
 
 // istio is istiod, sidecar injection and the one ingress gateway.
@@ -30,24 +33,11 @@ func istio() Addon {
 		Name:      "istio",
 		Summary:   "Istio: istiod, sidecar injection and the ingress gateway",
 		Images:    []string{"istio-pilot", "istio-proxyv2"},
-		Render:    istioObjects,
 		PostApply: addressOfGateway,
 		// Envoy's first connection to istiod may take seconds once one has failed.
-		Last:   mesh.Gateway,
+		Last:   istioGateway,
 		Verify: verifyIstio,
 	}
-}
-
-func istioObjects(im Images) ([]*unstructured.Unstructured, error) {
-	pilot, err := im.get("istio-pilot")
-	if err != nil {
-		return nil, err
-	}
-	proxy, err := im.get("istio-proxyv2")
-	if err != nil {
-		return nil, err
-	}
-	return mesh.Render(mesh.Options{Operator: manifests.Istio, PilotImage: pilot, ProxyImage: proxy})
 }
 
 // addressOfGateway does what a cloud's load balancer controller would: it
@@ -62,7 +52,7 @@ func addressOfGateway(ctx context.Context, env Env, reason func(string)) error {
 			return err
 		}
 		var svc corev1.Service
-		if err := env.Kube.Get(ctx, client.ObjectKey{Namespace: mesh.Namespace, Name: mesh.Gateway}, &svc); err != nil {
+		if err := env.Kube.Get(ctx, client.ObjectKey{Namespace: istioNamespace, Name: istioGateway}, &svc); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool { return i.IP == ip }) {
@@ -171,12 +161,12 @@ func verifyValidation(ctx context.Context, env Env, reason func(string)) error {
 // routes are active: it drops an address only when a pod with this address is deleted. So Restarted deletes the pod and the
 // objects with its address before that controller starts; new ones replace them.
 func Restarted(ctx context.Context, c *kube.Client) error {
-	err := c.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(mesh.Namespace), client.MatchingLabels{"app": mesh.Gateway}, client.GracePeriodSeconds(0))
+	err := c.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(istioNamespace), client.MatchingLabels{"app": istioGateway}, client.GracePeriodSeconds(0))
 	if err != nil {
 		return fmt.Errorf("removing the gateway's pod of before: %w", err)
 	}
 	addresses := object("v1", "Endpoints", "", "") // of all Services that select it
-	if err := c.DeleteAllOf(ctx, addresses, client.InNamespace(mesh.Namespace)); err != nil {
+	if err := c.DeleteAllOf(ctx, addresses, client.InNamespace(istioNamespace)); err != nil {
 		return fmt.Errorf("removing the gateway's addresses of before: %w", err)
 	}
 	return nil

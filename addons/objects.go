@@ -1,7 +1,9 @@
 package addons
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -13,6 +15,9 @@ import (
 
 // managedBy labels every namespace of ours.
 const managedBy, mllab = "app.kubernetes.io/managed-by", "mllab"
+
+// placeholder matches what stands for a component's image, and the colon of what has a tag already.
+var placeholder = regexp.MustCompile(`kind\.local/[a-z0-9-]+:?`)
 
 // objects returns the objects of manifests/addons/NAME, with these images, and
 // those of Render.
@@ -46,20 +51,28 @@ func upstream(name string) ([]*unstructured.Unstructured, error) {
 	return objs, nil
 }
 
-// withImages replaces each text kind.local/COMPONENT without a tag by the reference
-// of that component's image: in containers, arguments and ConfigMaps.
+// withImages replaces each kind.local/COMPONENT without a tag by the reference
+// of that component's image: in containers, arguments, ConfigMaps and the texts in them.
 func (a Addon) withImages(im Images, value any) (any, error) {
 	var err error
 	switch v := value.(type) {
 	case string:
-		component, found := strings.CutPrefix(v, "kind.local/")
-		switch {
-		case !found || strings.Contains(component, ":"):
+		if !strings.Contains(v, "kind.local/") {
 			return v, nil
-		case !slices.Contains(a.Images, component):
-			return nil, fmt.Errorf("%q is not in Images of addon %s", component, a.Name)
 		}
-		return im.get(component)
+		text := placeholder.ReplaceAllStringFunc(v, func(found string) string {
+			component, tagged := strings.CutSuffix(strings.TrimPrefix(found, "kind.local/"), ":")
+			if tagged {
+				return found
+			}
+			ref, unknown := im.get(component)
+			if !slices.Contains(a.Images, component) {
+				unknown = fmt.Errorf("%q is not in Images of addon %s", component, a.Name)
+			}
+			err = cmp.Or(err, unknown)
+			return ref
+		})
+		return text, err
 	case map[string]any:
 		for k := range v {
 			if v[k], err = a.withImages(im, v[k]); err != nil {

@@ -203,6 +203,13 @@ func render(ctx context.Context) error {
 			return err
 		}
 	}
+	text, err := istio(work)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(work, "istio", "upstream.yaml"), text, 0o644)
+	}
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
 		text, err := addon(work, name)
 		if err != nil {
