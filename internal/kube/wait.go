@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -140,20 +141,30 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 	}
 }
 
-// source identifies one watch: a kind in a namespace, or in the cluster.
+// source identifies one watch: a kind in a namespace, or in the cluster; or the one object of this name.
 type source struct {
-	gvk       schema.GroupVersionKind
-	namespace string
+	gvk             schema.GroupVersionKind
+	namespace, name string
 }
 
 func sourceOf(obj *unstructured.Unstructured) source {
-	return source{obj.GroupVersionKind(), obj.GetNamespace()}
+	s := source{gvk: obj.GroupVersionKind(), namespace: obj.GetNamespace()}
+	if s.gvk.Kind == "CustomResourceDefinition" {
+		s.name = obj.GetName() // those of all addons are megabytes of schemas
+	}
+	return s
 }
 
-func podsIn(ns string) source   { return source{corev1.SchemeGroupVersion.WithKind("Pod"), ns} }
-func eventsIn(ns string) source { return source{corev1.SchemeGroupVersion.WithKind("Event"), ns} }
+func podsIn(ns string) source {
+	return source{gvk: corev1.SchemeGroupVersion.WithKind("Pod"), namespace: ns}
+}
+
+func eventsIn(ns string) source {
+	return source{gvk: corev1.SchemeGroupVersion.WithKind("Event"), namespace: ns}
+}
+
 func replicaSetsIn(ns string) source {
-	return source{appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), ns}
+	return source{gvk: appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), namespace: ns}
 }
 
 // watchUpdate is one message of a watch: a full list, one object that changed or was deleted, or an error.
@@ -190,6 +201,9 @@ func (c *Client) followOnce(ctx context.Context, s source, send func(watchUpdate
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(s.gvk.GroupVersion().WithKind(s.gvk.Kind + "List"))
 	opts := &client.ListOptions{Namespace: s.namespace}
+	if s.name != "" {
+		opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.name)
+	}
 	if err := c.List(ctx, list, opts); err != nil {
 		return err
 	}
