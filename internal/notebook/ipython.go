@@ -30,15 +30,15 @@ func flawAt(line int, format string, args ...any) error {
 // https://ipython.readthedocs.io/en/8.31.0/interactive/magics.html
 var (
 	lineMagics = []string{
-		"autoawait", "autocall", "automagic", "autoreload", "autosave", "cat", "cd", "colors", "config", "cp", "doctest_mode", "echo", "env", "ll", "load_ext", "ls",
+		"aimport", "autoawait", "autocall", "automagic", "autoreload", "autosave", "cat", "cd", "colors", "config", "cp", "doctest_mode", "echo", "env", "ll", "load_ext", "ls",
 		"matplotlib", "mkdir", "mv", "pdb", "pip", "pprint", "precision", "pwd", "reload_ext", "rm", "rmdir", "run", "set_env", "sx", "system", "time", "timeit", "xmode",
 	}
 	cellMagics = []string{
-		"!", "HTML", "SVG", "bash", "capture", "file", "html", "javascript", "js", "latex", "markdown", "python", "python3", "script", "sh", "svg", "sx", "system",
+		"!", "HTML", "SVG", "bash", "capture", "file", "html", "javascript", "js", "latex", "markdown", "python", "python3", "script", "sh", "shell", "svg", "sx", "system",
 		"time", "timeit", "writefile",
 	}
 	// scriptMagics are the cell magics that give their body to a program.
-	scriptMagics = []string{"bash", "python", "python3", "script", "sh"}
+	scriptMagics = []string{"bash", "python", "python3", "script", "sh", "shell"}
 	// pythonMagics are the cell magics whose body is Python.
 	pythonMagics = []string{"capture", "time", "timeit"}
 )

@@ -239,7 +239,7 @@ class Shell:
         " precision reload_ext xmode"
     ).split()
     commands = {"cat": "cat", "cp": "cp", "echo": "echo", "ll": "ls -l", "ls": "ls", "mkdir": "mkdir", "mv": "mv", "pip": "python3 -m pip", "rm": "rm", "rmdir": "rmdir"}
-    scripts = {"bash": "bash", "python": "python3", "python3": "python3", "sh": "sh"}
+    scripts = {"bash": "bash", "python": "python3", "python3": "python3", "sh": "sh", "shell": "bash"}  # shell is Colab's
     pages = "HTML SVG html javascript js latex markdown svg".split()  # nobody sees them
     events = types.SimpleNamespace(register=lambda *_: None, unregister=lambda *_: None)  # of Jupyter, which runs no cell here
 
@@ -314,6 +314,11 @@ class Shell:
         if magic not in ("time", "timeit"):
             line = self.var_expand(line, scope).strip()
         if magic in self.nothing:
+            return None
+        if magic == "aimport":
+            for name in filter(None, re.split(r"[\s,]+", line)):
+                if not name.startswith("-"):
+                    self.user_ns[name.split(".")[0]] = __import__(name)
             return None
         if magic in self.commands:
             self.shell(f"{self.commands[magic]} {line}", scope)

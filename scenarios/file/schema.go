@@ -2,7 +2,6 @@ package file
 
 import (
 	"bytes"
-	"cmp"
 	_ "embed" // schema.yaml
 	"encoding/json"
 	"fmt"
@@ -300,7 +299,11 @@ func (r *reader) checkForms(s *schema, v *value) {
 			r.check(form, v)
 			return
 		case api != nil:
-			kinds = append(kinds, fmt.Sprint(cmp.Or(api.Const, any(strings.Join(api.Enum, "|"))), " ", kind.Const))
+			newest := api.Const
+			if newest == nil {
+				newest = api.Enum[0]
+			}
+			kinds = append(kinds, fmt.Sprint(newest, " ", kind.Const))
 		}
 	}
 	switch api, kind := v.get("apiVersion"), v.get("kind"); {
