@@ -134,10 +134,15 @@ func Remove(m Merged) (removed bool, err error) {
 		}
 		return nil
 	})
-	if err == nil && empty {
+	if err == nil && empty && !isLink(m.Path) { // a link is a person's
 		err = os.Remove(m.Path)
 	}
 	return removed, err
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 
 // errUnchanged ends an edit that found nothing to do.
@@ -148,6 +153,8 @@ var errUnchanged = errors.New("unchanged")
 func edit(path string, change func(doc *yaml.Node, isNew bool) error) (err error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
+	} else if isLink(path) { // a new file would take its place
+		return fault.Usage("repair the link, or set KUBECONFIG to another file", "%s must be a file, got a symbolic link that leads nowhere", path)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)

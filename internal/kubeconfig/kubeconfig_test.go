@@ -142,6 +142,34 @@ func TestAFileThatMergeMadeIsPrivateAndGoesWithTheLab(t *testing.T) {
 	}
 }
 
+// A person's link stays, wherever it leads.
+func TestALinkStays(t *testing.T) {
+	dir := t.TempDir()
+	path, kept := filepath.Join(dir, "config"), filepath.Join(dir, "dotfiles", "config")
+	if err := os.Symlink(kept, path); err != nil {
+		t.Fatal(err)
+	}
+	stays := func() {
+		t.Helper()
+		if to, err := os.Readlink(path); err != nil || to != kept {
+			t.Errorf("the link leads to %q, %v", to, err)
+		}
+	}
+	if _, err := Merge(path, renamed(t), true); fault.Code(err) != 2 || !strings.Contains(err.Error(), "a symbolic link that leads nowhere") {
+		t.Errorf("got %v", err)
+	}
+	stays()
+	m, err := Merge(kept, renamed(t), true) // which mllab makes, and the person names by the link later
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Path = path
+	if removed, err := Remove(m); err != nil || !removed {
+		t.Errorf("%t, %v", removed, err)
+	}
+	stays()
+}
+
 func TestAContextThatAPersonChoseStaysCurrent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config")
 	if err := os.WriteFile(path, []byte(others), 0o600); err != nil {
