@@ -398,6 +398,11 @@ func createReport(flag, path string) (*reportFile, error) {
 		return nil, nil
 	}
 	flag = "--" + flag
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // the link stays
+	} else if _, err := os.Lstat(path); err == nil {
+		return nil, fault.Usage("name a file", "%s %s is a symbolic link that leads nowhere", flag, path)
+	}
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
 		return nil, fault.Usage("name a file", "%s %s exists and is not a regular file", flag, path)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -510,5 +511,28 @@ func TestTheSchemaKnowsTheLabsAddonsAndDomain(t *testing.T) {
 		if p := schema.Defs[def].Pattern; !strings.Contains(p, `\.`+regexp.QuoteMeta(addons.Domain)) {
 			t.Errorf("%s takes no host of %s: %s", def, addons.Domain, p)
 		}
+	}
+}
+
+// A person's link to a report stays, and so does what it leads to when nothing can be written.
+func TestAReportGoesWhereALinkLeads(t *testing.T) {
+	dir := t.TempDir()
+	real, link, lost := filepath.Join(dir, "real.xml"), filepath.Join(dir, "link.xml"), filepath.Join(dir, "lost.xml")
+	if err := errors.Join(os.WriteFile(real, []byte("old"), 0o600), os.Symlink(real, link), os.Symlink(filepath.Join(dir, "nowhere", "a.xml"), lost)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := createReport("junit", link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.write(func(w io.Writer) error { _, err := io.WriteString(w, "new"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(real)
+	if to, lerr := os.Readlink(link); err != nil || lerr != nil || to != real || string(text) != "new" {
+		t.Errorf("the link leads to %q, %v, and its file has %q, %v", to, lerr, text, err)
+	}
+	if _, err := createReport("junit", lost); fault.Code(err) != 2 || !strings.Contains(err.Error(), "--junit "+lost+" is a symbolic link that leads nowhere") {
+		t.Errorf("got %v", err)
 	}
 }
