@@ -153,19 +153,13 @@ func (l *Session) setRules(ctx context.Context, t alerts.Thresholds) error {
 		}
 	}
 	want := fmt.Sprintf("> %g", t.ErrorPercent)
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	for {
+	return l.untilEvery(ctx, followEvery, "Prometheus' rules", func() string {
 		state, err := alerts.Evaluated(ctx, l.Kube)
 		if err == nil && strings.HasSuffix(state[alerts.ModelErrors].Query, want) {
-			return nil
+			return ""
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for Prometheus' rules: %w (last: %q, %v)", ctx.Err(), state[alerts.ModelErrors].Query, err)
-		}
-	}
+		return fmt.Sprintf("%q, %v", state[alerts.ModelErrors].Query, err)
+	})
 }
 
 // deploy brings the models, their users and the receiver.

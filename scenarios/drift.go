@@ -3,7 +3,6 @@ package scenarios
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -206,18 +205,16 @@ func (s *driftStory) follow(ctx context.Context, l *Session, enough func(detecte
 	if err != nil {
 		return d, err
 	}
-	var asked error
-	err = l.untilEvery(ctx, time.Second/2, "the detector", func() string {
-		done := false
-		if d, asked = s.ask(ctx, l, pod); asked == nil {
-			done, asked = enough(d)
+	err = l.untilError(ctx, time.Second/2, "the detector", func() (_ string, err error) {
+		if d, err = s.ask(ctx, l, pod); err != nil {
+			return "", err
 		}
-		if done || asked != nil {
-			return ""
+		if done, err := enough(d); done || err != nil {
+			return "", err
 		}
-		return fmt.Sprintf("%d windows of rows, %d of labels, %d alarms", d.Looks[covariate], d.Looks[concept], len(d.Alarms))
+		return fmt.Sprintf("%d windows of rows, %d of labels, %d alarms", d.Looks[covariate], d.Looks[concept], len(d.Alarms)), nil
 	})
-	if err := errors.Join(err, asked); err != nil {
+	if err != nil {
 		return d, err
 	}
 	text, err := json.MarshalIndent(d, "", "  ")
@@ -302,25 +299,22 @@ func (s *driftStory) alert(ctx context.Context, l *Session, fires bool) error {
 	if fires {
 		want = "to fire"
 	}
-	var asked error
-	err := l.untilEvery(ctx, followEvery, "alert "+alerts.ModelDrift, func() string {
-		var all []alerts.Alert
-		if all, asked = alerts.Active(ctx, l.Kube); asked != nil {
-			return ""
+	return l.untilError(ctx, followEvery, "alert "+alerts.ModelDrift, func() (string, error) {
+		all, err := alerts.Active(ctx, l.Kube)
+		if err != nil {
+			return "", err
 		}
 		i := slices.IndexFunc(all, func(a alerts.Alert) bool {
 			return a.Name == alerts.ModelDrift && a.Namespace == l.Namespace && strings.HasPrefix(a.Summary, concept)
 		})
 		if fires && i >= 0 && all[i].State == "firing" && all[i].Taken || !fires && i < 0 {
-			return ""
+			return "", nil
 		}
 		if time.Since(begin) > bound {
-			asked = refute(Alarm, "the alert %s of concept drift had %s within %s", alerts.ModelDrift, want, bound)
-			return ""
+			return "", refute(Alarm, "the alert %s of concept drift had %s within %s", alerts.ModelDrift, want, bound)
 		}
-		return "it has " + want
+		return "it has " + want, nil
 	})
-	return errors.Join(err, asked)
 }
 
 func (s *driftStory) recovered(ctx context.Context, l *Session) (Evidence, error) {

@@ -12,12 +12,9 @@ import (
 
 	"github.com/pmezard/go-difflib/difflib"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/git"
-	"mllab.local/internal/kube"
-	"mllab.local/internal/probe"
 )
 
 // deliveryBound is how long after a commit was begun it may take to be in
@@ -35,8 +32,9 @@ const serviceName = "model"
 type followed struct {
 	scenario string
 	flux     fluxSettings
-	bound    time.Duration // how long a commit may take; zero: deliveryBound
-	prober   prober        // whose record is to say when a commit was made; from the first step on
+	bound    time.Duration                     // how long a commit may take; zero: deliveryBound
+	prober   prober                            // whose record is to say when a commit was made; from the first step on
+	tree     func() (map[string][]byte, error) // the files of the folder, as the story's state says
 
 	repo          *git.Repo
 	folder        string      // in the repository
@@ -46,14 +44,14 @@ type followed struct {
 	refuted       *ClaimError // by the step's change
 }
 
-// fluxSettings fill gitops/flux.yaml in.
-type fluxSettings struct {
-	Namespace, Path string
-	Poll            string // how often Flux looks at the repository by itself
-	Every           string // how often Flux puts back what differs from Git
-	Asked           bool   // after a push the lab's Git may ask Flux to look
-	Suspended       bool
+// follow is a folder in which only the run's commits have Flux do something, and
+// what Flux does every interval by itself.
+func follow(scenario, every string) followed {
+	return followed{scenario: scenario, flux: fluxSettings{Poll: seldom, Every: every, Asked: true}}
 }
+
+// within is how long a commit may take to be active.
+func (f *followed) within() time.Duration { return cmp.Or(f.bound, deliveryBound) }
 
 // pushed is a commit of the run.
 type pushed struct {
@@ -70,7 +68,7 @@ func (p pushed) short() string { return p.commit[:min(7, len(p.commit))] }
 // begin makes the first commit, of all files of the folder, and has Flux follow
 // the part of it that is called path. What an earlier run left in the folder
 // goes.
-func (f *followed) begin(ctx context.Context, l *Session, path, message string, files map[string][]byte) error {
+func (f *followed) begin(ctx context.Context, l *Session, path, message string) error {
 	if l.Git == nil {
 		return fault.CannotTest("mllab up", "the lab has no Git")
 	}
@@ -84,20 +82,11 @@ func (f *followed) begin(ctx context.Context, l *Session, path, message string, 
 		_, err := f.repo.Commit(ctx, git.Change{Folder: f.folder, All: true, Message: l.Namespace + ": the run is over"})
 		return err
 	})
-	if err := f.commit(ctx, l, message, files); err != nil {
+	if err := f.commitTree(ctx, l, message); err != nil {
 		return err
 	}
 	l.alsoUntouched(func(ctx context.Context) error { return f.untouched(ctx, l) })
 	return f.configure(ctx, l, l.apply)
-}
-
-// configure has Flux follow the folder as f.flux says.
-func (f *followed) configure(ctx context.Context, l *Session, apply func(context.Context, ...*unstructured.Unstructured) error) error {
-	objs, err := render("gitops/flux.yaml", f.flux)
-	if err != nil {
-		return err
-	}
-	return apply(ctx, objs...)
 }
 
 // commit makes the newest commit: the folder then has these files, and no
@@ -113,6 +102,33 @@ func (f *followed) commit(ctx context.Context, l *Session, message string, files
 	return f.push(ctx, l, message, func(ctx context.Context) (string, error) {
 		return f.repo.Commit(ctx, git.Change{Folder: f.folder, Files: files, All: true, Message: l.Namespace + ": " + message})
 	})
+}
+
+// commitTree is commit of the files that the story's state says.
+func (f *followed) commitTree(ctx context.Context, l *Session, message string) error {
+	files, err := f.tree()
+	if err != nil {
+		return err
+	}
+	return f.commit(ctx, l, message, files)
+}
+
+// change is commitTree that returns when the Service and more objects that come of
+// the commit are ready.
+func (f *followed) change(ctx context.Context, l *Session, message string, more ...*unstructured.Unstructured) error {
+	if err := f.commitTree(ctx, l, message); err != nil {
+		return err
+	}
+	return f.ready(ctx, l, more...)
+}
+
+// takeBack is revert that returns when the Service and more objects that come of
+// the commit are ready.
+func (f *followed) takeBack(ctx context.Context, l *Session, p pushed, more ...*unstructured.Unstructured) error {
+	if err := f.revert(ctx, l, p); err != nil {
+		return err
+	}
+	return f.ready(ctx, l, more...)
 }
 
 // revert makes the newest commit one that takes p back.
@@ -197,223 +213,6 @@ func (l *Session) service() *unstructured.Unstructured {
 func (l *Session) generation(ctx context.Context) (int64, error) {
 	o, err := l.live(ctx, l.service())
 	return o.GetGeneration(), err
-}
-
-// object is one of the run's, without its content.
-func (l *Session) object(apiVersion, kind, name string) *unstructured.Unstructured {
-	o := &unstructured.Unstructured{}
-	o.SetAPIVersion(apiVersion)
-	o.SetKind(kind)
-	o.SetNamespace(l.Namespace)
-	o.SetName(name)
-	return o
-}
-
-// live reads an object.
-func (l *Session) live(ctx context.Context, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	return o, l.Kube.Get(ctx, client.ObjectKeyFromObject(o), o)
-}
-
-// fluxStatus is Flux's status of the run's folder.
-type fluxStatus struct {
-	applied, attempted string // revisions, such as "main@sha1:…"
-	compared           string // when it last compared the cluster with Git
-	ready              string // "True", "False" or "Unknown"
-	why                string // why it is not ready
-	source             string // status of the repository
-	suspended          bool
-}
-
-func (s fluxStatus) String() string {
-	words := []string{"GitRepository/lab: " + s.source}
-	switch {
-	case s.suspended:
-		words = append(words, "Kustomization/model: suspended")
-	case s.ready != "True":
-		words = append(words, "Kustomization/model: "+s.why)
-	}
-	return strings.Join(append(words, "applied is "+s.applied), "; ")
-}
-
-// ask reads Flux's objects.
-func (f *followed) ask(ctx context.Context, l *Session) (s fluxStatus, err error) {
-	source, err := l.live(ctx, l.object("source.toolkit.fluxcd.io/v1", "GitRepository", "lab"))
-	if err != nil {
-		return s, err
-	}
-	_, s.source = conditionOf(source, "Ready")
-	o, err := l.live(ctx, l.object("kustomize.toolkit.fluxcd.io/v1", "Kustomization", "model"))
-	if err != nil {
-		return s, err
-	}
-	s.applied, _, _ = unstructured.NestedString(o.Object, "status", "lastAppliedRevision")
-	s.attempted, _, _ = unstructured.NestedString(o.Object, "status", "lastAttemptedRevision")
-	s.suspended, _, _ = unstructured.NestedBool(o.Object, "spec", "suspend")
-	s.ready, s.why = conditionOf(o, "Ready")
-	if history, _, _ := unstructured.NestedSlice(o.Object, "status", "history"); len(history) > 0 {
-		newest, _ := history[0].(map[string]any)
-		s.compared, _ = newest["lastReconciled"].(string)
-	}
-	return s, nil
-}
-
-// conditionOf returns the status of a condition, and its reason and message in one
-// line.
-func conditionOf(o *unstructured.Unstructured, kind string) (status, why string) {
-	if c, ok := kube.ConditionOf(o, kind); ok {
-		return c.Status, oneLine(c.Reason + ": " + c.Message)
-	}
-	return "Unknown", "it has not said anything yet"
-}
-
-// oneLine returns a text with single spaces as its only white space, cut if it is
-// too long to read.
-func oneLine(text string) string {
-	const most = 300
-	text = strings.Join(strings.Fields(text), " ")
-	if r := []rune(text); len(r) > most {
-		text = string(r[:most]) + "…"
-	}
-	return text
-}
-
-// hasNewest reports whether a revision is the newest commit or a later one: others
-// push to the same branch.
-func (f *followed) hasNewest(ctx context.Context, revision string) (bool, error) {
-	_, hash, found := strings.Cut(revision, "@sha1:")
-	if !found || revision == f.staleRevision {
-		return false, nil
-	}
-	there, err := f.repo.Holds(ctx, hash, f.newest.commit)
-	if err == nil && !there {
-		f.staleRevision = revision
-	}
-	return there, err
-}
-
-// waitForFlux reads Flux's status until enough returns no reason to wait. If the
-// newest commit's time limit passes first, it returns a refutation with the last
-// status, or an error if it could not read the status.
-func (f *followed) waitForFlux(ctx context.Context, l *Session, bound time.Duration, what string, enough func(ctx context.Context, s fluxStatus) (string, error)) (fluxStatus, error) {
-	bounded, cancel := context.WithDeadline(ctx, f.newest.began.Add(bound))
-	defer cancel()
-	var last fluxStatus
-	var askErr error
-	err := l.until(bounded, what, func() string {
-		s, err := f.ask(bounded, l)
-		why := ""
-		if err == nil {
-			why, err = enough(bounded, s)
-		}
-		if bounded.Err() != nil {
-			return cmp.Or(why, "the time is up")
-		}
-		if askErr = err; err != nil {
-			return err.Error()
-		}
-		last, f.newest.applied = s, s.applied
-		return why
-	})
-	switch {
-	case err == nil || ctx.Err() != nil:
-		return last, err
-	case askErr != nil:
-		return last, fmt.Errorf("%s: %w", what, askErr)
-	}
-	return last, f.late(bound, last.String())
-}
-
-// late refutes that the newest commit was in time.
-func (f *followed) late(bound time.Duration, why string) error {
-	return refute(Delivery, "commit %s (%s) is not active %s after it was begun: %s", f.newest.short(), f.newest.message, bound, why)
-}
-
-// applied returns when Flux has applied the newest commit.
-func (f *followed) applied(ctx context.Context, l *Session, bound time.Duration) error {
-	_, err := f.waitForFlux(ctx, l, bound, "Flux to apply "+f.newest.short(), func(ctx context.Context, s fluxStatus) (string, error) {
-		there, err := f.hasNewest(ctx, s.applied)
-		if there {
-			return "", err
-		}
-		return s.String(), err
-	})
-	return err
-}
-
-// within is how long a commit may take to be active.
-func (f *followed) within() time.Duration { return cmp.Or(f.bound, deliveryBound) }
-
-// ready returns when Flux has applied the newest commit, and the Service and
-// more objects that came of it are ready.
-func (f *followed) ready(ctx context.Context, l *Session, more ...*unstructured.Unstructured) error {
-	if err := f.applied(ctx, l, f.within()); err != nil {
-		return err
-	}
-	if err := f.settled(ctx, l, f.newest.began, more...); err != nil {
-		return err
-	}
-	if f.newest.activeAfter == 0 {
-		f.newest.activeAfter = time.Since(f.newest.began)
-	}
-	return nil
-}
-
-// settled returns when the Service and more objects are ready, which must be
-// within the bound of what was begun then.
-func (f *followed) settled(ctx context.Context, l *Session, began time.Time, more ...*unstructured.Unstructured) error {
-	bounded, cancel := context.WithDeadline(ctx, began.Add(f.within()))
-	defer cancel()
-	err := l.wait(bounded, append(more, l.service())...)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return f.late(f.within(), err.Error())
-	}
-	if err != nil {
-		return err
-	}
-	f.generation, err = l.generation(ctx)
-	return err
-}
-
-// answeredBy returns when the newest commit has all answers come from one
-// version, and notes how long that took.
-func (f *followed) answeredBy(ctx context.Context, l *Session, version string, bound time.Duration) error {
-	bounded, cancel := context.WithDeadline(ctx, f.newest.began.Add(bound))
-	defer cancel()
-	first, err := l.firstOf(bounded, l.to(serviceName), version)
-	switch {
-	case err == nil:
-		f.newest.activeAfter = first.Sub(f.newest.began)
-		return nil
-	case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
-		return err
-	}
-	s, askErr := f.ask(ctx, l)
-	if askErr != nil {
-		return fmt.Errorf("%w, and Flux cannot be asked why: %w", err, askErr)
-	}
-	return f.late(bound, s.String())
-}
-
-// firstOf returns when the first answer of a version came that inForceStreak
-// others of it followed, each on a fresh connection. It asks every 20 ms.
-func (l *Session) firstOf(ctx context.Context, r probe.Request, version string) (time.Time, error) {
-	r.Fresh = true
-	var first time.Time
-	streak := 0
-	err := l.untilEvery(ctx, 20*time.Millisecond, "answers of "+version, func() string {
-		for ; streak <= inForceStreak; streak++ {
-			a := l.send.Send(ctx, r)
-			if !a.OK() || a.Target != version {
-				streak = 0
-				return fmt.Sprintf("answered by %q (%s)", a.Target, cmp.Or(a.Problem(), "200"))
-			}
-			if streak == 0 {
-				first = a.Sent.Add(a.Latency)
-			}
-		}
-		return ""
-	})
-	return first, err
 }
 
 // prover keeps the proof of a commit.

@@ -55,8 +55,8 @@ func newGitopsHelm(o Options) (*Plan, error) {
 	if o.Requests < 1 {
 		return nil, fault.Usage("such as --requests 1000", "gitops-helm: %d requests prove nothing", o.Requests)
 	}
-	s := &gitopsHelmStory{helmStory: helmStory{Options: o}, state: gitHelmState{Remediate: true}}
-	s.followed = followed{scenario: "gitops-helm", flux: fluxSettings{Poll: seldom, Every: "1m", Asked: true}}
+	s := &gitopsHelmStory{helmStory: helmStory{Options: o}, followed: follow("gitops-helm", "1m"), state: gitHelmState{Remediate: true}}
+	s.tree = s.files
 	const rolledBack = "1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"
 	return &Plan{
 		Steps: []Step{
@@ -76,7 +76,7 @@ func newGitopsHelm(o Options) (*Plan, error) {
 				WatchFor: "Revision 3 failed, revision 4 is a copy of 2. No user has noticed, and the HelmRelease says why.",
 			}),
 			s.proven(Step{
-				Name: "git revert agrees with what runs", Change: s.takeBack, Check: s.agrees(rolledBack),
+				Name: "git revert agrees with what runs", Change: s.undeliver, Check: s.agrees(rolledBack),
 				Why:      "Until now Git asks for what does not run. The revert asks for what the rollback has already brought, so there is nothing to do.",
 				WatchFor: "The history has not grown, and the HelmRelease is ready.",
 			}),
@@ -116,14 +116,11 @@ func (s *gitopsHelmStory) files() (map[string][]byte, error) {
 
 func (s *gitopsHelmStory) start(ctx context.Context, l *Session) error {
 	s.state.Chart, s.state.Image, s.state.Version, s.state.Memory = "./scenarios/"+l.Namespace+"/chart", l.Image, "v1", "32Mi"
-	files, err := s.files()
-	if err != nil {
-		return err
-	}
+	var err error
 	if s.release, err = chart.NewRelease(l.Kube, l.Namespace, releaseName); err != nil {
 		return err
 	}
-	if err := s.begin(ctx, l, "release", "v1 serves", files); err != nil {
+	if err := s.begin(ctx, l, "release", "v1 serves"); err != nil {
 		return err
 	}
 	// Flux deletes it with the rest, and does not wait until Helm has come to the
@@ -143,34 +140,23 @@ func (s *gitopsHelmStory) helmRelease(l *Session) *unstructured.Unstructured {
 	return l.object("helm.toolkit.fluxcd.io/v2", "HelmRelease", releaseName)
 }
 
-func (s *gitopsHelmStory) change(ctx context.Context, l *Session, message string) error {
-	files, err := s.files()
-	if err != nil {
-		return err
-	}
-	return s.commit(ctx, l, message, files)
-}
-
 func (s *gitopsHelmStory) upgradeByCommit(ctx context.Context, l *Session) error {
 	s.state.Version = "v2"
-	if err := s.change(ctx, l, "v2"); err != nil {
-		return err
-	}
-	return s.ready(ctx, l, s.helmRelease(l))
+	return s.change(ctx, l, "v2", s.helmRelease(l))
 }
 
 // failByCommit commits what cannot be installed, and returns when Flux has done
 // what it does then, and stopped.
 func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Session) error {
 	s.state.Version, s.state.Memory = "v3", noQuantity
-	if err := s.change(ctx, l, "v3, with more memory"); err != nil {
+	if err := s.commitTree(ctx, l, "v3, with more memory"); err != nil {
 		return err
 	}
 	s.bad = s.newest
 	if err := s.applied(ctx, l, deliveryBound); err != nil {
 		return err
 	}
-	_, err := s.waitForFlux(ctx, l, deliveryBound, "helm-controller to end", func(ctx context.Context, _ fluxStatus) (string, error) {
+	return s.waitForFlux(ctx, l, deliveryBound, "helm-controller to end", func(ctx context.Context, _ fluxStatus) (string, error) {
 		o, err := l.live(ctx, s.helmRelease(l))
 		if err != nil {
 			return "", err
@@ -183,7 +169,6 @@ func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Session) error {
 		}
 		return "", nil
 	})
-	return err
 }
 
 // says puts what helm-controller says of the release before what a check saw.
@@ -200,9 +185,6 @@ func (s *gitopsHelmStory) says(check func(context.Context, *Session) (Evidence, 
 	}
 }
 
-func (s *gitopsHelmStory) takeBack(ctx context.Context, l *Session) error {
-	if err := s.revert(ctx, l, s.bad); err != nil {
-		return err
-	}
-	return s.ready(ctx, l, s.helmRelease(l))
+func (s *gitopsHelmStory) undeliver(ctx context.Context, l *Session) error {
+	return s.takeBack(ctx, l, s.bad, s.helmRelease(l))
 }

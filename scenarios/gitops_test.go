@@ -41,7 +41,7 @@ func TestWithoutGitNothingIsTested(t *testing.T) {
 
 // What a story puts into Git is its own to get wrong.
 func TestTheFilesInGitSayWhatTheStoryClaims(t *testing.T) {
-	state := gitState{Namespace: "ns", Image: "kind.local/sampleapp", Tag: "x", Version: "v2", Traffic: []gitTraffic{{"v1", 90}, {"v2", 10}}, Card: true}
+	state := gitState{Namespace: "ns", Image: "kind.local/sampleapp", Tag: "x", Version: "v2", Traffic: versionShares{"v1": 90, "v2": 10}, Card: true}
 	files := func(state gitState) map[string][]byte {
 		t.Helper()
 		all, err := fillAll("gitops/tree", state)
@@ -71,7 +71,7 @@ func TestTheFilesInGitSayWhatTheStoryClaims(t *testing.T) {
 		t.Errorf("without the card these differ: %v", changed)
 	}
 	moved := state
-	moved.Traffic = []gitTraffic{{"v1", 0}, {"v2", 100}}
+	moved.Traffic = versionShares{"v1": 0, "v2": 100}
 	if changed := differ(all, files(moved)); !slices.Equal(changed, []string{traffic}) {
 		t.Errorf("with other traffic these differ: %v", changed)
 	}
@@ -170,16 +170,14 @@ func TestTheFirstAnswerIsThatOfAStreak(t *testing.T) {
 	l := gateway(t, append(targets, "v1")...)
 	var sent []time.Time
 	l.send = counted{l.send, func() { sent = append(sent, time.Now()) }}
-	first, err := l.firstOf(t.Context(), l.to("model"), "v2")
+	first, err := l.firstOf(t.Context(), l.to("model"), "v2", time.Now().Add(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(sent) != len(targets) || first.Before(sent[6]) || first.After(sent[7]) {
 		t.Errorf("after %d of %d requests, of which the first of the streak came at %s, it says %s", len(sent), len(targets), sent[7], first)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	if _, err := gateway(t, "v1", "v2").firstOf(ctx, l.to("model"), "v3"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := gateway(t, "v1", "v2").firstOf(t.Context(), l.to("model"), "v3", time.Now().Add(100*time.Millisecond)); !timedOut(t.Context(), err) {
 		t.Errorf("of a version that never answers: %v", err)
 	}
 }

@@ -149,8 +149,8 @@ func (s *helmStory) upgrade(ctx context.Context, l *Session, version, image stri
 // upgradeToNothing upgrades to an image that nobody has built. That this fails
 // is part of the story, and the history's to say; that it takes too long is not.
 func (s *helmStory) upgradeToNothing(ctx context.Context, l *Session) error {
-	image := l.Image[:strings.LastIndex(l.Image, ":")+1] + "never-built"
-	err := s.upgrade(ctx, l, "v3", image, s.atomic)
+	image, _ := splitImage(l.Image)
+	err := s.upgrade(ctx, l, "v3", image+":"+neverBuilt, s.atomic)
 	if errors.Is(err, chart.ErrNotReady) && !errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}

@@ -2,7 +2,6 @@ package scenarios
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -211,7 +210,7 @@ func (s *meshSecurityStory) secure(ctx context.Context, l *Session, want map[str
 		}
 		return ""
 	})
-	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+	if timedOut(ctx, err) {
 		return nil
 	}
 	return err

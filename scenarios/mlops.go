@@ -11,7 +11,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/delivery"
-	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
@@ -64,7 +63,8 @@ func mlops() Scenario {
 // newMlops plans one run.
 func newMlops(o Options) (*Plan, error) {
 	s := &mlopsStory{Options: o, notebooks: notebooks{state: mlopsState{Percent: canaryPercent}}}
-	s.followed = followed{scenario: "mlops", flux: fluxSettings{Poll: seldom, Every: seldom, Asked: true}, bound: modelBound}
+	s.followed = follow("mlops", seldom)
+	s.bound = modelBound
 	if err := enough("mlops", s.claimFor("model-old", "model-new")); err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func newMlops(o Options) (*Plan, error) {
 				WatchFor: "The verdict on this tenth must fail, because of its predictions. The commit's proof says FAIL.",
 			}, s.proveVerdict),
 			s.proven(Step{
-				Name: "git revert takes it back", Change: s.takeBack, Check: s.serves,
+				Name: "git revert takes it back", Change: s.undeliver, Check: s.serves,
 				Why:      "The runner's commit is taken back by one more, and with it the model, its card and its share.",
 				WatchFor: "Every answer is the old model's again.",
 			}),
@@ -128,18 +128,15 @@ func (s *mlopsStory) claimFor(serving, canary string) split.Claim {
 func (s *mlopsStory) first(ctx context.Context, l *Session) error {
 	s.state.Namespace, s.state.Folder = l.Namespace, "scenarios/"+l.Namespace
 	s.state.Image, s.state.Python, s.state.Runner, s.state.Store = l.Image, l.Python, l.Runner, repository(l)
-	if l.Git == nil {
-		return fault.CannotTest("mllab up", "the lab has no Git")
+	s.tree = func() (map[string][]byte, error) {
+		files, err := fillAll("mlops/tree", s.state)
+		delete(files, "training/"+notebookFile)
+		return files, err
 	}
-	files, err := fillAll("mlops/tree", s.state)
-	if err != nil {
+	if err := s.begin(ctx, l, "overlays/lab", "an empty place for a model"); err != nil {
 		return err
 	}
-	delete(files, "training/"+notebookFile)
 	if err := l.giveToken(ctx); err != nil {
-		return err
-	}
-	if err := s.begin(ctx, l, "overlays/lab", "an empty place for a model", files); err != nil {
 		return err
 	}
 	objs, err := render("mlops/training.yaml", s.state)
@@ -279,10 +276,7 @@ func (s *mlopsStory) proveVerdict(ctx context.Context, l *Session, p pushed, e E
 	return s.note(ctx, l, p, e, s.verdict)
 }
 
-// takeBack reverts the commit that brought the canary.
-func (s *mlopsStory) takeBack(ctx context.Context, l *Session) error {
-	if err := s.revert(ctx, l, s.given); err != nil {
-		return err
-	}
-	return s.ready(ctx, l)
+// undeliver takes the commit back that brought the canary.
+func (s *mlopsStory) undeliver(ctx context.Context, l *Session) error {
+	return s.takeBack(ctx, l, s.given)
 }

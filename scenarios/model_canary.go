@@ -64,7 +64,7 @@ func newModelCanary(o Options) (*Plan, error) {
 		Options: o, models: deliveries{{name: "good"}, {name: "bad"}}, right: "2..",
 		containers: map[string]modelContainer{}, inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]map[string]any{},
 	}
-	s.followed = followed{scenario: "model-canary", flux: fluxSettings{Poll: seldom, Every: seldom, Asked: true}}
+	s.followed = follow("model-canary", seldom)
 	return &Plan{
 		Steps: []Step{
 			s.proven(Step{
@@ -88,7 +88,7 @@ func newModelCanary(o Options) (*Plan, error) {
 				WatchFor: "Which metric failed, and that v1 answers. The commit's proof in Git says FAIL.",
 			},
 			s.proven(Step{
-				Name: "git revert agrees with what serves", Change: s.takeBack, Check: s.agrees,
+				Name: "git revert agrees with what serves", Change: s.undeliver, Check: s.agrees,
 				Why:      "Until now Git asks for a model that does not serve. The revert asks for what Flagger has kept, so there is nothing to roll out.",
 				WatchFor: "Git, the Deployment and the answers say v1.",
 			}),
@@ -105,10 +105,7 @@ func newModelCanary(o Options) (*Plan, error) {
 			},
 			{
 				Name: "suspended", Summary: "Flux is suspended, and the commits are made all the same",
-				After: "v1 serves from Git", Break: func(ctx context.Context, l *Session) error {
-					s.flux.Suspended = true
-					return s.configure(ctx, l, l.write) // it is never ready again
-				}, Catches: Delivery,
+				After: "v1 serves from Git", Break: s.suspend, Catches: Delivery,
 			},
 			{
 				Name: "server-too", Summary: "the commit changes the server, too",
@@ -136,11 +133,8 @@ func (s *modelCanaryStory) start(ctx context.Context, l *Session) error {
 	for _, m := range s.models {
 		s.inGit[m.name] = "v1"
 	}
-	files, err := s.files(l)
-	if err != nil {
-		return err
-	}
-	if err := s.begin(ctx, l, "", "v1 serves", files); err != nil {
+	s.tree = func() (map[string][]byte, error) { return s.files(l.Image) }
+	if err := s.begin(ctx, l, "", "v1 serves"); err != nil {
 		return err
 	}
 	if err := s.applied(ctx, l, deliveryBound); err != nil {
@@ -158,6 +152,7 @@ func (s *modelCanaryStory) start(ctx context.Context, l *Session) error {
 		return err
 	}
 	for _, m := range s.models {
+		var err error
 		if s.pods[m.name], _, err = l.podTemplate(ctx, m.name); err != nil {
 			return err
 		}
@@ -201,11 +196,11 @@ func (s *modelCanaryStory) judge(ctx context.Context, l *Session) error {
 }
 
 // files are the folder in Git.
-func (s *modelCanaryStory) files(l *Session) (map[string][]byte, error) {
+func (s *modelCanaryStory) files(server string) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for name, version := range s.inGit {
 		text, err := fill("scenarios/model-canary/deployment.yaml", inGitModel{
-			Name: name, Model: s.containers[version].image, Server: l.Image, Scrape: scrapeEvery, Also: s.also && version != "v1",
+			Name: name, Model: s.containers[version].image, Server: server, Scrape: scrapeEvery, Also: s.also && version != "v1",
 		})
 		if err != nil {
 			return nil, err
@@ -220,12 +215,8 @@ func (s *modelCanaryStory) files(l *Session) (map[string][]byte, error) {
 func (s *modelCanaryStory) deliver(ctx context.Context, l *Session) error {
 	for _, m := range s.models {
 		s.inGit[m.name] = m.name
-		files, err := s.files(l)
-		if err != nil {
-			return err
-		}
 		m.changed = time.Now()
-		if err := s.commit(ctx, l, m.name+": another model container", files); err != nil {
+		if err := s.commitTree(ctx, l, m.name+": another model container"); err != nil {
 			return err
 		}
 		s.commits[m.name] = s.newest
@@ -245,8 +236,8 @@ func (s *modelCanaryStory) over(name string) func(context.Context, *Session) err
 	}
 }
 
-// takeBack reverts the commit of the bad model's v2.
-func (s *modelCanaryStory) takeBack(ctx context.Context, l *Session) error {
+// undeliver reverts the commit of the bad model's v2.
+func (s *modelCanaryStory) undeliver(ctx context.Context, l *Session) error {
 	if err := s.revert(ctx, l, s.commits["bad"]); err != nil {
 		return err
 	}

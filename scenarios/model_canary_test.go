@@ -57,12 +57,12 @@ func TestACommitChangesTheModelContainerAlone(t *testing.T) {
 		t.Helper()
 		s := newModelCanaryStory("good", "bad")
 		s.also = also
-		was, err := s.files(l)
+		was, err := s.files(l.Image)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.inGit["good"] = "good"
-		is, err := s.files(l)
+		is, err := s.files(l.Image)
 		if err != nil {
 			t.Fatal(err)
 		}

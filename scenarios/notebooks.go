@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -147,15 +146,14 @@ type runnerEnd struct {
 
 // ended returns when the runner of the newest notebook has.
 func (n *notebooks) ended(ctx context.Context, l *Session) error {
-	var asked error
 	var word runnerEnd
-	err := l.until(ctx, "the runner of "+n.newest.short(), func() string {
-		var pods []corev1.Pod
-		if pods, asked = l.Kube.Pods(ctx, l.Namespace, map[string]string{"batch.kubernetes.io/job-name": "training"}); asked != nil {
-			return ""
+	err := l.untilError(ctx, untilInterval, "the runner of "+n.newest.short(), func() (string, error) {
+		pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"batch.kubernetes.io/job-name": "training"})
+		if err != nil {
+			return "", err
 		}
 		if word = wordOf(pods, n.trained.run); word.final {
-			return ""
+			return "", nil
 		}
 		reason := ""
 		if word.Error != "" {
@@ -163,11 +161,11 @@ func (n *notebooks) ended(ctx context.Context, l *Session) error {
 		}
 		w, err := l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", n.trained.run))
 		if err != nil {
-			return reason + "no Workflow yet"
+			return reason + "no Workflow yet", nil
 		}
-		return reason + cmp.Or(w.progress(), "no step yet")
+		return reason + cmp.Or(w.progress(), "no step yet"), nil
 	})
-	if err := errors.Join(err, asked); err != nil {
+	if err != nil {
 		return err
 	}
 	n.trained.commit, n.trained.refusal, n.trained.took = word.Commit, word.Error, time.Since(n.trained.pushed.began)

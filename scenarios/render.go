@@ -2,11 +2,16 @@ package scenarios
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
+	"strings"
 	"text/template"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
 	"mllab.local/manifests"
@@ -61,3 +66,49 @@ func fillAll(folder string, data any) (map[string][]byte, error) {
 		return err
 	})
 }
+
+// object is one of the run's, without its content.
+func (l *Session) object(apiVersion, kind, name string) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{}
+	o.SetAPIVersion(apiVersion)
+	o.SetKind(kind)
+	o.SetNamespace(l.Namespace)
+	o.SetName(name)
+	return o
+}
+
+// live reads an object.
+func (l *Session) live(ctx context.Context, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	return o, l.Kube.Get(ctx, client.ObjectKeyFromObject(o), o)
+}
+
+// conditionOf returns the status of a condition, and its reason and message in one
+// line.
+func conditionOf(o *unstructured.Unstructured, kind string) (status, why string) {
+	if c, ok := kube.ConditionOf(o, kind); ok {
+		return c.Status, oneLine(c.Reason + ": " + c.Message)
+	}
+	return "Unknown", "it has not said anything yet"
+}
+
+// oneLine returns a text with single spaces as its only white space, cut if it is
+// too long to read.
+func oneLine(text string) string {
+	const most = 300
+	text = strings.Join(strings.Fields(text), " ")
+	if r := []rune(text); len(r) > most {
+		text = string(r[:most]) + "…"
+	}
+	return text
+}
+
+// neverBuilt is a tag of an image that nobody has built.
+const neverBuilt = "never-built"
+
+// splitImage is an image's name and its tag.
+func splitImage(image string) (name, tag string) {
+	at := strings.LastIndex(image, ":")
+	return image[:at], image[at+1:]
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

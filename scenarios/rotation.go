@@ -69,18 +69,13 @@ func (r rotation) allAnswer(ctx context.Context, l *Session) error {
 func (l *Session) within(ctx context.Context, bound time.Duration, claim Claim, what string, ready func() (string, error)) error {
 	bounded, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	var why string
-	var unseen error
-	err := l.until(bounded, what, func() string {
-		if why, unseen = ready(); unseen != nil {
-			return ""
-		}
-		return why
+	why, seen := "", true
+	err := l.untilError(bounded, untilInterval, what, func() (_ string, err error) {
+		why, err = ready()
+		seen = err == nil
+		return why, err
 	})
-	switch {
-	case unseen != nil:
-		return unseen
-	case err != nil && ctx.Err() == nil:
+	if err != nil && seen && ctx.Err() == nil {
 		return refute(claim, "%s: not within %s: %s", what, bound, why)
 	}
 	return err

@@ -3,7 +3,6 @@ package scenarios
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -63,7 +62,7 @@ func (l *Session) routed(ctx context.Context, name string) error {
 			return l.unmarked(bounded, state, anyone, r)
 		}
 	})
-	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+	if timedOut(ctx, err) {
 		return refute(Answers, "Knative calls it ready: %v", err)
 	}
 	return err

@@ -4,26 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/proxy"
-	"mllab.local/scenarios/file"
 )
 
 // Result is the outcome of one run: of a scenario, or of one of its controls.
@@ -99,10 +89,6 @@ func (r Result) Verdict() string {
 	return "FAIL"
 }
 
-// Namespace is where a scenario runs; its controls run in namespaces of their
-// own, whose names go on with "-" and the control's.
-func Namespace(scenario string) string { return file.NamespacePrefix + scenario }
-
 // requestBound is how long one request may take.
 const requestBound = 10 * time.Second
 
@@ -111,34 +97,6 @@ const stepBound = 6 * time.Minute
 
 // cleanupBound is how long the clean-up of a run may take, even after ^C.
 const cleanupBound = 3 * time.Minute
-
-// Labels of every namespace that a run makes. A run removes only what its own
-// scenario has made, and at its end only what it has made itself.
-const (
-	managedLabel  = "app.kubernetes.io/managed-by"
-	managedBy     = "mllab"
-	scenarioLabel = "mllab.local/scenario"
-	runLabel      = "mllab.local/run"
-	confinedLabel = "mllab.local/confined" // of a user's scenario: userfile/fence.yaml holds there
-)
-
-// Undisturbed is an error when a container of the lab's own pods, and not of a run's, was evicted or has ended since a
-// time: what was measured meanwhile was measured on a lab that was not whole. The lab's own namespaces are those of its
-// addons and Kubernetes' own.
-func Undisturbed(ctx context.Context, k *kube.Client, since time.Time) error {
-	list, err := k.Restarts(ctx, isLabs, since)
-	if err != nil {
-		return fault.CannotTest("", "looking for restarts: %w", err)
-	}
-	if len(list) > 0 {
-		return fault.CannotTest("see `mllab status`, or use a smaller --parallel", "the lab was not whole all the time: %s", strings.Join(list, "; "))
-	}
-	return nil
-}
-
-func isLabs(ns *corev1.Namespace) bool {
-	return ns.Name == metav1.NamespaceSystem || ns.Labels[managedLabel] == managedBy && ns.Labels[scenarioLabel] == ""
-}
 
 // session begins a run of a scenario, or of one of its controls.
 func (env *Env) session(j Job) *Session {
@@ -435,167 +393,4 @@ func (l *Session) admitted(ctx context.Context, p *Plan) error {
 	}
 	task.done("the cluster takes all objects")
 	return nil
-}
-
-// freshNamespace makes the run's namespace; one that an interrupted run left
-// is removed first, one that the scenario has not made is left alone.
-func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
-	task := l.begin("namespace")
-	l.runID = uuid.NewString()
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{
-		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.runID,
-	}}}
-	if s.SidecarInjection {
-		ns.Labels["istio-injection"] = "enabled"
-	} else if s.Untrusted || s.Baseline {
-		// Not in the mesh, where only confine judges: Istio's init container needs
-		// NET_ADMIN, which no level but "privileged" allows.
-		// https://kubernetes.io/docs/concepts/security/pod-security-standards/
-		ns.Labels["pod-security.kubernetes.io/enforce"] = "baseline"
-	}
-	if s.Untrusted {
-		ns.Labels[confinedLabel] = "true"
-	}
-	_, err := removeNamespace(ctx, l.Kube, l.Namespace, scenarioLabel, s.Name, task.Update)
-	if err == nil {
-		if err = l.Kube.Create(ctx, ns); err != nil {
-			err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
-		} else {
-			l.namespaceCreated = true
-		}
-	}
-	if err == nil && s.Untrusted {
-		l.task = task
-		err = l.confine(ctx)
-	}
-	if err != nil {
-		task.fail(err)
-		return err
-	}
-	task.done(l.Namespace)
-	return nil
-}
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// Job is one run that is asked for.
-type Job struct {
-	Scenario Scenario
-	Options  Options
-	Control  string // empty: the scenario itself
-}
-
-// alone reports whether no other job may run in parallel with it.
-func (j Job) alone() bool {
-	return j.Scenario.Serial && (j.Control == "" || !j.Scenario.ParallelControls)
-}
-
-// RunAll runs every job, up to workers of them at a time; those that must not
-// run in parallel come last, one by one. After its last step a run makes room for
-// the next one and cleans up meanwhile: most of that is waiting. A job that fails
-// does not stop the others, only the end of ctx or of the API server does. The last
-// event of each run has its Result, also of a job that was not begun. The error is
-// ^C's, or else the first one that kept something from being tested.
-func RunAll(ctx context.Context, env *Env, jobs []Job, keep bool, workers int) error {
-	ctx, end := env.Kube.UntilGone(ctx)
-	defer end()
-	cpu := newCPUMeter(env.CPU)
-	_, err := runAll(ctx, jobs, workers, env.Events, func(j Job, stepsDone func()) (Result, error) {
-		return j.run(ctx, env, cpu, keep, stepsDone)
-	})
-	return err
-}
-
-func runAll(ctx context.Context, jobs []Job, workers int, events func(Event), run func(j Job, stepsDone func()) (Result, error)) ([]Result, error) {
-	results, errs := make([]Result, len(jobs)), make([]error, len(jobs))
-	runThose := func(serial bool, workers int) {
-		var running sync.WaitGroup
-		defer running.Wait()
-		room := make(chan struct{}, workers)
-		for i, j := range jobs {
-			if j.alone() != serial {
-				continue
-			}
-			room <- struct{}{}
-			stepsDone := sync.OnceFunc(func() { <-room })
-			running.Go(func() {
-				defer stepsDone()
-				if ctx.Err() != nil {
-					results[i], errs[i] = j.notBegun(context.Cause(ctx))
-					if events != nil {
-						events(results[i].Event())
-					}
-					return
-				}
-				results[i], errs[i] = run(j, stepsDone)
-			})
-		}
-	}
-	runThose(false, workers)
-	runThose(true, 1)
-	var first error
-	for _, err := range errs {
-		switch {
-		case errors.Is(err, context.Canceled):
-			return results, err
-		case first == nil:
-			first = err
-		}
-	}
-	return results, first
-}
-
-// notBegun is the result of a job whose turn came after the end of the context.
-func (j Job) notBegun(ended error) (Result, error) {
-	r := Result{Scenario: j.Scenario.Name, Control: j.Control}
-	err := fmt.Errorf("not begun: %w", ended)
-	r.Error = err.Error()
-	if errors.Is(ended, context.Canceled) {
-		return r, err
-	}
-	return r, fault.CannotTest("", "%s: %w", j.Scenario.Name, err)
-}
-
-// Reset removes what runs of a scenario and its controls left, with --keep or
-// killed, and returns the namespaces it removed, in order and with an error
-// too. A run does that by itself before it begins.
-func Reset(ctx context.Context, c *kube.Client, scenario string, reason func(string)) ([]string, error) {
-	var all corev1.NamespaceList
-	if err := c.List(ctx, &all, client.MatchingLabels{scenarioLabel: scenario}); err != nil {
-		return nil, fmt.Errorf("looking for namespaces of scenario %s: %w", scenario, err)
-	}
-	removed := make([]string, len(all.Items))
-	var g errgroup.Group
-	for i, ns := range all.Items {
-		g.Go(func() error {
-			there, err := removeNamespace(ctx, c, ns.Name, scenarioLabel, scenario, reason)
-			if there {
-				removed[i] = ns.Name
-			}
-			return err
-		})
-	}
-	err := g.Wait()
-	slices.Sort(removed)
-	return slices.DeleteFunc(removed, func(name string) bool { return name == "" }), err
-}
-
-// removeNamespace removes a namespace whose label has this value, and says
-// whether it was there. Any other is left alone, which is an error.
-func removeNamespace(ctx context.Context, c *kube.Client, name, label, value string, reason func(string)) (bool, error) {
-	var ns corev1.Namespace
-	err := c.Get(ctx, client.ObjectKey{Name: name}, &ns)
-	switch {
-	case apierrors.IsNotFound(err):
-		return false, nil
-	case err == nil && ns.Labels[label] != value:
-		return false, fault.CannotTest("remove it, or give the scenario another name",
-			"namespace %s must have label %s=%s to be removed, got %q: it was made by something else", name, label, value, ns.Labels[label])
-	case err == nil:
-		err = c.DeleteNamespace(ctx, name, reason)
-	}
-	if err != nil {
-		return false, fmt.Errorf("removing namespace %s: %w", name, err)
-	}
-	return true, nil
 }

@@ -3,6 +3,7 @@ package scenarios
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -241,20 +242,28 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// untilInterval is how often most waits ask.
+const untilInterval = 100 * time.Millisecond
+
 // until asks again and again until ready has no reason left why it is not, or
 // ctx ends.
 func (l *Session) until(ctx context.Context, what string, ready func() string) error {
-	return l.untilEvery(ctx, 100*time.Millisecond, what, ready)
+	return l.untilEvery(ctx, untilInterval, what, ready)
 }
 
 // untilEvery is until that asks at this interval, for what is timed by it.
 func (l *Session) untilEvery(ctx context.Context, interval time.Duration, what string, ready func() string) error {
+	return l.untilError(ctx, interval, what, func() (string, error) { return ready(), nil })
+}
+
+// untilError is untilEvery that also ends with an error of ready.
+func (l *Session) untilError(ctx context.Context, interval time.Duration, what string, ready func() (string, error)) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		why := ready()
-		if why == "" {
-			return nil
+		why, err := ready()
+		if why == "" || err != nil {
+			return err
 		}
 		l.task.Update("waiting for " + what + ": " + why)
 		select {
@@ -263,6 +272,11 @@ func (l *Session) untilEvery(ctx context.Context, interval time.Duration, what s
 			return fmt.Errorf("waiting for %s: %w (last: %s)", what, ctx.Err(), why)
 		}
 	}
+}
+
+// timedOut reports whether err is that a limit below ctx's own has passed.
+func timedOut(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
 }
 
 // lasting is a context for what outlives its step, whose own is bounded. It ends
