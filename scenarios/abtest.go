@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"sync"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -318,50 +317,4 @@ func (s *abStory) judge(e Evidence, a, b split.Arm, want split.Conclusion) (Evid
 		return e, refute(Outcome, "the test concludes %q where %q is claimed: %s", got.Conclusion, want, e.Summary)
 	}
 	return e, nil
-}
-
-// inTurn sends n requests with each of the headers, one after the other, so
-// that what changes with time meets all alike. It returns the answers by
-// header, and judges nothing.
-func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
-	t := &turns{Sender: l.send, headers: headers, turn: map[string]int{}}
-	total := n * len(headers)
-	l.events.emit(Event{Type: EventSample, N: total})
-	all := probe.Burst(ctx, t, l.to("model"), total, sampleWorkers, func(a probe.Answer) { l.events.saw(FromSample, a) })
-	if err := ctx.Err(); err != nil {
-		return nil, Evidence{}, err
-	}
-	tally := probe.Count(all)
-	file, err := l.keep(all)
-	e := Evidence{Tally: &tally, File: file}
-	if err != nil {
-		return nil, e, err
-	}
-	by := make([][]probe.Answer, len(headers))
-	for _, a := range all {
-		by[t.turn[a.ID]] = append(by[t.turn[a.ID]], a)
-	}
-	return by, e, nil
-}
-
-// turns is a Sender that gives each request the next of its headers.
-type turns struct {
-	probe.Sender
-	headers []http.Header
-	mu      sync.Mutex
-	next    int
-	turn    map[string]int // request ID -> place among headers
-}
-
-func (t *turns) Send(ctx context.Context, r probe.Request) probe.Answer {
-	t.mu.Lock()
-	turn := t.next % len(t.headers)
-	t.next++
-	t.mu.Unlock()
-	r.Header = t.headers[turn]
-	a := t.Sender.Send(ctx, r)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.turn[a.ID] = turn
-	return a
 }

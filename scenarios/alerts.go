@@ -198,18 +198,6 @@ func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// podOf is the one pod with these labels.
-func (l *Session) podOf(ctx context.Context, labels map[string]string) (string, error) {
-	pods, err := l.pods(ctx, labels)
-	if err == nil && len(pods) != 1 {
-		err = fmt.Errorf("%s has %d pods instead of one", labels["app"], len(pods))
-	}
-	if err != nil {
-		return "", err
-	}
-	return pods[0], nil
-}
-
 // heard is what the receiver has got.
 func (s *alertsStory) heard(ctx context.Context, l *Session) (all []api.Alert, err error) {
 	body, err := l.Kube.FromPod(ctx, l.Namespace, s.pod, modelPort, "alerts")

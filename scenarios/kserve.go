@@ -2,9 +2,7 @@ package scenarios
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -248,59 +246,6 @@ func (s *kserveStory) predicts(version string, protocols bool) func(context.Cont
 		e.Summary += "; " + by
 		return e, err
 	}
-}
-
-// byProtocols asks for the predictions of all rows at once. Each answer must be
-// the trainer's, from the model with that digest.
-// https://kserve.github.io/website/docs/concepts/architecture/data-plane
-func (l *Session) byProtocols(ctx context.Context, model string, held heldOut) (string, error) {
-	var flat []float64
-	for _, row := range held.Instances {
-		flat = append(flat, row...)
-	}
-	ask := func(path string, body, answer any) error {
-		text, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		r := l.to(kserveHost)
-		r.URL, r.Method, r.Body, r.Header = r.URL+path, http.MethodPost, text, http.Header{"Content-Type": {"application/json"}}
-		a := l.send.Send(ctx, r)
-		if !a.OK() {
-			return refute(Answers, "%s: %s", path, a.Problem())
-		}
-		if a.Model != model {
-			return refute(Model, "%s: the answer is of model %q, not of %s", path, a.Model, model)
-		}
-		return json.Unmarshal([]byte(a.Body), answer)
-	}
-	var v1 struct{ Predictions []float64 }
-	if err := ask("/v1/models/model:predict", map[string]any{"instances": held.Instances}, &v1); err != nil {
-		return "", err
-	}
-	var v2 struct {
-		Outputs []struct {
-			Name string
-			Data []float64
-		}
-	}
-	tensor := map[string]any{"name": "rows", "datatype": "FP64", "shape": []int{len(held.Instances), len(held.Instances[0])}, "data": flat}
-	if err := ask("/v2/models/model/infer", map[string]any{"inputs": []any{tensor}}, &v2); err != nil {
-		return "", err
-	}
-	var classes []float64
-	for _, o := range v2.Outputs {
-		if o.Name == "predictions" {
-			classes = append(classes, o.Data...)
-		}
-	}
-	same := func(got float64, want int) bool { return got == float64(want) }
-	for protocol, got := range map[string][]float64{"v1 :predict": v1.Predictions, "v2 infer": classes} {
-		if !slices.EqualFunc(got, held.Predictions, same) {
-			return "", refute(Predictions, "%s: %d answers for %d rows, and not the trainer's", protocol, len(got), len(held.Predictions))
-		}
-	}
-	return "the same by v1 :predict and by v2 infer", nil
 }
 
 // refusalBound is how long KServe may take to say why a model is not served.

@@ -127,3 +127,15 @@ func (l *Session) breakPods(ctx context.Context, pods []string, f faults) error 
 
 // failPercent of the requests are answered 500 by a v2 that is made to fail.
 const failPercent = 5
+
+// podOf is the one pod with these labels.
+func (l *Session) podOf(ctx context.Context, labels map[string]string) (string, error) {
+	pods, err := l.pods(ctx, labels)
+	if err == nil && len(pods) != 1 {
+		err = fmt.Errorf("%s has %d pods instead of one", labels["app"], len(pods))
+	}
+	if err != nil {
+		return "", err
+	}
+	return pods[0], nil
+}
