@@ -63,7 +63,7 @@ type Step struct {
 	Check func(ctx context.Context, l *Session) (Evidence, error)
 }
 
-// Control breaks the world on purpose.
+// Control is a negative control: it breaks the world on purpose.
 type Control struct {
 	Name    string
 	Summary string
