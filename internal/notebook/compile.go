@@ -151,11 +151,14 @@ func (b *Notebook) program() []byte {
 // Objects are the pipeline as Kubernetes has it: an Argo Workflow with one task
 // for each step, the code, and the rights of its pods.
 //
-// Errors: those of Read, an invalid name, an image outside of the lab's registry,
+// Errors: those of Read, an invalid name or namespace, an image outside of the lab's registry,
 // a file that is not text or has a name that the pipeline needs, too much code.
 func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	if !pipelineName.MatchString(p.Name) {
 		return nil, fmt.Errorf("the name must be at most 40 of a-z, 0-9 and -, with a letter or digit at both ends, got %q: rename the file", p.Name)
+	}
+	if why := validation.IsDNS1123Label(p.Space); why != nil {
+		return nil, fmt.Errorf("the namespace must be at most 63 of a-z, 0-9 and -, with a letter or digit at both ends, got %q", p.Space)
 	}
 	book, err := Read(p.Notebook)
 	if err != nil {

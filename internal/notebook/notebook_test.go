@@ -466,6 +466,10 @@ func TestAPipelineHasATaskForEachStep(t *testing.T) {
 	if p.Runner = []byte("another"); p.Run() == was {
 		t.Error("another runner makes the same run")
 	}
+	p.Space = "Team_A"
+	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), `the namespace must be`) {
+		t.Errorf("a bad namespace: %v", err)
+	}
 	p.Name = "Not A Name"
 	if _, err := p.Objects(); err == nil || !strings.Contains(err.Error(), `"Not A Name"`) {
 		t.Errorf("a bad name: %v", err)
