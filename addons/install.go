@@ -87,7 +87,15 @@ func install(ctx context.Context, env Env, list []Rendered, r report.Reporter, d
 			return j.result.Err
 		})
 	}
-	return results, running.Wait()
+	err := running.Wait()
+	if ctx.Err() != nil { // it ended all at once: the first of them has the reason, and others only waited for it
+		for _, r := range results {
+			if r.Err != nil {
+				return results, r.Err
+			}
+		}
+	}
+	return results, err
 }
 
 func (j *job) run(ctx context.Context, env Env, jobs map[string]*job, r report.Reporter, do actions) (err error) {

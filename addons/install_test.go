@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -282,20 +283,23 @@ func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
 }
 
 func TestAnInterruptionIsReportedAsOne(t *testing.T) {
-	d := &diary{}
-	ctx, interrupt := context.WithCancel(context.Background())
-	hook := func(ctx context.Context, doing, _ string) error {
-		if doing == "wait" {
-			interrupt()
-			<-ctx.Done()
-			return fmt.Errorf("Deployment/x: %w (last: 0/1 ready)", ctx.Err())
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{}
+		ctx, interrupt := context.WithCancel(t.Context())
+		hook := func(ctx context.Context, doing, _ string) error {
+			if doing == "wait" {
+				interrupt()
+				<-ctx.Done()
+				synctest.Wait() // what waits for this one has ended
+				return fmt.Errorf("Deployment/x: %w (last: 0/1 ready)", ctx.Err())
+			}
+			return nil
 		}
-		return nil
-	}
-	_, err := install(ctx, Env{}, []Rendered{d.fake("a", nil, nil)}, report.Discard(), d.actions(hook))
-	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "last: 0/1 ready") {
-		t.Errorf("error is %v with code %d, want the last reason and code 130", err, fault.Code(err))
-	}
+		_, err := install(ctx, Env{}, []Rendered{d.fake("a", nil, nil), d.fake("b", []string{"a"}, nil)}, report.Discard(), d.actions(hook))
+		if fault.Code(err) != 130 || !strings.Contains(err.Error(), "last: 0/1 ready") {
+			t.Errorf("error is %v with code %d, want the last reason and code 130", err, fault.Code(err))
+		}
+	})
 }
 
 func TestAListThatLacksWhatAnAddonNeedsIsRefused(t *testing.T) {
