@@ -193,7 +193,7 @@ func testUpGitOps(t *testing.T, c cli) {
 	c.part(t, "up restores the controller that applies commits", func(t *testing.T) {
 		c.kubectl(t, "delete", "deployment", "kustomize-controller", "-n", "flux-system")
 		_, r := up(t)
-		if !strings.Contains(r.err, "applied without Git: flux: Deployment/flux-system/kustomize-controller") {
+		if !strings.Contains(r.err, "mllab applies them itself: flux: Deployment/flux-system/kustomize-controller") {
 			t.Errorf("up does not say so: %s", r)
 		}
 		j.edit(t, config, "data: {}", "data: {min-non-active-revisions: \"6\"}")
