@@ -150,7 +150,7 @@ func TestAResultThatCannotBeWrittenIsAFailure(t *testing.T) {
 	for _, args := range []string{"version", "version -o json", "scenario list", "scenario list canary", "up --help", "completion bash"} {
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		if err != nil {
-			t.Skip(err) // only Linux has it
+			t.Skipf("a device that is always full is only on Linux: %v", err)
 		}
 		defer full.Close()
 		var talk bytes.Buffer
