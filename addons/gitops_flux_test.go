@@ -97,8 +97,8 @@ func (lab *gitLab) get(ctx context.Context, c client.WithWatch, key client.Objec
 	return nil
 }
 
-// commit moves the branch as somebody's push does.
-func (lab *gitLab) commit(author string, change files) string {
+// clone clones the repository for somebody.
+func (lab *gitLab) clone(author string) *labgit.Repo {
 	lab.Helper()
 	remote, err := GitRemote(lab.Context(), lab.env.Kube, lab.env.Gateway)
 	if err != nil {
@@ -108,7 +108,13 @@ func (lab *gitLab) commit(author string, change files) string {
 	if err != nil {
 		lab.Fatal(err)
 	}
-	hash, err := repo.Commit(lab.Context(), labgit.Change{Files: change, Message: "by " + author})
+	return repo
+}
+
+// commit moves the branch as somebody's push does.
+func (lab *gitLab) commit(author string, change files) string {
+	lab.Helper()
+	hash, err := lab.clone(author).Commit(lab.Context(), labgit.Change{Files: change, Message: "by " + author})
 	if err != nil {
 		lab.Fatal(err)
 	}
@@ -211,14 +217,7 @@ func TestACommitIsFetchedWhenFluxHasItOrALaterOne(t *testing.T) {
 	for i := range 3 {
 		commits = append(commits, lab.commit("jane", files{"x": fmt.Append(nil, i)}))
 	}
-	remote, err := GitRemote(t.Context(), lab.env.Kube, lab.env.Gateway)
-	if err != nil {
-		t.Fatal(err)
-	}
-	repo, err := labgit.Clone(t.Context(), remote, gitopsAuthor)
-	if err != nil {
-		t.Fatal(err)
-	}
+	repo := lab.clone(gitopsAuthor)
 	for _, c := range []struct {
 		has  string
 		want bool

@@ -164,11 +164,7 @@ func TestTheCacheKeepsItsImagesWhenTheDiskIsFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	work := filepath.Join(c.dir, "work")
-	if err := os.Mkdir(work, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.put("agent", "k", small(t, work, "agent")); err != nil {
+	if _, err := c.put("agent", "k", small(t, c.dir, "agent")); err != nil {
 		t.Fatal(err)
 	}
 	full := errors.New("no space left on device")
@@ -178,7 +174,7 @@ func TestTheCacheKeepsItsImagesWhenTheDiskIsFull(t *testing.T) {
 	if img, err := c.get("agent", "k"); err != nil || img == nil {
 		t.Errorf("after half an index it has %v, %v", img, err)
 	}
-	if _, err := c.put("other", "k", small(t, work, "other")); err != nil {
+	if _, err := c.put("other", "k", small(t, c.dir, "other")); err != nil {
 		t.Error(err)
 	}
 	if img, err := c.get("agent", "k"); err != nil || img == nil {

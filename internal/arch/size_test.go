@@ -1,10 +1,10 @@
 package arch
 
 import (
-	"bytes"
-	"io/fs"
+	"go/token"
 	"math"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -44,37 +44,16 @@ func sizes(t *testing.T) (rows map[string]int, of map[string]string, total int) 
 func TestThePageSaysWhereTheLinesAre(t *testing.T) {
 	said, of, total := sizes(t)
 	lines, all := map[string]int{}, 0
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(root, p)
-		if err != nil {
-			return err
-		}
-		name = filepath.ToSlash(name)
-		if d.IsDir() && (name == ".git" || name == ".test" || name == "bin" || name == "dist" || name == "bootstrap/images/modules" || d.Name() == "testdata") {
-			return filepath.SkipDir
-		}
-		if d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
-			return nil
-		}
-		text, err := os.ReadFile(p)
-		if err != nil {
-			return err
-		}
-		n := bytes.Count(text, []byte("\n"))
+	set := token.NewFileSet()
+	for _, s := range program(t, set) {
+		n := set.File(s.syntax.Pos()).LineCount()
 		all += n
-		for folder := filepath.ToSlash(filepath.Dir(name)); folder != "."; folder = filepath.ToSlash(filepath.Dir(folder)) {
+		for folder := path.Dir(s.path); folder != "."; folder = path.Dir(folder) {
 			if row, ok := of[folder]; ok { // the row of the nearest folder has it
 				lines[row] += n
 				break
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	near := func(what string, said, is int) {
 		if math.Abs(float64(said-is)) > max(150, float64(is)/20) {
