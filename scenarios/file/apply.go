@@ -1,0 +1,188 @@
+package file
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+func (t *validator) apply(items []itemForm) Apply {
+	var a Apply
+	revisions := map[string]bool{}
+	for _, item := range items {
+		switch {
+		case item.Model != nil:
+			a.Models = append(a.Models, t.model(item.At.get("model"), *item.Model))
+		case item.Knative != nil:
+			v := item.At.get("knative")
+			m := t.knative(v, *item.Knative)
+			if revisions[m.Name] {
+				t.wrong(v, "a second version of %s in one step, and each change of a Knative Service makes one revision; make it a step of its own", m.Name)
+			}
+			revisions[m.Name] = true
+			a.Models = append(a.Models, m)
+		default:
+			a.Objects = append(a.Objects, t.object(item.At))
+		}
+	}
+	return a
+}
+
+func (t *validator) model(v *value, m Model) Model {
+	m.Where = t.where(v)
+	was, again := t.w.models[m.Name]
+	switch {
+	case again && was.knative:
+		t.wrong(v.get("name"), "%s is a Knative Service already; use another name", m.Name)
+	case again && was.routed != m.Route:
+		t.wrong(v, "%s has versions with a route and without; say the same `route` for each", m.Name)
+	}
+	t.addObject(v, Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
+	t.addObject(v, Ref{"", "Service", m.Name + "-" + m.Version}, again)
+	t.ports[m.Name+"-"+m.Version] = []string{"80"} // as in userfile/service.yaml
+	if m.Route {
+		t.need("istio")
+		t.addObject(v, Ref{istio, "Gateway", m.Name}, again)
+		t.addObject(v, Ref{istio, "VirtualService", m.Name}, again)
+		t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
+		t.serves[m.Name] = appended(appended(t.serves[m.Name], m.Name), m.Version+"-"+m.Name)
+	}
+	t.w.models[m.Name] = modelState{false, m.Route, appended(was.versions, m.Version)}
+	return m
+}
+
+const (
+	istio   = "networking.istio.io"
+	serving = "serving.knative.dev"
+)
+
+func (t *validator) knative(v *value, m Model) Model {
+	m.Where, m.Knative = t.where(v), true
+	was, again := t.w.models[m.Name]
+	switch {
+	case again && !was.knative:
+		t.wrong(v.get("name"), "%s is a Deployment already; use another name", m.Name)
+	case slices.Contains(was.versions, m.Version):
+		t.wrong(v.get("version"), "version %s of %s is there already, and a revision does not change; use another version", m.Version, m.Name)
+	case m.MinScale > m.MaxScale:
+		t.wrong(v, "min-scale %d is more than max-scale %d; change one of them", m.MinScale, m.MaxScale)
+	}
+	t.need("knative")
+	t.addObject(v, Ref{serving, "Service", m.Name}, again)
+	t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
+	t.w.models[m.Name] = modelState{true, true, appended(was.versions, m.Version)}
+	return m
+}
+
+// appended returns a new list with one more element.
+func appended(list []string, one string) []string {
+	if slices.Contains(list, one) {
+		return list
+	}
+	return append(slices.Clone(list), one)
+}
+
+// addObject records an object. It reports a problem if another field applies the
+// same object: the two would overwrite each other.
+func (t *validator) addObject(v *value, ref Ref, again bool) {
+	by, there := t.w.objects[ref]
+	if there && !(again && by == v.path[strings.LastIndex(v.path, ".")+1:]) {
+		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
+	}
+	t.w.objects[ref] = v.path[strings.LastIndex(v.path, ".")+1:]
+	t.made[ref] = true
+}
+
+const inline = "apply"
+
+func (t *validator) object(v *value) Object {
+	o := Object{t.where(v), v.any().(map[string]any)}
+	ref := o.Ref()
+	if by, there := t.w.objects[ref]; there && by != inline {
+		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
+	}
+	t.w.objects[ref] = inline
+	t.made[ref] = true
+	spec, _ := o.fields["spec"].(map[string]any)
+	switch {
+	case ref.Group == istio:
+		t.need("istio")
+		o.fields["apiVersion"] = istio + "/v1" // the older ones have the same form
+		if ref.Kind != "Gateway" && spec["exportTo"] == nil {
+			spec["exportTo"] = []any{".", "istio-system"}
+		}
+	case ref.Group == serving:
+		t.need("knative")
+		t.w.hosts[ref.Name] = true
+		if traffic := v.get("spec").get("traffic"); traffic != nil {
+			for _, each := range traffic.items {
+				if tag := each.get("tag"); tag != nil {
+					t.w.hosts[tag.text+"-"+ref.Name] = true
+				}
+			}
+		}
+	case ref.Kind == "Deployment":
+		neverPull(spec)
+	}
+	t.note(ref, v.get("spec"))
+	return o
+}
+
+// note keeps what the spec of an object says that others refer to.
+func (t *validator) note(ref Ref, v *value) {
+	switch ref.Kind {
+	case "Service":
+		for _, port := range v.get("ports").list() {
+			t.ports[ref.Name] = appended(t.ports[ref.Name], fmt.Sprint(port.get("port").int))
+		}
+	case "DestinationRule":
+		service, _, _ := strings.Cut(v.get("host").str(), ".")
+		for _, subset := range v.get("subsets").list() {
+			t.subsets[service] = appended(t.subsets[service], subset.get("name").str())
+		}
+	case "Gateway":
+		for _, server := range v.get("servers").list() {
+			for _, h := range server.get("hosts").list() {
+				t.serves[ref.Name] = appended(t.serves[ref.Name], t.hostName(h.text))
+			}
+		}
+	case "VirtualService":
+		t.noteMarks(v)
+		if len(gatewaysOf(v)) == 0 {
+			return // the sidecars' only
+		}
+		for _, h := range v.get("hosts").list() {
+			if name := t.hostName(h.text); name != "" {
+				t.w.hosts[name] = true
+			}
+		}
+	}
+}
+
+// noteMarks keeps the marks that a part of a VirtualService gives answers.
+func (t *validator) noteMarks(v *value) {
+	for _, change := range []string{"set", "add"} {
+		for _, f := range v.get("headers").get("response").get(change).all() {
+			if strings.EqualFold(f.name, "X-Mllab-Route") {
+				t.marks[f.text] = true
+			}
+		}
+	}
+	for _, each := range append(v.get("http").list(), v.get("route").list()...) {
+		t.noteMarks(each)
+	}
+}
+
+// neverPull makes a Deployment fail at once if its image is not on the node.
+func neverPull(spec map[string]any) {
+	template, _ := spec["template"].(map[string]any)
+	pod, _ := template["spec"].(map[string]any)
+	for _, kind := range []string{"initContainers", "containers"} {
+		all, _ := pod[kind].([]any)
+		for _, c := range all {
+			if c, ok := c.(map[string]any); ok {
+				c["imagePullPolicy"] = "Never"
+			}
+		}
+	}
+}
