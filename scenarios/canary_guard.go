@@ -3,7 +3,6 @@ package scenarios
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"mllab.local/internal/fault"
@@ -107,27 +106,6 @@ func (s *guardedStory) warmUp(ctx context.Context, l *Session) (Evidence, error)
 	return e, err
 }
 
-// guardedSender shows a judge every answer, and stops the sample at its alarm.
-// What is in flight by then is still waited for: it is part of what users lose.
-type guardedSender struct {
-	probe.Sender
-	inFlight context.Context
-	stop     func()
-
-	mu    sync.Mutex
-	guard *split.Guard
-}
-
-func (g *guardedSender) Send(_ context.Context, r probe.Request) probe.Answer {
-	a := g.Sender.Send(g.inFlight, r)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if shown(g.guard, a) {
-		g.stop()
-	}
-	return a
-}
-
 // shown shows a guard one answer. An answer that does not say whose it is
 // cannot be held against either version; that it failed refutes the sample at its end.
 func shown(g *split.Guard, a probe.Answer) (alarm bool) {
@@ -145,14 +123,11 @@ func (s *guardedStory) watched(percents []int64) func(context.Context, *Session)
 		if err != nil {
 			return Evidence{}, err
 		}
-		until, stop := context.WithCancel(ctx)
-		defer stop()
-		var by probe.Sender = l.send
-		if !s.asleep {
-			by = &guardedSender{Sender: l.send, inFlight: ctx, stop: stop, guard: guard}
-		}
 		l.events.claims("target", s.claim(percents))
-		answers, e, err := l.burstUntil(ctx, until, by, l.to(s.model.name()), s.Requests, sampleWorkers)
+		// What is in flight at an alarm is still waited for: it is part of what users lose.
+		answers, e, err := l.burstUntil(ctx, l.send, l.to(s.model.name()), s.Requests, sampleWorkers, func(a probe.Answer) bool {
+			return !s.asleep && shown(guard, a)
+		})
 		if err != nil {
 			return e, err
 		}

@@ -11,7 +11,6 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
-	"mllab.local/internal/split"
 )
 
 // drawn answers as a router does that draws v2 for a share of the requests.
@@ -81,19 +80,6 @@ func TestAGuardEndsTheSampleOfAWorseVersionAndOfNoOther(t *testing.T) {
 				t.Errorf("%d of %d requests were sent, %d are on record, alarm at %s", tc.world.requests, s.Requests, e.Tally.Sent, s.alarmed)
 			}
 		})
-	}
-}
-
-func TestAGuardBreaksNoRequestOff(t *testing.T) {
-	guard, err := split.NewGuard(split.GuardConfig{Share: .1, Alpha: .01, Slow: time.Second, SlowFactor: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended, end := context.WithCancel(t.Context())
-	end()
-	g := &guardedSender{Sender: &drawn{random: rand.New(rand.NewPCG(3, 4))}, inFlight: t.Context(), stop: func() {}, guard: guard}
-	if a := g.Send(ended, probe.Request{}); !a.OK() {
-		t.Errorf("a request in flight at the alarm: %s", a.Problem())
 	}
 }
 

@@ -170,7 +170,7 @@ func (s *circuitBreakerStory) swarm(ctx context.Context, l *Session) ([]probe.An
 	if err != nil {
 		return nil, seen{}, Evidence{}, err
 	}
-	answers, e, err := l.burstUntil(ctx, ctx, l.send, l.to("model"), crowd, crowd)
+	answers, e, err := l.burstUntil(ctx, l.send, l.to("model"), crowd, crowd, nil)
 	if err != nil {
 		return nil, seen{}, e, err
 	}

@@ -42,14 +42,17 @@ func (l *Session) burst(ctx context.Context, r probe.Request, n int) ([]probe.An
 // burstBy is burst by a sender of its own, such as one that gives each request
 // another body.
 func (l *Session) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
-	return l.burstUntil(ctx, ctx, by, r, n, sampleWorkers)
+	return l.burstUntil(ctx, by, r, n, sampleWorkers, nil)
 }
 
 // burstUntil is burstBy with a number of workers of its own, which send no more
-// once enough has ended. That is no error.
-func (l *Session) burstUntil(ctx, enough context.Context, by probe.Sender, r probe.Request, n, workers int) ([]probe.Answer, Evidence, error) {
+// once enough, if any, has returned true for an answer. That is no error.
+func (l *Session) burstUntil(ctx context.Context, by probe.Sender, r probe.Request, n, workers int, enough func(probe.Answer) bool) ([]probe.Answer, Evidence, error) {
 	l.events.emit(Event{Type: EventSample, N: n})
-	answers := probe.Burst(enough, by, r, n, workers, func(a probe.Answer) { l.events.saw(FromSample, a) })
+	answers := probe.Burst(ctx, by, r, n, workers, func(a probe.Answer) bool {
+		l.events.saw(FromSample, a)
+		return enough != nil && enough(a)
+	})
 	if err := ctx.Err(); err != nil {
 		return answers, Evidence{}, err
 	}
@@ -190,15 +193,7 @@ func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0
 // header, and judges nothing.
 func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
 	t := &turns{Sender: l.send, headers: headers, turn: map[string]int{}}
-	total := n * len(headers)
-	l.events.emit(Event{Type: EventSample, N: total})
-	all := probe.Burst(ctx, t, l.to("model"), total, sampleWorkers, func(a probe.Answer) { l.events.saw(FromSample, a) })
-	if err := ctx.Err(); err != nil {
-		return nil, Evidence{}, err
-	}
-	tally := probe.Count(all)
-	file, err := l.keep(all)
-	e := Evidence{Tally: &tally, File: file}
+	all, e, err := l.burstBy(ctx, t, l.to("model"), n*len(headers))
 	if err != nil {
 		return nil, e, err
 	}

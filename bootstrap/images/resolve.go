@@ -396,7 +396,7 @@ func (n Node) Write(ctx context.Context, w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return tarball.Write(ref, img, ctxWriter{ctx, w})
+		return tarball.Write(ref, img, until(ctx, w))
 	})
 	if err != nil {
 		return fmt.Errorf("node image: %w", err)
@@ -420,7 +420,7 @@ func (n Node) Archive(ctx context.Context, names []string, w io.Writer) error {
 			list[ref] = n.images[as]
 		}
 	}
-	if err := tarball.MultiRefWrite(list, ctxWriter{ctx, w}); err != nil {
+	if err := tarball.MultiRefWrite(list, until(ctx, w)); err != nil {
 		return fmt.Errorf("image archive: %w", err)
 	}
 	return nil
@@ -469,17 +469,18 @@ func extract(img v1.Image, from, to string) error {
 	}
 }
 
-// ctxWriter is a writer that fails when ctx has ended.
-type ctxWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
+type writerFunc func(p []byte) (int, error)
 
-func (c ctxWriter) Write(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// until is w, whose writes fail when ctx has ended.
+func until(ctx context.Context, w io.Writer) io.Writer {
+	return writerFunc(func(p []byte) (int, error) {
+		if err := context.Cause(ctx); err != nil {
+			return 0, err
+		}
+		return w.Write(p)
+	})
 }
 
 // shortHash returns 12 hex digits of a hash of all its arguments.

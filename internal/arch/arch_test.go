@@ -124,6 +124,8 @@ var banned = []struct {
 
 const initWhy = "it runs before anyone asked for it: call a function where its result is needed"
 
+const contextWhy = "nobody sees whose it is and when it ends: pass it to what needs it, or to a function that is made where it is known"
+
 // source is one Go file.
 type source struct {
 	path   string // from the repository's root, with slashes
@@ -194,6 +196,16 @@ func wrong(set *token.FileSet, s source, rules []rule) (says []string) {
 		case *ast.FuncDecl:
 			if n.Name.Name == "init" && n.Recv == nil {
 				say(n, "has an init function", initWhy)
+			}
+		case *ast.StructType:
+			for _, f := range n.Fields.List {
+				of, ok := f.Type.(*ast.SelectorExpr)
+				if !ok || len(f.Names) == 0 || of.Sel.Name != "Context" { // an embedded one is a context of its own
+					continue
+				}
+				if x, ok := of.X.(*ast.Ident); ok && local[x.Name] == "context" {
+					say(f, "keeps a context in a struct", contextWhy)
+				}
 			}
 		case *ast.SelectorExpr:
 			x, ok := n.X.(*ast.Ident)
@@ -327,15 +339,18 @@ func TestWhatCannotBeStoppedIsRefused(t *testing.T) {
 		text string
 		want []string
 	}{
-		"a sleep":                 {"package x\nimport \"time\"\nfunc f() { time.Sleep(1) }", []string{"uses time.Sleep"}},
-		"a sleep by another name": {"package x\nimport nap \"time\"\nvar f = nap.Sleep", []string{"uses time.Sleep"}},
-		"an exit":                 {"package x\nimport \"os\"\nfunc f() { os.Exit(1) }", []string{"uses os.Exit"}},
-		"an exit in main":         {"package main\nimport \"os\"\nfunc main() { os.Exit(1) }", nil},
-		"a sleep in main":         {"package main\nimport \"time\"\nfunc main() { time.Sleep(1) }", []string{"uses time.Sleep"}},
-		"an init":                 {"package x\nfunc init() {}", []string{"has an init function"}},
-		"a method called init":    {"package x\ntype t struct{}\nfunc (t) init() {}", nil},
-		"another Sleep":           {"package x\nimport \"example.com/time2\"\nfunc f() { time2.Sleep(1) }", nil},
-		"a variable called os":    {"package x\ntype t struct{ Exit func() }\nfunc f(os t) { os.Exit() }", nil},
+		"a sleep":                  {"package x\nimport \"time\"\nfunc f() { time.Sleep(1) }", []string{"uses time.Sleep"}},
+		"a sleep by another name":  {"package x\nimport nap \"time\"\nvar f = nap.Sleep", []string{"uses time.Sleep"}},
+		"an exit":                  {"package x\nimport \"os\"\nfunc f() { os.Exit(1) }", []string{"uses os.Exit"}},
+		"an exit in main":          {"package main\nimport \"os\"\nfunc main() { os.Exit(1) }", nil},
+		"a sleep in main":          {"package main\nimport \"time\"\nfunc main() { time.Sleep(1) }", []string{"uses time.Sleep"}},
+		"a context in a struct":    {"package x\nimport \"context\"\ntype t struct{ ctx context.Context }", []string{"keeps a context in a struct"}},
+		"a context of its own":     {"package x\nimport \"context\"\ntype t struct{ context.Context }", nil},
+		"a context that is passed": {"package x\nimport \"context\"\ntype t struct{ f func(ctx context.Context) }", nil},
+		"an init":                  {"package x\nfunc init() {}", []string{"has an init function"}},
+		"a method called init":     {"package x\ntype t struct{}\nfunc (t) init() {}", nil},
+		"another Sleep":            {"package x\nimport \"example.com/time2\"\nfunc f() { time2.Sleep(1) }", nil},
+		"a variable called os":     {"package x\ntype t struct{ Exit func() }\nfunc f(os t) { os.Exit() }", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := parse(set, "x/x.go", tc.text)

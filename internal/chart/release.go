@@ -124,7 +124,11 @@ func (r *Release) failed(ctx context.Context, doing string, err error) error {
 // in the background; what takes long are its waits, and ours end with ctx.
 func (r *Release) until(ctx context.Context) *action.Configuration {
 	c := r.config
-	c.KubeClient = waiting{r.config.KubeClient, ctx, r}
+	c.KubeClient = waiting{r.config.KubeClient, func(objs []*unstructured.Unstructured, timeout time.Duration) error {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return r.wait(ctx, objs, r.Reason)
+	}}
 	return &c
 }
 
@@ -132,8 +136,7 @@ func (r *Release) until(ctx context.Context) *action.Configuration {
 // https://github.com/helm/helm/blob/v3.21.4/pkg/kube/ready.go
 type waiting struct {
 	helm.Interface
-	ctx     context.Context
-	release *Release
+	ready func(objs []*unstructured.Unstructured, timeout time.Duration) error
 }
 
 func (w waiting) Wait(resources helm.ResourceList, timeout time.Duration) error {
@@ -145,9 +148,7 @@ func (w waiting) Wait(resources helm.ResourceList, timeout time.Duration) error 
 		obj.SetName(info.Name)
 		objs = append(objs, obj)
 	}
-	ctx, cancel := context.WithTimeout(w.ctx, timeout)
-	defer cancel()
-	if err := w.release.wait(ctx, objs, w.release.Reason); err != nil {
+	if err := w.ready(objs, timeout); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
 	return nil

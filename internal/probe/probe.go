@@ -188,18 +188,20 @@ func cause(ctx context.Context, err error) string {
 
 // Burst sends r exactly n times, from the given number of workers (at least one) as fast as they are answered. When ctx
 // ends it starts no more and returns what was sent, the broken-off ones too. Answers come in the order they were
-// received; each, unless nil, is called with every one of them, never twice at once.
-func Burst(ctx context.Context, s Sender, r Request, n, workers int, each func(Answer)) []Answer {
+// received; each, unless nil, is called with every one of them, never twice at once. When it returns true, no more are
+// started, and those in flight are waited for.
+func Burst(ctx context.Context, s Sender, r Request, n, workers int, each func(Answer) (enough bool)) []Answer {
 	var (
 		mu      sync.Mutex
 		started int
+		enough  bool
 		answers []Answer
 		wg      sync.WaitGroup
 	)
 	next := func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		if started >= n || ctx.Err() != nil {
+		if started >= n || enough || ctx.Err() != nil {
 			return false
 		}
 		started++
@@ -211,8 +213,8 @@ func Burst(ctx context.Context, s Sender, r Request, n, workers int, each func(A
 				a := s.Send(ctx, r)
 				mu.Lock()
 				answers = append(answers, a)
-				if each != nil {
-					each(a)
+				if each != nil && each(a) {
+					enough = true
 				}
 				mu.Unlock()
 			}

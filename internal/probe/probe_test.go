@@ -336,7 +336,7 @@ func TestBurstSendsExactlyNUnderNIDs(t *testing.T) {
 	h := newHTTP(t, 5*time.Second)
 	for _, c := range []struct{ n, workers int }{{1, 1}, {1, 50}, {257, 16}, {20, 0}, {20, -3}, {0, 4}, {-1, 4}} {
 		before, ids, calls := s.requests.Load(), map[string]bool{}, 0
-		answers := Burst(t.Context(), h, Request{URL: s.URL}, c.n, c.workers, func(Answer) { calls++ }) // unguarded: each is serial
+		answers := Burst(t.Context(), h, Request{URL: s.URL}, c.n, c.workers, func(Answer) bool { calls++; return false }) // unguarded: each is serial
 		for _, a := range answers {
 			ids[a.ID] = true
 		}
@@ -370,6 +370,35 @@ func TestBurstHasAsManyOpenAsWorkers(t *testing.T) {
 	}
 }
 
+func TestABurstThatIsEnoughBreaksNoRequestOff(t *testing.T) {
+	var started atomic.Int64
+	all, first := make(chan struct{}), make(chan struct{})
+	answers := Burst(t.Context(), fake(func(ctx context.Context, _ Request) Answer {
+		n := started.Add(1)
+		if n == 3 {
+			close(all)
+		}
+		<-all
+		if n > 1 {
+			<-first // the others are in flight when the first is enough
+		}
+		if ctx.Err() != nil {
+			return Answer{Err: ctx.Err().Error()}
+		}
+		return Answer{Status: 200, Target: "v1"}
+	}), Request{}, 100, 3, func(Answer) bool {
+		select {
+		case <-first:
+		default:
+			close(first)
+		}
+		return true
+	})
+	if tally := Count(answers); tally.Sent != 3 || len(tally.Failed) > 0 {
+		t.Errorf("%d answers, %d of them failed, want the three that were in flight", tally.Sent, len(tally.Failed))
+	}
+}
+
 func TestAnInterruptedBurstReturnsWhatWasSent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -381,10 +410,11 @@ func TestAnInterruptedBurstReturnsWhatWasSent(t *testing.T) {
 		return h.Send(ctx, r)
 	})
 	got := 0
-	answers := Burst(ctx, count, Request{URL: s.URL}, 10_000, 4, func(Answer) {
+	answers := Burst(ctx, count, Request{URL: s.URL}, 10_000, 4, func(Answer) bool {
 		if got++; got == 25 {
 			cancel()
 		}
+		return false
 	})
 	if len(answers) != int(sent.Load()) || len(answers) < 25 || len(answers) > 28 {
 		t.Errorf("%d answers of %d sends, want 25 and up to 3 more that were under way", len(answers), sent.Load())

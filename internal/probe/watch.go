@@ -38,10 +38,8 @@ type Watcher struct {
 	send     Sender
 	request  Request
 	interval time.Duration
-	inFlight context.Context // of the requests; outlives the schedule until Stop has waited
-	breakOff context.CancelCauseFunc
-	schedule context.Context
-	halt     context.CancelFunc // ends the schedule
+	breakOff context.CancelCauseFunc // ends the requests in flight
+	halt     context.CancelFunc      // ends the schedule
 	halted   chan struct{}
 	stopWait time.Duration
 	slots    chan struct{}
@@ -62,30 +60,32 @@ type Watcher struct {
 // there, never twice at once. With a rate below
 // 0.001 or above MaxPerSecond it sends nothing, and the record has an error.
 func Watch(ctx context.Context, s Sender, r Request, perSecond float64, each func(Answer)) *Watcher {
-	w := newWatcher(ctx, s, r, perSecond)
+	w, run := newWatcher(ctx, s, r, perSecond)
 	w.each = each
 	if w.record.Err != nil {
 		close(w.halted)
 		return w
 	}
-	go w.run(time.Now())
+	go run(time.Now())
 	return w
 }
 
-func newWatcher(ctx context.Context, s Sender, r Request, perSecond float64) *Watcher {
-	w := &Watcher{
+// newWatcher returns a Watcher and what runs its schedule. The requests outlive that until Stop has waited.
+func newWatcher(ctx context.Context, s Sender, r Request, perSecond float64) (w *Watcher, run func(start time.Time)) {
+	w = &Watcher{
 		send: s, request: r, interval: time.Duration(float64(time.Second) / perSecond), stopWait: StopWait,
 		halted: make(chan struct{}), slots: make(chan struct{}, MaxInFlight),
 	}
-	w.inFlight, w.breakOff = context.WithCancelCause(ctx)
-	w.schedule, w.halt = context.WithCancel(ctx)
+	inFlight, breakOff := context.WithCancelCause(ctx)
+	schedule, halt := context.WithCancel(ctx)
+	w.breakOff, w.halt = breakOff, halt
 	if !(perSecond >= 0.001 && perSecond <= MaxPerSecond) {
 		w.record.Err = fmt.Errorf("the rate of a watch must be 0.001 to %d a second, got %v", MaxPerSecond, perSecond)
 	}
-	return w
+	return w, func(start time.Time) { w.run(schedule, inFlight, start) }
 }
 
-func (w *Watcher) run(start time.Time) {
+func (w *Watcher) run(schedule, inFlight context.Context, start time.Time) {
 	defer close(w.halted)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -94,11 +94,11 @@ func (w *Watcher) run(start time.Time) {
 		timer.Reset(time.Until(due))
 		select {
 		case <-timer.C:
-			w.dispatch(i, due)
-		case <-w.schedule.Done():
+			w.dispatch(inFlight, i, due)
+		case <-schedule.Done():
 			// What was due before the end is still sent, or counted as missed.
 			for end := time.Now(); !due.After(end); due = due.Add(w.interval) {
-				w.dispatch(i, due)
+				w.dispatch(inFlight, i, due)
 				i++
 			}
 			return
@@ -107,8 +107,8 @@ func (w *Watcher) run(start time.Time) {
 }
 
 // dispatch sends the i-th request in the background. It is missed when MaxInFlight are open or the watch was broken off.
-func (w *Watcher) dispatch(i int, due time.Time) {
-	if w.inFlight.Err() != nil {
+func (w *Watcher) dispatch(ctx context.Context, i int, due time.Time) {
+	if ctx.Err() != nil {
 		w.miss()
 		return
 	}
@@ -128,7 +128,7 @@ func (w *Watcher) dispatch(i int, due time.Time) {
 	w.mu.Unlock()
 	w.open.Go(func() {
 		defer func() { <-w.slots }()
-		a := w.send.Send(w.inFlight, r)
+		a := w.send.Send(ctx, r)
 		a.Fresh, a.Scheduled, a.Sent, a.Latency = r.Fresh, due, sent, time.Since(due)
 		w.mu.Lock()
 		defer w.mu.Unlock()

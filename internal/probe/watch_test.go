@@ -60,9 +60,9 @@ func TestWatchMeasuresAStallFromTheScheduledTime(t *testing.T) {
 }
 
 func TestALateSenderCannotHideItsDelay(t *testing.T) {
-	w := newWatcher(t.Context(), fake(func(context.Context, Request) Answer { return Answer{Status: 200, Target: "v1", Latency: 1} }), Request{}, 100)
+	w, run := newWatcher(t.Context(), fake(func(context.Context, Request) Answer { return Answer{Status: 200, Target: "v1", Latency: 1} }), Request{}, 100)
 	start := time.Now().Add(-time.Second) // as if the process had been stopped for a second
-	go w.run(start)
+	go run(start)
 	eventually(t, "the backlog is sent", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.record.Answers) > 101 })
 	r := w.Stop()
 	for i, a := range r.Answers {
@@ -111,12 +111,12 @@ func TestEveryScheduledRequestIsAnAnswerOrMissed(t *testing.T) {
 func TestWhatWasDueBeforeTheEndIsStillSentAndAfterAnInterruptMissed(t *testing.T) {
 	for _, interrupted := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
-		w := newWatcher(ctx, fake(func(context.Context, Request) Answer { return Answer{Status: 200, Target: "v1"} }), Request{}, 100)
+		w, run := newWatcher(ctx, fake(func(context.Context, Request) Answer { return Answer{Status: 200, Target: "v1"} }), Request{}, 100)
 		w.halt()
 		if interrupted {
 			cancel()
 		}
-		go w.run(time.Now().Add(-995 * time.Millisecond)) // 100 are due
+		go run(time.Now().Add(-995 * time.Millisecond)) // 100 are due
 		r := w.Stop()
 		cancel()
 		if sent, missed := len(r.Answers), r.Missed; sent+missed < 100 || interrupted != (sent == 0) || interrupted != (missed > 0) {
@@ -224,9 +224,9 @@ func TestStopBreaksOffWhatNeverAnswers(t *testing.T) {
 	release := make(chan struct{})
 	s := serve(t, func(http.ResponseWriter, *http.Request) { <-release })
 	defer close(release)
-	w := newWatcher(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL}, 50)
+	w, run := newWatcher(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL}, 50)
 	w.stopWait = 50 * time.Millisecond
-	go w.run(time.Now())
+	go run(time.Now())
 	eventually(t, "some are in flight", func() bool { return s.requests.Load() >= 3 })
 	start := time.Now()
 	r := w.Stop()
@@ -243,14 +243,14 @@ func TestStopBreaksOffWhatNeverAnswers(t *testing.T) {
 func TestStopLeavesASenderBehindThatIgnoresItsContext(t *testing.T) {
 	release := make(chan struct{})
 	var returned sync.WaitGroup
-	w := newWatcher(t.Context(), fake(func(context.Context, Request) Answer {
+	w, run := newWatcher(t.Context(), fake(func(context.Context, Request) Answer {
 		returned.Add(1)
 		defer returned.Done()
 		<-release
 		return Answer{Status: 200, Target: "late"}
 	}), Request{}, 50)
 	w.stopWait = 10 * time.Millisecond
-	go w.run(time.Now())
+	go run(time.Now())
 	eventually(t, "one is in flight", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.record.Answers) > 0 })
 	r := w.Stop()
 	close(release)
