@@ -54,7 +54,7 @@ func refused(ctx context.Context, env Env, addon, words string) error {
 		if err == nil {
 			return fmt.Errorf("%s of addons/%s/refused.yaml was accepted", kube.Name(o), addon)
 		}
-		if !strings.Contains(err.Error(), words) {
+		if !kube.Refused(err, words) {
 			return err
 		}
 	}

@@ -438,7 +438,7 @@ func (e *engine) remove(ctx context.Context, id string) error {
 	}
 	var err error
 	for range 3 {
-		if _, err = e.out(ctx, "rm", "-f", "-v", id); err == nil || strings.Contains(strings.ToLower(err.Error()), "no such container") {
+		if _, err = e.out(ctx, "rm", "-f", "-v", id); err == nil || isNoContainer(err) {
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -446,6 +446,19 @@ func (e *engine) remove(ctx context.Context, id string) error {
 		}
 	}
 	return fmt.Errorf("removing container %s: %w", id, err)
+}
+
+// An engine is a program: what went wrong is in the words that it writes, and kind's own errors are words, too.
+
+// isNoContainer reports whether there is no container of that name or ID.
+func isNoContainer(err error) bool {
+	return strings.Contains(strings.ToLower(err.Error()), "no such container")
+}
+
+// isNameTaken reports whether a cluster or container of that name exists.
+func isNameTaken(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "node(s) already exist") || strings.Contains(text, "name") && strings.Contains(text, "already in use")
 }
 
 // volumes lists the volumes that kind labeled with the node's name. With podman they outlive the container.

@@ -578,13 +578,6 @@ func (u *upRun) removePartial(ctx context.Context, e *engine) error {
 	return err
 }
 
-// isNameTaken reports whether a cluster or container of that name exists. Neither kind nor the engines have a type for this
-// error.
-func isNameTaken(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "node(s) already exist") || strings.Contains(text, "name") && strings.Contains(text, "already in use")
-}
-
 // createHostRecord records which shared parts of this host mllab will create (a network, /lib/modules), before kind
 // creates them.
 func (u *upRun) createHostRecord(ctx context.Context, e *engine) error {

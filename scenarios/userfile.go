@@ -3,6 +3,7 @@ package scenarios
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -103,12 +104,21 @@ func planFile(f *file.File, alpha float64) *Plan {
 	return p
 }
 
+// fileError is an error of a line of a user's file, such as "my.yaml:12".
+type fileError struct {
+	where string
+	err   error
+}
+
+func (e *fileError) Error() string { return e.where + ": " + e.err.Error() }
+func (e *fileError) Unwrap() error { return e.err }
+
 // inFile adds the line of the file that an error is from, if it has none: that one is the more precise.
 func inFile(where string, err error) error {
-	if err == nil || strings.HasPrefix(err.Error(), where[:strings.LastIndex(where, ":")+1]) {
+	if has := (*fileError)(nil); err == nil || where == "" || errors.As(err, &has) {
 		return err
 	}
-	return fmt.Errorf("%s: %w", where, err)
+	return &fileError{where, err}
 }
 
 // bring makes a change and waits.

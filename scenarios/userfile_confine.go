@@ -3,12 +3,10 @@ package scenarios
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"knative.dev/pkg/apis"
@@ -16,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
 	"mllab.local/scenarios/file"
 )
 
@@ -57,7 +56,7 @@ func (l *Session) confine(ctx context.Context) error {
 		switch err := l.writer.Create(ctx, bad.DeepCopy(), client.DryRunAll); {
 		case err == nil:
 			return "it refuses nothing yet"
-		case !strings.Contains(err.Error(), fence[0].GetName()): // no type says which policy it was
+		case !kube.Refused(err, fence[0].GetName()):
 			return err.Error()
 		}
 		return ""
@@ -67,7 +66,7 @@ func (l *Session) confine(ctx context.Context) error {
 // refusedFile makes wrong use of an object that the cluster does not take: the error has the reason of who judges it,
 // such as istiod.
 func refusedFile(err error) error {
-	if apierrors.IsBadRequest(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) {
+	if kube.Refused(err, "") {
 		return fault.Usage("correct the file", "%w", err)
 	}
 	return err
