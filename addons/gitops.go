@@ -143,6 +143,11 @@ func gitFiles(a Addon, objs []*unstructured.Unstructured) (files, error) {
 //
 // There is one Result for each addon that the lab has then, in list's order.
 func InstallByGit(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter) ([]Result, error) {
+	return installByGit(ctx, env, list, r, env.actions(pods))
+}
+
+// installByGit is InstallByGit, where do is what is done without Git.
+func installByGit(ctx context.Context, env Env, list []Rendered, r report.Reporter, do actions) ([]Result, error) {
 	var under bool
 	err := poll(ctx, func(string) {}, "looking who has the addons", func(ctx context.Context) error {
 		_, err := readKustomization(ctx, env.Kube, gitopsRoot)
@@ -157,17 +162,17 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Rendered, r rep
 	}
 	var installed []Result
 	if !under {
-		if installed, err = Install(ctx, env, pods, list, r); err != nil {
+		if installed, err = install(ctx, env, list, r, do); err != nil {
 			return installed, err
 		}
 	}
 	task := r.Step("gitops")
 	if under {
-		installed, err = repair(ctx, env, pods, list, r, task.Update)
+		installed, err = repair(ctx, env, list, r, do, task.Update)
 	}
 	var g byGit
 	if err == nil {
-		g, err = publish(ctx, env, list, !under, r, task.Update)
+		g, err = publish(ctx, env, list, !under, r, do, task.Update)
 	}
 	if err != nil {
 		err = fmt.Errorf("gitops: %w", err)
@@ -175,7 +180,7 @@ func InstallByGit(ctx context.Context, env Env, pods Use, list []Rendered, r rep
 		return installed, err
 	}
 	task.Done(g.committed)
-	results, err := install(ctx, env, g.list, r, actions{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }, env.Kube.Progress})
+	results, err := install(ctx, env, g.list, r, actions{g.changes, g.wait, func(context.Context, Env, func(string)) error { return nil }, do.progress})
 	return g.merged(list, installed, results), err
 }
 
@@ -207,7 +212,7 @@ const repairAfter = time.Minute
 // repair installs the addons that Git needs if one of them is broken: then nobody
 // could push a change, or Flux would not apply it. Flux is then asked to
 // apply what Git says of it.
-func repair(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter, reason func(string)) ([]Result, error) {
+func repair(ctx context.Context, env Env, list []Rendered, r report.Reporter, do actions, reason func(string)) ([]Result, error) {
 	names, err := gitNeeds()
 	if err != nil {
 		return nil, err
@@ -225,7 +230,7 @@ func repair(ctx context.Context, env Env, pods Use, list []Rendered, r report.Re
 	}
 	r.Note("addons that the lab's Git needs are not ready; mllab applies them itself: %s", oneLine(broken))
 	list = slices.DeleteFunc(slices.Clone(list), func(a Rendered) bool { return !slices.Contains(names, a.Name) })
-	results, err := Install(ctx, env, pods, list, r)
+	results, err := install(ctx, env, list, r, do)
 	for _, name := range names {
 		ask := fmt.Appendf(nil, `{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":%q}}}`, time.Now().Format(time.RFC3339Nano))
 		asked := env.Kube.Patch(ctx, object(fluxKustomizations, "Kustomization", fluxNamespace, name), client.RawPatch(types.MergePatchType, ask))
@@ -245,7 +250,7 @@ type byGit struct {
 
 // publish commits what is rendered, and returns when Flux has fetched that.
 // first: Flux does not follow the lab's Git yet.
-func publish(ctx context.Context, env Env, list []Rendered, first bool, r report.Reporter, reason func(string)) (byGit, error) {
+func publish(ctx context.Context, env Env, list []Rendered, first bool, r report.Reporter, do actions, reason func(string)) (byGit, error) {
 	rendered := map[string]files{gitopsRoot: {}}
 	root, err := rootObjects()
 	if err != nil {
@@ -285,7 +290,7 @@ func publish(ctx context.Context, env Env, list []Rendered, first bool, r report
 		r.Note("%s", note)
 	}
 	if first {
-		if _, err := env.Kube.Apply(ctx, root); err != nil {
+		if _, err := do.apply(ctx, root); err != nil {
 			return byGit{}, err
 		}
 	}

@@ -30,7 +30,11 @@ type Result struct {
 // error names the addon. There is one Result per addon, in list's order, on
 // failure too.
 func Install(ctx context.Context, env Env, pods Use, list []Rendered, r report.Reporter) ([]Result, error) {
-	return install(ctx, env, list, r, actions{env.Kube.Apply, env.Kube.Wait, pods, env.Kube.Progress})
+	return install(ctx, env, list, r, env.actions(pods))
+}
+
+func (env Env) actions(pods Use) actions {
+	return actions{env.Kube.Apply, env.Kube.Wait, pods, env.Kube.Progress}
 }
 
 // actions are the operations of install on a cluster.
