@@ -4,9 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -58,9 +57,9 @@ func newABTest(o Options) (*Plan, error) {
 	if !(o.Alpha > 0 && o.Alpha < 0.5) {
 		return nil, fault.Usage("such as --alpha 1e-6", "ab-test: alpha %v is not between 0 and 0.5", o.Alpha)
 	}
-	s := &abStory{
-		Options: o, header: armHeader, cookie: armCookie,
-		converts: map[string]int{armA: 10, armCopy: 10, armB: 20},
+	s := &abStory{Options: o, header: armHeader, cookie: armCookie, converts: map[string]int{armA: 10, armCopy: 10, armB: 20}}
+	if err := s.plan(); err != nil {
+		return nil, err
 	}
 	return &Plan{
 		Steps: []Step{
@@ -69,43 +68,26 @@ func newABTest(o Options) (*Plan, error) {
 				Why: "In an A/B test a user stays in one arm, so the route looks at something that the user keeps: a header or a cookie. " +
 					"Such a route is not left to chance, so one stray answer refutes it.",
 				WatchFor: "The near misses: a value in capitals, a longer one, another cookie that ends alike. All must stay in arm A.",
-				Change: func(ctx context.Context, l *Session) error {
-					if err := s.plan(); err != nil {
-						return err
-					}
-					if err := s.deploy(ctx, l); err != nil {
-						return err
-					}
-					return s.route(ctx, l, armB)
-				},
-				Check: s.routes,
+				Change:   s.deploy, Check: s.routes,
 			},
 			{
 				Name: "A/A: no difference",
 				Why: "Before two models are compared, one is compared with itself. " +
 					"A difference would come from the routes, the counting or the test.",
 				WatchFor: "The p-value is as likely to be high as low, and a difference is claimed once in 1/alpha runs.",
-				Change:   func(ctx context.Context, l *Session) error { return s.route(ctx, l, armCopy) },
-				Check:    s.outcome(armCopy, split.NoDifference),
+				Change:   s.routed(armCopy), Check: s.outcome(armCopy, split.NoDifference),
 			},
 			{
 				Name: "A/B: B converts more",
 				Why: "How many users are needed follows from the difference that shall be found, before the first one comes. " +
 					"The test is done once, when they all have come.",
 				WatchFor: "The difference with its interval: the p-value only says that there is one, not how large it is.",
-				Change:   func(ctx context.Context, l *Session) error { return s.route(ctx, l, armB) },
-				Check:    s.outcome(armB, split.BMore),
+				Change:   s.routed(armB), Check: s.outcome(armB, split.BMore),
 			},
 		},
 		Controls: []Control{
-			{
-				Name: "misspelt", Summary: "the route looks at the header x-groop",
-				Break: func(context.Context, *Session) error { s.header = "x-groop"; return nil }, Catches: Routes,
-			},
-			{
-				Name: "prefix", Summary: "the route looks for group=b anywhere in the cookies",
-				Break: func(context.Context, *Session) error { s.cookie = ".*group=b.*"; return nil }, Catches: Routes,
-			},
+			{Name: "misspelt", Summary: "the route looks at the header x-groop", Break: set(&s.header, "x-groop"), Catches: Routes},
+			{Name: "prefix", Summary: "the route looks for group=b anywhere in the cookies", Break: set(&s.cookie, ".*group=b.*"), Catches: Routes},
 			{
 				Name: "same-arm", Summary: "v2 converts no more users than v1",
 				Break: func(context.Context, *Session) error { s.converts[armB] = s.converts[armA]; return nil }, Catches: Outcome,
@@ -127,133 +109,107 @@ func (s *abStory) plan() error {
 	return nil
 }
 
-// deploy makes one pod of each version.
+// deploy makes one pod of each version, and gives arm B to its own.
 func (s *abStory) deploy(ctx context.Context, l *Session) error {
-	var objs []*unstructured.Unstructured
+	var models []model
 	for _, version := range sortedKeys(s.converts) {
-		obj, err := l.deployment(model{Name: "model", Version: version, Env: map[string]string{"CONVERT_PERCENT": strconv.Itoa(s.converts[version])}})
-		if err != nil {
-			return err
-		}
-		objs = append(objs, obj)
+		models = append(models, model{Name: "model", Version: version, Env: map[string]string{"CONVERT_PERCENT": strconv.Itoa(s.converts[version])}})
 	}
-	return l.apply(ctx, objs...)
-}
-
-// route gives arm B to a version, and returns when the gateway routes so and
-// each version answers at its own address.
-func (s *abStory) route(ctx context.Context, l *Session, b string) error {
-	versions, mark := sortedKeys(s.converts), ""
-	err := l.route(ctx, "ab-test/routes.yaml", l.to("model"), func(state routeState) any {
-		mark = state.Mark // of all hosts' routes
-		return struct {
-			routeState
-			Versions          []string
-			B, Header, Cookie string
-		}{state, versions, b, s.header, s.cookie}
-	})
-	if err != nil {
+	if err := l.deploy(ctx, models...); err != nil {
 		return err
 	}
-	for _, version := range versions {
-		if err := l.waitActive(ctx, l.to(version+"-model"), mark); err != nil {
-			return err
+	return s.routed(armB)(ctx, l)
+}
+
+// routed gives arm B to a version, and returns when the gateway routes so and
+// each version answers at its own address.
+func (s *abStory) routed(b string) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
+		versions, asked := sortedKeys(s.converts), []probe.Request{l.to("model")}
+		for _, version := range versions {
+			asked = append(asked, l.to(version+"-model"))
 		}
+		return l.routes(ctx, "ab-test/routes.yaml", asked, func(state routeState) any {
+			return struct {
+				routeState
+				Versions          []string
+				B, Header, Cookie string
+			}{state, versions, b, s.header, s.cookie}
+		})
 	}
-	return nil
 }
 
-// user is a kind of request and whether it belongs to arm B.
-type user struct {
-	name   string
-	header http.Header
-	b      bool
+// inArmB are all kinds of users who are in arm B, each by its one header.
+func inArmB() []http.Header {
+	return []http.Header{
+		{"x-group": {"b"}},
+		{"X-GROUP": {"b"}},      // a header's name has no case
+		{"x-group": {"a", "b"}}, // Envoy 1.39 matches each value of a header that is sent twice
+		{"Cookie": {"group=b"}},
+		{"Cookie": {"a=1; group=b"}},
+		{"Cookie": {"group=b; c=2"}},
+		{"Cookie": {"a=1; group=b; c=2"}},
+		{"Cookie": {"a=1;group=b;c=2"}}, // not as browsers send it, but proxies do
+	}
 }
 
-// users are all kinds: untagged, tagged, and those who nearly are. Spaces
+// inArmA are the others: untagged, and those who are nearly in arm B. Spaces
 // around a header's value are not among them: they are not part of it
 // (https://www.rfc-editor.org/rfc/rfc9110#section-5.5) and not sent.
-func users() []user {
-	var all []user
-	add := func(b bool, name string, header http.Header) { all = append(all, user{name, header, b}) }
-	add(false, "no tag", nil)
-	for _, h := range []struct {
-		name   string
-		values []string
-		b      bool
-	}{
-		{"x-group", []string{"b"}, true},
-		{"X-GROUP", []string{"b"}, true}, // a header's name has no case
-		{"x-group", []string{"B"}, false},
-		{"x-group", []string{"bb"}, false},
-		{"x-group", []string{"ab"}, false},
-		{"x-group", []string{"b b"}, false},
-		{"x-group", []string{"a"}, false},
-		{"x-group", []string{""}, false},
-		{"x-group", []string{"a", "b"}, true}, // Envoy 1.39 matches each value of a header that is sent twice
-		{"x-group", []string{"a,b"}, false},   // and a list in one header is one value
-		{"x-groups", []string{"b"}, false},
-		{"group", []string{"b"}, false},
-	} {
-		add(h.b, fmt.Sprintf("header %s: %q", h.name, h.values), http.Header{h.name: h.values})
+func inArmA() []http.Header {
+	return []http.Header{
+		nil,
+		{"x-group": {"B"}},
+		{"x-group": {"bb"}},
+		{"x-group": {"ab"}},
+		{"x-group": {"b b"}},
+		{"x-group": {"a"}},
+		{"x-group": {""}},
+		{"x-group": {"a,b"}}, // and a list in one header is one value
+		{"x-groups": {"b"}},
+		{"group": {"b"}},
+		{"Cookie": {"group=ba"}},
+		{"Cookie": {"group=ab"}},
+		{"Cookie": {"group=B"}},
+		{"Cookie": {"Group=b"}}, // a cookie's name has a case
+		{"Cookie": {"group="}},
+		{"Cookie": {"xgroup=b"}},
+		{"Cookie": {"a=group=b"}},
+		{"Cookie": {"a=1; xgroup=b; c=2"}},
+		{"Cookie": {"a=1; group=ba; c=2"}},
 	}
-	for _, c := range []struct {
-		cookies string
-		b       bool
-	}{
-		{"group=b", true},
-		{"a=1; group=b", true},
-		{"group=b; c=2", true},
-		{"a=1; group=b; c=2", true},
-		{"a=1;group=b;c=2", true}, // not as browsers send it, but proxies do
-		{"group=ba", false},
-		{"group=ab", false},
-		{"group=B", false},
-		{"Group=b", false}, // a cookie's name has a case
-		{"group=", false},
-		{"xgroup=b", false},
-		{"a=group=b", false},
-		{"a=1; xgroup=b; c=2", false},
-		{"a=1; group=ba; c=2", false},
-	} {
-		add(c.b, fmt.Sprintf("cookie %q", c.cookies), http.Header{"Cookie": {c.cookies}})
+}
+
+// kindOf names a kind of users.
+func kindOf(header http.Header) string {
+	for name, values := range header {
+		if name == "Cookie" {
+			return fmt.Sprintf("cookie %q", values[0])
+		}
+		return fmt.Sprintf("header %s: %q", name, values)
 	}
-	return all
+	return "no tag"
 }
 
 // routes sends requests of every kind and refutes each kind that reached the
 // wrong version.
 func (s *abStory) routes(ctx context.Context, l *Session) (Evidence, error) {
-	kinds := users()
-	var headers []http.Header
-	for _, u := range kinds {
-		headers = append(headers, u.header)
-	}
+	tagged := len(inArmB())
+	kinds := append(inArmB(), inArmA()...)
 	each := (s.Requests + len(kinds) - 1) / len(kinds)
-	answers, e, err := l.inTurn(ctx, headers, each)
+	answers, e, err := l.servedInTurn(ctx, kinds, each)
 	if err != nil {
 		return e, err
 	}
-	if err := e.answered(); err != nil {
-		return e, err
-	}
 	refuted := &ClaimError{Claim: Routes}
-	tagged := 0
-	for i, u := range kinds {
-		want := armA
-		if u.b {
-			want = armB
-			tagged++
+	for i, kind := range kinds {
+		want := armB
+		if i >= tagged {
+			want = armA
 		}
-		var astray []probe.Answer
-		for _, a := range answers[i] {
-			if a.Target != want {
-				astray = append(astray, a)
-			}
-		}
-		if len(astray) > 0 {
+		if astray := slices.DeleteFunc(answers[i], func(a probe.Answer) bool { return a.Target == want }); len(astray) > 0 {
 			refuted.Reasons = append(refuted.Reasons, fmt.Sprintf("%s: %d of %d answered by %s instead of %s, the first: request %s",
-				u.name, len(astray), each, astray[0].Target, want, astray[0].ID))
+				kindOf(kind), len(astray), each, astray[0].Target, want, astray[0].ID))
 		}
 	}
 	e.Summary = fmt.Sprintf("%d kinds of %d requests: %d tagged ones all %s, %d untagged and near misses all %s, exact: one stray answer fails",
@@ -269,11 +225,8 @@ func (s *abStory) routes(ctx context.Context, l *Session) (Evidence, error) {
 // and judges what the comparison concludes.
 func (s *abStory) outcome(b string, want split.Conclusion) func(context.Context, *Session) (Evidence, error) {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		answers, e, err := l.inTurn(ctx, []http.Header{nil, {"Cookie": {"group=b"}}}, s.users)
+		answers, e, err := l.servedInTurn(ctx, []http.Header{nil, {"Cookie": {"group=b"}}}, s.users)
 		if err != nil {
-			return e, err
-		}
-		if err := e.answered(); err != nil {
 			return e, err
 		}
 		var arms [2]split.Arm

@@ -78,10 +78,7 @@ func newBlueGreen(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "early-delete", Summary: "blue is removed before the Service's selector is switched",
-				Break: func(context.Context, *Session) error {
-					first.beforeSwitch = selector.removeBlueInUse
-					return nil
-				}, Catches: NoLoss,
+				Break: set(&first.beforeSwitch, selector.removeBlueInUse), Catches: NoLoss,
 			},
 			{
 				Name: "green-not-ready", Summary: "green is not ready when it is to be tried",
@@ -117,7 +114,8 @@ func (s *blueGreenStory) steps(name string, more ...Step) []Step {
 			WatchFor: "All answers are blue's. From here on a watcher calls the shared address " + fmt.Sprint(switchRate) + " times a second.",
 		},
 		{
-			Name: name + ": green by its own address", Change: s.deployGreen, Check: s.sampled(greens, green),
+			Name: name + ": green by its own address", Check: s.sampled(greens, green),
+			Change:   func(ctx context.Context, l *Session) error { return s.deploy(ctx, l, green) },
 			Why:      "Green starts next to blue and is tried where no user is: at an address of its own.",
 			WatchFor: "Green's own address answers green only, while the shared one still answers blue only.",
 		},
@@ -154,10 +152,6 @@ func (s *blueGreenStory) begin(ctx context.Context, l *Session) error {
 	})
 }
 
-func (s *blueGreenStory) deployGreen(ctx context.Context, l *Session) error {
-	return s.deploy(ctx, l, green)
-}
-
 // sampled draws a sample at an address, which must be one color's, and judges
 // what the watcher has seen of the shared one until then.
 func (s *blueGreenStory) sampled(at func(*Session) probe.Request, color string) func(context.Context, *Session) (Evidence, error) {
@@ -166,7 +160,7 @@ func (s *blueGreenStory) sampled(at func(*Session) probe.Request, color string) 
 		if err != nil {
 			return e, err
 		}
-		seen, err := s.answersSoFar()
+		seen, err := s.prober.seen()
 		if err != nil {
 			return e, err
 		}
@@ -207,7 +201,7 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	}
 	// What the watcher lost comes first: an outage that lasts until the sample is
 	// still one of the switch.
-	seen, err := s.answersSoFar()
+	seen, err := s.prober.seen()
 	if err != nil {
 		return e, err
 	}
@@ -243,19 +237,6 @@ func (s *blueGreenStory) lossless(ctx context.Context, l *Session) (Evidence, er
 type cutover struct {
 	first, last time.Duration
 	settled     int
-}
-
-// answersSoFar returns the watcher's answers until now. It refutes no-loss if one of
-// them is lost.
-func (s *blueGreenStory) answersSoFar() ([]probe.Answer, error) {
-	seen := s.prober.Answers()
-	if len(seen) == 0 {
-		return nil, errors.New("the watcher has seen nothing")
-	}
-	if refuted := lost(NoLoss, probe.Count(seen)); refuted != nil {
-		return nil, refuted
-	}
-	return seen, nil
 }
 
 // judge refutes that every answer is from the color whose turn it was or, up to

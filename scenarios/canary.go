@@ -54,18 +54,9 @@ func newCanary(o Options) (*Plan, error) {
 	}
 	first := splitName(splits[0])
 	return &Plan{Steps: s.steps(splits), Undo: s.undo(s.rollBack), Controls: []Control{
-		{
-			Name: "weights", Summary: "traffic is 50/50 where " + first + " is claimed",
-			After: first, Break: s.shift(50, 50), Catches: Shares,
-		},
-		{
-			Name: "empty-leg", Summary: "v2 receives nothing where " + first + " is claimed",
-			After: first, Break: s.shift(100, 0), Catches: Shares,
-		},
-		{
-			Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent),
-			Break: s.failing, Catches: Answers,
-		},
+		{Name: "weights", Summary: "traffic is 50/50 where " + first + " is claimed", After: first, Break: s.shift(50, 50), Catches: Shares},
+		{Name: "empty-leg", Summary: "v2 receives nothing where " + first + " is claimed", After: first, Break: s.shift(100, 0), Catches: Shares},
+		{Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent), Break: s.failing, Catches: Answers},
 	}}, nil
 }
 

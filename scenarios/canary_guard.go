@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -53,8 +54,8 @@ func newGuarded(of *canaryStory) (*Plan, error) {
 		step.WatchFor += " E says how much better the failures so far are explained by a v2 that is worse."
 	}
 	first := splitName(splits[0])
-	fail, delay := float64(guardFails), guardDelay.String()
-	v2Fails := s.breaks(faults{FailPercent: &fail}, "v2")
+	fail := faults{FailPercent: new(float64(guardFails))}
+	v2Fails := s.breaks(fail, "v2")
 	return &Plan{
 		Steps: steps,
 		Undo: &Step{
@@ -63,10 +64,10 @@ func newGuarded(of *canaryStory) (*Plan, error) {
 		},
 		Controls: []Control{
 			{Name: "bad-v2", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", guardFails), After: first, Break: v2Fails, Catches: NoWorse},
-			{Name: "slow-v2", Summary: fmt.Sprintf("v2 takes %s longer for each answer", guardDelay), After: first, Break: s.breaks(faults{Delay: delay}, "v2"), Catches: NoWorse},
+			{Name: "slow-v2", Summary: fmt.Sprintf("v2 takes %s longer for each answer", guardDelay), After: first, Break: s.breaks(faults{Delay: guardDelay.String()}, "v2"), Catches: NoWorse},
 			{
 				Name: "both-fail", Summary: fmt.Sprintf("both versions answer 500 to %d %% of the requests: v2 is not worse", guardFails),
-				After: first, Break: s.breaks(faults{FailPercent: &fail}, "v1", "v2"), Catches: Answers,
+				After: first, Break: s.breaks(fail, "v1", "v2"), Catches: Answers,
 			},
 			{
 				Name: "asleep", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests, and the judge sees no answer", guardFails),
@@ -146,7 +147,7 @@ func (s *guardedStory) watched(percents []int64) func(context.Context, *Session)
 		if err := e.answered(); err != nil {
 			return e, err
 		}
-		err = e.judge(s.claim(percents), e.Tally.Counts, Shares)
+		e, err = e.judge(s.claim(percents), e.Tally.Counts, Shares)
 		e.Summary += "; " + guard.String()
 		return e, err
 	}
@@ -184,15 +185,7 @@ func (s *guardedStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	if err != nil {
 		return e, err
 	}
-	counts := map[string]int{}
-	for _, a := range answers {
-		if a.Target == "" {
-			counts[a.Problem()]++
-		} else {
-			counts[a.Target]++
-		}
-	}
-	err = e.judge(only, counts, Shares)
+	e, err = e.judge(only, countBy(answers, func(a probe.Answer) string { return cmp.Or(a.Target, a.Problem()) }), Shares)
 	seen := probe.Count(s.prober.Answers())
 	e.Summary += fmt.Sprintf("; the watcher lost %d of %d", len(seen.Failed), seen.Sent)
 	if s.backAfter > 0 {

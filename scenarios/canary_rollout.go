@@ -49,10 +49,7 @@ func newRollout(of *canaryStory) (*Plan, error) {
 		s.prober.lastStep(noticed),
 	}
 	return &Plan{Steps: steps, Undo: s.undo(s.rollBack), Controls: []Control{
-		{
-			Name: "at-once", Summary: "Knative is not configured to go gradually",
-			Break: func(context.Context, *Session) error { s.atOnce = true; return nil }, Catches: Shares,
-		},
+		{Name: "at-once", Summary: "Knative is not configured to go gradually", Break: set(&s.atOnce, true), Catches: Shares},
 		{Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent), Break: s.failing, Catches: Answers},
 	}}, nil
 }

@@ -80,11 +80,11 @@ func newCircuitBreaker(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "no-limit", Summary: "the DestinationRule has no connection pool where a limit is claimed",
-				Break: func(context.Context, *Session) error { s.limit = 0; return nil }, Catches: Overload,
+				Break: set(&s.limit, 0), Catches: Overload,
 			},
 			{
 				Name: "too-low", Summary: fmt.Sprintf("the limit is %d where %d is claimed", limit/2, limit),
-				Break: func(context.Context, *Session) error { s.limit = limit / 2; return nil }, Catches: Overload,
+				Break: set(&s.limit, limit/2), Catches: Overload,
 			},
 		},
 	}, nil

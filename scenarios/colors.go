@@ -82,11 +82,7 @@ func (w selectorWay) removeBlue(ctx context.Context, l *Session) error {
 // service has a Service select a color, applied with other objects, and returns when
 // its endpoints are that color's pods and no others.
 func (w selectorWay) service(ctx context.Context, l *Session, name, color string, with ...*unstructured.Unstructured) error {
-	objs, err := render("blue-green/service.yaml", map[string]string{"Name": name, "Version": color})
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, append(with, objs...)...); err != nil {
+	if err := l.applyFile(ctx, "blue-green/service.yaml", map[string]string{"Name": name, "Version": color}, with...); err != nil {
 		return err
 	}
 	return l.until(ctx, "the endpoints of Service/"+name, func() string {
@@ -150,9 +146,8 @@ func (w selectorWay) makeGreenUnready(ctx context.Context, l *Session) error {
 	if err != nil {
 		return err
 	}
-	ready := false
 	for _, p := range pods {
-		if err := l.breakPod(ctx, p.Name, faults{Ready: &ready}); err != nil {
+		if err := l.breakPod(ctx, p.Name, faults{Ready: new(false)}); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"mllab.local/internal/alerts"
 	"mllab.local/internal/prom"
@@ -48,11 +47,10 @@ func (o Options) quiet() int {
 type driftStory struct {
 	Options
 	changed map[string]func(string) string // what a control does to a file of the code, if anything
-	users   *population
-	model   modelFiles // that serves
-	first   modelFiles
-	alerts  bool // the lab has Alertmanager
-	prober  prober
+	detector
+	first  modelFiles
+	alerts bool // the lab has Alertmanager
+	prober prober
 }
 
 // drift: a detector stays silent while nothing changes, names the feature that
@@ -154,75 +152,11 @@ func (s *driftStory) deploy(ctx context.Context, l *Session) error {
 	if s.users, err = newPopulation(l.send, files); err != nil {
 		return err
 	}
-	if err := s.serve(ctx, l, "first", image, files); err != nil {
+	if err := s.serve(ctx, l, s.Alpha, "first", image, files); err != nil {
 		return err
 	}
 	s.prober.startBy(ctx, l, s.users, l.to("model"), watchRate)
 	return nil
-}
-
-// serve has a model answer, and a detector of its own watch it.
-func (s *driftStory) serve(ctx context.Context, l *Session, target, image string, files modelFiles) error {
-	objs, err := render("drift/watched.yaml", map[string]any{
-		"Namespace": l.Namespace, "Target": target, "Image": l.Image, "Model": image, "Python": l.Python, "Scrape": scrapeEvery.String(),
-		"Alpha": s.Alpha, "Window": driftWindow, "Retrain": retrainRows,
-	})
-	if err != nil {
-		return err
-	}
-	s.model = files
-	return l.apply(ctx, objs...)
-}
-
-// ask gives the detector the labels that are due, and returns what it knows.
-func (s *driftStory) ask(ctx context.Context, l *Session, pod string) (d detected, err error) {
-	labels, err := json.Marshal(s.users.due(s.model.Model))
-	if err != nil {
-		return d, err
-	}
-	answer, err := l.Kube.ToPod(ctx, l.Namespace, pod, modelPort, "labels", labels)
-	if err != nil {
-		return d, err
-	}
-	var taken []string
-	if err := json.Unmarshal(answer, &taken); err != nil {
-		return d, fmt.Errorf("reading which labels the detector took: %w", err)
-	}
-	s.users.taken(taken)
-	state, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, "state")
-	if err != nil {
-		return d, err
-	}
-	if err := json.Unmarshal(state, &d); err != nil {
-		return d, fmt.Errorf("reading what the detector knows: %w", err)
-	}
-	return d, nil
-}
-
-// follow asks the detector again and again until it knows enough.
-func (s *driftStory) follow(ctx context.Context, l *Session, enough func(detected) (bool, error)) (d detected, err error) {
-	pod, err := l.podOf(ctx, map[string]string{"app": "drift"})
-	if err != nil {
-		return d, err
-	}
-	err = l.untilError(ctx, time.Second/2, "the detector", func() (_ string, err error) {
-		if d, err = s.ask(ctx, l, pod); err != nil {
-			return "", err
-		}
-		if done, err := enough(d); done || err != nil {
-			return "", err
-		}
-		return fmt.Sprintf("%d windows of rows, %d of labels, %d alarms", d.Looks[covariate], d.Looks[concept], len(d.Alarms)), nil
-	})
-	if err != nil {
-		return d, err
-	}
-	text, err := json.MarshalIndent(d, "", "  ")
-	if err != nil {
-		return d, err
-	}
-	_, err = l.keepText(".json", text)
-	return d, err
 }
 
 func (s *driftStory) silent(ctx context.Context, l *Session) (Evidence, error) {
@@ -288,33 +222,7 @@ func (s *driftStory) retrain(ctx context.Context, l *Session) error {
 	if err != nil {
 		return err
 	}
-	return s.serve(ctx, l, retrained, image, files)
-}
-
-// alert waits until Prometheus' alert about the concept fires, and Alertmanager has
-// it; or until it has ended.
-func (s *driftStory) alert(ctx context.Context, l *Session, fires bool) error {
-	const bound = alerts.For + alertSlack
-	begin, want := time.Now(), "to end"
-	if fires {
-		want = "to fire"
-	}
-	return l.untilError(ctx, followEvery, "alert "+alerts.ModelDrift, func() (string, error) {
-		all, err := alerts.Active(ctx, l.Kube)
-		if err != nil {
-			return "", err
-		}
-		i := slices.IndexFunc(all, func(a alerts.Alert) bool {
-			return a.Name == alerts.ModelDrift && a.Namespace == l.Namespace && strings.HasPrefix(a.Summary, concept)
-		})
-		if fires && i >= 0 && all[i].State == "firing" && all[i].Taken || !fires && i < 0 {
-			return "", nil
-		}
-		if time.Since(begin) > bound {
-			return "", refute(Alarm, "the alert %s of concept drift had %s within %s", alerts.ModelDrift, want, bound)
-		}
-		return "it has " + want, nil
-	})
+	return s.serve(ctx, l, s.Alpha, retrained, image, files)
 }
 
 func (s *driftStory) recovered(ctx context.Context, l *Session) (Evidence, error) {

@@ -39,7 +39,7 @@ func driftOf(t *testing.T, all ...asked) *driftStory {
 		users.place[a.id] = i
 		users.answered = append(users.answered, a)
 	}
-	return &driftStory{Options: Options{Alpha: DefaultAlpha}, users: users, first: twoFeatures(), model: modelFiles{Model: "new"}}
+	return &driftStory{Options: Options{Alpha: DefaultAlpha}, detector: detector{users: users, model: modelFiles{Model: "new"}}, first: twoFeatures()}
 }
 
 func TestUsersSendRowsAsTheyAreNow(t *testing.T) {

@@ -8,39 +8,6 @@ import (
 	"mllab.local/internal/split"
 )
 
-// detected is what the detector knows.
-type detected struct {
-	Looks    map[string]int     // by kind
-	Smallest map[string]float64 // by kind, the corrected p-value
-	Alarms   []driftAlarm
-	Critical float64 // a distance from which on it alarms
-}
-
-type driftAlarm struct {
-	Kind     string
-	Features []string
-	Look     int // from 1, of its kind
-	P        float64
-	First    string // request ID, in the window
-}
-
-const (
-	covariate = "covariate"
-	concept   = "concept"
-)
-
-// drifted is how many requests with drift of a kind are in the windows up to that look. The order of
-// requests does not say it: on a busy machine many are under way when a drift begins, and their answers come in any order.
-func (s *driftStory) drifted(kind string, look int) int {
-	without := s.users.accuracy(func(a asked) bool {
-		if kind == covariate {
-			return !a.shifted
-		}
-		return a.told && !a.moved
-	})
-	return look*driftWindow - without.Users
-}
-
 // judgeSilence refutes that nothing alarms.
 func (s *driftStory) judgeSilence(d detected) (Evidence, error) {
 	e := Evidence{Summary: fmt.Sprintf("%d windows of rows (smallest corrected p %.2g), %d of labels (%.2g), %d alarms; it ever alarms with probability at most %g; accuracy %s",
@@ -50,14 +17,6 @@ func (s *driftStory) judgeSilence(d detected) (Evidence, error) {
 		return e, refute(Calm, "nothing drifts, and the detector alarms: %s", d.Alarms[0])
 	}
 	return e, nil
-}
-
-func (a driftAlarm) String() string {
-	what := a.Kind + " drift"
-	if a.Kind == covariate {
-		what += fmt.Sprintf(" of %q", a.Features)
-	}
-	return fmt.Sprintf("%s (corrected p %.2g)", what, a.P)
 }
 
 // judgeShift refutes that the first alarm is about the shifted feature alone.

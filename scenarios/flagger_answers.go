@@ -38,7 +38,7 @@ func (m *delivered) sample(ctx context.Context, l *Session, u *audience, weight 
 		}
 		counts[a.Target]++
 	}
-	err = e.judge(c, counts, Shares)
+	e, err = e.judge(c, counts, Shares)
 	if e.Verdict != nil {
 		v2 := e.Verdict.Regions[1]
 		e.Summary = fmt.Sprintf("v2 %d of %d (accepted %d..%d)", counts["v2"], c.N, v2.Lo, v2.Hi)

@@ -107,13 +107,10 @@ func newGitops(o Options) (*Plan, error) {
 			s.prober.lastStep("All of these commits, the bad ones too, went by while the watcher sent."),
 		}),
 		Controls: []Control{
-			{
-				Name: "suspended", Summary: "Flux is suspended, and commits go on",
-				After: "v1 serves from Git", Break: s.suspend, Catches: Delivery,
-			},
+			{Name: "suspended", Summary: "Flux is suspended, and commits go on", After: "v1 serves from Git", Break: s.suspend, Catches: Delivery},
 			{
 				Name: "webhook-cut", Summary: "nobody asks Flux to look after a push, and its own interval is an hour",
-				Break: func(context.Context, *Session) error { s.flux.Asked = false; return nil }, Catches: Delivery,
+				Break: set(&s.flux.Asked, false), Catches: Delivery,
 			},
 			{
 				Name: "no-correction", Summary: "the live Service is marked for Flux to leave it alone",

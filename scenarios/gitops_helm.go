@@ -85,7 +85,7 @@ func newGitopsHelm(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "no-remediation", Summary: "the HelmRelease does not say that an upgrade that fails is rolled back",
-				Break: func(context.Context, *Session) error { s.state.Remediate = false; return nil }, Catches: Release,
+				Break: set(&s.state.Remediate, false), Catches: Release,
 			},
 			{
 				Name: "by-hand", Summary: "somebody changes the live Service behind Helm's back",

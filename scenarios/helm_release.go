@@ -90,7 +90,7 @@ func newHelmRelease(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "no-rollback", Summary: "v3 is upgraded to without --atomic: nobody waits, nobody undoes it",
-				Break: func(context.Context, *Session) error { s.atomic = false; return nil }, Catches: Release,
+				Break: set(&s.atomic, false), Catches: Release,
 			},
 			{
 				Name: "by-hand", Summary: "somebody changes the live Service behind Helm's back",
@@ -165,11 +165,8 @@ func (s *helmStory) agrees(history string) func(context.Context, *Session) (Evid
 		if err != nil {
 			return Evidence{}, err
 		}
-		_, e, err := l.burst(ctx, l.to(releaseName), s.Requests)
+		_, e, err := l.served(ctx, l.send, l.to(releaseName), s.Requests)
 		if err != nil {
-			return e, err
-		}
-		if err := e.answered(); err != nil {
 			return e, err
 		}
 		e.Summary = "history " + historyText(revisions)

@@ -3,13 +3,10 @@ package scenarios
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"knative.dev/serving/pkg/apis/serving"
-	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/split"
 )
@@ -19,20 +16,9 @@ type kserveStory struct {
 	Options
 	models map[string]modelFiles // by version
 	images map[string]string
-	spec   inference // the newest
+	served inferenceService
 	prober prober
 }
-
-// inference is the status of an InferenceService.
-type inference struct {
-	Version, Model string // the version's name, and its image
-	Canary         int    // percent of the requests for it; 0: all, once it is ready
-	MinReplicas    int
-}
-
-// kserveHost is the name that KServe gives the predictor of InferenceService
-// model.
-const kserveHost = "model-predictor"
 
 // kserveCanary is the new version's first share, in percent.
 const kserveCanary = 10
@@ -97,7 +83,7 @@ func newKserve(o Options) (*Plan, error) {
 					"The next request starts one, which fetches the model first.",
 				WatchFor: "How long that request takes, and that the model is the same.",
 				Change: func(ctx context.Context, l *Session) error {
-					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"]})
+					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"]})
 				},
 				Check: s.wake,
 			},
@@ -106,19 +92,19 @@ func newKserve(o Options) (*Plan, error) {
 			{
 				Name: "swapped", Summary: "somebody has the InferenceService serve another model under v1's name",
 				After: "serve v1", Break: func(ctx context.Context, l *Session) error {
-					return s.apply(ctx, l, inference{Version: "v1", Model: s.images["v2"], MinReplicas: 1})
+					return s.served.apply(ctx, l, inference{Version: "v1", Model: s.images["v2"], MinReplicas: 1})
 				}, Catches: Model,
 			},
 			{
 				Name: "half", Summary: "the canary gets half of the requests",
 				After: "canary 10 %", Break: func(ctx context.Context, l *Session) error {
-					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: 50})
+					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: 50})
 				}, Catches: Shares,
 			},
 			{
 				Name: "no-percent", Summary: "canaryTrafficPercent is not written: the new version gets everything",
 				After: "canary 10 %", Break: func(ctx context.Context, l *Session) error {
-					return s.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1})
+					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1})
 				}, Catches: Shares,
 			},
 		},
@@ -140,11 +126,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 	if err != nil {
 		return err
 	}
-	runtime, err := render("kserve/runtime.yaml", l)
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, append(runtime, code)...); err != nil {
+	if err := l.applyFile(ctx, "kserve/runtime.yaml", l, code); err != nil {
 		return err
 	}
 	for version, c := range map[string]string{"v1": "1", "v2": "0.05"} {
@@ -152,7 +134,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 			return err
 		}
 	}
-	if err := s.apply(ctx, l, inference{Version: "v1", Model: s.images["v1"], MinReplicas: 1}); err != nil {
+	if err := s.served.apply(ctx, l, inference{Version: "v1", Model: s.images["v1"], MinReplicas: 1}); err != nil {
 		return err
 	}
 	s.prober.start(ctx, l, l.to(kserveHost), watchRate)
@@ -162,75 +144,8 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 // shift returns the change that gives a version a share of the requests.
 func (s *kserveStory) shift(version string, percent int) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
-		return s.apply(ctx, l, inference{Version: version, Model: s.images[version], MinReplicas: 1, Canary: percent})
+		return s.served.apply(ctx, l, inference{Version: version, Model: s.images[version], MinReplicas: 1, Canary: percent})
 	}
-}
-
-// apply writes the InferenceService, and returns when its Knative Service has
-// the traffic that follows from it: for some seconds after a change KServe's own
-// status is that of before.
-func (s *kserveStory) apply(ctx context.Context, l *Session, spec inference) error {
-	newRevision := spec.Version != s.spec.Version || spec.Model != s.spec.Model || spec.MinReplicas != s.spec.MinReplicas
-	before, err := s.knative(ctx, l)
-	if client.IgnoreNotFound(err) != nil {
-		return err
-	}
-	if err := s.write(ctx, l, spec); err != nil {
-		return err
-	}
-	want := []int64{100}
-	if spec.Canary > 0 {
-		want = []int64{int64(spec.Canary), int64(100 - spec.Canary)}
-	}
-	err = l.until(ctx, "the InferenceService", func() string {
-		now, err := s.knative(ctx, l)
-		if err != nil {
-			return err.Error()
-		}
-		ready := now.Status.GetCondition(servingv1.ServiceConditionReady)
-		switch {
-		case newRevision && now.Status.LatestReadyRevisionName == before.Status.LatestReadyRevisionName:
-			return "its new revision is not ready"
-		case now.Status.ObservedGeneration != now.Generation || now.Status.LatestCreatedRevisionName != now.Status.LatestReadyRevisionName:
-			return "Knative has not followed"
-		case !ready.IsTrue():
-			return ready.GetReason() + ": " + ready.GetMessage()
-		}
-		var has []int64
-		for _, t := range now.Status.Traffic {
-			if t.Percent != nil && *t.Percent > 0 {
-				has = append(has, *t.Percent)
-			}
-		}
-		slices.Sort(has)
-		if sorted := slices.Sorted(slices.Values(want)); !slices.Equal(has, sorted) {
-			return fmt.Sprintf("its traffic is %v, not yet %v", has, sorted)
-		}
-		return ""
-	})
-	if err != nil {
-		return err
-	}
-	return l.routed(ctx, kserveHost)
-}
-
-// write writes the InferenceService.
-func (s *kserveStory) write(ctx context.Context, l *Session, spec inference) error {
-	objs, err := render("kserve/service.yaml", spec)
-	if err != nil {
-		return err
-	}
-	s.spec = spec
-	return l.write(ctx, objs...)
-}
-
-// knative is the Knative Service that KServe makes.
-func (s *kserveStory) knative(ctx context.Context, l *Session) (service servingv1.Service, err error) {
-	o, err := l.live(ctx, l.object(servingv1.SchemeGroupVersion.String(), "Service", kserveHost))
-	if err != nil {
-		return service, err
-	}
-	return service, into(o.Object, &service)
 }
 
 // predicts sends the held-out rows to the server's root, one by one, and, if
@@ -254,14 +169,14 @@ const refusalBound = 60 * time.Second
 // missing has the InferenceService name a model that nobody has pushed, and
 // returns when KServe says so.
 func (s *kserveStory) missing(ctx context.Context, l *Session) error {
-	return s.write(ctx, l, inference{Version: "v3", Model: repository(l) + ":never-pushed", MinReplicas: 1})
+	return s.served.write(ctx, l, inference{Version: "v3", Model: repository(l) + ":never-pushed", MinReplicas: 1})
 }
 
 // refused waits for KServe's reason, and has v2 answer everything.
 func (s *kserveStory) refused(ctx context.Context, l *Session) (Evidence, error) {
 	var said string
 	err := l.within(ctx, refusalBound, Refusal, "KServe's reason", func() (string, error) {
-		info, err := s.failure(ctx, l)
+		info, err := s.served.failure(ctx, l)
 		if said = info; strings.Contains(said, "no model at") {
 			return "", err
 		}
@@ -275,45 +190,23 @@ func (s *kserveStory) refused(ctx context.Context, l *Session) (Evidence, error)
 	return e, err
 }
 
-// failure is the reason in an InferenceService's status.
-func (s *kserveStory) failure(ctx context.Context, l *Session) (string, error) {
-	live, err := l.live(ctx, l.object("serving.kserve.io/v1beta1", "InferenceService", "model"))
-	if err != nil {
-		return "", err
-	}
-	var status struct {
-		ModelStatus struct {
-			LastFailureInfo struct{ Reason, Message string }
-		}
-	}
-	err = into(live.Object["status"], &status)
-	info := status.ModelStatus.LastFailureInfo
-	return strings.TrimSpace(info.Reason + ": " + info.Message), err
-}
-
 // zeroBound is how long an InferenceService may keep a pod after its last
 // request: the window, Knative's grace period of 30 s and its checks.
 const zeroBound = 90 * time.Second
 
 // wake waits until no pod is left, and then sends the rows.
 func (s *kserveStory) wake(ctx context.Context, l *Session) (Evidence, error) {
-	service, err := s.knative(ctx, l)
+	service, err := s.served.knative(ctx, l)
 	if err != nil {
 		return Evidence{}, err
 	}
-	began := time.Now()
-	err = l.within(ctx, zeroBound, Zero, "zero", func() (string, error) {
-		// v3's pod has never been ready, and Knative tries on for ten minutes.
-		pods, err := l.pods(ctx, map[string]string{serving.RevisionLabelKey: service.Status.LatestReadyRevisionName})
-		if err != nil || len(pods) == 0 {
-			return "", err
-		}
-		return fmt.Sprintf("pods %v", pods), nil
+	// v3's pod has never been ready, and Knative tries on for ten minutes.
+	slept, err := l.noPod(ctx, zeroBound, "model", func() ([]string, error) {
+		return l.pods(ctx, map[string]string{serving.RevisionLabelKey: service.Status.LatestReadyRevisionName})
 	})
 	if err != nil {
 		return Evidence{}, err
 	}
-	slept := time.Since(began)
 	cold := l.send.Send(ctx, l.to(kserveHost))
 	if !cold.OK() {
 		return Evidence{}, refute(Answers, "the first request at zero: %s (request %s)", cold.Problem(), cold.ID)

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
@@ -80,7 +78,6 @@ func newMeshSecurity(o Options) (*Plan, error) {
 	if err := s.fate(wasServed).Check(); err != nil {
 		return nil, fault.Usage("see `mllab scenario mesh-security --help`", "mesh-security: %w", err)
 	}
-	const strict, policy = "strict mTLS", "one identity"
 	all := map[string]string{allowedAccount: wasServed, otherAccount: wasServed, "outsider": wasServed}
 	meshed := map[string]string{allowedAccount: wasServed, otherAccount: wasServed, "outsider": wasCut}
 	one := map[string]string{allowedAccount: wasServed, otherAccount: wasDenied, "outsider": wasCut}
@@ -94,34 +91,34 @@ func newMeshSecurity(o Options) (*Plan, error) {
 				Change:   s.deploy, Check: s.check(all, Answers),
 			},
 			{
-				Name: strict,
+				Name: "strict mTLS",
 				Why: "A PeerAuthentication has the model's sidecar require mTLS. The callers' sidecars used it before, so nobody in the mesh changes anything. " +
 					"The outsider's service account is one that is served, but an account without its certificate proves nothing.",
 				WatchFor: "The outsider gets no answer at all: its connections are closed. The model has received none of its requests.",
-				Change:   func(ctx context.Context, l *Session) error { return s.secure(ctx, l, meshed, s.mode, "") },
+				Change:   func(ctx context.Context, l *Session) error { return s.secure(ctx, l, meshed, "") },
 				Check:    s.check(meshed, Encryption),
 			},
 			{
-				Name: policy,
+				Name: "one identity",
 				Why: fmt.Sprintf("An AuthorizationPolicy admits one identity, that of service account %s. All others are refused, though they have a certificate. "+
 					"Account %s is a near miss.", allowedAccount, otherAccount),
 				WatchFor: fmt.Sprintf("%s gets 403 from the model's sidecar. The model has not received its requests either.", otherAccount),
-				Change:   func(ctx context.Context, l *Session) error { return s.secure(ctx, l, one, s.mode, s.account) },
+				Change:   func(ctx context.Context, l *Session) error { return s.secure(ctx, l, one, s.account) },
 				Check:    s.check(one, Identity),
 			},
 		},
 		Controls: []Control{
 			{
 				Name: "permissive", Summary: "the PeerAuthentication says PERMISSIVE where strict mTLS is claimed",
-				Break: func(context.Context, *Session) error { s.mode = "PERMISSIVE"; return nil }, Catches: Encryption,
+				Break: set(&s.mode, "PERMISSIVE"), Catches: Encryption,
 			},
 			{
 				Name: "prefix", Summary: fmt.Sprintf("the policy admits every account that begins with %s", allowedAccount),
-				Break: func(context.Context, *Session) error { s.account = allowedAccount + "*"; return nil }, Catches: Identity,
+				Break: set(&s.account, allowedAccount+"*"), Catches: Identity,
 			},
 			{
 				Name: "misnamed", Summary: "the policy names the caller's Deployment where the service account is called otherwise",
-				Break: func(context.Context, *Session) error { s.account = allowedAccount + "-relay"; return nil }, Catches: Identity,
+				Break: set(&s.account, allowedAccount+"-relay"), Catches: Identity,
 			},
 		},
 	}, nil
@@ -157,17 +154,15 @@ func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
 			Name: c.Name, Version: "relay", Account: c.Account, NoSidecar: c.Outside, Env: map[string]string{"RELAY": "http://model", "DRAIN": "0s"},
 		})
 	}
-	var objs []*unstructured.Unstructured
-	for _, m := range models {
-		obj, err := l.deployment(m)
-		if err != nil {
-			return err
-		}
-		objs = append(objs, obj)
+	objs, err := l.deployments(models...)
+	if err != nil {
+		return err
 	}
-	mark := ""
-	if err := l.route(ctx, "mesh-security/callers.yaml", l.by(allowedAccount), func(state routeState) any {
-		mark = state.Mark
+	var asked []probe.Request
+	for _, c := range meshCallers {
+		asked = append(asked, l.by(c.Name))
+	}
+	if err := l.routes(ctx, "mesh-security/callers.yaml", asked, func(state routeState) any {
 		return struct {
 			routeState
 			Header   string
@@ -177,12 +172,6 @@ func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
 	}, objs...); err != nil {
 		return err
 	}
-	for _, c := range meshCallers {
-		if err := l.waitActive(ctx, l.by(c.Name), mark); err != nil {
-			return err
-		}
-	}
-	var err error
 	s.pod, err = l.podOf(ctx, v1.labels())
 	return err
 }
@@ -190,17 +179,13 @@ func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
 // secure applies the policies and returns when each caller's requests end as they
 // should, inForceStreak times in a row, or after policyBound: no status says when
 // a sidecar knows a policy, and only the sample is a verdict.
-func (s *meshSecurityStory) secure(ctx context.Context, l *Session, want map[string]string, mode, account string) error {
-	objs, err := render("mesh-security/policy.yaml", struct{ Namespace, Mode, Account string }{l.Namespace, mode, account})
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, objs...); err != nil {
+func (s *meshSecurityStory) secure(ctx context.Context, l *Session, want map[string]string, account string) error {
+	if err := l.applyFile(ctx, "mesh-security/policy.yaml", struct{ Namespace, Mode, Account string }{l.Namespace, s.mode, account}); err != nil {
 		return err
 	}
 	bounded, cancel := context.WithTimeout(ctx, policyBound)
 	defer cancel()
-	err = l.until(bounded, "the policies", func() string {
+	err := l.until(bounded, "the policies", func() string {
 		for _, c := range meshCallers {
 			for range inForceStreak {
 				if got := c.fate(l.send.Send(bounded, l.by(c.Name))); got != want[c.Name] {
@@ -265,10 +250,7 @@ func (s *meshSecurityStory) judge(e Evidence, want map[string]string, answers []
 	refuted := &ClaimError{Claim: claim}
 	var says []string
 	for i, c := range meshCallers {
-		counts := map[string]int{}
-		for _, a := range answers[i] {
-			counts[c.fate(a)]++
-		}
+		counts := countBy(answers[i], c.fate)
 		verdict, err := s.fate(want[c.Name]).Judge(counts)
 		if err != nil {
 			return e, err

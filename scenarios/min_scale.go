@@ -60,10 +60,7 @@ func newMinScale(Options) (*Plan, error) {
 		},
 		Controls: []Control{{
 			Name: "no-annotation", Summary: "the annotation is missing where a kept pod is claimed",
-			Break: func(context.Context, *Session) error {
-				s.annotations = nil
-				return nil
-			}, Catches: Warm,
+			Break: set(&s.annotations, nil), Catches: Warm,
 		}},
 	}, nil
 }

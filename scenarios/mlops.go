@@ -107,7 +107,7 @@ func newMlops(o Options) (*Plan, error) {
 			{Name: "off-by-one", Summary: "the notebook moves the predictions that it hands on by one row", Break: s.edited(movedRows), Catches: Predictions},
 			{
 				Name: "wrong-share", Summary: fmt.Sprintf("the runner gives a new model %d %% where %d %% is claimed", 5*canaryPercent, canaryPercent),
-				Break: func(context.Context, *Session) error { s.state.Percent = 5 * canaryPercent; return nil }, Catches: Shares,
+				Break: set(&s.state.Percent, 5*canaryPercent), Catches: Shares,
 			},
 			{Name: "no-gate", Summary: "the notebook lets every model pass", Break: s.edited(noGate), Catches: Gate},
 		},
@@ -139,11 +139,7 @@ func (s *mlopsStory) first(ctx context.Context, l *Session) error {
 	if err := l.giveToken(ctx); err != nil {
 		return err
 	}
-	objs, err := render("mlops/training.yaml", s.state)
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, objs...); err != nil {
+	if err := l.applyFile(ctx, "mlops/training.yaml", s.state); err != nil {
 		return err
 	}
 	s.state.Training = true
@@ -182,31 +178,20 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	by := &rows{Sender: l.send, held: s.canary.held, row: map[string]int{}}
 	claim := s.claimFor(s.serving.revision, s.canary.revision)
 	l.events.claims("target", claim)
-	answers, e, err := l.burstBy(ctx, by, l.to(serviceName), s.Requests)
+	answers, e, err := l.served(ctx, by, l.to(serviceName), s.Requests)
 	if err != nil {
 		return e, err
 	}
-	if err := e.answered(); err != nil {
+	if e, err = e.judge(claim, e.Tally.Counts, Shares); e.Verdict == nil {
 		return e, err
 	}
-	verdict, err := claim.Judge(e.Tally.Counts)
-	if err != nil {
-		return e, err
-	}
-	e.Verdict = &verdict
-	e.Summary = fmt.Sprintf("%s next to %s; %s", s.canary.says(), s.serving.revision, describe(verdict))
+	e.Summary = fmt.Sprintf("%s next to %s; %s", s.canary.says(), s.serving.revision, e.Summary)
 	s.timed(&e)
-	if !verdict.Pass {
-		return e, &ClaimError{Shares, verdict.Reasons}
+	if err != nil {
+		return e, err
 	}
 	for _, m := range []served{s.serving, s.canary} {
-		own := slices.Collect(func(yield func(probe.Answer) bool) {
-			for _, a := range answers {
-				if a.Target == m.revision && !yield(a) {
-					return
-				}
-			}
-		})
+		own := slices.DeleteFunc(slices.Clone(answers), func(a probe.Answer) bool { return a.Target != m.revision })
 		says, err := compare(own, by.row, m.Model, m.held)
 		e.Summary += "; " + says
 		if err != nil {

@@ -38,6 +38,27 @@ func (l *Session) deployment(m model) (*unstructured.Unstructured, error) {
 	return objs[0], nil
 }
 
+// deployments are models as objects.
+func (l *Session) deployments(models ...model) (objs []*unstructured.Unstructured, err error) {
+	for _, m := range models {
+		obj, err := l.deployment(m)
+		if err != nil {
+			return nil, err
+		}
+		objs = append(objs, obj)
+	}
+	return objs, nil
+}
+
+// deploy applies models, and returns when they are ready.
+func (l *Session) deploy(ctx context.Context, models ...model) error {
+	objs, err := l.deployments(models...)
+	if err != nil {
+		return err
+	}
+	return l.apply(ctx, objs...)
+}
+
 // labels select the pods of m.
 func (m model) labels() map[string]string {
 	return map[string]string{"app": m.Name, "version": m.Version}

@@ -107,10 +107,7 @@ func newModelCanary(o Options) (*Plan, error) {
 				Name: "suspended", Summary: "Flux is suspended, and the commits are made all the same",
 				After: "v1 serves from Git", Break: s.suspend, Catches: Delivery,
 			},
-			{
-				Name: "server-too", Summary: "the commit changes the server, too",
-				Break: s.alone("good", func() { s.also = true }), Catches: Delivery,
-			},
+			{Name: "server-too", Summary: "the commit changes the server, too", Break: s.alone("good", func() { s.also = true }), Catches: Delivery},
 		},
 	}, nil
 }

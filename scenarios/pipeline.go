@@ -104,11 +104,7 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Session) error {
 	if err != nil {
 		return err
 	}
-	rights, err := render("pipeline/rights.yaml", l)
-	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, append(rights, code)...); err != nil {
+	if err := l.applyFile(ctx, "pipeline/rights.yaml", l, code); err != nil {
 		return err
 	}
 	if s.good, err = s.run(ctx, l, "good", 1, 0); err != nil {

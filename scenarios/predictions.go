@@ -121,11 +121,8 @@ func (r *rows) Send(ctx context.Context, req probe.Request) probe.Answer {
 // prediction, from the model with that digest.
 func (l *Session) predicts(ctx context.Context, to probe.Request, model string, held heldOut) (Evidence, error) {
 	by := &rows{Sender: l.send, held: held, row: map[string]int{}}
-	answers, e, err := l.burstBy(ctx, by, to, len(held.Instances))
+	answers, e, err := l.served(ctx, by, to, len(held.Instances))
 	if err != nil {
-		return e, err
-	}
-	if err := e.answered(); err != nil {
 		return e, err
 	}
 	says, err := compare(answers, by.row, model, held)

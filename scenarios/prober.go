@@ -50,6 +50,19 @@ func (p *prober) lastStep(why string) Step {
 	}
 }
 
+// seen returns the answers until now, and lets it go on. It refutes NoLoss if one of
+// them is lost.
+func (p *prober) seen() ([]probe.Answer, error) {
+	answers := p.Answers()
+	if len(answers) == 0 {
+		return nil, errors.New("the watcher has seen nothing")
+	}
+	if refuted := lost(NoLoss, probe.Count(answers)); refuted != nil {
+		return nil, refuted
+	}
+	return answers, nil
+}
+
 // lostNone stops it, and judges whether it lost anything.
 func (p *prober) lostNone(_ context.Context, l *Session) (Evidence, error) {
 	record := p.Stop()

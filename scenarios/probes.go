@@ -2,14 +2,10 @@ package scenarios
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/split"
 )
@@ -25,20 +21,15 @@ const (
 	toGateway = 4 * time.Second
 	toStart   = 20 * time.Second
 
-	outBound     = unreadyAfter + toGateway
-	costWatched  = outBound + 5*time.Second // after the hang: what goes on failing must be seen to
-	restartBound = killedAfter + toStart
+	outBound = unreadyAfter + toGateway
 )
 
 // probesStory is a Deployment whose readiness probe takes pods out of the
 // rotation and stops a bad rollout, and whose liveness probe restarts them.
 type probesStory struct {
 	Options
-	v1, v2   probed
-	rotation // of v1: the first pod turns unready, the last hangs
-	hungAt   time.Time
-	restarts int32  // of the pod that hangs, before it did
-	prober   prober // of the steps since the last one that judged it
+	v1, v2  probed
+	hanging // of v1: the first pod turns unready, the last hangs
 }
 
 // probed is a version of the model as the manifest takes it.
@@ -105,7 +96,7 @@ func newProbes(o Options) (*Plan, error) {
 				Name:     "what the hang cost",
 				Why:      "Until the readiness probe has failed, the hanging pod still gets its third, and all of that is lost.",
 				WatchFor: "How many requests were lost, and that none was due later than the probe allows.",
-				Check:    s.cost,
+				Check:    func(ctx context.Context, l *Session) (Evidence, error) { return s.cost(ctx, l, s.Alpha) },
 			},
 			{
 				Name: stuck, Long: true,
@@ -123,16 +114,8 @@ func newProbes(o Options) (*Plan, error) {
 			},
 		},
 		Controls: []Control{
-			{
-				Name: "no-readiness", Summary: "the pods have no readiness probe",
-				Break:   func(context.Context, *Session) error { s.v1.Ready = ""; return nil },
-				Catches: Readiness,
-			},
-			{
-				Name: "no-liveness", Summary: "the pods have no liveness probe",
-				Break:   func(context.Context, *Session) error { s.v1.NoLiveness = true; return nil },
-				Catches: Liveness,
-			},
+			{Name: "no-readiness", Summary: "the pods have no readiness probe", Break: set(&s.v1.Ready, ""), Catches: Readiness},
+			{Name: "no-liveness", Summary: "the pods have no liveness probe", Break: set(&s.v1.NoLiveness, true), Catches: Liveness},
 			{
 				Name: "another-fails", Summary: "another pod fails one request in five while one hangs, and goes on after that",
 				After: hangs, Break: s.anotherFails, Catches: Bounds,
@@ -175,9 +158,8 @@ func (s *probesStory) all(ctx context.Context, l *Session) (Evidence, error) {
 }
 
 func (s *probesStory) unready(ctx context.Context, l *Session) error {
-	no := false
 	s.prober.mark("not ready")
-	return l.breakPod(ctx, s.pods[0], faults{Ready: &no})
+	return l.breakPod(ctx, s.pods[0], faults{Ready: new(false)})
 }
 
 // out waits for the pod's last answer, which has a bound, and only then looks
@@ -207,9 +189,8 @@ func (s *probesStory) out(ctx context.Context, l *Session) (Evidence, error) {
 }
 
 func (s *probesStory) ready(ctx context.Context, l *Session) error {
-	yes := true
 	s.prober.mark("ready again")
-	return l.breakPod(ctx, s.pods[0], faults{Ready: &yes})
+	return l.breakPod(ctx, s.pods[0], faults{Ready: new(true)})
 }
 
 func (s *probesStory) back(ctx context.Context, l *Session) (Evidence, error) {
@@ -224,96 +205,9 @@ func (s *probesStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	return e, err
 }
 
-// hung is the pod that hangs: not the one that was unready.
-func (s *probesStory) hung() string { return s.pods[len(s.pods)-1] }
-
-func (s *probesStory) hang(ctx context.Context, l *Session) (err error) {
-	if s.restarts, err = l.restarts(ctx, s.hung()); err != nil {
-		return err
-	}
-	yes := true
-	s.prober.start(ctx, l, l.to("model"), watchRate)
-	err = l.breakPod(ctx, s.hung(), faults{Hang: &yes})
-	s.hungAt = time.Now()
-	return err
-}
-
 // anotherFails has a pod fail whose probes see nothing of it.
 func (s *probesStory) anotherFails(ctx context.Context, l *Session) error {
-	fifth := 20.0
-	return l.breakPod(ctx, s.pods[1], faults{FailPercent: &fifth})
-}
-
-func (s *probesStory) restarted(ctx context.Context, l *Session) (Evidence, error) {
-	var e Evidence
-	note := func(name string) {
-		e.Figures = append(e.Figures, Figure{name, time.Since(s.hungAt).Seconds(), "s"})
-	}
-	err := l.within(ctx, outBound, Readiness, "Pod/"+s.hung()+" out of the rotation", func() (string, error) {
-		listed, err := s.rotation.has(ctx, l, s.hung())
-		if listed {
-			return "its EndpointSlice says that it is ready", err
-		}
-		return "", err
-	})
-	if err != nil {
-		return e, err
-	}
-	note("out of the rotation")
-	err = l.within(ctx, restartBound, Liveness, "a restart of Pod/"+s.hung(), func() (string, error) {
-		now, err := l.restarts(ctx, s.hung())
-		if now > s.restarts {
-			return "", err
-		}
-		return "no container of it was restarted", err
-	})
-	if err != nil {
-		return e, err
-	}
-	note("restarted")
-	if err := s.rotation.comesBack(ctx, l, s.hung(), toStart, Liveness); err != nil {
-		return e, err
-	}
-	note("answers again")
-	e.Summary = fmt.Sprintf("out of the rotation %.1f s after it hung, restarted after %.1f s, answering again after %.1f s",
-		e.Figures[0].Value, e.Figures[1].Value, e.Figures[2].Value)
-	return e, nil
-}
-
-func (s *probesStory) cost(ctx context.Context, l *Session) (Evidence, error) {
-	if err := pause(ctx, time.Until(s.hungAt.Add(costWatched))); err != nil {
-		return Evidence{}, err
-	}
-	e, err := s.prober.lostNone(ctx, l)
-	if lossy := (*ClaimError)(nil); err != nil && !errors.As(err, &lossy) {
-		return e, err
-	}
-	err = s.judgeCost(&e)
-	return e, err
-}
-
-// judgeCost judges what the watcher lost. Each request that was due until the
-// pod was out of the rotation reached it with a chance of one third.
-func (s *probesStory) judgeCost(e *Evidence) error {
-	third := 1 / float64(len(s.pods))
-	most, err := split.Claim{N: int(watchRate * outBound.Seconds()), Alpha: s.Alpha, Legs: []split.Leg{
-		{Name: "hangs", Share: third}, {Name: "others", Share: 1 - third},
-	}}.Regions()
-	if err != nil {
-		return err
-	}
-	var last time.Duration // due so long after the hang
-	for _, a := range e.Tally.Failed {
-		last = max(last, a.Scheduled.Sub(s.hungAt))
-	}
-	lost := len(e.Tally.Failed)
-	e.Figures = []Figure{{"lost", float64(lost), ""}, {"last lost one was due after", last.Seconds(), "s"}, {"longest wait", e.Tally.Max.Seconds(), "s"}}
-	e.Summary = fmt.Sprintf("%d of %d watched requests lost, the last one due %.1f s after the hang; the longest wait was %.1f s; accepted: %d lost, due within %s",
-		lost, e.Tally.Sent, last.Seconds(), e.Tally.Max.Seconds(), most[0].Hi, outBound)
-	if lost > most[0].Hi || last > outBound {
-		return refute(Bounds, "%s", e.Summary)
-	}
-	return nil
+	return l.breakPod(ctx, s.pods[1], faults{FailPercent: new(20.0)})
 }
 
 // rollOut returns when the rollout is stuck, or done.
@@ -326,41 +220,7 @@ func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
 	if err := l.write(ctx, v2); err != nil {
 		return err
 	}
-	return l.until(ctx, "the rollout to be stuck or done", func() string {
-		var d appsv1.Deployment
-		if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: "model"}, &d); err != nil {
-			return err.Error()
-		}
-		pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"app": "model", "version": "v2"})
-		switch {
-		case err != nil:
-			return err.Error()
-		case d.Status.ObservedGeneration < d.Generation || !runs(pods):
-			return "no pod of v2 runs yet"
-		case d.Status.UpdatedReplicas == *d.Spec.Replicas && d.Status.AvailableReplicas == *d.Spec.Replicas && d.Status.Replicas == *d.Spec.Replicas:
-			return ""
-		}
-		for _, c := range d.Status.Conditions {
-			// https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#failed-deployment
-			if c.Type == appsv1.DeploymentProgressing && c.Reason == "ProgressDeadlineExceeded" {
-				return ""
-			}
-		}
-		return fmt.Sprintf("%d of %d pods are v2's", d.Status.UpdatedReplicas, *d.Spec.Replicas)
-	})
-}
-
-// runs reports whether a container of the pods does: one that never ran proves
-// nothing about probes.
-func runs(pods []corev1.Pod) bool {
-	for _, p := range pods {
-		for _, c := range p.Status.ContainerStatuses {
-			if c.State.Running != nil {
-				return true
-			}
-		}
-	}
-	return false
+	return l.rolledOut(ctx, "model", "v2")
 }
 
 func (s *probesStory) shallow(ctx context.Context, l *Session) error {

@@ -65,8 +65,8 @@ func TestWhatAHangMayCostIsBounded(t *testing.T) {
 		for i := range tc.lost {
 			e.Tally.Failed = append(e.Tally.Failed, probe.Answer{Scheduled: hungAt.Add(time.Duration(i) * tc.every)})
 		}
-		s := &probesStory{Options: Options{Alpha: 1e-6}, rotation: rotation{pods: []string{"a", "b", "c"}}, hungAt: hungAt}
-		if err := s.judgeCost(&e); refutedClaim(err) != tc.refutes || (err == nil) != (tc.refutes == "") {
+		h := &hanging{rotation: rotation{pods: []string{"a", "b", "c"}}, at: hungAt}
+		if err := h.judgeCost(&e, 1e-6); refutedClaim(err) != tc.refutes || (err == nil) != (tc.refutes == "") {
 			t.Errorf("%s: got %v", tc.name, err)
 		}
 	}

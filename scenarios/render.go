@@ -32,6 +32,15 @@ func render(file string, data any) ([]*unstructured.Unstructured, error) {
 	return objs, nil
 }
 
+// applyFile is apply of a manifest that is filled in with data, and of more objects.
+func (l *Session) applyFile(ctx context.Context, file string, data any, more ...*unstructured.Unstructured) error {
+	objs, err := render(file, data)
+	if err != nil {
+		return err
+	}
+	return l.apply(ctx, append(objs, more...)...)
+}
+
 // fill fills a file of the stories in, as a Go template. What data does not have
 // is an error.
 func fill(file string, data any) ([]byte, error) {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"mllab.local/internal/fault"
-	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 	"mllab.local/sampleapp/api"
 )
@@ -24,32 +23,18 @@ const (
 	flakyShare   = 0.3 // of a flaky model's answers are 500s
 	routeRetries = 2   // of the route
 
-	errorsInARow = 3                // consecutive5xxErrors: a pod is ejected after them
-	ejectBound   = 10 * time.Second // for the gateway to know the rule and to meet so many errors
-	ejectionTime = 20 * time.Second // baseEjectionTime
-	// The gateway looks every second whether a pod may come back.
-	backBound = ejectionTime + time.Second + toGateway
-)
-
-const (
 	// slowRequests are one round of a sample's workers: each shows the same.
 	slowRequests = sampleWorkers
 	// boundedRequests take three seconds, at half a second for each round.
 	boundedRequests = 6 * sampleWorkers
-	// ejectRequests at most are sent while a pod is ejected: a longer sample
-	// would still run when it comes back.
-	ejectRequests = 1000
 )
 
 // resilienceStory is what a gateway can do for a caller when the model is slow,
 // flaky, or broken in one place.
 type resilienceStory struct {
 	Options
-	rotation
-	timeout   string // of the route that claims one
-	retries   int    // likewise
-	ejection  string // likewise
-	ejectedAt time.Time
+	ejection
+	timed, retrying, ejecting routing // those that claim something
 }
 
 // resilience: a timeout bounds the caller's wait, retries its errors, and
@@ -67,7 +52,9 @@ func resilience() Scenario {
 
 // newResilience plans one run.
 func newResilience(o Options) (*Plan, error) {
-	s := &resilienceStory{Options: o, timeout: istioSeconds(routeTimeout), retries: routeRetries, ejection: istioSeconds(ejectionTime)}
+	s := &resilienceStory{
+		Options: o, timed: routing{Timeout: istioSeconds(routeTimeout)}, retrying: routing{Retries: routeRetries}, ejecting: routing{Ejection: istioSeconds(ejectionTime)},
+	}
 	if err := enough("resilience", evenly([]string{"a", "b", "c"}, o.Requests, o.Alpha), errorClaim(flakyShare, o.Requests, o.Alpha)); err != nil {
 		return nil, err
 	}
@@ -86,7 +73,7 @@ func newResilience(o Options) (*Plan, error) {
 			{
 				Name:     "slow, timeout",
 				Why:      fmt.Sprintf("The route gets a timeout of %s. The caller gets an error, but soon, and can do something else.", routeTimeout),
-				WatchFor: "Every answer is the gateway's own 504, and how long the longest wait was.", Change: s.limit, Check: s.bounded,
+				WatchFor: "Every answer is the gateway's own 504, and how long the longest wait was.", Change: s.route(&s.timed), Check: s.bounded,
 			},
 			{
 				Name:     "flaky, no retries",
@@ -96,7 +83,7 @@ func newResilience(o Options) (*Plan, error) {
 			{
 				Name:     "flaky, retries",
 				Why:      fmt.Sprintf("The gateway tries a failed request up to %d more times. It fails for the caller only when all %d tries fail.", routeRetries, 1+routeRetries),
-				WatchFor: "How few errors are left, and how many more requests the pods get for that.", Change: s.retry, Check: s.retried,
+				WatchFor: "How few errors are left, and how many more requests the pods get for that.", Change: s.route(&s.retrying), Check: s.retried,
 			},
 			{
 				Name:     "one pod fails",
@@ -106,29 +93,20 @@ func newResilience(o Options) (*Plan, error) {
 			{
 				Name:     "outlier detection",
 				Why:      fmt.Sprintf("The gateway counts what each pod answers. After %d errors in a row it ejects the pod for %s.", errorsInARow, ejectionTime),
-				WatchFor: "The ejected pod gets no request, and no request fails.", Change: s.eject, Check: s.without,
+				WatchFor: "The ejected pod gets no request, and no request fails.", Change: s.route(&s.ejecting), Check: s.ejected,
 			},
 			{
 				Name: "healed and back", Long: true,
 				Why:      "The pod is well again, but the gateway does not know: it gives the pod requests again when its time is over.",
-				WatchFor: "How long it was out, and that it answers its third again.", Change: s.heal, Check: s.back,
+				WatchFor: "How long it was out, and that it answers its third again.", Change: s.fail(0), Check: s.healed,
 			},
 		},
 		Controls: []Control{
-			{
-				Name: "no-timeout", Summary: "the route has no timeout where one is claimed",
-				Break:   func(context.Context, *Session) error { s.timeout = ""; return nil },
-				Catches: Bounds,
-			},
-			{
-				Name: "no-retries", Summary: "the route does not retry where retries are claimed",
-				Break:   func(context.Context, *Session) error { s.retries = 0; return nil },
-				Catches: Bounds,
-			},
+			{Name: "no-timeout", Summary: "the route has no timeout where one is claimed", Break: set(&s.timed, routing{}), Catches: Bounds},
+			{Name: "no-retries", Summary: "the route does not retry where retries are claimed", Break: set(&s.retrying, routing{}), Catches: Bounds},
 			{
 				Name: "no-ejection", Summary: "the DestinationRule has no outlier detection where it is claimed",
-				Break:   func(context.Context, *Session) error { s.ejection = ""; return nil },
-				Catches: Ejection,
+				Break: set(&s.ejecting, routing{}), Catches: Ejection,
 			},
 		},
 	}, nil
@@ -149,13 +127,15 @@ type routing struct {
 }
 
 // route sets the way and returns when the gateway goes by it.
-func (s *resilienceStory) route(ctx context.Context, l *Session, w routing) error {
-	r := l.to("model")
-	r.URL += "/readyz" // the model's faults are not about this path
-	return l.route(ctx, "resilience/route.yaml", r, func(state routeState) any {
-		w.routeState, w.Errors = state, errorsInARow
-		return w
-	})
+func (s *resilienceStory) route(to *routing) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
+		r, way := l.to("model"), *to
+		r.URL += "/readyz" // the model's faults are not about this path
+		return l.route(ctx, "resilience/route.yaml", r, func(state routeState) any {
+			way.routeState, way.Errors = state, errorsInARow
+			return way
+		})
+	}
 }
 
 func (s *resilienceStory) serve(ctx context.Context, l *Session) error {
@@ -164,16 +144,13 @@ func (s *resilienceStory) serve(ctx context.Context, l *Session) error {
 		// Each pod must remember its part of a sample's tries.
 		"SEEN_KEEP": strconv.Itoa(max(api.SeenKeep, s.Requests)),
 	}}
-	deployment, err := l.deployment(m)
-	if err != nil {
+	if err := l.deploy(ctx, m); err != nil {
 		return err
 	}
-	if err := l.apply(ctx, deployment); err != nil {
+	if err := s.route(&routing{})(ctx, l); err != nil {
 		return err
 	}
-	if err := s.route(ctx, l, routing{}); err != nil {
-		return err
-	}
+	var err error
 	s.rotation, err = l.rotation(ctx, "model", m.labels())
 	return err
 }
@@ -188,11 +165,8 @@ func (s *resilienceStory) slow(ctx context.Context, l *Session) error {
 
 // waits shows what the timeout is there for.
 func (s *resilienceStory) waits(ctx context.Context, l *Session) (Evidence, error) {
-	_, e, err := l.burst(ctx, l.to("model"), slowRequests)
+	_, e, err := l.served(ctx, l.send, l.to("model"), slowRequests)
 	if err != nil {
-		return e, err
-	}
-	if err := e.answered(); err != nil {
 		return e, err
 	}
 	e.Summary = fmt.Sprintf("%d of %d answered 200, after %.1f to %.1f s", e.Tally.Sent, e.Tally.Sent, e.Tally.Min.Seconds(), e.Tally.Max.Seconds())
@@ -200,10 +174,6 @@ func (s *resilienceStory) waits(ctx context.Context, l *Session) (Evidence, erro
 		return e, fault.CannotTest("", "the pods are not slow: a request was answered after %s", e.Tally.Min)
 	}
 	return e, nil
-}
-
-func (s *resilienceStory) limit(ctx context.Context, l *Session) error {
-	return s.route(ctx, l, routing{Timeout: s.timeout})
 }
 
 func (s *resilienceStory) bounded(ctx context.Context, l *Session) (Evidence, error) {
@@ -226,39 +196,10 @@ func (s *resilienceStory) bounded(ctx context.Context, l *Session) (Evidence, er
 }
 
 func (s *resilienceStory) flaky(ctx context.Context, l *Session) error {
-	percent := 100 * flakyShare
-	if err := l.breakPods(ctx, s.pods, faults{FailPercent: &percent, Delay: "0s"}); err != nil {
+	if err := l.breakPods(ctx, s.pods, faults{FailPercent: new(100 * flakyShare), Delay: "0s"}); err != nil {
 		return err
 	}
-	return s.route(ctx, l, routing{})
-}
-
-// What becomes of a request here.
-const (
-	isOK    = "ok"
-	isError = "errors" // the model's own
-)
-
-// errorClaim claims which share of n requests the model fails.
-func errorClaim(share float64, n int, alpha float64) split.Claim {
-	return split.Claim{N: n, Alpha: alpha, Legs: []split.Leg{{Name: isOK, Share: 1 - share}, {Name: isError, Share: share}}}
-}
-
-// outcomes counts what became of requests. What is neither OK nor the model's
-// own 500 counts under its problem, which is no leg of any claim.
-func outcomes(answers []probe.Answer) map[string]int {
-	counts := map[string]int{}
-	for _, a := range answers {
-		switch {
-		case a.OK():
-			counts[isOK]++
-		case a.Err == "" && !a.Router && a.Status == 500:
-			counts[isError]++
-		default:
-			counts[a.Problem()]++
-		}
-	}
-	return counts
+	return s.route(&routing{})(ctx, l)
 }
 
 // errors judges the share of errors without any help.
@@ -268,13 +209,8 @@ func (s *resilienceStory) errors(share float64) func(context.Context, *Session) 
 		if err != nil {
 			return e, err
 		}
-		err = e.judge(errorClaim(share, s.Requests, s.Alpha), outcomes(answers), Shares)
-		return e, err
+		return e.judge(errorClaim(share, s.Requests, s.Alpha), outcomes(answers), Shares)
 	}
-}
-
-func (s *resilienceStory) retry(ctx context.Context, l *Session) error {
-	return s.route(ctx, l, routing{Retries: s.retries})
 }
 
 // retried judges the errors that are left, from above only: fewer are no harm.
@@ -301,9 +237,9 @@ func (s *resilienceStory) retried(ctx context.Context, l *Session) (Evidence, er
 		return e, err
 	}
 	tries := triesOf(answers, pods)
-	total, again, longest := 0, 0, 0
+	total, again := 0, 0
 	for _, n := range tries {
-		total, longest = total+n, max(longest, n)
+		total += n
 		if n > 1 {
 			again++
 		}
@@ -313,97 +249,31 @@ func (s *resilienceStory) retried(ctx context.Context, l *Session) (Evidence, er
 	switch {
 	case slices.Min(tries) == 0:
 		return e, fault.CannotTest("", "the pods do not remember every request of the sample")
-	case longest > 1+routeRetries:
-		return e, refute(Bounds, "a request was tried %d times, %d are configured", longest, 1+routeRetries)
+	case slices.Max(tries) > 1+routeRetries:
+		return e, refute(Bounds, "a request was tried %d times, %d are configured", slices.Max(tries), 1+routeRetries)
 	}
 	// A request is tried again when its first try fails: this says that the
 	// model was as flaky as claimed, and not simply well.
-	says := e.Summary
-	err = e.judge(split.Claim{N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: "tried once", Share: 1 - flakyShare}, {Name: "again", Share: flakyShare}}},
+	judged, err := e.judge(split.Claim{N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: "tried once", Share: 1 - flakyShare}, {Name: "again", Share: flakyShare}}},
 		map[string]int{"tried once": len(answers) - again, "again": again}, Shares)
-	e.Summary = says
-	return e, err
+	judged.Summary = e.Summary
+	return judged, err
 }
-
-// triesOf is how often each request came to the pods.
-func triesOf(answers []probe.Answer, pods []seen) []int {
-	came := map[string]int{}
-	for _, p := range pods {
-		for _, id := range p.IDs {
-			came[id]++
-		}
-	}
-	tries := make([]int, len(answers))
-	for i, a := range answers {
-		tries[i] = came[a.ID]
-	}
-	return tries
-}
-
-// broken is the one pod that fails, and then is ejected.
-func (s *resilienceStory) broken() string { return s.pods[0] }
 
 func (s *resilienceStory) oneFails(ctx context.Context, l *Session) error {
-	none, every := 0., 100.
-	if err := l.breakPods(ctx, s.pods[1:], faults{FailPercent: &none}); err != nil {
+	if err := l.breakPods(ctx, s.pods[1:], faults{FailPercent: new(0.0)}); err != nil {
 		return err
 	}
-	if err := l.breakPod(ctx, s.broken(), faults{FailPercent: &every}); err != nil {
+	if err := s.fail(100)(ctx, l); err != nil {
 		return err
 	}
-	return s.route(ctx, l, routing{})
+	return s.route(&routing{})(ctx, l)
 }
 
-func (s *resilienceStory) eject(ctx context.Context, l *Session) error {
-	return s.route(ctx, l, routing{Ejection: s.ejection})
+func (s *resilienceStory) ejected(ctx context.Context, l *Session) (Evidence, error) {
+	return s.without(ctx, l, s.Requests)
 }
 
-// without lets the gateway meet the errors that it ejects a pod for, which has
-// a bound, and only then looks whether the pod gets a request.
-func (s *resilienceStory) without(ctx context.Context, l *Session) (Evidence, error) {
-	var err error
-	if s.ejectedAt, err = s.rotation.leaves(ctx, l, s.broken(), ejectBound, Ejection); err != nil {
-		return Evidence{}, err
-	}
-	if s.ejectedAt.IsZero() {
-		return Evidence{}, fault.CannotTest("", "Pod/%s got no request from the beginning: nothing was ejected", s.broken())
-	}
-	answers, e, err := l.burst(ctx, l.to("model"), min(s.Requests, ejectRequests))
-	if err != nil {
-		return e, err
-	}
-	got := 0
-	for _, a := range answers {
-		if a.Pod == s.broken() {
-			got++
-		}
-	}
-	e.Summary = fmt.Sprintf("n=%d: %d requests to the ejected pod, %d errors: below %.2f %% with %.0f %% confidence",
-		len(answers), got, len(e.Tally.Failed), 100*split.UpperBound(len(e.Tally.Failed), len(answers), confidence), 100*confidence)
-	switch {
-	case got > 0 && time.Since(s.ejectedAt) > ejectionTime:
-		return e, fault.CannotTest("run it again, with less load", "the sample took longer than a pod is ejected")
-	case got > 0:
-		return e, refute(Ejection, "%d of %d requests reached Pod/%s, which was ejected", got, len(answers), s.broken())
-	}
-	if err := e.answered(); err != nil {
-		return e, err
-	}
-	return e, nil
-}
-
-func (s *resilienceStory) heal(ctx context.Context, l *Session) error {
-	none := 0.
-	return l.breakPod(ctx, s.broken(), faults{FailPercent: &none})
-}
-
-func (s *resilienceStory) back(ctx context.Context, l *Session) (Evidence, error) {
-	if err := s.rotation.comesBack(ctx, l, s.broken(), backBound, Ejection); err != nil {
-		return Evidence{}, err
-	}
-	out := time.Since(s.ejectedAt)
-	e, err := s.all(ctx, l)
-	e.Figures = []Figure{{"ejected for", out.Seconds(), "s"}}
-	e.Summary = fmt.Sprintf("answers again %.1f s after its last error; %s", out.Seconds(), e.Summary)
-	return e, err
+func (s *resilienceStory) healed(ctx context.Context, l *Session) (Evidence, error) {
+	return s.back(ctx, l, s.Options)
 }

@@ -82,8 +82,8 @@ func TestAPodThatGetsRequestsIsNotEjected(t *testing.T) {
 			}
 			return from("m-b")
 		})
-		s := &resilienceStory{Options: Options{Requests: 1000}, rotation: rotation{pods: []string{"m-a", "m-b", "m-c"}}}
-		if _, err := s.without(t.Context(), l); refutedClaim(err) != tc.refutes || fault.Code(err) != tc.code {
+		s := &resilienceStory{Options: Options{Requests: 1000}, ejection: ejection{rotation: rotation{pods: []string{"m-a", "m-b", "m-c"}}}}
+		if _, err := s.ejected(t.Context(), l); refutedClaim(err) != tc.refutes || fault.Code(err) != tc.code {
 			t.Errorf("%s: got %v", tc.name, err)
 		}
 	}

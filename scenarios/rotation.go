@@ -81,6 +81,17 @@ func (l *Session) within(ctx context.Context, bound time.Duration, claim Claim, 
 	return err
 }
 
+// noPod refutes Zero unless in time none of a model's pods is left. It returns how
+// long that took.
+func (l *Session) noPod(ctx context.Context, bound time.Duration, of string, pods func() ([]string, error)) (time.Duration, error) {
+	began := time.Now()
+	err := l.within(ctx, bound, Zero, "no pod of "+of+" left", func() (string, error) {
+		left, err := pods()
+		return strings.Join(left, ", "), err
+	})
+	return time.Since(began), err
+}
+
 // outStreak is how many answers in a row must be other pods' until a pod is
 // taken to be out of the rotation: one that still has its third of the requests
 // then hides with a chance of (2/3)^60, 3 in 10^11.

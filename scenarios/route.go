@@ -24,15 +24,22 @@ type routeState struct {
 // route applies the manifest of a route in a new state, with more objects, and
 // returns when the gateway answers r by it. fill adds what else the manifest takes.
 func (l *Session) route(ctx context.Context, manifest string, r probe.Request, fill func(routeState) any, more ...*unstructured.Unstructured) error {
-	state := routeState{r.Host, l.Namespace, l.mark()}
-	objs, err := render(manifest, fill(state))
-	if err != nil {
+	return l.routes(ctx, manifest, []probe.Request{r}, fill, more...)
+}
+
+// routes is route for the hosts of several requests, each of which the gateway
+// must answer by the new state.
+func (l *Session) routes(ctx context.Context, manifest string, asked []probe.Request, fill func(routeState) any, more ...*unstructured.Unstructured) error {
+	state := routeState{asked[0].Host, l.Namespace, l.mark()}
+	if err := l.applyFile(ctx, manifest, fill(state), more...); err != nil {
 		return err
 	}
-	if err := l.apply(ctx, append(objs, more...)...); err != nil {
-		return err
+	for _, r := range asked {
+		if err := l.waitActive(ctx, r, state.Mark); err != nil {
+			return err
+		}
 	}
-	return l.waitActive(ctx, r, state.Mark)
+	return nil
 }
 
 // routedBound is how long the gateway may take to follow the route of a Knative

@@ -22,15 +22,21 @@ func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim
 		return Evidence{}, err
 	}
 	l.events.claims("target", claim)
-	_, e, err := l.burst(ctx, r, claim.N)
+	_, e, err := l.served(ctx, l.send, r, claim.N)
 	if err != nil {
 		return e, err
 	}
-	if err := e.answered(); err != nil {
-		return e, err
+	return e.judge(claim, e.Tally.Counts, Shares)
+}
+
+// served is burstBy, of which each request must be answered 200 by the
+// application.
+func (l *Session) served(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+	answers, e, err := l.burstBy(ctx, by, r, n)
+	if err == nil {
+		err = e.answered()
 	}
-	err = e.judge(claim, e.Tally.Counts, Shares)
-	return e, err
+	return answers, e, err
 }
 
 // burst sends a request n times, and keeps the answers as
@@ -106,57 +112,30 @@ func describe(v split.Verdict) string {
 // confidence of the bounds and intervals that are stated.
 const confidence = 0.95
 
-// evenly claims that each pod answers as many requests as any other.
-func evenly(pods []string, n int, alpha float64) split.Claim {
-	c := split.Claim{N: n, Alpha: alpha}
-	for _, p := range pods {
-		c.Legs = append(c.Legs, split.Leg{Name: short(p), Share: 1 / float64(len(pods))})
-	}
-	return c
-}
-
-// byPod counts answers of 200 by who gave them.
-func byPod(answers []probe.Answer) map[string]int {
-	counts := map[string]int{}
-	for _, a := range answers {
-		if a.OK() {
-			counts[short(a.Pod)]++
-		}
-	}
-	return counts
-}
-
-// judge puts the verdict on counts into e, and refutes a claim that they do not
+// judge returns e with the verdict on counts, and refutes a claim that they do not
 // fit.
-func (e *Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) error {
+func (e Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) (Evidence, error) {
 	v, err := c.Judge(counts)
 	if err != nil {
-		return err
+		return e, err
 	}
 	e.Verdict, e.Summary = &v, describe(v)
 	if !v.Pass {
-		return &ClaimError{refutes, v.Reasons}
+		return e, &ClaimError{refutes, v.Reasons}
 	}
-	return nil
+	return e, nil
 }
 
 // sampleByPod sends n requests once. Each must be answered 200, and the pods'
 // counts must fit the claim.
 func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
 	l.events.claims("pod", c)
-	answers, e, err := l.burst(ctx, r, c.N)
+	answers, e, err := l.served(ctx, l.send, r, c.N)
 	if err != nil {
 		return e, err
 	}
-	if err := e.answered(); err != nil {
-		return e, err
-	}
-	err = e.judge(c, byPod(answers), refutes)
-	return e, err
+	return e.judge(c, countBy(answers, func(a probe.Answer) string { return short(a.Pod) }), refutes)
 }
-
-// short is the part of a pod's name that differs from its siblings'.
-func short(pod string) string { return pod[strings.LastIndexByte(pod, '-')+1:] }
 
 // enough refuses claims that a sample could not refute: with few requests the
 // accepted interval of a small share begins at 0, and who gets nothing would pass.
@@ -202,6 +181,16 @@ func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][
 		by[t.turn[a.ID]] = append(by[t.turn[a.ID]], a)
 	}
 	return by, e, nil
+}
+
+// servedInTurn is inTurn, of which each request must be answered 200 by the
+// application.
+func (l *Session) servedInTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
+	answers, e, err := l.inTurn(ctx, headers, n)
+	if err == nil {
+		err = e.answered()
+	}
+	return answers, e, err
 }
 
 // turns is a Sender that gives each request the next of its headers.

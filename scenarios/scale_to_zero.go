@@ -50,12 +50,6 @@ func newScaleToZero(o Options) (*Plan, error) {
 	for i := range min(o.Samples, atOnce) {
 		s.services = append(s.services, &idleService{name: fmt.Sprintf("model-%d", i+1)})
 	}
-	annotate := func(name, value string) func(context.Context, *Session) error {
-		return func(context.Context, *Session) error {
-			s.annotations = map[string]string{name: value}
-			return nil
-		}
-	}
 	return &Plan{
 		Steps: []Step{
 			{
@@ -84,13 +78,10 @@ func newScaleToZero(o Options) (*Plan, error) {
 			},
 		},
 		Controls: []Control{
-			{
-				Name: "warm", Summary: "min-scale 1 keeps a pod where zero is claimed",
-				Break: annotate("min-scale", "1"), Catches: Zero,
-			},
+			{Name: "warm", Summary: "min-scale 1 keeps a pod where zero is claimed", Break: set(&s.annotations, map[string]string{"min-scale": "1"}), Catches: Zero},
 			{
 				Name: "two-pods", Summary: "activation-scale 2 starts two pods where one is claimed",
-				Break: annotate("activation-scale", "2"), Catches: OnePod,
+				Break: set(&s.annotations, map[string]string{"activation-scale": "2"}), Catches: OnePod,
 			},
 		},
 	}, nil

@@ -74,6 +74,11 @@ type Control struct {
 	Catches Claim // what must then be refuted
 }
 
+// set is a break that only gives a part of the story's state another value.
+func set[T any](at *T, to T) func(context.Context, *Session) error {
+	return func(context.Context, *Session) error { *at = to; return nil }
+}
+
 // Options of one run; New fills in what is zero.
 type Options struct {
 	Shares          []float64     // of the canary's first split, old version first

@@ -145,10 +145,7 @@ func newShadow(o Options) (*Plan, error) {
 			},
 			{
 				Name: "drift", Summary: fmt.Sprintf("v2 differs for %d %% of the inputs where %d %% are claimed", 3*claimedDrift, claimedDrift),
-				Break: func(context.Context, *Session) error {
-					s.drift = 3 * claimedDrift
-					return nil
-				}, Catches: Outcome,
+				Break: set(&s.drift, 3*claimedDrift), Catches: Outcome,
 			},
 		},
 	}, nil
@@ -242,21 +239,14 @@ func (s *shadowStory) compare(ctx context.Context, l *Session) (Evidence, error)
 	if err != nil {
 		return e, err
 	}
-	verdict, err := s.differences().Judge(map[string]int{"differ": differ, "agree": s.Requests - differ})
-	if err != nil {
-		return e, err
-	}
 	agreed := s.Requests - differ
+	e, err = e.judge(s.differences(), map[string]int{"differ": differ, "agree": agreed}, Outcome)
 	rate := float64(agreed) / float64(s.Requests)
 	lo, hi := split.Interval(agreed, s.Requests, confidence)
-	e.Verdict = &verdict
 	e.Figures = []Figure{{"agreement", 100 * rate, "%"}, {"agreement, low", 100 * lo, "%"}, {"agreement, high", 100 * hi, "%"}}
 	e.Summary = fmt.Sprintf("v1 and v2 agree on %.1f %% (%.1f..%.1f %% with %.0f %% confidence) of %d distinct inputs: %s",
-		100*rate, 100*lo, 100*hi, 100*confidence, s.Requests, describe(verdict))
-	if !verdict.Pass {
-		return e, &ClaimError{Outcome, verdict.Reasons}
-	}
-	return e, nil
+		100*rate, 100*lo, 100*hi, 100*confidence, s.Requests, e.Summary)
+	return e, err
 }
 
 // differing counts the requests to which v2 did not predict what v1 did. The

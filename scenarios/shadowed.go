@@ -162,8 +162,7 @@ func (s *shadowed) sleep(ctx context.Context, l *Session) error {
 
 // fail makes v2 answer 500 to everything.
 func (s *shadowed) fail(ctx context.Context, l *Session) error {
-	all := 100.0
-	if err := l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &all, Delay: "0s"}); err != nil {
+	if err := l.breakPod(ctx, s.pods["v2"], faults{FailPercent: new(100.0), Delay: "0s"}); err != nil {
 		return err
 	}
 	if a := l.send.Send(ctx, direct(l.to("model"))); a.Status != http.StatusInternalServerError || a.Target != "v2" {
@@ -174,8 +173,7 @@ func (s *shadowed) fail(ctx context.Context, l *Session) error {
 
 // heal ends the faults.
 func (s *shadowed) heal(ctx context.Context, l *Session) error {
-	none := 0.0
-	return l.breakPod(ctx, s.pods["v2"], faults{FailPercent: &none, Delay: "0s"})
+	return l.breakPod(ctx, s.pods["v2"], faults{FailPercent: new(0.0), Delay: "0s"})
 }
 
 // scaleToZero takes v2's pod away and returns when the gateway knows.

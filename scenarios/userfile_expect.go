@@ -94,11 +94,8 @@ const copiesQuiet = 2 * time.Second
 // mirrored sends requests that are all answered, and claims that this part of
 // them reached the shadow, each once.
 func (u *userStory) mirrored(ctx context.Context, l *Session, x file.ExpectMirror) (Evidence, error) {
-	answers, e, err := l.burst(ctx, l.to(x.Of), x.Requests)
+	answers, e, err := l.served(ctx, l.send, l.to(x.Of), x.Requests)
 	if err != nil {
-		return e, err
-	}
-	if err := e.answered(); err != nil {
 		return e, err
 	}
 	var came []string // IDs of requests
@@ -122,35 +119,25 @@ func judgeCopies(e Evidence, came arrivals, x file.ExpectMirror) (Evidence, erro
 	got := came.once + came.again
 	const without = "not mirrored"
 	c := split.Claim{N: x.Requests, Alpha: x.Alpha, Legs: []split.Leg{{Name: x.To, Share: x.Percent / 100}, {Name: without, Share: 1 - x.Percent/100}}}
-	v, err := c.Judge(map[string]int{x.To: got, without: x.Requests - got})
-	if err != nil {
-		return e, err
+	e, err := e.judge(c, map[string]int{x.To: got, without: x.Requests - got}, Mirror)
+	if e.Verdict != nil && came.again > 0 {
+		err = refute(Mirror, "%d of %d requests reached %s more than once", came.again, x.Requests, x.To)
 	}
-	e.Verdict, e.Summary = &v, describe(v)
-	switch {
-	case came.again > 0:
-		return e, refute(Mirror, "%d of %d requests reached %s more than once", came.again, x.Requests, x.To)
-	case !v.Pass:
-		return e, &ClaimError{Mirror, v.Reasons}
-	}
-	return e, nil
+	return e, err
 }
 
 // zeroPods claims that a quiet Knative Service has no pod left in time, not
 // even one that is about to end.
 func (u *userStory) zeroPods(ctx context.Context, l *Session, x file.ExpectZeroPods) (Evidence, error) {
-	began := time.Now()
-	err := l.within(ctx, x.Within, Zero, "no pod of "+x.Of+" left", func() (string, error) {
-		pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{serving.ServiceLabelKey: x.Of})
-		var left []string
+	took, err := l.noPod(ctx, x.Within, x.Of, func() (names []string, err error) {
+		pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{serving.ServiceLabelKey: x.Of}) // those that are about to end, too
 		for _, p := range pods {
-			left = append(left, p.Name)
+			names = append(names, p.Name)
 		}
-		return strings.Join(left, ", "), err
+		return names, err
 	})
 	if err != nil {
 		return Evidence{}, err
 	}
-	took := time.Since(began).Seconds()
-	return Evidence{Summary: fmt.Sprintf("no pod of %s is left after %.0f s", x.Of, took), Figures: []Figure{{"to zero", took, "s"}}}, nil
+	return Evidence{Summary: fmt.Sprintf("no pod of %s is left after %.0f s", x.Of, took.Seconds()), Figures: []Figure{{"to zero", took.Seconds(), "s"}}}, nil
 }
