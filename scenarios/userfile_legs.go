@@ -9,12 +9,15 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
+	"mllab.local/internal/probe"
 )
 
 // leg is one destination of a route from the gateway.
@@ -211,53 +214,99 @@ func (u *userStory) answered(ctx context.Context, l *Session, legs []leg, empty 
 }
 
 func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bool) error {
-	hint := fmt.Sprintf("if it is meant to have no endpoint, say so in the step's wait: `empty: [%s]`", g.Name)
 	b := u.behind(l, g.Name)
 	empty = empty || b.gone
 	if !empty && !u.broken && b.labels != nil && !b.pods {
-		return fault.CannotTest(hint, "destination %s has no endpoint: the file has no Deployment with the labels %s", g.Name, b.labels)
+		return fault.CannotTest(sayEmpty(g), "destination %s has no endpoint: the file has no Deployment with the labels %s", g.Name, b.labels)
 	}
 	mark := fmt.Sprint(slices.Index(u.legs, g))
 	r := l.to(legHost)
 	r.URL, r.Fresh, r.Header = strings.TrimSuffix(l.Gateway, "/")+legPath, true, http.Header{legHeader: {mark}}
-	look := func() string {
+	hint := ""
+	look := func() (string, error) {
+		hint = "`mllab status` asks whether the gateway answers at all"
 		pods, err := l.Kube.Pods(ctx, l.Namespace, b.labels)
 		if err != nil {
-			return err.Error()
+			return err.Error(), nil
 		}
-		stay, ready := map[string]bool{}, false
-		for _, p := range pods {
-			stay[p.Name] = p.DeletionTimestamp == nil
-			ready = ready || stay[p.Name] && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-			})
-		}
-		none := empty || u.broken && !ready
+		pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
+		none := empty || u.broken && !slices.ContainsFunc(pods, isReady)
 		for range inForceStreak {
 			switch a := l.send.Send(ctx, r); {
 			case a.Err != "":
-				return a.Err
+				return a.Err, nil
 			case a.Route != mark:
-				return fmt.Sprintf("the gateway does not know it yet (status %d)", a.Status)
+				return fmt.Sprintf("the gateway does not know it yet (status %d)", a.Status), nil
 			case u.broken && b.labels == nil: // nobody knows what is behind it
 			case none && !a.Router:
-				return fmt.Sprintf("pod %s answers, and none should", a.Pod)
-			case !none && !stay[a.Pod]:
-				return cmp.Or(a.Problem(), fmt.Sprintf("pod %s answers, which is another's or about to end", a.Pod))
+				hint = "take it out of `empty`, or remove what answers"
+				return fmt.Sprintf("pod %s answers, and none should", a.Pod), nil
+			case !none && b.labels == nil && a.Router: // what is behind it is Knative's
+				return a.Problem(), nil
+			case !none && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name == a.Pod }):
+				why, what, final := l.unanswered(g, a, pods)
+				if hint = what; final {
+					return why, fault.CannotTest(hint, "destination %s: %s", g.Name, why)
+				}
+				return why, nil
 			}
 		}
-		return ""
+		return "", nil
 	}
-	last := ""
-	err := l.until(ctx, "destination "+g.Name, func() string {
-		why := look()
+	last, lastHint := "", ""
+	err := l.untilError(ctx, untilInterval, "destination "+g.Name, func() (string, error) {
+		why, err := look()
 		if ctx.Err() == nil || why == "" { // that the wait has ended is no reason
-			last = why
+			last, lastHint = why, hint
 		}
-		return cmp.Or(last, why)
+		return cmp.Or(last, why), err
 	})
-	if errors.Is(err, context.DeadlineExceeded) && !empty {
-		return fault.Hinted(err, hint)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fault.Hinted(err, lastHint)
 	}
 	return err
+}
+
+// sayEmpty is the hint for a destination that nobody is behind.
+func sayEmpty(g leg) string {
+	return fmt.Sprintf("if it is meant to have no endpoint, say so in the step's wait: `empty: [%s]`", g.Name)
+}
+
+// refusedAfter is how long a pod must have been ready until a connection that it refuses says that it will stay so: a
+// proxy may know a former address for a moment.
+const refusedAfter = 10 * time.Second
+
+// unanswered returns why an answer is of none of the pods that are behind a leg, and what to do. It is final if their
+// readiness probes pass while they refuse connections: then they listen elsewhere.
+func (l *Session) unanswered(g leg, a probe.Answer, pods []corev1.Pod) (why, hint string, final bool) {
+	service, _, _ := strings.Cut(g.Name, "/")
+	ready := slices.IndexFunc(pods, isReady)
+	switch {
+	case !a.Router:
+		return cmp.Or(a.Problem(), fmt.Sprintf("pod %s answers, which is another's or about to end", a.Pod)), "compare the selector of Service " + service + " with the labels of the pods", false
+	case len(pods) == 0:
+		return "there is no pod", sayEmpty(g), false
+	case ready < 0:
+		return fmt.Sprintf("pod %s is not ready: %s", pods[0].Name, cmp.Or(kube.WhyNotReady(&pods[0]), "it starts")),
+			"correct what its container runs or asks of it; --keep leaves the pod to look at: `kubectl -n " + l.Namespace + " describe pod`", false
+	}
+	pod := pods[ready]
+	since := pod.Status.Conditions[slices.IndexFunc(pod.Status.Conditions, saysReady)].LastTransitionTime.Time
+	containers := pod.Spec.Containers
+	switch {
+	case strings.Contains(a.Body, "onnection refused"): // Envoy's own words, and Linux's
+		probed := !slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.ReadinessProbe == nil })
+		return fmt.Sprintf("pod %s is ready, and refuses connections to the port that Service %s sends to (status %d)", pod.Name, service, a.Status),
+			"have targetPort of Service " + service + " name the port on which the container listens", probed && time.Since(since) > refusedAfter
+	case !slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.Image == l.Image }):
+		return fmt.Sprintf("status %d without the headers of the sample model, by which answers are counted", a.Status), "have the pods of Service " + service + " run ${image}", false
+	}
+	return fmt.Sprintf("pod %s is ready, and the gateway answers itself: status %d, %s", pod.Name, a.Status, cmp.Or(strings.TrimSpace(a.Body), "no text")),
+		"compare the selector, targetPort and appProtocol of Service " + service + " with what the pod serves", false
+}
+
+func isReady(p corev1.Pod) bool { return slices.ContainsFunc(p.Status.Conditions, saysReady) }
+
+func saysReady(c corev1.PodCondition) bool {
+	return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 }

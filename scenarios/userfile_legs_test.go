@@ -207,6 +207,61 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 	}
 }
 
+func TestALegThatIsNotAnsweredSaysWhyAndWhatToDo(t *testing.T) {
+	refused := "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused"
+	container := corev1.Container{Name: "web", Image: "kind.local/app:1"}
+	probed := container
+	probed.ReadinessProbe = &corev1.Probe{}
+	other := container
+	other.Image = "nginx"
+	for _, tc := range []struct {
+		name, body string
+		container  corev1.Container
+		status     corev1.PodStatus // instead of one that is ready
+		none       bool
+		says, hint string
+		early      bool
+	}{
+		{name: "no pod", none: true, body: "no healthy upstream", says: "there is no pod", hint: "empty: [shop/v2]"},
+		{name: "a crash", container: container, body: "no healthy upstream", says: "pod new is not ready: container web: CrashLoopBackOff after 2 restarts, exit code 7", hint: "--keep",
+			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 2, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 7}}}}}},
+		{name: "a probe that does not pass", container: probed, body: "no healthy upstream", says: "pod new is not ready: container web: runs, not ready", hint: "kubectl -n ns describe pod",
+			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}},
+		{name: "a port that nobody serves, yet", container: container, body: refused, says: "pod new is ready, and refuses connections to the port that Service shop sends to", hint: "targetPort of Service shop"},
+		{name: "a port that nobody serves", container: probed, body: refused, says: "refuses connections to the port", hint: "targetPort of Service shop", early: true},
+		{name: "another program", container: other, body: "<h1>Welcome</h1>", says: "without the headers of the sample model", hint: "run ${image}"},
+		{name: "no endpoint", container: container, body: "no healthy upstream", says: "pod new is ready, and the gateway answers itself: status 503, no healthy upstream", hint: "compare the selector, targetPort"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pod := podOf("v2", "new", false)
+				pod.Spec.Containers = []corev1.Container{tc.container}
+				if tc.status.ContainerStatuses != nil {
+					pod.Status = tc.status
+				}
+				cluster := fake.NewClientBuilder()
+				if !tc.none {
+					cluster = cluster.WithObjects(pod)
+				}
+				s := &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 503, Router: true, Route: "0", Body: tc.body} }}
+				l := &Session{Env: &Env{Image: "kind.local/app:1", Kube: &kube.Client{Client: cluster.Build()}}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
+				u := newUserStory(&file.File{}, 0)
+				u.legs = []leg{{Name: "shop/v2"}}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				err := u.legAnswered(ctx, l, u.legs[0], false)
+				if err == nil || !strings.Contains(err.Error(), tc.says) || !strings.Contains(fault.Hint(err), tc.hint) {
+					t.Errorf("got %v, hint %q", err, fault.Hint(err))
+				}
+				if early := ctx.Err() == nil; early != tc.early || early && fault.Code(err) != 3 {
+					t.Errorf("early: %v, %v", early, err)
+				}
+			})
+		})
+	}
+}
+
 func TestALegWithoutAnyDeploymentMustBeSaidToBeEmpty(t *testing.T) {
 	u, g := newUserStory(&file.File{}, 0), leg{Name: "shop/v3"}
 	u.legs = []leg{g}

@@ -75,6 +75,10 @@ type notReadyReason struct {
 	previous  bool   // whether to read the log of the previous run
 }
 
+// WhyNotReady returns why a pod is not ready, such as "container web: CrashLoopBackOff after 2 restarts, exit code 1"; ""
+// if it does not say.
+func WhyNotReady(pod *corev1.Pod) string { return diagnose(pod, nil, time.Now(), nil).text }
+
 // diagnose reads a pod's status at the time now; last is the newest event about it (nil: none). before has the
 // restarts of its containers when the wait began: each start of a stopped node adds some.
 func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[string]int32) notReadyReason {

@@ -40,6 +40,7 @@ func (t *validator) model(v *value, m Model) Model {
 	t.addObject(v, Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
 	t.addObject(v, Ref{"", "Service", m.Name + "-" + m.Version}, again)
 	t.ports[m.Name+"-"+m.Version] = []string{"80"} // as in userfile/service.yaml
+	t.backends.noteModel(m)
 	if m.Route {
 		t.need("istio")
 		t.addObject(v, Ref{istio, "Gateway", m.Name}, again)
@@ -131,14 +132,21 @@ func (t *validator) object(v *value) Object {
 // note keeps what the spec of an object says that others refer to.
 func (t *validator) note(ref Ref, v *value) {
 	switch ref.Kind {
+	case "Deployment":
+		t.backends.notePods(ref.Name, v)
 	case "Service":
+		if ref.Group == "" {
+			t.backends.services[ref.Name] = append(t.backends.services[ref.Name], v)
+		}
 		for _, port := range v.get("ports").list() {
 			t.ports[ref.Name] = appended(t.ports[ref.Name], fmt.Sprint(port.get("port").int))
 		}
 	case "DestinationRule":
 		service, _, _ := strings.Cut(v.get("host").str(), ".")
 		for _, subset := range v.get("subsets").list() {
-			t.subsets[service] = appended(t.subsets[service], subset.get("name").str())
+			name := subset.get("name").str()
+			t.subsets[service] = appended(t.subsets[service], name)
+			t.backends.subsets[service+"/"+name] = append(t.backends.subsets[service+"/"+name], subset.get("labels"))
 		}
 	case "Gateway":
 		for _, server := range v.get("servers").list() {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"reflect"
 	"regexp"
 	"slices"
@@ -81,7 +82,7 @@ type schema struct {
 	Not                                *schema
 	Type                               oneOrMore
 	Const                              any
-	Enum                               []string
+	Enum                               []any // texts or whole numbers
 	Pattern, Format, Description       string
 	Minimum, Maximum                   *float64
 	ExclusiveMinimum, ExclusiveMaximum *float64
@@ -206,14 +207,17 @@ func (r *reader) check(s *schema, v *value) {
 		switch ok := formats[s.Format]; {
 		case s.Const != nil && s.Const != v.text:
 			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), s.Const)
-		case s.Enum != nil && !slices.Contains(s.Enum, v.text):
-			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), strings.Join(s.Enum, ", "))
+		case s.Enum != nil && !slices.Contains(s.Enum, any(v.text)):
+			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), s.choices())
 		case !s.accepts(v.text), ok != nil && !ok(v.text):
 			r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
 		}
 	case whole, number:
 		low, high := limits(s)
-		if v.float < low || v.float > high || s.ExclusiveMinimum != nil && v.float == low || s.ExclusiveMaximum != nil && v.float == high {
+		switch {
+		case s.Enum != nil && !slices.Contains(s.Enum, any(v.float)):
+			r.wrong(v, "%s is not one of: %s; use one of them", v.text, s.choices())
+		case v.float < low || v.float > high || s.ExclusiveMinimum != nil && v.float == low || s.ExclusiveMaximum != nil && v.float == high:
 			r.wrong(v, "%s is not between %s and %s; use a number in between", v.text, strconv.FormatFloat(low, 'f', -1, 64), strconv.FormatFloat(high, 'f', -1, 64))
 		}
 	case boolean:
@@ -221,6 +225,15 @@ func (r *reader) check(s *schema, v *value) {
 			r.wrong(v, "%s; write %v, or leave it out", s.Description, s.Const)
 		}
 	}
+}
+
+// choices returns what a value may be.
+func (s *schema) choices() string {
+	var all []string
+	for _, each := range s.Enum {
+		all = append(all, fmt.Sprint(each))
+	}
+	return strings.Join(all, ", ")
 }
 
 // limits returns the text of a number's limits.
@@ -241,6 +254,14 @@ func limits(s *schema) (low, high float64) {
 
 // formats has checks that no pattern can express.
 var formats = map[string]func(string) bool{
+	"istio-time": isTime,
+	"cookie-ttl": func(s string) bool { return s == "0s" || isTime(s) },
+	"retry-on": func(s string) bool {
+		return !slices.ContainsFunc(strings.Split(s, ","), func(each string) bool {
+			code, _ := strconv.Atoi(each)
+			return http.StatusText(code) == "" && !retryOn.MatchString(each)
+		})
+	},
 	"within": func(s string) bool {
 		d, err := time.ParseDuration(s)
 		return err == nil && d >= time.Second && d <= maxWithin
@@ -251,9 +272,20 @@ var formats = map[string]func(string) bool{
 	},
 }
 
+// isTime reports whether Istio takes s as a time.
+func isTime(s string) bool {
+	d, err := time.ParseDuration(s)
+	return err == nil && d >= time.Millisecond && d%time.Millisecond == 0
+}
+
+// retryOn matches the conditions for another try that Istio takes besides status codes, as Envoy spells them.
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on
+var retryOn = regexp.MustCompile(`^(5xx|gateway-error|reset|reset-before-request|connect-failure|retriable-4xx|refused-stream|retriable-status-codes|retriable-headers|` +
+	`envoy-ratelimited|http3-post-connect-failure|cancel{2}ed|deadline-exceeded|internal|resource-exhausted|unavailable)$`)
+
 // accepts reports whether s accepts a text, apart from its type.
 func (s *schema) accepts(text string) bool {
-	return (s.Const == nil || s.Const == text) && (s.Enum == nil || slices.Contains(s.Enum, text)) &&
+	return (s.Const == nil || s.Const == text) && (s.Enum == nil || slices.Contains(s.Enum, any(text))) &&
 		(s.pattern == nil || s.pattern.MatchString(text)) && (s.Not == nil || !s.Not.accepts(text)) &&
 		(s.AnyOf == nil || slices.ContainsFunc(s.AnyOf, func(each *schema) bool { return each.accepts(text) }))
 }

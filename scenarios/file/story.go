@@ -38,6 +38,8 @@ type validator struct {
 	subsets map[string][]string // of a Service, by DestinationRules
 	serves  map[string][]string // hosts of a Gateway, as hostName has them
 	marks   map[string]bool     // that VirtualServices give answers
+
+	backends backends
 }
 
 // story checks a file whose fields are valid.
@@ -45,7 +47,7 @@ func (r *reader) story(name string, root *value) *File {
 	var d document
 	fill(root, reflect.ValueOf(&d).Elem())
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
-	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}}
+	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}, backends{nil, map[string][]*value{}, map[string][]*value{}}}
 	t.checkNamespace(root.get("name"), f.Name)
 	for _, addon := range d.Needs {
 		t.need(addon)
@@ -65,6 +67,7 @@ func (r *reader) story(name string, root *value) *File {
 	for _, step := range root.get("steps").items {
 		t.checkRoutes(step.get("apply"))
 	}
+	t.checkBackends(root)
 	t.checkUnfilled(root)
 	// Each watch must be judged.
 	for _, of := range sorted(t.w.watching) {

@@ -1,0 +1,237 @@
+package file
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// podForm is what the steps say of a Deployment's pods.
+type podForm struct {
+	of     string // the Deployment
+	labels map[string]string
+	named  []string // ports of its containers
+	open   []string // the ports on which its containers listen; nil if only they know
+}
+
+// backends are the Services of a file, their subsets, and the pods behind them. A
+// name has several forms if several steps apply it.
+type backends struct {
+	pods     []podForm
+	services map[string][]*value // specs by name
+	subsets  map[string][]*value // labels by SERVICE/SUBSET
+}
+
+// noteModel keeps what is behind a `model:`, as in scenarios/model.yaml.
+func (b *backends) noteModel(m Model) {
+	b.pods = append(b.pods, podForm{m.Name + "-" + m.Version, map[string]string{"app": m.Name, "version": m.Version}, []string{"http"}, []string{"8080"}})
+}
+
+// notePods keeps what is behind a Service, from the spec of a Deployment.
+func (b *backends) notePods(name string, spec *value) {
+	template := spec.get("template")
+	p := podForm{of: name, labels: dictOf(template.get("metadata").get("labels")), open: []string{}}
+	for _, c := range template.get("spec").get("containers").list() {
+		for _, port := range c.get("ports").list() {
+			if name := port.get("name").str(); name != "" {
+				p.named = append(p.named, name)
+			}
+		}
+		if open := listens(c); open == nil || p.open == nil {
+			p.open = nil
+		} else {
+			p.open = append(p.open, open...)
+		}
+	}
+	b.pods = append(b.pods, p)
+}
+
+// listens returns the ports of a container of the sample model; nil if it is
+// another program's, or if a ConfigMap may set them.
+func listens(container *value) []string {
+	if container.get("image").str() != "${image}" || container.get("command") != nil || container.get("envFrom") != nil {
+		return nil
+	}
+	ports := map[string]string{"PORT": "8080"}
+	for _, v := range container.get("env").list() {
+		if name := v.get("name").str(); name == "PORT" || name == "ADMIN_PORT" {
+			ports[name] = v.get("value").str()
+		}
+	}
+	all := slices.Sorted(maps.Values(ports))
+	if slices.Contains(all, "") || slices.Contains(all, "0") {
+		return nil
+	}
+	return all
+}
+
+// checkBackends checks that the steps make pods that can answer each destination
+// of their VirtualServices. Kubernetes and Istio take a Service that selects none,
+// and Envoy answers 503. One that a wait calls empty is meant to.
+func (t *validator) checkBackends(root *value) {
+	empty := map[string]bool{}
+	for _, wait := range allNamed(root, "wait") {
+		for _, name := range wait.get("empty").list() {
+			empty[name.text] = true
+		}
+	}
+	said := map[*value]bool{}
+	for _, step := range root.get("steps").list() {
+		for _, item := range step.get("apply").list() {
+			if item.get("kind").str() != "VirtualService" {
+				continue
+			}
+			for _, rule := range item.get("spec").get("http").list() {
+				for _, d := range destinations(rule) {
+					service, _, _ := strings.Cut(d.get("host").str(), ".")
+					if subset := d.get("subset").str(); subset != "" {
+						service += "/" + subset
+					}
+					if !empty[service] {
+						t.checkBackend(service, d.get("port").get("number"), said)
+					}
+				}
+			}
+		}
+	}
+}
+
+// allNamed returns the fields of that name at any depth.
+func allNamed(v *value, name string) (all []*value) {
+	for _, f := range v.fields {
+		if f.name == name {
+			all = append(all, f.value)
+		}
+		all = append(all, allNamed(f.value, name)...)
+	}
+	for _, item := range v.items {
+		all = append(all, allNamed(item, name)...)
+	}
+	return all
+}
+
+// destinations returns the destinations that requests by a rule can reach.
+func destinations(rule *value) (all []*value) {
+	routes := rule.get("route").list()
+	for _, route := range routes {
+		if weight := route.get("weight"); len(routes) == 1 || weight != nil && weight.int > 0 {
+			all = append(all, route.get("destination"))
+		}
+	}
+	if mirror := rule.get("mirror"); mirror != nil {
+		all = append(all, mirror)
+	}
+	for _, mirror := range rule.get("mirrors").list() {
+		all = append(all, mirror.get("destination"))
+	}
+	return all
+}
+
+// checkBackend checks a destination of that name and port; nil is the Service's only
+// port. It reports no value twice.
+func (t *validator) checkBackend(name string, number *value, said map[*value]bool) {
+	wrong := func(v *value, format string, args ...any) {
+		if !said[v] {
+			t.wrong(v, format, args...)
+		}
+		said[v] = true
+	}
+	service, _, _ := strings.Cut(name, "/")
+	subsets := t.backends.subsets[name]
+	if service == name {
+		subsets = []*value{nil}
+	}
+	for _, spec := range t.backends.services[service] {
+		selector := spec.get("selector")
+		if selector == nil {
+			wrong(spec, "Service %s selects no pod, %s; add `selector`", service, unanswered)
+			continue
+		}
+		for _, subset := range subsets {
+			want, at := dictOf(selector), selector
+			if subset != nil && t.backends.selected(want) != nil {
+				maps.Copy(want, dictOf(subset))
+				at = subset
+			}
+			pods := t.backends.selected(want)
+			if pods == nil {
+				wrong(at, "no Deployment of the steps has pods with the labels %s, %s%s", labelText(want), unanswered, there(t.backends.labels()))
+				continue
+			}
+			t.checkTarget(spec, number, pods, wrong)
+		}
+	}
+}
+
+// checkTarget checks that the pods have the port to which a Service sends.
+func (t *validator) checkTarget(spec, number *value, pods []podForm, wrong func(*value, string, ...any)) {
+	ports := spec.get("ports").list()
+	if number == nil && len(ports) > 1 {
+		return
+	}
+	for _, port := range ports {
+		if number != nil && port.get("port").int != number.int {
+			continue
+		}
+		target := port.get("targetPort")
+		if target == nil {
+			target = port.get("port")
+		}
+		var names, has []string
+		for _, p := range pods {
+			open := p.open
+			if target.kind == text {
+				open = p.named
+			} else if open == nil {
+				return
+			}
+			names = appended(names, p.of)
+			for _, each := range open {
+				has = appended(has, each)
+			}
+		}
+		fix := "; give a port of a container that name"
+		if has != nil {
+			fix = there(has)
+		}
+		switch one := strings.Join(names, ", "); {
+		case slices.Contains(has, target.text):
+		case target.kind == text:
+			wrong(target, "no container of Deployment %s has a port called %s, %s%s", one, target.text, unanswered, fix)
+		default:
+			wrong(target, "no container of Deployment %s listens on port %s, %s%s", one, target.text, unanswered, fix)
+		}
+	}
+}
+
+// selected returns the pods that have all of these labels.
+func (b *backends) selected(labels map[string]string) (found []podForm) {
+	for _, p := range b.pods {
+		all := true
+		for name, value := range labels {
+			all = all && p.labels[name] == value
+		}
+		if all {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// labels returns the labels of each Deployment's pods.
+func (b *backends) labels() (all []string) {
+	for _, p := range b.pods {
+		all = appended(all, fmt.Sprintf("%s (%s)", p.of, labelText(p.labels)))
+	}
+	return all
+}
+
+// labelText writes labels as kubectl does.
+func labelText(labels map[string]string) string {
+	var all []string
+	for _, name := range sorted(labels) {
+		all = append(all, name+"="+labels[name])
+	}
+	return strings.Join(all, ",")
+}

@@ -1,0 +1,85 @@
+package file
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/fault"
+)
+
+// behindFile is a Service of two versions, which are subsets, and a shadow.
+const behindFile = `apiVersion: mllab.local/v1alpha1
+kind: Scenario
+name: mine
+summary: a story
+steps:
+  - apply:
+      - model: {name: model, version: v1, route: false}
+      - apiVersion: apps/v1
+        kind: Deployment
+        metadata: {name: web}
+        spec:
+          selector: {matchLabels: {app: model, version: v2}}
+          template:
+            metadata: {labels: {app: model, version: v2}}
+            spec: {containers: [{name: web, image: "${image}", env: [{name: TARGET, value: v2}], ports: [{name: http, containerPort: 8080}]}]}
+      - apiVersion: v1
+        kind: Service
+        metadata: {name: shop}
+        spec: {selector: {app: model}, ports: [{port: 80, targetPort: http}]}
+      - apiVersion: v1
+        kind: Service
+        metadata: {name: shadow}
+        spec: {selector: {version: v2}, ports: [{port: 8080}]}
+      - apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {name: shop}
+        spec: {host: shop, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+      - apiVersion: networking.istio.io/v1
+        kind: Gateway
+        metadata: {name: shop}
+        spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["${host:shop}"]}]}
+      - apiVersion: networking.istio.io/v1
+        kind: VirtualService
+        metadata: {name: shop}
+        spec:
+          gateways: [shop]
+          hosts: ["${host:shop}"]
+          http:
+            - mirror: {host: shadow}
+              route: [{destination: {host: shop, subset: v1}, weight: 100}, {destination: {host: shop, subset: v2}, weight: 0}]
+              headers: {response: {set: {X-Mllab-Route: half}}}
+    wait: {mark: half, of: shop}
+    expect-all: {of: shop, version: v1}
+`
+
+func TestADestinationThatNoPodCanAnswerIsRefusedWithItsPlace(t *testing.T) {
+	for _, tc := range []struct{ name, was, is, says string }{
+		{"as it is", "", "", ""},
+		{"a selector", "selector: {app: model}, ports", "selector: {app: modle}, ports", `19:\d+: steps\[0\]\.apply\[2\]\.spec\.selector: no Deployment of the steps has pods with the labels app=modle, so`},
+		{"none", "spec: {selector: {version: v2}, ports", "spec: {ports", `23:\d+: steps\[0\]\.apply\[3\]\.spec: Service shadow selects no pod, so its share of requests would get no answer; add`},
+		{"another", "selector: {version: v2}, ports", "selector: {version: v3}, ports", `23:\d+: steps\[0\]\.apply\[3\]\.spec\.selector: no Deployment of the steps has pods with the labels version=v3, so its share of requests would get no answer; there are: model-v1 \(app=model,version=v1\), web \(app=model,version=v2\)`},
+		{"a subset's labels", "labels: {version: v1}}, {name", "labels: {version: v0}}, {name", `27:\d+: steps\[0\]\.apply\[4\]\.spec\.subsets\[0\]\.labels: no Deployment of the steps has pods with the labels app=model,version=v0`},
+		{"a subset of weight 0", "{name: v2, labels: {version: v2}}", "{name: v2, labels: {version: v0}}", ""},
+		{"a port's name", "targetPort: http", "targetPort: web", `19:\d+: steps\[0\]\.apply\[2\]\.spec\.ports\[0\]\.targetPort: no container of Deployment model-v1 has a port called web, so .*; there are: http$`},
+		{"a port's number", "targetPort: http", "targetPort: 9999", `19:\d+: .*targetPort: no container of Deployment model-v1 listens on port 9999, so .*; there are: 8080$`},
+		{"no target", "[{port: 8080}]", "[{port: 80}]", `23:\d+: steps\[0\]\.apply\[3\]\.spec\.ports\[0\]\.port: no container of Deployment web listens on port 80, so .*; there are: 8080$`},
+		{"a port of its own", "env: [{name: TARGET", "env: [{name: PORT, value: \"81\"}, {name: TARGET", `23:\d+: .*port: no container of Deployment web listens on port 8080, .*; there are: 81$`},
+		{"another image", "image: \"${image}\", env: [{name: TARGET", "image: other, env: [{name: TARGET", ""},
+		{"another port of another image", "image: \"${image}\", env: [{name: TARGET, value: v2}], ports: [{name: http, containerPort: 8080}]}]}\n      - apiVersion: v1\n        kind: Service\n        metadata: {name: shop}", "image: other}]}\n      - apiVersion: v1\n        kind: Service\n        metadata: {name: shop}", ""},
+		{"empty on purpose", "wait: {mark: half, of: shop}", "wait: {mark: half, of: shop, empty: [shadow]}", ""},
+	} {
+		text := strings.Replace(behindFile, tc.was, tc.is, 1)
+		if tc.name == "empty on purpose" {
+			text = strings.Replace(text, "selector: {version: v2}, ports", "selector: {version: v3}, ports", 1)
+		}
+		_, err := Read("a.yaml", []byte(text), rules)
+		switch {
+		case tc.says == "" && err != nil:
+			t.Errorf("%s: %v", tc.name, err)
+		case tc.says != "" && (fault.Code(err) != 2 || !regexp.MustCompile(`(?m)^a\.yaml:`+tc.says).MatchString(err.Error())):
+			t.Errorf("%s: got %v, want %s", tc.name, err, tc.says)
+		}
+	}
+}

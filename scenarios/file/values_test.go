@@ -1,0 +1,109 @@
+package file
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"mllab.local/internal/fault"
+)
+
+// valueFile has an object of each kind; values replaces texts in it.
+const valueFile = `apiVersion: mllab.local/v1alpha1
+kind: Scenario
+name: mine
+summary: a story
+steps:
+  - apply:
+      - apiVersion: apps/v1
+        kind: Deployment
+        metadata: {name: web}
+        spec:
+          selector: {matchLabels: {app: web}}
+          template:
+            metadata: {labels: {app: web}}
+            spec: {containers: [{name: web, image: "${image}", ports: [{name: http, containerPort: 8080}]}]}
+      - apiVersion: v1
+        kind: Service
+        metadata: {name: web}
+        spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
+      - apiVersion: networking.istio.io/v1
+        kind: Gateway
+        metadata: {name: web}
+        spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["${host:web}"]}]}
+      - apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {name: web}
+        spec: {host: web, trafficPolicy: {POLICY}}
+      - apiVersion: networking.istio.io/v1
+        kind: VirtualService
+        metadata: {name: web}
+        spec:
+          gateways: [web]
+          hosts: ["${host:web}"]
+          http:
+            - {RULE}
+            - {match: [{MATCH}], route: [{destination: {host: web}}]}
+            - {route: [{destination: {host: web}}], MORE}
+    expect-all: {of: web, version: v1}
+`
+
+// valueCases are values that Istio's webhook, Kubernetes or a proxy judges late, or drops without a word.
+var valueCases = []struct{ at, right, wrong, says string }{
+	{"RULE", "redirect: {uri: /new, redirectCode: 301}", "redirect: {uri: /new, redirectCode: 300}", "300 is not one of: 301, 302, 303, 307, 308"},
+	{"RULE", "redirect: {uri: /new, redirectCode: 308}", "redirect: {uri: /new, redirectCode: 304}", "304 is not one of"},
+	{"RULE", "redirect: {uri: /new, redirectCode: 307}", "redirect: {uri: /new, redirectCode: 306}", "306 is not one of"},
+	{"RULE", "redirect: {uri: \"/new?a=b\"}", "redirect: {uri: \"https://new.test/\"}", "is not a path"},
+	{"RULE", "redirect: {uri: /}", "redirect: {redirectCode: 301}", "it is missing; add `uri: …`"},
+	{"RULE", "directResponse: {status: 204}", "directResponse: {status: 600}", "600 is not between 200 and 599"},
+	{"MORE", "rewrite: {uri: /}", "rewrite: {uri: new}", "is not a path"},
+	{"MORE", "timeout: 1m", "timeout: 0s", "is not a time of at least 1ms"},
+	{"MORE", "timeout: 1.5s", "timeout: 5", "want text, and this is a whole number"},
+	{"MORE", "timeout: 500ms", "timeout: 5 s", "is not a time"},
+	{"MORE", "timeout: 1h", "timeout: 1d", "is not a time"},
+	{"MORE", "timeout: 1ms", "timeout: 1.5ms", "is not a time"},
+	{"MORE", "retries: {attempts: 2, perTryTimeout: 2s}", "retries: {attempts: 2, perTryTimeout: -1s}", "is not a time"},
+	{"MORE", "retries: {attempts: 2, retryOn: \"5xx,reset,503\"}", "retries: {attempts: 2, retryOn: \"5xx, reset\"}", "without spaces"},
+	{"MORE", "retries: {attempts: 2, retryOn: \"connect-failure,refused-stream,unavailable,cancelled\"}", "retries: {attempts: 2, retryOn: 5XX}", "is not conditions of Envoy"},
+	{"MORE", "retries: {attempts: 0}", "retries: {attempts: -1}", "-1 is not between 0 and 10"},
+	{"MORE", "fault: {delay: {fixedDelay: 2s, percentage: {value: 0.1}}}", "fault: {delay: {fixedDelay: 0s}}", "is not a time"},
+	{"MORE", "fault: {abort: {httpStatus: 503, percentage: {value: 100}}}", "fault: {abort: {httpStatus: 503, percentage: {value: 101}}}", "101 is not between 0 and 100"},
+	{"MORE", "headers: {response: {remove: [server]}}", "headers: {response: {remove: [X-Mllab-Pod]}}", "of X-Mllab-… none"},
+	{"MORE", "headers: {request: {remove: [x-user]}}", "headers: {request: {remove: [\"x user\"]}}", "is not a header that a route may remove"},
+	{"MATCH", "uri: {exact: /v1}", "uri: {exact: v1}", "is not a path"},
+	{"MATCH", "uri: {prefix: \"\"}", "uri: {prefix: v1}", "is not the beginning of a path"},
+	{"MATCH", "uri: {prefix: /v1/}", "uri: {prefix: \"/v1?a=b\"}", "is not the beginning of a path"},
+	{"MATCH", "method: {exact: GET}", "method: {exact: get}", "is not a method in capitals"},
+	{"MATCH", "headers: {\":method\": {exact: GET}}", "headers: {\":port\": {exact: \"80\"}}", "is not a header's name"},
+	{"MATCH", "headers: {x-user: {}}", "headers: {\"x user\": {exact: a}}", "is not a header's name"},
+	{"MATCH", "withoutHeaders: {x-user: {regex: \"*\"}}", "withoutHeaders: {\"x:user\": {}}", "is not a header's name"},
+	{"POLICY", "loadBalancer: {consistentHash: {httpCookie: {name: group, ttl: 0s}}}", "loadBalancer: {consistentHash: {httpCookie: {name: \"group=a\", ttl: 0s}}}", "is not a name of letters"},
+	{"POLICY", "loadBalancer: {consistentHash: {httpCookie: {name: group, path: /, ttl: 1h}}}", "loadBalancer: {consistentHash: {httpCookie: {name: group, path: \"/; Secure\"}}}", "is not a path in printable ASCII"},
+	{"POLICY", "loadBalancer: {consistentHash: {httpCookie: {name: group, ttl: 30s}}}", "loadBalancer: {consistentHash: {httpCookie: {name: group, ttl: 30}}}", "want text"},
+	{"POLICY", "loadBalancer: {consistentHash: {httpHeaderName: x-user}}", "loadBalancer: {consistentHash: {httpHeaderName: \"\"}}", "is not a name of letters"},
+	{"POLICY", "loadBalancer: {consistentHash: {httpQueryParameterName: user}}", "loadBalancer: {consistentHash: {httpQueryParameterName: \"\"}}", "is not a parameter"},
+	{"POLICY", "loadBalancer: {simple: LEAST_REQUEST, warmupDurationSecs: 30s}", "loadBalancer: {simple: LEAST_REQUEST, warmupDurationSecs: 30x}", "is not a time"},
+	{"POLICY", "connectionPool: {tcp: {connectTimeout: 30ms}, http: {idleTimeout: 1h}}", "connectionPool: {tcp: {connectTimeout: 30}}", "want text"},
+	{"POLICY", "outlierDetection: {interval: 1s, baseEjectionTime: 30s}", "outlierDetection: {interval: 0s}", "is not a time"},
+	{"POLICY", "outlierDetection: {maxEjectionPercent: 100}", "outlierDetection: {maxEjectionPercent: 101}", "101 is not between 0 and 100"},
+	{"{name: http, containerPort: 8080}", "{name: http, containerPort: 8081}", "{name: a-name-of-16-let, containerPort: 8080}", "up to 15 small letters"},
+	{"targetPort: http}", "targetPort: 8080}", "targetPort: a-name-of-16-let}", "up to 15 small letters"},
+}
+
+func TestAValueThatWouldBeRefusedLateIsRefusedWithItsPlace(t *testing.T) {
+	text := func(at, value string) string {
+		s := strings.Replace(valueFile, at, value, 1)
+		return strings.NewReplacer("{POLICY}", "{loadBalancer: {simple: RANDOM}}", "{RULE}", "{directResponse: {status: 200}}", "MATCH", "ignoreUriCase: true", "MORE", "name: rest").Replace(s)
+	}
+	for _, tc := range valueCases {
+		if _, err := Read("a.yaml", []byte(text(tc.at, tc.right)), rules); err != nil {
+			t.Errorf("%s is right, got %v", tc.right, err)
+		}
+		line := 1 + strings.Count(valueFile[:strings.Index(valueFile, tc.at)], "\n")
+		_, err := Read("a.yaml", []byte(text(tc.at, tc.wrong)), rules)
+		if place := regexp.MustCompile(fmt.Sprintf(`^a\.yaml:%d:\d+: steps\[0\]\.apply\[\d\]`, line)); fault.Code(err) != 2 || !place.MatchString(err.Error()) || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: got %v, want line %d and %q", tc.wrong, err, line, tc.says)
+		}
+	}
+}
