@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/kind/pkg/log"
 
 	"mllab.local/addons"
+	"mllab.local/internal/folder"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/run"
 	"mllab.local/manifests"
@@ -95,6 +96,9 @@ func newKindCluster(e *engine, name, kubeconfig string, progress func(string)) c
 // create creates the cluster. kind accepts no context: when ctx ends, create removes the node container again and again,
 // so that kind's next step fails, until kind returns.
 func (k *kindCluster) create(ctx context.Context, config, image string) error {
+	if err := folder.NoLink(k.kubeconfig); err != nil { // kind writes to what it leads to
+		return err
+	}
 	done := make(chan error, 1)
 	go func() {
 		done <- k.provider.Create(k.name,

@@ -58,7 +58,7 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 	list := []folderUse{
 		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to an existing folder, or unset it", LevelFail},
 		{"home", "HOME", home, isFolder(home), "set HOME to an existing folder: the engine, pip and Go need it", LevelFail},
-		{"state", "kubeconfig and records", o.State, folder.Check("--state-dir", o.State, stateSigns...), "", LevelFail},
+		{"state", "kubeconfig and records", o.State, o.store().check(), "", LevelFail},
 		{"cache", "the image cache", o.Cache, images.CheckCache(o.Cache), "", LevelFail},
 	}
 	switch own := &list[1]; {

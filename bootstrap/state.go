@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,6 +68,15 @@ func (s store) upLockFile() string     { return filepath.Join(s.root, s.name+".u
 
 // podmanConf returns the path of the configuration that podman reads through its environment.
 func (s store) podmanConf() string { return filepath.Join(s.root, "containers.conf") }
+
+// check returns a fault.Usage if mllab must not fill the state folder. It changes nothing.
+func (s store) check() error {
+	err := folder.Check("--state-dir", s.root, stateSigns...)
+	for _, file := range []string{s.stateFile(), s.kubeconfig(), s.mergedFile(), s.hostRecordFile(), s.podmanConf()} {
+		err = cmp.Or(err, folder.NoLink(file))
+	}
+	return err
+}
 
 // load returns the record of the cluster, or nil.
 func (s store) load() (*state, error) {
@@ -167,7 +177,10 @@ func (s store) lockBy(file, verb string) (unlock func(), err error) {
 		if err := folder.Own("--state-dir", s.root, stateSigns...); err != nil {
 			return nil, err
 		}
-		f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+		if err := folder.NoLink(file); err != nil {
+			return nil, err
+		}
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another mllab has just removed the folder
 		}
@@ -195,8 +208,9 @@ func (s store) lockBy(file, verb string) (unlock func(), err error) {
 			continue
 		}
 		text := fmt.Sprintf("mllab %s, process %d, since %s\n", verb, os.Getpid(), time.Now().Format(time.DateTime))
-		_ = f.Truncate(0)
-		_, _ = f.WriteString(text) // only for the message: on a full disk `mllab down` must lock, too
+		if f.Truncate(0) == nil {
+			_, _ = f.WriteString(text) // only for the message: on a full disk `mllab down` must lock, too
+		}
 		return func() {
 			_ = os.Remove(file)
 			_ = f.Close()
@@ -242,6 +256,9 @@ func writeJSON(path string, v any) error {
 }
 
 func writeFile(path string, data []byte, mode os.FileMode) (err error) {
+	if err := folder.NoLink(path); err != nil {
+		return err
+	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -271,9 +288,8 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 	return nil
 }
 
+// removeFile keeps a symbolic link, which a person made.
 func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	_, err := folder.Remove(path)
+	return err
 }

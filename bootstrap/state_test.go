@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"mllab.local/internal/fault"
@@ -64,12 +65,12 @@ func TestALockIsNamedAndDiesWithItsHolder(t *testing.T) {
 	}
 }
 
-func TestALockIsTakenOnAFullDisk(t *testing.T) {
+func TestALockIsTakenWhereItsTextCannotBeWritten(t *testing.T) {
 	s := store{root: t.TempDir(), name: "x"}
 	if err := folder.Own("--state-dir", s.root); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("/dev/full", s.lockFile()); err != nil {
+	if err := syscall.Mkfifo(s.lockFile(), 0o600); err != nil { // its text cannot be cut
 		t.Fatal(err)
 	}
 	unlock, err := s.lock("down")
@@ -152,6 +153,35 @@ func TestAStateFolderThatIsNoneIsWrongUse(t *testing.T) {
 		_, err := store{root: path, name: "lab"}.load()
 		if fault.Code(err) != 2 || !strings.Contains(err.Error(), "--state-dir must be a folder that mllab can write to, got "+path) || !strings.Contains(fault.Hint(err), "--state-dir") {
 			t.Errorf("%s: %v, hint %q", path, err, fault.Hint(err))
+		}
+	}
+}
+
+func TestALinkInAStateFolderAndWhatItLeadsToStay(t *testing.T) {
+	for name, write := range map[string]func(store) error{
+		"x.lock":          func(s store) error { return errorOf(s.lock("up")) },
+		"x.up.lock":       func(s store) error { return errorOf(s.lockBy(s.upLockFile(), "up")) },
+		"x/state.json":    func(s store) error { return s.save(state{}) },
+		"x/kubeconfig":    func(s store) error { return (&kindCluster{kubeconfig: s.kubeconfig()}).create(t.Context(), "", "") },
+		"made.json":       func(s store) error { return s.saveHostRecord(hostRecord{LibModules: true}) },
+		"containers.conf": func(s store) error { return writeFile(s.podmanConf(), nil, 0o600) },
+	} {
+		s := store{root: t.TempDir(), name: "x"}
+		mine, link := filepath.Join(t.TempDir(), "mine"), filepath.Join(s.root, name)
+		if err := errors.Join(folder.Own("--state-dir", s.root), os.MkdirAll(s.dir(), 0o700), os.WriteFile(mine, []byte("mine"), 0o600), os.Symlink(mine, link)); err != nil {
+			t.Fatal(err)
+		}
+		if err := write(s); fault.Code(err) != 2 || !strings.Contains(err.Error(), link+" must be mllab's own, got a symbolic link") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := s.check(); fault.Code(err) != 2 && !strings.HasSuffix(name, ".lock") { // before anything is made
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := errors.Join(removeFile(link), s.removeShared()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if text, err := os.ReadFile(link); string(text) != "mine" {
+			t.Errorf("%s: %q, %v", name, text, err)
 		}
 	}
 }

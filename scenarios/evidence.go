@@ -3,12 +3,16 @@ package scenarios
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"unicode"
 
+	"mllab.local/internal/fault"
+	"mllab.local/internal/folder"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
@@ -95,6 +99,24 @@ type Watched struct {
 	Bound   float64 `json:"bound"`  // the loss rate is below this with 95 % confidence
 	Outage  float64 `json:"outage"` // seconds: a longer outage would have been seen with 95 %
 	Seconds float64 `json:"seconds"`
+}
+
+// removeEvidence removes the last run's evidence. Its error is a fault.Usage if the folder is a person's: a link, or
+// without a run's events. Where the folder of all evidence is a link, theirs may be in it, too.
+func removeEvidence(dir string) error {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case dir == "" || errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case len(entries) > 0 && len(folder.Glob(dir, EventsFile)) == 0:
+		return fault.Usage("move the folder away", "%s must have the evidence of a run, got a folder without %s: nothing was removed", dir, EventsFile)
+	}
+	if err := folder.NoLink(dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // keep writes the answers to a file of the evidence folder, named by number

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -126,7 +125,7 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 	l := env.session(j)
 	l.stepsDone = stepsDone
 	began := l.now()
-	unremoved := os.RemoveAll(l.evidence) // of the last run; an empty name is no error
+	unremoved := removeEvidence(l.evidence)
 	l.events = openStream(l.title, l.evidence, env.Events)
 	defer func() {
 		r.Seconds, r.CPUSeconds = l.now().Sub(began).Seconds(), used()

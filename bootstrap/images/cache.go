@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,13 +57,14 @@ var lane = strings.TrimPrefix(KubeVersion[:strings.LastIndex(KubeVersion, ".")],
 // workLock is a file that every cache has, and no other folder.
 const workLock = "work.lock"
 
-// assembly is the folder in which the node image is assembled.
-const assembly = "node"
-
-// staging is the folder in which the layout's next index is written.
-const staging = "images.new"
+// Folders that are emptied: in which images are made, the node image is assembled,
+// and the layout's next index is written.
+const workshop, assembly, staging = "work", "node", "images.new"
 
 func openCache(dir string) (*cache, error) {
+	if err := CheckCache(dir); err != nil {
+		return nil, err
+	}
 	if err := folder.Own("--cache-dir", dir, workLock); err != nil {
 		return nil, err
 	}
@@ -72,13 +74,13 @@ func openCache(dir string) (*cache, error) {
 // work calls f with a temporary folder in the cache, in which images are made.
 // One process works at a time, and removes the folder that a killed one left.
 func (c *cache) work(ctx context.Context, f func(dir string) error) error {
-	return c.in(ctx, "work", f)
+	return c.in(ctx, workshop, f)
 }
 
 // in is work for one of the two temporary folders: the node image is assembled
 // in another one, while more images are made.
-func (c *cache) in(ctx context.Context, folder string, f func(dir string) error) error {
-	lock, err := os.OpenFile(filepath.Join(c.dir, folder+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+func (c *cache) in(ctx context.Context, name string, f func(dir string) error) error {
+	lock, err := os.OpenFile(filepath.Join(c.dir, name+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return fmt.Errorf("image cache: %w", err)
 	}
@@ -92,8 +94,11 @@ func (c *cache) in(ctx context.Context, folder string, f func(dir string) error)
 			return fmt.Errorf("waiting for another mllab that builds images: %w", context.Cause(ctx))
 		}
 	}
-	dir := filepath.Join(c.dir, folder)
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+	dir := filepath.Join(c.dir, name)
+	if err := folder.NoLink(dir); err != nil {
+		return err
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
 		return fmt.Errorf("image cache: %w", err)
 	}
 	defer os.RemoveAll(dir)
@@ -101,7 +106,13 @@ func (c *cache) in(ctx context.Context, folder string, f func(dir string) error)
 }
 
 // CheckCache returns a fault.Usage if mllab must not use a folder as image cache. It changes nothing.
-func CheckCache(dir string) error { return folder.Check("--cache-dir", dir, workLock) }
+func CheckCache(dir string) error {
+	err := folder.Check("--cache-dir", dir, workLock)
+	for _, name := range []string{workshop, assembly, staging} {
+		err = cmp.Or(err, folder.NoLink(filepath.Join(dir, name)))
+	}
+	return err
+}
 
 // IsCache reports whether a folder is an image cache of mllab.
 func IsCache(dir string) bool { return folder.Owned(dir, workLock) }
@@ -113,7 +124,7 @@ func Purge(dir string) (kept []string, err error) {
 		return nil, nil
 	}
 	parts := folder.Glob(dir, "debian-*.tar")
-	for _, name := range []string{"images", "images.lock", staging, assembly, assembly + ".lock", "work", workLock} {
+	for _, name := range []string{"images", "images.lock", staging, assembly, assembly + ".lock", workshop, workLock} {
 		parts = append(parts, filepath.Join(dir, name))
 	}
 	for _, part := range parts {
@@ -399,6 +410,9 @@ func (c *cache) change(f func(layout.Path) error) error {
 	return c.locked(func(p layout.Path) error {
 		const index = "index.json"
 		staged := filepath.Join(c.dir, staging)
+		if err := cmp.Or(folder.NoLink(staged), folder.NoLink(filepath.Join(string(p), index))); err != nil {
+			return err
+		}
 		defer os.RemoveAll(staged)
 		was, err := os.ReadFile(filepath.Join(string(p), index))
 		if err := errors.Join(err, os.RemoveAll(staged), os.MkdirAll(filepath.Join(string(p), "blobs"), 0o755)); err != nil {

@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/folder"
 	"mllab.local/internal/run"
 )
 
@@ -30,6 +31,9 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 	kept := filepath.Join(b.cache.dir, "debian-"+shortHash(debianSuite, nodePackages...)+".tar")
 	if _, err := os.Stat(kept); err == nil {
 		return kept, nil
+	}
+	if err := folder.NoLink(kept); err != nil { // one that leads nowhere
+		return "", err
 	}
 	task := b.report.Step("debian " + debianSuite)
 	tmp := filepath.Join(work, "debian.tar")

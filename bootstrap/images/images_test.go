@@ -1140,3 +1140,34 @@ func TestDiskIsMeasuredWhereAFolderWouldBe(t *testing.T) {
 		t.Errorf("free %d, %v", free, err)
 	}
 }
+
+func TestALinkInACacheAndWhatItLeadsToStay(t *testing.T) {
+	for _, name := range []string{workshop, assembly, staging} {
+		c, err := openCache(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		thesis, link := filepath.Join(t.TempDir(), "thesis.tex"), filepath.Join(c.dir, name)
+		if err := errors.Join(os.WriteFile(thesis, []byte("mine"), 0o600), os.Symlink(filepath.Dir(thesis), link)); err != nil {
+			t.Fatal(err)
+		}
+		made := func(string) error { t.Errorf("%s: it is used", name); return nil }
+		for verb, err := range map[string]error{
+			"opened": errorOf(openCache(c.dir)), "checked": CheckCache(c.dir),
+			"worked in": map[string]func() error{
+				workshop: func() error { return c.work(t.Context(), made) },
+				assembly: func() error { return c.in(t.Context(), assembly, made) },
+				staging:  func() error { return c.change(func(layout.Path) error { return made("") }) },
+			}[name](),
+		} {
+			if fault.Code(err) != 2 || !strings.Contains(err.Error(), link+" must be mllab's own, got a symbolic link") {
+				t.Errorf("%s, %s: %v", name, verb, err)
+			}
+		}
+		if text, err := os.ReadFile(filepath.Join(link, "thesis.tex")); string(text) != "mine" {
+			t.Errorf("%s: %q, %v", name, text, err)
+		}
+	}
+}
+
+func errorOf[T any](_ T, err error) error { return err }

@@ -198,6 +198,16 @@ func Leave(dir string) error {
 	return nil
 }
 
+// NoLink returns a fault.Usage when path, which mllab writes, empties or removes by its name, is a symbolic link: a person
+// put it there.
+func NoLink(path string) error {
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return fault.Usage("remove the link; to keep mllab's files elsewhere, name another folder with --state-dir or --cache-dir",
+			"%s must be mllab's own, got a symbolic link: nothing was changed", path)
+	}
+	return nil
+}
+
 // Remove removes path and all below it, and returns what stays because a symbolic link leads to it: a person put it
 // there. "" when all is gone; a path that does not exist is gone.
 func Remove(path string) (kept string, err error) {
