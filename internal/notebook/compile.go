@@ -236,9 +236,9 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 }
 
 // CheckSyntax parses all cells with this machine's python3, and runs none. Its
-// error names the cell and the line of the first syntax error. It returns nil if
-// there is no python3, or one older than the image's: then the first step of a run
-// finds syntax errors before it runs a cell.
+// error names the cell and the line of the first syntax error, or of a name that
+// only IPython sets. It returns nil if there is no python3, or one older than the
+// image's: then the first step of a run finds them before it runs a cell.
 func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	book, err := Read(p.Notebook)
 	if err != nil {
@@ -262,7 +262,7 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	if err := json.Unmarshal(out.Bytes(), &found); err != nil {
 		return fmt.Errorf("reading the cells with python3: %w", err)
 	}
-	return fmt.Errorf("cell %d, line %d: syntax error: %s", found.Cell, found.Line, found.Error)
+	return fmt.Errorf("cell %d, line %d: %s", found.Cell, found.Line, found.Error)
 }
 
 // YAML is Objects as kubectl reads them.

@@ -245,6 +245,8 @@ func TestLinesForJupyterRun(t *testing.T) {
 		{"IPython's shell", "from IPython import get_ipython\nimport IPython\nget_ipython().run_line_magic('matplotlib', 'inline')\nprint(IPython.get_ipython() is get_ipython())", "True\n"},
 		{"IPython's settings", "from IPython.core.interactiveshell import InteractiveShell\nInteractiveShell.ast_node_interactivity = 'all'\nfrom IPython.core.display import display", ""},
 		{"a call", "/print 1 2", "1 2\n"},
+		{"what IPython updates", "h = display(1, display_id=True)\nh.update(2)", "1\n2\n"},
+		{"whether it is Jupyter", "print('IPKernelApp' in get_ipython().config)", "False\n"},
 		{"await", "import asyncio\nasync def f(): return 3\ntask = asyncio.create_task(f())\nprint(await f() + await task)", "6\n"},
 		{"a magic without its %", "ls helper.py", "helper.py\n"},
 		{"the shell itself", "get_ipython().system('echo 1')\nprint(get_ipython().getoutput('echo 2'), get_ipython().user_ns['get_ipython'] if 0 else 3)\nget_ipython().magic('time 1')", "1\n['2'] 3\n"},
@@ -429,6 +431,46 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		"return 1":               "cell 3, line 1: syntax error: 'return' outside function",
 		"await f()\n!ls":         "",
 		"%%time\nx = 1":          "",
+		// What only IPython sets is said before, but where the notebook sets the name itself.
+		"x = 1\nprint(Out[3])":                                       "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
+		"x = In[-1]":                                                 "cell 3, line 1: In is set by IPython",
+		"def f():\n    return _.head()":                              "cell 3, line 2: _ is set by IPython",
+		"print(f'{__}')":                                             "cell 3, line 1: __ is set by IPython",
+		"if x:\n\n    y = _3 + _i3":                                  "cell 3, line 3: _3 is set by IPython",
+		"_i, _ii = _ih[1:3]":                                         "cell 3, line 1: _ih is set by IPython",
+		"x = _oh":                                                    "cell 3, line 1: _oh is set by IPython",
+		"%cd /\nprint(_dh)":                                          "cell 3, line 2: _dh is set by IPython",
+		"%%time\nx = 1\nprint(_)":                                    "cell 3, line 3: _ is set by IPython",
+		"%time x = _":                                                "cell 3, line 1: _ is set by IPython",
+		"if __IPYTHON__: x = 1":                                      "cell 3, line 1: __IPYTHON__ is set by IPython",
+		"x = __vsc_ipynb_file__":                                     "cell 3, line 1: __vsc_ipynb_file__ is set by IPython",
+		"get_ipython().run_cell('x = 1')":                            "cell 3, line 1: get_ipython().run_cell is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\"",
+		"import IPython\nIPython.get_ipython().kernel":               "cell 3, line 2: get_ipython().kernel is IPython's",
+		"match 1:\n    case _: print(_)":                             "cell 3, line 2: _ is set by IPython",
+		"for _ in range(3): print(_)":                                "",
+		"_, x = 1, 2\ny = _":                                         "",
+		"(_, x), [__, *___] = [1, 2], [3, 4]\ny = _ + __, ___":       "",
+		"from gettext import gettext as _\nprint(_('a'))":            "",
+		"with open('x') as _: _.read()":                              "",
+		"f = lambda _, Out=3: _ + Out":                               "",
+		"def f(_, *__, **___): return _, __, ___":                    "",
+		"x = [_ for _ in y]":                                         "",
+		"try:\n    _\nexcept NameError:\n    _ = None":               "",
+		"try:\n    __IPYTHON__\nexcept NameError:\n    pass":         "",
+		"try:\n    get_ipython().kernel\nexcept Exception: pass":     "",
+		"class Out: pass\nx = Out()":                                 "",
+		"from layers import In, Out\nIn(Out)":                        "",
+		"from layers import *\nIn(Out)":                              "",
+		"%run layers.py\nIn(Out)":                                    "",
+		"%%capture Out\nx = 1":                                       "",
+		"match x:\n    case _: pass":                                 "",
+		"x = y._, y.Out, f(_=3), {'_': 1}":                           "",
+		"!exit 3\nprint(_exit_code)":                                 "",
+		"(_ := 3)\nx = _":                                            "",
+		"!echo $_ {Out}":                                             "",
+		"get_ipython().user_ns['x'] = get_ipython().getoutput('ls')": "",
+		"get_ipython().ast_node_interactivity = 'all'\nprint(get_ipython().ast_node_interactivity)": "",
+		"get_ipython().__class__.__name__": "",
 		// What magics run is Python, too.
 		"%%time\nx = 1\ny = = 1":                               "cell 3, line 3: syntax error: invalid syntax",
 		"\n%%capture out\nfor i in x\n    i":                   "cell 3, line 3: syntax error: ",
@@ -450,7 +492,7 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		if !strings.HasPrefix(broken, "x = 1") {
 			continue
 		}
-		if exit, out, _ := b.step(p.Notebook, "a"); exit != 1 || last(out).Where != "cell 3" || !strings.Contains(last(out).Error, "SyntaxError") || strings.Contains(out, "it runs") {
+		if exit, out, _ := b.step(p.Notebook, "a"); exit != 1 || last(out).Where != "cell 3" || !strings.Contains("cell 3, "+last(out).Error, want) || strings.Contains(out, "it runs") {
 			t.Errorf("%q: %d\n%s", broken, exit, out)
 		}
 	}

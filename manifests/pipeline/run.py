@@ -16,7 +16,8 @@ the tag. The value of the name result is written as JSON to /tmp/outputs/result,
 Exit codes: 0; 1 when a cell fails, or leaves what cannot be handed on; 75 when the registry does, which another try may
 fix. The error is the pod's message, too.
 
-python3 run.py check reads STEPS from stdin, runs nothing, and writes the first syntax error as JSON.
+python3 run.py check reads STEPS from stdin, runs nothing, and writes as JSON what no step can run: the first syntax error, or
+use of what only IPython has.
 """
 
 import argparse
@@ -45,6 +46,8 @@ from pathlib import Path
 NO_VALUES = types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type
 TEMP_FAIL = 75  # EX_TEMPFAIL of sysexits.h: also what modelcar says of a registry that fails
 MOST = 256 << 10  # bytes of a result: Argo keeps it in the Workflow's status
+# What IPython sets for every notebook: https://ipython.readthedocs.io/en/8.31.0/interactive/reference.html#output-caching-system
+IPYTHONS = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_[iod]h|In|Out|__IPYTHON__|__session__|__vsc_ipynb_file__")
 TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
 
 
@@ -104,13 +107,56 @@ def in_magics(tree, leaving=False):
     return found
 
 
+def nodes(tree, leaving_out=lambda node: ()):
+    """Yields all nodes below a tree's, but those that leaving_out returns for their parents, and what is below them."""
+    out = leaving_out(tree)
+    for node in ast.iter_child_nodes(tree):
+        if node not in out:
+            yield node
+            yield from nodes(node, leaving_out)
+
+
+def caught(node):
+    """Returns the part of a try whose errors it handles itself."""
+    return node.body if isinstance(node, ast.Try) and node.handlers else ()
+
+
+def sets(node):
+    """Returns the names that a node sets, also as attributes."""
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        return [] if isinstance(node.ctx, ast.Load) else [getattr(node, "id", None) or node.attr]
+    if isinstance(node, ast.alias):
+        return [(node.asname or node.name).split(".")[0]]
+    if isinstance(node, (ast.Global, ast.Nonlocal)):
+        return node.names
+    if isinstance(node, ast.Call):
+        words = [str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)]
+        called = getattr(node.func, "attr", "")
+        if called == "run_line_magic" and words[:1] == ["run"]:
+            return ["*"]
+        return " ".join(words[1:2]).split() if called == "run_cell_magic" else []  # %%capture NAME
+    return [getattr(node, "arg", None) if isinstance(node, ast.arg) else getattr(node, "name", None), getattr(node, "rest", None)]
+
+
+def needs_ipython(node, known):
+    """Returns why a node needs IPython itself, or None. known has the names that the notebook sets."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and IPYTHONS.fullmatch(node.id) and node.id not in known:
+        return f"{node.id} is set by IPython, and a step is a script without it: give the value a name of your own"
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Call):
+        of = node.value.func
+        if "get_ipython" in (getattr(of, "id", ""), getattr(of, "attr", "")) and node.attr not in known and node.attr != "user_ns" and not hasattr(Shell, node.attr):
+            return f"get_ipython().{node.attr} is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\""
+
+
 def broken(steps):
-    """Returns the first cell with a syntax error, and the error; or None."""
+    """Returns the first cell that no step can run, its line, and why; or None."""
+    trees = []
 
     def check(code, where, compiled):
         # A newer Python here has a newer grammar than the pods'.
         tree = ast.parse(code, feature_version=(3, 11))
         compiled(code, where)
+        trees.append((cell, tree))
         for text in in_magics(tree):
             check(text, where, lambda *args: compile(*args, "exec", dont_inherit=True))  # as they do: without await
 
@@ -119,9 +165,17 @@ def broken(steps):
         try:
             check(cell["code"], f"cell {cell['cell']}", compiled)
         except SyntaxError as e:
-            return cell, e
+            return cell, e.lineno or 1, f"syntax error: {e.msg}"
         except ValueError as e:  # a null byte
-            return cell, SyntaxError(str(e))
+            return cell, 1, f"syntax error: {e}"
+    every = [node for _, tree in trees for node in nodes(tree)]
+    known = {name for node in every for name in sets(node)}
+    if "*" in known:  # from x import *, %run: another file may set any name
+        return None
+    for cell, tree in trees:
+        for node in nodes(tree, caught):
+            if why := needs_ipython(node, known):
+                return cell, node.lineno, why
 
 
 def definitions(cells):
@@ -241,6 +295,7 @@ class Shell:
     commands = {"cat": "cat", "cp": "cp", "echo": "echo", "ll": "ls -l", "ls": "ls", "mkdir": "mkdir", "mv": "mv", "pip": "python3 -m pip", "rm": "rm", "rmdir": "rmdir"}
     scripts = {"bash": "bash", "python": "python3", "python3": "python3", "sh": "sh", "shell": "bash"}  # shell is Colab's
     pages = "HTML SVG html javascript js latex markdown svg".split()  # nobody sees them
+    config = {}
     events = types.SimpleNamespace(register=lambda *_: None, unregister=lambda *_: None)  # of Jupyter, which runs no cell here
 
     def __init__(self, names):
@@ -474,9 +529,11 @@ class Captured:
         sys.stderr.write(self.stderr)
 
 
-def display(*values, **_):
+def display(*values, display_id=None, **_):
     for value in values:
         print(value)
+    if display_id:
+        return types.SimpleNamespace(display_id=display_id, display=display, update=display)
 
 
 class Shown:
@@ -528,8 +585,8 @@ def main(file, step, before):
     hand_out("metrics", "{}")
     hand_out("names", "")
     if bad := broken(steps):
-        cell, e = bad
-        return failed(1, step, f"cell {cell['cell']}", f"line {e.lineno or 1}: SyntaxError: {e.msg}")
+        cell, line, why = bad
+        return failed(1, step, f"cell {cell['cell']}", f"line {line}: {why}")
     where = "the registry"
     try:
         left = {name: modelcar("pull", image, f"/tmp/{name}") for name, image in before}
@@ -605,8 +662,8 @@ def check():
     # An older Python has another grammar than the one in the pods.
     bad = sys.version_info >= (3, 11) and broken(json.load(sys.stdin))
     if bad:
-        cell, e = bad
-        say(cell=cell["cell"], line=e.lineno or 1, error=e.msg)
+        cell, line, why = bad
+        say(cell=cell["cell"], line=line, error=why)
 
 
 if __name__ == "__main__":
