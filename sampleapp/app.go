@@ -61,6 +61,9 @@ func newApp(c config, log *slog.Logger, random func() float64) *app {
 	}
 	who := prometheus.Labels{"target": c.target, "revision": c.revision}
 	prometheus.WrapRegistererWith(who, a.registry).MustRegister(a.requests, a.seconds, a.captured)
+	if c.volume != "" {
+		c.volume.measure(a.registry)
+	}
 	return a
 }
 

@@ -24,6 +24,7 @@ type config struct {
 	drain                 time.Duration
 	seenKeep              int
 	maxBody               int64
+	volume                volume
 	relay                 url.URL  // without a host: not a relay
 	trained               *trained // nil: the formula
 }
@@ -109,6 +110,7 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 		drain:          duration("DRAIN", defaultDrain),
 		seenKeep:       integer("SEEN_KEEP", strconv.Itoa(api.SeenKeep), 1, 1_000_000),
 		maxBody:        int64(integer("MAX_BODY", "2097152", 1, 1<<30)),
+		volume:         volume(get("VOLUME", "")),
 	}
 	host, err := hostname()
 	if c.pod = text("POD_NAME", host); c.pod == "" {
@@ -123,6 +125,11 @@ func readConfig(env func(string) (string, bool), hostname func() (string, error)
 			bad("RELAY", v, `a URL such as "http://model.demo"`)
 		} else {
 			c.relay = *u
+		}
+	}
+	if c.volume != "" {
+		if _, _, err := c.volume.space(); err != nil {
+			bad("VOLUME", string(c.volume), fmt.Sprintf("a folder: %v", err))
 		}
 	}
 	name := get("MODEL_NAME", "")

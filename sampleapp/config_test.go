@@ -51,6 +51,7 @@ func TestABadValueIsNamedWithItsVariable(t *testing.T) {
 		"CONVERT_PERCENT": {"-1", "101", "NaN", "half"},
 		"DRIFT_PERCENT":   {"-1", "100.5", "NaN", "some"},
 		"CAPTURE_PERCENT": {"-1", "100.5", "NaN", "all"},
+		"VOLUME":          {"/nowhere"},
 		"RELAY":           {"model.demo:80", "model.demo", "https://model.demo", "http://", "http://:80", "http:///x", "http://a b"},
 	} {
 		for _, v := range values {

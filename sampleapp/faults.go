@@ -19,18 +19,19 @@ type faults struct {
 	delay time.Duration
 }
 
-const faultsExample = `{"ready": true, "hang": false, "failPercent": 2.5, "delay": "250ms"}`
+const faultsExample = `{"ready": true, "hang": false, "failPercent": 2.5, "delay": "250ms", "fillPercent": 0}`
 
 // maxFaults bounds the body of PUT /faults, in bytes.
 const maxFaults = 4096
 
 type faultState struct {
-	mu  sync.Mutex
-	now faults
+	mu     sync.Mutex
+	volume volume
+	now    faults
 }
 
 func newFaultState(c config) *faultState {
-	return &faultState{now: faults{api.Faults{Ready: true, FailPercent: c.failPercent, Delay: c.delay.String()}, c.delay}}
+	return &faultState{volume: c.volume, now: faults{api.Faults{Ready: true, FailPercent: c.failPercent, Delay: c.delay.String()}, c.delay}}
 }
 
 func (s *faultState) get() faults {
@@ -58,6 +59,12 @@ func (s *faultState) change(body []byte) (faults, error) {
 		return s.now, fmt.Errorf("failPercent=%v: want %s", next.FailPercent, wantPercent)
 	case err != nil || next.delay < 0:
 		return s.now, fmt.Errorf("delay=%q: want %s", next.Delay, wantDuration)
+	case !isPercent(next.FillPercent):
+		return s.now, fmt.Errorf("fillPercent=%v: want %s", next.FillPercent, wantPercent)
+	case next.FillPercent != s.now.FillPercent:
+		if err := s.volume.fill(next.FillPercent); err != nil {
+			return s.now, fmt.Errorf("fillPercent=%v: %w", next.FillPercent, err)
+		}
 	}
 	next.Delay = next.delay.String()
 	s.now = next

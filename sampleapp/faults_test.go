@@ -36,16 +36,16 @@ func put(t *testing.T, url, body string) string {
 func TestFaultsStartAsTheEnvironmentSaysAndChangeOneByOne(t *testing.T) {
 	main, faults := startAdmin(t, map[string]string{"FAIL_PERCENT": "0.07", "DELAY": "250ms"})
 	_, got := do(t, "GET", faults, "")
-	if want := `{"ready":true,"hang":false,"failPercent":0.07,"delay":"250ms"}` + "\n"; got != want {
+	if want := `{"ready":true,"hang":false,"failPercent":0.07,"delay":"250ms","fillPercent":0}` + "\n"; got != want {
 		t.Errorf("at first %s", got)
 	}
 	for _, c := range []struct{ body, want string }{
-		{`{}`, `{"ready":true,"hang":false,"failPercent":0.07,"delay":"250ms"}`},
-		{`{"ready":false}`, `{"ready":false,"hang":false,"failPercent":0.07,"delay":"250ms"}`},
-		{`{"delay":"1500ms"}`, `{"ready":false,"hang":false,"failPercent":0.07,"delay":"1.5s"}`},
-		{`{"failPercent":100}`, `{"ready":false,"hang":false,"failPercent":100,"delay":"1.5s"}`},
-		{`{"hang":true,"ready":true}`, `{"ready":true,"hang":true,"failPercent":100,"delay":"1.5s"}`},
-		{`{"ready":true,"hang":false,"failPercent":0,"delay":"0s"}`, `{"ready":true,"hang":false,"failPercent":0,"delay":"0s"}`},
+		{`{}`, `{"ready":true,"hang":false,"failPercent":0.07,"delay":"250ms","fillPercent":0}`},
+		{`{"ready":false}`, `{"ready":false,"hang":false,"failPercent":0.07,"delay":"250ms","fillPercent":0}`},
+		{`{"delay":"1500ms"}`, `{"ready":false,"hang":false,"failPercent":0.07,"delay":"1.5s","fillPercent":0}`},
+		{`{"failPercent":100}`, `{"ready":false,"hang":false,"failPercent":100,"delay":"1.5s","fillPercent":0}`},
+		{`{"hang":true,"ready":true}`, `{"ready":true,"hang":true,"failPercent":100,"delay":"1.5s","fillPercent":0}`},
+		{`{"ready":true,"hang":false,"failPercent":0,"delay":"0s","fillPercent":0}`, `{"ready":true,"hang":false,"failPercent":0,"delay":"0s","fillPercent":0}`},
 	} {
 		if got := put(t, faults, c.body); got != c.want+"\n" {
 			t.Errorf("PUT %s: %s", c.body, got)
@@ -76,6 +76,8 @@ func TestBadFaultsAreRefusedAndChangeNothing(t *testing.T) {
 		`{"hang":true,"delay":5}`:             "delay",
 		`{"hang":true,"delay":"5"}`:           `delay="5": want a duration`,
 		`{"hang":true,"delay":"-1s"}`:         `delay="-1s": want a duration`,
+		`{"hang":true,"fillPercent":101}`:     "fillPercent=101: want a number from 0 to 100",
+		`{"hang":true,"fillPercent":5}`:       "fillPercent=5: want VOLUME set",
 		`{"hang":true} x`:                     "nothing after it",
 		`{}` + strings.Repeat(" ", maxFaults): "too large",
 	} {

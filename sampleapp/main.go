@@ -21,6 +21,8 @@
 //	                 none, and a formula is the model)
 //	MODEL_NAME       the trained model's name in the serving protocols (default: the one in its file)
 //	MAX_BODY         the largest model input in bytes (default 2097152)
+//	VOLUME           a folder whose filesystem /metrics has the size and the free space of, under the names that
+//	                 node_exporter gives them (default: none)
 //	K_REVISION       the revision it names (Knative sets it)
 //	POD_NAME         the pod it names (default: the host name, which in a pod is the pod's name)
 //	RELAY            the http URL of another server: this one is then no model but a client of that one (default: none)
@@ -37,10 +39,11 @@
 //
 // GET /faults on ADMIN_PORT says which faults are on, and PUT /faults changes those it names:
 //
-//	{"ready":true,"hang":false,"failPercent":0,"delay":"0s"}
+//	{"ready":true,"hang":false,"failPercent":0,"delay":"0s","fillPercent":0}
 //
 // Without ready, /readyz answers 503. With hang, every path of PORT, /healthz too, blocks until its client leaves.
-// failPercent and delay start as FAIL_PERCENT and DELAY, and are for the model only.
+// failPercent and delay start as FAIL_PERCENT and DELAY, and are for the model only. fillPercent is how full a file makes
+// VOLUME, which may have 64 MiB; 0 removes the file.
 //
 // Exit codes: 0 after SIGTERM or SIGINT with every request answered, 1 when it could not listen or requests were cut
 // off, 2 for a bad value.

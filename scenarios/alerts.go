@@ -19,11 +19,14 @@ import (
 )
 
 const (
-	alertsRate   = 5 // requests per second to each model that has users
-	alertedFails = 50
-	alertedSlow  = 2 * alerts.MaxLatency
-	// movedErrors is the threshold that hides what the failing model does.
+	alertsRate    = 5 // requests per second to each model that has users
+	alertedFails  = 50
+	alertedSlow   = 2 * alerts.MaxLatency
+	filledPercent = 95 // of the volume of the one that is full
+	// movedErrors and movedDisk are the thresholds that hide what the failing model
+	// does, and that a volume is full.
 	movedErrors = 90
+	movedDisk   = 98
 
 	// alertSlack is how long it may take until Prometheus has measured a fault, and
 	// from the rule to the receiver, on a small busy machine.
@@ -53,6 +56,7 @@ type alertsStory struct {
 	Options
 	troubles []*trouble
 	calm     time.Duration
+	hidden   bool   // by thresholds that no fault passes
 	notified string // what the Service selects that Alertmanager notifies
 	pod      string // of the receiver
 }
@@ -62,7 +66,7 @@ type alertsStory struct {
 func alertsScenario() Scenario {
 	return Scenario{
 		Name:             "alerts",
-		Summary:          "errors, slowness, missing users and a hanging pod each alert somebody in time",
+		Summary:          "errors, slowness, no users, a full volume and a hang alert somebody in time",
 		Needs:            []string{"istio", "alertmanager"},
 		Serial:           true,
 		ParallelControls: true,
@@ -72,26 +76,27 @@ func alertsScenario() Scenario {
 
 // newAlerts plans one run.
 func newAlerts(o Options) (*Plan, error) {
-	percent, none, hang, well := float64(alertedFails), float64(0), true, false
+	percent, none, hang, well, full := float64(alertedFails), float64(0), true, false, float64(filledPercent)
 	s := &alertsStory{Options: o, calm: calmFor, notified: receiver, troubles: []*trouble{
 		{model: "erring", alert: alerts.ModelErrors, wrong: faults{FailPercent: &percent}, well: faults{FailPercent: &none}, users: true, within: alerts.For + alertSlack},
 		{model: "slow", alert: alerts.ModelSlow, wrong: faults{Delay: alertedSlow.String()}, well: faults{Delay: "0s"}, users: true, within: alerts.For + alertSlack},
 		{model: "left", alert: alerts.ModelUnused, users: true, leave: true, within: alerts.Window + alerts.For + alertSlack},
 		{model: "hanging", alert: alerts.ReplicaDown, wrong: faults{Hang: &hang}, well: faults{Hang: &well}, within: alerts.For + alertSlack},
+		{model: "full", alert: alerts.DiskFull, wrong: faults{FillPercent: &full}, well: faults{FillPercent: &none}, within: alerts.For + alertSlack},
 		{model: "well", users: true},
 	}}
 	return &Plan{
 		Steps: []Step{
 			{
 				Name:     "all is well",
-				Why:      fmt.Sprintf("Five models, and a receiver that Alertmanager notifies of this namespace. Prometheus looks at its rules every %s.", alerts.Every),
+				Why:      fmt.Sprintf("Six models, and a receiver that Alertmanager notifies of this namespace. Prometheus looks at its rules every %s.", alerts.Every),
 				WatchFor: fmt.Sprintf("For %s no alert comes. A rule that cries without need is soon ignored.", calmFor),
 				Change:   s.deploy, Check: s.silent,
 			},
 			{
 				Name: "each fault alerts",
-				Why: fmt.Sprintf("One model answers %d %% of its requests with an error, one takes %s, one loses its users, and one hangs. "+
-					"An alert is pending for %s before it fires: a short trouble wakes nobody.", alertedFails, alertedSlow, alerts.For),
+				Why: fmt.Sprintf("One model answers %d %% of its requests with an error, one takes %s, one loses its users, one hangs, and the volume of one is %d %% full. "+
+					"An alert is pending for %s before it fires: a short trouble wakes nobody.", alertedFails, alertedSlow, filledPercent, alerts.For),
 				WatchFor: "One alert for each fault, how long it took to the receiver, and none for the model that is well.",
 				Change:   s.harm, Check: s.fired,
 			},
@@ -104,11 +109,12 @@ func newAlerts(o Options) (*Plan, error) {
 		},
 		Controls: []Control{
 			{
-				Name: "threshold", Summary: fmt.Sprintf("the rule about errors compares with %d %%", movedErrors),
+				Name: "threshold", Summary: fmt.Sprintf("the rule about errors compares with %d %%, and the one about disks with %d %%", movedErrors, movedDisk),
 				Break: func(ctx context.Context, l *Session) error {
-					s.only("erring")
+					s.only("erring", "full")
+					s.hidden = true
 					moved := alerts.Default
-					moved.ErrorPercent = movedErrors
+					moved.ErrorPercent, moved.DiskPercent = movedErrors, movedDisk
 					l.removal(func(ctx context.Context) error { return l.setRules(ctx, alerts.Default) })
 					return l.setRules(ctx, moved)
 				},
@@ -125,8 +131,8 @@ func newAlerts(o Options) (*Plan, error) {
 }
 
 // only leaves the other models out of a control, and the watch before the fault.
-func (s *alertsStory) only(model string) {
-	s.troubles = slices.DeleteFunc(s.troubles, func(t *trouble) bool { return t.model != model })
+func (s *alertsStory) only(models ...string) {
+	s.troubles = slices.DeleteFunc(s.troubles, func(t *trouble) bool { return !slices.Contains(models, t.model) })
 	s.calm = 0
 }
 
@@ -164,10 +170,13 @@ func (l *Session) setRules(ctx context.Context, t alerts.Thresholds) error {
 
 // deploy brings the models, their users and the receiver.
 func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
-	type place struct{ Name, Host string }
+	type place struct {
+		Name, Host string
+		Volume     bool
+	}
 	var models []place
 	for _, t := range s.troubles {
-		models = append(models, place{t.model, l.host(t.model)})
+		models = append(models, place{t.model, l.host(t.model), t.wrong.FillPercent != nil})
 	}
 	objs, err := render("alerts/models.yaml", map[string]any{
 		"Image": l.Image, "Namespace": l.Namespace, "Scrape": scrapeEvery.String(), "AdminPort": adminPort, "Notified": s.notified,
@@ -367,7 +376,7 @@ func (s *alertsStory) judge(all []api.Alert, status string) (Evidence, error) {
 	}
 	e.Summary = status + ": " + strings.Join(says, ", ")
 	for _, a := range all {
-		if !slices.ContainsFunc(s.troubles, func(t *trouble) bool { return t.about(a) }) {
+		if s.hidden || !slices.ContainsFunc(s.troubles, func(t *trouble) bool { return t.about(a) }) {
 			return e, refute(Calm, "the receiver got what nothing has caused: %s", inWords(a))
 		}
 	}

@@ -74,6 +74,18 @@ func TestEachFaultMustAlertInTimeAndNothingElse(t *testing.T) {
 	}
 }
 
+// With the thresholds moved, neither rule of the control may find its fault.
+func TestAnAlertThatItsThresholdShouldHideIsNotTheControlsCatch(t *testing.T) {
+	s, all := alarmed(t)
+	s.hidden = true
+	if _, err := s.judge(nil, "firing"); refutedClaim(err) != Alarm {
+		t.Errorf("of no alert it says %v", err)
+	}
+	if _, err := s.judge(all[:1], "firing"); refutedClaim(err) != Calm || !strings.Contains(err.Error(), "ModelErrors of erring is firing") {
+		t.Errorf("of one alert it says %v", err)
+	}
+}
+
 func TestSilenceIsRefutedByAnyAlert(t *testing.T) {
 	s, all := alarmed(t)
 	if e, err := s.judgeSilence(nil); err != nil || e.Summary != "0 alerts in 35s" {
@@ -85,7 +97,8 @@ func TestSilenceIsRefutedByAnyAlert(t *testing.T) {
 }
 
 func TestTheFaultsAreWorseThanTheRulesAllow(t *testing.T) {
-	if alertedFails <= alerts.MaxErrorPercent || alertedFails >= movedErrors || alertedSlow <= alerts.MaxLatency {
+	if alertedFails <= alerts.MaxErrorPercent || alertedFails >= movedErrors || alertedSlow <= alerts.MaxLatency ||
+		filledPercent <= alerts.MaxDiskPercent || filledPercent >= movedDisk {
 		t.Error("a fault does not pass its threshold, or passes the one that was moved")
 	}
 	if calmFor < alerts.Window+alerts.For {
@@ -94,10 +107,13 @@ func TestTheFaultsAreWorseThanTheRulesAllow(t *testing.T) {
 }
 
 func TestTheReceiverIsNoModelOfItsOwn(t *testing.T) {
-	type place struct{ Name, Host string }
+	type place struct {
+		Name, Host string
+		Volume     bool
+	}
 	objs, err := render("alerts/models.yaml", map[string]any{
 		"Image": "kind.local/app:1", "Namespace": "ns", "Scrape": "2s", "AdminPort": adminPort, "Notified": receiver,
-		"Models": []place{{"a", "a.ns.test"}, {"b", "b.ns.test"}, {Name: receiver}},
+		"Models": []place{{"a", "a.ns.test", false}, {"b", "b.ns.test", true}, {Name: receiver}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -112,6 +128,11 @@ func TestTheReceiverIsNoModelOfItsOwn(t *testing.T) {
 	}
 	if measured := strings.Count(asYAML(objs[6])+asYAML(objs[7]), "prometheus.io"); measured != 0 || !strings.Contains(asYAML(objs[0]), "prometheus.io/interval: 2s") {
 		t.Error("the models are measured, and the receiver is not")
+	}
+	for i, want := range map[int]bool{0: false, 3: true, 6: false} {
+		if got := asYAML(objs[i]); strings.Contains(got, "sizeLimit: 8Mi") != want || strings.Contains(got, "name: VOLUME") != want {
+			t.Errorf("a volume %t, and it is\n%s", want, got)
+		}
 	}
 	if hosts := asYAML(objs[7]); !strings.Contains(hosts, "a.ns.test") || !strings.Contains(hosts, "b.ns.test") {
 		t.Errorf("the Gateway has\n%s", hosts)

@@ -42,7 +42,7 @@ const (
 type Thresholds struct {
 	ErrorPercent float64       // of a model's requests that are answered 5xx
 	Latency      time.Duration // that 95 of 100 requests to a model take at most
-	DiskPercent  float64       // of the node's disk that is used
+	DiskPercent  float64       // of the node's disk, or of a volume, that is used
 }
 
 // The thresholds of the lab. The latency is a bound of the sample model's
@@ -62,7 +62,6 @@ type Rule struct {
 	Alert       string            `json:"alert"`
 	Expr        string            `json:"expr"`
 	For         string            `json:"for"`
-	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations"`
 }
 
@@ -72,9 +71,6 @@ func Rules(t Thresholds) []Rule {
 		return Rule{Alert: name, Expr: fmt.Sprintf(expr, args...), For: For.String(), Annotations: map[string]string{"summary": summary}}
 	}
 	const model = "{{ $labels.app }} in {{ $labels.namespace }}"
-	disk := rule(DiskFull, `{{ printf "%.0f" $value }} % of the disk of {{ $labels.instance }} is used`,
-		`max by (instance) (100 * container_fs_usage_bytes{id="/"} / (container_fs_limit_bytes{id="/"} > 0)) > %g`, t.DiskPercent)
-	disk.Labels = map[string]string{"namespace": prom.Namespace} // the alert goes where the lab's own parts are
 	return []Rule{
 		rule(ModelErrors, `{{ printf "%.1f" $value }} % of the requests to `+model+` are answered 5xx`,
 			`100 * sum by (namespace, app) (rate(sampleapp_requests_total{code=~"5.."}[%[1]s])) / sum by (namespace, app) (rate(sampleapp_requests_total[%[1]s])) > %[2]g`,
@@ -88,7 +84,11 @@ func Rules(t Thresholds) []Rule {
 			`max by (namespace, app, pod) (up{pod!=""}) == 0`),
 		rule(ModelDrift, `{{ $labels.kind }} drift of {{ $labels.model }} in {{ $labels.namespace }}{{ with $labels.feature }}: {{ . }}{{ end }}`,
 			`max by (namespace, app, model, kind, feature) (mllab_drift_alarm) == 1`),
-		disk,
+		// A node's disk has no namespace: its alert goes where the lab's own parts are.
+		rule(DiskFull, `{{ printf "%.0f" $value }} % of {{ with $labels.mountpoint }}{{ . }} of Pod {{ $labels.pod }}{{ else }}the disk of {{ $labels.instance }}{{ end }} is used`,
+			`(max by (namespace, app, pod, mountpoint) (100 * (1 - node_filesystem_avail_bytes / node_filesystem_size_bytes)) or `+
+				`label_replace(max by (instance) (100 * container_fs_usage_bytes{id="/"} / (container_fs_limit_bytes{id="/"} > 0)), "namespace", "%s", "", "")) > %g`,
+			prom.Namespace, t.DiskPercent),
 	}
 }
 

@@ -56,7 +56,8 @@ type Faults struct {
 	Ready       bool    `json:"ready"`
 	Hang        bool    `json:"hang"`
 	FailPercent float64 `json:"failPercent"`
-	Delay       string  `json:"delay"` // as of time.ParseDuration
+	Delay       string  `json:"delay"`       // as of time.ParseDuration
+	FillPercent float64 `json:"fillPercent"` // of its volume
 }
 
 // FaultsChange is the body of PUT /faults; what is not set stays.
@@ -65,6 +66,7 @@ type FaultsChange struct {
 	Hang        *bool    `json:"hang,omitempty"`
 	FailPercent *float64 `json:"failPercent,omitempty"`
 	Delay       string   `json:"delay,omitempty"`
+	FillPercent *float64 `json:"fillPercent,omitempty"`
 }
 
 // Alert is one alert that came from Alertmanager: an item of the answer to GET /alerts, in the order in which they came.
