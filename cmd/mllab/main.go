@@ -50,6 +50,9 @@ type output struct {
 	err error // the first one
 }
 
+// Unwrap has package report see the terminal.
+func (o *output) Unwrap() io.Writer { return o.Writer }
+
 func (o *output) Write(p []byte) (int, error) {
 	n, err := o.Writer.Write(p)
 	o.err = cmp.Or(o.err, err)

@@ -135,7 +135,7 @@ func newScenarioList(a *app) *cobra.Command {
 func printList(w io.Writer, rows []outline) {
 	list := [][]string{{"scenario", "needs", "steps", "controls", "what it proves"}}
 	for _, r := range rows {
-		list = append(list, []string{r.Name, strings.Join(r.Needs, ","), strconv.Itoa(len(r.Steps)), strconv.Itoa(len(r.Controls)), r.Summary})
+		list = append(list, []string{r.Name, strings.Join(r.Needs, ", "), strconv.Itoa(len(r.Steps)), strconv.Itoa(len(r.Controls)), r.Summary})
 	}
 	report.Table(w, list...)
 }
@@ -149,7 +149,8 @@ func printOutline(w io.Writer, r outline) {
 			report.Paragraph(w, 5, r.ideas[i])
 		}
 	}
-	fmt.Fprintln(w, "\nnegative controls: each breaks the lab in one way, and a claim must fail")
+	fmt.Fprintln(w)
+	report.Table(w, []string{"negative controls: each breaks the lab in one way, and a claim must fail"})
 	var controls [][]string
 	for _, k := range r.Controls {
 		controls = append(controls, []string{"  " + k.Name, string(k.Catches), k.Summary})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,7 +63,7 @@ func (a *app) top(ctx context.Context, watch bool, measured func() ([]prom.Versi
 			return fault.CannotTest("see `mllab status`", "asking Prometheus: %w", err)
 		}
 		if err := a.print(versions, func(w io.Writer) {
-			if watch && isTerminal(w) {
+			if watch && report.IsTerminal(w) {
 				fmt.Fprint(w, "\x1b[H\x1b[J") // the cursor home, and nothing below it
 			}
 			printTop(w, versions)
@@ -77,11 +76,6 @@ func (a *app) top(ctx context.Context, watch bool, measured func() ([]prom.Versi
 			return ctx.Err()
 		}
 	}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && report.IsTerminal(f)
 }
 
 func printTop(w io.Writer, versions []prom.Version) {

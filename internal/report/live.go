@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -110,7 +109,7 @@ func overall(ended, begun int) string {
 
 // terminalSize returns the size of the terminal w, or 80 columns and 24 rows.
 func terminalSize(w io.Writer) (columns, rows int) {
-	if f, ok := w.(*os.File); ok {
+	if f, ok := fileOf(w); ok {
 		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
 			return columns, rows
 		}

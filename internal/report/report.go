@@ -66,8 +66,20 @@ func newReporter(w io.Writer, o Options) *reporter {
 // colored unless NO_COLOR is set (https://no-color.org).
 func ForTerminal(f *os.File) Reporter { return New(f, terminalOptions(f, os.Getenv)) }
 
-// IsTerminal reports whether f is a terminal.
-func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+// IsTerminal reports whether w is a terminal.
+func IsTerminal(w io.Writer) bool {
+	f, ok := fileOf(w)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// fileOf returns the file that w writes to, also through a writer that has it as its Unwrap.
+func fileOf(w io.Writer) (*os.File, bool) {
+	if wrapper, ok := w.(interface{ Unwrap() io.Writer }); ok {
+		return fileOf(wrapper.Unwrap())
+	}
+	f, ok := w.(*os.File)
+	return f, ok
+}
 
 // IsColored reports whether ForTerminal would write colors to f.
 func IsColored(f *os.File) bool { return terminalOptions(f, os.Getenv).Color }

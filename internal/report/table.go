@@ -2,7 +2,6 @@ package report
 
 import (
 	"io"
-	"os"
 	"strings"
 
 	"golang.org/x/term"
@@ -14,15 +13,15 @@ const (
 )
 
 // Table writes rows in columns. On a terminal the last column, and the second where a row has more than two, wrap
-// between words, so that no line is longer than the terminal is wide; a last column that would be too narrow to read goes
-// below its row. Elsewhere each row is one line. A word is never cut, so that a path can be copied.
+// between words, so that no line is longer than the terminal is wide; a last column that would be too narrow to read, or
+// for a word, goes below its row. Elsewhere each row is one line. A word is never cut, so that a path can be copied.
 func Table(w io.Writer, rows ...[]string) {
 	screen := columns(w)
 	widths := columnWidths(rows, screen)
 	var b strings.Builder
 	for _, row := range rows {
 		below := ""
-		if last := len(row) - 1; last > 0 && last == len(widths)-1 && screen > 0 && widths[last] < min(length(row[last]), leastColumn) {
+		if last := len(row) - 1; last > 0 && last == len(widths)-1 && screen > 0 && widths[last] < leastWidth(row[last], screen-2*gap) {
 			row, below = row[:last], row[last] // too narrow to read
 		}
 		writeRow(&b, row, widths)
@@ -33,6 +32,17 @@ func Table(w io.Writer, rows ...[]string) {
 		}
 	}
 	_, _ = io.WriteString(w, b.String()) // as all that is printed: work goes on when stdout is gone
+}
+
+// leastWidth returns how wide a last column must be for text that has that much room below its row.
+func leastWidth(text string, below int) int {
+	least := leastColumn
+	for _, word := range phrases(text) {
+		if n := length(word); n <= below {
+			least = max(least, n)
+		}
+	}
+	return min(least, length(text))
 }
 
 func writeRow(b *strings.Builder, row []string, widths []int) {
@@ -129,11 +139,11 @@ func Paragraph(w io.Writer, indent int, text string) {
 
 // columns returns the width of the terminal w, and 0 if w is not a terminal.
 func columns(w io.Writer) int {
-	switch w := w.(type) {
-	case wide:
+	if w, ok := w.(wide); ok {
 		return w.columns
-	case *os.File:
-		if columns, _, err := term.GetSize(int(w.Fd())); err == nil {
+	}
+	if f, ok := fileOf(w); ok {
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil {
 			return columns
 		}
 	}
