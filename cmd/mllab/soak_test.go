@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"mllab.local/scenarios"
@@ -39,7 +40,7 @@ func TestSoak(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		soak(t, s, nil, "run", path)
+		soak(t, soaked(t, "run"), s, scenarios.Options{}, "run", path)
 		return
 	}
 	for name, with := range map[string][]string{"canary": nil, "shadow": nil, "progressive": {"--with", "progressive"}} {
@@ -49,16 +50,31 @@ func TestSoak(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // each on a lab of its own, because one proof at a time has a lab
-			soak(t, s, with, name)
+			c := soaked(t, name, with...)
+			if name != "progressive" {
+				soak(t, c, s, scenarios.Options{}, name)
+				return
+			}
+			for _, strategy := range scenarios.Strategies {
+				t.Run(strategy, func(t *testing.T) {
+					soak(t, c, s, scenarios.Options{Strategy: strategy}, name, "--strategy="+strategy)
+				})
+			}
 		})
 	}
 }
 
-// soak repeats a story, which these words name, and its controls, on a core lab
-// with these flags of `mllab up`, and logs what came of it.
-func soak(t *testing.T, s scenarios.Scenario, with []string, words ...string) {
-	c := newCLI(t, "mllab-soak-"+words[0])
+// soaked is a core lab with these flags of `mllab up`.
+func soaked(t *testing.T, name string, with ...string) cli {
+	c := newCLI(t, "mllab-soak-"+name)
 	c.up(t, append([]string{"--core"}, with...)...)
+	return c
+}
+
+// soak repeats a story, which these words name, and its controls, and logs what
+// came of it.
+func soak(t *testing.T, c cli, s scenarios.Scenario, o scenarios.Options, words ...string) {
+	controls, what := planOf(t, s, o).Controls, strings.Join(words, " ")
 	words = append([]string{"scenario"}, words...)
 	passed, caught := 0, map[string]int{}
 	n := soakRuns(t)
@@ -66,14 +82,14 @@ func soak(t *testing.T, s scenarios.Scenario, with []string, words ...string) {
 		if r := c.run(append(words, "-o", "json")...); r.code == 0 {
 			passed++
 		} else {
-			t.Errorf("%s, run %d: %s", s.Name, i+1, r)
+			t.Errorf("%s, run %d: %s", what, i+1, r)
 		}
-		line := fmt.Sprintf("%s: %d of %d passed", s.Name, passed, i+1)
-		if len(planOf(t, s, scenarios.Options{}).Controls) > 0 {
+		line := fmt.Sprintf("%s: %d of %d passed", what, passed, i+1)
+		if len(controls) > 0 {
 			var runs []scenarios.Result
 			r := c.run(append(words, "--controls", "--parallel", "3", "-o", "json")...)
 			if r.code != 0 {
-				t.Errorf("%s, controls, run %d: %s", s.Name, i+1, r)
+				t.Errorf("%s, controls, run %d: %s", what, i+1, r)
 			}
 			r.decode(t, &runs)
 			for _, run := range runs {
@@ -82,14 +98,14 @@ func soak(t *testing.T, s scenarios.Scenario, with []string, words ...string) {
 				}
 			}
 		}
-		for _, control := range planOf(t, s, scenarios.Options{}).Controls {
+		for _, control := range controls {
 			line += fmt.Sprintf("; control %s caught %d of %d", control.Name, caught[control.Name], i+1)
 		}
 		t.Log(line)
 	}
-	for _, control := range planOf(t, s, scenarios.Options{}).Controls {
+	for _, control := range controls {
 		if caught[control.Name] != n {
-			t.Errorf("%s, control %s was caught %d of %d times", s.Name, control.Name, caught[control.Name], n)
+			t.Errorf("%s, control %s was caught %d of %d times", what, control.Name, caught[control.Name], n)
 		}
 	}
 }
