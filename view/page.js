@@ -6,7 +6,7 @@ const squaresKept = 2000, colors = 6, latencyBins = 240;
 const dashes = [[], [7, 3], [2, 3], [10, 3, 2, 3], [5, 5], [1, 2]];
 const $ = (id) => document.getElementById(id);
 const runs = new Map(); // folder of evidence -> run
-let shown = null, picked = false, dirty = true, child = {}, moment = {};
+let shown = null, picked = false, child = {}, moment = {};
 
 function make(tag, text, attributes = {}) {
   const e = document.createElement(tag);
@@ -62,7 +62,7 @@ function add(run, e) {
     break;
   case "result": run.result = e.result; run.paused = false; break;
   }
-  if (e.type !== "sample" && e.type !== "claim") run.stale = true;
+  if (!["sample", "claim", "wait"].includes(e.type)) { run.stale = true; redraw(soon); }
 }
 
 const last = (run) => run.samples[run.samples.length - 1];
@@ -139,6 +139,7 @@ const percent = (share) => (100 * share).toFixed(1) + " %";
 function drawRuns() {
   const rows = [...runs.values()].filter((r) => r.began).sort((a, b) => b.began - a.began);
   const list = $("runs");
+  if (same(list, rows.map((run) => [run.folder, run.title, verdict(run), run === shown]))) return;
   const had = document.activeElement && document.activeElement.dataset.folder;
   list.replaceChildren(...rows.map((run) => {
     const button = make("button", "", {type: "button", "data-folder": run.folder, "aria-pressed": run === shown});
@@ -154,7 +155,15 @@ function drawRuns() {
 function show(run) {
   if (shown !== run) { $("evidence").hidden = true; $("steps").replaceChildren(); }
   shown = run;
-  run.stale = dirty = true;
+  run.stale = true;
+  redraw(soon);
+}
+
+// same says whether an element shows this already, and notes that it will.
+function same(element, what) {
+  const key = JSON.stringify(what), is = element.dataset.key === key;
+  element.dataset.key = key;
+  return is;
 }
 
 // text sets a text only when it changed, so that a screen reader says it once.
@@ -216,32 +225,34 @@ function drawSteps(run) {
 }
 
 function drawCounts(run) {
-  const sample = last(run), rows = [];
+  const sample = last(run), body = $("counts").tBodies[0], legs = [...run.legs.values()];
   const accepted = new Map((sample && sample.claim ? sample.claim.regions : []).map((r) => [r.leg, `${r.lo} to ${r.hi} of ${sample.n}`]));
-  for (const leg of run.legs.values()) {
+  if (!same(body, [run.folder, legs.map((leg) => leg.name)])) {
+    const key = (leg) => make("span", "", {class: `key c${leg.color}`});
+    body.replaceChildren(...legs.map((leg) => {
+      const row = make("tr"), name = make("td");
+      name.append(key(leg), leg.name);
+      row.append(name, ...Array.from({length: 7}, () => make("td", "", {class: "n"})));
+      return row;
+    }));
+    $("legend").replaceChildren(...legs.flatMap((leg) => [key(leg), leg.name + "  "]));
+  }
+  legs.forEach((leg, i) => {
     const k = sample ? sample.counts.get(leg.name) || 0 : 0, n = sample ? sample.done : 0;
     const [low, high] = n ? interval(k, n) : [0, 0];
-    const row = make("tr", undefined, {"data-leg": leg.name, "data-count": k, "data-all": leg.count});
-    const name = make("td");
-    name.append(make("span", "", {class: `key c${leg.color}`}), leg.name);
-    row.append(name, ...[k, n ? percent(k / n) : "", n ? `${percent(low)} to ${percent(high)}` : "", accepted.get(leg.name) || "", leg.count,
-      leg.count ? milliseconds(percentile(leg, 50)) : "", leg.count ? milliseconds(percentile(leg, 95)) : ""].map((v) => make("td", String(v), {class: "n"})));
-    rows.push(row);
-  }
-  $("counts").tBodies[0].replaceChildren(...rows);
+    [k, n ? percent(k / n) : "", n ? `${percent(low)} to ${percent(high)}` : "", accepted.get(leg.name) || "", leg.count,
+      leg.count ? milliseconds(percentile(leg, 50)) : "", leg.count ? milliseconds(percentile(leg, 95)) : ""].forEach((v, c) => text(body.rows[i].cells[c + 1], String(v)));
+  });
   const w = run.judged;
   text($("watcher"), run.watched ? `Watcher: ${run.watched} sent, ${run.lostCount} lost so far.` : w ? `Watcher: ${w.sent} sent, ${w.lost} lost.` : "");
   $("watcher").dataset.sent = run.watched || (w ? w.sent : 0);
-  $("legend").replaceChildren(...[...run.legs.values()].flatMap((leg) => [make("span", "", {class: `key c${leg.color}`}), leg.name + "  "]));
 }
 
 // drawRoutes draws the way of requests as the lab has it now: from the gateway by
 // each route to its backends, in the color of the version that a backend has.
 function drawRoutes() {
   const box = $("routes"), legs = shown ? [...shown.legs.values()] : [];
-  const key = JSON.stringify([moment.says, legs.map((l) => l.name)]);
-  if (box.dataset.key === key) return;
-  box.dataset.key = key;
+  if (same(box, [moment.says, legs.map((l) => l.name)])) return;
   box.replaceChildren(...(moment.routes || []).map((route) => {
     const figure = make("figure"), host = (route.hosts || []).join(", ") || "every host";
     const caption = make("figcaption", host + " ");
@@ -287,9 +298,8 @@ function drawRoute(route, host, legs) {
 
 // drawAlerts lists what Prometheus says. Where the lab has none, nothing is shown.
 function drawAlerts() {
-  const all = moment.alerts, box = $("alerts"), key = JSON.stringify(all);
-  if (box.dataset.key === key) return;
-  box.dataset.key = key;
+  const all = moment.alerts, box = $("alerts");
+  if (same(box, all || null)) return;
   box.hidden = !all;
   text(box.querySelector("p"), !all || !all.length ? "No alert is pending or firing." : [...new Set(all.map((a) => `${a.name} is ${a.state}`))].join(", ") + ".");
   box.querySelector("div").hidden = !all || !all.length;
@@ -301,23 +311,35 @@ function drawAlerts() {
   }));
 }
 
-// widthOf is a canvas's in pixels of a text of 16 pixels: on a large screen text is larger.
-const zoom = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
-const widthOf = (canvas) => canvas.clientWidth / zoom();
+// A canvas's width is in pixels of a text of 16 pixels: on a large screen text is
+// larger. Both are asked for when they change, not for each picture.
+let zoom = 1;
+const widths = {};
 
-// prepared is a canvas at the screen's resolution, cleared.
+function measure() {
+  zoom = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+  for (const id of ["shares", "squares"]) {
+    const width = $(id).clientWidth / zoom;
+    if (width !== widths[id]) redraw(soon);
+    widths[id] = width;
+  }
+}
+
+// prepared is a canvas at the screen's resolution, and whether it is empty.
 function prepared(canvas, height) {
-  const width = widthOf(canvas), scale = (window.devicePixelRatio || 1) * zoom();
-  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
+  const width = widths[canvas.id], scale = (window.devicePixelRatio || 1) * zoom;
+  const empty = canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale);
+  if (empty) {
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
-    canvas.style.height = height * zoom() + "px";
+    canvas.style.height = height * zoom + "px";
   }
   const c = canvas.getContext("2d");
   c.setTransform(scale, 0, 0, scale, 0, 0);
-  c.clearRect(0, 0, width, height);
-  return [c, width];
+  return [c, empty];
 }
+
+let paint = null; // the colors, until they may be others
 
 function palette() {
   const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(name).trim();
@@ -326,24 +348,33 @@ function palette() {
 
 function cross(c, x, y, r) { c.beginPath(); c.moveTo(x - r, y - r); c.lineTo(x + r, y + r); c.moveTo(x - r, y + r); c.lineTo(x + r, y - r); c.stroke(); }
 
+let squared = {}; // what the squares show
+
+// drawSquares adds the squares that are new.
 function drawSquares(run, p) {
-  const canvas = $("squares"), cell = Math.max(6, Math.round(widthOf(canvas) / 90));
-  const perRow = Math.max(1, Math.floor(widthOf(canvas) / cell)), n = Math.min(run.squareCount, squaresKept);
-  const [c] = prepared(canvas, Math.ceil(squaresKept / perRow) * cell);
+  const width = widths.squares, cell = Math.max(6, Math.round(width / 90)), perRow = Math.max(1, Math.floor(width / cell));
+  const [c, empty] = prepared($("squares"), Math.ceil(squaresKept / perRow) * cell);
+  if (empty || squared.run !== run || squared.paint !== p) {
+    c.clearRect(0, 0, width, c.canvas.height);
+    squared = {run, paint: p, count: 0};
+  }
   c.strokeStyle = p.bad;
   c.lineWidth = 2;
-  for (let i = 0; i < n; i++) {
-    const color = run.squares[i], x = (i % perRow) * cell, y = Math.floor(i / perRow) * cell;
+  for (let n = Math.max(squared.count, run.squareCount - squaresKept); n < run.squareCount; n++) {
+    const i = n % squaresKept, color = run.squares[i], x = (i % perRow) * cell, y = Math.floor(i / perRow) * cell;
+    if (n >= squaresKept) c.clearRect(x, y, cell, cell);
     if (color < 0) { cross(c, x + cell / 2, y + cell / 2, cell / 2 - 2); continue; }
     c.fillStyle = p.legs[color];
     c.fillRect(x, y, cell - 1, cell - 1);
     if (color % 2) { c.fillStyle = "rgba(255,255,255,.55)"; c.fillRect(x + cell / 3, y + cell / 3, cell / 3, cell / 3); } // seen without color, too
   }
+  squared.count = run.squareCount;
 }
 
 function drawShares(run, p) {
-  const height = 260, left = 44, top = 16, bottom = 22;
-  const [c, width] = prepared($("shares"), height);
+  const height = 260, left = 44, top = 16, bottom = 22, width = widths.shares;
+  const [c] = prepared($("shares"), height);
+  c.clearRect(0, 0, width, height);
   const end = Math.max(run.last, 1), x = (t) => left + (width - left - 8) * t / end, y = (s) => height - bottom - (height - top - bottom) * s;
   c.font = "12px system-ui, sans-serif";
   c.fillStyle = p.soft;
@@ -407,14 +438,27 @@ function drawShares(run, p) {
   for (const t of run.lost) cross(c, x(t), 8, 3);
 }
 
+// redraw has the page drawn within so many ms: soon after what a person waits for,
+// and else seldom enough to leave the machine to the run.
+const soon = 50, seldom = 500;
+let timer = 0, due = 0;
+
+function redraw(within) {
+  if (document.hidden || timer && due <= Date.now() + within) return;
+  clearTimeout(timer);
+  due = Date.now() + within;
+  timer = setTimeout(draw, within);
+}
+
 function draw() {
-  if (!dirty || document.hidden) return;
-  dirty = false;
+  clearTimeout(timer);
+  timer = 0;
+  if (document.hidden) return;
   drawRuns();
   drawRoutes();
   drawAlerts();
   if (!shown) return;
-  const p = palette();
+  const p = paint ||= palette();
   drawHead(shown);
   if (shown.stale) { drawSteps(shown); shown.stale = false; }
   drawCounts(shown);
@@ -442,17 +486,17 @@ async function evidence(run, step, file) {
 
 // --- the lab
 
-let due = true; // the lab has not been looked at since the last run
+let unseen = true; // the lab has not been looked at since the last run
 
 // A look at the whole lab takes seconds of CPU, so it waits for the end of runs. One
 // without a result that says nothing for half a minute waits for somebody, or was killed.
 function lookWhenIdle() {
   const goes = (run) => run.began && !run.result && Date.now() - run.began - 1000 * run.last < 30000;
-  if (due && !document.hidden && ![...runs.values()].some(goes)) look();
+  if (unseen && !document.hidden && ![...runs.values()].some(goes)) look();
 }
 
 async function look() {
-  due = false;
+  unseen = false;
   const box = $("lab").querySelector("div"), answer = await fetch("lab");
   if (!answer.ok) { box.replaceChildren(make("p", await answer.text())); return; }
   const lab = await answer.json(), table = make("table");
@@ -492,18 +536,26 @@ async function audit() {
   box.replaceChildren(table, ...(drift.length ? drift : [`no drift: ${report.compared} objects are as Git says`]).map((text) => make("p", text, {class: drift.length ? "fail" : "soft"})));
 }
 
-// now asks what the lab has at this moment, each second while somebody looks.
+// now asks what the lab has at this moment: after a change by a run, and every few
+// seconds, because others may change it, too. Nobody looks at a hidden page.
 async function now() {
   try {
     if (!document.hidden) {
       const answer = await fetch("now"), says = await answer.text();
       if (says !== moment.says) {
         moment = {...(answer.ok ? JSON.parse(says) : {why: says}), says};
-        dirty = true;
+        redraw(soon);
       }
     }
   } catch { /* the stream says that the connection is lost */ }
-  setTimeout(now, 1000);
+  askWithin(5000);
+}
+
+let asking = 0;
+
+function askWithin(ms) {
+  clearTimeout(asking);
+  asking = setTimeout(now, ms);
 }
 
 // --- what a person does
@@ -530,10 +582,10 @@ $("stop").onclick = () => post("stop");
 $("refresh").onclick = look;
 $("evidence").querySelector("button").onclick = () => { $("evidence").hidden = true; };
 document.addEventListener("keydown", (e) => { if (e.key === "Escape") $("evidence").hidden = true; });
-new ResizeObserver(() => { dirty = true; }).observe(document.body);
-matchMedia("(prefers-color-scheme: dark)").onchange = () => { dirty = true; };
-matchMedia("print").onchange = () => { dirty = true; draw(); }; // in the colors of paper
-document.addEventListener("visibilitychange", () => { dirty = true; });
+new ResizeObserver(measure).observe(document.body);
+matchMedia("(prefers-color-scheme: dark)").onchange = () => { paint = null; redraw(soon); };
+matchMedia("print").onchange = () => { paint = null; measure(); draw(); }; // in the colors of paper
+document.addEventListener("visibilitychange", () => { redraw(soon); askWithin(0); });
 
 // --- the stream
 
@@ -544,7 +596,6 @@ stream.addEventListener("reset", (m) => {
   const folder = JSON.parse(m.data), old = runs.get(folder);
   runs.set(folder, newRun(folder));
   if (shown && shown === old) show(runs.get(folder));
-  dirty = true;
 });
 stream.addEventListener("events", (m) => {
   const {folder, events} = JSON.parse(m.data);
@@ -552,8 +603,9 @@ stream.addEventListener("events", (m) => {
   for (const e of events) add(run, e);
   const newer = !shown || run.began > shown.began;
   if (!picked && newer && (!shown || run !== shown)) show(run);
-  if (!ended && run.result) due = true;
-  dirty = true;
+  if (!ended && run.result) unseen = true;
+  if (events.some((e) => ["active", "end", "result"].includes(e.type))) askWithin(soon);
+  redraw(seldom);
 });
 stream.addEventListener("child", (m) => { child = JSON.parse(m.data); drawChild(); });
 
@@ -562,5 +614,5 @@ fetch("choices").then((a) => a.json()).then((all) => {
   $("scenario").value = "canary";
 });
 setInterval(lookWhenIdle, 2000);
+measure();
 now();
-setInterval(draw, 200); // five times a second is enough to see, and leaves the machine to the run

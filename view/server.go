@@ -131,9 +131,9 @@ func (s *Server) evidence(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, f)
 }
 
-// followEvery is how often new events are looked for: what is shown is this late
-// at most.
-const followEvery = 100 * time.Millisecond
+// followEvery is how often new events are looked for: what the page gets is this
+// late at most. Each time costs the page a message to read.
+const followEvery = 200 * time.Millisecond
 
 // batch is how many bytes of events a message has at most, but for a longer event.
 const batch = 256 << 10
@@ -144,7 +144,7 @@ const batch = 256 << 10
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	out := http.NewResponseController(w)
-	f := follower{dir: s.Evidence, files: map[string]*followed{}}
+	f := follower{dir: s.Evidence, files: map[string]*followed{}, buffer: make([]byte, batch)}
 	defer f.close()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
@@ -172,13 +172,15 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 
 // follower reads what is appended to the event files of a folder.
 type follower struct {
-	dir   string
-	files map[string]*followed // by the name of the run's folder
+	dir    string
+	files  map[string]*followed // by the name of the run's folder
+	buffer []byte
 }
 
 type followed struct {
 	file *os.File
 	info os.FileInfo
+	at   int64  // bytes that have been read
 	rest []byte // of a line whose end is not there yet
 }
 
@@ -219,17 +221,20 @@ func (f *follower) news(say func(kind, data string) error) error {
 				return err
 			}
 		}
-		if err := has.news(folder.Name(), say); err != nil {
+		if info.Size() == has.at { // of most runs: they have ended
+			continue
+		}
+		if err := has.news(folder.Name(), f.buffer, say); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *followed) news(folder string, say func(kind, data string) error) error {
-	buffer := make([]byte, batch)
+func (f *followed) news(folder string, buffer []byte, say func(kind, data string) error) error {
 	for {
 		n, err := f.file.Read(buffer)
+		f.at += int64(n)
 		if n == 0 {
 			if errors.Is(err, io.EOF) {
 				return nil
