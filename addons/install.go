@@ -34,7 +34,7 @@ func Install(ctx context.Context, env Env, pods Use, list []Rendered, r report.R
 }
 
 func (env Env) actions(pods Use) actions {
-	return actions{env.Kube.Apply, env.Kube.Wait, pods, env.Kube.Progress}
+	return actions{env.Kube.Apply, env.Kube.WaitApplied, pods, env.Kube.Progress}
 }
 
 // actions are the operations of install on a cluster.

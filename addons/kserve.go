@@ -64,11 +64,8 @@ func certifyKServe(ctx context.Context, env Env, reason func(string)) error {
 // to their pods only with the kubelet's next look at the Secret, a minute later.
 // (github.com/open-policy-agent/cert-controller, pkg/rotator/rotator.go.)
 func certify(ctx context.Context, env Env, reason func(string), ns, name string, hosts ...string) ([]byte, error) {
-	cert, key, err := newCA(name, hosts...)
-	if err != nil {
-		return nil, err
-	}
-	err = poll(ctx, reason, "making the certificate of "+hosts[0], func(ctx context.Context) error {
+	var cert []byte
+	err := poll(ctx, reason, "making the certificate of "+hosts[0], func(ctx context.Context) error {
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}} // a try that failed leaves none behind
 		err := env.Kube.Get(ctx, client.ObjectKeyFromObject(secret), secret)
 		there := err == nil
@@ -78,6 +75,10 @@ func certify(ctx context.Context, env Env, reason func(string), ns, name string,
 		case len(secret.Data[corev1.TLSCertKey]) > 0:
 			cert = secret.Data[corev1.TLSCertKey]
 			return nil
+		}
+		var key []byte
+		if cert, key, err = newCA(name, hosts...); err != nil {
+			return err
 		}
 		secret.Data = map[string][]byte{"ca.crt": cert, "ca.key": key, corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key}
 		if there {

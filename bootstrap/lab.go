@@ -101,11 +101,14 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 				warning = l.lastWarning(ctx)
 				return "", "kube-proxy does not run yet" + prefixed(": ", warning.Message), warning
 			}
+			if since.IsZero() {
+				return n.Status.NodeInfo.KubeletVersion, "", warning
+			}
 			var pods corev1.PodList
 			if err := l.kube.List(ctx, &pods); err != nil {
 				return "", "API: " + err.Error(), warning
 			}
-			if !since.IsZero() && !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
+			if !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
 				warning = l.lastWarning(ctx)
 				return "", "kube-proxy has not started again yet" + prefixed(": ", warning.Message), warning
 			}

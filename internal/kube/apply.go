@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -65,8 +64,9 @@ func staged(objs []*unstructured.Unstructured) [stages][]*unstructured.Unstructu
 	return byStage
 }
 
-// Apply writes objs by server-side apply and returns the result for each object, in the order of writing. An object whose
-// dry run changes nothing is "unchanged" and is not written. An absent object is written without a dry run. Apply restores
+// Apply writes objs by server-side apply and returns the result for each object, in the order of writing. An object that has
+// all of it already (see hasApplied), or whose dry run changes nothing, is "unchanged" and is not written. An absent object is
+// written without a dry run. Apply restores
 // the fields that mllab set and others changed, except those that upstream leaves to its controllers (see prepare). It
 // repeats calls that fail because a webhook or the API server is not serving yet, until ctx ends; the error then has the
 // last refusal. With an error, Apply also returns the changes made before it.
@@ -74,27 +74,34 @@ func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) (
 	var changes []Change
 	fresh := map[schema.GroupKind]bool{} // kinds that this call defines: the server may need a moment to serve them
 	for _, objs := range staged(objs) {
-		var crds []*unstructured.Unstructured
+		crds := make([]*unstructured.Unstructured, len(objs)) // that are not known to be served
 		made := make([]Change, len(objs))
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(parallel)
 		for i, obj := range objs {
-			if obj.GetKind() == "CustomResourceDefinition" {
-				crds = append(crds, obj)
+			isCRD := obj.GetKind() == "CustomResourceDefinition"
+			if isCRD {
 				fresh[definedKind(obj)] = true
 			}
 			isFresh := fresh[obj.GroupVersionKind().GroupKind()]
 			g.Go(func() error {
-				return retry(gctx, obj, isFresh, func() (err error) {
-					made[i], err = c.applyOnce(gctx, obj)
-					return err
+				return retry(gctx, obj, isFresh, func() error {
+					action, before, err := c.applyOnce(gctx, obj)
+					if err != nil {
+						return err
+					}
+					made[i] = Change{Object: Name(obj), Action: action.String()}
+					if isCRD && (action != ssa.UnchangedAction || !healthOf(before).ready) {
+						crds[i] = obj
+					}
+					return nil
 				})
 			})
 		}
 		err := g.Wait()
 		changes = append(changes, slices.DeleteFunc(made, func(c Change) bool { return c.Action == "" })...)
-		if err == nil && len(crds) > 0 {
-			err = c.Wait(ctx, crds, nil)
+		if err == nil {
+			err = c.Wait(ctx, slices.DeleteFunc(crds, func(crd *unstructured.Unstructured) bool { return crd == nil }), nil)
 		}
 		if err != nil {
 			return changes, err
@@ -126,8 +133,12 @@ func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) (
 	for i, obj := range objs {
 		g.Go(func() error {
 			return retry(gctx, obj, false, func() error {
-				ready, err := c.prepare(gctx, obj)
+				live, err := c.live(gctx, obj)
 				if err != nil {
+					return err
+				}
+				ready, err := prepare(obj, live)
+				if err != nil || live != nil && hasApplied(owner, ready, live) {
 					return err
 				}
 				entry, _, _, err := c.manager.Diff(gctx, ready, ssa.DefaultDiffOptions())
@@ -147,7 +158,13 @@ func (c *Client) Prepared(ctx context.Context, objs []*unstructured.Unstructured
 	sent := make([]*unstructured.Unstructured, len(objs))
 	for i, obj := range objs {
 		err := retry(ctx, obj, false, func() (err error) {
-			sent[i], err = c.prepare(ctx, obj)
+			var live *unstructured.Unstructured
+			if stage(obj) == webhooks { // prepare asks for no other
+				live, err = c.live(ctx, obj)
+			}
+			if err == nil {
+				sent[i], err = prepare(obj, live)
+			}
 			return err
 		})
 		if err != nil {
@@ -157,27 +174,38 @@ func (c *Client) Prepared(ctx context.Context, objs []*unstructured.Unstructured
 	return sent, nil
 }
 
-func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) (Change, error) {
-	ready, err := c.prepare(ctx, obj)
+// applyOnce also returns the object as it was before, or nil if it was absent.
+func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) (ssa.Action, *unstructured.Unstructured, error) {
+	before, err := c.live(ctx, obj)
 	if err != nil {
-		return Change{}, err
+		return "", nil, err
 	}
-	there := &metav1.PartialObjectMetadata{}
-	there.SetGroupVersionKind(obj.GroupVersionKind())
-	if err := c.Get(ctx, client.ObjectKeyFromObject(obj), there); apierrors.IsNotFound(err) {
-		// An absent object needs no dry run. On a new cluster that would double the server's work.
-		if err := c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(ready), client.ForceOwnership, client.FieldOwner(owner)); err != nil {
-			return Change{}, err
-		}
-		return Change{Object: Name(obj), Action: ssa.CreatedAction.String()}, nil
-	} else if err != nil {
-		return Change{}, err
+	ready, err := prepare(obj, before)
+	if err != nil {
+		return "", nil, err
+	}
+	if before == nil { // it needs no dry run; on a new cluster that would double the server's work
+		err := c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(ready), client.ForceOwnership, client.FieldOwner(owner))
+		return ssa.CreatedAction, nil, err
+	}
+	if hasApplied(owner, ready, before) {
+		return ssa.UnchangedAction, before, nil
 	}
 	entry, err := c.manager.Apply(ctx, ready, ssa.DefaultApplyOptions())
 	if err != nil {
-		return Change{}, err
+		return "", nil, err
 	}
-	return Change{Object: Name(obj), Action: entry.Action.String()}, nil
+	return entry.Action, before, nil
+}
+
+// live returns obj as the cluster has it, or nil if it is absent.
+func (c *Client) live(ctx context.Context, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	live := &unstructured.Unstructured{}
+	live.SetGroupVersionKind(obj.GroupVersionKind())
+	if err := c.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return live, nil
 }
 
 func definedKind(crd *unstructured.Unstructured) schema.GroupKind {
@@ -194,23 +222,22 @@ func definedKind(crd *unstructured.Unstructured) schema.GroupKind {
 //     namespaceSelector, caBundle and path: https://github.com/knative/pkg/blob/main/webhook/resourcesemantics/defaulting/defaulting.go ;
 //     istiod sets caBundle, and sets failurePolicy to Fail when it serves.
 //
-// A Secret that is empty upstream needs no exception: an apply changes only the keys that it names.
-func (c *Client) prepare(ctx context.Context, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+// A Secret that is empty upstream needs no exception: an apply changes only the keys that it names. live is obj as the cluster
+// has it; nil if it is absent, or has no webhooks.
+func prepare(obj, live *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	obj = obj.DeepCopy()
 	switch obj.GetKind() {
 	case "CustomResourceDefinition":
 		unstructured.RemoveNestedField(obj.Object, "spec", "conversion", "webhook", "clientConfig", "caBundle")
+		unstructured.RemoveNestedField(obj.Object, "status") // the server ignores it
 	case "ClusterRole":
 		if _, aggregated := obj.Object["aggregationRule"]; aggregated {
 			delete(obj.Object, "rules")
 		}
 	case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
-		live := &unstructured.Unstructured{}
-		live.SetGroupVersionKind(obj.GroupVersionKind())
-		if err := c.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
-			return obj, client.IgnoreNotFound(err)
+		if live != nil {
+			return obj, dropForeignFields(obj, live)
 		}
-		return obj, dropForeignFields(obj, live)
 	}
 	return obj, nil
 }

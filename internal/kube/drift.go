@@ -12,10 +12,8 @@ import (
 	"github.com/fluxcd/pkg/ssa"
 	"github.com/fluxcd/pkg/ssa/normalize"
 	"golang.org/x/sync/errgroup"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // Drifted is an object that differs from its desired state: it is missing, some fields differ, or it could not be compared.
@@ -64,23 +62,25 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager s
 	if err := normalize.Unstructured(obj); err != nil { // as Flux does: stringData becomes data
 		return d, err
 	}
-	live := &unstructured.Unstructured{}
-	live.SetGroupVersionKind(obj.GroupVersionKind())
-	if err := c.Get(ctx, client.ObjectKeyFromObject(obj), live); apierrors.IsNotFound(err) {
+	live, err := c.live(ctx, obj)
+	if err != nil {
+		return d, err
+	}
+	if live == nil {
 		d.Missing = true
 		return d, nil
-	} else if err != nil {
-		return d, err
 	}
 	holders, err := managers(live)
 	if err != nil {
 		return d, err
 	}
-	entry, _, desired, err := by.Diff(ctx, obj, ssa.DefaultDiffOptions())
-	if err != nil {
-		return d, err
+	var desired *unstructured.Unstructured // nil if an apply would change nothing
+	if !hasApplied(manager, obj, live) {
+		if _, _, desired, err = by.Diff(ctx, obj, ssa.DefaultDiffOptions()); err != nil {
+			return d, err
+		}
 	}
-	if entry.Action != ssa.UnchangedAction {
+	if desired != nil {
 		compare(nil, content(desired), content(live), func(at []any, git, is any) {
 			f := DriftedField{Path: formatPath(at), Wished: git, Live: is, Undone: true}
 			for _, m := range holders {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -220,15 +221,16 @@ func key(step any, fields map[string]any, content any) string {
 	}
 	e := value(content, []any{step})
 	for k := range fields {
-		if matches(k, e) {
+		if matches(k, e, false) {
 			return k
 		}
 	}
 	return ""
 }
 
-// matches reports whether the key k identifies the list element e, by some of its fields or by its value.
-func matches(k string, e any) bool {
+// matches reports whether the key k identifies the list element e, by some of its fields or by its value. With defaults, e
+// need not have these fields: the server adds those that have a default.
+func matches(k string, e any, defaults bool) bool {
 	if text, keyed := strings.CutPrefix(k, "k:"); keyed {
 		var want map[string]any
 		m, isMap := e.(map[string]any)
@@ -236,7 +238,7 @@ func matches(k string, e any) bool {
 			return false
 		}
 		for name, v := range want {
-			if !same(m[name], v) && !reflect.DeepEqual(m[name], v) {
+			if has, there := m[name]; (there || !defaults) && !equal(has, v) {
 				return false
 			}
 		}
@@ -244,7 +246,99 @@ func matches(k string, e any) bool {
 	}
 	text, isValue := strings.CutPrefix(k, "v:")
 	var want any
-	return isValue && json.Unmarshal([]byte(text), &want) == nil && (same(e, want) || reflect.DeepEqual(e, want))
+	return isValue && json.Unmarshal([]byte(text), &want) == nil && equal(e, want)
+}
+
+func equal(a, b any) bool { return reflect.DeepEqual(a, b) || same(a, b) }
+
+// hasApplied reports whether an apply of obj by manager would surely leave live as it is. If not, only the server can tell.
+//
+// A server-side apply does two things: it sets the fields of obj, and it removes the fields that manager applied before and obj
+// does not have. The server keeps the fields that manager applied last in live's managed fields, and takes each of them out
+// that somebody else changes or removes since. So when these are exactly obj's fields, and each has obj's value in live, both
+// do nothing. What the server would write in other words than obj (a quantity, a default within an atomic list) does not
+// count as equal; an empty value counts as absent.
+func hasApplied(manager string, obj, live *unstructured.Unstructured) bool {
+	for _, entry := range live.GetManagedFields() {
+		if entry.Manager != manager || entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "" {
+			continue
+		}
+		var fields map[string]any
+		if entry.APIVersion != obj.GetAPIVersion() || entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
+			return false
+		}
+		want := maps.Clone(obj.Object)
+		delete(want, "apiVersion") // identity, which nobody owns
+		delete(want, "kind")
+		if meta, ok := want["metadata"].(map[string]any); ok {
+			meta = maps.Clone(meta)
+			for _, name := range []string{"name", "namespace", "creationTimestamp"} {
+				delete(meta, name)
+			}
+			if want["metadata"] = meta; len(meta) == 0 {
+				delete(want, "metadata")
+			}
+		}
+		return holds(fields, want, live.Object)
+	}
+	return false
+}
+
+// holds reports whether fields are exactly those of want, and live has want's value in each.
+func holds(fields map[string]any, want, live any) bool {
+	if len(fields) == 0 { // a value, or a list or map that is owned as a whole
+		return equal(want, live)
+	}
+	size := -1                                        // of a list or map
+	at := func(string) (w, l any) { return nil, nil } // nil for what is absent
+	switch want := want.(type) {
+	case map[string]any:
+		live, _ := live.(map[string]any)
+		size = len(want)
+		at = func(k string) (w, l any) {
+			name := strings.TrimPrefix(k, "f:")
+			return want[name], live[name]
+		}
+	case []any:
+		live, _ := live.([]any)
+		size = len(want)
+		at = func(k string) (w, l any) {
+			if w = find(want, k, false); w == nil {
+				w = find(want, k, true)
+			}
+			return w, find(live, k, false)
+		}
+	}
+	for k, below := range fields {
+		if k == "." { // the list or map itself
+			continue
+		}
+		w, l := at(k)
+		tree, _ := below.(map[string]any)
+		left := l == nil && len(tree) == 0 && empty(w) // the server stores no such field
+		if !left && (w == nil || l == nil || !holds(tree, w, l)) {
+			return false
+		}
+		size--
+	}
+	return size == 0
+}
+
+func empty(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return v == ""
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	}
+	return false
+}
+
+// find returns the element of list that the key k identifies (see matches), or nil.
+func find(list []any, k string, defaults bool) any {
+	return elementAt(list, slices.IndexFunc(list, func(e any) bool { return matches(k, e, defaults) }))
 }
 
 // eachExtraField calls each for every leaf of fields that is in content and not in git, the desired content. For a map or
@@ -257,7 +351,7 @@ func eachExtraField(fields map[string]any, content, git any, at []any, each func
 		} else if list, isList := content.([]any); isList {
 			all := names(list)
 			for i, e := range list {
-				if matches(k, e) {
+				if matches(k, e, false) {
 					at := element{index: i}
 					if all != nil {
 						at.name = all[i]

@@ -99,3 +99,60 @@ func TestAFieldsManagerIsFound(t *testing.T) {
 		}
 	}
 }
+
+// What the API server makes of real managed fields, TestAgainstARealAPIServer asks.
+func TestAnApplyNeedsNoDryRunWhenEveryFieldIsOursAndAsWeWantIt(t *testing.T) {
+	const fields = `{"f:metadata":{"f:labels":{"f:app":{}}},"f:spec":{"f:replicas":{},"f:none":{},"f:args":{},"f:finalizers":{"v:\"a\"":{}},
+		"f:ports":{"k:{\"port\":80,\"protocol\":\"TCP\"}":{".":{},"f:port":{}},"k:{\"port\":80,\"protocol\":\"UDP\"}":{".":{},"f:port":{},"f:protocol":{}}},
+		"f:containers":{"k:{\"name\":\"m\"}":{".":{},"f:name":{},"f:env":{".":{}}}}}}`
+	const ours = `{apiVersion: v1, kind: X, metadata: {name: a, creationTimestamp: null, labels: {app: a}}, spec: {replicas: 1, none: "", args: [x], finalizers: [a],
+		ports: [{port: 80}, {port: 80, protocol: UDP}], containers: [{name: m, env: []}]}}`
+	const live = `{apiVersion: v1, kind: X, metadata: {name: a, uid: u, labels: {app: a, other: b}}, spec: {replicas: 1, args: [x], finalizers: [a, b], more: true,
+		ports: [{port: 80, protocol: TCP}, {port: 80, protocol: UDP}], containers: [{name: side}, {name: m, env: [{name: theirs}]}]}, status: {ready: 1}}`
+	for _, c := range []struct {
+		name, part, old, new string
+		want                 bool
+	}{
+		{"all as it is", "", "", "", true},
+		{"another value there", "live", "replicas: 1", "replicas: 2", false},
+		{"a value that was empty there", "live", "replicas: 1", "replicas: 1, none: x", false},
+		{"a value that was empty, of ours", "ours", `none: ""`, "none: x", false},
+		{"no value there", "live", "replicas: 1, ", "", false},
+		{"a longer list there", "live", "args: [x]", "args: [x, y]", false},
+		{"no such element of a set there", "live", "[a, b]", "[b]", false},
+		{"no such element there", "live", "{port: 80, protocol: TCP}, ", "", false},
+		{"no such label there", "live", "app: a, ", "", false},
+		{"a value in place of a map there", "live", "containers: [{name: side}, {name: m, env: [{name: theirs}]}]", "containers: x", false},
+		{"a value in place of a list of ours", "ours", "env: []", "env: x", false},
+		{"a new value of ours", "ours", "replicas: 1", "replicas: 2", false},
+		{"a new field of ours", "ours", "replicas: 1", "replicas: 1, more: true", false},
+		{"a new element of ours", "ours", "{port: 80}", "{port: 80}, {port: 90}", false},
+		{"one field less of ours", "ours", "replicas: 1, ", "", false},
+		{"one element less of ours", "ours", "{port: 80}, ", "", false},
+		{"no label of ours", "ours", ", labels: {app: a}", "", false},
+		{"a newer version of ours", "ours", "apiVersion: v1", "apiVersion: v2", false},
+		{"a value that is not ours any more", "fields", `"f:replicas":{},`, "", false},
+		{"an element that is not ours any more", "fields", `"k:{\"port\":80,\"protocol\":\"TCP\"}":{".":{},"f:port":{}},`, "", false},
+		{"a value that we no longer name", "fields", `"f:replicas":{},`, `"f:replicas":{},"f:more":{},`, false},
+		{"unreadable fields", "fields", `{"f:metadata"`, `{`, false},
+	} {
+		texts := map[string]string{"fields": fields, "ours": ours, "live": live}
+		if c.part != "" && !strings.Contains(texts[c.part], c.old) {
+			t.Fatalf("%s: %q is not in %s", c.name, c.old, c.part)
+		}
+		texts[c.part] = strings.Replace(texts[c.part], c.old, c.new, 1)
+		is := decode(t, texts["live"])[0]
+		entry := metav1.ManagedFieldsEntry{Manager: "us", Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", FieldsV1: metav1.NewFieldsV1(texts["fields"])}
+		byHand, status := entry, entry
+		byHand.Operation, status.Subresource = metav1.ManagedFieldsOperationUpdate, "status"
+		for _, m := range []struct {
+			entry metav1.ManagedFieldsEntry
+			want  bool
+		}{{entry, c.want}, {byHand, false}, {status, false}} {
+			is.SetManagedFields([]metav1.ManagedFieldsEntry{m.entry})
+			if got := hasApplied("us", decode(t, texts["ours"])[0], is); got != m.want {
+				t.Errorf("%s: by an entry of %s %q: %t, want %t", c.name, m.entry.Operation, m.entry.Subresource, got, m.want)
+			}
+		}
+	}
+}

@@ -88,7 +88,7 @@ func (c *Client) followLogs(ctx context.Context, q Logs, tails map[types.UID]*ta
 		work.Go(func() { t.run(ctx, out) })
 	}
 	pods := make(chan watchUpdate)
-	work.Go(func() { c.follow(ctx, podsIn(""), pods) })
+	work.Go(func() { c.follow(ctx, podsIn(""), nil, pods) })
 	for {
 		select {
 		case l := <-lines:

@@ -78,6 +78,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"a CRD is established when its apply returns", crdIsEstablished},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
 		{"drift is what somebody else changed or removed, and is not written", driftIsNamed},
+		{"whatever a person does to an object is seen without a dry run of the others", changesAreSeen},
 		{"drift is told field by field, with who made it and whether it is undone", driftIsToldByField},
 		{"only leases that nobody renews any more are dropped", deadLeasesAreDropped},
 		{"a webhook configuration still takes our own changes", webhookConfigurationTakesOurChanges},
@@ -444,6 +445,136 @@ data: {ours: "1"}
 	both := map[string]string{"ours": "1", "theirs": "3"}
 	if !maps.Equal(data, both) || !maps.Equal(now.GetLabels(), both) {
 		t.Errorf("data %v, labels %v; want %v in both", data, now.GetLabels(), both)
+	}
+}
+
+// Each change is made to objects that need no dry run, and the next apply must say what a dry run would.
+func changesAreSeen(t *testing.T, c *Client) {
+	const text = `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, namespace: seen, labels: {ours: "1"}}
+data: {ours: "1", more: "2"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a, namespace: seen}
+spec: {selector: {app: a}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a, namespace: seen}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: a}}
+  template:
+    metadata: {labels: {app: a}}
+    spec:
+      containers:
+      - name: a
+        image: a
+        args: [one, two]
+        env: [{name: A, value: "1"}, {name: B, value: "2"}, {name: NONE, value: ""}]
+        ports: [{containerPort: 80}, {containerPort: 80, protocol: UDP}]
+        volumeMounts: [{name: v, mountPath: /v}]
+      volumes: [{name: v, emptyDir: {}}]
+`
+	const configMap, service, deployment = 0, 1, 2
+	namespace(t, c, "seen")
+	kubectl := client.FieldOwner("kubectl-edit")
+	merge := func(text string) func(*unstructured.Unstructured) error {
+		return func(o *unstructured.Unstructured) error {
+			return c.Patch(t.Context(), o, client.RawPatch(types.StrategicMergePatchType, []byte(text)), kubectl)
+		}
+	}
+	replace := func(text string) func(*unstructured.Unstructured) error {
+		return func(o *unstructured.Unstructured) error {
+			return c.Patch(t.Context(), o, client.RawPatch(types.JSONPatchType, []byte(text)), kubectl)
+		}
+	}
+	applyAs := func(manager, text string) func(*unstructured.Unstructured) error {
+		return func(*unstructured.Unstructured) error {
+			return c.Client.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(decode(t, text)[0]), client.ForceOwnership, client.FieldOwner(manager))
+		}
+	}
+	set := func(v any, at ...string) func(*unstructured.Unstructured) error {
+		return func(o *unstructured.Unstructured) error { return unstructured.SetNestedField(o.Object, v, at...) }
+	}
+	remove := func(at ...string) func(*unstructured.Unstructured) error {
+		return func(o *unstructured.Unstructured) error { unstructured.RemoveNestedField(o.Object, at...); return nil }
+	}
+	crds := file(t, "testdata/lab.yaml")[1:2]
+	must(t, unstructured.SetNestedField(crds[0].Object, "upstream writes it down", "status", "ignored"))
+	apply(t, c, crds)
+	if ready, err := prepare(crds[0], nil); err != nil || !hasApplied(owner, ready, live(t, c, crds[0])) {
+		t.Errorf("a CRD with a status needs a dry run: %v", err)
+	}
+	for _, tc := range []struct {
+		name   string
+		object int
+		theirs func(live *unstructured.Unstructured) error // what somebody does to the cluster's object
+		ours   func(obj *unstructured.Unstructured) error  // or what we change in our own
+		want   string
+	}{
+		{"a value is edited", configMap, merge(`{"data":{"ours":"x"}}`), nil, "configured"},
+		{"a value is removed", configMap, merge(`{"data":{"ours":null}}`), nil, "configured"},
+		{"all values are removed", configMap, merge(`{"data":null}`), nil, "configured"},
+		{"an empty value is filled", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","env":[{"name":"NONE","value":"x"}]}]}}}}`), nil, "configured"},
+		{"a label is edited", configMap, merge(`{"metadata":{"labels":{"ours":"x"}}}`), nil, "configured"},
+		{"a label is removed", configMap, merge(`{"metadata":{"labels":null}}`), nil, "configured"},
+		{"a value is added", configMap, merge(`{"data":{"theirs":"x"}}`), nil, "unchanged"},
+		{"another manager takes a value and keeps it", configMap, applyAs("robot", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: seen}, data: {ours: '1'}}"), nil, "unchanged"},
+		{"another manager takes a value and changes it", configMap, applyAs("robot", "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: seen}, data: {ours: x}}"), nil, "configured"},
+		{"somebody applies less in our name", configMap, applyAs(owner, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: seen}, data: {ours: '1'}}"), nil, "configured"},
+		{"somebody applies more in our name", configMap, applyAs(owner, text[:strings.Index(text, "more")]+"new: x, "+text[strings.Index(text, "more"):strings.Index(text, "---")]), nil, "configured"},
+		{"the managed fields are emptied", configMap, replace(`[{"op":"replace","path":"/metadata/managedFields","value":[{}]}]`), nil, "unchanged"},
+		{"the object is removed", configMap, func(o *unstructured.Unstructured) error { return c.Client.Delete(t.Context(), o) }, nil, "created"},
+		{"a port is edited", service, merge(`{"spec":{"ports":[{"port":80,"targetPort":1}]}}`), nil, "configured"},
+		{"a selector is edited", service, merge(`{"spec":{"selector":{"app":"x"}}}`), nil, "configured"},
+		{"an image is edited", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","image":"x"}]}}}}`), nil, "configured"},
+		{"an argument is added", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","args":["one","two","three"]}]}}}}`), nil, "configured"},
+		{"a variable is removed", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","env":[{"name":"A","$patch":"delete"}]}]}}}}`), nil, "configured"},
+		{"a variable is added", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","env":[{"name":"C"}]}]}}}}`), nil, "unchanged"},
+		{"a container is added", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"b","image":"b"}]}}}}`), nil, "unchanged"},
+		{"a volume gets another medium", deployment, merge(`{"spec":{"template":{"spec":{"volumes":[{"name":"v","emptyDir":{"medium":"Memory"}}]}}}}`), nil, "unchanged"},
+		{"it is scaled", deployment, func(o *unstructured.Unstructured) error {
+			return c.SubResource("scale").Patch(t.Context(), o, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":2}}`)), client.FieldOwner("kubectl-scale"))
+		}, nil, "configured"},
+		{"its controller writes the status", deployment, func(o *unstructured.Unstructured) error { makeReady(t, c, o); return nil }, nil, "unchanged"},
+		{"we change a value", configMap, nil, set("x", "data", "ours"), "configured"},
+		{"we add a value", configMap, nil, set("x", "data", "new"), "configured"},
+		{"we add a label", configMap, nil, set("x", "metadata", "labels", "new"), "configured"},
+		{"we drop a value", configMap, nil, remove("data", "more"), "configured"},
+		{"we drop all values", configMap, nil, remove("data"), "configured"},
+		{"we drop all labels", configMap, nil, remove("metadata", "labels"), "configured"},
+		{"we drop the number of pods", deployment, nil, remove("spec", "replicas"), "unchanged"}, // the default is the same
+		{"we drop a port's name", service, nil, func(o *unstructured.Unstructured) error {
+			return set([]any{map[string]any{"port": int64(80), "targetPort": int64(8080)}}, "spec", "ports")(o)
+		}, "configured"},
+	} {
+		objs := decode(t, text)
+		apply(t, c, objs)
+		for _, obj := range objs {
+			if !hasApplied(owner, obj, live(t, c, obj)) {
+				t.Fatalf("before %q: %s needs a dry run", tc.name, Name(obj))
+			}
+		}
+		obj := objs[tc.object]
+		if tc.theirs != nil {
+			must(t, tc.theirs(live(t, c, obj)))
+		} else {
+			must(t, tc.ours(obj))
+		}
+		drifted, err := c.Drift(t.Context(), objs)
+		if must(t, err); slices.Contains(drifted, Name(obj)) != (tc.want != "unchanged") || len(drifted) > 1 {
+			t.Errorf("when %s, drift is seen in %v", tc.name, drifted)
+		}
+		for i, change := range apply(t, c, objs) {
+			if want := map[bool]string{true: tc.want, false: "unchanged"}[change.Object == Name(obj)]; change.Action != want {
+				t.Errorf("when %s: %s (%d) is %s, want %s", tc.name, change.Object, i, change.Action, want)
+			}
+		}
+		must(t, client.IgnoreNotFound(c.Client.Delete(t.Context(), obj.DeepCopy()))) // what others own goes with it
 	}
 }
 

@@ -38,6 +38,14 @@ func (c *Client) Wait(ctx context.Context, objs []*unstructured.Unstructured, re
 	return c.until(ctx, objs, reason, c.pending, more...)
 }
 
+// WaitApplied is Wait for objs that an Apply has written. It asks only for those that may not be ready then: an object without
+// a status that says otherwise is ready when it exists, and Apply itself waits for CRDs.
+func (c *Client) WaitApplied(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
+	return c.Wait(ctx, slices.DeleteFunc(slices.Clone(objs), func(obj *unstructured.Unstructured) bool {
+		return obj.GetKind() == "CustomResourceDefinition" || healthOf(obj).ready
+	}), reason)
+}
+
 // pending returns why obj is not ready yet, or "" when it is ready. A final state is an error.
 func (c *Client) pending(ctx context.Context, seen *snapshot, obj, live *unstructured.Unstructured) (string, error) {
 	if live == nil {
@@ -69,26 +77,29 @@ func (c *Client) pending(ctx context.Context, seen *snapshot, obj, live *unstruc
 // check returns why the wait for obj goes on, or "" when it is over. live is the newest state of obj; nil means absent.
 type check func(ctx context.Context, seen *snapshot, obj, live *unstructured.Unstructured) (string, error)
 
-// until watches objs (and more sources) until check returns "" for all of them at once.
+// until watches objs until check returns "" for all of them at once. more are sources that check needs for its reasons. If the
+// first lists of objs show that there is nothing to wait for, until watches nothing and reads no more.
 func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, reason func(string), check check, more ...source) error {
 	if len(objs) == 0 {
 		return nil
 	}
 	start := time.Now()
 	seen := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
-	for _, obj := range objs {
-		more = append(more, sourceOf(obj))
-	}
 	events := make(chan watchUpdate, 256)
+	waits := make(chan struct{}) // closed when there is something to wait for
+	wait := sync.OnceFunc(func() { close(waits) })
 	watching, stop := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
 	defer stop()
-	for _, s := range more {
+	follow := func(s source) {
 		if _, twice := seen.known[s]; !twice {
 			seen.known[s] = nil
-			watchers.Go(func() { c.follow(watching, s, events) })
+			watchers.Go(func() { c.follow(watching, s, waits, events) })
 		}
+	}
+	for _, obj := range objs {
+		follow(sourceOf(obj))
 	}
 	tick := time.NewTicker(time.Second) // sends no request: some states become final by age alone
 	defer tick.Stop()
@@ -121,7 +132,7 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 			s := sourceOf(obj)
 			if err := seen.failed[s]; err != nil {
 				reasons[i] = line(err.Error())
-			} else if reasons[i], err = check(ctx, seen, obj, seen.known[s][obj.GetName()]); err != nil && ctx.Err() == nil {
+			} else if reasons[i], err = check(ctx, seen, obj, seen.known[s][obj.GetName()]); err != nil && ctx.Err() == nil && len(more) == 0 {
 				return err
 			}
 			if reasons[i] != "" {
@@ -130,6 +141,13 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 		}
 		if len(waiting) == 0 {
 			return nil
+		}
+		if wait(); len(more) > 0 {
+			for _, s := range more {
+				follow(s)
+			}
+			more = nil
+			continue
 		}
 		if len(waiting) > 1 {
 			waiting[0] += fmt.Sprintf(" (and %d more)", len(waiting)-1)
@@ -176,9 +194,9 @@ type watchUpdate struct {
 	err     error
 }
 
-// follow lists and watches s and sends the updates until ctx ends. The server ends every watch after some minutes; follow
-// then starts again from a list.
-func (c *Client) follow(ctx context.Context, s source, out chan<- watchUpdate) {
+// follow lists s and, once waits is closed (nil: at once), watches it, and sends the updates until ctx ends. The server ends
+// every watch after some minutes; follow then starts again from a list.
+func (c *Client) follow(ctx context.Context, s source, waits <-chan struct{}, out chan<- watchUpdate) {
 	send := func(n watchUpdate) {
 		n.from = s
 		select {
@@ -187,7 +205,7 @@ func (c *Client) follow(ctx context.Context, s source, out chan<- watchUpdate) {
 		}
 	}
 	for ctx.Err() == nil {
-		if err := c.followOnce(ctx, s, send); err != nil {
+		if err := c.followOnce(ctx, s, waits, send); err != nil {
 			send(watchUpdate{err: err})
 		}
 		select {
@@ -197,7 +215,7 @@ func (c *Client) follow(ctx context.Context, s source, out chan<- watchUpdate) {
 	}
 }
 
-func (c *Client) followOnce(ctx context.Context, s source, send func(watchUpdate)) error {
+func (c *Client) followOnce(ctx context.Context, s source, waits <-chan struct{}, send func(watchUpdate)) error {
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(s.gvk.GroupVersion().WithKind(s.gvk.Kind + "List"))
 	opts := &client.ListOptions{Namespace: s.namespace}
@@ -212,6 +230,13 @@ func (c *Client) followOnce(ctx context.Context, s source, send func(watchUpdate
 		all.objects = append(all.objects, &list.Items[i])
 	}
 	send(all)
+	if waits != nil {
+		select {
+		case <-waits:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	opts.Raw = &metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}
 	w, err := c.watcher.Watch(ctx, list, opts)
 	if err != nil {
