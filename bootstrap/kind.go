@@ -38,7 +38,8 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 //   - kubeadm's own timeout of 4 minutes is raised: mllab's follows the progress of the node.
 //   - The controller manager creates an account for each of its forty controllers before kube-proxy has a pod, so its
 //     limit of 20 requests a second is raised. It keeps leader election: without it, it exits if the API does not answer
-//     within 10 s. The only scheduler needs no election.
+//     within 10 s. It tries every second or two, not every 2 to 4 s: nobody makes a pod before it leads. The only scheduler
+//     needs no election.
 //   - When a stopped node starts again, some controllers exit once or twice, until their dependencies run. The kubelet
 //     would wait up to five minutes before it restarts them; its newer setting makes that 5 s.
 //   - manifests/node/etc/containerd has the address of the lab's registry.

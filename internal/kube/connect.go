@@ -15,7 +15,6 @@ import (
 	"sync"
 
 	"github.com/fluxcd/pkg/ssa"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -106,9 +105,10 @@ func (c *Client) As(namespace, account string) (*Client, error) {
 	return New(cfg)
 }
 
-// Admits returns nil when the API answers and lets this client read.
+// Admits returns nil when the API answers and lets those in who need more than the rights of system:masters: Kubernetes' own
+// roles are written. Whoever writes to the API before that delays them, and all who wait for them.
 func (c *Client) Admits(ctx context.Context) error {
-	return c.List(ctx, &corev1.NamespaceList{})
+	return c.core.RESTClient().Get().AbsPath("/readyz/poststarthook/rbac/bootstrap-roles").Do(ctx).Error()
 }
 
 // Decode reads the objects of a YAML or JSON text with any number of documents, in their order. It skips empty documents.

@@ -68,6 +68,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	must(t, c.Admits(t.Context())) // envtest returns when the server is ready
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *Client)
