@@ -38,6 +38,17 @@ type gitLab struct {
 	behind    string            // the commit that Flux stays at; "": it has the newest
 	suspended string            // a Kustomization
 	broken    map[string]string // Kustomization: Flux's reason why it cannot build it
+	unready   atomic.Int32      // how often somebody was told that something is not ready
+	enough    context.CancelFunc
+}
+
+// until ends when somebody was told n times that something is not ready: a wait has its reason then, however slow the machine.
+func (lab *gitLab) until(n int32) context.Context {
+	ctx, end := context.WithTimeout(lab.Context(), time.Minute)
+	lab.Cleanup(end)
+	lab.unready.Store(-n)
+	lab.enough = end
+	return ctx
 }
 
 func newGitLab(t *testing.T) *gitLab {
@@ -84,6 +95,9 @@ func (lab *gitLab) get(ctx context.Context, c client.WithWatch, key client.Objec
 	}
 	revision, ready := "main@sha1:"+at, map[string]any{"type": "Ready", "status": "True", "reason": "Succeeded", "message": "words", "observedGeneration": int64(1)}
 	status := map[string]any{"artifact": map[string]any{"revision": revision}, "lastAppliedRevision": revision, "lastAttemptedRevision": revision, "conditions": []any{ready}}
+	if lab.enough != nil && (o.GetKind() == "GitRepository" && lab.behind != "" || lab.suspended == key.Name || lab.broken[key.Name] != "") && lab.unready.Add(1) == 0 {
+		lab.enough()
+	}
 	switch {
 	case o.GetKind() == "GitRepository":
 	case lab.git("", "ls-tree", "--name-only", at, "lab/"+key.Name+".yaml") == "":
@@ -186,26 +200,25 @@ func TestByGitWhatDiffersIsCommittedAndEachAddonIsUsed(t *testing.T) {
 func TestByGitFluxsReasonIsTheError(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(lab *gitLab)
-		limit time.Duration
+		final bool
 		want  string
 	}{
-		"what cannot be built is final":     {func(lab *gitLab) { lab.broken["two"] = "BuildFailed" }, 20 * time.Second, "two: waiting: Kustomization/flux-system/two: BuildFailed: words"},
-		"a suspended Kustomization":         {func(lab *gitLab) { lab.suspended = "two" }, 2 * time.Second, "it is suspended"},
-		"an addon that Flux cannot apply":   {func(lab *gitLab) { lab.broken["one"] = "ReconciliationFailed" }, 2 * time.Second, "ReconciliationFailed: words"},
-		"a commit that Flux does not fetch": {func(lab *gitLab) { lab.behind = lab.git("", "rev-parse", labgit.Main) }, 2 * time.Second, "not yet"},
+		"what cannot be built is final":     {func(lab *gitLab) { lab.broken["two"] = "BuildFailed" }, true, "two: waiting: Kustomization/flux-system/two: BuildFailed: words"},
+		"a suspended Kustomization":         {func(lab *gitLab) { lab.suspended = "two" }, false, "it is suspended"},
+		"an addon that Flux cannot apply":   {func(lab *gitLab) { lab.broken["one"] = "ReconciliationFailed" }, false, "ReconciliationFailed: words"},
+		"a commit that Flux does not fetch": {func(lab *gitLab) { lab.behind = lab.git("", "rev-parse", labgit.Main) }, false, "not yet"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab := newGitLab(t)
 			lab.underGit()
 			c.spoil(lab)
-			ctx, stop := context.WithTimeout(t.Context(), c.limit)
-			defer stop()
+			ctx := lab.until(4)
 			_, err := InstallByGit(ctx, lab.env, noPods, two(new(atomic.Int32)), report.Discard())
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
-			if c.limit > 10*time.Second && ctx.Err() != nil {
-				t.Errorf("it waited all of %s", c.limit)
+			if final := ctx.Err() == nil; final != c.final {
+				t.Errorf("final: %v, want %v", final, c.final)
 			}
 		})
 	}
@@ -235,9 +248,7 @@ func TestAnAddonIsReadyByGitWhenFluxHasAppliedIt(t *testing.T) {
 	lab.commit(gitopsAuthor, files{"lab/one.yaml": []byte("{}\n"), "lab/two.yaml": []byte("{}\n"), "lab/three.yaml": []byte("{}\n")})
 	lab.suspended, lab.broken["three"] = "two", "ReconciliationFailed"
 	for name, want := range map[string]string{"one": "", "absent": ErrNotInGit.Error(), "two": "it is suspended", "three": "ReconciliationFailed: words"} {
-		ctx, stop := context.WithTimeout(t.Context(), time.Second)
-		err := ReadyByGit(ctx, lab.env.Kube, name, func(string) {})
-		stop()
+		err := ReadyByGit(lab.until(2), lab.env.Kube, name, func(string) {})
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
@@ -272,5 +283,23 @@ func TestWhatFluxHasToDoIsWhatGitHas(t *testing.T) {
 	changes, err := g.changes(t.Context(), []*unstructured.Unstructured{object("v1", "ConfigMap", "", "one"), object("v1", "ConfigMap", "", "two")})
 	if err != nil || Summary(changes) != "1 created, 1 unchanged" {
 		t.Errorf("got %v, %v", changes, err)
+	}
+}
+
+func TestAWorkloadThatIsGoneIsNotWaitedFor(t *testing.T) {
+	k := object(fluxKustomizations, "Kustomization", fluxNamespace, "flux")
+	k.Object["status"] = map[string]any{"inventory": map[string]any{"entries": []any{
+		map[string]any{"id": "x_settings__ConfigMap", "v": "v1"}, // a wait says what is missing, and Flux brings it back
+		map[string]any{"id": "x_applier_apps_Deployment", "v": "v1"},
+	}}}
+	c := &kube.Client{Client: fake.NewClientBuilder().WithObjects(k).Build()}
+	if err := deleted(t.Context(), c, "flux"); err == nil || err.Error() != "Deployment/x/applier was deleted" {
+		t.Errorf("got %v", err)
+	}
+	if err := c.Create(t.Context(), object("apps/v1", "Deployment", "x", "applier")); err != nil {
+		t.Fatal(err)
+	}
+	if err := deleted(t.Context(), c, "flux"); err != nil {
+		t.Errorf("all are there: %v", err)
 	}
 }

@@ -104,7 +104,7 @@ func TestAnAddonIsAppliedAfterItsNeedsAreVerifiedAndBesideOthersThatAreApplied(t
 		}
 		return nil
 	}
-	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	results, err := install(ctx, Env{}, list, report.Discard(), d.actions(hook))
 	if err != nil {
@@ -144,7 +144,7 @@ func TestWhatHasPodsWaitsForTheNode(t *testing.T) {
 		}
 		return nil
 	}
-	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	if _, err := install(ctx, Env{}, []Rendered{a, startAfter}, report.Discard(), d.actions(hook)); err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestWhoIsBesideWaitsUntilItServes(t *testing.T) {
 		}
 		return nil
 	}
-	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	if _, err := install(ctx, Env{}, []Rendered{a, d.fake("model", nil, []string{"serving"})}, report.Discard(), d.actions(hook)); err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func TestWhoIsBesideWaitsUntilItServes(t *testing.T) {
 
 func TestAddonsAreRenderedAtTheSameTime(t *testing.T) {
 	both := make(chan struct{}, 2)
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	fake := func(name string) Addon {
 		return Addon{Name: name, Render: func(Images) ([]*unstructured.Unstructured, error) {
@@ -264,7 +264,7 @@ func TestAFailureStopsTheOthersAndIsTheOneReported(t *testing.T) {
 				}
 				return nil
 			}
-			ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 			defer stop()
 			results, err := install(ctx, Env{}, list, report.Discard(), d.actions(hook))
 			if !errors.Is(err, boom) || !strings.HasPrefix(err.Error(), "broken: ") || fault.Code(err) != 1 {

@@ -103,7 +103,7 @@ func TestOnlyThePageItselfIsServed(t *testing.T) {
 // messages reads the stream of a page.
 func messages(t *testing.T, at string) func() (kind, data string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	r, err := http.NewRequestWithContext(ctx, "GET", at+"/TOKEN/events", nil)
 	if err != nil {
@@ -226,7 +226,7 @@ func TestAChildIsSteppedAndStopped(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
-		for limit := time.After(10 * time.Second); !holds(); {
+		for limit := time.After(time.Minute); !holds(); {
 			select {
 			case <-tick.C:
 			case <-limit:

@@ -1031,7 +1031,7 @@ func TestAFailedOrCancelledBuildLeavesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if name == "cancelled" {
 				time.AfterFunc(50*time.Millisecond, cancel)

@@ -72,7 +72,7 @@ func newHTTP(t *testing.T, timeout time.Duration) *HTTP {
 // eventually polls until holds, for things that another goroutine or the kernel finishes after the answer.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -280,7 +280,7 @@ func TestASlowAnswerEndsInATimeout(t *testing.T) {
 	h := newHTTP(t, 400*time.Millisecond)
 	for path, want := range map[string]string{"/": "no answer: timeout after 400ms", "/body": "the answer broke off after 13 bytes: timeout after 400ms"} {
 		a := h.Send(t.Context(), Request{URL: s.URL + path})
-		if a.Err != want || a.OK() || a.Latency < 400*time.Millisecond || a.Latency > 5*time.Second {
+		if a.Err != want || a.OK() || a.Latency < 400*time.Millisecond || a.Latency > 30*time.Second {
 			t.Errorf("%s: %q after %v", path, a.Err, a.Latency)
 		}
 	}
@@ -437,7 +437,7 @@ func TestAnInterruptedBurstDoesNotWaitForAStalledServer(t *testing.T) {
 	go func() { arrived.Wait(); cancel() }()
 	start := time.Now()
 	answers := Burst(ctx, newHTTP(t, time.Minute), Request{URL: s.URL}, 100, 3, nil)
-	if len(answers) != 3 || time.Since(start) > 10*time.Second {
+	if len(answers) != 3 || time.Since(start) > 30*time.Second {
 		t.Fatalf("%d answers after %v", len(answers), time.Since(start))
 	}
 	for _, a := range answers {

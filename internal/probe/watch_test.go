@@ -230,7 +230,7 @@ func TestStopBreaksOffWhatNeverAnswers(t *testing.T) {
 	eventually(t, "some are in flight", func() bool { return s.requests.Load() >= 3 })
 	start := time.Now()
 	r := w.Stop()
-	if took := time.Since(start); took < w.stopWait || took > 5*time.Second || len(r.Answers) < 3 {
+	if took := time.Since(start); took < w.stopWait || took > 30*time.Second || len(r.Answers) < 3 {
 		t.Errorf("%d answers after %v", len(r.Answers), took)
 	}
 	for _, a := range r.Answers {
@@ -283,7 +283,7 @@ func TestAnEndedContextEndsTheWatchAndKeepsItsRecord(t *testing.T) {
 	cancel()
 	start := time.Now()
 	r := w.Stop()
-	if time.Since(start) > 5*time.Second {
+	if time.Since(start) > 30*time.Second {
 		t.Errorf("Stop took %v after ^C", time.Since(start))
 	}
 	tally := Count(r.Answers)

@@ -206,7 +206,7 @@ func TestAProcessThatIgnoresSIGTERMIsKilledAfterFiveSeconds(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-	if took := time.Since(begin); took < grace-100*time.Millisecond || took > grace+5*time.Second {
+	if took := time.Since(begin); took < grace-100*time.Millisecond || took > grace+30*time.Second {
 		t.Errorf("took %s, want about %s", took, grace)
 	}
 	for _, pid := range pids {
@@ -253,7 +253,7 @@ func TestAGrandchildThatHoldsTheOutputDoesNotHoldUs(t *testing.T) {
 	if err != nil {
 		t.Errorf("error %v of a command that succeeded", err)
 	}
-	if took := time.Since(begin); took > grace+5*time.Second {
+	if took := time.Since(begin); took > grace+30*time.Second {
 		t.Errorf("took %s", took)
 	}
 }
