@@ -221,7 +221,11 @@ func repair(ctx context.Context, env Env, list []Rendered, r report.Reporter, do
 	defer stop()
 	var broken error
 	for _, name := range names {
-		if err := ReadyByGit(wctx, env.Kube, name, reason); err != nil && !errors.Is(err, ErrNotInGit) {
+		err := deleted(wctx, env.Kube, name)
+		if err == nil {
+			err = ReadyByGit(wctx, env.Kube, name, reason)
+		}
+		if err != nil && !errors.Is(err, ErrNotInGit) {
 			broken = errors.Join(broken, fmt.Errorf("%s: %w", name, err))
 		}
 	}
@@ -237,6 +241,24 @@ func repair(ctx context.Context, env Env, list []Rendered, r report.Reporter, do
 		err = errors.Join(err, client.IgnoreNotFound(asked))
 	}
 	return results, err
+}
+
+// deleted returns an error if a workload is gone that Flux applied for an addon. Where it is Flux's own, no wait brings it back.
+func deleted(ctx context.Context, c *kube.Client, addon string) error {
+	k, err := readKustomization(ctx, c, addon)
+	if err != nil {
+		return nil // ReadyByGit asks again, and says why
+	}
+	objs, err := kube.Inventory(k)
+	if err != nil {
+		return err
+	}
+	for _, obj := range objs {
+		if kube.HasPods(obj) && apierrors.IsNotFound(c.Get(ctx, client.ObjectKeyFromObject(obj), obj)) {
+			return fmt.Errorf("%s was deleted", kube.Name(obj))
+		}
+	}
+	return nil
 }
 
 // byGit makes Flux do what Install does.
