@@ -56,9 +56,12 @@ func TestLabDelivery(t *testing.T) {
 		}
 	})
 
+	c.part(t, "a person's own clone, and the audit", func(t *testing.T) { testGitVerbs(t, c) })
+
 	c.part(t, "model-canary, and what Git says of it", func(t *testing.T) { testModelCanary(t, c) })
 
 	testGitOps(t, c)
+	testDelivery(t, c, "gitops-helm")
 
 	for _, name := range kubeflowScenarios {
 		c.part(t, name, func(t *testing.T) {

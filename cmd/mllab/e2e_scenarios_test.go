@@ -228,9 +228,7 @@ func TestLabScenarios(t *testing.T) {
 			t.Error("it made a new cluster")
 		}
 	})
-	c.part(t, "a person's own clone, and the audit", func(t *testing.T) { testGitVerbs(t, c) })
 	c.part(t, "a real browser follows runs on the page of mllab view, starts and stops them", func(t *testing.T) { testView(t, c) })
-	testDelivery(t, c, "gitops-helm")
 	c.part(t, "the addons come from the lab's own Git", func(t *testing.T) { testUpGitOps(t, c) })
 }
 
