@@ -141,7 +141,7 @@ func TestLabDelivery(t *testing.T) {
 // peak is the most memory that the node has held while p was running.
 func (c cli) peak(t *testing.T, p *process) (most uint64) {
 	t.Helper()
-	for tick := time.NewTicker(5 * time.Second); p.running(); <-tick.C {
+	for tick := time.NewTicker(15 * time.Second); p.running(); <-tick.C { // each look costs two CPU-seconds
 		var r bootstrap.StatusReport
 		// It may say that something is not ready, which is how a model comes up.
 		if err := json.Unmarshal([]byte(c.run("status", "-o", "json").out), &r); err != nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -19,6 +20,19 @@ func TestLabProgressive(t *testing.T) {
 	c.part(t, "progressive", func(t *testing.T) { testProgressive(t, c) })
 	c.part(t, "Prometheus, Flagger and istiod are killed while versions are delivered: none is promoted for that", c.killedWhileDelivering)
 	testAlerts(t, c)
+	c.part(t, "a job with the repository's action passes on the lab, keeps its reports and removes the lab", func(t *testing.T) {
+		if c.lent {
+			t.Skip("it removes the lab: leave LAB out")
+		}
+		job := exec.Command("../../scripts/tools/act/run")
+		job.Env = c.env
+		if out, err := job.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		if left := c.left(t); left != "" {
+			t.Errorf("it left %s", left)
+		}
+	})
 }
 
 // testProgressive has Flagger judge versions, and `top` say what they did.
