@@ -21,6 +21,70 @@ type backends struct {
 	pods     []podForm
 	services map[string][]*value // specs by name
 	subsets  map[string][]*value // labels by SERVICE/SUBSET
+	maps     map[string][]string // keys of ConfigMaps by name
+	needed   []*value            // references of pods to ConfigMaps
+}
+
+// noteMaps keeps an object that is a ConfigMap, and those that its pods need.
+func (b *backends) noteMaps(ref Ref, v *value) {
+	if ref.Kind == "ConfigMap" {
+		b.maps[ref.Name] = append(b.maps[ref.Name], ref.Name)
+		for _, f := range v.get("data").all() {
+			b.maps[ref.Name] = append(b.maps[ref.Name], f.name)
+		}
+	}
+	for _, name := range []string{"configMap", "configMapRef", "configMapKeyRef"} {
+		for _, each := range allNamed(v, name) {
+			if optional := each.get("optional"); each.get("name") != nil && (optional == nil || !optional.truth) {
+				b.needed = append(b.needed, each)
+			}
+		}
+	}
+}
+
+// checkMaps checks that steps make the ConfigMaps that pods need, with their keys: a
+// pod waits for one that is not there.
+func (t *validator) checkMaps() {
+	const waits = "so the pod would wait for it"
+	for _, each := range t.backends.needed {
+		name := each.get("name")
+		keys := t.backends.maps[name.text]
+		if keys == nil {
+			if name.text != "istio-ca-root-cert" { // every namespace has that
+				t.wrong(name, "no step makes ConfigMap %s, %s%s", name.text, waits, there(sorted(t.backends.maps)))
+			}
+			continue
+		}
+		wanted := []*value{each.get("key")}
+		for _, item := range each.get("items").list() {
+			wanted = append(wanted, item.get("key"))
+		}
+		for _, key := range wanted {
+			if key != nil && !slices.Contains(keys[1:], key.text) {
+				t.wrong(key, "ConfigMap %s has no key %s, %s%s", name.text, key.text, waits, there(keys[1:]))
+			}
+		}
+	}
+}
+
+// checkProbes checks that a container has the ports that its probes ask.
+func (t *validator) checkProbes(container *value) {
+	var named []string
+	for _, port := range container.get("ports").list() {
+		named = append(named, port.get("name").str())
+	}
+	open := listens(container)
+	for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
+		for _, by := range []string{"httpGet", "tcpSocket", "grpc"} {
+			switch port := container.get(probe).get(by).get("port"); {
+			case port == nil:
+			case port.kind == text && !slices.Contains(named, port.text):
+				t.wrong(port, "no port of the container is called %s, so the probe could not pass; there are: %s", port.text, strings.Join(named, ", "))
+			case port.kind == whole && open != nil && !slices.Contains(open, port.text):
+				t.wrong(port, "the container does not listen on port %s, so the probe could not pass; there are: %s", port.text, strings.Join(open, ", "))
+			}
+		}
+	}
 }
 
 // noteModel keeps what is behind a `model:`, as in scenarios/model.yaml.
@@ -70,6 +134,7 @@ func listens(container *value) []string {
 // of their VirtualServices. Kubernetes and Istio take a Service that selects none,
 // and Envoy answers 503. One that a wait calls empty is meant to.
 func (t *validator) checkBackends(root *value) {
+	t.checkMaps()
 	empty := map[string]bool{}
 	for _, wait := range allNamed(root, "wait") {
 		for _, name := range wait.get("empty").list() {

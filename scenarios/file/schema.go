@@ -190,6 +190,10 @@ func (r *reader) check(s *schema, v *value) {
 		r.checkForms(s, v)
 		return
 	}
+	if s.Format != "" && (v.kind == whole || v.kind == number || v.kind == boolean) { // in quotes it would be no better
+		r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
+		return
+	}
 	if !r.is(v, s.Type) {
 		return
 	}
@@ -254,8 +258,9 @@ func limits(s *schema) (low, high float64) {
 
 // formats has checks that no pattern can express.
 var formats = map[string]func(string) bool{
-	"istio-time": isTime,
-	"cookie-ttl": func(s string) bool { return s == "0s" || isTime(s) },
+	"istio-time":   isTime,
+	"cookie-ttl":   func(s string) bool { return s == "0s" || isTime(s) },
+	"header-value": func(s string) bool { return !strings.Contains(commands.ReplaceAllString(s, ""), "%") },
 	"retry-on": func(s string) bool {
 		return !slices.ContainsFunc(strings.Split(s, ","), func(each string) bool {
 			code, _ := strconv.Atoi(each)
@@ -277,6 +282,11 @@ func isTime(s string) bool {
 	d, err := time.ParseDuration(s)
 	return err == nil && d >= time.Millisecond && d%time.Millisecond == 0
 }
+
+// commands matches what Envoy fills in in the value of a header, and %%. It refuses all routes because of a command that it does not know.
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#custom-request-response-headers
+var commands = regexp.MustCompile(`%(|(DOWN|UP)STREAM_(REMOTE|LOCAL)_(ADDRESS(_WITHOUT_PORT)?|PORT)|UPSTREAM_(HOST|CLUSTER|REQUEST_ATTEMPT_COUNT)|PROTOCOL|HOSTNAME|START_TIME|` +
+	`RESPONSE_(CODE|CODE_DETAILS|FLAGS)|ROUTE_NAME|CONNECTION_ID|DURATION|(REQ|RESP)\([-:?A-Za-z0-9]+\)(:[0-9]+)?)%`)
 
 // retryOn matches the conditions for another try that Istio takes besides status codes, as Envoy spells them.
 // https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on

@@ -182,7 +182,11 @@ func (r *reader) tree(data []byte) *value {
 	}
 	at, near := locate(data, err)
 	says := regexp.MustCompile(`^yaml: (line \d+: )?`).ReplaceAllString(err.Error(), "")
-	r.say(at, wholeFile, "this is not YAML near %q: %s; look at the indentation, quotes and brackets here and above", near, says)
+	fix := "look at the indentation, quotes and brackets here and above"
+	if line := bytes.Split(data, []byte("\n"))[at.line-1]; bytes.Contains(line, []byte("${")) {
+		fix += "; in brackets a text with ${…} must be in quotes"
+	}
+	r.say(at, wholeFile, "this is not YAML near %q: %s; %s", near, says, fix)
 	return nil
 }
 
