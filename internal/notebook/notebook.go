@@ -84,7 +84,10 @@ type fileCell struct {
 	Type     string `json:"cell_type"`
 	Source   source `json:"source"`
 	Metadata struct {
-		Tags []any `json:"tags"`
+		Tags   []any `json:"tags"`
+		VSCode struct {
+			Language string `json:"languageId"` // of a cell that is not Python
+		} `json:"vscode"`
 	} `json:"metadata"`
 }
 
@@ -198,7 +201,7 @@ func Read(data []byte) (*Notebook, error) {
 		if c.Type != "code" {
 			continue
 		}
-		if err := r.cell(i+1, string(c.Source), c.Metadata.Tags); err != nil {
+		if err := r.cell(i+1, string(c.Source), c.Metadata.VSCode.Language, c.Metadata.Tags); err != nil {
 			if in := (*flaw)(nil); errors.As(err, &in) && in.line > 0 {
 				return nil, fmt.Errorf("cell %d, %w", i+1, err)
 			}
@@ -256,7 +259,7 @@ func (r *reader) mention(code string) {
 }
 
 // cell reads a code cell.
-func (r *reader) cell(number int, code string, raw []any) error {
+func (r *reader) cell(number int, code, language string, raw []any) error {
 	t, err := read(raw)
 	if err != nil {
 		return err
@@ -268,10 +271,18 @@ func (r *reader) cell(number int, code string, raw []any) error {
 		return fmt.Errorf("tag %q must be with a tag %sNAME", t.needs, tagStep)
 	}
 	if t.special == "" && t.step == "" && r.last == "" {
+		for _, tag := range raw {
+			if tag == "parameters" || tag == "injected-parameters" {
+				return fmt.Errorf("tag %q is papermill's, and no step would run the cell: tag it %q, or %q", tag, tagParameters, tagSkip)
+			}
+		}
 		if strings.TrimSpace(code) != "" {
 			r.book.Unused = append(r.book.Unused, number)
 		}
 		return nil
+	}
+	if language != "" && language != "python" {
+		return fmt.Errorf("its language must be python, got %s: tag it %q", language, tagSkip)
 	}
 	if code, err = python(code, func(name string) bool { return r.stars || r.mentioned[name] > 1 }); err != nil {
 		return err

@@ -546,3 +546,20 @@ func TestANotebookMayBeginWithAByteOrderMark(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestACellOfAnotherToolIsNamedByItsTool(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["parameters"]}}`:                                    `cell 1: tag "parameters" is papermill's, and no step would run the cell: tag it "pipeline-parameters", or "skip"`,
+		`{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["injected-parameters"]}}`:                           `cell 1: tag "injected-parameters" is papermill's`,
+		`{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["parameters", "pipeline-parameters"]}}`:             "",
+		`{"cell_type": "code", "source": "ls", "metadata": {"tags": ["imports"], "vscode": {"languageId": "shellscript"}}}`: `cell 1: its language must be python, got shellscript: tag it "skip"`,
+		`{"cell_type": "code", "source": "ls", "metadata": {"tags": ["skip"], "vscode": {"languageId": "shellscript"}}}`:    "",
+		`{"cell_type": "code", "source": "a = 1", "metadata": {"tags": ["imports"], "vscode": {"languageId": "python"}}}`:   "",
+		`{"cell_type": "code", "source": "ls", "metadata": {"vscode": {"languageId": "shellscript"}}}`:                      "", // no step runs it
+	} {
+		_, err := Read([]byte(`{"nbformat": 4, "cells": [` + text + `, {"cell_type": "code", "source": "x = 1", "metadata": {"tags": ["step:a"]}}]}`))
+		if got := fmt.Sprint(err); want == "" && err != nil || !strings.HasPrefix(got, want) && want != "" {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+}

@@ -1,10 +1,12 @@
 package notebook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -431,46 +433,7 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		"return 1":               "cell 3, line 1: syntax error: 'return' outside function",
 		"await f()\n!ls":         "",
 		"%%time\nx = 1":          "",
-		// What only IPython sets is said before, but where the notebook sets the name itself.
-		"x = 1\nprint(Out[3])":                                       "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
-		"x = In[-1]":                                                 "cell 3, line 1: In is set by IPython",
-		"def f():\n    return _.head()":                              "cell 3, line 2: _ is set by IPython",
-		"print(f'{__}')":                                             "cell 3, line 1: __ is set by IPython",
-		"if x:\n\n    y = _3 + _i3":                                  "cell 3, line 3: _3 is set by IPython",
-		"_i, _ii = _ih[1:3]":                                         "cell 3, line 1: _ih is set by IPython",
-		"x = _oh":                                                    "cell 3, line 1: _oh is set by IPython",
-		"%cd /\nprint(_dh)":                                          "cell 3, line 2: _dh is set by IPython",
-		"%%time\nx = 1\nprint(_)":                                    "cell 3, line 3: _ is set by IPython",
-		"%time x = _":                                                "cell 3, line 1: _ is set by IPython",
-		"if __IPYTHON__: x = 1":                                      "cell 3, line 1: __IPYTHON__ is set by IPython",
-		"x = __vsc_ipynb_file__":                                     "cell 3, line 1: __vsc_ipynb_file__ is set by IPython",
-		"get_ipython().run_cell('x = 1')":                            "cell 3, line 1: get_ipython().run_cell is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\"",
-		"import IPython\nIPython.get_ipython().kernel":               "cell 3, line 2: get_ipython().kernel is IPython's",
-		"match 1:\n    case _: print(_)":                             "cell 3, line 2: _ is set by IPython",
-		"for _ in range(3): print(_)":                                "",
-		"_, x = 1, 2\ny = _":                                         "",
-		"(_, x), [__, *___] = [1, 2], [3, 4]\ny = _ + __, ___":       "",
-		"from gettext import gettext as _\nprint(_('a'))":            "",
-		"with open('x') as _: _.read()":                              "",
-		"f = lambda _, Out=3: _ + Out":                               "",
-		"def f(_, *__, **___): return _, __, ___":                    "",
-		"x = [_ for _ in y]":                                         "",
-		"try:\n    _\nexcept NameError:\n    _ = None":               "",
-		"try:\n    __IPYTHON__\nexcept NameError:\n    pass":         "",
-		"try:\n    get_ipython().kernel\nexcept Exception: pass":     "",
-		"class Out: pass\nx = Out()":                                 "",
-		"from layers import In, Out\nIn(Out)":                        "",
-		"from layers import *\nIn(Out)":                              "",
-		"%run layers.py\nIn(Out)":                                    "",
-		"%%capture Out\nx = 1":                                       "",
-		"match x:\n    case _: pass":                                 "",
-		"x = y._, y.Out, f(_=3), {'_': 1}":                           "",
-		"!exit 3\nprint(_exit_code)":                                 "",
-		"(_ := 3)\nx = _":                                            "",
-		"!echo $_ {Out}":                                             "",
-		"get_ipython().user_ns['x'] = get_ipython().getoutput('ls')": "",
-		"get_ipython().ast_node_interactivity = 'all'\nprint(get_ipython().ast_node_interactivity)": "",
-		"get_ipython().__class__.__name__": "",
+		"x = 1\nprint(Out[3])":   "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
 		// What magics run is Python, too.
 		"%%time\nx = 1\ny = = 1":                               "cell 3, line 3: syntax error: invalid syntax",
 		"\n%%capture out\nfor i in x\n    i":                   "cell 3, line 3: syntax error: ",
@@ -505,5 +468,104 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 	t.Setenv("PATH", "")
 	if err := p.CheckSyntax(t.Context(), run.Exec{}); err != nil {
 		t.Errorf("without python3: %v", err)
+	}
+}
+
+// What only IPython, or the place that a notebook is from, has is found before
+// anything runs, but where the notebook sets the name itself.
+func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
+	cases := map[string]string{
+		"x = 1\nprint(Out[3])":                          "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
+		"x = In[-1]":                                    "cell 3, line 1: In is set by IPython",
+		"def f():\n    return _.head()":                 "cell 3, line 2: _ is set by IPython",
+		"print(f'{__}')":                                "cell 3, line 1: __ is set by IPython",
+		"if x:\n\n    y = _3 + _i3":                     "cell 3, line 3: _3 is set by IPython",
+		"_i, _ii = _ih[1:3]":                            "cell 3, line 1: _ih is set by IPython",
+		"x = _oh":                                       "cell 3, line 1: _oh is set by IPython",
+		"%cd /\nprint(_dh)":                             "cell 3, line 2: _dh is set by IPython",
+		"%%time\nx = 1\nprint(_)":                       "cell 3, line 3: _ is set by IPython",
+		"%time x = _":                                   "cell 3, line 1: _ is set by IPython",
+		"if __IPYTHON__: x = 1":                         "cell 3, line 1: __IPYTHON__ is set by IPython",
+		"x = __vsc_ipynb_file__":                        "cell 3, line 1: __vsc_ipynb_file__ is set by VS Code",
+		"get_ipython().run_cell('x = 1')":               "cell 3, line 1: get_ipython().run_cell is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\"",
+		"import IPython\nIPython.get_ipython().kernel":  "cell 3, line 2: get_ipython().kernel is IPython's",
+		"match 1:\n    case _: print(_)":                "cell 3, line 2: _ is set by IPython",
+		"spark.sql('x')":                                "cell 3, line 1: spark is set by Databricks, and a step",
+		"x = 1\ndf = _deepnote_execute_sql('SELECT 1')": "cell 3, line 2: _deepnote_execute_sql is set by Deepnote",
+		"x = 1\nfrom google.colab import drive":         "cell 3, line 2: google.colab is there in Colab only: take it out, or tag the cell \"skip\"",
+		"from google import colab":                      "cell 3, line 1: google.colab is there in Colab only",
+		"import google.colab.files as f":                "cell 3, line 1: google.colab is there in Colab only",
+		"import os, kaggle_secrets":                     "cell 3, line 1: kaggle_secrets is there in Kaggle only",
+		"import piplite\nawait piplite.install('x')":    "cell 3, line 1: piplite is there in JupyterLite only",
+		"x = 1\nname = input('name? ')":                 "cell 3, line 2: input() needs a person, and none is at a step",
+		"breakpoint()":                                  "cell 3, line 1: breakpoint() needs a person",
+		"IN_COLAB = False\nif IN_COLAB:\n    from google.colab import drive":                                        "",
+		"try:\n    import google.colab\nexcept ImportError: pass":                                                   "",
+		"def ask(): return input()\nask = lambda: input()":                                                          "",
+		"def input(x): return x\ny = input(3)":                                                                      "",
+		"from google.cloud import storage":                                                                          "",
+		"from pyspark.sql import SparkSession\nspark = SparkSession.builder.getOrCreate()\nsc = spark.sparkContext": "",
+		"for _ in range(3): print(_)":                                                                               "",
+		"_, x = 1, 2\ny = _":                                                                                        "",
+		"(_, x), [__, *___] = [1, 2], [3, 4]\ny = _ + __, ___":                                                      "",
+		"from gettext import gettext as _\nprint(_('a'))":                                                           "",
+		"with open('x') as _: _.read()":                                                                             "",
+		"f = lambda _, Out=3: _ + Out":                                                                              "",
+		"def f(_, *__, **___): return _, __, ___":                                                                   "",
+		"x = [_ for _ in y]":                                                                                        "",
+		"try:\n    _\nexcept NameError:\n    _ = None":                                                              "",
+		"try:\n    __IPYTHON__\nexcept NameError:\n    pass":                                                        "",
+		"try:\n    get_ipython().kernel\nexcept Exception: pass":                                                    "",
+		"class Out: pass\nx = Out()":                                                                                "",
+		"from layers import In, Out\nIn(Out)":                                                                       "",
+		"from layers import *\nIn(Out)":                                                                             "",
+		"%run layers.py\nIn(Out)":                                                                                   "",
+		"%%capture Out\nx = 1":                                                                                      "",
+		"match x:\n    case _: pass":                                                                                "",
+		"x = y._, y.Out, f(_=3), {'_': 1}":                                                                          "",
+		"!exit 3\nprint(_exit_code)":                                                                                "",
+		"(_ := 3)\nx = _":                                                                                           "",
+		"!echo $_ {Out}":                                                                                            "",
+		"get_ipython().user_ns['x'] = get_ipython().getoutput('ls')":                                                "",
+		"get_ipython().ast_node_interactivity = 'all'\nprint(get_ipython().ast_node_interactivity)": "",
+		"get_ipython().__class__.__name__": "",
+	}
+	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One Python for all of them.
+	ask := string(runner[:strings.Index(string(runner), "\nif __name__")]) + `
+for program in json.load(sys.stdin):
+    bad = broken(json.loads(program))
+    say(says=f"cell {bad[0]['cell']}, line {bad[1]}: {bad[2]}" if bad else "")`
+	var programs []string
+	asked := slices.Sorted(maps.Keys(cases))
+	for _, each := range asked {
+		book, err := Read(notebook(t, cell{"markdown", "# A", nil}, code("print('it runs')", "step:a"), code(each, "step:b")))
+		if err != nil {
+			t.Fatalf("%q: %v", each, err)
+		}
+		programs = append(programs, string(book.program()))
+	}
+	text, err := json.Marshal(programs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("python3", "-I", "-c", ask)
+	cmd.Stdin = bytes.NewReader(text)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	answers := json.NewDecoder(bytes.NewReader(out))
+	for _, each := range asked {
+		var got struct{ Says string }
+		if err := answers.Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		if want := cases[each]; want == "" && got.Says != "" || !strings.HasPrefix(got.Says, want) {
+			t.Errorf("%q: got %q, want %q", each, got.Says, want)
+		}
 	}
 }

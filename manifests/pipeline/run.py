@@ -47,7 +47,17 @@ NO_VALUES = types.ModuleType, types.FunctionType, types.BuiltinFunctionType, typ
 TEMP_FAIL = 75  # EX_TEMPFAIL of sysexits.h: also what modelcar says of a registry that fails
 MOST = 256 << 10  # bytes of a result: Argo keeps it in the Workflow's status
 # What IPython sets for every notebook: https://ipython.readthedocs.io/en/8.31.0/interactive/reference.html#output-caching-system
-IPYTHONS = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_[iod]h|In|Out|__IPYTHON__|__session__|__vsc_ipynb_file__")
+IPYTHONS = r"_{1,3}|_i{1,3}|_i?\d+|_[iod]h|In|Out|__IPYTHON__|__session__"
+# All names that a place sets for its notebooks, and the modules that are there only.
+PLACES = {
+    "IPython": re.compile(IPYTHONS),
+    "VS Code": re.compile(r"__vsc_ipynb_file__"),
+    "Deepnote": re.compile(r"_deepnote_\w+|deepnote_toolkit"),
+    "Databricks": re.compile(r"dbutils|displayHTML|spark|sc|sqlContext"),
+    "Colab": re.compile(r"google\.colab"),
+    "Kaggle": re.compile(r"kaggle_(secrets|datasets|web_client)"),
+    "JupyterLite": re.compile(r"piplite|pyodide(_js)?"),
+}
 TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
 
 
@@ -140,12 +150,30 @@ def sets(node):
 
 def needs_ipython(node, known):
     """Returns why a node needs IPython itself, or None. known has the names that the notebook sets."""
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and IPYTHONS.fullmatch(node.id) and node.id not in known:
-        return f"{node.id} is set by IPython, and a step is a script without it: give the value a name of your own"
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in known and (place := place_of(node.id)):
+        return f"{node.id} is set by {place}, and a step is a script without it: give the value a name of your own"
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Call):
         of = node.value.func
         if "get_ipython" in (getattr(of, "id", ""), getattr(of, "attr", "")) and node.attr not in known and node.attr != "user_ns" and not hasattr(Shell, node.attr):
             return f"get_ipython().{node.attr} is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\""
+
+
+def place_of(name):
+    return next((place for place, names in PLACES.items() if names.fullmatch(name)), None)
+
+
+def needs_elsewhere(statement, known):
+    """Returns why a statement outside of all blocks cannot run in a step, or None: what a block has may not run."""
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+        of = getattr(statement, "module", None)
+        for module in [each for a in statement.names for each in ([of, f"{of}.{a.name}"] if of else [a.name, ".".join(a.name.split(".")[:2])])]:
+            if place := place_of(module):
+                return f'{module} is there in {place} only: take it out, or tag the cell "skip"'
+    elif isinstance(statement, (ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign)):
+        for node in nodes(statement, lambda node: [node.body] if isinstance(node, ast.Lambda) else ()):
+            called = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
+            if called in ("input", "breakpoint") and called not in known:
+                return f'{called}() needs a person, and none is at a step: take it out, or tag the cell "skip"'
 
 
 def broken(steps):
@@ -174,7 +202,7 @@ def broken(steps):
         return None
     for cell, tree in trees:
         for node in nodes(tree, caught):
-            if why := needs_ipython(node, known):
+            if why := needs_ipython(node, known) or (node in tree.body and needs_elsewhere(node, known)):
                 return cell, node.lineno, why
 
 
