@@ -6,9 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/probe"
 )
@@ -86,35 +84,22 @@ func (w selectorWay) service(ctx context.Context, l *Session, name, color string
 		return err
 	}
 	return l.until(ctx, "the endpoints of Service/"+name, func() string {
-		pods, err := w.endpoints(ctx, l, name)
-		switch {
-		case err != nil:
+		all, err := l.endpoints(ctx, name)
+		if err != nil {
 			return err.Error()
-		case len(pods) == 0:
-			return "none is ready"
 		}
-		if i := slices.IndexFunc(pods, func(pod string) bool { return !strings.HasPrefix(pod, w.name+"-"+color+"-") }); i >= 0 {
-			return "Pod/" + pods[i] + " is one"
-		}
-		return ""
-	})
-}
-
-// endpoints are the pods that a Service's EndpointSlices call ready.
-func (w selectorWay) endpoints(ctx context.Context, l *Session, service string) ([]string, error) {
-	var list discoveryv1.EndpointSliceList
-	if err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service}); err != nil {
-		return nil, fmt.Errorf("listing the endpoints of Service/%s: %w", service, err)
-	}
-	var pods []string
-	for _, slice := range list.Items {
-		for _, e := range slice.Endpoints {
-			if e.Conditions.Ready != nil && *e.Conditions.Ready && e.TargetRef != nil {
-				pods = append(pods, e.TargetRef.Name)
+		why := "none is ready"
+		for _, e := range all {
+			switch {
+			case !getsRequests(e) || e.TargetRef == nil:
+			case !strings.HasPrefix(e.TargetRef.Name, w.name+"-"+color+"-"):
+				return "Pod/" + e.TargetRef.Name + " is one"
+			default:
+				why = ""
 			}
 		}
-	}
-	return pods, nil
+		return why
+	})
 }
 
 // route brings a name at the gateway to a Service.

@@ -73,23 +73,15 @@ func (t *detector) ask(ctx context.Context, l *Session, pod string) (d detected,
 	if err != nil {
 		return d, err
 	}
-	answer, err := l.Kube.ToPod(ctx, l.Namespace, pod, modelPort, "labels", labels)
-	if err != nil {
-		return d, err
-	}
 	var taken []string
-	if err := json.Unmarshal(answer, &taken); err != nil {
-		return d, fmt.Errorf("reading which labels the detector took: %w", err)
+	answer, err := l.Kube.ToPod(ctx, l.Namespace, pod, modelPort, "labels", labels)
+	if err := readJSON(answer, err, "which labels the detector took", &taken); err != nil {
+		return d, err
 	}
 	t.users.taken(taken)
 	state, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, "state")
-	if err != nil {
-		return d, err
-	}
-	if err := json.Unmarshal(state, &d); err != nil {
-		return d, fmt.Errorf("reading what the detector knows: %w", err)
-	}
-	return d, nil
+	err = readJSON(state, err, "what the detector knows", &d)
+	return d, err
 }
 
 // follow asks the detector again and again until it knows enough.

@@ -93,31 +93,30 @@ func (l *Session) seen(ctx context.Context, labels map[string]string) ([]seen, e
 	return all, nil
 }
 
-// seenBy asks one pod what reached it after the first n requests.
-func (l *Session) seenBy(ctx context.Context, pod string, n int) (seen, error) {
-	body, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("seen?since=%d", n))
+// readJSON reads a pod's answer, which is JSON about something, unless there was an error.
+func readJSON(answer []byte, err error, about string, into any) error {
 	if err != nil {
-		return seen{}, err
+		return err
 	}
-	return readSeen(pod, body)
+	if err := json.Unmarshal(answer, into); err != nil {
+		return fmt.Errorf("reading %s: %w", about, err)
+	}
+	return nil
+}
+
+// seenBy asks one pod what reached it after the first n requests.
+func (l *Session) seenBy(ctx context.Context, pod string, n int) (s seen, err error) {
+	body, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("seen?since=%d", n))
+	err = readJSON(body, err, "what Pod/"+pod+" has seen", &s)
+	return s, err
 }
 
 // seenInside is seenBy over the pod's own loopback interface: a sidecar that takes
 // no plain text refuses the API server, too.
-func (l *Session) seenInside(ctx context.Context, pod string, n int) (seen, error) {
+func (l *Session) seenInside(ctx context.Context, pod string, n int) (s seen, err error) {
 	body, err := l.Kube.FromLoopback(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("/seen?since=%d", n))
-	if err != nil {
-		return seen{}, err
-	}
-	return readSeen(pod, body)
-}
-
-func readSeen(pod string, body []byte) (seen, error) {
-	var s seen
-	if err := json.Unmarshal(body, &s); err != nil {
-		return seen{}, fmt.Errorf("reading what Pod/%s has seen: %w", pod, err)
-	}
-	return s, nil
+	err = readJSON(body, err, "what Pod/"+pod+" has seen", &s)
+	return s, err
 }
 
 // faults are the faults that a pod of the sample model can have while it

@@ -134,22 +134,32 @@ func (r rotation) comesBack(ctx context.Context, l *Session, pod string, bound t
 	})
 }
 
-// has reports whether the EndpointSlices of the Service call a pod ready: that is
-// what gateways go by.
-func (r rotation) has(ctx context.Context, l *Session, pod string) (bool, error) {
+// endpoints are all in the EndpointSlices of a Service: what gateways go by.
+func (l *Session) endpoints(ctx context.Context, service string) (all []discoveryv1.Endpoint, err error) {
 	var list discoveryv1.EndpointSliceList
-	err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: r.service})
-	if err != nil {
-		return false, fmt.Errorf("listing the EndpointSlices of Service/%s: %w", r.service, err)
+	if err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service}); err != nil {
+		return nil, fmt.Errorf("listing the EndpointSlices of Service/%s: %w", service, err)
 	}
 	for _, s := range list.Items {
-		for _, e := range s.Endpoints {
-			if e.TargetRef != nil && e.TargetRef.Name == pod {
-				return e.Conditions.Ready != nil && *e.Conditions.Ready, nil
-			}
-		}
+		all = append(all, s.Endpoints...)
 	}
-	return false, fmt.Errorf("no EndpointSlice of Service/%s has Pod/%s", r.service, pod)
+	return all, nil
+}
+
+// getsRequests reports whether an endpoint does.
+func getsRequests(e discoveryv1.Endpoint) bool { return e.Conditions.Ready != nil && *e.Conditions.Ready }
+
+// has reports whether the EndpointSlices of the Service call a pod ready.
+func (r rotation) has(ctx context.Context, l *Session, pod string) (bool, error) {
+	all, err := l.endpoints(ctx, r.service)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(all, func(e discoveryv1.Endpoint) bool { return e.TargetRef != nil && e.TargetRef.Name == pod })
+	if i < 0 {
+		return false, fmt.Errorf("no EndpointSlice of Service/%s has Pod/%s", r.service, pod)
+	}
+	return getsRequests(all[i]), nil
 }
 
 // restarts is how often the containers of a pod were restarted.

@@ -37,7 +37,7 @@ func newShadowed(requests, drift int) *shadowed {
 }
 
 // version is v1 or v2.
-func (s *shadowed) version(l *Session, version string) (model, *unstructured.Unstructured, error) {
+func (s *shadowed) version(version string) model {
 	m := model{Name: "model", Version: version, Env: map[string]string{
 		"DRAIN":     "0s", // no step ends a pod that a caller depends on
 		"SEEN_KEEP": strconv.Itoa(s.keep),
@@ -45,42 +45,25 @@ func (s *shadowed) version(l *Session, version string) (model, *unstructured.Uns
 	if version == "v2" {
 		m.Env["ADMIN_PORT"], m.Env["DRIFT_PERCENT"] = strconv.Itoa(adminPort), strconv.Itoa(s.drift)
 	}
-	obj, err := l.deployment(m)
-	return m, obj, err
+	return m
 }
 
 // deploy brings both versions, the client, and the route to v1, and returns
 // when both proxies can reach both versions.
 func (s *shadowed) deploy(ctx context.Context, l *Session) error {
-	objs, err := render("shadow/services.yaml", struct{ Model, Client string }{l.host("model"), l.host("client")})
+	versions := []model{s.version("v1"), s.version("v2")}
+	client := model{Name: "client", Version: "relay", Env: map[string]string{"RELAY": "http://model", "DRAIN": "0s"}}
+	deployments, err := l.deployments(append(versions, client)...)
 	if err != nil {
 		return err
 	}
-	client, err := l.deployment(model{Name: "client", Version: "relay", Env: map[string]string{"RELAY": "http://model", "DRAIN": "0s"}})
-	if err != nil {
-		return err
-	}
-	objs = append(objs, client)
-	var versions []model
-	for _, name := range []string{"v1", "v2"} {
-		m, obj, err := s.version(l, name)
-		if err != nil {
-			return err
-		}
-		objs, versions = append(objs, obj), append(versions, m)
-	}
-	if err := l.apply(ctx, objs...); err != nil {
+	if err := l.applyFile(ctx, "shadow/services.yaml", struct{ Model, Client string }{l.host("model"), l.host("client")}, deployments...); err != nil {
 		return err
 	}
 	for _, m := range versions {
-		pods, err := l.Kube.Pods(ctx, l.Namespace, m.labels())
-		if err != nil {
+		if s.pods[m.Version], err = l.podOf(ctx, m.labels()); err != nil {
 			return err
 		}
-		if len(pods) != 1 {
-			return fmt.Errorf("%s has %d pods instead of one", m.Version, len(pods))
-		}
-		s.pods[m.Version] = pods[0].Name
 	}
 	if err := s.route(shadowRoute{})(ctx, l); err != nil {
 		return err
@@ -178,7 +161,7 @@ func (s *shadowed) heal(ctx context.Context, l *Session) error {
 
 // scaleToZero takes v2's pod away and returns when the gateway knows.
 func (s *shadowed) scaleToZero(ctx context.Context, l *Session) error {
-	_, obj, err := s.version(l, "v2")
+	obj, err := l.deployment(s.version("v2"))
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"knative.dev/serving/pkg/apis/serving"
@@ -102,16 +101,11 @@ func (l *Session) podsAndEndpoints(ctx context.Context, s *idleService) (pods, e
 		}
 		pods = append(pods, name)
 	}
-	var list discoveryv1.EndpointSliceList
-	if err := l.Kube.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: s.revision() + "-private"}); err != nil {
-		return nil, nil, fmt.Errorf("listing the endpoints of %s: %w", s.name, err)
+	all, err := l.endpoints(ctx, s.revision()+"-private")
+	for _, e := range all {
+		endpoints = append(endpoints, e.Addresses...)
 	}
-	for _, slice := range list.Items {
-		for _, e := range slice.Endpoints {
-			endpoints = append(endpoints, e.Addresses...)
-		}
-	}
-	return pods, endpoints, nil
+	return pods, endpoints, err
 }
 
 // idle is Services that nobody asks. It waits until they are at zero, wakes them,
