@@ -196,6 +196,25 @@ func podSpecs(objs []*unstructured.Unstructured) map[string]map[string]any {
 	return out
 }
 
+// The worked example of docs/architecture.md is an addon that is there.
+func TestTheWorkedExampleIsTheAddonsOwnCode(t *testing.T) {
+	page, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.ReadFile("kubeflow.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, begin := range []string{"// jobset runs the jobs", "// verifyJobSet has"} {
+		_, code, _ := strings.Cut(string(own), begin)
+		code, _, found := strings.Cut(code, "\n}\n")
+		if !found || !strings.Contains(string(page), begin+code+"\n}\n") {
+			t.Errorf("the page does not have the code that begins %q", begin)
+		}
+	}
+}
+
 func TestRequestsOfAllAddonsFitOneCore(t *testing.T) {
 	var cpu, memory resource.Quantity
 	count := 0
