@@ -146,22 +146,29 @@ func (c *cache) layout() (layout.Path, error) {
 	return p, err
 }
 
+// descriptors returns the layout and what its index lists.
+func (c *cache) descriptors() (p layout.Path, all []v1.Descriptor, err error) {
+	var manifest *v1.IndexManifest
+	if p, err = c.layout(); err == nil {
+		var index v1.ImageIndex
+		if index, err = p.ImageIndex(); err == nil {
+			manifest, err = index.IndexManifest()
+		}
+	}
+	if err != nil {
+		return p, nil, fmt.Errorf("image cache: %w", err)
+	}
+	return p, manifest.Manifests, nil
+}
+
 // get returns the image with a key, or nil if the cache lacks it or it has a missing
 // blob.
 func (c *cache) get(name, key string) (v1.Image, error) {
-	p, err := c.layout()
+	p, all, err := c.descriptors()
 	if err != nil {
-		return nil, fmt.Errorf("image cache: %w", err)
+		return nil, err
 	}
-	index, err := p.ImageIndex()
-	if err != nil {
-		return nil, fmt.Errorf("image cache: %w", err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return nil, fmt.Errorf("image cache: %w", err)
-	}
-	for _, d := range manifest.Manifests {
+	for _, d := range all {
 		if d.Annotations[nameAnnotation] != name || d.Annotations[keyAnnotation] != key {
 			continue
 		}
@@ -307,21 +314,13 @@ func (r *lateReader) Close() error {
 // other returns how many images the cache has of other lanes, without the ones whose
 // keys are needed, and the bytes that only those images use.
 func (c *cache) other(needed map[string]bool) (count int, bytes int64, err error) {
-	p, err := c.layout()
+	p, all, err := c.descriptors()
 	if err != nil {
-		return 0, 0, fmt.Errorf("image cache: %w", err)
-	}
-	index, err := p.ImageIndex()
-	if err != nil {
-		return 0, 0, fmt.Errorf("image cache: %w", err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return 0, 0, fmt.Errorf("image cache: %w", err)
+		return 0, 0, err
 	}
 	shared := map[v1.Hash]bool{}
 	var theirs []v1.Descriptor
-	for _, d := range manifest.Manifests {
+	for _, d := range all {
 		img, err := p.Image(d.Digest)
 		if err != nil {
 			continue // one that get does not find, either

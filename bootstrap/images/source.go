@@ -3,6 +3,7 @@ package images
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -51,12 +52,7 @@ type built struct {
 
 func (b *built) Name() string { return "source" }
 
-func (b *built) goarch() string {
-	if b.arch == "" {
-		return runtime.GOARCH
-	}
-	return b.arch
-}
+func (b *built) goarch() string { return cmp.Or(b.arch, runtime.GOARCH) }
 
 // imageFormat is part of every built image's key. Raise it when the code that
 // assembles images changes.
@@ -135,6 +131,19 @@ func (c Component) modules() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
+// parts returns what must be there before the component's image is assembled: its
+// modules, and what comes from Debian.
+func (c Component) parts() []string {
+	parts := c.modules()
+	if len(c.Build.Debian) > 0 {
+		parts = append(parts, debianModule)
+	}
+	if c.Build.Git {
+		parts = append(parts, gitModule)
+	}
+	return parts
+}
+
 // wheelArchs maps the architectures of the pinned wheels from Go's names to PyPI's.
 var wheelArchs = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -163,14 +172,8 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	}
 	needs := map[string]*artifact{}
 	for _, c := range list {
-		for _, m := range c.modules() {
+		for _, m := range c.parts() {
 			needs[m] = newArtifact()
-		}
-		if len(c.Build.Debian) > 0 {
-			needs[debianModule] = newArtifact()
-		}
-		if c.Build.Git {
-			needs[gitModule] = newArtifact()
 		}
 	}
 	var wg sync.WaitGroup
@@ -183,17 +186,12 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 			}
 		}()
 	}
-	if m := needs[debianModule]; m != nil {
-		start(func() error { return m.set(b.debian(ctx, work)) })
-	}
-	if m := needs[wheelModule]; m != nil {
-		start(func() error { return m.set(b.wheel(ctx, work)) })
-	}
-	if m := needs[pythonModule]; m != nil {
-		start(func() error { return m.set(b.python(ctx, work)) })
-	}
-	if m := needs[gitModule]; m != nil {
-		start(func() error { return m.set(b.git(ctx, work)) })
+	for name, fetch := range map[string]func(context.Context, string) (string, error){
+		debianModule: b.debian, wheelModule: b.wheel, pythonModule: b.python, gitModule: b.git,
+	} {
+		if m := needs[name]; m != nil {
+			start(func() error { return m.set(fetch(ctx, work)) })
+		}
 	}
 	for name, m := range needs {
 		if embeddedProgram(name) {
@@ -205,18 +203,8 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	var one sync.Mutex
 	for _, c := range list {
 		start(func() error {
-			for _, m := range c.modules() {
+			for _, m := range c.parts() {
 				if err := needs[m].wait(ctx); err != nil {
-					return err
-				}
-			}
-			if len(c.Build.Debian) > 0 {
-				if err := needs[debianModule].wait(ctx); err != nil {
-					return err
-				}
-			}
-			if c.Build.Git {
-				if err := needs[gitModule].wait(ctx); err != nil {
 					return err
 				}
 			}
@@ -377,10 +365,6 @@ func replaceIn(file, was, is string) error {
 func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 	m := modules[name]
 	task := b.report.Step("compile " + name)
-	pattern := "tool"
-	if m.pattern != "" {
-		pattern = m.pattern
-	}
 	out := filepath.Join(dir, "out")
 	lines := &lastLine{each: func(n int64, line string) {
 		task.Progress(n, 0, "packages")
@@ -392,7 +376,7 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 		// dependency again for it. -dwarf=false: the linker would drop debug
 		// information anyway. scripts/build has the same flags, so that
 		// mllab shares the build cache with its images.
-		Args:   []string{"build", "-v", "-trimpath", "-pgo=off", "-gcflags=all=-dwarf=false", "-tags=" + m.tags, "-ldflags=-s -w" + m.ldflags, "-o", out + "/", pattern},
+		Args:   []string{"build", "-v", "-trimpath", "-pgo=off", "-gcflags=all=-dwarf=false", "-tags=" + m.tags, "-ldflags=-s -w" + m.ldflags, "-o", out + "/", cmp.Or(m.pattern, "tool")},
 		Dir:    dir,
 		Env:    b.goEnv(m),
 		Stderr: lines,
