@@ -375,9 +375,7 @@ func TestImagesThatTheNodeLacksAreLoadedIntoIt(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	newer := map[string]string{}
-	for c, ref := range w.node.Images {
-		newer[c] = ref
-	}
+	maps.Copy(newer, w.node.Images)
 	newer["sampleapp"] = "kind.local/sampleapp:2"
 	w.node.Images, w.node.Ref, w.written = newer, "localhost/mllab-node:def", nil
 	mustUp(t, w, o)

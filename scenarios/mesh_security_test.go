@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -39,9 +40,7 @@ func TestEachCallersRequestsEndAsClaimed(t *testing.T) {
 	want := map[string]string{allowedAccount: wasServed, otherAccount: wasDenied, "outsider": wasCut}
 	with := func(caller, fate string) map[string]string {
 		fates := map[string]string{}
-		for name, f := range want {
-			fates[name] = f
-		}
+		maps.Copy(fates, want)
 		fates[caller] = fate
 		return fates
 	}

@@ -147,7 +147,9 @@ func (l *Session) endpoints(ctx context.Context, service string) (all []discover
 }
 
 // getsRequests reports whether an endpoint does.
-func getsRequests(e discoveryv1.Endpoint) bool { return e.Conditions.Ready != nil && *e.Conditions.Ready }
+func getsRequests(e discoveryv1.Endpoint) bool {
+	return e.Conditions.Ready != nil && *e.Conditions.Ready
+}
 
 // has reports whether the EndpointSlices of the Service call a pod ready.
 func (r rotation) has(ctx context.Context, l *Session, pod string) (bool, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,9 +48,7 @@ func TestWhatIsNewerThanAPinIsFound(t *testing.T) {
 		served("v1.3.0", "module example.test/a\ngo 1.26.0\nrequire k8s.io/client-go v0.37.2\nreplace k8s.io/client-go => k8s.io/client-go v0.37.3\n"),
 		served("v1.5.0-rc.1", "module example.test/a\n"),
 	} {
-		for name, text := range f {
-			files[name] = text
-		}
+		maps.Copy(files, f)
 	}
 	proxy(t, files)
 	r := look(t.Context(), pin{"example.test/a", "v1.2.3"})

@@ -67,9 +67,7 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 			own = append(own, c)
 			continue
 		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			select {
 			case slots <- struct{}{}:
 				defer func() { <-slots }()
@@ -100,7 +98,7 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 				return
 			}
 			task.Done("pulled")
-		}()
+		})
 	}
 	wg.Wait()
 	if err := context.Cause(ctx); err != nil {

@@ -178,13 +178,11 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	}
 	var wg sync.WaitGroup
 	start := func(f func() error) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			if err := f(); err != nil {
 				cancel(err)
 			}
-		}()
+		})
 	}
 	for name, fetch := range map[string]func(context.Context, string) (string, error){
 		debianModule: b.debian, wheelModule: b.wheel, pythonModule: b.python, gitModule: b.git,

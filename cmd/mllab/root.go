@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -227,11 +228,9 @@ func (c *choice) String() string {
 func (c *choice) Type() string { return strings.Join(c.of, "|") }
 
 func (c *choice) Set(s string) error {
-	for _, v := range c.of {
-		if s == v {
-			*c.value = s
-			return nil
-		}
+	if slices.Contains(c.of, s) {
+		*c.value = s
+		return nil
 	}
 	return fmt.Errorf("it must be %s or %s", strings.Join(c.of[:len(c.of)-1], ", "), c.of[len(c.of)-1])
 }
