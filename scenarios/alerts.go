@@ -2,19 +2,13 @@ package scenarios
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"mllab.local/internal/alerts"
-	"mllab.local/internal/prom"
 	"mllab.local/sampleapp/api"
 )
 
@@ -28,28 +22,12 @@ const (
 	movedErrors = 90
 	movedDisk   = 98
 
-	// alertSlack is how long it may take until Prometheus has measured a fault, and
-	// from the rule to the receiver, on a small busy machine.
-	alertSlack = 30 * time.Second
 	// calmFor is how long nothing may fire while nothing is wrong: as long as a rule
 	// takes that finds something in each of its looks.
 	calmFor = alerts.Window + alerts.For + 5*time.Second
 
 	receiver = "receiver"
 )
-
-// trouble is what goes wrong with one model, and the alert that it must cause.
-type trouble struct {
-	model, alert string
-	wrong, well  faults
-	users        bool
-	leave        bool          // its users leave
-	within       time.Duration // from the fault to the receiver
-
-	pod    string
-	prober prober
-	at     time.Time // of the fault, and then of its end
-}
 
 // alertsStory is models that go wrong, each in its own way, and one that does not.
 type alertsStory struct {
@@ -76,13 +54,12 @@ func alertsScenario() Scenario {
 
 // newAlerts plans one run.
 func newAlerts(o Options) (*Plan, error) {
-	percent, none, hang, well, full := float64(alertedFails), float64(0), true, false, float64(filledPercent)
 	s := &alertsStory{Options: o, calm: calmFor, notified: receiver, troubles: []*trouble{
-		{model: "erring", alert: alerts.ModelErrors, wrong: faults{FailPercent: &percent}, well: faults{FailPercent: &none}, users: true, within: alerts.For + alertSlack},
+		{model: "erring", alert: alerts.ModelErrors, wrong: faults{FailPercent: new(float64(alertedFails))}, well: faults{FailPercent: new(0.0)}, users: true, within: alerts.For + alertSlack},
 		{model: "slow", alert: alerts.ModelSlow, wrong: faults{Delay: alertedSlow.String()}, well: faults{Delay: "0s"}, users: true, within: alerts.For + alertSlack},
 		{model: "left", alert: alerts.ModelUnused, users: true, leave: true, within: alerts.Window + alerts.For + alertSlack},
-		{model: "hanging", alert: alerts.ReplicaDown, wrong: faults{Hang: &hang}, well: faults{Hang: &well}, within: alerts.For + alertSlack},
-		{model: "full", alert: alerts.DiskFull, wrong: faults{FillPercent: &full}, well: faults{FillPercent: &none}, within: alerts.For + alertSlack},
+		{model: "hanging", alert: alerts.ReplicaDown, wrong: faults{Hang: new(true)}, well: faults{Hang: new(false)}, within: alerts.For + alertSlack},
+		{model: "full", alert: alerts.DiskFull, wrong: faults{FillPercent: new(float64(filledPercent))}, well: faults{FillPercent: new(0.0)}, within: alerts.For + alertSlack},
 		{model: "well", users: true},
 	}}
 	return &Plan{
@@ -98,13 +75,13 @@ func newAlerts(o Options) (*Plan, error) {
 				Why: fmt.Sprintf("One model answers %d %% of its requests with an error, one takes %s, one loses its users, one hangs, and the volume of one is %d %% full. "+
 					"An alert is pending for %s before it fires: a short trouble wakes nobody.", alertedFails, alertedSlow, filledPercent, alerts.For),
 				WatchFor: "One alert for each fault, how long it took to the receiver, and none for the model that is well.",
-				Change:   s.harm, Check: s.fired,
+				Change:   s.turn(true), Check: s.until("firing"),
 			},
 			{
 				Name:     "each alert ends",
 				Why:      fmt.Sprintf("The faults are taken back. A rule about requests still sees the bad ones of the last %s.", alerts.Window),
 				WatchFor: "The receiver learns that each is resolved.",
-				Change:   s.heal, Check: s.resolved,
+				Change:   s.turn(false), Check: s.until("resolved"),
 			},
 		},
 		Controls: []Control{
@@ -136,38 +113,6 @@ func (s *alertsStory) only(models ...string) {
 	s.calm = 0
 }
 
-// setRules has Prometheus alert by these thresholds, and returns when it does.
-func (l *Session) setRules(ctx context.Context, t alerts.Thresholds) error {
-	rules := alerts.Rules(t)
-	config, err := alerts.ConfigMap(rules)
-	if err != nil {
-		return err
-	}
-	if _, err := l.Kube.Apply(ctx, []*unstructured.Unstructured{config}); err != nil {
-		return err
-	}
-	pods, err := l.Kube.Pods(ctx, prom.Namespace, map[string]string{"app": "prometheus"})
-	if err != nil {
-		return err
-	}
-	for i := range pods {
-		// The kubelet writes a ConfigMap's files when it looks at the pod anyway, which
-		// takes it a minute; a change of the pod has it look now.
-		patch := fmt.Sprintf(`{"metadata":{"annotations":{"mllab.local/rules":%q}}}`, uuid.NewString())
-		if err := l.Kube.Patch(ctx, &pods[i], client.RawPatch("application/merge-patch+json", []byte(patch))); err != nil {
-			return fmt.Errorf("having the kubelet look at Pod/%s: %w", pods[i].Name, err)
-		}
-	}
-	want := fmt.Sprintf("> %g", t.ErrorPercent)
-	return l.untilEvery(ctx, followEvery, "Prometheus' rules", func() string {
-		state, err := alerts.Evaluated(ctx, l.Kube)
-		if err == nil && strings.HasSuffix(state[alerts.ModelErrors].Query, want) {
-			return ""
-		}
-		return fmt.Sprintf("%q, %v", state[alerts.ModelErrors].Query, err)
-	})
-}
-
 // deploy brings the models, their users and the receiver.
 func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 	type place struct {
@@ -178,14 +123,11 @@ func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 	for _, t := range s.troubles {
 		models = append(models, place{t.model, l.host(t.model), t.wrong.FillPercent != nil})
 	}
-	objs, err := render("alerts/models.yaml", map[string]any{
+	err := l.applyFile(ctx, "alerts/models.yaml", map[string]any{
 		"Image": l.Image, "Namespace": l.Namespace, "Scrape": scrapeEvery.String(), "AdminPort": adminPort, "Notified": s.notified,
 		"Models": append(models, place{Name: receiver}),
 	})
 	if err != nil {
-		return err
-	}
-	if err := l.apply(ctx, objs...); err != nil {
 		return err
 	}
 	if s.pod, err = l.podOf(ctx, map[string]string{"app": receiver}); err != nil {
@@ -210,13 +152,8 @@ func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 // heard is what the receiver has got.
 func (s *alertsStory) heard(ctx context.Context, l *Session) (all []api.Alert, err error) {
 	body, err := l.Kube.FromPod(ctx, l.Namespace, s.pod, modelPort, "alerts")
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(body, &all); err != nil {
-		return nil, fmt.Errorf("reading the alerts of Pod/%s: %w", s.pod, err)
-	}
-	return all, nil
+	err = readJSON(body, err, "the alerts of Pod/"+s.pod, &all)
+	return all, err
 }
 
 // silent watches that nothing comes while nothing is wrong.
@@ -240,67 +177,50 @@ func (s *alertsStory) judgeSilence(all []api.Alert) (Evidence, error) {
 	return e, nil
 }
 
-// inWords is an alert in a few words.
-func inWords(a api.Alert) string {
-	return fmt.Sprintf("%s of %s is %s", a.Labels["alertname"], a.Labels["app"], a.Status)
-}
-
-// harm makes every model wrong that is there to go wrong.
-func (s *alertsStory) harm(ctx context.Context, l *Session) error {
-	for _, t := range s.troubles {
-		switch {
-		case t.alert == "":
-			continue
-		case t.leave:
-			t.prober.Stop()
-		default:
-			if err := l.breakPod(ctx, t.pod, t.wrong); err != nil {
+// turn makes every model wrong that is there to go wrong, or well again.
+func (s *alertsStory) turn(wrong bool) func(context.Context, *Session) error {
+	return func(ctx context.Context, l *Session) error {
+		for _, t := range s.troubles {
+			if t.alert == "" {
+				continue
+			}
+			if err := t.turn(ctx, l, wrong); err != nil {
 				return err
 			}
 		}
-		t.at = time.Now()
+		return nil
 	}
-	return nil
-}
-
-// heal takes it back.
-func (s *alertsStory) heal(ctx context.Context, l *Session) error {
-	for _, t := range s.troubles {
-		switch {
-		case t.alert == "":
-			continue
-		case t.leave:
-			t.prober.start(ctx, l, l.to(t.model), alertsRate)
-		default:
-			if err := l.breakPod(ctx, t.pod, t.well); err != nil {
-				return err
-			}
-		}
-		t.at, t.within = time.Now(), alerts.Window+alertSlack
-	}
-	return nil
-}
-
-func (s *alertsStory) fired(ctx context.Context, l *Session) (Evidence, error) {
-	return s.until(ctx, l, "firing")
-}
-
-func (s *alertsStory) resolved(ctx context.Context, l *Session) (Evidence, error) {
-	return s.until(ctx, l, "resolved")
 }
 
 // until asks the receiver until it knows that each alert has this status, or
 // the last one is late, and then judges what it got.
-func (s *alertsStory) until(ctx context.Context, l *Session, status string) (Evidence, error) {
+func (s *alertsStory) until(status string) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
+		all, err := s.await(ctx, l, status)
+		if err != nil {
+			return Evidence{}, err
+		}
+		file, err := l.keepJSON(all)
+		if err != nil {
+			return Evidence{}, err
+		}
+		e, err := s.judge(all, status)
+		e.File = file
+		return e, err
+	}
+}
+
+// await returns what the receiver got until it knew of each alert with this status,
+// or the last one was late.
+func (s *alertsStory) await(ctx context.Context, l *Session, status string) (all []api.Alert, err error) {
 	var last time.Time
 	for _, t := range s.troubles {
 		if end := t.at.Add(t.within); t.alert != "" && end.After(last) {
 			last = end
 		}
 	}
-	var all []api.Alert
 	var unheard error
-	err := l.untilEvery(ctx, followEvery, "the receiver", func() string {
+	err = l.untilEvery(ctx, followEvery, "the receiver", func() string {
 		missing := []string{"it does not answer"}
 		if all, unheard = s.heard(ctx, l); unheard == nil {
 			missing = s.missing(all, status)
@@ -310,35 +230,7 @@ func (s *alertsStory) until(ctx context.Context, l *Session, status string) (Evi
 		}
 		return ""
 	})
-	if err = errors.Join(err, unheard); err != nil {
-		return Evidence{}, err
-	}
-	text, err := json.MarshalIndent(all, "", "  ")
-	if err != nil {
-		return Evidence{}, err
-	}
-	file, err := l.keepText(".json", text)
-	if err != nil {
-		return Evidence{}, err
-	}
-	e, err := s.judge(all, status)
-	e.File = file
-	return e, err
-}
-
-// about says whether a is the alert of t.
-func (t *trouble) about(a api.Alert) bool {
-	return t.alert != "" && a.Labels["alertname"] == t.alert && a.Labels["app"] == t.model
-}
-
-// first is when the receiver knew first that the alert of t has this status.
-func (t *trouble) first(all []api.Alert, status string) (when time.Time, known bool) {
-	for _, a := range all {
-		if t.about(a) && a.Status == status {
-			return a.Received, true
-		}
-	}
-	return time.Time{}, false
+	return all, errors.Join(err, unheard)
 }
 
 // missing are the alerts that the receiver does not know of yet.

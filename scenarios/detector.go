@@ -102,11 +102,7 @@ func (t *detector) follow(ctx context.Context, l *Session, enough func(detected)
 	if err != nil {
 		return d, err
 	}
-	text, err := json.MarshalIndent(d, "", "  ")
-	if err != nil {
-		return d, err
-	}
-	_, err = l.keepText(".json", text)
+	_, err = l.keepJSON(d)
 	return d, err
 }
 

@@ -132,6 +132,15 @@ func (l *Session) keep(answers []probe.Answer) (string, error) {
 	return l.keepText(".jsonl", lines.Bytes())
 }
 
+// keepJSON is keep for a value of any kind.
+func (l *Session) keepJSON(v any) (string, error) {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("keeping evidence: %w", err)
+	}
+	return l.keepText(".json", text)
+}
+
 // keepText is keep for a text of any kind, which the name's end says.
 func (l *Session) keepText(end string, text []byte) (string, error) {
 	if l.evidence == "" {
