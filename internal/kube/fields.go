@@ -251,7 +251,7 @@ func matches(k string, e any, defaults bool) bool {
 
 func equal(a, b any) bool { return reflect.DeepEqual(a, b) || same(a, b) }
 
-// hasApplied reports whether an apply of obj by manager would surely leave live as it is. If not, only the server can tell.
+// hasApplied reports whether an apply of obj by manager would surely leave live as it is. If not, only the server knows.
 //
 // A server-side apply does two things: it sets the fields of obj, and it removes the fields that manager applied before and obj
 // does not have. The server keeps the fields that manager applied last in live's managed fields, and takes each of them out
