@@ -102,7 +102,7 @@ func (a *app) view(ctx context.Context, open bool) error {
 	return nil // ^C is how it ends
 }
 
-// lookout reads what changes while people look at it. It is asked each second, so
+// lookout reads what changes while people look at it. It is asked again and again, so
 // it keeps its connection to the lab.
 type lookout struct {
 	options bootstrap.Options
