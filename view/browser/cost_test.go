@@ -41,9 +41,25 @@ func TestAScenarioTakesNoLongerWithThePageOpen(t *testing.T) {
 		wall := time.Since(began).Seconds()
 		all, page, here = machine(t)-all, cpu(t, browser)-page, cpu(t, os.Getpid())-here
 		scenario := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
-		var results []struct{ Seconds, CPUSeconds float64 }
+		var results []struct {
+			Seconds, CPUSeconds float64
+			Steps               []struct {
+				Evidence struct {
+					Watch *struct {
+						Sent, Missed int
+						Seconds      float64
+					}
+				}
+			}
+		}
 		if err := json.Unmarshal([]byte(out.String()), &results); err != nil || len(results) != 1 {
 			t.Fatalf("%v: %s", err, out.String())
+		}
+		for _, s := range results[0].Steps {
+			// What was due and never sent: the watcher could not keep its rate.
+			if w := s.Evidence.Watch; w != nil && w.Missed > 0 {
+				t.Errorf("page open %t: the watcher sent %d in %.1f s, and missed %d", open, w.Sent, w.Seconds, w.Missed)
+			}
 		}
 		t.Logf("page open %-5t  %5.1f s (%.1f s of the run)  CPU-seconds: machine %.1f, node %.1f, scenario %.1f, browser %.1f, view and this test %.1f",
 			open, wall, results[0].Seconds, all, results[0].CPUSeconds, scenario, page, here-page-scenario)
