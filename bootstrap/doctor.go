@@ -196,6 +196,9 @@ func findings(o UpOptions, s inspection) []Finding {
 	j.cluster()
 	j.port()
 	j.folders()
+	if bad := s.Machine.BadProxies; bad != nil {
+		j.add("proxy", LevelWarn, "set it to a URL such as http://proxy.example:3128, or unset it", "%s must be the URL of a proxy: requests go without it", strings.Join(bad, ", "))
+	}
 	if s.Machine.OS == "linux" {
 		j.kernel()
 	}

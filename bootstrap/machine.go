@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,6 +43,7 @@ type machine struct {
 	PortErr           error           // why mllab cannot listen on it, or nil
 	PortHolder        string          // process that listens on it, if known
 	Folders           []folderUse
+	BadProxies        []string // variables
 }
 
 // folderUse is a folder that a later step writes to. Err is why it cannot, or nil.
@@ -82,7 +84,7 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 	out, err := run.Output(ctx, p.run, "go", append([]string{"env"}, keys...)...)
 	values := strings.Split(out, "\n")
 	if err != nil {
-		return append(list, folderUse{"go-env", "Go's settings", "", errors.New(said(err)[0]), "correct the variable that Go names", level})
+		return append(list, folderUse{"go-env", "Go's settings", "", errors.New(goSays(err)), "correct the variable that Go names", level})
 	}
 	for i, key := range keys {
 		path := ""
@@ -111,6 +113,12 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 		list = append(list, use)
 	}
 	return list
+}
+
+// goSays returns the first line of go's error that is no progress.
+func goSays(err error) string {
+	lines := slices.DeleteFunc(said(err), func(line string) bool { return strings.HasPrefix(line, "go: downloading ") })
+	return strings.Join(lines[:min(1, len(lines))], "")
 }
 
 // isFolder returns nil if path is a folder.
@@ -143,6 +151,7 @@ func readMachine(ctx context.Context, p deps, o UpOptions, e *engine, port int) 
 	}
 	m.Tools["seccomp.h"] = exists("/usr/include/seccomp.h") || exists("/usr/local/include/seccomp.h")
 	m.Tools["keyring"] = exists("/usr/share/keyrings/debian-archive-keyring.gpg")
+	m.BadProxies = run.BadProxies(p.getenv)
 	m.Folders = readFolders(ctx, p, o, m.Tools["go"])
 	m.CacheFree, _ = images.Free(o.Cache)
 	m.CacheUsed = usedBytes(o.Cache)

@@ -6,10 +6,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/run"
 )
 
 // tree writes files under a root of their own.
@@ -117,6 +119,7 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 		{"Go's default is relative", map[string]string{"XDG_CACHE_HOME": "x/y"}, goEnv("off", good, ""), nil, "go-cache", "XDG_CACHE_HOME must be an absolute path, got x/y"},
 		{"GOCACHE is off", map[string]string{"GOCACHE": "off"}, goEnv("off", good, ""), nil, "go-cache", "GOCACHE is off"},
 		{"GOPATH is relative", nil, errors.New("running go env: exit status 2: go: GOPATH entry is relative; must be absolute path: \"x\".\nFor more details see: 'go help gopath'"), nil, "go-env", `GOPATH entry is relative; must be absolute path: "x"`},
+		{"Go's toolchain is not there", nil, errors.New("running go env: exit status 1: go: downloading go1.99 (linux/amd64)\ngo: download go1.99 for linux/amd64: toolchain not available"), nil, "go-env", "toolchain not available"},
 		{"the state folder is a file", nil, goEnv(good, good, ""), func(o *UpOptions) { o.State = file }, "state", "--state-dir must be a folder that mllab can write to, got " + file},
 		{"the cache is below a link that leads nowhere", nil, goEnv(good, good, ""), func(o *UpOptions) { o.Cache = filepath.Join(link, "cache") }, "cache", "leads nowhere"},
 		{"the state folder has other things", nil, goEnv(good, good, ""), func(o *UpOptions) { o.State = filepath.Dir(file) }, "state", "which holds file"},
@@ -191,6 +194,23 @@ func TestWithoutHomeNothingGoesToTmp(t *testing.T) {
 		}
 		if fault.Code(err) != 2 || !strings.Contains(err.Error(), c.says) || !strings.Contains(fault.Hint(err), "set ") {
 			t.Errorf("%v: %v, hint %q", c.env, err, fault.Hint(err))
+		}
+	}
+}
+
+func TestAProxyThatIsNoURLIsSaid(t *testing.T) {
+	for value, want := range map[string]string{
+		"": "", "http://proxy:3128": "", "proxy:3128": "", "https://me:secret@proxy": "", "socks5://127.0.0.1:1080": "", "http://[::1]:3128": "",
+		"http://[::1": "HTTPS_PROXY", "http://": "HTTPS_PROXY", "proxy:secret:x": "HTTPS_PROXY", "ftp://proxy": "HTTPS_PROXY", "http://proxy:port": "HTTPS_PROXY",
+	} {
+		bad := run.BadProxies(func(key string) string { return map[string]string{"HTTPS_PROXY": value}[key] })
+		if got := strings.Join(bad, " "); got != want {
+			t.Errorf("%q: got %q", value, got)
+		}
+		list := findings(UpOptions{}, inspection{Machine: machine{BadProxies: bad}})
+		i := slices.IndexFunc(list, func(f Finding) bool { return f.ID == "proxy" })
+		if (i >= 0) != (want != "") || i >= 0 && (list[i].Level != LevelWarn || !strings.HasPrefix(list[i].What, "HTTPS_PROXY must be") || strings.Contains(list[i].What, "secret")) {
+			t.Errorf("%q: %+v", value, list)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package run
 
 import (
 	"cmp"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -37,6 +38,26 @@ func environ(own, add []string) []string {
 }
 
 var proxyVariables = []string{"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
+
+// BadProxies returns the proxy variables whose values are no URLs of a proxy: Go then asks none, without a word.
+func BadProxies(getenv func(string) string) (bad []string) {
+	for _, lower := range proxyVariables[:3] {
+		for _, key := range []string{lower, strings.ToUpper(lower)} {
+			value := getenv(key)
+			if value == "" {
+				continue
+			}
+			if !strings.Contains(value, "://") {
+				value = "http://" + value
+			}
+			u, err := url.Parse(value)
+			if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+				bad = append(bad, key)
+			}
+		}
+	}
+	return bad
+}
 
 // NoProxy returns the variables, with their values, that keep requests to this computer away from the proxy that the
 // environment names; none when it names no proxy, or they are set already.
