@@ -52,7 +52,6 @@ func abTest() Scenario {
 	}
 }
 
-// newABTest plans one run.
 func newABTest(o Options) (*Plan, error) {
 	if !(o.Alpha > 0 && o.Alpha < 0.5) {
 		return nil, fault.Usage("such as --alpha 1e-6", "ab-test: alpha %v is not between 0 and 0.5", o.Alpha)

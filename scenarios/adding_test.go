@@ -30,7 +30,6 @@ func swap() Scenario {
 	}
 }
 
-// newSwap plans one run.
 func newSwap(o Options) (*Plan, error) {
 	model, err := loadRevisions("scenarios/canary/service.yaml")
 	if err != nil {

@@ -52,7 +52,6 @@ func alertsScenario() Scenario {
 	}
 }
 
-// newAlerts plans one run.
 func newAlerts(o Options) (*Plan, error) {
 	s := &alertsStory{Options: o, calm: calmFor, notified: receiver, troubles: []*trouble{
 		{model: "erring", alert: alerts.ModelErrors, wrong: faults{FailPercent: new(float64(alertedFails))}, well: faults{FailPercent: new(0.0)}, users: true, within: alerts.For + alertSlack},

@@ -51,7 +51,6 @@ func blueGreen() Scenario {
 	}
 }
 
-// newBlueGreen plans one run.
 func newBlueGreen(o Options) (*Plan, error) {
 	if err := enough("blue-green", (&blueGreenStory{Options: o}).only(blue)); err != nil {
 		return nil, err

@@ -35,7 +35,6 @@ func canary() Scenario {
 	}
 }
 
-// newCanary plans one run.
 func newCanary(o Options) (*Plan, error) {
 	model, err := loadRevisions("scenarios/canary/service.yaml")
 	if err != nil {

@@ -20,7 +20,6 @@ type rolloutStory struct {
 	atOnce bool // a control's: Knative is not configured to go gradually
 }
 
-// newRollout plans one run.
 func newRollout(of *canaryStory) (*Plan, error) {
 	s := &rolloutStory{canaryStory: of}
 	if err := CheckRollout(s.RolloutDuration); err != nil {

@@ -43,7 +43,6 @@ func circuitBreaker() Scenario {
 	}
 }
 
-// newCircuitBreaker plans one run.
 func newCircuitBreaker(o Options) (*Plan, error) {
 	s := &circuitBreakerStory{Options: o, limit: limit}
 	few := split.Claim{Legs: []split.Leg{{Name: "v1", Share: 1}}, N: o.Requests, Alpha: o.Alpha}

@@ -64,7 +64,6 @@ func drift() Scenario {
 	}
 }
 
-// newDrift plans one run.
 func newDrift(o Options) (*Plan, error) {
 	s := &driftStory{Options: o, changed: map[string]func(string) string{}}
 	return &Plan{

@@ -174,6 +174,16 @@ func (d deliveries) until(ctx context.Context, l *Session, open func(*delivered)
 	return l.gatewayFollows(ctx)
 }
 
+// end returns when Flagger has ended with a model.
+func (d deliveries) end(ctx context.Context, l *Session, name string) error {
+	return d.until(ctx, l, func(m *delivered) string {
+		if m.name == name && !m.over() {
+			return m.says()
+		}
+		return ""
+	})
+}
+
 // initialized returns when Flagger has made every model its own.
 func (d deliveries) initialized(ctx context.Context, l *Session) error {
 	return d.until(ctx, l, func(m *delivered) string {

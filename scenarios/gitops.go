@@ -67,7 +67,6 @@ func gitops() Scenario {
 	}
 }
 
-// newGitops plans one run.
 func newGitops(o Options) (*Plan, error) {
 	s := &gitopsStory{Options: o, followed: follow("gitops", putBack.String()), missing: neverBuilt}
 	s.tree = func() (map[string][]byte, error) { return fillAll("gitops/tree", s.state) }

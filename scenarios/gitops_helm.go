@@ -50,7 +50,6 @@ func gitopsHelm() Scenario {
 	}
 }
 
-// newGitopsHelm plans one run.
 func newGitopsHelm(o Options) (*Plan, error) {
 	if o.Requests < 1 {
 		return nil, fault.Usage("such as --requests 1000", "gitops-helm: %d requests prove nothing", o.Requests)

@@ -40,7 +40,6 @@ func helmRelease() Scenario {
 	}
 }
 
-// newHelmRelease plans one run.
 func newHelmRelease(o Options) (*Plan, error) {
 	files, err := fs.Sub(manifests.FS, "charts/sample")
 	if err != nil {

@@ -35,7 +35,6 @@ func kserve() Scenario {
 	}
 }
 
-// newKserve plans one run.
 func newKserve(o Options) (*Plan, error) {
 	s := &kserveStory{Options: o, models: map[string]modelFiles{}, images: map[string]string{}}
 	if err := enough("kserve", s.claim([]int64{100 - kserveCanary, kserveCanary})); err != nil {
@@ -95,17 +94,10 @@ func newKserve(o Options) (*Plan, error) {
 					return s.served.apply(ctx, l, inference{Version: "v1", Model: s.images["v2"], MinReplicas: 1})
 				}, Catches: Model,
 			},
-			{
-				Name: "half", Summary: "the canary gets half of the requests",
-				After: "canary 10 %", Break: func(ctx context.Context, l *Session) error {
-					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: 50})
-				}, Catches: Shares,
-			},
+			{Name: "half", Summary: "the canary gets half of the requests", After: "canary 10 %", Break: s.shift("v2", 50), Catches: Shares},
 			{
 				Name: "no-percent", Summary: "canaryTrafficPercent is not written: the new version gets everything",
-				After: "canary 10 %", Break: func(ctx context.Context, l *Session) error {
-					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1})
-				}, Catches: Shares,
+				After: "canary 10 %", Break: s.shift("v2", 0), Catches: Shares,
 			},
 		},
 	}, nil

@@ -70,7 +70,6 @@ func meshSecurity() Scenario {
 	}
 }
 
-// newMeshSecurity plans one run.
 func newMeshSecurity(o Options) (*Plan, error) {
 	s := &meshSecurityStory{
 		Options: o, each: (o.Requests + len(meshCallers) - 1) / len(meshCallers), mode: "STRICT", account: allowedAccount,

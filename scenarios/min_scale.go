@@ -31,7 +31,6 @@ func minScale() Scenario {
 	}
 }
 
-// newMinScale plans one run.
 func newMinScale(Options) (*Plan, error) {
 	s := &minStory{
 		model: &idleService{name: "model"}, twin: &idleService{name: "twin"},

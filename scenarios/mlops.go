@@ -60,7 +60,6 @@ func mlops() Scenario {
 	}
 }
 
-// newMlops plans one run.
 func newMlops(o Options) (*Plan, error) {
 	s := &mlopsStory{Options: o, notebooks: notebooks{state: mlopsState{Percent: canaryPercent}}}
 	s.followed = follow("mlops", seldom)

@@ -58,7 +58,6 @@ func modelCanary() Scenario {
 	}
 }
 
-// newModelCanary plans one run.
 func newModelCanary(o Options) (*Plan, error) {
 	s := &modelCanaryStory{
 		Options: o, models: deliveries{{name: "good"}, {name: "bad"}}, right: "2..",
@@ -223,14 +222,7 @@ func (s *modelCanaryStory) deliver(ctx context.Context, l *Session) error {
 
 // over returns when Flagger has ended with a model's v2.
 func (s *modelCanaryStory) over(name string) func(context.Context, *Session) error {
-	return func(ctx context.Context, l *Session) error {
-		return s.models.until(ctx, l, func(m *delivered) string {
-			if m.name == name && !m.over() {
-				return m.says()
-			}
-			return ""
-		})
-	}
+	return func(ctx context.Context, l *Session) error { return s.models.end(ctx, l, name) }
 }
 
 // undeliver reverts the commit of the bad model's v2.

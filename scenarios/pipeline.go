@@ -33,7 +33,6 @@ func pipeline() Scenario {
 	}
 }
 
-// newPipeline plans one run.
 func newPipeline(Options) (*Plan, error) {
 	s := &pipelineStory{changed: map[string]func(string) string{}}
 	return &Plan{

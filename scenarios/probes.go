@@ -52,7 +52,6 @@ func probes() Scenario {
 	}
 }
 
-// newProbes plans one run.
 func newProbes(o Options) (*Plan, error) {
 	s := &probesStory{
 		Options: o,

@@ -44,7 +44,6 @@ func progressive() Scenario {
 	}
 }
 
-// newProgressive plans one run.
 func newProgressive(o Options) (*Plan, error) {
 	s := &progressiveStory{Options: o, models: deliveries{
 		{name: "erring", env: map[string]string{"FAIL_PERCENT": strconv.Itoa(progressiveFails)}},
@@ -229,11 +228,6 @@ func (s *progressiveStory) over(name string) func(context.Context, *Session) err
 		if err := s.models.release(ctx, l); err != nil {
 			return err
 		}
-		return s.models.until(ctx, l, func(m *delivered) string {
-			if m.name == name && !m.over() {
-				return m.says()
-			}
-			return ""
-		})
+		return s.models.end(ctx, l, name)
 	}
 }

@@ -50,7 +50,6 @@ func resilience() Scenario {
 	}
 }
 
-// newResilience plans one run.
 func newResilience(o Options) (*Plan, error) {
 	s := &resilienceStory{
 		Options: o, timed: routing{Timeout: istioSeconds(routeTimeout)}, retrying: routing{Retries: routeRetries}, ejecting: routing{Ejection: istioSeconds(ejectionTime)},

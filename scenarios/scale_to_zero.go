@@ -41,7 +41,6 @@ func scaleToZero() Scenario {
 	}
 }
 
-// newScaleToZero plans one run.
 func newScaleToZero(o Options) (*Plan, error) {
 	if o.Samples < 1 {
 		return nil, fault.Usage("use --samples 1 or more", "%d cold starts prove nothing", o.Samples)

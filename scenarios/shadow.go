@@ -52,7 +52,6 @@ func shadow() Scenario {
 	}
 }
 
-// newShadow plans one run.
 func newShadow(o Options) (*Plan, error) {
 	s := &shadowStory{Options: o, shadowed: newShadowed(o.Requests, claimedDrift)}
 	if err := enough("shadow", s.copies(o.Requests, partlyMirrored), s.differences()); err != nil {

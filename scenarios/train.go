@@ -26,7 +26,6 @@ func train() Scenario {
 	}
 }
 
-// newTrain plans one run.
 func newTrain(Options) (*Plan, error) {
 	s := &trainStory{}
 	return &Plan{
