@@ -11,11 +11,11 @@ import (
 // network does what a cloud and a network plugin do elsewhere, or says that nobody does.
 func network() Addon {
 	return Addon{
-		Name:    "network",
-		Summary: "addresses for Services of type LoadBalancer, and a way to them by the lab's one port",
-		Needs:   []string{"istio"},
-		Images:  []string{"agent"},
-		Verify:  verifyNetwork,
+		Name:       "network",
+		Summary:    "addresses for Services of type LoadBalancer, and a way to them by the lab's one port",
+		StartAfter: []string{"istio"}, // its kinds
+		Images:     []string{"agent"},
+		Verify:     verifyNetwork,
 	}
 }
 
