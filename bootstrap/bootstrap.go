@@ -175,6 +175,7 @@ type deps struct {
 	machine  func(ctx context.Context, o UpOptions, e *engine, port int) machine
 	freePort func() (int, error)
 	listen   func(port int) error // on 127.0.0.1, and closes the port again
+	forget   func(port int)       // the connections to the node of before
 	resolve  func(context.Context, images.Options) (images.Node, error)
 	write    func(images.Node, context.Context, io.Writer) error // writes the node image as a docker-archive
 	archive  func(images.Node, context.Context, []string, io.Writer) error
@@ -222,6 +223,7 @@ type lab interface {
 func realDeps() deps {
 	p := deps{
 		run: run.Exec{}, os: runtime.GOOS, lookPath: exec.LookPath, getenv: os.Getenv, setenv: os.Setenv, freePort: freePort, listen: listen,
+		forget:  forgetConnections,
 		resolve: images.Resolve, write: images.Node.Write, archive: images.Node.Archive, render: addons.Render, cluster: newKindCluster, lab: connect,
 	}
 	p.machine = func(ctx context.Context, o UpOptions, e *engine, port int) machine {

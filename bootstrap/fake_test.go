@@ -56,6 +56,7 @@ type world struct {
 	written      []string      // what went into the engine or the node
 	node         images.Node
 	portErr      error         // of listening on a port
+	forgotten    []int         // ports whose connections the kernel was to forget
 	awaitSince   time.Time     // of the last wait for the node
 	startedAt    time.Time     // of its container
 	sampleErr    error         // of a request from outside
@@ -111,6 +112,7 @@ func (w *world) deps() deps {
 		},
 		freePort: func() (int, error) { return 40123, nil },
 		listen:   func(int) error { return w.portErr },
+		forget:   func(port int) { w.forgotten = append(w.forgotten, port) },
 		resolve: func(_ context.Context, o images.Options) (images.Node, error) {
 			if w.building != nil {
 				o.Ready(images.Node{Ref: testRef, Source: "source", Images: w.node.Images})

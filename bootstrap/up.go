@@ -457,7 +457,7 @@ func (u *upRun) restart(ctx context.Context, e *engine, t report.Task) error {
 	defer stop()
 	ctx = waiting
 	t.Update("starting " + nodeName(u.Name))
-	forgetConnections(u.st.Port)
+	u.forget(u.st.Port)
 	started := time.Now()
 	if err := e.start(ctx, nodeName(u.Name)); err != nil {
 		// Add the kernel's error number to the engine's text.
@@ -518,7 +518,7 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 	if err := u.createHostRecord(ctx, e); err != nil {
 		return err
 	}
-	forgetConnections(u.st.Port)
+	u.forget(u.st.Port)
 	config, err := clusterConfig(u.Name, u.st.Port, apiPort, u.inspection.Machine, tag(u.node.Images["kube-apiserver"]))
 	if err != nil {
 		return err

@@ -55,6 +55,9 @@ func TestUpMakesEverythingAndSaysHowToGoOn(t *testing.T) {
 	if st := record(t, o); st == nil || st.Phase != phaseReady || st.Port != 8080 || st.NodeImage != testRef || len(st.Addons) == 0 {
 		t.Errorf("record: %+v", st)
 	}
+	if !slices.Equal(w.forgotten, []int{8080}) {
+		t.Errorf("the connections to %v are forgotten, and not those to the node of before", w.forgotten)
+	}
 	info, err := os.Stat(sum.Kubeconfig)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("kubeconfig: %v, %v", info, err)
