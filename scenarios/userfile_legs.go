@@ -302,7 +302,7 @@ func (l *Session) unanswered(g leg, a probe.Answer, pods []corev1.Pod) (why, hin
 		return fmt.Sprintf("status %d without the headers of the sample model, by which answers are counted", a.Status), "have the pods of Service " + service + " run ${image}", false
 	}
 	return fmt.Sprintf("pod %s is ready, and the gateway answers itself: status %d, %s", pod.Name, a.Status, cmp.Or(strings.TrimSpace(a.Body), "no text")),
-		"compare the selector, targetPort and appProtocol of Service " + service + " with what the pod serves", false
+		"compare the selector, targetPort and protocol (a port's name, appProtocol) of Service " + service + " with what the pod serves", false
 }
 
 func isReady(p corev1.Pod) bool { return slices.ContainsFunc(p.Status.Conditions, saysReady) }

@@ -3,6 +3,7 @@ package file
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -239,6 +240,9 @@ func (t *validator) checkTarget(spec, number *value, pods []podForm, wrong func(
 		if number != nil && port.get("port").int != number.int {
 			continue
 		}
+		if by := asHTTP2(port); by != nil && !slices.ContainsFunc(pods, func(p podForm) bool { return p.open == nil }) {
+			wrong(by, "the gateway speaks HTTP/2 to a port of that protocol, and ${image} speaks HTTP/1.1 only, %s; call it http", unanswered)
+		}
 		target := port.get("targetPort")
 		if target == nil {
 			target = port.get("port")
@@ -269,6 +273,21 @@ func (t *validator) checkTarget(spec, number *value, pods []podForm, wrong func(
 		}
 	}
 }
+
+// asHTTP2 returns what of a Service's port has Istio speak HTTP/2 to it, or nil.
+// https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/
+func asHTTP2(port *value) *value {
+	by := port.get("appProtocol")
+	if by == nil {
+		by = port.get("name")
+	}
+	if http2.MatchString(by.str()) {
+		return by
+	}
+	return nil
+}
+
+var http2 = regexp.MustCompile(`^(http2|grpc|kubernetes\.io/h2c)(-|$)`)
 
 // selected returns the pods that have all of these labels.
 func (b *backends) selected(labels map[string]string) (found []podForm) {
