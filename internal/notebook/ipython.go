@@ -144,7 +144,7 @@ func python(code string, taken func(name string) bool) (string, error) {
 	}
 	first := slices.IndexFunc(lines, func(line string) bool { return strings.TrimSpace(line) != "" })
 	dedent(lines[first:])
-	strip(lines[first:], classicFirst, classicPrompt) // "..." alone is a value of Python's
+	strip(lines[first:], classicFirst, classicPrompt) // "..." at the beginning is a value of Python's
 	strip(lines[first:], prompt, prompt)
 	if head := lines[first]; strings.HasPrefix(head, "%%") && !magicHelp.MatchString(head) {
 		return cellMagic(lines, first, taken)
@@ -181,9 +181,9 @@ func dedent(lines []string) {
 	}
 }
 
-// strip takes a prompt from all lines, if one of the first two has it.
+// strip takes a prompt from all lines, if the first one has it, or the second one has one that may come later.
 func strip(lines []string, first, each *regexp.Regexp) {
-	if !first.MatchString(lines[0]) && (len(lines) < 2 || !first.MatchString(lines[1])) {
+	if !first.MatchString(lines[0]) && (len(lines) < 2 || !each.MatchString(lines[1])) {
 		return
 	}
 	for i, line := range lines {

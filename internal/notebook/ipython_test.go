@@ -89,7 +89,8 @@ var lineCases = []struct {
 	{code: "x = 1\n  \n/f 1", want: "x = 1\n  \nf(1)"},
 	// Copied with its prompts, or indented.
 	{code: ">>> x = 1\n... y\n>>> !ls", want: "x = 1\ny\n" + `get_ipython().system("ls")`},
-	{code: "x = 1\n..."},
+	{code: "x = 1\n...", want: "x = 1\n"},
+	{code: "...\nx = 1"},
 	{code: "# pasted\n>>> x = 1\n... y", want: "# pasted\nx = 1\ny"},
 	{code: "In [1]: x = 1\n   ...: !ls", want: "x = 1\n" + `get_ipython().system("ls")`},
 	{code: "  x = 1\n  !ls", want: "x = 1\n" + `get_ipython().system("ls")`},
