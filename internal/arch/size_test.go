@@ -49,7 +49,7 @@ func TestAStoryIsShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	verbs := map[string]bool{} // and the engine, and users' files
-	for _, row := range regexp.MustCompile("(?m)^\\| (?:engine|verbs|users' files) \\| (.*?) \\|").FindAllStringSubmatch(string(text), -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| (?:engine|verbs|users' files) \| (.*?) \|`).FindAllStringSubmatch(string(text), -1) {
 		for _, file := range regexp.MustCompile("`([^`]+[.]go)`").FindAllStringSubmatch(row[1], -1) {
 			verbs["scenarios/"+file[1]] = true
 		}
