@@ -42,8 +42,8 @@ func TestAScenarioTakesNoLongerWithThePageOpen(t *testing.T) {
 		all, page, here = machine(t)-all, cpu(t, browser)-page, cpu(t, os.Getpid())-here
 		scenario := (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 		var results []struct {
-			Seconds, CPUSeconds float64
-			Steps               []struct {
+			Seconds float64
+			Steps   []struct {
 				Evidence struct {
 					Watch *struct {
 						Sent, Missed int
@@ -61,8 +61,8 @@ func TestAScenarioTakesNoLongerWithThePageOpen(t *testing.T) {
 				t.Errorf("page open %t: the watcher sent %d in %.1f s, and missed %d", open, w.Sent, w.Seconds, w.Missed)
 			}
 		}
-		t.Logf("page open %-5t  %5.1f s (%.1f s of the run)  CPU-seconds: machine %.1f, node %.1f, scenario %.1f, browser %.1f, view and this test %.1f",
-			open, wall, results[0].Seconds, all, results[0].CPUSeconds, scenario, page, here-page-scenario)
+		t.Logf("page open %-5t  %5.1f s (%.1f s of the run)  CPU-seconds: machine %.1f, scenario %.1f, browser %.1f, view and this test %.1f",
+			open, wall, results[0].Seconds, all, scenario, page, here-page-scenario)
 		return wall
 	}
 	_ = run(false) // the first one has colder caches
