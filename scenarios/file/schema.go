@@ -283,10 +283,10 @@ func isTime(s string) bool {
 	return err == nil && d >= time.Millisecond && d%time.Millisecond == 0
 }
 
-// commands matches what Envoy fills in in the value of a header, and %%. It refuses all routes because of a command that it does not know.
-// https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#custom-request-response-headers
-var commands = regexp.MustCompile(`%(|(DOWN|UP)STREAM_(REMOTE|LOCAL)_(ADDRESS(_WITHOUT_PORT)?|PORT)|UPSTREAM_(HOST|CLUSTER|REQUEST_ATTEMPT_COUNT)|PROTOCOL|HOSTNAME|START_TIME|` +
-	`RESPONSE_(CODE|CODE_DETAILS|FLAGS)|ROUTE_NAME|CONNECTION_ID|DURATION|(REQ|RESP)\([-:?A-Za-z0-9]+\)(:[0-9]+)?)%`)
+// commands matches what Envoy fills in in the value of a header, and %%. It refuses all routes because of another percent sign. The names
+// of commands are Envoy's to know: a wait says which object has one that it refuses.
+// https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage#command-operators
+var commands = regexp.MustCompile(`%([A-Z][A-Z0-9_]*(\([^()]*\))?(:[0-9]+)?)?%`)
 
 // retryOn matches the conditions for another try that Istio takes besides status codes, as Envoy spells them.
 // https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on
