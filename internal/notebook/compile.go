@@ -125,6 +125,7 @@ func (b *Notebook) program() []byte {
 		Cells   []Cell   `json:"cells"`
 		After   []string `json:"after"` // all steps before it, in the order in which they run
 		Metrics []string `json:"metrics,omitempty"`
+		Image   string   `json:"image,omitempty"`
 	}
 	steps, set := map[string]step{}, []string{}
 	after := map[string][]string{} // by task
@@ -139,7 +140,7 @@ func (b *Notebook) program() []byte {
 			}
 		}
 		after[s.Task()] = all
-		steps[s.Task()] = step{append([]Cell{}, s.Cells...), all, s.Metrics}
+		steps[s.Task()] = step{append([]Cell{}, s.Cells...), all, s.Metrics, s.Pod.Image}
 	}
 	for _, p := range b.Parameters {
 		set = append(set, p.Name)
@@ -248,7 +249,7 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 		return nil
 	}
 	var out bytes.Buffer
-	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-I", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(book.program()), Stdout: &out})
+	err = r.Run(ctx, run.Cmd{Path: "python3", Args: append([]string{"-I", "-c", string(p.Runner), "check"}, slices.Sorted(maps.Keys(p.Files))...), Stdin: bytes.NewReader(book.program()), Stdout: &out})
 	if err != nil { // such as a pyenv shim without a version
 		return ctx.Err()
 	}

@@ -166,6 +166,15 @@ func TestAStepHasTheImportsFunctionsAndClassesOfThoseBefore(t *testing.T) {
 	if exit, out, _ := b.step(cells, "b", "a="+a); exit != 0 {
 		t.Errorf("%d\n%s", exit, out)
 	}
+	// However deep their trees are.
+	deep := strings.Repeat("'a' + ", 1500) + "'a'"
+	cells = notebook(t, code("def f():\n    return "+deep, "step:a"), code("%%time\nx = "+deep), code("assert f() == x == 'a' * 1501", "step:b", "prev:a"))
+	if exit, out, a = b.step(cells, "a"); exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if exit, out, _ := b.step(cells, "b", "a="+a); exit != 0 {
+		t.Errorf("%d\n%s", exit, out)
+	}
 	// What cannot be there is missed only by who uses it.
 	cells = notebook(t, code("import only_here", "step:a"), code("x = 1", "step:b", "prev:a"))
 	if exit, out, _ := b.step(cells, "b"); exit != 0 || !strings.Contains(out, `"not_defined": ["only_here"], "error": "ModuleNotFoundError`) {
@@ -440,7 +449,7 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		"%%timeit -n 1 x y\nx":                                 "cell 3, line 1: syntax error: invalid syntax",
 		"%%timeit\nx\nx y":                                     "cell 3, line 3: syntax error: invalid syntax",
 		"x = 1\n%timeit -n1 x y":                               "cell 3, line 2: syntax error: invalid syntax",
-		"if x:\n    %time x y":                                 "cell 3, line 2: syntax error: invalid syntax",
+		"if x:\n    %time x y":                                 "", // it may not run
 		"%%time\n%%capture\nx y":                               "cell 3, line 3: syntax error: invalid syntax",
 		"get_ipython().run_line_magic('time', 'x y')":          "cell 3, line 1: syntax error: invalid syntax",
 		"%%time\nawait f()":                                    "cell 3, line 2: syntax error: 'await' outside function", // Jupyter, too
@@ -471,34 +480,72 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 	}
 }
 
+// A module of a place's may be a file of the notebook's own, or in an image of its own.
+func TestModulesOfOnesOwnAreThere(t *testing.T) {
+	b := newBench(t)
+	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := map[string][]byte{"kaggle_secrets.py": []byte("x = 1")}
+	for _, tc := range []struct {
+		tag   string
+		files map[string][]byte
+		want  string
+	}{
+		{"prev:a", nil, "cell 2, line 1: kaggle_secrets is there in Kaggle only"},
+		{"prev:a", file, "<nil>"},
+		{"image:registry/own", nil, "<nil>"},
+	} {
+		p := Pipeline{Runner: runner, Files: tc.files, Notebook: notebook(t, code("x = 1", "step:a"), code("from kaggle_secrets import x", "step:b", tc.tag))}
+		if err := p.CheckSyntax(t.Context(), run.Exec{}); !strings.HasPrefix(fmt.Sprint(err), tc.want) {
+			t.Errorf("%s, %d files: got %v, want %q", tc.tag, len(tc.files), err, tc.want)
+		}
+		if tc.files == nil {
+			continue
+		}
+		b.write("code/kaggle_secrets.py", string(file["kaggle_secrets.py"]), 0o600)
+		if exit, out, _ := b.step(p.Notebook, "b"); exit != 0 {
+			t.Errorf("%d\n%s", exit, out)
+		}
+	}
+}
+
 // What only IPython, or the place that a notebook is from, has is found before
-// anything runs, but where the notebook sets the name itself.
+// anything runs, but where the notebook sets the name itself, or may not run.
 func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 	cases := map[string]string{
-		"x = 1\nprint(Out[3])":                          "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
-		"x = In[-1]":                                    "cell 3, line 1: In is set by IPython",
-		"def f():\n    return _.head()":                 "cell 3, line 2: _ is set by IPython",
-		"print(f'{__}')":                                "cell 3, line 1: __ is set by IPython",
-		"if x:\n\n    y = _3 + _i3":                     "cell 3, line 3: _3 is set by IPython",
-		"_i, _ii = _ih[1:3]":                            "cell 3, line 1: _ih is set by IPython",
-		"x = _oh":                                       "cell 3, line 1: _oh is set by IPython",
-		"%cd /\nprint(_dh)":                             "cell 3, line 2: _dh is set by IPython",
-		"%%time\nx = 1\nprint(_)":                       "cell 3, line 3: _ is set by IPython",
-		"%time x = _":                                   "cell 3, line 1: _ is set by IPython",
-		"if __IPYTHON__: x = 1":                         "cell 3, line 1: __IPYTHON__ is set by IPython",
-		"x = __vsc_ipynb_file__":                        "cell 3, line 1: __vsc_ipynb_file__ is set by VS Code",
-		"get_ipython().run_cell('x = 1')":               "cell 3, line 1: get_ipython().run_cell is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\"",
-		"import IPython\nIPython.get_ipython().kernel":  "cell 3, line 2: get_ipython().kernel is IPython's",
-		"match 1:\n    case _: print(_)":                "cell 3, line 2: _ is set by IPython",
-		"spark.sql('x')":                                "cell 3, line 1: spark is set by Databricks, and a step",
-		"x = 1\ndf = _deepnote_execute_sql('SELECT 1')": "cell 3, line 2: _deepnote_execute_sql is set by Deepnote",
-		"x = 1\nfrom google.colab import drive":         "cell 3, line 2: google.colab is there in Colab only: take it out, or tag the cell \"skip\"",
-		"from google import colab":                      "cell 3, line 1: google.colab is there in Colab only",
-		"import google.colab.files as f":                "cell 3, line 1: google.colab is there in Colab only",
-		"import os, kaggle_secrets":                     "cell 3, line 1: kaggle_secrets is there in Kaggle only",
-		"import piplite\nawait piplite.install('x')":    "cell 3, line 1: piplite is there in JupyterLite only",
-		"x = 1\nname = input('name? ')":                 "cell 3, line 2: input() needs a person, and none is at a step",
-		"breakpoint()":                                  "cell 3, line 1: breakpoint() needs a person",
+		"for x in [y for y in _]: pass":                         "cell 3, line 1: _ is set by IPython",
+		"f = lambda x=_: 3":                                     "cell 3, line 1: _ is set by IPython",
+		"with spark.x(): pass":                                  "cell 3, line 1: spark is set by Databricks",
+		"try: x = 1\nfinally: spark.stop()":                     "cell 3, line 2: spark is set by Databricks",
+		"x = f(sc or 3) if sc else [] < Out":                    "cell 3, line 1: sc is set by Databricks",
+		"if input():\n    pass":                                 "cell 3, line 1: input() needs a person",
+		"from IPython import get_ipython\nget_ipython().kernel": "cell 3, line 2: get_ipython().kernel is IPython's",
+		"x = 1\nprint(Out[3])":                                  "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
+		"x = In[-1]":                                            "cell 3, line 1: In is set by IPython",
+		"@_\ndef f(x=__): pass":                                 "cell 3, line 1: _ is set by IPython",
+		"print(f'{__}')":                                        "cell 3, line 1: __ is set by IPython",
+		"if x: pass\n\ny = _3 + _i3":                            "cell 3, line 3: _3 is set by IPython",
+		"_i, _ii = _ih[1:3]":                                    "cell 3, line 1: _ih is set by IPython",
+		"x = _oh":                                               "cell 3, line 1: _oh is set by IPython",
+		"%cd /\nprint(_dh)":                                     "cell 3, line 2: _dh is set by IPython",
+		"%%time\nx = 1\nprint(_)":                               "cell 3, line 3: _ is set by IPython",
+		"%time x = _":                                           "cell 3, line 1: _ is set by IPython",
+		"if __IPYTHON__: x = 1":                                 "cell 3, line 1: __IPYTHON__ is set by IPython",
+		"x = __vsc_ipynb_file__":                                "cell 3, line 1: __vsc_ipynb_file__ is set by VS Code",
+		"get_ipython().run_cell('x = 1')":                       "cell 3, line 1: get_ipython().run_cell is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\"",
+		"import IPython\nIPython.get_ipython().kernel":          "cell 3, line 2: get_ipython().kernel is IPython's",
+		"match 1:\n    case _: print(1)\nprint(_)":              "cell 3, line 3: _ is set by IPython",
+		"spark.sql('x')":                                        "cell 3, line 1: spark is set by Databricks, and a step",
+		"x = 1\ndf = _deepnote_execute_sql('SELECT 1')":         "cell 3, line 2: _deepnote_execute_sql is set by Deepnote",
+		"x = 1\nfrom google.colab import drive":                 "cell 3, line 2: google.colab is there in Colab only: take it out, or tag the cell \"skip\"",
+		"from google import colab":                              "cell 3, line 1: google.colab is there in Colab only",
+		"import google.colab.files as f":                        "cell 3, line 1: google.colab is there in Colab only",
+		"import os, kaggle_secrets":                             "cell 3, line 1: kaggle_secrets is there in Kaggle only",
+		"import piplite\nawait piplite.install('x')":            "cell 3, line 1: piplite is there in JupyterLite only",
+		"x = 1\nname = input('name? ')":                         "cell 3, line 2: input() needs a person, and none is at a step",
+		"breakpoint()":                                          "cell 3, line 1: breakpoint() needs a person",
 		"IN_COLAB = False\nif IN_COLAB:\n    from google.colab import drive":                                        "",
 		"try:\n    import google.colab\nexcept ImportError: pass":                                                   "",
 		"def ask(): return input()\nask = lambda: input()":                                                          "",
@@ -529,6 +576,57 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"get_ipython().user_ns['x'] = get_ipython().getoutput('ls')":                                                "",
 		"get_ipython().ast_node_interactivity = 'all'\nprint(get_ipython().ast_node_interactivity)": "",
 		"get_ipython().__class__.__name__": "",
+		// What may not run, or whose error may be handled.
+		"def f(): return _.head()":       "",
+		"if x: y = _3\nelse: y = _i3":    "",
+		"match 1:\n    case _: print(_)": "",
+		"if 'DATABRICKS_RUNTIME_VERSION' in os.environ:\n    dbutils.widgets.text()":  "",
+		"def read(p): return spark.read.csv(p) if ON_DATABRICKS else pd.read_csv(p)":  "",
+		"if hasattr(get_ipython(), 'kernel'): get_ipython().kernel.do_shutdown(True)": "",
+		"if 'Out' in x: Out.clear()":                                                  "",
+		"with contextlib.suppress(NameError): dbutils.fs.ls('/')":                     "",
+		"with pytest.raises(NameError), spark.x(): pass":                              "",
+		"try: sc\nexcept* NameError: pass":                                            "",
+		"try: x = 1\nexcept NameError: sc\nelse: sc":                                  "",
+		"name = os.environ.get('NAME') or input('name? ')":                            "",
+		"path = input('path') if 'google.colab' in sys.modules else 'data'":           "",
+		"f = lambda: spark":                                                           "",
+		"for x in []: _3\nwhile x: spark\nelse: sc":                                   "",
+		"x = [sc for y in [] if spark], {sc: spark for y in []}, any(sc for y in [])": "",
+		"x = 1 > 2 > input()\nassert True, spark":                                     "",
+		"def f(x: spark.DataFrame) -> sc: pass\nx: spark.DataFrame = 3":               "",
+		"if x:\n    %time _ + 1":                                                      "",
+		// What sets names without an assignment, and what else makes them right.
+		"class L(Lexer):\n    @_('a')\n    def N(self): pass":                                                 "",
+		"gettext.install('app')\nprint(_('a'))":                                                               "",
+		"import doctest\ndoctest.testmod()\nprint(_)":                                                         "",
+		"sys.displayhook(3)\nprint(_)":                                                                        "",
+		"os.dup2(x, 0)\ny = input()":                                                                          "",
+		"exec(open('x').read())\nsc.x()":                                                                      "",
+		"eval(compile(open('x').read(), 'x', 'exec'))\nsc.x()":                                                "",
+		"globals().update(x)\nprint(sc)":                                                                      "",
+		"globals()['sc'] = 1\nprint(sc)":                                                                      "",
+		"vars()['sc'] = 1\nprint(sc)":                                                                         "",
+		"setattr(x, 'sc', 1)\nprint(sc)":                                                                      "",
+		"x.__dict__['sc'] = 1\nprint(sc)":                                                                     "",
+		"import builtins\nbuiltins.sc = 1\nprint(sc)":                                                         "",
+		"__builtins__['sc'] = 1\nprint(sc)":                                                                   "",
+		"get_ipython().user_ns.update(sc=1)\nprint(sc)":                                                       "",
+		"get_ipython().magic('%run x.py')\nprint(sc)":                                                         "",
+		"get_ipython().magic(path)\nprint(sc)":                                                                "",
+		"%aimport sc\nprint(sc)":                                                                              "",
+		"get_ipython().run_cell_magic('sh', '--out=Out', 'ls')\nprint(Out)":                                   "",
+		"def get_ipython(): return x\nget_ipython().kernel":                                                   "",
+		"from IPython.display import display as _\n_(3)":                                                      "",
+		"sys.modules['google.colab'] = x\nfrom google.colab import y":                                         "",
+		"sys.stdin = x\ny = input()":                                                                          "",
+		"os.environ['PYTHONBREAKPOINT'] = '0'\nbreakpoint()":                                                  "",
+		"from unittest.mock import patch\npatch('builtins.input', x).start()\ny = input()":                    "",
+		"get_ipython().run_cell_magic('writefile', 'kaggle_secrets.py', 'x = 1')\nimport kaggle_secrets as k": "",
+		// However deep its tree is.
+		"x = " + strings.Repeat("'a' + ", 1000) + "_":                       "cell 3, line 1: _ is set by IPython",
+		"if x: pass\n" + strings.Repeat("elif x: pass\n", 1000) + "else: _": "",
+		"x = " + strings.Repeat("'a' + ", 5000) + "_":                       "",
 	}
 	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
 	if err != nil {

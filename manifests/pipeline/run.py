@@ -16,8 +16,8 @@ the tag. The value of the name result is written as JSON to /tmp/outputs/result,
 Exit codes: 0; 1 when a cell fails, or leaves what cannot be handed on; 75 when the registry does, which another try may
 fix. The error is the pod's message, too.
 
-python3 run.py check reads STEPS from stdin, runs nothing, and writes as JSON what no step can run: the first syntax error, or
-use of what only IPython has.
+python3 run.py check [FILE…] reads STEPS from stdin, runs nothing, and writes as JSON what no step can run: the first syntax
+error, or use of what only IPython has. FILEs are the names of the notebook's own files.
 """
 
 import argparse
@@ -58,6 +58,27 @@ PLACES = {
     "Kaggle": re.compile(r"kaggle_(secrets|datasets|web_client)"),
     "JupyterLite": re.compile(r"piplite|pyodide(_js)?"),
 }
+# What of a node runs whenever it does, by the node's class: these fields, of a list the first. Else all of it. An annotation may not run, what is
+# in a with may have its error suppressed, and a metaclass may set names in a class.
+SURELY = {
+    **dict.fromkeys(["If", "IfExp", "While", "Assert"], "test"),
+    **dict.fromkeys(["For", "AsyncFor", "comprehension"], "iter"),
+    **dict.fromkeys(["With", "AsyncWith"], "items"),
+    **dict.fromkeys(["ListComp", "SetComp", "DictComp", "GeneratorExp"], "generators"),
+    **dict.fromkeys(["FunctionDef", "AsyncFunctionDef"], "decorator_list args"),
+    "Lambda": "args",
+    "arg": "",
+    "AnnAssign": "value",
+    "ClassDef": "decorator_list bases",
+    "Match": "subject",
+    "BoolOp": "values",
+    "Compare": "left comparators",
+}
+# With these, code may set any name, or replace any function or module; so do %run and from x import *.
+ANY_NAMES = "exec", "eval", "globals", "locals", "vars", "setattr", "__builtins__"
+ANY_ATTRIBUTES = "__dict__", "user_ns", "f_globals", "setattr", "patch"
+# What some calls set: those of gettext, sys, doctest, and os.
+SET_BY_CALLS = {**dict.fromkeys(["install", "displayhook", "testmod", "testfile", "run_docstring_examples"], "_"), "dup2": "stdin"}
 TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
 
 
@@ -93,15 +114,25 @@ def compiled(code, where, mode="exec"):
     return compile(code, where, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
+def compiled_tree(tree, where, mode="exec"):
+    """Compiles a tree: also one of more levels than functions may have, as when it compiles a text."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 4000))
+    try:
+        return compile(tree, where, mode, dont_inherit=True)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def untimed(line):
     """Returns the code of a line of %time."""
     return re.sub(r"^\s*--no-raise-error\s", "", line)
 
 
-def in_magics(tree, leaving=False):
-    """Returns the Python that the magics of a tree run: texts. With leaving those only that leave names."""
+def in_magics(nodes, leaving=False):
+    """Returns the Python that the magics among a tree's nodes run: texts. With leaving those only that leave names."""
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") not in ("run_line_magic", "run_cell_magic"):
             continue
         args = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
@@ -117,76 +148,96 @@ def in_magics(tree, leaving=False):
     return found
 
 
-def nodes(tree, leaving_out=lambda node: ()):
-    """Yields all nodes below a tree's, but those that leaving_out returns for their parents, and what is below them."""
-    out = leaving_out(tree)
-    for node in ast.iter_child_nodes(tree):
-        if node not in out:
-            yield node
-            yield from nodes(node, leaving_out)
+def nodes(tree, below=ast.iter_child_nodes):
+    """Yields a tree and all nodes below it, in the order of the code, as deep as they may be. below returns a node's children."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        left += reversed(list(below(node)))
 
 
-def caught(node):
-    """Returns the part of a try whose errors it handles itself."""
-    return node.body if isinstance(node, ast.Try) and node.handlers else ()
+def surely(node):
+    """Returns the children of a node that run whenever it does, if nothing can handle their errors."""
+    if getattr(node, "handlers", None):
+        return []
+    if type(node).__name__ not in SURELY:
+        return ast.iter_child_nodes(node)
+    parts = [getattr(node, field) for field in SURELY[type(node).__name__].split()]
+    return [each for part in parts for each in (part[:1] if isinstance(part, list) else [part]) if each]
 
 
 def sets(node):
-    """Returns the names that a node sets, also as attributes."""
+    """Returns the names that a node sets, also as attributes; * if they may be any."""
+    if getattr(node, "id", None) in ANY_NAMES or getattr(node, "attr", None) in ANY_ATTRIBUTES:
+        return ["*"]
+    if isinstance(node, (ast.Attribute, ast.Subscript)) and getattr(node.value, "attr", None) == "modules":  # of sys
+        return ["*"]
     if isinstance(node, (ast.Name, ast.Attribute)):
         return [] if isinstance(node.ctx, ast.Load) else [getattr(node, "id", None) or node.attr]
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        names = {(each.asname or each.name).split(".")[0] for each in node.names}
+        return names - {"get_ipython"} if "IPython" in (getattr(node, "module", None) or "") else names
     if isinstance(node, ast.alias):
-        return [(node.asname or node.name).split(".")[0]]
+        return ["*"] if node.name == "patch" else []  # of unittest.mock
+    if isinstance(node, ast.Constant):
+        return ["breakpoint"] if "PYTHONBREAKPOINT" in str(node.value) else []
     if isinstance(node, (ast.Global, ast.Nonlocal)):
         return node.names
     if isinstance(node, ast.Call):
-        words = [str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)]
-        called = getattr(node.func, "attr", "")
-        if called == "run_line_magic" and words[:1] == ["run"]:
+        called = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
+        if called in SET_BY_CALLS:
+            return [SET_BY_CALLS[called]]
+        if called not in ("magic", "run_line_magic", "run_cell_magic"):
+            return []
+        magic, *words = re.findall(r"[\w.]+", " ".join(str(getattr(arg, "value", "")) for arg in node.args[:2])) or [""]
+        if magic == "run" or node.keywords or not all(isinstance(arg, ast.Constant) for arg in node.args):
             return ["*"]
-        return " ".join(words[1:2]).split() if called == "run_cell_magic" else []  # %%capture NAME
+        return words if magic == "aimport" or called == "run_cell_magic" else []  # %%capture NAME, %%sh --out NAME, %%writefile FILE
     return [getattr(node, "arg", None) if isinstance(node, ast.arg) else getattr(node, "name", None), getattr(node, "rest", None)]
 
 
-def needs_ipython(node, known):
-    """Returns why a node needs IPython itself, or None. known has the names that the notebook sets."""
+def needs(node, known):
+    """Returns why a node that surely runs fails in a step, or None. known has the names that the notebook sets, and its files."""
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in known and (place := place_of(node.id)):
         return f"{node.id} is set by {place}, and a step is a script without it: give the value a name of your own"
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Call):
-        of = node.value.func
-        if "get_ipython" in (getattr(of, "id", ""), getattr(of, "attr", "")) and node.attr not in known and node.attr != "user_ns" and not hasattr(Shell, node.attr):
+        of = getattr(node.value.func, "id", None) or getattr(node.value.func, "attr", None)
+        if of == "get_ipython" and not known & {of, node.attr} and not hasattr(Shell, node.attr):
             return f"get_ipython().{node.attr} is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        of = getattr(node, "module", None)
+        for module in [each for a in node.names for each in ([of, f"{of}.{a.name}"] if of else [a.name, ".".join(a.name.split(".")[:2])])]:
+            if (place := place_of(module)) and not known & {f"{module}.py", "*.py"}:
+                return f'{module} is there in {place} only: take it out, or tag the cell "skip"'
+    called = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
+    if called in ("input", "breakpoint") and not known & {called, "stdin", "breakpointhook"}:
+        return f'{called}() needs a person, and none is at a step: take it out, or tag the cell "skip"'
 
 
 def place_of(name):
     return next((place for place, names in PLACES.items() if names.fullmatch(name)), None)
 
 
-def needs_elsewhere(statement, known):
-    """Returns why a statement outside of all blocks cannot run in a step, or None: what a block has may not run."""
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        of = getattr(statement, "module", None)
-        for module in [each for a in statement.names for each in ([of, f"{of}.{a.name}"] if of else [a.name, ".".join(a.name.split(".")[:2])])]:
-            if place := place_of(module):
-                return f'{module} is there in {place} only: take it out, or tag the cell "skip"'
-    elif isinstance(statement, (ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign)):
-        for node in nodes(statement, lambda node: [node.body] if isinstance(node, ast.Lambda) else ()):
-            called = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
-            if called in ("input", "breakpoint") and called not in known:
-                return f'{called}() needs a person, and none is at a step: take it out, or tag the cell "skip"'
+def broken(steps, files=()):
+    """Returns the first cell that no step can run, its line, and why; or None. files are the names of those beside the code."""
+    every, judged = [], []
 
-
-def broken(steps):
-    """Returns the first cell that no step can run, its line, and why; or None."""
-    trees = []
-
-    def check(code, where, compiled):
-        # A newer Python here has a newer grammar than the pods'.
-        tree = ast.parse(code, feature_version=(3, 11))
-        compiled(code, where)
-        trees.append((cell, tree))
-        for text in in_magics(tree):
-            check(text, where, lambda *args: compile(*args, "exec", dont_inherit=True))  # as they do: without await
+    def check(code, where, compiled, runs=True):
+        try:
+            # A newer Python here has a newer grammar than the pods'.
+            tree = ast.parse(code, feature_version=(3, 11))
+            compiled(code, where)
+        except (SyntaxError, ValueError):
+            if runs:
+                raise
+            return
+        own, sure = list(nodes(tree)), list(nodes(tree, surely)) if runs else []
+        every.extend(own)
+        judged.append((cell, sure))
+        run = in_magics(sure)
+        for text in in_magics(own):
+            check(text, where, lambda *args: compile(*args, "exec", dont_inherit=True), text in run)  # as they do: without await
 
     cells = steps["shared"] + [cell for step in steps["steps"].values() for cell in step["cells"]]
     for cell in sorted(cells, key=lambda cell: cell["cell"]):
@@ -196,13 +247,16 @@ def broken(steps):
             return cell, e.lineno or 1, f"syntax error: {e.msg}"
         except ValueError as e:  # a null byte
             return cell, 1, f"syntax error: {e}"
-    every = [node for _, tree in trees for node in nodes(tree)]
-    known = {name for node in every for name in sets(node)}
-    if "*" in known:  # from x import *, %run: another file may set any name
+        except (RecursionError, MemoryError):  # too deep for this machine's Python, and maybe not for the pods'
+            return None
+    known = {name for node in every for name in sets(node)}.union(files)
+    if any(step.get("image") for step in steps["steps"].values()):  # an image of one's own may have any module
+        known.add("*.py")
+    if "*" in known:
         return None
-    for cell, tree in trees:
-        for node in nodes(tree, caught):
-            if why := needs_ipython(node, known) or (node in tree.body and needs_elsewhere(node, known)):
+    for cell, sure in judged:
+        for node in sure:
+            if why := needs(node, known):
                 return cell, node.lineno, why
 
 
@@ -213,10 +267,10 @@ def definitions(cells):
     for cell in cells:
         for node in ast.parse(cell["code"]).body:
             if isinstance(node, (ast.Expr, ast.Assign)):
-                found += definitions({**cell, "code": text} for text in in_magics(node, leaving=True))
+                found += definitions({**cell, "code": text} for text in in_magics(ast.walk(node), leaving=True))
             elif isinstance(node, kinds):
                 names = [node.name] if hasattr(node, "name") else [(n.asname or n.name).split(".")[0] for n in node.names]
-                found.append((names, compile(ast.Module([node], []), f"cell {cell['cell']}", "exec", dont_inherit=True)))
+                found.append((names, compiled_tree(ast.Module([node], []), f"cell {cell['cell']}")))
     return found
 
 
@@ -226,7 +280,7 @@ def assigned(name, cells):
     def lines(code):
         tree = ast.parse(code)
         own = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)]
-        return own + [line for text in in_magics(tree, leaving=True) for line in lines(text)]
+        return own + [line for text in in_magics(ast.walk(tree), leaving=True) for line in lines(text)]
 
     where = ""
     for cell in cells:
@@ -346,8 +400,8 @@ class Shell:
         scope = scope or self.user_ns
         body = ast.parse(code, where).body
         last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
-        exec(compile(ast.Module(body, []), where, "exec"), self.user_ns, scope)
-        return eval(compile(last, where, "eval"), self.user_ns, scope) if last else None
+        exec(compiled_tree(ast.Module(body, []), where), self.user_ns, scope)
+        return eval(compiled_tree(last, where, "eval"), self.user_ns, scope) if last else None
 
     def var_expand(self, text, scope):
         """Puts values for {EXPRESSION} and $NAME; if one has none, all of the text stays as it is."""
@@ -612,7 +666,7 @@ def main(file, step, before):
     hand_out("result", "null")
     hand_out("metrics", "{}")
     hand_out("names", "")
-    if bad := broken(steps):
+    if bad := broken(steps, os.listdir()):
         cell, line, why = bad
         return failed(1, step, f"cell {cell['cell']}", f"line {line}: {why}")
     where = "the registry"
@@ -688,7 +742,7 @@ def main(file, step, before):
 
 def check():
     # An older Python has another grammar than the one in the pods.
-    bad = sys.version_info >= (3, 11) and broken(json.load(sys.stdin))
+    bad = sys.version_info >= (3, 11) and broken(json.load(sys.stdin), sys.argv[2:])
     if bad:
         cell, line, why = bad
         say(cell=cell["cell"], line=line, error=why)
@@ -696,7 +750,7 @@ def check():
 
 if __name__ == "__main__":
     BEGAN = time.monotonic()
-    if sys.argv[1:] == ["check"]:
+    if sys.argv[1:2] == ["check"]:
         sys.exit(check())
     # Process 1 of a container has no default action for SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
