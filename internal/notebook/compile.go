@@ -248,8 +248,16 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	if _, err := exec.LookPath("python3"); err != nil {
 		return nil
 	}
+	files := map[string]string{}
+	for name, text := range p.Files {
+		files[name] = string(text)
+	}
+	text, err := json.Marshal(map[string]any{"steps": json.RawMessage(book.program()), "files": files})
+	if err != nil {
+		return err
+	}
 	var out bytes.Buffer
-	err = r.Run(ctx, run.Cmd{Path: "python3", Args: append([]string{"-I", "-c", string(p.Runner), "check"}, slices.Sorted(maps.Keys(p.Files))...), Stdin: bytes.NewReader(book.program()), Stdout: &out})
+	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-I", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(text), Stdout: &out})
 	if err != nil { // such as a pyenv shim without a version
 		return ctx.Err()
 	}

@@ -480,31 +480,38 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 	}
 }
 
-// A module of a place's may be a file of the notebook's own, or in an image of its own.
-func TestModulesOfOnesOwnAreThere(t *testing.T) {
+// A module of a place's may be a file of the notebook's own, or in an image of its
+// own; and a file may set names for all.
+func TestWhatIsOnesOwnIsThere(t *testing.T) {
 	b := newBench(t)
 	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := map[string][]byte{"kaggle_secrets.py": []byte("x = 1")}
+	stub := map[string][]byte{"stub.py": []byte("import builtins\nbuiltins.sc = 3")}
+	own, other := "from kaggle_secrets import x", "import stub\nx = sc"
 	for _, tc := range []struct {
-		tag   string
-		files map[string][]byte
-		want  string
+		cell, tag string
+		files     map[string][]byte
+		want      string
 	}{
-		{"prev:a", nil, "cell 2, line 1: kaggle_secrets is there in Kaggle only"},
-		{"prev:a", file, "<nil>"},
-		{"image:registry/own", nil, "<nil>"},
+		{own, "prev:a", nil, "cell 2, line 1: kaggle_secrets is there in Kaggle only"},
+		{own, "prev:a", file, "<nil>"},
+		{own, "image:registry/own", nil, "<nil>"},
+		{other, "prev:a", file, "cell 2, line 2: sc is set by Databricks"},
+		{other, "prev:a", stub, "<nil>"},
 	} {
-		p := Pipeline{Runner: runner, Files: tc.files, Notebook: notebook(t, code("x = 1", "step:a"), code("from kaggle_secrets import x", "step:b", tc.tag))}
+		p := Pipeline{Runner: runner, Files: tc.files, Notebook: notebook(t, code("x = 1", "step:a"), code(tc.cell, "step:b", tc.tag))}
 		if err := p.CheckSyntax(t.Context(), run.Exec{}); !strings.HasPrefix(fmt.Sprint(err), tc.want) {
-			t.Errorf("%s, %d files: got %v, want %q", tc.tag, len(tc.files), err, tc.want)
+			t.Errorf("%q, %s, %d files: got %v, want %q", tc.cell, tc.tag, len(tc.files), err, tc.want)
 		}
-		if tc.files == nil {
+		if tc.files == nil || tc.want != "<nil>" {
 			continue
 		}
-		b.write("code/kaggle_secrets.py", string(file["kaggle_secrets.py"]), 0o600)
+		for name, text := range tc.files {
+			b.write("code/"+name, string(text), 0o600)
+		}
 		if exit, out, _ := b.step(p.Notebook, "b"); exit != 0 {
 			t.Errorf("%d\n%s", exit, out)
 		}

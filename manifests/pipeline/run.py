@@ -16,8 +16,8 @@ the tag. The value of the name result is written as JSON to /tmp/outputs/result,
 Exit codes: 0; 1 when a cell fails, or leaves what cannot be handed on; 75 when the registry does, which another try may
 fix. The error is the pod's message, too.
 
-python3 run.py check [FILE…] reads STEPS from stdin, runs nothing, and writes as JSON what no step can run: the first syntax
-error, or use of what only IPython has. FILEs are the names of the notebook's own files.
+python3 run.py check reads STEPS from stdin, with the texts of the notebook's own files by name, runs nothing, and writes as JSON
+what no step can run: the first syntax error, or use of what only IPython has.
 """
 
 import argparse
@@ -79,6 +79,8 @@ ANY_NAMES = "exec", "eval", "globals", "locals", "vars", "setattr", "__builtins_
 ANY_ATTRIBUTES = "__dict__", "user_ns", "f_globals", "setattr", "patch"
 # What some calls set: those of gettext, sys, doctest, and os.
 SET_BY_CALLS = {**dict.fromkeys(["install", "displayhook", "testmod", "testfile", "run_docstring_examples"], "_"), "dup2": "stdin"}
+# With these, another file may set what the notebook has.
+ELSEWHERE = re.compile(r"builtins|displayhook|f_globals|gettext|stdin|sys\.modules|user_ns")
 TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
 
 
@@ -219,8 +221,8 @@ def place_of(name):
     return next((place for place, names in PLACES.items() if names.fullmatch(name)), None)
 
 
-def broken(steps, files=()):
-    """Returns the first cell that no step can run, its line, and why; or None. files are the names of those beside the code."""
+def broken(steps, files={}):
+    """Returns the first cell that no step can run, its line, and why; or None. files are the notebook's own: texts by name."""
     every, judged = [], []
 
     def check(code, where, compiled, runs=True):
@@ -252,7 +254,7 @@ def broken(steps, files=()):
     known = {name for node in every for name in sets(node)}.union(files)
     if any(step.get("image") for step in steps["steps"].values()):  # an image of one's own may have any module
         known.add("*.py")
-    if "*" in known:
+    if "*" in known or any(ELSEWHERE.search(text) for text in files.values()):
         return None
     for cell, sure in judged:
         for node in sure:
@@ -666,7 +668,8 @@ def main(file, step, before):
     hand_out("result", "null")
     hand_out("metrics", "{}")
     hand_out("names", "")
-    if bad := broken(steps, os.listdir()):
+    files = [each for each in Path().iterdir() if each.is_file() and each.name not in ("run.py", Path(file).name)]
+    if bad := broken(steps, {each.name: each.read_text("utf-8", "replace") for each in files}):
         cell, line, why = bad
         return failed(1, step, f"cell {cell['cell']}", f"line {line}: {why}")
     where = "the registry"
@@ -742,7 +745,7 @@ def main(file, step, before):
 
 def check():
     # An older Python has another grammar than the one in the pods.
-    bad = sys.version_info >= (3, 11) and broken(json.load(sys.stdin), sys.argv[2:])
+    bad = sys.version_info >= (3, 11) and broken(**json.load(sys.stdin))
     if bad:
         cell, line, why = bad
         say(cell=cell["cell"], line=line, error=why)
@@ -750,7 +753,7 @@ def check():
 
 if __name__ == "__main__":
     BEGAN = time.monotonic()
-    if sys.argv[1:2] == ["check"]:
+    if sys.argv[1:] == ["check"]:
         sys.exit(check())
     # Process 1 of a container has no default action for SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
