@@ -223,6 +223,7 @@ func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bo
 	r := l.to(legHost)
 	r.URL, r.Fresh, r.Header = strings.TrimSuffix(l.Gateway, "/")+legPath, true, http.Header{legHeader: {mark}}
 	hint := ""
+	var since time.Time // since when every connection was refused; zero if the last one was not
 	look := func() (string, error) {
 		hint = "`mllab status` asks whether the gateway answers at all"
 		pods, err := l.Kube.Pods(ctx, l.Namespace, b.labels)
@@ -232,7 +233,13 @@ func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bo
 		pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
 		none := empty || u.broken && !slices.ContainsFunc(pods, isReady)
 		for range inForceStreak {
-			switch a := l.send.Send(ctx, r); {
+			a := l.send.Send(ctx, r)
+			if refused(a) {
+				since = cmp.Or(since, time.Now())
+			} else {
+				since = time.Time{}
+			}
+			switch {
 			case a.Err != "":
 				return a.Err, nil
 			case a.Route != mark:
@@ -245,7 +252,7 @@ func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bo
 				return a.Problem(), nil
 			case !none && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name == a.Pod }):
 				why, what, final := l.unanswered(g, a, pods)
-				if hint = what; final {
+				if hint = what; final && time.Since(since) > refusedAfter {
 					return why, fault.CannotTest(hint, "destination %s: %s", g.Name, why)
 				}
 				return why, nil
@@ -272,12 +279,15 @@ func sayEmpty(g leg) string {
 	return fmt.Sprintf("if it is meant to have no endpoint, say so in the step's wait: `empty: [%s]`", g.Name)
 }
 
-// refusedAfter is how long a pod must have been ready until a connection that it refuses says that it will stay so: a
-// proxy may know a former address for a moment.
+// refusedAfter is how long a pod must have been ready, and each connection refused, until this says that it will stay so:
+// a proxy may know a former address for a moment.
 const refusedAfter = 10 * time.Second
 
-// unanswered returns why an answer is of none of the pods that are behind a leg, and what to do. It is final if their
-// readiness probes pass while they refuse connections: then they listen elsewhere.
+// refused reports whether an answer is the gateway's, which could not connect; in Envoy's own words, and Linux's.
+func refused(a probe.Answer) bool { return a.Router && strings.Contains(a.Body, "onnection refused") }
+
+// unanswered returns why an answer is of none of the pods that are behind a leg, and what to do. final says that their
+// readiness probes have passed for refusedAfter and they refuse a connection: if they go on so, they listen elsewhere.
 func (l *Session) unanswered(g leg, a probe.Answer, pods []corev1.Pod) (why, hint string, final bool) {
 	service, _, _ := strings.Cut(g.Name, "/")
 	ready := slices.IndexFunc(pods, isReady)
@@ -294,7 +304,7 @@ func (l *Session) unanswered(g leg, a probe.Answer, pods []corev1.Pod) (why, hin
 	since := pod.Status.Conditions[slices.IndexFunc(pod.Status.Conditions, saysReady)].LastTransitionTime.Time
 	containers := pod.Spec.Containers
 	switch {
-	case strings.Contains(a.Body, "onnection refused"): // Envoy's own words, and Linux's
+	case refused(a):
 		probed := !slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.ReadinessProbe == nil })
 		return fmt.Sprintf("pod %s is ready, and refuses connections to the port that Service %s sends to (status %d)", pod.Name, service, a.Status),
 			"have targetPort of Service " + service + " name the port on which the container listens", probed && time.Since(since) > refusedAfter

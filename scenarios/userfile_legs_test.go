@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -159,6 +160,9 @@ func podOf(version, name string, ends bool) *corev1.Pod {
 func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 	answer := func(pod string) probe.Answer { return probe.Answer{Status: 200, Target: "v2", Pod: pod, Route: "0"} }
 	envoys := probe.Answer{Status: 503, Router: true, Route: "0"}
+	refused := envoys
+	refused.Body = "delayed connect error: Connection refused"
+	nearly := slices.Repeat([]probe.Answer{refused}, int(refusedAfter/untilInterval)-1)
 	for _, tc := range []struct {
 		name    string
 		replies []probe.Answer // the last one from then on
@@ -174,6 +178,8 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 		{name: "first a pod that ends", replies: []probe.Answer{answer("ends"), answer("new")}, sent: 1 + inForceStreak},
 		{name: "first another version's pod", replies: []probe.Answer{answer("other"), answer("new")}, sent: 1 + inForceStreak},
 		{name: "first no route", replies: []probe.Answer{{Status: 404, Router: true}, answer("new")}, sent: 1 + inForceStreak},
+		{name: "first a former address refuses", replies: []probe.Answer{refused, refused, answer("new")}, sent: 2 + inForceStreak},
+		{name: "two former addresses refuse in turn", replies: slices.Concat(nearly, []probe.Answer{envoys}, nearly, []probe.Answer{answer("new")}), sent: 2*len(nearly) + 1 + inForceStreak},
 		{name: "no answer", replies: []probe.Answer{{Err: "timeout"}}},
 		{name: "the 503 for ever", replies: []probe.Answer{envoys}},
 		{name: "empty as it is meant to be", empty: true, replies: []probe.Answer{answer("new"), envoys}, sent: 1 + inForceStreak},
