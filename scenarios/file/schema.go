@@ -284,9 +284,9 @@ func isTime(s string) bool {
 }
 
 // commands matches what Envoy fills in in the value of a header, and %%. It refuses all routes because of another percent sign. The names
-// of commands are Envoy's to know: a wait says which object has one that it refuses.
+// of commands are Envoy's to know: a wait says which object has one that it refuses. An argument may have brackets of its own, as CEL's do.
 // https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage#command-operators
-var commands = regexp.MustCompile(`%([A-Z][A-Z0-9_]*(\([^()]*\))?(:[0-9]+)?)?%`)
+var commands = regexp.MustCompile(`%([A-Z][A-Z0-9_]*(\(([^()]|\([^()]*\))*\))?(:[0-9]+)?)?%`)
 
 // retryOn matches the conditions for another try that Istio takes besides status codes, as Envoy spells them.
 // https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-retry-on
