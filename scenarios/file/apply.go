@@ -126,7 +126,7 @@ func (t *validator) object(v *value) Object {
 		neverPull(spec)
 	}
 	t.note(ref, v.get("spec"))
-	t.backends.noteMaps(ref, v)
+	t.backends.noteMap(ref, v)
 	return o
 }
 
@@ -135,9 +135,6 @@ func (t *validator) note(ref Ref, v *value) {
 	switch ref.Kind {
 	case "Deployment":
 		t.backends.notePods(ref.Name, v)
-		for _, c := range v.get("template").get("spec").get("containers").list() {
-			t.checkProbes(c)
-		}
 	case "Service":
 		if ref.Group == "" {
 			t.backends.services[ref.Name] = append(t.backends.services[ref.Name], v)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -23,31 +24,31 @@ type backends struct {
 	services map[string][]*value // specs by name
 	subsets  map[string][]*value // labels by SERVICE/SUBSET
 	maps     map[string][]string // keys of ConfigMaps by name
-	needed   []*value            // references of pods to ConfigMaps
 }
 
-// noteMaps keeps an object that is a ConfigMap, and those that its pods need.
-func (b *backends) noteMaps(ref Ref, v *value) {
+// noteMap keeps an object that is a ConfigMap.
+func (b *backends) noteMap(ref Ref, v *value) {
 	if ref.Kind == "ConfigMap" {
 		b.maps[ref.Name] = append(b.maps[ref.Name], ref.Name)
 		for _, f := range v.get("data").all() {
 			b.maps[ref.Name] = append(b.maps[ref.Name], f.name)
 		}
 	}
+}
+
+// checkMaps checks that steps make the ConfigMaps that an object's pods need, with
+// their keys: a pod waits for one that is not there.
+func (t *validator) checkMaps(object *value) {
+	const waits = "so the pod would wait for it"
+	var needed []*value
 	for _, name := range []string{"configMap", "configMapRef", "configMapKeyRef"} {
-		for _, each := range allNamed(v, name) {
+		for _, each := range allNamed(object, name) {
 			if optional := each.get("optional"); each.get("name") != nil && (optional == nil || !optional.truth) {
-				b.needed = append(b.needed, each)
+				needed = append(needed, each)
 			}
 		}
 	}
-}
-
-// checkMaps checks that steps make the ConfigMaps that pods need, with their keys: a
-// pod waits for one that is not there.
-func (t *validator) checkMaps() {
-	const waits = "so the pod would wait for it"
-	for _, each := range t.backends.needed {
+	for _, each := range needed {
 		name := each.get("name")
 		keys := t.backends.maps[name.text]
 		if keys == nil {
@@ -68,21 +69,24 @@ func (t *validator) checkMaps() {
 	}
 }
 
-// checkProbes checks that a container has the ports that its probes ask.
-func (t *validator) checkProbes(container *value) {
-	var named []string
-	for _, port := range container.get("ports").list() {
-		named = append(named, port.get("name").str())
-	}
-	open := listens(container)
-	for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
-		for _, by := range []string{"httpGet", "tcpSocket", "grpc"} {
-			switch port := container.get(probe).get(by).get("port"); {
-			case port == nil:
-			case port.kind == text && !slices.Contains(named, port.text):
-				t.wrong(port, "no port of the container is called %s, so the probe could not pass; there are: %s", port.text, strings.Join(named, ", "))
-			case port.kind == whole && open != nil && !slices.Contains(open, port.text):
-				t.wrong(port, "the container does not listen on port %s, so the probe could not pass; there are: %s", port.text, strings.Join(open, ", "))
+// checkProbes checks that the containers of a pod have the ports that their probes
+// ask: a name is the container's own, and a number is asked at the pod's address.
+func (t *validator) checkProbes(containers []*value) {
+	open := openOf(containers)
+	for _, container := range containers {
+		var named []string
+		for _, port := range container.get("ports").list() {
+			named = append(named, port.get("name").str())
+		}
+		for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
+			for _, by := range []string{"httpGet", "tcpSocket", "grpc"} {
+				switch port := container.get(probe).get(by).get("port"); {
+				case port == nil:
+				case port.kind == text && !slices.Contains(named, port.text):
+					t.wrong(port, "no port of the container is called %s, so the probe could not pass; there are: %s", port.text, strings.Join(named, ", "))
+				case port.kind == whole && open != nil && !slices.Contains(open, port.text):
+					t.wrong(port, "no container of the pod listens on port %s, so the probe could not pass; there are: %s", port.text, strings.Join(open, ", "))
+				}
 			}
 		}
 	}
@@ -90,26 +94,35 @@ func (t *validator) checkProbes(container *value) {
 
 // noteModel keeps what is behind a `model:`, as in scenarios/model.yaml.
 func (b *backends) noteModel(m Model) {
-	b.pods = append(b.pods, podForm{m.Name + "-" + m.Version, map[string]string{"app": m.Name, "version": m.Version}, []string{"http"}, []string{"8080"}})
+	b.pods = append(b.pods, podForm{m.Name + "-" + m.Version, map[string]string{"app": m.Name, "version": m.Version}, []string{"http"}, portsOf(m.Env)})
 }
 
 // notePods keeps what is behind a Service, from the spec of a Deployment.
 func (b *backends) notePods(name string, spec *value) {
 	template := spec.get("template")
-	p := podForm{of: name, labels: dictOf(template.get("metadata").get("labels")), open: []string{}}
-	for _, c := range template.get("spec").get("containers").list() {
+	containers := template.get("spec").get("containers").list()
+	p := podForm{of: name, labels: dictOf(template.get("metadata").get("labels")), open: openOf(containers)}
+	for _, c := range containers {
 		for _, port := range c.get("ports").list() {
 			if name := port.get("name").str(); name != "" {
 				p.named = append(p.named, name)
 			}
 		}
-		if open := listens(c); open == nil || p.open == nil {
-			p.open = nil
-		} else {
-			p.open = append(p.open, open...)
-		}
 	}
 	b.pods = append(b.pods, p)
+}
+
+// openOf returns the ports on which the containers of a pod listen; nil if only
+// they know.
+func openOf(containers []*value) (all []string) {
+	for _, c := range containers {
+		open := listens(c)
+		if open == nil {
+			return nil
+		}
+		all = append(all, open...)
+	}
+	return all
 }
 
 // listens returns the ports of a container of the sample model; nil if it is
@@ -118,24 +131,36 @@ func listens(container *value) []string {
 	if container.get("image").str() != "${image}" || container.get("command") != nil || container.get("envFrom") != nil {
 		return nil
 	}
-	ports := map[string]string{"PORT": "8080"}
+	env := map[string]string{}
 	for _, v := range container.get("env").list() {
-		if name := v.get("name").str(); name == "PORT" || name == "ADMIN_PORT" {
-			ports[name] = v.get("value").str()
+		env[v.get("name").str()] = v.get("value").str()
+	}
+	return portsOf(env)
+}
+
+// portsOf returns the ports on which the sample model listens with these variables;
+// nil if one is no plain number, such as $(OTHER), or 0, which has it choose.
+func portsOf(env map[string]string) []string {
+	ports := map[string]string{"PORT": "8080"}
+	for name, value := range env {
+		if name == "PORT" || name == "ADMIN_PORT" {
+			ports[name] = value
 		}
 	}
 	all := slices.Sorted(maps.Values(ports))
-	if slices.Contains(all, "") || slices.Contains(all, "0") {
-		return nil
+	for _, each := range all {
+		if n, _ := strconv.Atoi(each); n == 0 || strconv.Itoa(n) != each {
+			return nil
+		}
 	}
 	return all
 }
 
 // checkBackends checks that the steps make pods that can answer each destination
-// of their VirtualServices. Kubernetes and Istio take a Service that selects none,
+// of their VirtualServices, and that those that a step waits for can become ready.
+// A control may break all of it. Kubernetes and Istio take a Service that selects none,
 // and Envoy answers 503. One that a wait calls empty is meant to.
 func (t *validator) checkBackends(root *value) {
-	t.checkMaps()
 	empty := map[string]bool{}
 	for _, wait := range allNamed(root, "wait") {
 		for _, name := range wait.get("empty").list() {
@@ -144,7 +169,14 @@ func (t *validator) checkBackends(root *value) {
 	}
 	said := map[*value]bool{}
 	for _, step := range root.get("steps").list() {
+		wait := step.get("wait")
 		for _, item := range step.get("apply").list() {
+			if wait == nil || wait.kind != boolean { // with `wait: false` a pod may be meant never to become ready
+				t.checkMaps(item)
+				if item.get("kind").str() == "Deployment" {
+					t.checkProbes(item.get("spec").get("template").get("spec").get("containers").list())
+				}
+			}
 			if item.get("kind").str() != "VirtualService" {
 				continue
 			}
@@ -185,11 +217,14 @@ func destinations(rule *value) (all []*value) {
 			all = append(all, route.get("destination"))
 		}
 	}
-	if mirror := rule.get("mirror"); mirror != nil {
-		all = append(all, mirror)
+	copies := func(to, percentage *value) {
+		if percent := percentage.get("value"); to != nil && (percent == nil || percent.float > 0) {
+			all = append(all, to)
+		}
 	}
+	copies(rule.get("mirror"), rule.get("mirrorPercentage"))
 	for _, mirror := range rule.get("mirrors").list() {
-		all = append(all, mirror.get("destination"))
+		copies(mirror.get("destination"), mirror.get("percentage"))
 	}
 	return all
 }

@@ -71,6 +71,8 @@ func TestADestinationThatNoPodCanAnswerIsRefusedWithItsPlace(t *testing.T) {
 		{"a protocol that is not spoken to it", "[{port: 8080}]", "[{name: tcp-model, port: 8080}]", ""},
 		{"another image", "image: \"${image}\", env: [{name: TARGET", "image: other, env: [{name: TARGET", ""},
 		{"another port of another image", "image: \"${image}\", env: [{name: TARGET, value: v2}], ports: [{name: http, containerPort: 8080}]}]}\n      - apiVersion: v1\n        kind: Service\n        metadata: {name: shop}", "image: other}]}\n      - apiVersion: v1\n        kind: Service\n        metadata: {name: shop}", ""},
+		{"a second port of a model", "route: false}", "route: false, env: {ADMIN_PORT: \"9090\"}}\n      - {apiVersion: v1, kind: Service, metadata: {name: admin}, spec: {selector: {version: v1}, ports: [{port: 9090}]}}\n      - {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: admin}, spec: {gateways: [shop], hosts: [\"${host:shop}\"], http: [{route: [{destination: {host: admin}}]}]}}", ""},
+		{"a port that another variable has", "env: [{name: TARGET", "env: [{name: PORT, value: $(WEB_PORT)}, {name: TARGET", ""},
 		{"empty on purpose", "wait: {mark: half, of: shop}", "wait: {mark: half, of: shop, empty: [shadow]}", ""},
 	} {
 		text := strings.Replace(behindFile, tc.was, tc.is, 1)
@@ -83,6 +85,75 @@ func TestADestinationThatNoPodCanAnswerIsRefusedWithItsPlace(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		case tc.says != "" && (fault.Code(err) != 2 || !regexp.MustCompile(`(?m)^a\.yaml:`+tc.says).MatchString(err.Error())):
 			t.Errorf("%s: got %v, want %s", tc.name, err, tc.says)
+		}
+	}
+}
+
+func TestAMirrorThatCopiesNothingNeedsNoPod(t *testing.T) {
+	for _, tc := range []struct {
+		mirror string
+		right  bool
+	}{
+		{"mirror: {host: shadow}", false},
+		{"mirror: {host: shadow}\n              mirrorPercentage: {value: 0.1}", false},
+		{"mirror: {host: shadow}\n              mirrorPercentage: {value: 0}", true},
+		{"mirrors: [{destination: {host: shadow}}]", false},
+		{"mirrors: [{destination: {host: shadow}, percentage: {value: 100}}]", false},
+		{"mirrors: [{destination: {host: shadow}, percentage: {value: 0}}]", true},
+	} {
+		text := strings.NewReplacer("selector: {version: v2}, ports", "selector: {version: v3}, ports", "mirror: {host: shadow}", tc.mirror).Replace(behindFile)
+		if _, err := Read("a.yaml", []byte(text), rules); (err == nil) != tc.right || err != nil && !strings.Contains(err.Error(), "version=v3, so its share") {
+			t.Errorf("%s: got %v", tc.mirror, err)
+		}
+	}
+}
+
+// startFile applies a Deployment PART for a step that waits, one that does not, and a control.
+const startFile = `apiVersion: mllab.local/v1alpha1
+kind: Scenario
+name: mine
+summary: a story
+steps:
+  - apply:
+      - model: {name: model, version: v1}
+      WAITS
+  - apply:
+      - model: {name: model, version: v2}
+      DOES NOT
+    wait: false
+  - expect-all: {of: model, version: v1}
+controls:
+  - name: broken
+    summary: it breaks
+    catches: shares
+    break:
+      - apply:
+          - model: {name: model, version: v1}
+          BREAKS
+`
+
+func TestOnlyAPodThatAStepWaitsForMustBeAbleToBecomeReady(t *testing.T) {
+	const one = `{name: web, image: "${image}", ports: [{name: http, containerPort: 8080}], `
+	for _, tc := range []struct{ name, containers, says string }{
+		{"a probe's number", one + "livenessProbe: {tcpSocket: {port: 81}}}", "no container of the pod listens on port 81, so the probe could not pass; there are: 8080"},
+		{"a probe's name", one + "startupProbe: {httpGet: {port: web}}}", "no port of the container is called web"},
+		{"another container's number", one + `readinessProbe: {httpGet: {port: 81}}}, {name: more, image: "${image}", env: [{name: PORT, value: "81"}]}`, ""},
+		{"no container's number", one + `readinessProbe: {httpGet: {port: 82}}}, {name: more, image: "${image}", env: [{name: PORT, value: "81"}]}`, "there are: 8080, 81"},
+		{"another container's name", one + `readinessProbe: {httpGet: {port: web}}}, {name: more, image: other, ports: [{name: web, containerPort: 81}]}`, "no port of the container is called web"},
+		{"another program beside it", one + "readinessProbe: {httpGet: {port: 81}}}, {name: more, image: other}", ""},
+		{"a ConfigMap", one + "envFrom: [{configMapRef: {name: nope}}]}", "no step makes ConfigMap nope"},
+	} {
+		for _, at := range []string{"WAITS", "DOES NOT", "BREAKS"} {
+			deployment := "- {apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [" + tc.containers + "]}}}}"
+			text := strings.NewReplacer(at, deployment, "WAITS", "", "DOES NOT", "", "BREAKS", "").Replace(startFile)
+			_, err := Read("a.yaml", []byte(text), rules)
+			if at != "WAITS" || tc.says == "" {
+				if err != nil {
+					t.Errorf("%s, %s: %v", tc.name, at, err)
+				}
+			} else if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "a.yaml:8:") || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%s: got %v, want %s", tc.name, err, tc.says)
+			}
 		}
 	}
 }

@@ -67,7 +67,7 @@ var valueCases = []struct{ at, right, wrong, says string }{
 	{"number: 80", "number: 80", "number: 8080", "8080 is not one of: 80"},
 	{"\"${host:web}\"]}]}", "\"${host:web}\"]}]}", "${host:web}]}]}", "in brackets a text with ${…} must be in quotes"},
 	{"containerPort: 8080}]", "containerPort: 8080}], readinessProbe: {httpGet: {path: /readyz, port: http}}", "containerPort: 8080}], readinessProbe: {httpGet: {path: /readyz, port: web}}", "no port of the container is called web, so the probe could not pass; there are: http"},
-	{"containerPort: 8080}]", "containerPort: 8080}], livenessProbe: {tcpSocket: {port: 8080}}", "containerPort: 8080}], startupProbe: {tcpSocket: {port: 81}}", "does not listen on port 81, so the probe could not pass; there are: 8080"},
+	{"containerPort: 8080}]", "containerPort: 8080}], livenessProbe: {tcpSocket: {port: 8080}}", "containerPort: 8080}], startupProbe: {tcpSocket: {port: 81}}", "no container of the pod listens on port 81, so the probe could not pass; there are: 8080"},
 	{"containerPort: 8080}]", "containerPort: 8080}], envFrom: [{configMapRef: {name: nope, optional: true}}]", "containerPort: 8080}], envFrom: [{configMapRef: {name: nope}}]", "no step makes ConfigMap nope, so the pod would wait for it"},
 	{"containerPort: 8080}]", "containerPort: 8080}], env: [{name: A, valueFrom: {configMapKeyRef: {name: istio-ca-root-cert, key: root-cert.pem}}}]", "containerPort: 8080}], env: [{name: A, valueFrom: {configMapKeyRef: {name: nope, key: a}}}]", "no step makes ConfigMap nope"},
 	{"MORE", "timeout: 500ms", "timeout: 5 s", "is not a time"},
