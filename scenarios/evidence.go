@@ -116,6 +116,14 @@ func removeEvidence(dir string) error {
 	if err := folder.NoLink(dir); err != nil {
 		return err
 	}
+	for _, e := range entries { // what says whose they are goes last: a removal may be cut off
+		if e.Name() != EventsFile {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err != nil {
+		return err
+	}
 	return os.RemoveAll(dir)
 }
 

@@ -6,7 +6,10 @@ import (
 	"path/filepath"
 	"testing"
 
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
 	"mllab.local/internal/fault"
+	"mllab.local/internal/kube"
 )
 
 func TestOnlyTheEvidenceOfARunIsRemoved(t *testing.T) {
@@ -32,5 +35,22 @@ func TestOnlyTheEvidenceOfARunIsRemoved(t *testing.T) {
 	}
 	if err := removeEvidence(""); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestARunWritesNothingIntoAPersonsFolder(t *testing.T) {
+	dir := t.TempDir()
+	mine := filepath.Join(dir, "canary")
+	if err := errors.Join(os.Mkdir(mine, 0o700), os.WriteFile(filepath.Join(mine, "thesis.tex"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	env := &Env{Evidence: dir, Kube: &kube.Client{Client: fake.NewClientBuilder().Build()}}
+	for range 2 { // a second run must not take what the first left for a run's
+		if _, err := (Job{Scenario: Scenario{Name: "canary"}}).run(t.Context(), env, nil, false, nil); fault.Code(err) != 2 {
+			t.Errorf("got %v", err)
+		}
+		if entries, err := os.ReadDir(mine); err != nil || len(entries) != 1 {
+			t.Errorf("the folder has %v, %v", entries, err)
+		}
 	}
 }

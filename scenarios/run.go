@@ -126,6 +126,9 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 	l.stepsDone = stepsDone
 	began := l.now()
 	unremoved := removeEvidence(l.evidence)
+	if unremoved != nil {
+		l.evidence = "" // it is not ours: nothing is written there either
+	}
 	l.events = openStream(l.title, l.evidence, env.Events)
 	defer func() {
 		r.Seconds, r.CPUSeconds = l.now().Sub(began).Seconds(), used()

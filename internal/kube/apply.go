@@ -174,11 +174,17 @@ func (c *Client) Prepared(ctx context.Context, objs []*unstructured.Unstructured
 	return sent, nil
 }
 
+// errBeingDeleted means that the object that is there is about to go: what is applied to it would go with it.
+var errBeingDeleted = errors.New("it is being deleted")
+
 // applyOnce also returns the object as it was before, or nil if it was absent.
 func (c *Client) applyOnce(ctx context.Context, obj *unstructured.Unstructured) (ssa.Action, *unstructured.Unstructured, error) {
 	before, err := c.live(ctx, obj)
 	if err != nil {
 		return "", nil, err
+	}
+	if before != nil && before.GetDeletionTimestamp() != nil {
+		return "", nil, errBeingDeleted
 	}
 	ready, err := prepare(obj, before)
 	if err != nil {
@@ -229,7 +235,6 @@ func prepare(obj, live *unstructured.Unstructured) (*unstructured.Unstructured, 
 	switch obj.GetKind() {
 	case "CustomResourceDefinition":
 		unstructured.RemoveNestedField(obj.Object, "spec", "conversion", "webhook", "clientConfig", "caBundle")
-		unstructured.RemoveNestedField(obj.Object, "status") // the server ignores it
 	case "ClusterRole":
 		if _, aggregated := obj.Object["aggregationRule"]; aggregated {
 			delete(obj.Object, "rules")
@@ -332,7 +337,7 @@ func isTransient(err error, fresh bool) bool {
 		return true
 	}
 	// The API server reports a webhook that it cannot reach as an internal error, which has no reason of its own.
-	return strings.Contains(text, "failed calling webhook") || strings.Contains(text, "conversion webhook for") ||
+	return errors.Is(err, errBeingDeleted) || strings.Contains(text, "failed calling webhook") || strings.Contains(text, "conversion webhook for") ||
 		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
 		apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || // two writers at once; the next try sees the other's write
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err)

@@ -255,9 +255,9 @@ func equal(a, b any) bool { return reflect.DeepEqual(a, b) || same(a, b) }
 //
 // A server-side apply does two things: it sets the fields of obj, and it removes the fields that manager applied before and obj
 // does not have. The server keeps the fields that manager applied last in live's managed fields, and takes each of them out
-// that somebody else changes or removes since. So when these are exactly obj's fields, and each has obj's value in live, both
-// do nothing. What the server would write in other words than obj (a quantity, a default within an atomic list) does not
-// count as equal; an empty value counts as absent.
+// that somebody else changes or removes since. So when these are exactly obj's fields, and each has obj's value in live, in obj's
+// order, both do nothing. What the server would write in other words than obj (a quantity, a default within an atomic list) does
+// not count as equal; an empty value counts as absent. The server ignores the status of a CRD.
 func hasApplied(manager string, obj, live *unstructured.Unstructured) bool {
 	for _, entry := range live.GetManagedFields() {
 		if entry.Manager != manager || entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "" {
@@ -270,6 +270,9 @@ func hasApplied(manager string, obj, live *unstructured.Unstructured) bool {
 		want := maps.Clone(obj.Object)
 		delete(want, "apiVersion") // identity, which nobody owns
 		delete(want, "kind")
+		if obj.GetKind() == "CustomResourceDefinition" {
+			delete(want, "status")
+		}
 		if meta, ok := want["metadata"].(map[string]any); ok {
 			meta = maps.Clone(meta)
 			for _, name := range []string{"name", "namespace", "creationTimestamp"} {
@@ -290,6 +293,7 @@ func holds(fields map[string]any, want, live any) bool {
 		return equal(want, live)
 	}
 	size := -1                                        // of a list or map
+	var places []int                                  // of a list's elements in live
 	at := func(string) (w, l any) { return nil, nil } // nil for what is absent
 	switch want := want.(type) {
 	case map[string]any:
@@ -301,12 +305,17 @@ func holds(fields map[string]any, want, live any) bool {
 		}
 	case []any:
 		live, _ := live.([]any)
-		size = len(want)
+		size, places = len(want), make([]int, len(want))
 		at = func(k string) (w, l any) {
-			if w = find(want, k, false); w == nil {
-				w = find(want, k, true)
+			i := indexOf(want, k, false)
+			if i < 0 {
+				i = indexOf(want, k, true)
 			}
-			return w, find(live, k, false)
+			j := indexOf(live, k, false)
+			if i >= 0 {
+				places[i] = j
+			}
+			return elementAt(want, i), elementAt(live, j)
 		}
 	}
 	for k, below := range fields {
@@ -321,7 +330,7 @@ func holds(fields map[string]any, want, live any) bool {
 		}
 		size--
 	}
-	return size == 0
+	return size == 0 && slices.IsSorted(places) // managed fields have no order, and an apply keeps obj's
 }
 
 func empty(v any) bool {
@@ -336,9 +345,9 @@ func empty(v any) bool {
 	return false
 }
 
-// find returns the element of list that the key k identifies (see matches), or nil.
-func find(list []any, k string, defaults bool) any {
-	return elementAt(list, slices.IndexFunc(list, func(e any) bool { return matches(k, e, defaults) }))
+// indexOf returns the place of the element of list that the key k identifies (see matches), or -1.
+func indexOf(list []any, k string, defaults bool) int {
+	return slices.IndexFunc(list, func(e any) bool { return matches(k, e, defaults) })
 }
 
 // eachExtraField calls each for every leaf of fields that is in content and not in git, the desired content. For a map or

@@ -122,6 +122,8 @@ func TestAnApplyNeedsNoDryRunWhenEveryFieldIsOursAndAsWeWantIt(t *testing.T) {
 		{"no such element of a set there", "live", "[a, b]", "[b]", false},
 		{"no such element there", "live", "{port: 80, protocol: TCP}, ", "", false},
 		{"no such label there", "live", "app: a, ", "", false},
+		{"another order there", "live", "{port: 80, protocol: TCP}, {port: 80, protocol: UDP}", "{port: 80, protocol: UDP}, {port: 80, protocol: TCP}", false},
+		{"another order of ours", "ours", "{port: 80}, {port: 80, protocol: UDP}", "{port: 80, protocol: UDP}, {port: 80}", false},
 		{"a value in place of a map there", "live", "containers: [{name: side}, {name: m, env: [{name: theirs}]}]", "containers: x", false},
 		{"a value in place of a list of ours", "ours", "env: []", "env: x", false},
 		{"a new value of ours", "ours", "replicas: 1", "replicas: 2", false},

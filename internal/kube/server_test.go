@@ -84,6 +84,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"only leases that nobody renews any more are dropped", deadLeasesAreDropped},
 		{"a webhook configuration still takes our own changes", webhookConfigurationTakesOurChanges},
 		{"an apply refused by a webhook that is not up waits for it", applyWaitsForAWebhook},
+		{"an apply waits for an object that goes", applyWaitsForADeletion},
 		{"an apply that the server refuses for good fails at once", applyFailsAtOnce},
 		{"a wait that times out keeps its last reason", waitKeepsItsReason},
 		{"a reason is told once, and again only when it changes", reasonsAreToldOnce},
@@ -450,6 +451,23 @@ data: {ours: "1"}
 }
 
 // Each change is made to objects that need no dry run, and the next apply must say what a dry run would.
+func applyWaitsForADeletion(t *testing.T, c *Client) {
+	namespace(t, c, "going")
+	objs := decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: going, finalizers: [mllab.test/hold]}}")
+	apply(t, c, objs)
+	must(t, c.Client.Delete(t.Context(), objs[0].DeepCopy()))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := c.Apply(ctx, objs); err == nil || timeless(err) != "ConfigMap/going/a: timeout after N (last: it is being deleted)" {
+		t.Errorf("error %v", err)
+	}
+	held := live(t, c, objs[0])
+	held.SetFinalizers(nil)
+	must(t, c.Update(t.Context(), held))
+	objs[0].SetFinalizers(nil)
+	expect(t, apply(t, c, objs), 1, "created")
+}
+
 func changesAreSeen(t *testing.T, c *Client) {
 	const text = `
 apiVersion: v1
@@ -536,6 +554,7 @@ spec:
 		{"an argument is added", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","args":["one","two","three"]}]}}}}`), nil, "configured"},
 		{"a variable is removed", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","env":[{"name":"A","$patch":"delete"}]}]}}}}`), nil, "configured"},
 		{"a variable is added", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"a","env":[{"name":"C"}]}]}}}}`), nil, "unchanged"},
+		{"two variables change places", deployment, replace(`[{"op":"move","from":"/spec/template/spec/containers/0/env/0","path":"/spec/template/spec/containers/0/env/1"}]`), nil, "configured"},
 		{"a container is added", deployment, merge(`{"spec":{"template":{"spec":{"containers":[{"name":"b","image":"b"}]}}}}`), nil, "unchanged"},
 		{"a volume gets another medium", deployment, merge(`{"spec":{"template":{"spec":{"volumes":[{"name":"v","emptyDir":{"medium":"Memory"}}]}}}}`), nil, "unchanged"},
 		{"it is scaled", deployment, func(o *unstructured.Unstructured) error {
@@ -548,6 +567,11 @@ spec:
 		{"we drop a value", configMap, nil, remove("data", "more"), "configured"},
 		{"we drop all values", configMap, nil, remove("data"), "configured"},
 		{"we drop all labels", configMap, nil, remove("metadata", "labels"), "configured"},
+		{"we let two ports change places", deployment, nil, func(o *unstructured.Unstructured) error {
+			containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
+			slices.Reverse(containers[0].(map[string]any)["ports"].([]any))
+			return set(containers, "spec", "template", "spec", "containers")(o)
+		}, "configured"},
 		{"we drop the number of pods", deployment, nil, remove("spec", "replicas"), "unchanged"}, // the default is the same
 		{"we drop a port's name", service, nil, func(o *unstructured.Unstructured) error {
 			return set([]any{map[string]any{"port": int64(80), "targetPort": int64(8080)}}, "spec", "ports")(o)

@@ -41,7 +41,7 @@ var proxyVariables = []string{"http_proxy", "https_proxy", "all_proxy", "no_prox
 
 // BadProxies returns the proxy variables whose values are no URLs of a proxy: Go then asks none, without a word.
 func BadProxies(getenv func(string) string) (bad []string) {
-	for _, lower := range proxyVariables[:3] {
+	for _, lower := range proxyVariables[:2] { // Go does not read all_proxy
 		for _, key := range []string{lower, strings.ToUpper(lower)} {
 			value := getenv(key)
 			if value == "" {
