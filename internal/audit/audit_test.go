@@ -18,7 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"mllab.local/internal/git"
 	"mllab.local/internal/kube"
@@ -367,14 +369,19 @@ message: applied
 lastTimestamp: "2026-01-01T11:00:00Z"
 `
 
-// client returns a cluster with these objects.
-func client(t *testing.T, text string) *kube.Client {
+// clusterOf returns a cluster with these objects.
+func clusterOf(t *testing.T, text string) *kube.Client {
 	t.Helper()
 	objs, err := kube.Decode([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := fake.NewClientBuilder()
+	// The fake's answer to a dry run has no version, as if the object were absent.
+	b := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+		err := c.Patch(ctx, o, p, opts...)
+		o.SetResourceVersion("999")
+		return err
+	}})
 	for _, o := range objs {
 		b = b.WithRuntimeObjects(o)
 	}
@@ -393,7 +400,7 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 	text := strings.NewReplacer("INSIDE", inside, "APPLIED", second, "FIRST", first).Replace(cluster)
 	const live = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings, namespace: team}, data: {color: blue}}"
 
-	report, err := Read(t.Context(), client(t, text+"---\n"+live), r.remote, inside, 2)
+	report, err := Read(t.Context(), clusterOf(t, text+"---\n"+live), r.remote, inside, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,7 +430,7 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 	for _, d := range report.Drift {
 		drift[d.By] = d
 	}
-	if d := drift["Kustomization/team/model"]; report.Compared != 1 || len(d.Objects) != 1 || len(d.Objects[0].Fields) == 0 || d.Commit != second {
+	if d := drift["Kustomization/team/model"]; report.Compared != 1 || len(d.Objects) != 1 || len(d.Objects[0].Fields) != 3 || d.Objects[0].Fields[0].Wished != "red" || d.Commit != second {
 		t.Errorf("of %d objects the drift is %+v", report.Compared, d)
 	}
 	for name, want := range map[string]string{"lost": `folder "absent"`, "new": "nothing was applied yet"} {
@@ -432,7 +439,7 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 		}
 	}
 
-	report, err = Read(t.Context(), client(t, text), r.remote, inside, 0)
+	report, err = Read(t.Context(), clusterOf(t, text), r.remote, inside, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +459,7 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 	gone.Path = "/absent.git"
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := Read(ctx, client(t, text), &gone, inside, 0); err == nil {
+	if _, err := Read(ctx, clusterOf(t, text), &gone, inside, 0); err == nil {
 		t.Error("a repository that is not there was read")
 	}
 }
