@@ -668,8 +668,7 @@ def main(file, step, before):
     hand_out("result", "null")
     hand_out("metrics", "{}")
     hand_out("names", "")
-    files = [each for each in Path().iterdir() if each.is_file() and each.name not in ("run.py", Path(file).name)]
-    if bad := broken(steps, {each.name: each.read_text("utf-8", "replace") for each in files}):
+    if bad := broken(steps, {each.name: each.read_text("utf-8", "replace") for each in Path().glob("*.py") if each.name != "run.py"}):
         cell, line, why = bad
         return failed(1, step, f"cell {cell['cell']}", f"line {line}: {why}")
     where = "the registry"
