@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// volume is a folder that is a filesystem of its own; empty: there is none.
+// volume is a folder that is a filesystem of its own, or empty.
 type volume string
 
 // maxFilled bounds the filesystem that a fault fills, in bytes: it is never a machine's disk.
