@@ -100,7 +100,7 @@ func rules() []rule {
 		just("internal/split", "the judge is mathematics: who checks it needs to read nothing else"),
 		just("internal/probe", "what measures does not depend on what is measured, but for its words", "github.com/google/uuid", ours+"sampleapp/api"),
 		just("sampleapp/api", "a contract is words: both of its ends can name it"),
-		just("scenarios/file", "what a user's file may do is judged without a cluster", "go.yaml.in/yaml/v3", ours+"internal/fault", ours+"internal/split", ours+"sampleapp/api"),
+		just("scenarios/file", "what a user's file may do is judged without a cluster", "github.com/santhosh-tekuri/jsonschema/v6", "go.yaml.in/yaml/v3", ours+"internal/fault", ours+"internal/split", ours+"sampleapp/api"),
 		just("internal/mask", "what is masked can be read in one place"),
 		just("internal/fault", "every package may return a fault, so it depends on none"),
 		just("internal/run", "a process is the operating system's", ours+"internal/fault"),

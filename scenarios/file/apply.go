@@ -37,14 +37,14 @@ func (t *validator) model(v *value, m Model) Model {
 	case again && was.routed != m.Route:
 		t.wrong(v, "%s has versions with a route and without; say the same `route` for each", m.Name)
 	}
-	t.addObject(v, Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
-	t.addObject(v, Ref{"", "Service", m.Name + "-" + m.Version}, again)
+	t.addObject(v, "model", Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
+	t.addObject(v, "model", Ref{"", "Service", m.Name + "-" + m.Version}, again)
 	t.ports[m.Name+"-"+m.Version] = []string{"80"} // as in userfile/service.yaml
 	t.backends.noteModel(m)
 	if m.Route {
 		t.need("istio")
-		t.addObject(v, Ref{istio, "Gateway", m.Name}, again)
-		t.addObject(v, Ref{istio, "VirtualService", m.Name}, again)
+		t.addObject(v, "model", Ref{istio, "Gateway", m.Name}, again)
+		t.addObject(v, "model", Ref{istio, "VirtualService", m.Name}, again)
 		t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
 		t.serves[m.Name] = appended(appended(t.serves[m.Name], m.Name), m.Version+"-"+m.Name)
 	}
@@ -69,7 +69,7 @@ func (t *validator) knative(v *value, m Model) Model {
 		t.wrong(v, "min-scale %d is more than max-scale %d; change one of them", m.MinScale, m.MaxScale)
 	}
 	t.need("knative")
-	t.addObject(v, Ref{serving, "Service", m.Name}, again)
+	t.addObject(v, "knative", Ref{serving, "Service", m.Name}, again)
 	t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
 	t.w.models[m.Name] = modelState{true, true, appended(was.versions, m.Version)}
 	return m
@@ -85,25 +85,18 @@ func appended(list []string, one string) []string {
 
 // addObject records an object. It reports a problem if another field applies the
 // same object: the two would overwrite each other.
-func (t *validator) addObject(v *value, ref Ref, again bool) {
-	by, there := t.w.objects[ref]
-	if there && !(again && by == v.path[strings.LastIndex(v.path, ".")+1:]) {
+func (t *validator) addObject(v *value, field string, ref Ref, again bool) {
+	if by, there := t.w.objects[ref]; there && !(again && by == field) {
 		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
 	}
-	t.w.objects[ref] = v.path[strings.LastIndex(v.path, ".")+1:]
+	t.w.objects[ref] = field
 	t.made[ref] = true
 }
-
-const inline = "apply"
 
 func (t *validator) object(v *value) Object {
 	o := Object{t.where(v), v.any().(map[string]any)}
 	ref := o.Ref()
-	if by, there := t.w.objects[ref]; there && by != inline {
-		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
-	}
-	t.w.objects[ref] = inline
-	t.made[ref] = true
+	t.addObject(v, "apply", ref, true)
 	spec, _ := o.fields["spec"].(map[string]any)
 	switch {
 	case ref.Group == istio:
@@ -125,14 +118,18 @@ func (t *validator) object(v *value) Object {
 	case ref.Kind == "Deployment":
 		neverPull(spec)
 	}
-	t.note(ref, v.get("spec"))
-	t.backends.noteMap(ref, v)
+	t.note(ref, v)
 	return o
 }
 
-// note keeps what the spec of an object says that others refer to.
-func (t *validator) note(ref Ref, v *value) {
-	switch ref.Kind {
+// note keeps what an object says that others refer to.
+func (t *validator) note(ref Ref, object *value) {
+	switch v := object.get("spec"); ref.Kind {
+	case "ConfigMap":
+		t.backends.maps[ref.Name] = append(t.backends.maps[ref.Name], ref.Name)
+		for _, f := range object.get("data").all() {
+			t.backends.maps[ref.Name] = append(t.backends.maps[ref.Name], f.name)
+		}
 	case "Deployment":
 		t.backends.notePods(ref.Name, v)
 	case "Service":

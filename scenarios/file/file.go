@@ -229,7 +229,6 @@ var placeholder = regexp.MustCompile(`\$\{[^}]*\}?`)
 
 var goodPlaceholder = regexp.MustCompile(`^\$\{(image|namespace|host:[a-z]([-a-z0-9]{0,61}[a-z0-9])?)\}$`)
 
-// badPlaceholder returns the first unknown placeholder.
 func badPlaceholder(s string) string {
 	for _, p := range placeholder.FindAllString(s, -1) {
 		if !goodPlaceholder.MatchString(p) {
@@ -285,11 +284,14 @@ func (o Object) Ref() Ref {
 
 // CheckName checks the name of a scenario. The error is wrong use.
 func CheckName(name string) error {
-	form, err := scenarioSchema()
-	if s := form.Properties["name"]; err == nil && !s.accepts(name) {
-		err = fault.Usage("such as my-canary", "the name of a scenario must be %s, got %q", s.Description, name)
+	form, err := scenarioForm()
+	if err != nil {
+		return err
 	}
-	return err
+	if s := follow(form.Properties["name"]); !accepts(s, name) {
+		return fault.Usage("such as my-canary", "the name of a scenario must be %s, got %q", s.Description, name)
+	}
+	return nil
 }
 
 // maxProblems is the number of reported problems. More are often consequences.
@@ -299,16 +301,16 @@ const maxProblems = 10
 // each problem with line, column and field.
 func Read(name string, data []byte, rules Rules) (*File, error) {
 	name = filepath.Base(name)
-	form, err := scenarioSchema()
+	form, err := scenarioForm()
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{rules: rules, schema: form}
+	r := &reader{rules: rules, form: form}
 	var f *File
 	if len(data) > MaxBytes {
 		r.say(place{1, 1}, wholeFile, "it has more than %d bytes; make it smaller", MaxBytes)
 	} else if root := r.tree(data); root != nil && len(r.problems) == 0 {
-		if r.check(form, root); len(r.problems) == 0 {
+		if r.check(form.Schema, root); len(r.problems) == 0 {
 			f = r.story(name, root)
 		}
 	}

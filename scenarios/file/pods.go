@@ -26,16 +26,6 @@ type backends struct {
 	maps     map[string][]string // keys of ConfigMaps by name
 }
 
-// noteMap keeps an object that is a ConfigMap.
-func (b *backends) noteMap(ref Ref, v *value) {
-	if ref.Kind == "ConfigMap" {
-		b.maps[ref.Name] = append(b.maps[ref.Name], ref.Name)
-		for _, f := range v.get("data").all() {
-			b.maps[ref.Name] = append(b.maps[ref.Name], f.name)
-		}
-	}
-}
-
 // checkMaps checks that steps make the ConfigMaps that an object's pods need, with
 // their keys: a pod waits for one that is not there.
 func (t *validator) checkMaps(object *value) {
@@ -324,7 +314,6 @@ func asHTTP2(port *value) *value {
 
 var http2 = regexp.MustCompile(`^(http2|grpc|kubernetes\.io/h2c)(-|$)`)
 
-// selected returns the pods that have all of these labels.
 func (b *backends) selected(labels map[string]string) (found []podForm) {
 	for _, p := range b.pods {
 		all := true
@@ -338,7 +327,6 @@ func (b *backends) selected(labels map[string]string) (found []podForm) {
 	return found
 }
 
-// labels returns the labels of each Deployment's pods.
 func (b *backends) labels() (all []string) {
 	for _, p := range b.pods {
 		all = appended(all, fmt.Sprintf("%s (%s)", p.of, labelText(p.labels)))

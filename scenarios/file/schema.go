@@ -4,8 +4,10 @@ import (
 	"bytes"
 	_ "embed" // schema.yaml
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"math/big"
 	"net/http"
 	"reflect"
 	"regexp"
@@ -15,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -70,190 +73,125 @@ func complete(s map[string]any) {
 	}
 }
 
-// schema is a part of the schema, with the keywords in use.
-type schema struct {
-	Dialect string `json:"$schema"`
-	Title   string
-	Defs    map[string]*schema `json:"$defs"`
-	Refused map[string]string  `json:"x-refused"` // fields that a scenario may not have, and why
-
-	Ref                                string `json:"$ref"`
-	AnyOf                              []*schema
-	Not                                *schema
-	Type                               oneOrMore
-	Const                              any
-	Enum                               []any // texts or whole numbers
-	Pattern, Format, Description       string
-	Minimum, Maximum                   *float64
-	ExclusiveMinimum, ExclusiveMaximum *float64
-
-	Properties              map[string]*schema
-	Required                []string
-	AdditionalProperties    *orFalse
-	PropertyNames, Items    *schema
-	MinItems, MinProperties int
-
-	pattern *regexp.Regexp
+// form is the schema, and why some fields are not in it.
+type form struct {
+	*jsonschema.Schema
+	refused map[string]any
 }
 
-// oneOrMore is a text or a list of texts.
-type oneOrMore []string
-
-func (o *oneOrMore) UnmarshalJSON(text []byte) error {
-	var one string
-	if json.Unmarshal(text, &one) == nil {
-		*o = oneOrMore{one}
-		return nil
-	}
-	return json.Unmarshal(text, (*[]string)(o))
-}
-
-// orFalse is a schema, or false.
-type orFalse struct{ schema *schema }
-
-func (o *orFalse) UnmarshalJSON(text []byte) error {
-	if string(text) == "false" {
-		return nil
-	}
-	return strict(text, &o.schema)
-}
-
-func strict(text []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields() // refuse a keyword that only editors would use
-	return d.Decode(into)
-}
-
-var scenarioSchema = sync.OnceValues(func() (*schema, error) {
+var scenarioForm = sync.OnceValues(func() (*form, error) {
 	text, err := Schema()
-	var root *schema
-	if err == nil {
-		err = strict(text, &root)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = root.resolve(root)
-	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	if err != nil {
 		return nil, fmt.Errorf("reading the schema of scenarios: %w", err)
 	}
-	return root, nil
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	for name, takes := range formats {
+		c.RegisterFormat(&jsonschema.Format{Name: name, Validate: func(v any) error {
+			if s, isText := v.(string); isText && !takes(s) {
+				return errors.ErrUnsupported // check has the words
+			}
+			return nil
+		}})
+	}
+	const name = "scenario.schema.json"
+	if err = c.AddResource(name, doc); err != nil {
+		return nil, fmt.Errorf("reading the schema of scenarios: %w", err)
+	}
+	root, err := c.Compile(name)
+	if err != nil {
+		return nil, fmt.Errorf("reading the schema of scenarios: %w", err)
+	}
+	refused, _ := doc.(map[string]any)["x-refused"].(map[string]any)
+	return &form{root, refused}, nil
 })
 
-// resolve compiles patterns and resolves references.
-func (s *schema) resolve(root *schema) (err error) {
-	if s.Pattern != "" && s.pattern == nil {
-		if s.pattern, err = regexp.Compile(s.Pattern); err != nil {
-			return err
-		}
+// follow returns what a reference stands for.
+func follow(s *jsonschema.Schema) *jsonschema.Schema {
+	for s != nil && s.Ref != nil {
+		s = s.Ref
 	}
-	if len(s.Type) == 0 && len(s.AnyOf) == 0 {
-		s.Type = oneOrMore{"string"}
-	}
-	part := func(p **schema) {
-		if *p == nil || err != nil {
-			return
-		}
-		if (*p).Ref == "" {
-			err = (*p).resolve(root)
-			return
-		}
-		name, _ := strings.CutPrefix((*p).Ref, "#/$defs/")
-		if *p = root.Defs[name]; *p == nil {
-			err = fmt.Errorf("there is no definition %s", name)
-		}
-	}
-	for name, p := range s.Defs {
-		part(&p)
-		s.Defs[name] = p
-	}
-	for name, p := range s.Properties {
-		part(&p)
-		s.Properties[name] = p
-	}
-	for i := range s.AnyOf {
-		part(&s.AnyOf[i])
-	}
-	part(&s.Not)
-	part(&s.Items)
-	part(&s.PropertyNames)
-	if s.AdditionalProperties != nil {
-		part(&s.AdditionalProperties.schema)
-	}
-	return err
+	return s
 }
+
+func accepts(s *jsonschema.Schema, v any) bool { return s.Validate(v) == nil }
 
 var kindOf = map[string]kind{"object": mapping, "array": list, "string": text, "integer": whole, "number": number, "boolean": boolean}
 
-// check reports where v does not match s.
-func (r *reader) check(s *schema, v *value) {
+// check reports where v does not match s. It walks the schema itself, because the
+// library's own errors have neither places nor words for a person.
+func (r *reader) check(s *jsonschema.Schema, v *value) {
+	s = follow(s)
 	if len(s.AnyOf) > 0 {
 		r.checkForms(s, v)
 		return
 	}
-	if s.Format != "" && (v.kind == whole || v.kind == number || v.kind == boolean) { // in quotes it would be no better
+	if s.Format != nil && (v.kind == whole || v.kind == number || v.kind == boolean) { // in quotes it would be no better
 		r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
 		return
 	}
-	if !r.is(v, s.Type) {
+	types := []string{"string"}
+	if s.Types != nil {
+		types = s.Types.ToStrings()
+	}
+	if !r.is(v, types) {
 		return
 	}
 	switch v.kind {
 	case mapping:
 		r.checkFields(s, v)
 	case list:
-		if len(v.items) < s.MinItems {
+		if len(v.items) < *s.MinItems {
 			r.wrong(v, "the list is empty; give it an item, or remove it")
 		}
 		for _, i := range v.items {
-			r.check(s.Items, i)
+			r.check(s.Items2020, i)
 		}
 	case text:
-		switch ok := formats[s.Format]; {
-		case s.Const != nil && s.Const != v.text:
-			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), s.Const)
-		case s.Enum != nil && !slices.Contains(s.Enum, any(v.text)):
-			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), s.choices())
-		case !s.accepts(v.text), ok != nil && !ok(v.text):
+		switch {
+		case accepts(s, v.text):
+		case s.Const != nil:
+			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), *s.Const)
+		case s.Enum != nil:
+			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), choices(s))
+		default:
 			r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
 		}
 	case whole, number:
-		low, high := limits(s)
+		low, high := limit(-1<<53, s.Minimum, s.ExclusiveMinimum), limit(1<<53, s.Maximum, s.ExclusiveMaximum)
 		switch {
-		case s.Enum != nil && !slices.Contains(s.Enum, any(v.float)):
-			r.wrong(v, "%s is not one of: %s; use one of them", v.text, s.choices())
+		case s.Enum != nil && !accepts(s, v.any()):
+			r.wrong(v, "%s is not one of: %s; use one of them", v.text, choices(s))
 		case v.float < low || v.float > high || s.ExclusiveMinimum != nil && v.float == low || s.ExclusiveMaximum != nil && v.float == high:
 			r.wrong(v, "%s is not between %s and %s; use a number in between", v.text, strconv.FormatFloat(low, 'f', -1, 64), strconv.FormatFloat(high, 'f', -1, 64))
 		}
 	case boolean:
-		if s.Const != nil && s.Const != v.truth {
-			r.wrong(v, "%s; write %v, or leave it out", s.Description, s.Const)
+		if s.Const != nil && *s.Const != v.truth {
+			r.wrong(v, "%s; write %v, or leave it out", s.Description, *s.Const)
 		}
 	}
 }
 
-// choices returns what a value may be.
-func (s *schema) choices() string {
+func choices(s *jsonschema.Schema) string {
 	var all []string
-	for _, each := range s.Enum {
+	for _, each := range s.Enum.Values {
 		all = append(all, fmt.Sprint(each))
 	}
 	return strings.Join(all, ", ")
 }
 
-// limits returns the text of a number's limits.
-func limits(s *schema) (low, high float64) {
-	low, high = -1<<53, 1<<53
-	for _, p := range []*float64{s.Minimum, s.ExclusiveMinimum} {
-		if p != nil {
-			low = *p
+// limit returns the one of a number's limits that is given, or else other.
+func limit(other float64, given ...*big.Rat) float64 {
+	for _, r := range given {
+		if r != nil {
+			other, _ = r.Float64()
 		}
 	}
-	for _, p := range []*float64{s.Maximum, s.ExclusiveMaximum} {
-		if p != nil {
-			high = *p
-		}
-	}
-	return low, high
+	return other
 }
 
 // formats has checks that no pattern can express.
@@ -293,31 +231,24 @@ var commands = regexp.MustCompile(`%([A-Z][A-Z0-9_]*(\(([^()]|\([^()]*\))*\))?(:
 var retryOn = regexp.MustCompile(`^(5xx|gateway-error|reset|reset-before-request|connect-failure|retriable-4xx|refused-stream|retriable-status-codes|retriable-headers|` +
 	`envoy-ratelimited|http3-post-connect-failure|cancel{2}ed|deadline-exceeded|internal|resource-exhausted|unavailable)$`)
 
-// accepts reports whether s accepts a text, apart from its type.
-func (s *schema) accepts(text string) bool {
-	return (s.Const == nil || s.Const == text) && (s.Enum == nil || slices.Contains(s.Enum, any(text))) &&
-		(s.pattern == nil || s.pattern.MatchString(text)) && (s.Not == nil || !s.Not.accepts(text)) &&
-		(s.AnyOf == nil || slices.ContainsFunc(s.AnyOf, func(each *schema) bool { return each.accepts(text) }))
-}
-
-func (r *reader) checkFields(s *schema, v *value) {
-	if len(v.fields) < s.MinProperties {
+func (r *reader) checkFields(s *jsonschema.Schema, v *value) {
+	if s.MinProperties != nil && len(v.fields) < *s.MinProperties {
 		r.wrong(v, "it is empty; give it a field, or remove it")
 	}
 	for _, f := range v.fields {
 		each := s.Properties[f.name]
-		if each == nil && s.AdditionalProperties != nil {
-			each = s.AdditionalProperties.schema
+		if others, ok := s.AdditionalProperties.(*jsonschema.Schema); each == nil && ok {
+			each = others
 		}
 		switch {
-		case each == nil && r.schema.Refused[f.name] != "":
-			r.say(f.place, f.path, "a scenario may not set this: %s; remove it", r.schema.Refused[f.name])
+		case each == nil && r.form.refused[f.name] != nil:
+			r.say(f.place, f.path, "a scenario may not set this: %s; remove it", r.form.refused[f.name])
 			continue
 		case each == nil:
 			r.say(f.place, f.path, "there is no such field here; use %s", strings.Join(sorted(s.Properties), ", "))
 			continue
-		case s.PropertyNames != nil && !s.PropertyNames.accepts(f.name):
-			r.say(f.place, f.path, "%s is not %s; use another name", short(f.name), s.PropertyNames.Description)
+		case s.PropertyNames != nil && !accepts(s.PropertyNames, f.name):
+			r.say(f.place, f.path, "%s is not %s; use another name", short(f.name), follow(s.PropertyNames).Description)
 		}
 		r.check(each, f.value)
 	}
@@ -330,28 +261,29 @@ func (r *reader) checkFields(s *schema, v *value) {
 
 // checkForms checks v against one of several forms: the form whose constants v
 // has, or whose first required field v has.
-func (r *reader) checkForms(s *schema, v *value) {
+func (r *reader) checkForms(s *jsonschema.Schema, v *value) {
 	var kinds []string
 	for _, form := range s.AnyOf {
-		api, kind := form.Properties["apiVersion"], form.Properties["kind"]
+		form = follow(form)
+		api, kind := follow(form.Properties["apiVersion"]), follow(form.Properties["kind"])
 		switch {
 		case form.Const != nil && v.kind == boolean,
-			api != nil && api.accepts(v.get("apiVersion").str()) && v.get("kind").str() == kind.Const,
+			api != nil && accepts(api, v.get("apiVersion").str()) && accepts(kind, v.get("kind").str()),
 			api == nil && form.Const == nil && v.get(form.Required[0]) != nil:
 			r.check(form, v)
 			return
 		case api != nil:
 			newest := api.Const
 			if newest == nil {
-				newest = api.Enum[0]
+				newest = &api.Enum.Values[0]
 			}
-			kinds = append(kinds, fmt.Sprint(newest, " ", kind.Const))
+			kinds = append(kinds, fmt.Sprint(*newest, " ", *kind.Const))
 		}
 	}
 	switch api, kind := v.get("apiVersion"), v.get("kind"); {
 	case kinds == nil: // use the last form
 		r.check(s.AnyOf[len(s.AnyOf)-1], v)
-	case !r.is(v, oneOrMore{"object"}):
+	case !r.is(v, []string{"object"}):
 	case api == nil || kind == nil:
 		r.wrong(v, "%s", s.Description)
 	default:

@@ -2,6 +2,7 @@ package file
 
 import (
 	"bytes"
+	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,43 +15,11 @@ import (
 
 const examples = "../../manifests/scenarios/examples/"
 
-// editors is the published schema as an editor's validator has it.
-func editors(t *testing.T) *jsonschema.Schema {
-	t.Helper()
-	text, err := Schema()
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	c.AssertFormat()
-	for name, ok := range formats {
-		c.RegisterFormat(&jsonschema.Format{Name: name, Validate: func(v any) error {
-			if s, is := v.(string); is && !ok(s) {
-				return &jsonschema.ValidationError{}
-			}
-			return nil
-		}})
-	}
-	if err := c.AddResource("scenario.schema.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("scenario.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 func TestAnEditorJudgesTheFormOfAFileAsWeDo(t *testing.T) {
-	form, err := scenarioSchema()
+	form, err := scenarioForm()
 	if err != nil {
 		t.Fatal(err)
 	}
-	published := editors(t)
 	refused := map[bool]int{}
 	for _, pattern := range []string{examples + "*.yaml", "../../cmd/mllab/testdata/scenarios/*.yaml", "testdata/bad/*.yaml"} {
 		files, err := filepath.Glob(pattern)
@@ -62,13 +31,13 @@ func TestAnEditorJudgesTheFormOfAFileAsWeDo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := &reader{rules: rules, schema: form}
+			r := &reader{rules: rules, form: form}
 			root := r.tree(data)
 			if root == nil || len(r.problems) > 0 {
 				continue // no YAML, or more than YAML
 			}
-			r.check(form, root)
-			err = published.Validate(root.any())
+			r.check(form.Schema, root)
+			err = form.Validate(root.any())
 			if (len(r.problems) > 0) != (err != nil) {
 				t.Errorf("%s: we see %v, an editor %v", path, r.problems, err)
 			}
@@ -84,39 +53,48 @@ func TestAnEditorJudgesTheFormOfAFileAsWeDo(t *testing.T) {
 }
 
 func TestTheSchemaAndTheGoTypesHaveTheSameFields(t *testing.T) {
-	form, err := scenarioSchema()
+	root, err := scenarioForm()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defs := form.Defs
-	if most := defs["requests"].Maximum; *most != MaxRequests {
-		t.Errorf("the schema takes %v requests, want %d", *most, MaxRequests)
+	type form = *jsonschema.Schema
+	at := func(from form, fields ...string) form {
+		for _, name := range fields {
+			if from = follow(from.Properties[name]); from.Items2020 != nil {
+				from = follow(from.Items2020)
+			}
+		}
+		return from
 	}
-	step, wait := defs["step"].Properties, defs["wait"].AnyOf
+	step, control := at(root.Schema, "steps"), at(root.Schema, "controls")
+	items := at(step, "apply").AnyOf
+	if most := at(step, "expect-split", "requests").Maximum; most.Cmp(big.NewRat(MaxRequests, 1)) != 0 {
+		t.Errorf("the schema takes %v requests, want %d", most, MaxRequests)
+	}
 	for _, tc := range []struct {
 		goes  any
-		forms []*schema
+		forms []form
 	}{
-		{document{}, []*schema{form}},
-		{stepForm{}, []*schema{defs["step"]}},
-		{breakForm{}, []*schema{defs["break"]}},
-		{controlForm{}, []*schema{defs["control"]}},
-		{itemForm{}, defs["apply"].Items.AnyOf[:2]},
-		{Model{}, []*schema{defs["model"], defs["knative"]}},
-		{waitForm{}, wait},
-		{Split{}, []*schema{defs["split"]}},
-		{Mirror{}, []*schema{defs["mirror"]}},
-		{Watch{}, []*schema{step["watch"]}},
-		{Env{}, []*schema{defs["break"].Properties["env"]}},
-		{ExpectSplit{}, []*schema{step["expect-split"]}},
-		{ExpectAll{}, []*schema{step["expect-all"]}},
-		{ExpectMirror{}, []*schema{step["expect-mirror"]}},
-		{ExpectZeroPods{}, []*schema{step["expect-zero-pods"]}},
-		{ExpectNoLoss{}, []*schema{step["expect-no-loss"]}},
+		{document{}, []form{root.Schema}},
+		{stepForm{}, []form{step}},
+		{breakForm{}, []form{at(control, "break")}},
+		{controlForm{}, []form{control}},
+		{itemForm{}, items[:2]},
+		{Model{}, []form{at(items[0], "model"), at(items[1], "knative")}},
+		{waitForm{}, at(step, "wait").AnyOf},
+		{Split{}, []form{at(step, "split")}},
+		{Mirror{}, []form{at(step, "mirror")}},
+		{Watch{}, []form{at(step, "watch")}},
+		{Env{}, []form{at(control, "break", "env")}},
+		{ExpectSplit{}, []form{at(step, "expect-split")}},
+		{ExpectAll{}, []form{at(step, "expect-all")}},
+		{ExpectMirror{}, []form{at(step, "expect-mirror")}},
+		{ExpectZeroPods{}, []form{at(step, "expect-zero-pods")}},
+		{ExpectNoLoss{}, []form{at(step, "expect-no-loss")}},
 	} {
 		want := map[string]bool{}
 		for _, each := range tc.forms {
-			for name := range each.Properties {
+			for name := range follow(each).Properties {
 				want[name] = true
 			}
 		}

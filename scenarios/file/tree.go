@@ -133,7 +133,7 @@ type problem struct {
 // reader collects the problems of one file.
 type reader struct {
 	rules    Rules
-	schema   *schema
+	form     *form
 	nodes    int
 	problems []problem
 	full     bool // the file exceeds a limit, which is reported already
