@@ -217,11 +217,7 @@ func historyOf(o *unstructured.Unstructured) ([]Applied, error) {
 			Metadata             struct{ Revision string }
 		}
 	}
-	text, err := json.Marshal(o.Object["status"])
-	if err == nil {
-		err = json.Unmarshal(text, &status)
-	}
-	if err != nil {
+	if err := kube.Into(o.Object["status"], &status); err != nil {
 		return nil, fmt.Errorf("reading the status of %s: %w", kube.Name(o), err)
 	}
 	var list []Applied
@@ -374,6 +370,14 @@ func (b builder) at(commit, ignore string) (*tree, error) {
 	return t, nil
 }
 
+// around returns the trees before and after a commit.
+func (b builder) around(c git.Commit, ignore string) (before, after *tree, err error) {
+	if before, err = b.at(c.Parent, ignore); err == nil {
+		after, err = b.at(c.Hash, ignore)
+	}
+	return before, after, err
+}
+
 // drop removes the trees of a commit.
 func (b builder) drop(commit string) error {
 	for key, t := range b.trees {
@@ -392,11 +396,7 @@ func (b builder) drop(commit string) error {
 func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization) ([]Change, error) {
 	var list []Change
 	add := func(k Kustomization) error {
-		before, err := b.at(c.Parent, k.ignore)
-		if err != nil {
-			return err
-		}
-		after, err := b.at(c.Hash, k.ignore)
+		before, after, err := b.around(c, k.ignore)
 		if err != nil {
 			return err
 		}
@@ -415,11 +415,7 @@ func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization)
 		}
 		followed[kustomize.Folder(k.object)] = true
 	}
-	before, err := b.at(c.Parent, "")
-	if err != nil {
-		return nil, err
-	}
-	after, err := b.at(c.Hash, "")
+	before, after, err := b.around(c, "")
 	if err != nil {
 		return nil, err
 	}

@@ -64,6 +64,17 @@ func staged(objs []*unstructured.Unstructured) [stages][]*unstructured.Unstructu
 	return byStage
 }
 
+func isCRD(obj *unstructured.Unstructured) bool { return obj.GetKind() == "CustomResourceDefinition" }
+
+func inParallel(ctx context.Context, objs []*unstructured.Unstructured, do func(ctx context.Context, i int, obj *unstructured.Unstructured) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, obj := range objs {
+		g.Go(func() error { return do(ctx, i, obj) })
+	}
+	return g.Wait()
+}
+
 // Apply writes objs by server-side apply and returns the result for each object, in the order of writing. An object that has
 // all of it already (see hasApplied), or whose dry run changes nothing, is "unchanged" and is not written. An absent object is
 // written without a dry run. Apply restores
@@ -76,29 +87,24 @@ func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) (
 	for _, objs := range staged(objs) {
 		crds := make([]*unstructured.Unstructured, len(objs)) // that are not known to be served
 		made := make([]Change, len(objs))
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(parallel)
-		for i, obj := range objs {
-			isCRD := obj.GetKind() == "CustomResourceDefinition"
-			if isCRD {
+		for _, obj := range objs {
+			if isCRD(obj) {
 				fresh[definedKind(obj)] = true
 			}
-			isFresh := fresh[obj.GroupVersionKind().GroupKind()]
-			g.Go(func() error {
-				return retry(gctx, obj, isFresh, func() error {
-					action, before, err := c.applyOnce(gctx, obj)
-					if err != nil {
-						return err
-					}
-					made[i] = Change{Object: Name(obj), Action: action.String()}
-					if isCRD && (action != ssa.UnchangedAction || !healthOf(before).ready) {
-						crds[i] = obj
-					}
-					return nil
-				})
-			})
 		}
-		err := g.Wait()
+		err := inParallel(ctx, objs, func(ctx context.Context, i int, obj *unstructured.Unstructured) error {
+			return retry(ctx, obj, fresh[obj.GroupVersionKind().GroupKind()], func() error {
+				action, before, err := c.applyOnce(ctx, obj)
+				if err != nil {
+					return err
+				}
+				made[i] = Change{Object: Name(obj), Action: action.String()}
+				if isCRD(obj) && (action != ssa.UnchangedAction || !healthOf(before).ready) {
+					crds[i] = obj
+				}
+				return nil
+			})
+		})
 		changes = append(changes, slices.DeleteFunc(made, func(c Change) bool { return c.Action == "" })...)
 		if err == nil {
 			err = c.Wait(ctx, slices.DeleteFunc(crds, func(crd *unstructured.Unstructured) bool { return crd == nil }), nil)
@@ -128,28 +134,23 @@ func (c *Client) Accepts(ctx context.Context, obj *unstructured.Unstructured, na
 // nothing. DriftOf returns the fields, too.
 func (c *Client) Drift(ctx context.Context, objs []*unstructured.Unstructured) ([]string, error) {
 	drifted := make([]string, len(objs))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for i, obj := range objs {
-		g.Go(func() error {
-			return retry(gctx, obj, false, func() error {
-				live, err := c.live(gctx, obj)
-				if err != nil {
-					return err
-				}
-				ready, err := prepare(obj, live)
-				if err != nil || live != nil && hasApplied(owner, ready, live) {
-					return err
-				}
-				entry, _, _, err := c.manager.Diff(gctx, ready, ssa.DefaultDiffOptions())
-				if err == nil && entry.Action != ssa.UnchangedAction {
-					drifted[i] = Name(obj)
-				}
+	err := inParallel(ctx, objs, func(ctx context.Context, i int, obj *unstructured.Unstructured) error {
+		return retry(ctx, obj, false, func() error {
+			live, err := c.live(ctx, obj)
+			if err != nil {
 				return err
-			})
+			}
+			ready, err := prepare(obj, live)
+			if err != nil || live != nil && hasApplied(owner, ready, live) {
+				return err
+			}
+			entry, _, _, err := c.manager.Diff(ctx, ready, ssa.DefaultDiffOptions())
+			if err == nil && entry.Action != ssa.UnchangedAction {
+				drifted[i] = Name(obj)
+			}
+			return err
 		})
-	}
-	err := g.Wait()
+	})
 	return slices.DeleteFunc(drifted, func(name string) bool { return name == "" }), err
 }
 
@@ -255,21 +256,21 @@ func dropForeignFields(obj, live *unstructured.Unstructured) error {
 	if err != nil {
 		return err
 	}
-	for _, entry := range live.GetManagedFields() {
-		if entry.Manager == owner || entry.Manager == fluxOwner || entry.FieldsV1 == nil {
+	holders, err := managers(live)
+	if err != nil {
+		return err
+	}
+	for _, h := range holders {
+		if h.Manager == owner || h.Manager == fluxOwner {
 			continue
 		}
-		var fields struct {
-			Webhooks map[string]map[string]any `json:"f:webhooks"`
-		}
-		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
-			return fmt.Errorf("reading the managed fields of %s: %w", entry.Manager, err)
-		}
+		webhooks, _ := h.fields["f:webhooks"].(map[string]any)
 		for _, hook := range hooks {
 			if hook, ok := hook.(map[string]any); ok {
 				name, _ := hook["name"].(string)
 				key, _ := json.Marshal(map[string]string{"name": name}) // cannot fail
-				drop(hook, fields.Webhooks["k:"+string(key)])
+				fields, _ := webhooks["k:"+string(key)].(map[string]any)
+				drop(hook, fields)
 				hook["name"] = name // identifies the hook; every manager owns it
 			}
 		}
@@ -360,4 +361,10 @@ func stopErrorOf(ctx context.Context, name string, since time.Time, last string)
 		what = fmt.Sprintf("timeout after %s", time.Since(since).Round(100*time.Millisecond))
 	}
 	return &stopError{text: fmt.Sprintf("%s: %s (last: %s)", name, what, last), cause: cause}
+}
+
+// Refused reports whether err is the API server's refusal of an object for a reason with these words; with none, for
+// whatever reason. A Status has the reason of a policy or a webhook in its message only, and no field that names either.
+func Refused(err error, words string) bool {
+	return (apierrors.IsBadRequest(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err)) && strings.Contains(err.Error(), words)
 }

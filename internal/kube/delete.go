@@ -3,11 +3,11 @@ package kube
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,26 +63,18 @@ func (c *Client) speedUpDelete(ctx context.Context, name string) {
 func (c *Client) remove(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
 	byStage := staged(objs)
 	for n := stages - 1; n >= 0; n-- {
-		var asked []*unstructured.Unstructured
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(parallel)
-		for _, obj := range byStage[n] {
+		asked := slices.DeleteFunc(byStage[n], func(obj *unstructured.Unstructured) bool { // whose CRD is gone: so is the object
 			gvk := obj.GroupVersionKind()
-			if _, err := c.RESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version); meta.IsNoMatchError(err) {
-				continue // its CRD is gone, so the object is gone too
-			}
-			asked = append(asked, obj)
-			g.Go(func() error {
-				return retry(gctx, obj, false, func() error {
-					return client.IgnoreNotFound(c.Client.Delete(gctx, obj.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationBackground)))
-				})
+			_, err := c.RESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+			return meta.IsNoMatchError(err)
+		})
+		err := inParallel(ctx, asked, func(ctx context.Context, _ int, obj *unstructured.Unstructured) error {
+			return retry(ctx, obj, false, func() error {
+				return client.IgnoreNotFound(c.Client.Delete(ctx, obj.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationBackground)))
 			})
-		}
-		if err := g.Wait(); err != nil {
+		})
+		if err != nil {
 			return err
-		}
-		if len(asked) == 0 {
-			continue
 		}
 		if err := c.until(ctx, asked, reason, whyNotDeleted); err != nil {
 			return err

@@ -11,7 +11,6 @@ import (
 
 	"github.com/fluxcd/pkg/ssa"
 	"github.com/fluxcd/pkg/ssa/normalize"
-	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -41,18 +40,12 @@ type DriftedField struct {
 func (c *Client) DriftOf(ctx context.Context, manager string, objs []*unstructured.Unstructured) ([]Drifted, error) {
 	by := ssa.NewResourceManager(c.Client, nil, ssa.Owner{Field: manager})
 	all := make([]Drifted, len(objs))
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for i, obj := range objs {
-		g.Go(func() error {
-			var err error
-			if all[i], err = c.driftOf(gctx, by, manager, obj); err != nil { // the others can be compared
-				all[i] = Drifted{Object: Name(obj), Error: serverError(err).Error()}
-			}
-			return ctx.Err()
-		})
-	}
-	err := g.Wait()
+	err := inParallel(ctx, objs, func(ctx context.Context, i int, obj *unstructured.Unstructured) (err error) {
+		if all[i], err = c.driftOf(ctx, by, manager, obj); err != nil { // the others can be compared
+			all[i] = Drifted{Object: Name(obj), Error: serverError(err).Error()}
+		}
+		return ctx.Err()
+	})
 	return slices.DeleteFunc(all, func(d Drifted) bool { return !d.Missing && len(d.Fields) == 0 && d.Error == "" }), err
 }
 

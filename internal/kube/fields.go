@@ -78,7 +78,7 @@ type element struct {
 // compare calls differ for each leaf in which b and a differ. A step of the path at is a string or an element.
 func compare(at []any, b, a any, differ func(at []any, b, a any)) {
 	into := func(step any, b, a any) { compare(append(slices.Clip(at), step), b, a, differ) }
-	if reflect.DeepEqual(b, a) || same(b, a) {
+	if equal(b, a) {
 		return
 	}
 	mb, isMapB := b.(map[string]any)
@@ -87,14 +87,10 @@ func compare(at []any, b, a any, differ func(at []any, b, a any)) {
 	la, isListA := a.([]any)
 	switch {
 	case (isMapB || b == nil) && (isMapA || a == nil) && len(mb)+len(ma) > 0:
-		keys := slices.Collect(maps.Keys(mb))
-		for key := range ma {
-			if _, twice := mb[key]; !twice {
-				keys = append(keys, key)
-			}
-		}
-		slices.Sort(keys)
-		for _, key := range keys {
+		both := map[string]any{}
+		maps.Copy(both, mb)
+		maps.Copy(both, ma)
+		for _, key := range slices.Sorted(maps.Keys(both)) {
 			into(key, mb[key], ma[key])
 		}
 	case (isListB || b == nil) && (isListA || a == nil) && len(lb)+len(la) > 0:
@@ -358,15 +354,12 @@ func eachExtraField(fields map[string]any, content, git any, at []any, each func
 		if name, isField := strings.CutPrefix(k, "f:"); isField {
 			step = name
 		} else if list, isList := content.([]any); isList {
-			all := names(list)
-			for i, e := range list {
-				if matches(k, e, false) {
-					at := element{index: i}
-					if all != nil {
-						at.name = all[i]
-					}
-					step = at
+			if i := indexOf(list, k, false); i >= 0 {
+				at := element{index: i}
+				if all := names(list); all != nil {
+					at.name = all[i]
 				}
+				step = at
 			}
 		}
 		if step == nil { // "." is the object itself

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -95,11 +96,8 @@ func observed(obj *unstructured.Unstructured) bool {
 	if found && generation < obj.GetGeneration() {
 		return false
 	}
-	conditions, err := status.GetObjectWithConditions(obj.Object)
-	return err != nil || obj.GroupVersionKind().Group != "serving.knative.dev" ||
-		!slices.ContainsFunc(conditions.Status.Conditions, func(c status.BasicCondition) bool {
-			return c.Type == "ConfigurationsReady" && c.Reason == "OutOfDate"
-		})
+	c, _ := ConditionOf(obj, "ConfigurationsReady")
+	return obj.GroupVersionKind().Group != "serving.knative.dev" || c.Reason != "OutOfDate"
 }
 
 // replicas returns a workload's "0/1 ready" ("" for other kinds), and whether that is too few.
@@ -116,14 +114,8 @@ func replicas(obj *unstructured.Unstructured) (text string, short bool) {
 
 // replicaFailure returns why a Deployment's pods cannot be created (a quota, a webhook, a missing service account).
 func replicaFailure(obj *unstructured.Unstructured) string {
-	conditions, err := status.GetObjectWithConditions(obj.Object)
-	if err != nil {
-		return ""
-	}
-	for _, c := range conditions.Status.Conditions {
-		if c.Type == "ReplicaFailure" && c.Status == corev1.ConditionTrue {
-			return c.Message
-		}
+	if c, _ := ConditionOf(obj, "ReplicaFailure"); c.True() {
+		return c.Message
 	}
 	return ""
 }
@@ -131,4 +123,50 @@ func replicaFailure(obj *unstructured.Unstructured) string {
 // join joins the texts that are not empty.
 func join(separator string, texts ...string) string {
 	return strings.Join(slices.DeleteFunc(slices.Clone(texts), func(t string) bool { return t == "" }), separator)
+}
+
+// Condition is a condition in an object's status.
+// https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md
+type Condition struct {
+	Type, Status, Reason, Message string
+	// Of is the condition's observedGeneration, or -1 if it has none.
+	Of int64
+}
+
+// True reports whether the status is True.
+func (c Condition) True() bool { return c.Status == "True" }
+
+// Conditions returns the conditions of an object, in their order.
+func Conditions(obj *unstructured.Unstructured) []Condition {
+	found, _, _ := unstructured.NestedSlice(obj.Object, "status", "conditions")
+	var list []Condition
+	for _, each := range found {
+		fields, _ := each.(map[string]any)
+		text := func(name string) string { s, _ := fields[name].(string); return s }
+		c := Condition{Type: text("type"), Status: text("status"), Reason: text("reason"), Message: text("message"), Of: -1}
+		if of, ok := fields["observedGeneration"].(int64); ok {
+			c.Of = of
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+// ConditionOf returns the condition of a type. ok is false if the object has none.
+func ConditionOf(obj *unstructured.Unstructured, kind string) (c Condition, ok bool) {
+	for _, c := range Conditions(obj) {
+		if c.Type == kind {
+			return c, true
+		}
+	}
+	return Condition{}, false
+}
+
+// Into reads a part of an object as JSON does.
+func Into(part, to any) error {
+	text, err := json.Marshal(part)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, to)
 }

@@ -42,7 +42,7 @@ func (c *Client) Wait(ctx context.Context, objs []*unstructured.Unstructured, re
 // a status that says otherwise is ready when it exists, and Apply itself waits for CRDs.
 func (c *Client) WaitApplied(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
 	return c.Wait(ctx, slices.DeleteFunc(slices.Clone(objs), func(obj *unstructured.Unstructured) bool {
-		return obj.GetKind() == "CustomResourceDefinition" || healthOf(obj).ready
+		return isCRD(obj) || healthOf(obj).ready
 	}), reason)
 }
 
@@ -167,7 +167,7 @@ type source struct {
 
 func sourceOf(obj *unstructured.Unstructured) source {
 	s := source{gvk: obj.GroupVersionKind(), namespace: obj.GetNamespace()}
-	if s.gvk.Kind == "CustomResourceDefinition" {
+	if isCRD(obj) {
 		s.name = obj.GetName() // those of all addons are megabytes of schemas
 	}
 	return s

@@ -4,7 +4,6 @@ package routes
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
@@ -86,11 +85,7 @@ func routes(objs []*unstructured.Unstructured) ([]Route, error) {
 
 // spec reads an object's field of this name into a value.
 func spec(o *unstructured.Unstructured, into any) error {
-	text, err := json.Marshal(o.Object["spec"])
-	if err == nil {
-		err = json.Unmarshal(text, into)
-	}
-	if err != nil {
+	if err := kube.Into(o.Object["spec"], into); err != nil {
 		return fmt.Errorf("reading %s: %w", kube.Name(o), err)
 	}
 	return nil
