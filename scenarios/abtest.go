@@ -12,8 +12,6 @@ import (
 	"mllab.local/internal/split"
 )
 
-// abStory sends users to one of two arms by a header or a cookie, and compares
-// how many convert.
 type abStory struct {
 	Options
 	header, cookie string         // what arm B's route looks at
@@ -43,13 +41,11 @@ const missRate = 1e-6
 
 // abTest: a header or a cookie picks the arm, and near misses do not; two
 // copies of a model show no difference; the new model converts more.
-func abTest() Scenario {
-	return Scenario{
-		Name:    "ab-test",
-		Summary: "a header or a cookie picks the arm, and the arms' outcomes are compared",
-		Needs:   []string{"istio"},
-		New:     newABTest,
-	}
+var abTest = Scenario{
+	Name:    "ab-test",
+	Summary: "a header or a cookie picks the arm, and the arms' outcomes are compared",
+	Needs:   []string{"istio"},
+	New:     newABTest,
 }
 
 func newABTest(o Options) (*Plan, error) {
@@ -128,13 +124,11 @@ func (s *abStory) routed(b string) func(context.Context, *Session) error {
 		for _, version := range versions {
 			asked = append(asked, l.to(version+"-model"))
 		}
-		return l.routes(ctx, "ab-test/routes.yaml", asked, func(state routeState) any {
-			return struct {
-				routeState
-				Versions          []string
-				B, Header, Cookie string
-			}{state, versions, b, s.header, s.cookie}
-		})
+		return l.routes(ctx, "ab-test/routes.yaml", asked, &struct {
+			routeState
+			Versions          []string
+			B, Header, Cookie string
+		}{routeState{}, versions, b, s.header, s.cookie})
 	}
 }
 
@@ -179,7 +173,6 @@ func inArmA() []http.Header {
 	}
 }
 
-// kindOf names a kind of users.
 func kindOf(header http.Header) string {
 	for name, values := range header {
 		if name == "Cookie" {

@@ -21,13 +21,11 @@ type swapStory struct {
 }
 
 // swap: v1 serves all; then v2 does, and no request is lost.
-func swap() Scenario {
-	return Scenario{
-		Name:    "swap",
-		Summary: "a new version takes over at once",
-		Needs:   []string{"knative"},
-		New:     newSwap,
-	}
+var swap = Scenario{
+	Name:    "swap",
+	Summary: "a new version takes over at once",
+	Needs:   []string{"knative"},
+	New:     newSwap,
 }
 
 func newSwap(o Options) (*Plan, error) {
@@ -71,7 +69,7 @@ func (s *swapStory) only(version string) func(context.Context, *Session) (Eviden
 // The end of the worked example.
 
 func TestTheWorkedExampleIsOne(t *testing.T) {
-	p, err := swap().Plan(Options{})
+	p, err := swap.Plan(Options{})
 	if err != nil || len(p.Steps) != 3 || len(p.Controls) != 1 || !p.has(p.Controls[0].After) {
 		t.Fatalf("%+v, %v", p, err)
 	}

@@ -29,7 +29,6 @@ const (
 	receiver = "receiver"
 )
 
-// alertsStory is models that go wrong, each in its own way, and one that does not.
 type alertsStory struct {
 	Options
 	troubles []*trouble
@@ -41,15 +40,13 @@ type alertsStory struct {
 
 // alertsScenario: each kind of fault fires its own alert, which reaches a receiver
 // in the lab, and ends when the fault does; what is well causes none.
-func alertsScenario() Scenario {
-	return Scenario{
-		Name:             "alerts",
-		Summary:          "errors, slowness, no users, a full volume and a hang alert somebody in time",
-		Needs:            []string{"istio", "alertmanager"},
-		Serial:           true,
-		ParallelControls: true,
-		New:              newAlerts,
-	}
+var alertsScenario = Scenario{
+	Name:             "alerts",
+	Summary:          "errors, slowness, no users, a full volume and a hang alert somebody in time",
+	Needs:            []string{"istio", "alertmanager"},
+	Serial:           true,
+	ParallelControls: true,
+	New:              newAlerts,
 }
 
 func newAlerts(o Options) (*Plan, error) {
@@ -148,7 +145,6 @@ func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// heard is what the receiver has got.
 func (s *alertsStory) heard(ctx context.Context, l *Session) (all []api.Alert, err error) {
 	body, err := l.Kube.FromPod(ctx, l.Namespace, s.pod, modelPort, "alerts")
 	err = readJSON(body, err, "the alerts of Pod/"+s.pod, &all)

@@ -41,14 +41,12 @@ type turn struct {
 // blueGreen runs the story both ways, one after the other. Only plain
 // Deployments have blue removed: when a revision's pods end is for Knative's
 // autoscaler to say.
-func blueGreen() Scenario {
-	return Scenario{
-		Name:    "blue-green",
-		Summary: "two versions side by side: all traffic is switched at once, and back",
-		Needs:   []string{"istio", "knative"},
-		Serial:  true,
-		New:     newBlueGreen,
-	}
+var blueGreen = Scenario{
+	Name:    "blue-green",
+	Summary: "two versions side by side: all traffic is switched at once, and back",
+	Needs:   []string{"istio", "knative"},
+	Serial:  true,
+	New:     newBlueGreen,
 }
 
 func newBlueGreen(o Options) (*Plan, error) {
@@ -194,7 +192,7 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	if err := pause(ctx, time.Until(now.active.Add(s.drain))); err != nil {
 		return Evidence{}, err
 	}
-	sample, e, err := l.burst(ctx, s.shared(l), s.Requests)
+	sample, e, err := l.burst(ctx, l.send, s.shared(l), s.Requests)
 	if err != nil {
 		return e, err
 	}

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 )
 
@@ -216,14 +215,6 @@ func TestAnAnswerIsJudgedByTheTurnInWhichItCame(t *testing.T) {
 	want := cutover{first: 100 * time.Millisecond, last: 300 * time.Millisecond, settled: 2}
 	if err != nil || c != want {
 		t.Errorf("got %+v, %v, want %+v", c, err, want)
-	}
-}
-
-func TestBlueGreenJudgesItsOptions(t *testing.T) {
-	for _, o := range []Options{{Requests: -1}, {Alpha: 0.7}} {
-		if _, err := planned("blue-green", o); fault.Code(err) != 2 {
-			t.Errorf("%+v gave %v", o, err)
-		}
 	}
 }
 

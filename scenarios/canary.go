@@ -12,8 +12,6 @@ import (
 // noticed is what the prober of a canary is for.
 const noticed = "A delivery is only good if nobody noticed it. The watcher sent at its own pace through all of the changes, half of it over new connections, and never tried twice."
 
-// canaryStory is a new version that takes over on a Knative Service, and is taken
-// back.
 type canaryStory struct {
 	Options
 	model  *revisions
@@ -25,14 +23,12 @@ type canaryStory struct {
 // v2 gets its shares one after the other, at last all; then v1 is back. When a
 // step's claim fails, v1 gets everything back at once. A watcher runs through
 // all of it.
-func canary() Scenario {
-	return Scenario{
-		Name:    "canary",
-		Summary: "a new version takes over step by step, and is taken back",
-		Needs:   []string{"knative"},
-		Options: []string{"shares", "weights", "rollout-duration", "guard"},
-		New:     newCanary,
-	}
+var canary = Scenario{
+	Name:    "canary",
+	Summary: "a new version takes over step by step, and is taken back",
+	Needs:   []string{"knative"},
+	Options: []string{"shares", "weights", "rollout-duration", "guard"},
+	New:     newCanary,
 }
 
 func newCanary(o Options) (*Plan, error) {
@@ -143,13 +139,11 @@ func (s *canaryStory) splits() ([][]int64, error) {
 	return all, nil
 }
 
-// failing has v2 answer some requests with 500.
 func (s *canaryStory) failing(context.Context, *Session) error {
 	s.env = map[string]map[string]string{"v2": {"FAIL_PERCENT": strconv.Itoa(failPercent)}}
 	return nil
 }
 
-// deploy adds a version and sets the traffic.
 func (s *canaryStory) deploy(version string, percents ...int64) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
 		s.model.add(version, s.env[version])

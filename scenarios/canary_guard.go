@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"knative.dev/serving/pkg/apis/serving"
+
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
@@ -81,18 +83,15 @@ func newGuarded(of *canaryStory) (*Plan, error) {
 	}, nil
 }
 
-// breaks makes the pods of these versions do wrong.
 func (s *guardedStory) breaks(f faults, versions ...string) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
 		var names []string
 		for _, version := range versions {
-			pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"serving.knative.dev/revision": s.model.revision(version)})
+			pods, err := l.pods(ctx, map[string]string{serving.RevisionLabelKey: s.model.revision(version)})
 			if err != nil {
 				return err
 			}
-			for _, p := range pods {
-				names = append(names, p.Name)
-			}
+			names = append(names, pods...)
 		}
 		return l.breakPods(ctx, names, f)
 	}
@@ -168,7 +167,6 @@ func (s *guardedStory) awake(c split.GuardConfig, answers []probe.Answer) error 
 	return nil
 }
 
-// takeBack gives v1 all the traffic.
 func (s *guardedStory) takeBack(ctx context.Context, l *Session) error {
 	err := s.rollBack(ctx, l)
 	if !s.alarmed.IsZero() {
@@ -181,7 +179,7 @@ func (s *guardedStory) takeBack(ctx context.Context, l *Session) error {
 func (s *guardedStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	only := s.claim([]int64{100, 0})
 	l.events.claims("target", only)
-	answers, e, err := l.burst(ctx, l.to(s.model.name()), s.Requests)
+	answers, e, err := l.burst(ctx, l.send, l.to(s.model.name()), s.Requests)
 	if err != nil {
 		return e, err
 	}

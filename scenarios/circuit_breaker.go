@@ -24,8 +24,6 @@ const (
 // noLimit is what Istio has the gateway go by when a DestinationRule says nothing.
 const noLimit = math.MaxUint32
 
-// circuitBreakerStory is a busy model, and a gateway that limits how many requests
-// it gets at once.
 type circuitBreakerStory struct {
 	Options
 	limit int    // of the DestinationRule that claims one; 0: it says nothing
@@ -34,13 +32,11 @@ type circuitBreakerStory struct {
 
 // circuitBreaker: a crowd reaches a slow model all at once; with a limit the
 // gateway refuses the rest of it; who stays below the limit does not notice.
-func circuitBreaker() Scenario {
-	return Scenario{
-		Name:    "circuit-breaker",
-		Summary: "a busy model gets no more requests at once than its limit says",
-		Needs:   []string{"istio"},
-		New:     newCircuitBreaker,
-	}
+var circuitBreaker = Scenario{
+	Name:    "circuit-breaker",
+	Summary: "a busy model gets no more requests at once than its limit says",
+	Needs:   []string{"istio"},
+	New:     newCircuitBreaker,
 }
 
 func newCircuitBreaker(o Options) (*Plan, error) {
@@ -93,12 +89,10 @@ func newCircuitBreaker(o Options) (*Plan, error) {
 func (s *circuitBreakerStory) route(ctx context.Context, l *Session, most int) error {
 	r := l.to("model")
 	r.URL += "/readyz" // the model is not slow here
-	err := l.route(ctx, "circuit-breaker/route.yaml", r, func(state routeState) any {
-		return struct {
-			routeState
-			Limit int
-		}{state, most}
-	})
+	err := l.route(ctx, "circuit-breaker/route.yaml", r, &struct {
+		routeState
+		Limit int
+	}{Limit: most})
 	if err != nil {
 		return err
 	}
@@ -148,17 +142,13 @@ func (l *Session) gatewayWorkers(ctx context.Context) (int, error) {
 
 func (s *circuitBreakerStory) deploy(ctx context.Context, l *Session) error {
 	m := model{Name: "model", Version: "v1", Env: map[string]string{"ADMIN_PORT": strconv.Itoa(adminPort), "DELAY": crowdDelay.String()}}
-	obj, err := l.deployment(m)
-	if err != nil {
-		return err
+	err := l.deploy(ctx, m)
+	if err == nil {
+		err = s.route(ctx, l, 0)
 	}
-	if err := l.apply(ctx, obj); err != nil {
-		return err
+	if err == nil {
+		s.pod, err = l.podOf(ctx, m.labels())
 	}
-	if err := s.route(ctx, l, 0); err != nil {
-		return err
-	}
-	s.pod, err = l.podOf(ctx, m.labels())
 	return err
 }
 

@@ -86,11 +86,3 @@ func TestTheRuleHasTheLimitThatIsClaimed(t *testing.T) {
 		}
 	}
 }
-
-func TestCircuitBreakerRefusesASampleOfNothing(t *testing.T) {
-	for _, o := range []Options{{Requests: -1, Alpha: 1e-6}, {Requests: 10, Alpha: 2}} {
-		if _, err := newCircuitBreaker(o); fault.Code(err) != 2 {
-			t.Errorf("%+v gave %v", o, err)
-		}
-	}
-}

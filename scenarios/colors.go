@@ -104,12 +104,10 @@ func (w selectorWay) service(ctx context.Context, l *Session, name, color string
 
 // route brings a name at the gateway to a Service.
 func (w selectorWay) route(ctx context.Context, l *Session, name, service string) error {
-	return l.route(ctx, "blue-green/route.yaml", l.to(name), func(state routeState) any {
-		return struct {
-			routeState
-			Name, Service string
-		}{state, name, service}
-	})
+	return l.route(ctx, "blue-green/route.yaml", l.to(name), &struct {
+		routeState
+		Name, Service string
+	}{Name: name, Service: service})
 }
 
 // pin takes the shared address past its Service.
@@ -125,16 +123,13 @@ func (w selectorWay) removeBlueInUse(ctx context.Context, l *Session) error {
 	return l.untilFails(ctx, w.shared(l))
 }
 
-// makeGreenUnready has its readiness probe fail.
 func (w selectorWay) makeGreenUnready(ctx context.Context, l *Session) error {
-	pods, err := l.Kube.Pods(ctx, l.Namespace, w.model(green).labels())
+	pods, err := l.pods(ctx, w.model(green).labels())
 	if err != nil {
 		return err
 	}
-	for _, p := range pods {
-		if err := l.breakPod(ctx, p.Name, faults{Ready: new(false)}); err != nil {
-			return err
-		}
+	if err := l.breakPods(ctx, pods, faults{Ready: new(false)}); err != nil {
+		return err
 	}
 	return l.untilFails(ctx, w.own(l, green))
 }

@@ -38,6 +38,8 @@ const (
 	concept   = "concept"
 )
 
+func (a driftAlarm) isConcept() bool { return a.Kind == concept }
+
 func (a driftAlarm) String() string {
 	what := a.Kind + " drift"
 	if a.Kind == covariate {

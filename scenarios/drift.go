@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 
 	"mllab.local/internal/alerts"
 	"mllab.local/internal/prom"
@@ -43,10 +42,9 @@ func (o Options) quiet() int {
 	return 6
 }
 
-// driftStory is a model, its users, and the detector that watches both.
 type driftStory struct {
 	Options
-	changed map[string]func(string) string // what a control does to a file of the code, if anything
+	edits []edit // a control's, of the code
 	detector
 	first  modelFiles
 	alerts bool // the lab has Alertmanager
@@ -55,17 +53,15 @@ type driftStory struct {
 
 // drift: a detector stays silent while nothing changes, names the feature that
 // shifts, notices that the labels are others, and has the model trained again.
-func drift() Scenario {
-	return Scenario{
-		Name:    "drift",
-		Summary: "a detector names what drifts, and has the model trained again",
-		Needs:   []string{"kubeflow", "knative"},
-		New:     newDrift,
-	}
+var drift = Scenario{
+	Name:    "drift",
+	Summary: "a detector names what drifts, and has the model trained again",
+	Needs:   []string{"kubeflow", "knative"},
+	New:     newDrift,
 }
 
 func newDrift(o Options) (*Plan, error) {
-	s := &driftStory{Options: o, changed: map[string]func(string) string{}}
+	s := &driftStory{Options: o}
 	return &Plan{
 		Steps: []Step{
 			{
@@ -74,14 +70,18 @@ func newDrift(o Options) (*Plan, error) {
 					"Each test that it makes may be wrong, so they share one error rate, however many there are.", driftWindow),
 				WatchFor: "It looks again and again, and never alarms. The smallest p-value of all features and looks is corrected for their number.",
 				Change:   s.deploy,
-				Check:    s.silent,
+				Check: s.once(func(d detected) bool {
+					return len(d.Alarms) > 0 || d.Looks[covariate] >= s.quiet() && d.Looks[concept] >= s.quiet()
+				}, s.judgeSilence),
 			},
 			{
 				Name:     "one feature shifts",
 				Why:      fmt.Sprintf("%q is %g times as large from now on, as if a device measured in another unit. Nobody knows the true labels yet.", shiftedFeature, shiftedBy),
 				WatchFor: "The alarm names this feature and no other of them. How many requests it took, at most how many it may take, and how likely it would have missed the shift.",
 				Change:   func(context.Context, *Session) error { s.users.drift(true, false); return nil },
-				Check:    s.named,
+				Check: s.once(func(d detected) bool {
+					return len(d.Alarms) > 0 || s.drifted(covariate, d.Looks[covariate]) >= shiftBound
+				}, s.judgeShift),
 			},
 			{
 				Name: "the labels change",
@@ -89,7 +89,9 @@ func newDrift(o Options) (*Plan, error) {
 					"No look at the rows can show that.", movedFeature, movedLimit, labelsLate),
 				WatchFor: "The accuracy on labeled rows against that on held-out rows: an alarm of concept drift, and none about a feature.",
 				Change:   func(context.Context, *Session) error { s.users.drift(false, true); return nil },
-				Check:    s.moved,
+				Check: s.once(func(d detected) bool {
+					return slices.ContainsFunc(d.Alarms, driftAlarm.isConcept) || s.drifted(concept, d.Looks[concept]) >= movedBound
+				}, s.judgeMoved),
 			},
 			{
 				Name:     "the model is trained again",
@@ -109,7 +111,7 @@ func newDrift(o Options) (*Plan, error) {
 				"dict(zip(self.features, p))", "dict(zip(self.features[1:] + self.features[:1], p))", Cause),
 			s.control("flattered", "the detector takes every prediction for right", "detector.py",
 				"row, label, prediction == label", "row, label, True", Alarm),
-			s.control("old-rows", "the training takes the rows of the first one", "mllab_train.py",
+			s.control("old-rows", "the training takes the rows of the first one", trainingFile,
 				"fetch(a.rows) if a.rows else None", "None", Recovery),
 		},
 	}, nil
@@ -117,15 +119,12 @@ func newDrift(o Options) (*Plan, error) {
 
 // control is one that puts another text into a file of the code.
 func (s *driftStory) control(name, summary, file, from, to string, catches Claim) Control {
-	return Control{Name: name, Summary: summary, Catches: catches, Break: func(context.Context, *Session) error {
-		s.changed[file] = func(code string) string { return strings.Replace(code, from, to, 1) }
-		return nil
-	}}
+	return Control{Name: name, Summary: summary, Break: set(&s.edits, []edit{{file, from, to}}), Catches: catches}
 }
 
 // deploy trains the model, serves it with its detector, and lets the users come.
 func (s *driftStory) deploy(ctx context.Context, l *Session) error {
-	code, err := l.code(map[string]string{"mllab_train.py": trainerFile, "detector.py": "scenarios/drift/detector.py"}, s.changed)
+	code, err := l.code(s.edits, "scenarios/drift/detector.py")
 	if err != nil {
 		return err
 	}
@@ -158,34 +157,15 @@ func (s *driftStory) deploy(ctx context.Context, l *Session) error {
 	return nil
 }
 
-func (s *driftStory) silent(ctx context.Context, l *Session) (Evidence, error) {
-	d, err := s.follow(ctx, l, func(d detected) (bool, error) {
-		return len(d.Alarms) > 0 || d.Looks[covariate] >= s.quiet() && d.Looks[concept] >= s.quiet(), nil
-	})
-	if err != nil {
-		return Evidence{}, err
+// once judges what the detector knows, as soon as that is enough.
+func (s *driftStory) once(enough func(detected) bool, judge func(detected) (Evidence, error)) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
+		d, err := s.follow(ctx, l, func(d detected) (bool, error) { return enough(d), nil })
+		if err != nil {
+			return Evidence{}, err
+		}
+		return judge(d)
 	}
-	return s.judgeSilence(d)
-}
-
-func (s *driftStory) named(ctx context.Context, l *Session) (Evidence, error) {
-	d, err := s.follow(ctx, l, func(d detected) (bool, error) {
-		return len(d.Alarms) > 0 || s.drifted(covariate, d.Looks[covariate]) >= shiftBound, nil
-	})
-	if err != nil {
-		return Evidence{}, err
-	}
-	return s.judgeShift(d)
-}
-
-func (s *driftStory) moved(ctx context.Context, l *Session) (Evidence, error) {
-	d, err := s.follow(ctx, l, func(d detected) (bool, error) {
-		return slices.ContainsFunc(d.Alarms, func(a driftAlarm) bool { return a.Kind == concept }) || s.drifted(concept, d.Looks[concept]) >= movedBound, nil
-	})
-	if err != nil {
-		return Evidence{}, err
-	}
-	return s.judgeMoved(d)
 }
 
 // retrain waits for the training that the detector starts, and deploys its model.

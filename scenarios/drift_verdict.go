@@ -56,7 +56,7 @@ func (s *driftStory) judgeMoved(d detected) (Evidence, error) {
 			return e, refute(Cause, "no feature shifts any more, and the alarm is %s", a)
 		}
 	}
-	i := slices.IndexFunc(d.Alarms, func(a driftAlarm) bool { return a.Kind == concept })
+	i := slices.IndexFunc(d.Alarms, driftAlarm.isConcept)
 	if i < 0 {
 		return e, refute(Alarm, "of %d requests the labels are others, and there is no alarm; %s", movedBound, e.Summary)
 	}

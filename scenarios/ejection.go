@@ -49,7 +49,7 @@ func (j *ejection) without(ctx context.Context, l *Session, n int) (e Evidence, 
 	if j.at.IsZero() {
 		return e, fault.CannotTest("", "Pod/%s got no request from the beginning: nothing was ejected", j.broken())
 	}
-	answers, e, err := l.burst(ctx, j.request, min(n, ejectRequests))
+	answers, e, err := l.burst(ctx, l.send, j.request, min(n, ejectRequests))
 	if err != nil {
 		return e, err
 	}
@@ -73,7 +73,7 @@ func (j *ejection) back(ctx context.Context, l *Session, o Options) (Evidence, e
 		return Evidence{}, err
 	}
 	out := time.Since(j.at)
-	e, err := j.evenly(ctx, l, o)
+	e, err := j.evenly(o)(ctx, l)
 	e.Figures = []Figure{{"ejected for", out.Seconds(), "s"}}
 	e.Summary = fmt.Sprintf("answers again %.1f s after its last error; %s", out.Seconds(), e.Summary)
 	return e, err

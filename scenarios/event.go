@@ -207,7 +207,6 @@ func (s *stream) claims(by string, c split.Claim) {
 // task is a step that runs, as its events say it. Nil is one that nobody sees.
 type task struct{ *stream }
 
-// begin begins a step.
 func (l *Session) begin(step string) *task {
 	l.events.emit(Event{Type: EventBegin, Step: step})
 	return &task{l.events}

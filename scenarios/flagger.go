@@ -211,7 +211,6 @@ func (d deliveries) reach(ctx context.Context, l *Session, weight int, names ...
 	})
 }
 
-// release lets Flagger go on.
 func (d deliveries) release(ctx context.Context, l *Session) error {
 	for _, m := range d {
 		if m.held {

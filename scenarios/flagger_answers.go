@@ -13,7 +13,6 @@ import (
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
-	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
 
@@ -21,7 +20,7 @@ import (
 // the copies of their requests that its strategy says.
 func (m *delivered) sample(ctx context.Context, l *Session, u *audience, weight int, c split.Claim) (Evidence, error) {
 	l.events.claims("target", c)
-	answers, e, err := l.burst(ctx, u.request(l, m), c.N)
+	answers, e, err := l.burst(ctx, l.send, u.request(l, m), c.N)
 	if err != nil {
 		return e, err
 	}
@@ -45,28 +44,11 @@ func (m *delivered) sample(ctx context.Context, l *Session, u *audience, weight 
 	}
 	if err == nil && m.strategy == strategyMirror && m.reached(weight) {
 		var copies arrivals
-		if copies, err = m.copies(ctx, l, answers); err == nil && copies.once != c.N {
+		if copies, err = l.copies(ctx, map[string]string{"app": m.name}, answers, silence, float64(c.N)); err == nil && copies.once != c.N {
 			err = refute(Mirror, "%s: v2 received of %d requests %d once, %d never and %d more than once", m.name, c.N, copies.once, copies.missing, copies.again)
 		}
 	}
 	return e, err
-}
-
-// copies says how often requests reached v2, when no more do.
-func (m *delivered) copies(ctx context.Context, l *Session, sent []probe.Answer) (a arrivals, err error) {
-	count := func() (int, error) {
-		pods, err := l.seen(ctx, map[string]string{"app": m.name})
-		if err != nil {
-			return 0, err
-		}
-		var ids []string
-		for _, pod := range pods {
-			ids = append(ids, pod.IDs...)
-		}
-		a = received(sent, ids)
-		return a.once + a.again, nil
-	}
-	return a, l.settle(ctx, silence, count, func(n int) bool { return n == len(sent) })
 }
 
 // moveByHand gives v2 another weight in Flagger's route, or no copies.

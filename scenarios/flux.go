@@ -61,7 +61,6 @@ func (f *followed) suspend(ctx context.Context, l *Session) error {
 	return f.configure(ctx, l, l.write) // it is never ready again
 }
 
-// ask reads Flux's objects.
 func (f *followed) ask(ctx context.Context, l *Session) (s fluxStatus, err error) {
 	source, err := l.live(ctx, l.object("source.toolkit.fluxcd.io/v1", "GitRepository", "lab"))
 	if err != nil {
@@ -147,7 +146,6 @@ func (f *followed) blame(ctx context.Context, l *Session, err error, refutation 
 	return refutation(status.String())
 }
 
-// applied returns when Flux has applied the newest commit.
 func (f *followed) applied(ctx context.Context, l *Session, bound time.Duration) error {
 	return f.waitForFlux(ctx, l, bound, "Flux to apply "+f.newest.short(), func(ctx context.Context, s fluxStatus) (string, error) {
 		there, err := f.hasNewest(ctx, s.applied)

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pmezard/go-difflib/difflib"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/fault"
@@ -209,7 +208,6 @@ func (l *Session) service() *unstructured.Unstructured {
 	return l.object("serving.knative.dev/v1", "Service", serviceName)
 }
 
-// generation is the Knative Service's.
 func (l *Session) generation(ctx context.Context) (int64, error) {
 	o, err := l.live(ctx, l.service())
 	return o.GetGeneration(), err
@@ -246,21 +244,13 @@ func (f *followed) step(s Step, prove prover) Step {
 // proven is step with the proof as a note on the commit.
 func (f *followed) proven(s Step) Step { return f.step(s, f.prove) }
 
-// filesDiff is the change from some files to others as a unified diff.
 func filesDiff(from, to map[string][]byte) string {
-	all := maps.Clone(from)
-	if all == nil {
-		all = map[string][]byte{}
-	}
+	all := map[string][]byte{}
+	maps.Copy(all, from)
 	maps.Copy(all, to)
 	var b strings.Builder
 	for _, name := range sortedKeys(all) {
-		// Both sides are in memory, so writing cannot fail.
-		diff, _ := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-			A: slices.Collect(strings.Lines(string(from[name]))), B: slices.Collect(strings.Lines(string(to[name]))),
-			FromFile: "a/" + name, ToFile: "b/" + name, Context: 3,
-		})
-		b.WriteString(diff)
+		b.WriteString(unifiedDiff("a/"+name, string(from[name]), "b/"+name, string(to[name])))
 	}
 	return b.String()
 }

@@ -10,7 +10,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// gitopsStory is a model that is delivered by commits alone.
 type gitopsStory struct {
 	Options
 	followed
@@ -55,16 +54,14 @@ const (
 // split, its revert, four that cannot be active, some that are timed, a
 // removal. In between somebody changes the live Service by hand. A watcher runs
 // through all of it.
-func gitops() Scenario {
-	return Scenario{
-		Name:             "gitops",
-		Summary:          "commits move the traffic and undo changes by hand; bad ones are refused",
-		Needs:            []string{"knative", "flux", "git"},
-		Baseline:         true,
-		Serial:           true,
-		ParallelControls: true,
-		New:              newGitops,
-	}
+var gitops = Scenario{
+	Name:             "gitops",
+	Summary:          "commits move the traffic and undo changes by hand; bad ones are refused",
+	Needs:            []string{"knative", "flux", "git"},
+	Baseline:         true,
+	Serial:           true,
+	ParallelControls: true,
+	New:              newGitops,
 }
 
 func newGitops(o Options) (*Plan, error) {
@@ -152,7 +149,6 @@ func (s *gitopsStory) tenth(ctx context.Context, l *Session) error {
 	return s.change(ctx, l, "10 % to v2")
 }
 
-// undeliver takes back the commit that gives v2 a tenth.
 func (s *gitopsStory) undeliver(ctx context.Context, l *Session) error {
 	s.split10 = s.newest
 	s.state.Traffic = versionShares{"v1": 100, "v2": 0}
@@ -215,7 +211,6 @@ func (s *gitopsStory) undone(ctx context.Context, l *Session) (Evidence, error) 
 	return e, err
 }
 
-// prune removes a file from the folder.
 func (s *gitopsStory) prune(ctx context.Context, l *Session) error {
 	card := l.object("v1", "ConfigMap", "model-card")
 	if _, err := l.live(ctx, card); err != nil {

@@ -12,8 +12,6 @@ import (
 	"mllab.local/manifests"
 )
 
-// gitopsHelmStory is a release of the sample's chart that Flux keeps as Git
-// says: installed, upgraded, and rolled back by Flux when it cannot run.
 type gitopsHelmStory struct {
 	helmStory
 	followed
@@ -38,16 +36,14 @@ type gitHelmState struct {
 // gitopsHelm: v1 is installed from the lab's Git, a commit makes it v2, a commit
 // that cannot be installed is rolled back by Flux, and taken back. A watcher runs
 // through all of it.
-func gitopsHelm() Scenario {
-	return Scenario{
-		Name:             "gitops-helm",
-		Summary:          "commits upgrade a Helm release, and Flux rolls back what fails",
-		Needs:            []string{"knative", "flux", "git"},
-		Baseline:         true,
-		Serial:           true,
-		ParallelControls: true,
-		New:              newGitopsHelm,
-	}
+var gitopsHelm = Scenario{
+	Name:             "gitops-helm",
+	Summary:          "commits upgrade a Helm release, and Flux rolls back what fails",
+	Needs:            []string{"knative", "flux", "git"},
+	Baseline:         true,
+	Serial:           true,
+	ParallelControls: true,
+	New:              newGitopsHelm,
 }
 
 func newGitopsHelm(o Options) (*Plan, error) {
@@ -94,7 +90,6 @@ func newGitopsHelm(o Options) (*Plan, error) {
 	}, nil
 }
 
-// files are the folder in Git.
 func (s *gitopsHelmStory) files() (map[string][]byte, error) {
 	files, err := fillAll("gitops-helm/tree", s.state)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 )
 
-// refusals are the steps about commits that cannot be applied.
 func (s *gitopsStory) refusals() []Step {
 	return []Step{
 		s.bad("a commit of broken YAML changes nothing", "Kustomize cannot read what was committed.",

@@ -19,23 +19,15 @@ import (
 	"mllab.local/internal/kube"
 )
 
-func TestGitOpsIsJudgedBeforeAnythingIsTouched(t *testing.T) {
-	for _, name := range []string{"gitops", "gitops-helm"} {
-		for _, o := range []Options{{Requests: -1}, {Requests: 137}, {Alpha: 0.7}} {
-			if _, err := planned(name, o); name == "gitops" && fault.Code(err) != 2 || o.Requests < 0 && fault.Code(err) != 2 {
-				t.Errorf("%s: %+v gave %v", name, o, err)
-			}
-		}
-	}
-}
-
 func TestWithoutGitNothingIsTested(t *testing.T) {
-	s, err := planned("gitops", Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Steps[0].Change(t.Context(), &Session{Env: &Env{Image: "kind.local/sampleapp:x"}}); fault.Code(err) != 3 || fault.Hint(err) == "" {
-		t.Errorf("got %v (exit %d)", err, fault.Code(err))
+	for _, name := range []string{"gitops", "mlops"} {
+		s, err := planned(name, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Steps[0].Change(t.Context(), &Session{Env: &Env{Image: "kind.local/sampleapp:x"}}); fault.Code(err) != 3 || fault.Hint(err) == "" {
+			t.Errorf("%s gave %v (exit %d)", name, err, fault.Code(err))
+		}
 	}
 }
 

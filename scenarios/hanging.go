@@ -23,7 +23,6 @@ type hanging struct {
 	restarts int32 // of the pod, before it did
 }
 
-// hung is the pod that hangs.
 func (h *hanging) hung() string { return h.pods[len(h.pods)-1] }
 
 // hang has it, with a new record of the prober.

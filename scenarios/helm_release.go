@@ -15,8 +15,6 @@ import (
 	"mllab.local/manifests"
 )
 
-// helmStory is a release of the sample's chart: installed, upgraded, upgraded
-// to what cannot run, and rolled back.
 type helmStory struct {
 	Options
 	atomic  bool // the upgrade to v3 is: it is undone when it fails
@@ -31,13 +29,11 @@ const releaseName = "model"
 // helmRelease: v1 is installed, v2 takes its place, v3 does not start and is
 // undone by Helm, and a rollback brings v1 back. A watcher runs through all of
 // it.
-func helmRelease() Scenario {
-	return Scenario{
-		Name:    "helm-release",
-		Summary: "a Helm release is upgraded, undone when it fails, and rolled back",
-		Needs:   []string{"knative"},
-		New:     newHelmRelease,
-	}
+var helmRelease = Scenario{
+	Name:    "helm-release",
+	Summary: "a Helm release is upgraded, undone when it fails, and rolled back",
+	Needs:   []string{"knative"},
+	New:     newHelmRelease,
 }
 
 func newHelmRelease(o Options) (*Plan, error) {

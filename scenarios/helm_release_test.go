@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"mllab.local/internal/chart"
-	"mllab.local/internal/fault"
 )
 
 // releases are a history, from texts such as "v1 deployed".
@@ -49,11 +48,5 @@ func TestAReleaseIsJudgedByItsHistoryAndWhatAnswers(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestAReleaseNeedsRequests(t *testing.T) {
-	if _, err := newHelmRelease(Options{Requests: -1}); fault.Code(err) != 2 {
-		t.Errorf("got %v", err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"mllab.local/internal/kube"
 )
 
 // inferenceService is an InferenceService, which KServe serves by a Knative Service.
@@ -74,7 +76,6 @@ func (s *inferenceService) apply(ctx context.Context, l *Session, spec inference
 	return l.routed(ctx, kserveHost)
 }
 
-// write writes the InferenceService.
 func (s *inferenceService) write(ctx context.Context, l *Session, spec inference) error {
 	objs, err := render("kserve/service.yaml", spec)
 	if err != nil {
@@ -90,7 +91,7 @@ func (s *inferenceService) knative(ctx context.Context, l *Session) (service ser
 	if err != nil {
 		return service, err
 	}
-	return service, into(o.Object, &service)
+	return service, kube.Into(o.Object, &service)
 }
 
 // failure is the reason in an InferenceService's status.
@@ -104,7 +105,7 @@ func (s *inferenceService) failure(ctx context.Context, l *Session) (string, err
 			LastFailureInfo struct{ Reason, Message string }
 		}
 	}
-	err = into(live.Object["status"], &status)
+	err = kube.Into(live.Object["status"], &status)
 	info := status.ModelStatus.LastFailureInfo
 	return strings.TrimSpace(info.Reason + ": " + info.Message), err
 }

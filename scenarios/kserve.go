@@ -7,11 +7,8 @@ import (
 	"time"
 
 	"knative.dev/serving/pkg/apis/serving"
-
-	"mllab.local/internal/split"
 )
 
-// kserveStory is a model as an InferenceService, and its next version.
 type kserveStory struct {
 	Options
 	models map[string]modelFiles // by version
@@ -26,13 +23,11 @@ const kserveCanary = 10
 // kserve: an InferenceService serves a model by the standard protocols, its next
 // version gets a tenth of the requests and then all, and one whose model is
 // missing gets none.
-func kserve() Scenario {
-	return Scenario{
-		Name:    "kserve",
-		Summary: "an InferenceService: protocols, canary, a missing model, zero",
-		Needs:   []string{"kubeflow"},
-		New:     newKserve,
-	}
+var kserve = Scenario{
+	Name:    "kserve",
+	Summary: "an InferenceService: protocols, canary, a missing model, zero",
+	Needs:   []string{"kubeflow"},
+	New:     newKserve,
 }
 
 func newKserve(o Options) (*Plan, error) {
@@ -103,18 +98,9 @@ func newKserve(o Options) (*Plan, error) {
 	}, nil
 }
 
-// only is the claim that every answer is one version's.
-func (s *kserveStory) only(version string) split.Claim {
-	percents := []int64{100, 0}
-	if version == "v2" {
-		percents = []int64{0, 100}
-	}
-	return s.claim(percents)
-}
-
 // begin trains both versions' models, and serves the first.
 func (s *kserveStory) begin(ctx context.Context, l *Session) error {
-	code, err := l.code(map[string]string{"mllab_train.py": trainerFile}, nil)
+	code, err := l.code(nil)
 	if err != nil {
 		return err
 	}
@@ -177,7 +163,7 @@ func (s *kserveStory) refused(ctx context.Context, l *Session) (Evidence, error)
 	if err != nil {
 		return Evidence{}, err
 	}
-	e, err := l.sample(ctx, l.to(kserveHost), s.only("v2"))
+	e, err := l.sample(ctx, l.to(kserveHost), s.claim([]int64{0, 100}))
 	e.Summary = fmt.Sprintf("KServe says %q; %s", said, e.Summary)
 	return e, err
 }

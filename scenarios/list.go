@@ -9,8 +9,8 @@ import (
 // All returns every scenario, in the order to learn them.
 func All() []Scenario {
 	return []Scenario{
-		canary(), blueGreen(), shadow(), abTest(), scaleToZero(), minScale(), probes(), resilience(), circuitBreaker(), meshSecurity(),
-		helmRelease(), gitops(), gitopsHelm(), train(), pipeline(), kserve(), mlops(), drift(), progressive(), modelCanary(), alertsScenario(),
+		canary, blueGreen, shadow, abTest, scaleToZero, minScale, probes, resilience, circuitBreaker, meshSecurity,
+		helmRelease, gitops, gitopsHelm, train, pipeline, kserve, mlops, drift, progressive, modelCanary, alertsScenario,
 	}
 }
 

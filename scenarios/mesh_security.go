@@ -15,7 +15,6 @@ import (
 	"mllab.local/sampleapp/api"
 )
 
-// meshSecurityStory is a model whose sidecar decides who may call it.
 type meshSecurityStory struct {
 	Options
 	each    int    // requests of each caller in a sample
@@ -60,14 +59,12 @@ const policyBound = 10 * time.Second
 
 // meshSecurity: the model's sidecar first takes everything, then no plain text,
 // then one identity's requests only.
-func meshSecurity() Scenario {
-	return Scenario{
-		Name:             "mesh-security",
-		Summary:          "strict mTLS refuses plain text, and a policy admits one identity",
-		Needs:            []string{"istio"},
-		SidecarInjection: true,
-		New:              newMeshSecurity,
-	}
+var meshSecurity = Scenario{
+	Name:             "mesh-security",
+	Summary:          "strict mTLS refuses plain text, and a policy admits one identity",
+	Needs:            []string{"istio"},
+	SidecarInjection: true,
+	New:              newMeshSecurity,
 }
 
 func newMeshSecurity(o Options) (*Plan, error) {
@@ -161,14 +158,12 @@ func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
 	for _, c := range meshCallers {
 		asked = append(asked, l.by(c.Name))
 	}
-	if err := l.routes(ctx, "mesh-security/callers.yaml", asked, func(state routeState) any {
-		return struct {
-			routeState
-			Header   string
-			Callers  []meshCaller
-			Accounts []string
-		}{state, strings.ToLower(callerHeader), meshCallers, []string{allowedAccount, otherAccount}}
-	}, objs...); err != nil {
+	if err := l.routes(ctx, "mesh-security/callers.yaml", asked, &struct {
+		routeState
+		Header   string
+		Callers  []meshCaller
+		Accounts []string
+	}{routeState{}, strings.ToLower(callerHeader), meshCallers, []string{allowedAccount, otherAccount}}, objs...); err != nil {
 		return err
 	}
 	s.pod, err = l.podOf(ctx, v1.labels())

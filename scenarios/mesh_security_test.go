@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 )
@@ -137,14 +136,6 @@ func TestTheOutsiderHasAnAllowedAccountAndNoSidecar(t *testing.T) {
 		text := asYAML(obj)
 		if strings.Contains(text, `sidecar.istio.io/inject: "false"`) != c.Outside || !strings.Contains(text, "serviceAccountName: "+c.Account+"\n") {
 			t.Errorf("%+v:\n%s", c, text)
-		}
-	}
-}
-
-func TestMeshSecurityRefusesASampleOfNothing(t *testing.T) {
-	for _, o := range []Options{{Requests: -1, Alpha: 1e-6}, {Requests: 10, Alpha: 2}} {
-		if _, err := newMeshSecurity(o); fault.Code(err) != 2 {
-			t.Errorf("%+v gave %v", o, err)
 		}
 	}
 }

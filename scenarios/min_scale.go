@@ -11,8 +11,6 @@ import (
 	"mllab.local/internal/probe"
 )
 
-// minStory is a Service that keeps a pod while nobody asks, next to a twin that
-// does not: the twin shows that the quiet time is long enough.
 type minStory struct {
 	model, twin *idleService
 	idle        *idle
@@ -22,13 +20,11 @@ type minStory struct {
 
 // minScale: both serve; nobody asks them, and the twin goes to zero while the
 // model keeps its pod; that pod answers, and the twin has to start one.
-func minScale() Scenario {
-	return Scenario{
-		Name:    "min-scale",
-		Summary: "a quiet model keeps its pod, and answers at once",
-		Needs:   []string{"knative"},
-		New:     newMinScale,
-	}
+var minScale = Scenario{
+	Name:    "min-scale",
+	Summary: "a quiet model keeps its pod, and answers at once",
+	Needs:   []string{"knative"},
+	New:     newMinScale,
 }
 
 func newMinScale(Options) (*Plan, error) {

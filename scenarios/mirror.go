@@ -31,7 +31,7 @@ func (s *shadowed) observe(ctx context.Context, l *Session, by probe.Sender, r p
 		before[version] = has.Count
 	}
 	var err error
-	if sample.answers, sample.evidence, err = l.burstBy(ctx, by, r, claim.N); err != nil {
+	if sample.answers, sample.evidence, err = l.burst(ctx, by, r, claim.N); err != nil {
 		return sample, err
 	}
 	want := int(math.Round(float64(claim.N) * claim.Legs[0].Share))
@@ -95,6 +95,22 @@ func (l *Session) settle(ctx context.Context, short time.Duration, count func() 
 		return ""
 	})
 	return errors.Join(err, failed)
+}
+
+// copies says how often requests reached the pods with these labels, when no more do
+// for a while: a short one when there are enough.
+func (l *Session) copies(ctx context.Context, labels map[string]string, sent []probe.Answer, short time.Duration, enough float64) (a arrivals, err error) {
+	count := func() (int, error) {
+		pods, err := l.seen(ctx, labels)
+		var ids []string
+		for _, pod := range pods {
+			ids = append(ids, pod.IDs...)
+		}
+		a = received(sent, ids)
+		return a.once + a.again, err
+	}
+	err = l.settle(ctx, short, count, func(n int) bool { return float64(n) >= enough })
+	return a, err
 }
 
 // judge refutes Caller or Mirror, or says what holds.

@@ -15,7 +15,6 @@ import (
 	"mllab.local/internal/split"
 )
 
-// mlopsStory is a notebook in Git whose pushes become models that serve.
 type mlopsStory struct {
 	Options
 	notebooks
@@ -48,16 +47,14 @@ var (
 // mlops: a pushed notebook is trained and deployed; a changed one gets a tenth,
 // and then all; a worse one ends at its gate; one that is wrong online is noticed
 // at a tenth, and taken back.
-func mlops() Scenario {
-	return Scenario{
-		Name:             "mlops",
-		Summary:          "a pushed notebook becomes a model in traffic; a bad one is taken back",
-		Needs:            []string{"kubeflow", "git"}, // and so knative and flux, which these need
-		Baseline:         true,
-		Serial:           true,
-		ParallelControls: true,
-		New:              newMlops,
-	}
+var mlops = Scenario{
+	Name:             "mlops",
+	Summary:          "a pushed notebook becomes a model in traffic; a bad one is taken back",
+	Needs:            []string{"kubeflow", "git"}, // and so knative and flux, which these need
+	Baseline:         true,
+	Serial:           true,
+	ParallelControls: true,
+	New:              newMlops,
 }
 
 func newMlops(o Options) (*Plan, error) {
@@ -93,7 +90,7 @@ func newMlops(o Options) (*Plan, error) {
 				Name: "a model that is wrong online is noticed at a tenth", Change: s.wrong, Check: s.noticed,
 				Why:      "The notebook forgets the scaler when it packs the model. It was judged with it, so it passes the gate; only its answers show what is wrong.",
 				WatchFor: "The verdict on this tenth must fail, because of its predictions. The commit's proof says FAIL.",
-			}, s.proveVerdict),
+			}, s.proveRefuted(func(Evidence) error { return s.verdict })),
 			s.proven(Step{
 				Name: "git revert takes it back", Change: s.undeliver, Check: s.serves,
 				Why:      "The runner's commit is taken back by one more, and with it the model, its card and its share.",
@@ -102,19 +99,15 @@ func newMlops(o Options) (*Plan, error) {
 			s.prober.lastStep("All of this went by while the watcher sent."),
 		},
 		Controls: []Control{
-			{Name: "swapped", Summary: "between its training and its packing the model's file becomes another one", Break: s.edited(swappedModel), Catches: Model},
-			{Name: "off-by-one", Summary: "the notebook moves the predictions that it hands on by one row", Break: s.edited(movedRows), Catches: Predictions},
+			{Name: "swapped", Summary: "between its training and its packing the model's file becomes another one", Break: set(&s.broken, []edit{swappedModel}), Catches: Model},
+			{Name: "off-by-one", Summary: "the notebook moves the predictions that it hands on by one row", Break: set(&s.broken, []edit{movedRows}), Catches: Predictions},
 			{
 				Name: "wrong-share", Summary: fmt.Sprintf("the runner gives a new model %d %% where %d %% is claimed", 5*canaryPercent, canaryPercent),
 				Break: set(&s.state.Percent, 5*canaryPercent), Catches: Shares,
 			},
-			{Name: "no-gate", Summary: "the notebook lets every model pass", Break: s.edited(noGate), Catches: Gate},
+			{Name: "no-gate", Summary: "the notebook lets every model pass", Break: set(&s.broken, []edit{noGate}), Catches: Gate},
 		},
 	}, nil
-}
-
-func (s *mlopsStory) edited(e edit) func(context.Context, *Session) error {
-	return func(context.Context, *Session) error { s.broken = append(s.broken, e); return nil }
 }
 
 // claimFor is that the first revision gets what the canary leaves.
@@ -174,7 +167,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	if s.canary.Rows != s.serving.Rows && !slices.EqualFunc(s.canary.held.Instances, s.serving.held.Instances, slices.Equal) {
 		return Evidence{}, errors.New("the two models were not evaluated with the same rows")
 	}
-	by := &rows{Sender: l.send, held: s.canary.held, row: map[string]int{}}
+	by := l.inRows(s.canary.held)
 	claim := s.claimFor(s.serving.revision, s.canary.revision)
 	l.events.claims("target", claim)
 	answers, e, err := l.served(ctx, by, l.to(serviceName), s.Requests)
@@ -191,7 +184,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	}
 	for _, m := range []served{s.serving, s.canary} {
 		own := slices.DeleteFunc(slices.Clone(answers), func(a probe.Answer) bool { return a.Target != m.revision })
-		says, err := compare(own, by.row, m.Model, m.held)
+		says, err := compare(own, by.turn, m.Model, m.held)
 		e.Summary += "; " + says
 		if err != nil {
 			return e, err
@@ -200,7 +193,6 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	return e, nil
 }
 
-// promote gives the canary everything.
 func (s *mlopsStory) promote(ctx context.Context, l *Session) error {
 	files, err := s.repo.Files(s.newest.commit, s.folder)
 	if err != nil {
@@ -252,15 +244,6 @@ func (s *mlopsStory) noticed(ctx context.Context, l *Session) (Evidence, error) 
 	return e, nil
 }
 
-// proveVerdict notes the verdict on the canary: the step passes when that fails.
-func (s *mlopsStory) proveVerdict(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
-	if err != nil {
-		return s.prove(ctx, l, p, e, err)
-	}
-	return s.note(ctx, l, p, e, s.verdict)
-}
-
-// undeliver takes the commit back that brought the canary.
 func (s *mlopsStory) undeliver(ctx context.Context, l *Session) error {
 	return s.takeBack(ctx, l, s.given)
 }

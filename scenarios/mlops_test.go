@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/delivery"
-	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/kustomize"
 	"mllab.local/internal/notebook"
@@ -36,21 +35,6 @@ func mlopsFiles(t *testing.T, training bool) map[string][]byte {
 		}
 	}
 	return files
-}
-
-func TestMLOpsIsJudgedBeforeAnythingIsTouched(t *testing.T) {
-	for _, o := range []Options{{Requests: -1}, {Requests: 137}, {Alpha: 0.7}} {
-		if _, err := planned("mlops", o); fault.Code(err) != 2 {
-			t.Errorf("%+v gave %v", o, err)
-		}
-	}
-	s, err := planned("mlops", Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Steps[0].Change(t.Context(), &Session{Env: &Env{Registry: "r"}, Namespace: "ns"}); fault.Code(err) != 3 || fault.Hint(err) == "" {
-		t.Errorf("without Git: %v (exit %d)", err, fault.Code(err))
-	}
 }
 
 // Another notebook must be another Job, and the same one the same.

@@ -1,12 +1,17 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/sampleapp/api"
 )
@@ -23,14 +28,8 @@ type model struct {
 	NoSidecar     bool   // none in a namespace whose pods get one
 }
 
-// deployment is m as an object.
 func (l *Session) deployment(m model) (*unstructured.Unstructured, error) {
-	if m.Image == "" {
-		m.Image = l.Image
-	}
-	if m.Replicas == 0 {
-		m.Replicas = 1
-	}
+	m.Image, m.Replicas = cmp.Or(m.Image, l.Image), cmp.Or(m.Replicas, 1)
 	objs, err := render("model.yaml", m)
 	if err != nil {
 		return nil, err
@@ -38,7 +37,6 @@ func (l *Session) deployment(m model) (*unstructured.Unstructured, error) {
 	return objs[0], nil
 }
 
-// deployments are models as objects.
 func (l *Session) deployments(models ...model) (objs []*unstructured.Unstructured, err error) {
 	for _, m := range models {
 		obj, err := l.deployment(m)
@@ -59,7 +57,6 @@ func (l *Session) deploy(ctx context.Context, models ...model) error {
 	return l.apply(ctx, objs...)
 }
 
-// labels select the pods of m.
 func (m model) labels() map[string]string {
 	return map[string]string{"app": m.Name, "version": m.Version}
 }
@@ -123,12 +120,10 @@ func (l *Session) seenInside(ctx context.Context, pod string, n int) (s seen, er
 // runs; what is not set stays.
 type faults = api.FaultsChange
 
-// breakPod makes a pod do wrong.
 func (l *Session) breakPod(ctx context.Context, pod string, f faults) error {
 	return l.breakPods(ctx, []string{pod}, f)
 }
 
-// breakPods makes each of these pods do wrong.
 func (l *Session) breakPods(ctx context.Context, pods []string, f faults) error {
 	body, err := json.Marshal(f)
 	if err != nil {
@@ -158,4 +153,36 @@ func (l *Session) podOf(ctx context.Context, labels map[string]string) (string, 
 		return "", err
 	}
 	return pods[0], nil
+}
+
+// rolledOut returns when the rollout of a version of a Deployment is done, or is stuck
+// with one of its containers running: one that never ran proves nothing about probes.
+func (l *Session) rolledOut(ctx context.Context, name, version string) error {
+	return l.until(ctx, "the rollout to be stuck or done", func() string {
+		var d appsv1.Deployment
+		if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: name}, &d); err != nil {
+			return err.Error()
+		}
+		pods, err := l.Kube.Pods(ctx, l.Namespace, map[string]string{"app": name, "version": version})
+		want := *d.Spec.Replicas
+		switch {
+		case err != nil:
+			return err.Error()
+		case d.Status.ObservedGeneration < d.Generation || !slices.ContainsFunc(pods, runs):
+			return "no pod of " + version + " runs yet"
+		case d.Status.UpdatedReplicas == want && d.Status.AvailableReplicas == want && d.Status.Replicas == want:
+			return ""
+		}
+		// https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#failed-deployment
+		if slices.ContainsFunc(d.Status.Conditions, func(c appsv1.DeploymentCondition) bool {
+			return c.Type == appsv1.DeploymentProgressing && c.Reason == "ProgressDeadlineExceeded"
+		}) {
+			return ""
+		}
+		return fmt.Sprintf("%d of %d pods are %s's", d.Status.UpdatedReplicas, want, version)
+	})
+}
+
+func runs(p corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.State.Running != nil })
 }

@@ -4,20 +4,20 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
-// modelCanaryStory is two models in Git. Each gets a new model container by a
-// commit, and Flagger moves it forward or back.
 type modelCanaryStory struct {
 	Options
 	followed
 	models     deliveries
-	containers map[string]modelContainer // by version: v1's, and that of each model's v2, by the model's name
-	inGit      map[string]string         // the version of each model in Git
-	commits    map[string]pushed         // that brought each model's v2
-	pods       map[string]map[string]any // each model's, before that
-	right      string                    // which status codes Flagger takes for right
-	also       bool                      // the commits change more than the model container
+	containers map[string]modelContainer         // by version: v1's, and that of each model's v2, by the model's name
+	inGit      map[string]string                 // the version of each model in Git
+	commits    map[string]pushed                 // that brought each model's v2
+	pods       map[string]corev1.PodTemplateSpec // each model's, before that
+	right      string                            // which status codes Flagger takes for right
+	also       bool                              // the commits change more than the model container
 }
 
 // modelContainer is the image of a model that takes its files out of itself.
@@ -48,20 +48,18 @@ const modelCanaryPercent = 50
 // modelCanary: two models serve from Git. A commit gives each another init
 // container, which is the model. Flux applies it, and Flagger promotes the good one
 // and takes the bad one back.
-func modelCanary() Scenario {
-	return Scenario{
-		Name:     "model-canary",
-		Summary:  "a commit changes the model container; Flagger promotes it or takes it back",
-		Needs:    []string{"progressive", "kubeflow", "git"}, // and so flux, which git needs
-		Baseline: true,
-		New:      newModelCanary,
-	}
+var modelCanary = Scenario{
+	Name:     "model-canary",
+	Summary:  "a commit changes the model container; Flagger promotes it or takes it back",
+	Needs:    []string{"progressive", "kubeflow", "git"}, // and so flux, which git needs
+	Baseline: true,
+	New:      newModelCanary,
 }
 
 func newModelCanary(o Options) (*Plan, error) {
 	s := &modelCanaryStory{
 		Options: o, models: deliveries{{name: "good"}, {name: "bad"}}, right: "2..",
-		containers: map[string]modelContainer{}, inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]map[string]any{},
+		containers: map[string]modelContainer{}, inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]corev1.PodTemplateSpec{},
 	}
 	s.followed = follow("model-canary", seldom)
 	return &Plan{
@@ -82,7 +80,10 @@ func newModelCanary(o Options) (*Plan, error) {
 				WatchFor: "Flagger's status, and that every row is answered by the new model as its own trainer did.",
 			},
 			{
-				Name: "the bad model is taken back", Change: s.over("bad"), Check: s.ofCommit("bad", s.takenBack, s.proveTakenBack),
+				Name: "the bad model is taken back", Change: s.over("bad"),
+				Check: s.ofCommit("bad", s.takenBack, s.proveRefuted(func(e Evidence) error {
+					return refute(Promotion, "it was taken back: %s", e.Summary)
+				})),
 				Why:      "It refuses each row. It only got copies, so it is taken back before it had a user.",
 				WatchFor: "Which metric failed, and that v1 answers. The commit's proof in Git says FAIL.",
 			},
@@ -191,7 +192,6 @@ func (s *modelCanaryStory) judge(ctx context.Context, l *Session) error {
 	return l.write(ctx, objs...)
 }
 
-// files are the folder in Git.
 func (s *modelCanaryStory) files(server string) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for name, version := range s.inGit {
@@ -225,7 +225,6 @@ func (s *modelCanaryStory) over(name string) func(context.Context, *Session) err
 	return func(ctx context.Context, l *Session) error { return s.models.end(ctx, l, name) }
 }
 
-// undeliver reverts the commit of the bad model's v2.
 func (s *modelCanaryStory) undeliver(ctx context.Context, l *Session) error {
 	if err := s.revert(ctx, l, s.commits["bad"]); err != nil {
 		return err

@@ -12,13 +12,13 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"mllab.local/internal/kube"
 	"mllab.local/internal/kustomize"
 	"mllab.local/internal/probe"
-	"mllab.local/manifests"
 )
 
 // containersOf are model containers of two models; a row's class is its number.
@@ -31,7 +31,7 @@ func containersOf() map[string]modelContainer {
 }
 
 func newModelCanaryStory(models ...string) *modelCanaryStory {
-	s := &modelCanaryStory{containers: containersOf(), inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]map[string]any{}}
+	s := &modelCanaryStory{containers: containersOf(), inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]corev1.PodTemplateSpec{}}
 	for _, name := range models {
 		s.models = append(s.models, &delivered{name: name})
 		s.inGit[name] = "v1"
@@ -105,7 +105,7 @@ func TestACommitChangesTheModelContainerAlone(t *testing.T) {
 	s.pods["good"] = pods
 	_, err = s.onlyTheModel(t.Context(), l)
 	wantRefuted(t, err, "", "")
-	s.pods["good"] = map[string]any{"spec": "of another server"}
+	s.pods["good"] = corev1.PodTemplateSpec{} // of another server
 	_, err = s.onlyTheModel(t.Context(), l)
 	wantRefuted(t, err, Delivery, "more of the pods")
 	s.containers["good"] = s.containers["bad"]
@@ -167,11 +167,12 @@ func TestNoUserMeetsTheBadModel(t *testing.T) {
 }
 
 func TestTheBadModelsTrainingLeavesAColumnOut(t *testing.T) {
-	code, err := manifests.Scenarios.ReadFile(trainerFile)
+	o, err := (&Session{Env: &Env{}}).code(withoutLastColumn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(withoutLastColumn.Replace(string(code)), "[:, :-1]") + strings.Count(withoutLastColumn.Replace(string(code)), "[:-1]))"); n != 2 {
+	code, _, _ := unstructured.NestedString(o.Object, "data", trainingFile)
+	if n := strings.Count(code, "[:, :-1]") + strings.Count(code, "[:-1]))"); n != 2 {
 		t.Errorf("%d places of the trainer are others, want the columns and their names", n)
 	}
 }

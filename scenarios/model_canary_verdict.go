@@ -3,34 +3,34 @@ package scenarios
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"reflect"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/probe"
 )
 
 // withoutLastColumn is what the training of the bad model does by mistake.
-var withoutLastColumn = strings.NewReplacer(
-	"np.asarray(bunch.data, float)", "np.asarray(bunch.data, float)[:, :-1]",
-	"bunch.feature_names))", "bunch.feature_names[:-1]))",
-)
+var withoutLastColumn = []edit{
+	{trainingFile, "np.asarray(bunch.data, float)", "np.asarray(bunch.data, float)[:, :-1]"},
+	{trainingFile, "bunch.feature_names))", "bunch.feature_names[:-1]))"},
+}
 
 // train makes the model container of a version.
 func (s *modelCanaryStory) train(ctx context.Context, l *Session, version string) (err error) {
-	var changed func(string) string
+	var edits []edit
 	strength := "1"
 	switch version {
 	case "good":
 		strength = "0.05"
 	case "bad":
-		changed = withoutLastColumn.Replace
+		edits = withoutLastColumn
 	}
-	code, err := l.code(map[string]string{"mllab_train.py": trainerFile}, map[string]func(string) string{"mllab_train.py": changed})
+	code, err := l.code(edits)
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (s *modelCanaryStory) train(ctx context.Context, l *Session, version string
 		return err
 	}
 	s.containers[version] = c
-	if columns, less := len(s.containers["v1"].held.Instances[0]), len(c.held.Instances[0]); (less < columns) != (changed != nil) {
+	if columns, less := len(s.containers["v1"].held.Instances[0]), len(c.held.Instances[0]); (less < columns) != (edits != nil) {
 		return fmt.Errorf("the training of %s used %d columns, and that of v1 %d", version, less, columns)
 	}
 	return nil
@@ -51,29 +51,23 @@ func (s *modelCanaryStory) train(ctx context.Context, l *Session, version string
 // row is a request that callers of v1 send: one held-out row.
 func (s *modelCanaryStory) row(l *Session, m *delivered) probe.Request {
 	r := l.to(m.name)
-	r.Method, r.Header = http.MethodPost, http.Header{"Content-Type": {"application/json"}}
-	r.Body, _ = json.Marshal(map[string]any{"instances": s.containers["v1"].held.Instances[:1]}) // JSON has brought these numbers
+	askFor(&r, s.containers["v1"].held.Instances[0])
 	return r
 }
 
-// podTemplate is that of a model's Deployment, and the image of its init container.
-func (l *Session) podTemplate(ctx context.Context, name string) (template map[string]any, model string, err error) {
-	o, err := l.live(ctx, l.object("apps/v1", "Deployment", name))
-	if err != nil {
-		return nil, "", err
+// podTemplate is that of a model's Deployment, without the image of its init
+// container, and that image.
+func (l *Session) podTemplate(ctx context.Context, name string) (spec corev1.PodTemplateSpec, model string, err error) {
+	var d appsv1.Deployment
+	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: name}, &d); err != nil {
+		return spec, "", err
 	}
-	template, _, err = unstructured.NestedMap(o.Object, "spec", "template")
-	if err != nil {
-		return nil, "", err
+	inits := d.Spec.Template.Spec.InitContainers
+	if len(inits) != 1 {
+		return spec, "", fmt.Errorf("the number of init containers of Deployment/%s must be 1, got %d", name, len(inits))
 	}
-	inits, _, err := unstructured.NestedSlice(template, "spec", "initContainers")
-	if err != nil || len(inits) != 1 {
-		return nil, "", fmt.Errorf("the number of init containers of Deployment/%s must be 1, got %d (%v)", name, len(inits), err)
-	}
-	first, _ := inits[0].(map[string]any)
-	model, _ = first["image"].(string)
-	delete(first, "image")
-	return template, model, unstructured.SetNestedSlice(template, inits, "spec", "initContainers")
+	model, inits[0].Image = inits[0].Image, ""
+	return d.Spec.Template, model, nil
 }
 
 // rowsBy has every held-out row answered by a version's model, as its trainer did.
@@ -156,15 +150,6 @@ func (s *modelCanaryStory) takenBack(ctx context.Context, l *Session, m *deliver
 	e.Summary = fmt.Sprintf("Flagger: %s, %.0f s after the commit; %s", words, took, e.Summary)
 	e.Figures = append(e.Figures, Figure{"taken back", took, "s"})
 	return e, err
-}
-
-// proveTakenBack notes on the commit that what it brought does not serve: the step
-// passes when that is so.
-func (s *modelCanaryStory) proveTakenBack(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
-	if err != nil {
-		return s.prove(ctx, l, p, e, err)
-	}
-	return s.note(ctx, l, p, e, refute(Promotion, "it was taken back: %s", e.Summary))
 }
 
 // agrees refutes that Git and the Deployment name the model that answers again.

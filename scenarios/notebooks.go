@@ -1,7 +1,6 @@
 package scenarios
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -36,13 +35,9 @@ type mlopsState struct {
 	Training              bool  // there is a notebook
 }
 
-// edit is a change of a file of the training.
-type edit struct{ file, from, to string }
-
 // What the training is called in Git.
 const (
 	notebookFile = "breast-cancer.ipynb"
-	trainingFile = "mllab_train.py"
 	trafficFile  = "overlays/lab/" + delivery.TrafficFile
 )
 
@@ -112,24 +107,26 @@ func (n *notebooks) train(ctx context.Context, l *Session, message string, edits
 	if err != nil {
 		return err
 	}
+	training := map[string][]byte{}
 	for name, text := range filled {
-		if strings.HasPrefix(name, "training/") {
-			files[name] = text
+		if file, in := strings.CutPrefix(name, "training/"); in {
+			training[file] = text
 		}
 	}
-	if files["training/"+trainingFile], err = manifests.Scenarios.ReadFile(trainerFile); err != nil {
+	if training[trainingFile], err = manifests.Scenarios.ReadFile(trainerFile); err != nil {
 		return err
 	}
 	for _, e := range slices.Concat(edits, n.broken) {
-		name := "training/" + e.file
-		if !bytes.Contains(files[name], []byte(e.from)) {
-			return fmt.Errorf("%s is not what is to be changed: it lacks %q", name, e.from)
+		if err := e.apply(training); err != nil {
+			return err
 		}
-		files[name] = bytes.Replace(files[name], []byte(e.from), []byte(e.to), 1)
+	}
+	for file, text := range training {
+		files["training/"+file] = text
 	}
 	p := notebook.Pipeline{
-		Name: notebook.Name(notebookFile), Notebook: files["training/"+notebookFile], Runner: manifests.NotebookRunner,
-		Files: map[string][]byte{trainingFile: files["training/"+trainingFile]},
+		Name: notebook.Name(notebookFile), Notebook: training[notebookFile], Runner: manifests.NotebookRunner,
+		Files: map[string][]byte{trainingFile: training[trainingFile]},
 	}
 	if err := n.commit(ctx, l, message, files); err != nil {
 		return err

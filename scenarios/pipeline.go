@@ -6,17 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
-// pipelineStory is a model that a pipeline brings from data to traffic.
 type pipelineStory struct {
-	changed map[string]func(string) string // what a control does to a file of the code, if anything
-	good    workflow                       // the run that deployed
-	model   modelFiles                     // of its image
-	prober  prober
+	edits  []edit     // a control's, of the code
+	good   workflow   // the run that deployed
+	model  modelFiles // of its image
+	prober prober
 }
 
 // pipelineSteps are the steps of the workflow, in their order.
@@ -24,17 +22,15 @@ var pipelineSteps = []string{"prepare", "train", "evaluate", "package", "deploy"
 
 // pipeline: a workflow trains a model, packs it into an image and deploys it;
 // another one, whose model is worse, ends at the gate and changes nothing.
-func pipeline() Scenario {
-	return Scenario{
-		Name:    "pipeline",
-		Summary: "a pipeline brings a model from data to traffic; a bad one ends at the gate",
-		Needs:   []string{"kubeflow", "knative"},
-		New:     newPipeline,
-	}
+var pipeline = Scenario{
+	Name:    "pipeline",
+	Summary: "a pipeline brings a model from data to traffic; a bad one ends at the gate",
+	Needs:   []string{"kubeflow", "knative"},
+	New:     newPipeline,
 }
 
 func newPipeline(Options) (*Plan, error) {
-	s := &pipelineStory{changed: map[string]func(string) string{}}
+	s := &pipelineStory{}
 	return &Plan{
 		Steps: []Step{
 			{
@@ -60,46 +56,29 @@ func newPipeline(Options) (*Plan, error) {
 			},
 			{
 				Name: "repushed", Summary: "after the gate somebody pushes another model, and the code packs that one by its tag",
-				Break: func(context.Context, *Session) error {
-					s.change("steps.py", "return 0 if passed", `keep(trainer.train(data.held_x, data.held_y), FITTED, "other"); return 0 if passed`)
-					s.change("steps.py", `kept(FITTED, env["FITTED"])`, `kept(FITTED, tag("other"))`)
-					return nil
-				}, Catches: Model,
+				Break: set(&s.edits, []edit{
+					{"steps.py", "return 0 if passed", `keep(trainer.train(data.held_x, data.held_y), FITTED, "other"); return 0 if passed`},
+					{"steps.py", `kept(FITTED, env["FITTED"])`, `kept(FITTED, tag("other"))`},
+				}), Catches: Model,
 			},
 			{
 				Name: "off-by-one", Summary: "the code that packs the model moves its predictions by one row, and verifies nothing",
-				Break: func(context.Context, *Session) error {
-					s.change("mllab_train.py", "model.predict(data.held_x).tolist()", "np.roll(model.predict(data.held_x), 1).tolist()")
-					s.change("steps.py", "return 5 if wrong or others else 0", "return 0")
-					return nil
-				}, Catches: Predictions,
+				Break: set(&s.edits, []edit{
+					{trainingFile, "model.predict(data.held_x).tolist()", "np.roll(model.predict(data.held_x), 1).tolist()"},
+					{"steps.py", "return 5 if wrong or others else 0", "return 0"},
+				}), Catches: Predictions,
 			},
 			{
 				Name: "no-gate", Summary: "the code lets every model pass",
-				Break: func(context.Context, *Session) error {
-					s.change("mllab_train.py", "return evaluation.accuracy >= threshold", "return True")
-					return nil
-				}, Catches: Gate,
+				Break: set(&s.edits, []edit{{trainingFile, "return evaluation.accuracy >= threshold", "return True"}}), Catches: Gate,
 			},
 		},
 	}, nil
 }
 
-// change has a control put another text into a file of the code, after those that
-// it has put there before.
-func (s *pipelineStory) change(file, from, to string) {
-	before := s.changed[file]
-	s.changed[file] = func(code string) string {
-		if before != nil {
-			code = before(code)
-		}
-		return strings.Replace(code, from, to, 1)
-	}
-}
-
 // deploy runs the pipeline, and has a watcher ask the model from then on.
 func (s *pipelineStory) deploy(ctx context.Context, l *Session) error {
-	code, err := l.code(map[string]string{"mllab_train.py": trainerFile, "steps.py": "scenarios/pipeline/steps.py"}, s.changed)
+	code, err := l.code(s.edits, "scenarios/pipeline/steps.py")
 	if err != nil {
 		return err
 	}
@@ -116,7 +95,6 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// run runs the pipeline until it succeeds or fails.
 func (s *pipelineStory) run(ctx context.Context, l *Session, name string, seed int, noise float64) (workflow, error) {
 	objs, err := render("pipeline/workflow.yaml", map[string]any{
 		"Run": name, "Python": l.Python, "Image": l.Image, "Host": l.host("model"), "Seed": seed, "Noise": noise, "Threshold": gateThreshold,

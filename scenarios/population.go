@@ -2,11 +2,9 @@ package scenarios
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"sync"
 
@@ -60,11 +58,7 @@ func (p *population) Send(ctx context.Context, req probe.Request) probe.Answer {
 	if a.shifted {
 		row[p.shifts] *= shiftedBy
 	}
-	body, err := json.Marshal(map[string]any{"instances": [][]float64{row}})
-	if err != nil {
-		return probe.Answer{Err: err.Error()}
-	}
-	req.Method, req.Body, req.Header = http.MethodPost, body, http.Header{"Content-Type": {"application/json"}}
+	askFor(&req, row)
 	answer := p.Sender.Send(ctx, req)
 	got, err := predictionOf(answer.Body)
 	if !answer.OK() || err != nil {

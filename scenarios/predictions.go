@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 
 	"mllab.local/internal/oci"
 	"mllab.local/internal/probe"
@@ -62,7 +61,6 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 	return m, nil
 }
 
-// has reports whether the registry has an image.
 func (l *Session) has(ctx context.Context, image string) (bool, error) {
 	return oci.Has(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
 }
@@ -89,43 +87,26 @@ func (m modelFiles) asRecorded(t training) *ClaimError {
 	return nil
 }
 
-// rows is a Sender that gives each request the next held-out row, and begins
-// again after the last.
-type rows struct {
-	probe.Sender
-	held heldOut
-
-	mu   sync.Mutex
-	next int
-	row  map[string]int // by the request's ID
+// askFor makes r ask for the prediction of one row.
+func askFor(r *probe.Request, row []float64) {
+	r.Method, r.Header = http.MethodPost, http.Header{"Content-Type": {"application/json"}}
+	r.Body, _ = json.Marshal(map[string]any{"instances": [][]float64{row}}) // JSON has brought these numbers
 }
 
-func (r *rows) Send(ctx context.Context, req probe.Request) probe.Answer {
-	r.mu.Lock()
-	i := r.next % len(r.held.Instances)
-	r.next++
-	r.mu.Unlock()
-	body, err := json.Marshal(map[string]any{"instances": [][]float64{r.held.Instances[i]}})
-	if err != nil {
-		return probe.Answer{Err: err.Error()}
-	}
-	req.Method, req.Body, req.Header = http.MethodPost, body, http.Header{"Content-Type": {"application/json"}}
-	a := r.Sender.Send(ctx, req)
-	r.mu.Lock()
-	r.row[a.ID] = i
-	r.mu.Unlock()
-	return a
+// inRows sends one held-out row after the other.
+func (l *Session) inRows(held heldOut) *turns {
+	return l.inOrder(len(held.Instances), func(turn int, r *probe.Request) { askFor(r, held.Instances[turn]) })
 }
 
 // predicts sends every held-out row once. Each answer must be the trainer's
 // prediction, from the model with that digest.
 func (l *Session) predicts(ctx context.Context, to probe.Request, model string, held heldOut) (Evidence, error) {
-	by := &rows{Sender: l.send, held: held, row: map[string]int{}}
+	by := l.inRows(held)
 	answers, e, err := l.served(ctx, by, to, len(held.Instances))
 	if err != nil {
 		return e, err
 	}
-	says, err := compare(answers, by.row, model, held)
+	says, err := compare(answers, by.turn, model, held)
 	took := e.Tally
 	e.Summary = fmt.Sprintf("%s; latency p50 %.1f ms, p95 %.1f ms, p99 %.1f ms", says, millis(took.P50), millis(took.P95), millis(took.P99))
 	e.Figures = append(e.Figures, Figure{"p50", took.P50.Seconds(), "s"}, Figure{"p95", took.P95.Seconds(), "s"}, Figure{"p99", took.P99.Seconds(), "s"})

@@ -24,8 +24,6 @@ const (
 	outBound = unreadyAfter + toGateway
 )
 
-// probesStory is a Deployment whose readiness probe takes pods out of the
-// rotation and stops a bad rollout, and whose liveness probe restarts them.
 type probesStory struct {
 	Options
 	v1, v2  probed
@@ -42,14 +40,12 @@ type probed struct {
 
 // probes: a pod that says it is not ready gets no requests, one that hangs is
 // restarted, and a version that is never ready does not replace the old one.
-func probes() Scenario {
-	return Scenario{
-		Name:    "probes",
-		Summary: "probes take a pod out of the rotation, restart it, and stop a bad rollout",
-		Needs:   []string{"istio"},
-		Serial:  true,
-		New:     newProbes,
-	}
+var probes = Scenario{
+	Name:    "probes",
+	Summary: "probes take a pod out of the rotation, restart it, and stop a bad rollout",
+	Needs:   []string{"istio"},
+	Serial:  true,
+	New:     newProbes,
 }
 
 func newProbes(o Options) (*Plan, error) {
@@ -68,7 +64,7 @@ func newProbes(o Options) (*Plan, error) {
 			{
 				Name:     "three pods serve",
 				Why:      "Three pods stand behind one Service. The kubelet asks each whether it is ready for requests, and whether it is alive.",
-				WatchFor: "Each pod answers a third.", Change: s.serve, Check: s.all,
+				WatchFor: "Each pod answers a third.", Change: s.serve, Check: s.evenly(o),
 			},
 			{
 				Name:     "one is not ready",
@@ -142,7 +138,7 @@ func (s *probesStory) serve(ctx context.Context, l *Session) error {
 	if err != nil {
 		return err
 	}
-	if err := l.route(ctx, "probes/route.yaml", l.to("model"), func(state routeState) any { return state }, deployment); err != nil {
+	if err := l.route(ctx, "probes/route.yaml", l.to("model"), &routeState{}, deployment); err != nil {
 		return err
 	}
 	if s.rotation, err = l.rotation(ctx, "model", map[string]string{"app": "model"}); err != nil {
@@ -150,10 +146,6 @@ func (s *probesStory) serve(ctx context.Context, l *Session) error {
 	}
 	s.prober.start(ctx, l, l.to("model"), watchRate)
 	return nil
-}
-
-func (s *probesStory) all(ctx context.Context, l *Session) (Evidence, error) {
-	return s.rotation.evenly(ctx, l, s.Options)
 }
 
 func (s *probesStory) unready(ctx context.Context, l *Session) error {
@@ -198,7 +190,7 @@ func (s *probesStory) back(ctx context.Context, l *Session) (Evidence, error) {
 		return Evidence{}, err
 	}
 	took := time.Since(began)
-	e, err := s.all(ctx, l)
+	e, err := s.evenly(s.Options)(ctx, l)
 	e.Figures = []Figure{{"back in the rotation", took.Seconds(), "s"}}
 	e.Summary = fmt.Sprintf("back in the rotation after %.1f s; %s", took.Seconds(), e.Summary)
 	return e, err

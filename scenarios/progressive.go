@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// progressiveStory is models that Flagger delivers, all at once.
 type progressiveStory struct {
 	Options
 	models deliveries
@@ -33,15 +32,13 @@ const (
 // progressive: four models get a new version at the same moment. One is good,
 // one errs, one is slow, and one has no users. Flagger moves each forward or
 // back by what Prometheus has measured; here it is counted who answered.
-func progressive() Scenario {
-	return Scenario{
-		Name:             "progressive",
-		Summary:          "Flagger promotes a good version; what errs or is slow goes back",
-		Needs:            []string{"progressive"},
-		Options:          []string{"strategy"},
-		SidecarInjection: true,
-		New:              newProgressive,
-	}
+var progressive = Scenario{
+	Name:             "progressive",
+	Summary:          "Flagger promotes a good version; what errs or is slow goes back",
+	Needs:            []string{"progressive"},
+	Options:          []string{"strategy"},
+	SidecarInjection: true,
+	New:              newProgressive,
 }
 
 func newProgressive(o Options) (*Plan, error) {

@@ -28,7 +28,6 @@ const (
 // Strategies are the values of Options.Strategy.
 var Strategies = []string{strategyCanary, strategyAB, strategyBlueGreen, strategyMirror}
 
-// usersOf are the users that a strategy distinguishes.
 func usersOf(strategy string) []*audience {
 	switch strategy {
 	case strategyAB:
@@ -45,7 +44,6 @@ func usersOf(strategy string) []*audience {
 	return []*audience{{name: "users", first: firstWeight}}
 }
 
-// request is what they send to a model.
 func (u *audience) request(l *Session, m *delivered) probe.Request {
 	r := l.to(m.name)
 	if u.atCanary {

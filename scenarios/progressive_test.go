@@ -302,7 +302,7 @@ func TestFlaggersMetricsAreThoseThatTheModelsAskFor(t *testing.T) {
 				}
 			}
 		}
-		if err := into(objs[1].Object, &canary); err != nil {
+		if err := kube.Into(objs[1].Object, &canary); err != nil {
 			t.Fatal(err)
 		}
 		got, want := canary.Spec.Analysis, len(templates)

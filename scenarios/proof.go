@@ -35,6 +35,17 @@ func (f *followed) prove(ctx context.Context, l *Session, p pushed, e Evidence, 
 	return errors.Join(err, f.note(ctx, l, p, e, err))
 }
 
+// proveRefuted is prove of what the step shows to be wrong with a commit: the step
+// passes, and the commit's proof says FAIL.
+func (f *followed) proveRefuted(verdict func(Evidence) error) prover {
+	return func(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
+		if err != nil {
+			return f.prove(ctx, l, p, e, err)
+		}
+		return f.note(ctx, l, p, e, verdict(e))
+	}
+}
+
 // note is prove that returns only why there is no note.
 func (f *followed) note(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
 	proof, judged := proofOf(l, f.scenario, p, e, err)

@@ -3,7 +3,6 @@ package scenarios
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -87,7 +86,6 @@ func (l *Session) object(apiVersion, kind, name string) *unstructured.Unstructur
 	return o
 }
 
-// live reads an object.
 func (l *Session) live(ctx context.Context, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	return o, l.Kube.Get(ctx, client.ObjectKeyFromObject(o), o)
 }
@@ -115,19 +113,9 @@ func oneLine(text string) string {
 // neverBuilt is a tag of an image that nobody has built.
 const neverBuilt = "never-built"
 
-// splitImage is an image's name and its tag.
 func splitImage(image string) (name, tag string) {
 	at := strings.LastIndex(image, ":")
 	return image[:at], image[at+1:]
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// into reads a part of an object.
-func into(part any, to any) error {
-	text, err := json.Marshal(part)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, to)
-}

@@ -29,8 +29,6 @@ const (
 	boundedRequests = 6 * sampleWorkers
 )
 
-// resilienceStory is what a gateway can do for a caller when the model is slow,
-// flaky, or broken in one place.
 type resilienceStory struct {
 	Options
 	ejection
@@ -40,14 +38,12 @@ type resilienceStory struct {
 // resilience: a timeout bounds the caller's wait, retries its errors, and
 // outlier detection takes a broken replica out of the rotation. Each is seen
 // without first.
-func resilience() Scenario {
-	return Scenario{
-		Name:    "resilience",
-		Summary: "timeouts, retries and outlier detection bound what a caller suffers",
-		Needs:   []string{"istio"},
-		Serial:  true,
-		New:     newResilience,
-	}
+var resilience = Scenario{
+	Name:    "resilience",
+	Summary: "timeouts, retries and outlier detection bound what a caller suffers",
+	Needs:   []string{"istio"},
+	Serial:  true,
+	New:     newResilience,
 }
 
 func newResilience(o Options) (*Plan, error) {
@@ -62,7 +58,7 @@ func newResilience(o Options) (*Plan, error) {
 			{
 				Name:     "three pods serve",
 				Why:      "Three pods stand behind one Service, and the gateway picks one of them at random for each request.",
-				WatchFor: "Each pod answers a third.", Change: s.serve, Check: s.all,
+				WatchFor: "Each pod answers a third.", Change: s.serve, Check: s.evenly(o),
 			},
 			{
 				Name:     "slow, no timeout",
@@ -92,12 +88,14 @@ func newResilience(o Options) (*Plan, error) {
 			{
 				Name:     "outlier detection",
 				Why:      fmt.Sprintf("The gateway counts what each pod answers. After %d errors in a row it ejects the pod for %s.", errorsInARow, ejectionTime),
-				WatchFor: "The ejected pod gets no request, and no request fails.", Change: s.route(&s.ejecting), Check: s.ejected,
+				WatchFor: "The ejected pod gets no request, and no request fails.", Change: s.route(&s.ejecting),
+				Check: func(ctx context.Context, l *Session) (Evidence, error) { return s.without(ctx, l, o.Requests) },
 			},
 			{
 				Name: "healed and back", Long: true,
 				Why:      "The pod is well again, but the gateway does not know: it gives the pod requests again when its time is over.",
-				WatchFor: "How long it was out, and that it answers its third again.", Change: s.fail(0), Check: s.healed,
+				WatchFor: "How long it was out, and that it answers its third again.", Change: s.fail(0),
+				Check: func(ctx context.Context, l *Session) (Evidence, error) { return s.back(ctx, l, o) },
 			},
 		},
 		Controls: []Control{
@@ -130,10 +128,8 @@ func (s *resilienceStory) route(to *routing) func(context.Context, *Session) err
 	return func(ctx context.Context, l *Session) error {
 		r, way := l.to("model"), *to
 		r.URL += "/readyz" // the model's faults are not about this path
-		return l.route(ctx, "resilience/route.yaml", r, func(state routeState) any {
-			way.routeState, way.Errors = state, errorsInARow
-			return way
-		})
+		way.Errors = errorsInARow
+		return l.route(ctx, "resilience/route.yaml", r, &way)
 	}
 }
 
@@ -154,10 +150,6 @@ func (s *resilienceStory) serve(ctx context.Context, l *Session) error {
 	return err
 }
 
-func (s *resilienceStory) all(ctx context.Context, l *Session) (Evidence, error) {
-	return s.rotation.evenly(ctx, l, s.Options)
-}
-
 func (s *resilienceStory) slow(ctx context.Context, l *Session) error {
 	return l.breakPods(ctx, s.pods, faults{Delay: slowAnswer.String()})
 }
@@ -176,7 +168,7 @@ func (s *resilienceStory) waits(ctx context.Context, l *Session) (Evidence, erro
 }
 
 func (s *resilienceStory) bounded(ctx context.Context, l *Session) (Evidence, error) {
-	answers, e, err := l.burst(ctx, l.to("model"), boundedRequests)
+	answers, e, err := l.burst(ctx, l.send, l.to("model"), boundedRequests)
 	if err != nil {
 		return e, err
 	}
@@ -204,7 +196,7 @@ func (s *resilienceStory) flaky(ctx context.Context, l *Session) error {
 // errors judges the share of errors without any help.
 func (s *resilienceStory) errors(share float64) func(context.Context, *Session) (Evidence, error) {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		answers, e, err := l.burst(ctx, l.to("model"), s.Requests)
+		answers, e, err := l.burst(ctx, l.send, l.to("model"), s.Requests)
 		if err != nil {
 			return e, err
 		}
@@ -215,7 +207,7 @@ func (s *resilienceStory) errors(share float64) func(context.Context, *Session) 
 // retried judges the errors that are left, from above only: fewer are no harm.
 // What they cost is how often the pods say that each request came to them.
 func (s *resilienceStory) retried(ctx context.Context, l *Session) (Evidence, error) {
-	answers, e, err := l.burst(ctx, l.to("model"), s.Requests)
+	answers, e, err := l.burst(ctx, l.send, l.to("model"), s.Requests)
 	if err != nil {
 		return e, err
 	}
@@ -267,12 +259,4 @@ func (s *resilienceStory) oneFails(ctx context.Context, l *Session) error {
 		return err
 	}
 	return s.route(&routing{})(ctx, l)
-}
-
-func (s *resilienceStory) ejected(ctx context.Context, l *Session) (Evidence, error) {
-	return s.without(ctx, l, s.Requests)
-}
-
-func (s *resilienceStory) healed(ctx context.Context, l *Session) (Evidence, error) {
-	return s.back(ctx, l, s.Options)
 }

@@ -83,7 +83,7 @@ func TestAPodThatGetsRequestsIsNotEjected(t *testing.T) {
 			return from("m-b")
 		})
 		s := &resilienceStory{Options: Options{Requests: 1000}, ejection: ejection{rotation: rotation{pods: []string{"m-a", "m-b", "m-c"}}}}
-		if _, err := s.ejected(t.Context(), l); refutedClaim(err) != tc.refutes || fault.Code(err) != tc.code {
+		if _, err := s.without(t.Context(), l, s.Requests); refutedClaim(err) != tc.refutes || fault.Code(err) != tc.code {
 			t.Errorf("%s: got %v", tc.name, err)
 		}
 	}
@@ -112,14 +112,6 @@ func TestARouteSaysOnlyWhatItIsGiven(t *testing.T) {
 			if got := strings.Contains(all.String(), option); got != slices.Contains(tc.says, option) {
 				t.Errorf("%+v: %q is there: %v", tc.way, option, got)
 			}
-		}
-	}
-}
-
-func TestResilienceNeedsEnoughRequests(t *testing.T) {
-	for _, o := range []Options{{Requests: 20, Alpha: 1e-6}, {Requests: 0, Alpha: 1e-6}, {Requests: 1000, Alpha: 2}} {
-		if _, err := newResilience(o); fault.Code(err) != 2 {
-			t.Errorf("%+v gave %v", o, err)
 		}
 	}
 }

@@ -34,8 +34,10 @@ func (l *Session) rotation(ctx context.Context, service string, labels map[strin
 }
 
 // evenly sends a sample of which each pod must answer as much as any other.
-func (r rotation) evenly(ctx context.Context, l *Session, o Options) (Evidence, error) {
-	return l.sampleByPod(ctx, r.request, evenly(r.pods, o.Requests, o.Alpha), Shares)
+func (r *rotation) evenly(o Options) func(context.Context, *Session) (Evidence, error) {
+	return func(ctx context.Context, l *Session) (Evidence, error) {
+		return l.sampleByPod(ctx, r.request, evenly(r.pods, o.Requests, o.Alpha), Shares)
+	}
 }
 
 // pods are the names of the pods with these labels that are to stay, sorted.
@@ -122,7 +124,6 @@ func (r rotation) leaves(ctx context.Context, l *Session, pod string, bound time
 // again: in three seconds one with a third of the requests cannot but be met.
 const backTries = 5
 
-// comesBack returns when a pod answers 200.
 func (r rotation) comesBack(ctx context.Context, l *Session, pod string, bound time.Duration, claim Claim) error {
 	return l.within(ctx, bound, claim, "an answer of "+pod, func() (string, error) {
 		for range backTries {
@@ -146,7 +147,6 @@ func (l *Session) endpoints(ctx context.Context, service string) (all []discover
 	return all, nil
 }
 
-// getsRequests reports whether an endpoint does.
 func getsRequests(e discoveryv1.Endpoint) bool {
 	return e.Conditions.Ready != nil && *e.Conditions.Ready
 }
@@ -164,7 +164,6 @@ func (r rotation) has(ctx context.Context, l *Session, pod string) (bool, error)
 	return getsRequests(all[i]), nil
 }
 
-// restarts is how often the containers of a pod were restarted.
 func (l *Session) restarts(ctx context.Context, pod string) (n int32, err error) {
 	var p corev1.Pod
 	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: pod}, &p); err != nil {

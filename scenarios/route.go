@@ -12,6 +12,7 @@ import (
 	"knative.dev/networking/pkg/http/header"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 )
 
@@ -21,17 +22,24 @@ type routeState struct {
 	Host, Namespace, Mark string
 }
 
+func (s *routeState) become(state routeState) { *s = state }
+
+// routeFields are a routeState and what else a manifest takes: a pointer to a struct
+// that embeds one.
+type routeFields interface{ become(routeState) }
+
 // route applies the manifest of a route in a new state, with more objects, and
-// returns when the gateway answers r by it. fill adds what else the manifest takes.
-func (l *Session) route(ctx context.Context, manifest string, r probe.Request, fill func(routeState) any, more ...*unstructured.Unstructured) error {
-	return l.routes(ctx, manifest, []probe.Request{r}, fill, more...)
+// returns when the gateway answers r by it.
+func (l *Session) route(ctx context.Context, manifest string, r probe.Request, fields routeFields, more ...*unstructured.Unstructured) error {
+	return l.routes(ctx, manifest, []probe.Request{r}, fields, more...)
 }
 
 // routes is route for the hosts of several requests, each of which the gateway
 // must answer by the new state.
-func (l *Session) routes(ctx context.Context, manifest string, asked []probe.Request, fill func(routeState) any, more ...*unstructured.Unstructured) error {
+func (l *Session) routes(ctx context.Context, manifest string, asked []probe.Request, fields routeFields, more ...*unstructured.Unstructured) error {
 	state := routeState{asked[0].Host, l.Namespace, l.mark()}
-	if err := l.applyFile(ctx, manifest, fill(state), more...); err != nil {
+	fields.become(state)
+	if err := l.applyFile(ctx, manifest, fields, more...); err != nil {
 		return err
 	}
 	for _, r := range asked {
@@ -93,7 +101,7 @@ func (l *Session) routeState(ctx context.Context, host string) (string, error) {
 			}
 		}
 	}
-	if err := into(o.Object, &route); err != nil {
+	if err := kube.Into(o.Object, &route); err != nil {
 		return "", err
 	}
 	for _, rule := range route.Spec.Rules {

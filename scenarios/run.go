@@ -97,7 +97,6 @@ const stepBound = 6 * time.Minute
 // cleanupBound is how long the clean-up of a run may take, even after ^C.
 const cleanupBound = 3 * time.Minute
 
-// session begins a run of a scenario, or of one of its controls.
 func (env *Env) session(j Job) *Session {
 	l := &Session{Env: env, title: Result{Scenario: j.Scenario.Name, Control: j.Control}.Title(), control: j.Control, Namespace: Namespace(j.Scenario.Name)}
 	if j.Control != "" {

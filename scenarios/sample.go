@@ -29,29 +29,22 @@ func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim
 	return e.judge(claim, e.Tally.Counts, Shares)
 }
 
-// served is burstBy, of which each request must be answered 200 by the
-// application.
+// served is burst, of which each request must be answered 200 by the application.
 func (l *Session) served(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
-	answers, e, err := l.burstBy(ctx, by, r, n)
+	answers, e, err := l.burst(ctx, by, r, n)
 	if err == nil {
 		err = e.answered()
 	}
 	return answers, e, err
 }
 
-// burst sends a request n times, and keeps the answers as
-// evidence. It judges nothing.
-func (l *Session) burst(ctx context.Context, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
-	return l.burstBy(ctx, l.send, r, n)
-}
-
-// burstBy is burst by a sender of its own, such as one that gives each request
-// another body.
-func (l *Session) burstBy(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
+// burst sends a request n times, by a sender that may change each, and keeps the
+// answers as evidence. It judges nothing.
+func (l *Session) burst(ctx context.Context, by probe.Sender, r probe.Request, n int) ([]probe.Answer, Evidence, error) {
 	return l.burstUntil(ctx, by, r, n, sampleWorkers, nil)
 }
 
-// burstUntil is burstBy with a number of workers of its own, which send no more
+// burstUntil is burst with a number of workers of its own, which send no more
 // once enough, if any, has returned true for an answer. That is no error.
 func (l *Session) burstUntil(ctx context.Context, by probe.Sender, r probe.Request, n, workers int, enough func(probe.Answer) bool) ([]probe.Answer, Evidence, error) {
 	l.events.emit(Event{Type: EventSample, N: n})
@@ -171,8 +164,8 @@ func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0
 // that what changes with time meets all alike. It returns the answers by
 // header, and judges nothing.
 func (l *Session) inTurn(ctx context.Context, headers []http.Header, n int) ([][]probe.Answer, Evidence, error) {
-	t := &turns{Sender: l.send, headers: headers, turn: map[string]int{}}
-	all, e, err := l.burstBy(ctx, t, l.to("model"), n*len(headers))
+	t := l.inOrder(len(headers), func(turn int, r *probe.Request) { r.Header = headers[turn] })
+	all, e, err := l.burst(ctx, t, l.to("model"), n*len(headers))
 	if err != nil {
 		return nil, e, err
 	}
@@ -193,24 +186,90 @@ func (l *Session) servedInTurn(ctx context.Context, headers []http.Header, n int
 	return answers, e, err
 }
 
-// turns is a Sender that gives each request the next of its headers.
+// turns is a Sender that makes each request the next of n sorts, and begins again
+// after the last.
 type turns struct {
 	probe.Sender
-	headers []http.Header
-	mu      sync.Mutex
-	next    int
-	turn    map[string]int // request ID -> place among headers
+	n    int
+	vary func(turn int, r *probe.Request)
+	mu   sync.Mutex
+	next int
+	turn map[string]int // by the request's ID
+}
+
+func (l *Session) inOrder(n int, vary func(turn int, r *probe.Request)) *turns {
+	return &turns{Sender: l.send, n: n, vary: vary, turn: map[string]int{}}
 }
 
 func (t *turns) Send(ctx context.Context, r probe.Request) probe.Answer {
 	t.mu.Lock()
-	turn := t.next % len(t.headers)
+	turn := t.next % t.n
 	t.next++
 	t.mu.Unlock()
-	r.Header = t.headers[turn]
+	t.vary(turn, &r)
 	a := t.Sender.Send(ctx, r)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.turn[a.ID] = turn
 	return a
+}
+
+// evenly claims that each pod answers as many requests as any other.
+func evenly(pods []string, n int, alpha float64) split.Claim {
+	c := split.Claim{N: n, Alpha: alpha}
+	for _, p := range pods {
+		c.Legs = append(c.Legs, split.Leg{Name: short(p), Share: 1 / float64(len(pods))})
+	}
+	return c
+}
+
+func countBy(answers []probe.Answer, name func(probe.Answer) string) map[string]int {
+	counts := map[string]int{}
+	for _, a := range answers {
+		counts[name(a)]++
+	}
+	return counts
+}
+
+// short is the part of a pod's name that differs from its siblings'.
+func short(pod string) string { return pod[strings.LastIndexByte(pod, '-')+1:] }
+
+// What becomes of a request here.
+const (
+	isOK    = "ok"
+	isError = "errors" // the model's own
+)
+
+// errorClaim claims which share of n requests the model fails.
+func errorClaim(share float64, n int, alpha float64) split.Claim {
+	return split.Claim{N: n, Alpha: alpha, Legs: []split.Leg{{Name: isOK, Share: 1 - share}, {Name: isError, Share: share}}}
+}
+
+// outcomes counts what became of requests. What is neither OK nor the model's
+// own 500 counts under its problem, which is no leg of any claim.
+func outcomes(answers []probe.Answer) map[string]int {
+	return countBy(answers, func(a probe.Answer) string {
+		switch {
+		case a.OK():
+			return isOK
+		case a.Err == "" && !a.Router && a.Status == 500:
+			return isError
+		}
+		return a.Problem()
+	})
+}
+
+// triesOf is how often each request came to the pods.
+func triesOf(answers []probe.Answer, pods []seen) []int {
+	came := map[string]int{}
+	for _, p := range pods {
+		for _, id := range p.IDs {
+			came[id]++
+		}
+	}
+	tries := make([]int, len(answers))
+	for i, a := range answers {
+		tries[i] = came[a.ID]
+	}
+	return tries
 }

@@ -14,8 +14,6 @@ import (
 	"mllab.local/internal/split"
 )
 
-// zeroStory is Services that nobody asks, so that their pods go, and cold
-// requests, each of which starts one again.
 type zeroStory struct {
 	Options
 	services    []*idleService
@@ -29,16 +27,14 @@ const atOnce = 3
 
 // scaleToZero: the Services serve; nobody asks them, and they have no pod left;
 // cold requests are answered by a new pod each; then the pods are gone again.
-func scaleToZero() Scenario {
-	return Scenario{
-		Name:             "scale-to-zero",
-		Summary:          "a quiet model gives up its pods, and a cold request starts one",
-		Needs:            []string{"knative"},
-		Options:          []string{"samples"},
-		Serial:           true,
-		ParallelControls: true,
-		New:              newScaleToZero,
-	}
+var scaleToZero = Scenario{
+	Name:             "scale-to-zero",
+	Summary:          "a quiet model gives up its pods, and a cold request starts one",
+	Needs:            []string{"knative"},
+	Options:          []string{"samples"},
+	Serial:           true,
+	ParallelControls: true,
+	New:              newScaleToZero,
 }
 
 func newScaleToZero(o Options) (*Plan, error) {

@@ -19,7 +19,6 @@ import (
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 )
@@ -291,11 +290,5 @@ func TestASleeperIsAServiceThatKnativeTakes(t *testing.T) {
 		if len(svc.Spec.Template.Annotations) != 2+len(annotations) {
 			t.Errorf("annotations %v", svc.Spec.Template.Annotations)
 		}
-	}
-}
-
-func TestSamplesAreJudgedBeforeAnythingIsTouched(t *testing.T) {
-	if _, err := planned("scale-to-zero", Options{Samples: -1}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "--samples") {
-		t.Errorf("got %v (hint %q)", err, fault.Hint(err))
 	}
 }

@@ -50,8 +50,8 @@ type Plan struct {
 // Step is one change of the world and the claim that must hold after it.
 type Step struct {
 	Name string
-	// Idea says in at most two sentences what the step is about, and Look what
-	// to look at in its evidence: for a person who learns the pattern.
+	// Why says in a few sentences what the step is about, and WatchFor what to look
+	// at in its evidence: for a person who learns the pattern.
 	Why, WatchFor string
 	// Long steps are left out of a short run, unless it is of a control that comes after this one.
 	Long bool

@@ -257,12 +257,28 @@ func TestEveryVersionKeepsItsTagAndItsEnvironment(t *testing.T) {
 }
 
 func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
-	for _, o := range []Options{
-		{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Requests: 1000, Shares: []float64{0.99, 0.01}},
-		{Weights: []int{10, 5}}, {Weights: []int{100}}, {RolloutDuration: 1500 * time.Millisecond}, {RolloutDuration: time.Second},
+	for name, wrong := range map[string][]Options{
+		"ab-test":    {{Alpha: 0.7}},
+		"blue-green": {{Requests: -1}, {Alpha: 0.7}},
+		"canary": {
+			{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Requests: 1000, Shares: []float64{0.99, 0.01}},
+			{Weights: []int{10, 5}}, {Weights: []int{100}}, {RolloutDuration: 1500 * time.Millisecond}, {RolloutDuration: time.Second},
+		},
+		"circuit-breaker": {{Requests: -1}, {Requests: 10, Alpha: 2}},
+		"gitops":          {{Requests: -1}, {Requests: 137}, {Alpha: 0.7}},
+		"gitops-helm":     {{Requests: -1}},
+		"helm-release":    {{Requests: -1}},
+		"mesh-security":   {{Requests: -1}, {Requests: 10, Alpha: 2}},
+		"mlops":           {{Requests: -1}, {Requests: 137}, {Alpha: 0.7}},
+		"probes":          {{Requests: -1}, {Requests: 20}, {Requests: 1000, Alpha: 2}},
+		"resilience":      {{Requests: -1}, {Requests: 20}, {Requests: 1000, Alpha: 2}},
+		"scale-to-zero":   {{Samples: -1}},
+		"shadow":          {{Requests: 137}, {Requests: 1000, Alpha: 0.7}},
 	} {
-		if _, err := planned("canary", o); fault.Code(err) != 2 {
-			t.Errorf("%+v gave %v", o, err)
+		for _, o := range wrong {
+			if _, err := planned(name, o); fault.Code(err) != 2 || fault.Hint(err) == "" {
+				t.Errorf("%s with %+v gave %v (hint %q)", name, o, err, fault.Hint(err))
+			}
 		}
 	}
 	if _, err := planned("canery", Options{}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "canary") {
@@ -271,7 +287,7 @@ func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
 }
 
 func TestEveryControlBreaksAStepThatIsToldAndNamesItsClaim(t *testing.T) {
-	guarded := canary()
+	guarded := canary
 	guarded.New = func(o Options) (*Plan, error) { o.Guard = true; return newCanary(o) }
 	for _, s := range append(All(), guarded) {
 		p, err := s.Plan(Options{})

@@ -223,7 +223,6 @@ func (l *Session) checkInterference(ctx context.Context) error {
 	return nil
 }
 
-// interference says what somebody else did.
 func (l *Session) interference(what string) error {
 	return fault.CannotTest("leave namespace "+l.Namespace+" alone while it runs, and run it again",
 		"somebody else %s meanwhile: what was seen proves nothing", what)

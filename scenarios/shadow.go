@@ -13,8 +13,6 @@ import (
 	"mllab.local/internal/split"
 )
 
-// shadowStory is a new version that gets a copy of the traffic and whose
-// answers nobody sees, by the mirror of an Istio VirtualService.
 type shadowStory struct {
 	Options
 	*shadowed
@@ -42,14 +40,12 @@ const (
 // shadow: v1 serves all; v2 gets a copy of all of it, from outside and from
 // inside the mesh; their predictions are compared; v2 gets a part; then v2 goes
 // wrong in every way, and the caller must not notice.
-func shadow() Scenario {
-	return Scenario{
-		Name:             "shadow",
-		Summary:          "a new version gets a copy of the traffic, and no caller notices",
-		Needs:            []string{"istio"},
-		SidecarInjection: true,
-		New:              newShadow,
-	}
+var shadow = Scenario{
+	Name:             "shadow",
+	Summary:          "a new version gets a copy of the traffic, and no caller notices",
+	Needs:            []string{"istio"},
+	SidecarInjection: true,
+	New:              newShadow,
 }
 
 func newShadow(o Options) (*Plan, error) {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 )
 
@@ -176,17 +175,6 @@ func TestTheRouteSaysWhatIsAskedFor(t *testing.T) {
 		})
 	}
 	if _, err := render("shadow/services.yaml", struct{ Model, Client string }{"model.mllab.test", "client.mllab.test"}); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestAShadowNeedsEnoughRequests(t *testing.T) {
-	for _, o := range []Options{{Requests: 137, Alpha: DefaultAlpha}, {Requests: 1000, Alpha: 0.7}} {
-		if _, err := newShadow(o); fault.Code(err) != 2 || fault.Hint(err) == "" {
-			t.Errorf("%+v gave %v", o, err)
-		}
-	}
-	if _, err := newShadow(Options{Requests: ShortRequests, Alpha: DefaultAlpha}); err != nil {
 		t.Error(err)
 	}
 }

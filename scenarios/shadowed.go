@@ -103,7 +103,6 @@ type shadowRoute struct {
 // Hold is how long those wait.
 func (shadowRoute) Hold() string { return (callerBound + time.Second).String() }
 
-// Kept is the percentage that v1 answers.
 func (r shadowRoute) Kept() int { return 100 - r.Leaked }
 
 // route writes the route and returns when the gateway and the client's sidecar
@@ -112,11 +111,7 @@ func (s *shadowed) route(to shadowRoute) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
 		gateway, sidecar := l.to("model"), l.to("client")
 		gateway.URL, sidecar.URL = gateway.URL+aside, sidecar.URL+aside // what asks is not part of any sample
-		err := l.route(ctx, "shadow/route.yaml", gateway, func(state routeState) any {
-			to.routeState = state
-			return to
-		})
-		if err != nil {
+		if err := l.route(ctx, "shadow/route.yaml", gateway, &to); err != nil {
 			return err
 		}
 		inside := to.Mark
@@ -143,7 +138,6 @@ func (s *shadowed) sleep(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// fail makes v2 answer 500 to everything.
 func (s *shadowed) fail(ctx context.Context, l *Session) error {
 	if err := l.breakPod(ctx, s.pods["v2"], faults{FailPercent: new(100.0), Delay: "0s"}); err != nil {
 		return err
@@ -154,7 +148,6 @@ func (s *shadowed) fail(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// heal ends the faults.
 func (s *shadowed) heal(ctx context.Context, l *Session) error {
 	return l.breakPod(ctx, s.pods["v2"], faults{FailPercent: new(0.0), Delay: "0s"})
 }

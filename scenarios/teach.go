@@ -56,14 +56,17 @@ func (l *Session) changes(objs []*unstructured.Unstructured) string {
 		if i := l.find(o); i >= 0 {
 			before, from = asYAML(l.applied[i]), "as it is"
 		}
-		// Both sides are in memory, so writing cannot fail.
-		diff, _ := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-			A: slices.Collect(strings.Lines(before)), B: slices.Collect(strings.Lines(asYAML(o))),
-			FromFile: from, ToFile: kube.Name(o), Context: 3,
-		})
-		b.WriteString(diff)
+		b.WriteString(unifiedDiff(from, before, kube.Name(o), asYAML(o)))
 	}
 	return b.String()
+}
+
+func unifiedDiff(fromName, from, toName, to string) string {
+	// Both sides are in memory, so writing cannot fail.
+	diff, _ := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
+		A: slices.Collect(strings.Lines(from)), B: slices.Collect(strings.Lines(to)), FromFile: fromName, ToFile: toName, Context: 3,
+	})
+	return diff
 }
 
 // deletions is changes for objects that are about to be deleted.

@@ -5,25 +5,21 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 )
 
-// trainStory is a model that is trained on the lab, by TrainJobs.
 type trainStory struct {
-	changed func(string) string // what a control does to the code, if anything
-	first   training
+	edits []edit // a control's, of the code
+	first training
 }
 
 // train: a TrainJob trains a model and pushes it; another one with the same
 // seed makes the same model; two workers share a search; and a bad model is
 // stopped by the gate.
-func train() Scenario {
-	return Scenario{
-		Name:    "train",
-		Summary: "TrainJobs train a model; it is reproducible, and a bad one goes no further",
-		Needs:   []string{"kubeflow"},
-		New:     newTrain,
-	}
+var train = Scenario{
+	Name:    "train",
+	Summary: "TrainJobs train a model; it is reproducible, and a bad one goes no further",
+	Needs:   []string{"kubeflow"},
+	New:     newTrain,
 }
 
 func newTrain(Options) (*Plan, error) {
@@ -61,33 +57,25 @@ func newTrain(Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "swapped", Summary: "between the training and the push the model's file becomes another one",
-				Break: s.rewrite("push(a.out, a.push)", "(write(a.out, train(data.held_x, data.held_y), data, e), push(a.out, a.push))[1]"), Catches: Model,
+				Break: set(&s.edits, []edit{{trainingFile, "push(a.out, a.push)", "(write(a.out, train(data.held_x, data.held_y), data, e), push(a.out, a.push))[1]"}}), Catches: Model,
 			},
 			{
 				Name: "no-seed", Summary: "the training code leaves its seed to chance",
-				Break: s.rewrite("random_state=seed", "random_state=None"), Catches: Model,
+				Break: set(&s.edits, []edit{{trainingFile, "random_state=seed", "random_state=None"}}), Catches: Model,
 			},
 			{
 				Name: "no-gate", Summary: "the training code lets every model pass",
-				Break: s.rewrite("return evaluation.accuracy >= threshold", "return True"), Catches: Gate,
+				Break: set(&s.edits, []edit{{trainingFile, "return evaluation.accuracy >= threshold", "return True"}}), Catches: Gate,
 			},
 		},
 	}, nil
-}
-
-// rewrite changes the training code before it is on the cluster.
-func (s *trainStory) rewrite(from, to string) func(context.Context, *Session) error {
-	return func(context.Context, *Session) error {
-		s.changed = func(code string) string { return strings.Replace(code, from, to, 1) }
-		return nil
-	}
 }
 
 // repository is where a story's models are, in the lab's registry.
 func repository(l *Session) string { return l.Registry + "/" + l.Namespace + "/breast-cancer" }
 
 func (s *trainStory) begin(ctx context.Context, l *Session) error {
-	code, err := l.code(map[string]string{"mllab_train.py": trainerFile}, map[string]func(string) string{"mllab_train.py": s.changed})
+	code, err := l.code(s.edits)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,13 @@
 package scenarios
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,8 +20,11 @@ import (
 	"mllab.local/manifests"
 )
 
-// trainerFile is the code that the stories train with.
-const trainerFile = "scenarios/train/mllab_train.py"
+// trainerFile is the code that the stories train with, and trainingFile its name there.
+const (
+	trainerFile  = "scenarios/train/mllab_train.py"
+	trainingFile = "mllab_train.py"
+)
 
 // gateThreshold is the least accuracy of a model that the stories let pass.
 const gateThreshold = 0.9
@@ -82,27 +87,39 @@ func (t training) says() string {
 	return fmt.Sprintf("accuracy %.3f (%.3f..%.3f) of %d held-out rows", e.Accuracy, e.Low, e.High, e.HeldOut)
 }
 
-// figures are the accuracy as numbers.
 func (t training) figures() []Figure {
 	e := t["evaluate"]
 	return []Figure{{Name: "accuracy", Value: e.Accuracy}, {Name: "accuracy low", Value: e.Low}, {Name: "accuracy high", Value: e.High}}
 }
 
-// code is files of code on the cluster, by their names there; changed, if any,
-// makes one of them another.
-func (l *Session) code(files map[string]string, changed map[string]func(string) string) (*unstructured.Unstructured, error) {
-	data := map[string]any{}
-	for name, from := range files {
-		text, err := manifests.Scenarios.ReadFile(from)
-		if err != nil {
+// edit puts another text into a file of the training, in one place.
+type edit struct{ file, from, to string }
+
+func (e edit) apply(files map[string][]byte) error {
+	if !bytes.Contains(files[e.file], []byte(e.from)) {
+		return fmt.Errorf("%s is not what is to be changed: it lacks %q", e.file, e.from)
+	}
+	files[e.file] = bytes.Replace(files[e.file], []byte(e.from), []byte(e.to), 1)
+	return nil
+}
+
+// code is the trainer's code and more files on the cluster, with these edits.
+func (l *Session) code(edits []edit, more ...string) (*unstructured.Unstructured, error) {
+	files := map[string][]byte{}
+	for _, from := range append(more, trainerFile) {
+		var err error
+		if files[path.Base(from)], err = manifests.Scenarios.ReadFile(from); err != nil {
 			return nil, err
 		}
-		data[name] = string(text)
-		if change := changed[name]; change != nil {
-			if data[name] = change(string(text)); data[name] == string(text) {
-				return nil, fmt.Errorf("%s is not what the control changes", from)
-			}
+	}
+	for _, e := range edits {
+		if err := e.apply(files); err != nil {
+			return nil, err
 		}
+	}
+	data := map[string]any{}
+	for name, text := range files {
+		data[name] = string(text)
 	}
 	o := l.object("v1", "ConfigMap", "code")
 	o.Object["data"] = data

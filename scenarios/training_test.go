@@ -369,8 +369,7 @@ func TestAControlOfTheCodeChangesTheCode(t *testing.T) {
 		}
 	}
 	l := &Session{Env: &Env{}}
-	same := map[string]func(string) string{"f": func(code string) string { return strings.Replace(code, "not in it", "x", 1) }}
-	if o, err := l.code(map[string]string{"f": trainerFile}, same); err == nil || !strings.Contains(err.Error(), trainerFile) {
+	if o, err := l.code([]edit{{trainingFile, "not in it", "x"}}); err == nil || !strings.Contains(err.Error(), trainingFile) {
 		t.Errorf("a control that changes nothing gave %v, %v", o, err)
 	}
 }

@@ -32,7 +32,6 @@ type trouble struct {
 	at     time.Time // of the fault, and then of its end
 }
 
-// turn makes the model wrong, or well again.
 func (t *trouble) turn(ctx context.Context, l *Session, wrong bool) (err error) {
 	switch {
 	case t.leave && wrong:
@@ -65,7 +64,6 @@ func (t *trouble) first(all []api.Alert, status string) (when time.Time, known b
 	return time.Time{}, false
 }
 
-// inWords is an alert in a few words.
 func inWords(a api.Alert) string {
 	return fmt.Sprintf("%s of %s is %s", a.Labels["alertname"], a.Labels["app"], a.Status)
 }

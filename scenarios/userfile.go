@@ -1,7 +1,6 @@
 package scenarios
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,13 +23,8 @@ func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) 
 	if err != nil {
 		return s, fault.Usage("give the path of a scenario's YAML file", "reading the scenario: %w", err)
 	}
-	rules.Alpha = cmp.Or(o.Alpha, DefaultAlpha)
-	if rules.Requests = o.Requests; rules.Requests == 0 {
-		rules.Requests = DefaultRequests
-		if o.Short {
-			rules.Requests = ShortRequests
-		}
-	}
+	o = o.withDefaults()
+	rules.Alpha, rules.Requests = o.Alpha, o.Requests
 	for _, s := range All() {
 		rules.Taken = append(rules.Taken, s.Name)
 	}
@@ -73,7 +67,6 @@ func newUserStory(f *file.File, alpha float64) *userStory {
 	return u
 }
 
-// planFile plans one run of f.
 func planFile(f *file.File, alpha float64) *Plan {
 	u := newUserStory(f, alpha)
 	p := &Plan{Admitted: func(ctx context.Context, l *Session) error { return admitted(ctx, l, f) }}
@@ -121,7 +114,6 @@ func inFile(where string, err error) error {
 	return &fileError{where, err}
 }
 
-// bring makes a change and waits.
 func (u *userStory) bring(ctx context.Context, l *Session, c file.Change, w file.Wait) error {
 	if err := u.change(ctx, l, c, w); err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"knative.dev/pkg/apis"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -177,11 +176,7 @@ func validObject(o *unstructured.Unstructured) error {
 		return err
 	}
 	if s, ok := into.(*servingv1.Service); ok {
-		ctx := apis.WithinCreate(context.Background())
-		s.SetDefaults(ctx)
-		if err := s.Validate(ctx).Filter(apis.ErrorLevel); err != nil { // what Knative only warns of it takes
-			return err
-		}
+		return validService(s)
 	}
 	return nil
 }

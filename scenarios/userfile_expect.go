@@ -56,7 +56,6 @@ func (u *userStory) all(ctx context.Context, l *Session, x file.ExpectAll) (Evid
 	return e, err
 }
 
-// headerOf returns the headers of an expectation's requests.
 func headerOf(x file.ExpectAll) http.Header {
 	h := http.Header{}
 	for _, name := range sortedKeys(x.Headers) {
@@ -98,20 +97,11 @@ func (u *userStory) mirrored(ctx context.Context, l *Session, x file.ExpectMirro
 	if err != nil {
 		return e, err
 	}
-	var came []string // IDs of requests
-	count := func() (int, error) {
-		pods, err := l.seen(ctx, model{Name: x.Of, Version: x.To}.labels())
-		came = nil
-		for _, p := range pods {
-			came = append(came, p.IDs...)
-		}
-		got := received(answers, came)
-		return got.once + got.again, err
-	}
-	if err := l.settle(ctx, copiesQuiet, count, func(n int) bool { return float64(n) >= float64(len(answers))*x.Percent/100 }); err != nil {
+	came, err := l.copies(ctx, model{Name: x.Of, Version: x.To}.labels(), answers, copiesQuiet, float64(len(answers))*x.Percent/100)
+	if err != nil {
 		return e, err
 	}
-	return judgeCopies(e, received(answers, came), x)
+	return judgeCopies(e, came, x)
 }
 
 // judgeCopies compares what the shadow got with what was sent.

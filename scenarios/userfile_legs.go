@@ -55,7 +55,7 @@ func legsOf(objs []*unstructured.Unstructured, host string) (legs []leg, err err
 		if o.GetKind() != "VirtualService" {
 			continue
 		}
-		if err := into(o.Object, &v); err != nil {
+		if err := kube.Into(o.Object, &v); err != nil {
 			return nil, fmt.Errorf("reading VirtualService/%s: %w", o.GetName(), err)
 		}
 		serves := slices.Contains(v.Spec.Hosts, host) || slices.Contains(v.Spec.Hosts, "*."+parent)

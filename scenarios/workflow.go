@@ -24,7 +24,6 @@ type workflow struct {
 	training       training
 }
 
-// says is a workflow in words.
 func (w workflow) says() string {
 	var steps []string
 	for _, step := range pipelineSteps {
@@ -47,7 +46,6 @@ func (w workflow) progress() string {
 	return w.says() + "; a try failed: " + w.lastError
 }
 
-// workflow reads a Workflow's status.
 func (l *Session) workflow(ctx context.Context, o *unstructured.Unstructured) (workflow, error) {
 	live, err := l.live(ctx, l.object(o.GetAPIVersion(), o.GetKind(), o.GetName()))
 	if err != nil {
@@ -56,7 +54,6 @@ func (l *Session) workflow(ctx context.Context, o *unstructured.Unstructured) (w
 	return readWorkflow(live)
 }
 
-// readWorkflow reads the status that Argo's controller writes.
 func readWorkflow(live *unstructured.Unstructured) (workflow, error) {
 	w := workflow{phases: map[string]string{}, seconds: map[string]float64{}, outputs: map[string]string{}}
 	var text []byte
