@@ -62,8 +62,9 @@ type world struct {
 	sampleErr    error         // of a request from outside
 	kubeletFails chan struct{} // closed when it begins to
 	journal      []string      // the kubelet's
-	nodeLines    []string      // of followKubelet, one every three minutes
-	kindText     string        // of kind's log
+	etcdLog      []string
+	nodeLines    []string // of followNode, one every three minutes
+	kindText     string   // of kind's log
 }
 
 const testRef = "localhost/mllab-node:abc"
@@ -324,7 +325,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 			return errors.New("cannot exec in a stopped container")
 		}
 		return nil
-	case strings.HasSuffix(line, followKubelet):
+	case strings.HasSuffix(line, followNode):
 		told := make(chan error, 1)
 		go func() { _, err := io.Copy(io.Discard, c.Stdin); told <- err }()
 		for {
@@ -346,6 +347,8 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		}
 	case strings.HasSuffix(line, "systemctl is-active kubelet"):
 		return add("active")
+	case strings.Contains(line, "/etcd/*.log"):
+		return add(w.etcdLog...)
 	case strings.Contains(line, "journalctl"), strings.HasPrefix(line, "logs "):
 		return add(w.journal...)
 	case strings.Contains(line, " ctr "):

@@ -75,18 +75,15 @@ func (w progressReporter) Step(name string) report.Task {
 type progressTask struct {
 	report.Task
 	changed func()
-	mu      sync.Mutex
-	last    string
+	seen    sync.Map // reasons
 }
 
-// Update calls changed if the reason is new.
+// Update calls changed if the reason is new. One that comes again is no progress: an API whose server is started again and
+// again gives two reasons in turns.
 func (t *progressTask) Update(reason string) {
-	t.mu.Lock()
-	if t.last != reason {
-		t.last = reason
+	if _, seen := t.seen.LoadOrStore(reason, true); !seen {
 		t.changed()
 	}
-	t.mu.Unlock()
 	t.Task.Update(reason)
 }
 

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"regexp"
 	"slices"
@@ -14,33 +15,42 @@ import (
 	"mllab.local/internal/run"
 )
 
-// kubeletError means that a node's kubelet does not run. It has the kubelet's last errors.
-type kubeletError struct{ words []string }
+// deadError means that a part of a node, its kubelet or etcd, does not run. It has the part's last errors.
+type deadError struct {
+	part  string
+	words []string
+}
 
-func (e *kubeletError) Error() string {
+func (e *deadError) Error() string {
 	if len(e.words) == 0 {
-		return "the node's kubelet does not run, and its log is empty"
+		return "the node's " + e.part + " does not run, and its log is empty"
 	}
-	return "the node's kubelet does not run; its last errors:\n  " + strings.Join(e.words, "\n  ")
+	return "the node's " + e.part + " does not run; its last errors:\n  " + strings.Join(e.words, "\n  ")
 }
 
 const (
 	kubeletFailures = 3                // restarts after which the kubelet counts as not running; systemd restarts it after a second
 	kubeletWindow   = 30 * time.Second // time for these restarts
+	etcdFailures    = 3                // restarts after which etcd counts as not running: it depends on no other part
+	etcdWindow      = 3 * time.Minute  // time for these restarts; the kubelet waits 10, 20 and 40 s
 	kubeletRetry    = time.Second      // pause until the node exists
 	kubeletGoodbye  = 5 * time.Second  // for the engine to end a process in the node
 )
 
-// followKubelet prints every two seconds the number of restarts of the kubelet, the state of the unit that it needs, and
-// the number of containers that run.
+// followNode prints every two seconds the number of restarts of the kubelet, the state of the unit that it needs, the
+// number of containers that run, and the number of restarts of etcd, by which the kubelet names its log.
 // Following the journal would take an inotify instance. The script ends when its input ends: a killed engine client does
 // not end its process in the container.
-const followKubelet = `while :; do echo $(systemctl show --value -p NRestarts kubelet) $(systemctl show --value -p ActiveState mllab-network) $(ls /run/containerd/io.containerd.runtime.v2.task/k8s.io 2>/dev/null | wc -l); sleep 2; done & cat >/dev/null; kill $!`
+const followNode = `while :; do e=0; for f in ` + etcdLogs + `; do f=${f##*/}; [ "$f" = '*.log' ] || e=$((e + ${f%.log})); done
+echo $(systemctl show --value -p NRestarts kubelet) $(systemctl show --value -p ActiveState mllab-network) $(ls /run/containerd/io.containerd.runtime.v2.task/k8s.io 2>/dev/null | wc -l) $e; sleep 2; done & cat >/dev/null; kill $!`
 
-// watchKubelet follows the kubelet of a node, which may not exist yet. It returns a *kubeletError if the kubelet keeps
-// failing, and nil when ctx ends. kubeadm and kind would wait for minutes and not report the cause. watchKubelet calls
+// etcdLogs matches etcd's logs on a node: of one pod, and of those that it had with other addresses.
+const etcdLogs = `/var/log/pods/kube-system_etcd-*/etcd/*.log`
+
+// watchNode follows the kubelet and etcd of a node, which may not exist yet. It returns a *deadError if one of them keeps
+// failing, and nil when ctx ends. kubeadm and kind would wait for minutes and not report the cause. watchNode calls
 // progress when the node runs more containers than before.
-func (e *engine) watchKubelet(ctx context.Context, node string, progress func()) error {
+func (e *engine) watchNode(ctx context.Context, node string, progress func()) error {
 	retry := time.NewTicker(kubeletRetry)
 	defer retry.Stop()
 	for ctx.Err() == nil {
@@ -51,12 +61,17 @@ func (e *engine) watchKubelet(ctx context.Context, node string, progress func())
 			_ = end.Close()
 			time.AfterFunc(kubeletGoodbye, kill)
 		})
-		counted := &failures{stop: stop, now: time.Now, progress: progress}
-		_ = e.run.Run(polite, run.Cmd{Path: e.Name, Args: []string{"exec", "-i", node, "sh", "-c", followKubelet}, Stdin: in, Stdout: counted}) // fails while there is no node
+		counted := &failures{stop: stop, now: time.Now, progress: progress, kubelet: restarts{within: kubeletWindow}, etcd: restarts{within: etcdWindow}}
+		_ = e.run.Run(polite, run.Cmd{Path: e.Name, Args: []string{"exec", "-i", node, "sh", "-c", followNode}, Stdin: in, Stdout: counted}) // fails while there is no node
 		stop()
 		kill()
-		if counted.final && ctx.Err() == nil {
-			return &kubeletError{e.kubeletWords(ctx, node)}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case counted.dead == "kubelet":
+			return &deadError{counted.dead, e.kubeletWords(ctx, node)}
+		case counted.dead == "etcd":
+			return &deadError{counted.dead, e.etcdWords(ctx, node)}
 		}
 		select {
 		case <-retry.C:
@@ -66,21 +81,34 @@ func (e *engine) watchKubelet(ctx context.Context, node string, progress func())
 	return nil
 }
 
-// failures reads the lines of followKubelet, and calls stop after too many restarts.
+// failures reads the lines of followNode, and calls stop after too many restarts.
 type failures struct {
-	stop     func()
-	progress func()
-	most     int // containers at a time
-	now      func() time.Time
-	part     []byte
-	seen     []restarts // within the window
-	final    bool
+	stop          func()
+	progress      func()
+	most          int // containers at a time
+	now           func() time.Time
+	part          []byte
+	kubelet, etcd restarts
+	dead          string // the part with too many restarts
 }
 
-// restarts is the number of restarts at a time.
+// restarts counts the restarts of a part.
 type restarts struct {
+	within time.Duration // how long one is remembered
+	seen   []seenRestarts
+}
+
+// seenRestarts is the number of restarts at a time.
+type seenRestarts struct {
 	at time.Time
 	n  int
+}
+
+// recent records that a part has restarted n times, and returns how many of these are within its time.
+func (r *restarts) recent(now time.Time, n int) int {
+	r.seen = slices.DeleteFunc(r.seen, func(s seenRestarts) bool { return now.Sub(s.at) > r.within || s.n > n })
+	r.seen = append(r.seen, seenRestarts{now, n})
+	return n - r.seen[0].n
 }
 
 // Write never fails.
@@ -92,7 +120,7 @@ func (f *failures) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		f.part = bytes.Clone(rest)
-		words := append(strings.Fields(string(line)), "", "", "")
+		words := append(strings.Fields(string(line)), "", "", "", "")
 		n, err := strconv.Atoi(words[0])
 		if err != nil {
 			continue // systemd does not run yet
@@ -101,11 +129,13 @@ func (f *failures) Write(p []byte) (int, error) {
 			f.most = running
 			f.progress()
 		}
-		now := f.now()
-		f.seen = slices.DeleteFunc(f.seen, func(r restarts) bool { return now.Sub(r.at) > kubeletWindow || r.n > n })
-		f.seen = append(f.seen, restarts{now, n})
-		if n-f.seen[0].n >= kubeletFailures || words[1] == "failed" { // systemd does not restart a failed unit
-			f.final = true
+		etcd, _ := strconv.Atoi(words[3]) // without a log it has not started
+		switch now := f.now(); {
+		case f.kubelet.recent(now, n) >= kubeletFailures || words[1] == "failed": // systemd does not restart a failed unit
+			f.dead = "kubelet"
+			f.stop()
+		case f.etcd.recent(now, etcd) >= etcdFailures:
+			f.dead = "etcd"
 			f.stop()
 		}
 	}
@@ -120,15 +150,28 @@ func (e *engine) kubeletWords(ctx context.Context, node string) []string {
 	if err != nil {
 		return []string{sentence(err)}
 	}
-	return lastWords(lines)
+	return lastWords(lines, klogHead)
 }
 
-func lastWords(lines []string) []string {
+// etcdHead matches what stands before a panic's text, or before an error, in a container's log of etcd.
+var etcdHead = regexp.MustCompile(`^\S+ stderr F (panic: |fatal error: |\{"level":"(error|fatal|panic)",)`)
+
+// etcdWords returns the last distinct errors of etcd.
+func (e *engine) etcdWords(ctx context.Context, node string) []string {
+	lines, err := e.lines(ctx, "exec", node, "sh", "-c", "cat $(ls -t "+etcdLogs+" | head -n 1)")
+	if err != nil {
+		return []string{sentence(err)}
+	}
+	return lastWords(lines, etcdHead)
+}
+
+// lastWords returns the last distinct lines that begin as errors do, without that beginning, or else the last lines.
+func lastWords(lines []string, head *regexp.Regexp) []string {
 	const most = 4
 	var errs, rest []string
 	for _, l := range slices.Backward(lines) {
 		l = strings.TrimSpace(l)
-		text := klogHead.ReplaceAllString(l, "")
+		text := head.ReplaceAllString(l, "")
 		switch {
 		case l == "" || slices.Contains(errs, text) || slices.Contains(rest, text):
 		case text != l && len(errs) < most:
@@ -149,10 +192,14 @@ func outOfInotify(text string) bool {
 	return strings.Contains(text, "too many open files") || strings.Contains(text, "inotify") && strings.Contains(text, "no space left on device")
 }
 
-// withKubeletFix adds the fix for a kubelet that does not run.
-func withKubeletFix(err error, m machine) error {
-	if outOfInotify(err.Error()) {
-		return fault.Hinted(err, inotifyFix(m.InotifyWatches)+", then up again")
+// withFix adds the fix for a part of the node that does not run.
+func (u *upRun) withFix(err error) error {
+	var dead *deadError
+	switch {
+	case outOfInotify(err.Error()):
+		return fault.Hinted(err, inotifyFix(u.inspection.Machine.InotifyWatches)+", then up again")
+	case errors.As(err, &dead) && dead.part == "etcd":
+		return fault.Hinted(err, "`"+u.command("down")+"`, then up: all objects of Kubernetes are in etcd, so the cluster is lost")
 	}
 	return fault.Hinted(err, "fix that error, then up again; `mllab doctor` shows what this machine lacks")
 }

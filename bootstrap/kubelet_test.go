@@ -35,10 +35,29 @@ func TestUpEndsWithTheLastWordsOfAKubeletThatDoesNotRun(t *testing.T) {
 	}
 }
 
+// Only that etcd cannot run ends the call: what it says, without the stack of a panic.
+func TestUpEndsWithTheLastWordsOfAnEtcdThatDoesNotRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		o := w.options()
+		w.etcdLog = []string{
+			`2026-11-30T01:18:31.948Z stderr F {"level":"info","ts":"2026-11-30T01:18:31Z","msg":"Opening db file"}`,
+			"2026-11-30T01:18:31.954Z stderr F panic: assertion failed: Page expected to be: 104, but self identifies as 0",
+			"2026-11-30T01:18:31.954Z stderr F goroutine 111 [running]:",
+		}
+		w.blockKind, w.nodeLines = true, []string{"0 active 2 4\n0 active 2 5\n0 active 1 6\n0 active 2 7\n"}
+		_, err := up(t.Context(), o, w.deps())
+		if err == nil || !strings.HasSuffix(err.Error(), "the node's etcd does not run; its last errors:\n  assertion failed: Page expected to be: 104, but self identifies as 0") ||
+			!strings.HasPrefix(fault.Hint(err), "`mllab down") || fault.Code(err) != 1 {
+			t.Errorf("%v\nhint: %s", err, fault.Hint(err))
+		}
+	})
+}
+
 func TestAKubeletThatFailsTwiceIsGivenTime(t *testing.T) {
 	now, stopped := time.Now(), 0
 	steps := 0
-	f := &failures{stop: func() { stopped++ }, progress: func() { steps++ }, now: func() time.Time { return now }}
+	f := &failures{stop: func() { stopped++ }, progress: func() { steps++ }, now: func() time.Time { return now }, kubelet: restarts{within: kubeletWindow}, etcd: restarts{within: etcdWindow}}
 	for n := range 10 {
 		now = now.Add(kubeletWindow/2 + time.Second)
 		if _, err := fmt.Fprintf(f, "%d active %d\n", n, n%3); err != nil {
@@ -49,17 +68,20 @@ func TestAKubeletThatFailsTwiceIsGivenTime(t *testing.T) {
 		t.Errorf("%d times more containers, want 2", steps)
 	}
 	_, _ = io.WriteString(f, "\n0 active 0\n1 active 0\n") // somebody started it again
-	if f.final || stopped > 0 {
+	if f.dead != "" || stopped > 0 {
 		t.Error("two failures in a window were taken for final")
 	}
 	for _, c := range "2 active 0\n3 active 0\n" { // pipes cut lines anywhere
 		_, _ = io.WriteString(f, string(c))
 	}
-	if !f.final {
+	if f.dead != "kubelet" {
 		t.Error("three failures in a window were not seen")
 	}
+	if _, err := io.WriteString(f, "3 active 0 1\n3 active 0 3\n"); err != nil || f.dead != "kubelet" {
+		t.Error("two restarts of etcd were taken for final")
+	}
 	f = &failures{stop: func() {}, now: time.Now}
-	if _, err := io.WriteString(f, "0 failed 0\n"); err != nil || !f.final {
+	if _, err := io.WriteString(f, "0 failed 0\n"); err != nil || f.dead != "kubelet" {
 		t.Error("what it needs failed, and systemd does not try again")
 	}
 }
@@ -95,11 +117,11 @@ func TestTheKubeletsLastWordsAreItsErrors(t *testing.T) {
 		"E1128 18:16:12.000001     421 kubelet.go:9] \"cannot\" err=\"x\"",
 		"F1128 18:16:13.000000     421 run.go:72] \"command failed\" err=\"y\"",
 		"F1128 18:16:14.000000     433 run.go:72] \"command failed\" err=\"y\"", "",
-	})
+	}, klogHead)
 	if want := []string{`"command failed" err="old"`, `"cannot" err="x"`, `"command failed" err="y"`}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if got := lastWords([]string{"", "iptables: no chain by that name", "iptables: no chain by that name"}); !slices.Equal(got, []string{"iptables: no chain by that name"}) {
+	if got := lastWords([]string{"", "iptables: no chain by that name", "iptables: no chain by that name"}, klogHead); !slices.Equal(got, []string{"iptables: no chain by that name"}) {
 		t.Errorf("without errors: %q", got)
 	}
 }

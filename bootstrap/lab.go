@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -77,7 +78,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 	defer cancel()
 	var nodes corev1.NodeList
 	if err := l.kube.List(ctx, &nodes); err != nil {
-		return "", "API: " + err.Error(), warning
+		return "", apiReason(err), warning
 	}
 	for _, n := range nodes.Items {
 		for _, c := range n.Status.Conditions {
@@ -95,7 +96,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			}
 			var sets appsv1.DaemonSetList
 			if err := l.kube.List(ctx, &sets); err != nil {
-				return "", "API: " + err.Error(), warning
+				return "", apiReason(err), warning
 			}
 			if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
 				warning = l.lastWarning(ctx)
@@ -106,7 +107,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			}
 			var pods corev1.PodList
 			if err := l.kube.List(ctx, &pods); err != nil {
-				return "", "API: " + err.Error(), warning
+				return "", apiReason(err), warning
 			}
 			if !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
 				warning = l.lastWarning(ctx)
@@ -117,6 +118,16 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name), warning
 	}
 	return "", "no node has registered yet", warning
+}
+
+// apiReason returns why the API gave no answer: without the port of this side, which is another one for each connection, so
+// that the same reason has the same text.
+func apiReason(err error) string {
+	var failed *net.OpError
+	if errors.As(err, &failed) && failed.Addr != nil {
+		return fmt.Sprintf("API: %s %s: %v", failed.Op, failed.Addr, failed.Err)
+	}
+	return "API: " + err.Error()
 }
 
 // proxySince reports whether a kube-proxy among the pods is ready and has started after since.

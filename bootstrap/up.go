@@ -121,7 +121,7 @@ type upRun struct {
 
 	stop     context.CancelCauseFunc // ends this call
 	watching sync.WaitGroup
-	kubelet  atomic.Pointer[error]       // the error of a kubelet that does not run
+	dead     atomic.Pointer[error]       // the error of a kubelet or an etcd that does not run
 	waiting  atomic.Pointer[idleContext] // of the wait for the node
 }
 
@@ -139,25 +139,25 @@ type rendering struct {
 	err  error
 }
 
-// watchKubelet ends this call, in any step, if the node's kubelet does not run.
-func (u *upRun) watchKubelet(ctx context.Context, e *engine) {
+// watchNode ends this call, in any step, if the node's kubelet or etcd does not run.
+func (u *upRun) watchNode(ctx context.Context, e *engine) {
 	progress := func() {
 		if c := u.waiting.Load(); c != nil {
 			c.changed()
 		}
 	}
 	u.watching.Go(func() {
-		if err := e.watchKubelet(ctx, nodeName(u.Name), progress); err != nil {
-			err = withKubeletFix(err, u.inspection.Machine)
-			u.kubelet.Store(&err)
+		if err := e.watchNode(ctx, nodeName(u.Name), progress); err != nil {
+			err = u.withFix(err)
+			u.dead.Store(&err)
 			u.stop(err)
 		}
 	})
 }
 
-// cause returns err, or the kubelet's error if that canceled this call.
+// cause returns err, or the error of the kubelet or etcd if that canceled this call.
 func (u *upRun) cause(err error) error {
-	if dead := u.kubelet.Load(); dead != nil && errors.Is(err, context.Canceled) {
+	if dead := u.dead.Load(); dead != nil && errors.Is(err, context.Canceled) {
 		return *dead
 	}
 	return err
@@ -379,7 +379,7 @@ func (u *upRun) installRest(ctx context.Context) error {
 // ensureCluster returns when the API of the cluster answers. A new cluster may still be in creation.
 func (u *upRun) ensureCluster(ctx context.Context) error {
 	e := u.inspection.Engine
-	u.watchKubelet(ctx, e)
+	u.watchNode(ctx, e)
 	switch u.inspection.Action {
 	case keep:
 		err := u.timed("cluster", func(report.Task) (string, error) {
@@ -614,7 +614,7 @@ func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) error {
 		u.sum.Kubernetes, err = l.await(waiting, since, t.Update)
 		if err != nil {
 			if outOfInotify(err.Error()) {
-				err = withKubeletFix(err, u.inspection.Machine)
+				err = u.withFix(err)
 			} else if ctx.Err() == nil {
 				err = fault.Hinted(err, "the node runs, but Kubernetes in it does not answer: `"+u.command("down")+"`, then up again")
 			}
