@@ -100,11 +100,11 @@ func Render(list []Addon, im Images) ([]Rendered, error) {
 	return all, nil
 }
 
-// All returns every addon, in an order in which they can be installed.
+// All returns every addon, each after those that it needs, starts after or brings.
 func All() []Addon {
 	return []Addon{
 		gatewayAPI(), istio(), network(), knative(), sample(), flux(), git(),
-		labRegistry(), jobset(), trainer(), kserve(), argo(), kubeflow(),
+		jobset(), trainer(), kserve(), argo(), labRegistry(), kubeflow(),
 		prometheus(), alertmanager(), flagger(), progressive(),
 	}
 }
@@ -116,55 +116,29 @@ func Core() []string { return []string{"gateway-api", "istio", "network", "knati
 // comes with them. The others are optional.
 func Whole() []string { return append(Core(), "git", "kubeflow") }
 
-// Select returns the named addons with everything they need, in an order in
-// which they can be installed. An unknown name is wrong use.
+// Select returns the named addons with everything they need, in the order of All. An unknown name is wrong use.
 func Select(names ...string) ([]Addon, error) {
-	return choose(All(), names)
-}
-
-func choose(all []Addon, names []string) ([]Addon, error) {
-	known := map[string]Addon{}
-	var list []string
+	all := All()
+	var known []string
 	for _, a := range all {
-		known[a.Name] = a
-		list = append(list, a.Name)
+		known = append(known, a.Name)
 	}
 	if slices.Contains(names, "all") {
-		names = list
+		names = known
 	}
-	const (
-		open = iota + 1
-		done
-	)
-	state := map[string]int{}
-	var out []Addon
-	var visit func(name string, path []string) error
-	visit = func(name string, path []string) error {
-		a, ok := known[name]
-		switch {
-		case !ok && len(path) == 0:
-			return fault.Usage("addons are: "+strings.Join(list, ", ")+"; or all", "no addon is called %q", name)
-		case !ok:
-			return fmt.Errorf("addon %s needs %q, which does not exist", path[len(path)-1], name)
-		case state[name] == open:
-			return fmt.Errorf("addons need each other in a circle: %s", strings.Join(append(path, name), " -> "))
-		case state[name] == done:
-			return nil
+	wanted := map[string]bool{}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, fault.Usage("addons are: "+strings.Join(known, ", ")+"; or all", "no addon is called %q", name)
 		}
-		state[name] = open
-		for _, need := range slices.Concat(a.Needs, a.StartAfter, a.Brings) {
-			if err := visit(need, append(slices.Clone(path), name)); err != nil {
-				return err
+		wanted[name] = true
+	}
+	for _, a := range slices.Backward(all) {
+		if wanted[a.Name] {
+			for _, need := range slices.Concat(a.Needs, a.StartAfter, a.Brings) {
+				wanted[need] = true
 			}
 		}
-		state[name] = done
-		out = append(out, a)
-		return nil
 	}
-	for _, name := range names {
-		if err := visit(name, nil); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return slices.DeleteFunc(all, func(a Addon) bool { return !wanted[a.Name] }), nil
 }

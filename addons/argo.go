@@ -29,7 +29,6 @@ func argo() Addon {
 	}
 }
 
-// verifyArgo runs a Workflow of one pod.
 func verifyArgo(ctx context.Context, env Env, reason func(string)) error {
 	var controller appsv1.Deployment
 	if err := env.Kube.Get(ctx, client.ObjectKey{Namespace: "argo", Name: "workflow-controller"}, &controller); err != nil {

@@ -2,7 +2,6 @@ package addons
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -11,7 +10,6 @@ import (
 	"mllab.local/internal/kube"
 )
 
-// fluxNamespace is where Flux's users look for it.
 const fluxNamespace = "flux-system"
 
 // The kinds that users of Flux write.
@@ -43,17 +41,13 @@ func flux() Addon {
 // verifyFlux gives each controller something to do, and waits for its answer:
 // a repository at an address that serves no repository, and a Kustomization and a
 // HelmRelease of it. What they say must be just that.
-func verifyFlux(ctx context.Context, env Env, reason func(string)) (err error) {
+func verifyFlux(ctx context.Context, env Env, reason func(string)) error {
 	objs, err := manifest("flux/verify.yaml")
 	if err != nil {
 		return err
 	}
 	answers := map[string]string{"GitRepository": "GitOperationFailed", "Kustomization": "ArtifactFailed", "HelmRelease": "SourceNotReady"}
-	defer func() { err = errors.Join(err, removeVerified(ctx, env, objs)) }()
-	if _, err := env.Kube.Apply(ctx, objs); err != nil {
-		return err
-	}
-	return poll(ctx, reason, "waiting for the answer of each controller", func(ctx context.Context) error {
+	return use(ctx, env, reason, "waiting for the answer of each controller", objs, func(ctx context.Context) error {
 		for _, o := range objs {
 			_, why, message, err := fluxReady(ctx, env.Kube, o)
 			if err != nil {

@@ -122,16 +122,12 @@ func gitRefs(ctx context.Context, send probe.Sender, remote *url.URL, token bool
 	return a.Status, a.Body, nil
 }
 
-func verifyGitByFlux(ctx context.Context, env Env, reason func(string), revision string) (err error) {
+func verifyGitByFlux(ctx context.Context, env Env, reason func(string), revision string) error {
 	objs, err := manifest("git/verify.yaml")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeVerified(ctx, env, objs)) }()
-	if _, err := env.Kube.Apply(ctx, objs); err != nil {
-		return err
-	}
-	return poll(ctx, reason, "having Flux fetch the repository", func(ctx context.Context) error {
+	return use(ctx, env, reason, "having Flux fetch the repository", objs, func(ctx context.Context) error {
 		status, _, message, err := fluxReady(ctx, env.Kube, objs[0])
 		if err == nil && (status != "True" || !strings.Contains(message, revision)) {
 			err = fmt.Errorf("%s: %s, not yet %s", kube.Name(objs[0]), message, revision)

@@ -39,13 +39,12 @@ var ErrNotInGit = errors.New("it is not in the lab's Git")
 
 // gitNeeds names the addons that Git itself needs. Pruning one of these would
 // disconnect Git.
-func gitNeeds() ([]string, error) {
-	list, err := Select("git")
-	var names []string
+func gitNeeds() (names []string) {
+	list, _ := Select("git") // an addon's name
 	for _, a := range list {
 		names = append(names, a.Name)
 	}
-	return names, err
+	return names
 }
 
 // rootObjects are what Flux follows: the lab's Git, and the Kustomization of all
@@ -60,22 +59,17 @@ func addonKustomization(a Addon) (*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
-	keep, err := gitNeeds()
-	if err != nil {
-		return nil, err
-	}
 	var depends []any
 	for _, name := range slices.Concat(a.Needs, a.StartAfter) {
 		depends = append(depends, map[string]any{"name": name, "readyExpr": "has(dep.status.lastAppliedRevision)"})
 	}
-	err = unstructured.SetNestedField(objs[0].Object, !slices.Contains(keep, a.Name), "spec", "prune")
+	err = unstructured.SetNestedField(objs[0].Object, !slices.Contains(gitNeeds(), a.Name), "spec", "prune")
 	if len(depends) > 0 {
 		err = errors.Join(err, unstructured.SetNestedSlice(objs[0].Object, depends, "spec", "dependsOn"))
 	}
 	return objs[0], err
 }
 
-// files are files of the lab's Git, by path.
 type files map[string][]byte
 
 // of returns those that are about an addon.
@@ -95,7 +89,6 @@ func about(path, name string) bool {
 	return path == gitopsFolder+name+".yaml" || strings.HasPrefix(path, gitopsObjects+name+"/")
 }
 
-// add writes objects as one file.
 func (f files) add(path string, objs ...*unstructured.Unstructured) error {
 	if f[path] != nil {
 		return fmt.Errorf("%s would be written twice", path)
@@ -112,7 +105,6 @@ func (f files) add(path string, objs ...*unstructured.Unstructured) error {
 	return nil
 }
 
-// gitFiles renders what Git holds of an addon with these objects.
 func gitFiles(a Addon, objs []*unstructured.Unstructured) (files, error) {
 	f := files{}
 	k, err := addonKustomization(a)
@@ -184,7 +176,6 @@ func installByGit(ctx context.Context, env Env, list []Rendered, r report.Report
 	return g.merged(list, installed, results), err
 }
 
-// merged adds up what became of each addon that the lab has.
 func (g byGit) merged(list []Rendered, runs ...[]Result) []Result {
 	var all []Result
 	for _, a := range list {
@@ -213,10 +204,7 @@ const repairAfter = time.Minute
 // could push a change, or Flux would not apply it. Flux is then asked to
 // apply what Git says of it.
 func repair(ctx context.Context, env Env, list []Rendered, r report.Reporter, do actions, reason func(string)) ([]Result, error) {
-	names, err := gitNeeds()
-	if err != nil {
-		return nil, err
-	}
+	names := gitNeeds()
 	wctx, stop := context.WithTimeout(ctx, repairAfter)
 	defer stop()
 	var broken error
@@ -326,10 +314,7 @@ func publish(ctx context.Context, env Env, list []Rendered, first bool, r report
 // follow returns what Flux has to do after a commit: each addon is the
 // Kustomization that applies it.
 func follow(env Env, list []Rendered, d decision) (byGit, error) {
-	keep, err := gitNeeds()
-	if err != nil {
-		return byGit{}, err
-	}
+	keep := gitNeeds()
 	g := byGit{env: env, changed: d.changed, committed: "unchanged"}
 	if len(d.changed) > 0 {
 		g.committed = fmt.Sprintf("committed %.7s, %s", d.head, d.subject)

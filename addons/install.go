@@ -37,7 +37,6 @@ func (env Env) actions(pods Use) actions {
 	return actions{env.Kube.Apply, env.Kube.WaitApplied, pods, env.Kube.Progress}
 }
 
-// actions are the operations of install on a cluster.
 type actions struct {
 	apply func(ctx context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error)
 	wait  func(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error

@@ -2,7 +2,6 @@ package addons
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,7 +63,6 @@ func addressOfGateway(ctx context.Context, env Env, reason func(string)) error {
 	})
 }
 
-// nodeAddress is the first internal IP of a node.
 func nodeAddress(ctx context.Context, c client.Reader) (string, error) {
 	var nodes corev1.NodeList
 	if err := c.List(ctx, &nodes); err != nil {
@@ -88,7 +86,10 @@ func verifyIstio(ctx context.Context, env Env, reason func(string)) error {
 	if err := verifyGateway(ctx, env, reason); err != nil {
 		return err
 	}
-	return verifyValidation(ctx, env, reason)
+	// A route whose pattern no proxy can compile would stop the gateway's configuration for everybody.
+	return poll(ctx, reason, "asking istiod for a route with a bad pattern by dry run", func(ctx context.Context) error {
+		return refused(ctx, env, "istio", "(?!")
+	})
 }
 
 // verifyInjection creates a pod by dry run and looks for the sidecar in what
@@ -118,18 +119,14 @@ func verifyInjection(ctx context.Context, env Env, reason func(string)) error {
 
 // verifyGateway gives the gateway a route that Envoy answers itself, under a
 // Host and with a body that no earlier route had.
-func verifyGateway(ctx context.Context, env Env, reason func(string)) (err error) {
+func verifyGateway(ctx context.Context, env Env, reason func(string)) error {
 	marker := uuid.NewString()
 	const host = "verify." + Domain
 	objs, err := manifest("istio/verify.yaml", "$(marker)", marker)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeVerified(ctx, env, objs)) }()
-	if _, err := env.Kube.Apply(ctx, objs); err != nil {
-		return err
-	}
-	err = poll(ctx, reason, "asking the gateway for a route of its own", func(ctx context.Context) error {
+	err = use(ctx, env, reason, "asking the gateway for a route of its own", objs, func(ctx context.Context) error {
 		a := env.Send.Send(ctx, probe.Request{URL: env.Gateway, Host: host, Fresh: true})
 		if a.Err != "" {
 			return fmt.Errorf("%s: %s", env.Gateway, a.Err)
@@ -146,14 +143,6 @@ func verifyGateway(ctx context.Context, env Env, reason func(string)) (err error
 		return fault.Hinted(fmt.Errorf("%w: %w", err, list[0]), list[0].Hint())
 	}
 	return err
-}
-
-// verifyValidation has istiod refuse, by dry run, a route whose pattern no proxy can compile: it would stop the gateway's
-// configuration for everybody.
-func verifyValidation(ctx context.Context, env Env, reason func(string)) error {
-	return poll(ctx, reason, "asking istiod for a route with a bad pattern by dry run", func(ctx context.Context) error {
-		return refused(ctx, env, "istio", "(?!")
-	})
 }
 
 // Restarted repairs a cluster whose node was stopped and runs again, as soon as its API answers. The gateway's pod gets

@@ -1,7 +1,5 @@
 package addons
 
-import "context"
-
 // knative is Knative Serving with the Gateway API as its ingress, on the one
 // gateway of istio: net-gateway-api's Gateways name that gateway's Service,
 // and a second, cluster-internal Service on port 8081 of the same pods.
@@ -9,6 +7,8 @@ import "context"
 // It starts in parallel with istio. Only its Gateways' status needs istiod, and the
 // installer waits for that as for any other object.
 func knative() Addon {
+	// Right after the webhook's pod is Ready it may still be unknown to the API server, or not have its rules yet.
+	verify := judged("knative", "asking the webhook for a Service by dry run", "sum to 90")
 	return Addon{
 		Name:       "knative",
 		Summary:    "Knative Serving on the ingress gateway (net-gateway-api)",
@@ -18,20 +18,7 @@ func knative() Addon {
 			"knative-net-gateway-api",
 		},
 		// What comes before the webhook judges would be kept without its defaults.
-		Available: verifyKnative,
-		Verify:    verifyKnative,
+		Available: verify,
+		Verify:    verify,
 	}
-}
-
-// verifyKnative asks the webhook about a Service whose traffic sums to 90 %,
-// which it must refuse for that reason, and about the same one with 100 %. Both are
-// dry runs. Right after the webhook's pod is Ready it may still be unknown to
-// the API server, or not have its rules yet.
-func verifyKnative(ctx context.Context, env Env, reason func(string)) error {
-	return poll(ctx, reason, "asking the webhook for a Service by dry run", func(ctx context.Context) error {
-		if err := refused(ctx, env, "knative", "sum to 90"); err != nil {
-			return err
-		}
-		return accepted(ctx, env, "knative")
-	})
 }

@@ -19,7 +19,6 @@ func network() Addon {
 	}
 }
 
-// verifyNetwork has a Service of type LoadBalancer given an address, and a NetworkPolicy refused.
 func verifyNetwork(ctx context.Context, env Env, reason func(string)) error {
 	objs, err := manifest("network/verify.yaml")
 	if err != nil {

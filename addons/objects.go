@@ -38,7 +38,6 @@ func (a Addon) objects(im Images) ([]*unstructured.Unstructured, error) {
 	return append(objs, more...), err
 }
 
-// upstream decodes a rendered manifest.
 func upstream(name string) ([]*unstructured.Unstructured, error) {
 	data, err := manifests.Upstream(name)
 	if err != nil {
@@ -89,7 +88,6 @@ func (a Addon) withImages(im Images, value any) (any, error) {
 	return value, nil
 }
 
-// get returns the reference of a component.
 func (im Images) get(component string) (string, error) {
 	if ref := im[component]; ref != "" {
 		return ref, nil

@@ -22,15 +22,12 @@ func prometheus() Addon {
 		Name:    "prometheus",
 		Summary: "Prometheus: metrics of the pods that are annotated for it",
 		Images:  []string{"prometheus"},
-		Render:  renderRules,
-		Verify:  verifyPrometheus,
+		Render: func(Images) ([]*unstructured.Unstructured, error) {
+			rules, err := alerts.ConfigMap(alerts.Rules(alerts.Default)) // by which it alerts
+			return []*unstructured.Unstructured{rules}, err
+		},
+		Verify: verifyPrometheus,
 	}
-}
-
-// renderRules returns the rules that Prometheus alerts by.
-func renderRules(Images) ([]*unstructured.Unstructured, error) {
-	rules, err := alerts.ConfigMap(alerts.Rules(alerts.Default))
-	return []*unstructured.Unstructured{rules}, err
 }
 
 // verifyPrometheus asks for what it has measured of itself: it has then found a
@@ -94,7 +91,6 @@ func flagger() Addon {
 	}
 }
 
-// verifyFlagger has it answer for a Canary of a Deployment that does not exist.
 func verifyFlagger(ctx context.Context, env Env, reason func(string)) error {
 	objs, err := manifest("flagger/verify.yaml")
 	if err != nil {

@@ -61,9 +61,38 @@ func refused(ctx context.Context, env Env, addon, words string) error {
 	return nil
 }
 
+// judged returns a Use that has webhooks judge by dry run what refused and accepted send.
+func judged(addon, what, words string) Use {
+	return func(ctx context.Context, env Env, reason func(string)) error {
+		return poll(ctx, reason, what, func(ctx context.Context) error {
+			if err := refused(ctx, env, addon, words); err != nil { // first: while no webhook judges, anything is accepted
+				return err
+			}
+			return accepted(ctx, env, addon)
+		})
+	}
+}
+
+// reaches returns a Use that applies an addon's verify.yaml, and waits until its first object has a condition.
+func reaches(addon, what, condition string) Use {
+	return func(ctx context.Context, env Env, reason func(string)) error {
+		objs, err := manifest(addon + "/verify.yaml")
+		if err != nil {
+			return err
+		}
+		return use(ctx, env, reason, what, objs, func(ctx context.Context) error { return wantCondition(ctx, env, objs[0], condition) })
+	}
+}
+
 // use applies objects, polls done, and removes the objects.
 func use(ctx context.Context, env Env, reason func(string), what string, objs []*unstructured.Unstructured, done func(context.Context) error) (err error) {
-	defer func() { err = errors.Join(err, removeVerified(ctx, env, objs)) }()
+	defer func() {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second) // also after ^C
+		defer stop()
+		if gone := env.Kube.Delete(ctx, objs); gone != nil {
+			err = errors.Join(err, fmt.Errorf("removing the objects of the verification: %w", gone))
+		}
+	}()
 	err = poll(ctx, reason, what, func(ctx context.Context) error {
 		_, err := env.Kube.Apply(ctx, objs) // a webhook may come a moment after its pod
 		return err
@@ -72,16 +101,6 @@ func use(ctx context.Context, env Env, reason func(string), what string, objs []
 		return err
 	}
 	return poll(ctx, reason, what, done)
-}
-
-// removeVerified removes the objects of a verification, also after ^C.
-func removeVerified(ctx context.Context, env Env, objs []*unstructured.Unstructured) error {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer stop()
-	if err := env.Kube.Delete(ctx, objs); err != nil {
-		return fmt.Errorf("removing the objects of the verification: %w", err)
-	}
-	return nil
 }
 
 // wantCondition returns an error with the last condition that is known, until an

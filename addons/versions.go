@@ -2,7 +2,6 @@ package addons
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -107,40 +106,29 @@ func plain(version string) (string, error) {
 	return number, nil
 }
 
+// zeroVersion returns the minor version and the patch of a module version v0.MINOR.PATCH.
+func zeroVersion(version string) (minor, patch int, err error) {
+	if _, err := fmt.Sscanf(version, "v0.%d.%d", &minor, &patch); err != nil {
+		return 0, 0, fmt.Errorf("%q is not a v0 version", version)
+	}
+	return minor, patch, nil
+}
+
 // knativeRelease turns a Knative module's version into the release it is:
 // since 1.0 = v0.27 their minor versions run in step.
 // https://github.com/knative/community/blob/main/mechanics/RELEASE-SCHEDULE.md
 func knativeRelease(version string) (string, error) {
-	number, err := plain(version)
-	if err != nil {
-		return "", err
+	minor, patch, err := zeroVersion(version)
+	if err == nil && minor < 27 {
+		err = fmt.Errorf("%q is older than Knative 1.0", version)
 	}
-	parts := strings.Split(number, ".")
-	if len(parts) != 3 || parts[0] != "0" {
-		return "", fmt.Errorf("%q is not a v0 version", version)
-	}
-	minor, err := strconv.Atoi(parts[1])
-	if err != nil || minor < 27 {
-		return "", fmt.Errorf("%q is older than Knative 1.0", version)
-	}
-	return fmt.Sprintf("1.%d.%s", minor-27, parts[2]), nil
+	return fmt.Sprintf("1.%d.%d", minor-27, patch), err
 }
 
 // prometheusRelease turns the version of Prometheus' module into the release it
 // is: v0.316.0 is 3.16.0.
 // https://github.com/prometheus/prometheus#using-prometheus-as-a-library
 func prometheusRelease(version string) (string, error) {
-	number, err := plain(version)
-	if err != nil {
-		return "", err
-	}
-	parts := strings.Split(number, ".")
-	if len(parts) != 3 || parts[0] != "0" || len(parts[1]) != 3 {
-		return "", fmt.Errorf("%q is not a version of Prometheus' module", version)
-	}
-	minor, err := strconv.Atoi(parts[1][1:])
-	if err != nil {
-		return "", fmt.Errorf("%q is not a version of Prometheus' module", version)
-	}
-	return fmt.Sprintf("%s.%d.%s", parts[1][:1], minor, parts[2]), nil
+	minor, patch, err := zeroVersion(version)
+	return fmt.Sprintf("%d.%d.%d", minor/100, minor%100, patch), err
 }

@@ -30,7 +30,6 @@ import (
 	"mllab.local/addons"
 )
 
-// nested are the modules that images are compiled from, each with its pins.
 const nested = "bootstrap/images/modules"
 
 func main() {
@@ -45,7 +44,6 @@ func main() {
 // pin is a module that is pinned because a part of the lab is made of it.
 type pin struct{ path, version string }
 
-// row is what is known of a pin.
 type row struct {
 	pin
 	patch  string   // the newest version of the same minor version, if that is newer
@@ -55,7 +53,6 @@ type row struct {
 	err    error    // of the list
 }
 
-// run prints the table of the repository in root as of now.
 func run(ctx context.Context, root string, w io.Writer, now time.Time) error {
 	pins, err := readPins(root)
 	if err != nil {
@@ -136,7 +133,6 @@ func longest(f *modfile.File, t *modfile.Tool, r *modfile.Require) bool {
 	})
 }
 
-// look asks the proxy for a module's versions.
 func look(ctx context.Context, p pin) row {
 	r := row{pin: p}
 	var m struct{ Versions []string }
