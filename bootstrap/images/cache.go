@@ -71,14 +71,8 @@ func openCache(dir string) (*cache, error) {
 	return &cache{dir: dir}, nil
 }
 
-// work calls f with a temporary folder in the cache, in which images are made.
-// One process works at a time, and removes the folder that a killed one left.
-func (c *cache) work(ctx context.Context, f func(dir string) error) error {
-	return c.in(ctx, workshop, f)
-}
-
-// in is work for one of the two temporary folders: the node image is assembled
-// in another one, while more images are made.
+// in calls f with a temporary folder in the cache: workshop or, meanwhile, assembly.
+// One process works in each at a time, and removes the folder that a killed one left.
 func (c *cache) in(ctx context.Context, name string, f func(dir string) error) error {
 	lock, err := os.OpenFile(filepath.Join(c.dir, name+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -202,10 +196,15 @@ func (c *cache) blob(h v1.Hash) string {
 
 // put stores the image as the only one of its name and lane, and returns it as read
 // from the cache. It moves layers of newLayer in this cache, and does not copy them.
-func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
+func (c *cache) put(name, key string, img v1.Image) (stored v1.Image, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("image cache: storing %s: %w", name, err)
+		}
+	}()
 	digest, err := img.Digest()
 	if err != nil {
-		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
+		return nil, err
 	}
 	err = c.change(func(p layout.Path) error {
 		layers, err := img.Layers()
@@ -236,11 +235,11 @@ func (c *cache) put(name, key string, img v1.Image) (v1.Image, error) {
 		}))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
+		return nil, err
 	}
 	p, err := c.layout()
 	if err != nil {
-		return nil, fmt.Errorf("image cache: storing %s: %w", name, err)
+		return nil, err
 	}
 	return p.Image(digest)
 }
@@ -313,10 +312,10 @@ func (r *lateReader) Close() error {
 
 // other returns how many images the cache has of other lanes, without the ones whose
 // keys are needed, and the bytes that only those images use.
-func (c *cache) other(needed map[string]bool) (count int, bytes int64, err error) {
+func (c *cache) other(needed map[string]bool) (o Other, err error) {
 	p, all, err := c.descriptors()
 	if err != nil {
-		return 0, 0, err
+		return o, err
 	}
 	shared := map[v1.Hash]bool{}
 	var theirs []v1.Descriptor
@@ -331,7 +330,7 @@ func (c *cache) other(needed map[string]bool) (count int, bytes int64, err error
 		}
 		blobs := append(m.Layers, m.Config)
 		if isOther(needed)(d) {
-			count++
+			o.Images++
 			theirs = append(theirs, blobs...)
 			continue
 		}
@@ -342,10 +341,10 @@ func (c *cache) other(needed map[string]bool) (count int, bytes int64, err error
 	for _, b := range theirs {
 		if !shared[b.Digest] {
 			shared[b.Digest] = true
-			bytes += b.Size
+			o.Bytes += b.Size
 		}
 	}
-	return count, bytes, nil
+	return o, nil
 }
 
 // removeOther removes the images that other counts.

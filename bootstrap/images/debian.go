@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +14,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/folder"
 	"mllab.local/internal/run"
 )
@@ -35,43 +33,34 @@ func (b *built) debian(ctx context.Context, work string) (string, error) {
 	if err := folder.NoLink(kept); err != nil { // one that leads nowhere
 		return "", err
 	}
-	task := b.report.Step("debian " + debianSuite)
 	tmp := filepath.Join(work, "debian.tar")
-	lines := &lastLine{each: func(_ int64, line string) { task.Update(strings.TrimPrefix(line, "I: ")) }}
-	err := b.run.Run(ctx, run.Cmd{
-		Path: "mmdebstrap",
-		Args: []string{
-			"--variant=minbase", "--format=tar", "--architectures=" + b.goarch(), // Debian has Go's names for both
-			"--include=" + strings.Join(nodePackages, ","),
+	return kept, b.step("debian "+debianSuite, "made", "building the Debian archive", debianHint, func(update func(string)) error {
+		err := b.mmdebstrap(ctx, tmp, nodePackages, update, "--variant=minbase",
 			// A third of the archive is manuals, which the node does not need.
 			"--dpkgopt=path-exclude=/usr/share/man/*",
 			"--dpkgopt=path-exclude=/usr/share/locale/*",
 			"--dpkgopt=path-exclude=/usr/share/doc/*",
-			"--dpkgopt=path-include=/usr/share/doc/*/copyright",
-			debianSuite, tmp,
-		},
-		Env:    []string{"SOURCE_DATE_EPOCH=0"},
-		Stderr: lines,
+			"--dpkgopt=path-include=/usr/share/doc/*/copyright")
+		if err != nil {
+			return err
+		}
+		return os.Rename(tmp, kept)
 	})
-	if err == nil {
-		err = os.Rename(tmp, kept)
-	}
-	if err != nil {
-		err = fault.Hinted(fmt.Errorf("building the Debian archive: %w", err), "`mllab doctor` checks what source builds need")
-		task.Fail(err)
-		return "", err
-	}
-	task.Done("made")
-	return kept, nil
 }
 
 // unpack unpacks packages and their dependencies into an archive, with
 // mmdebstrap. That verifies Debian's signatures and runs no maintainer script, and
 // leaves dpkg's status empty: recordPackages fills it.
 func (b *built) unpack(ctx context.Context, archive string, packages []string, update func(string)) error {
+	return b.mmdebstrap(ctx, archive, packages, update, "--variant=extract", "--extract-hook="+recordPackages)
+}
+
+// mmdebstrap makes an archive of packages and their dependencies.
+func (b *built) mmdebstrap(ctx context.Context, archive string, packages []string, update func(string), more ...string) error {
 	return b.run.Run(ctx, run.Cmd{
-		Path:   "mmdebstrap",
-		Args:   []string{"--variant=extract", "--format=tar", "--architectures=" + b.goarch(), "--include=" + strings.Join(packages, ","), "--extract-hook=" + recordPackages, debianSuite, archive},
+		Path: "mmdebstrap",
+		Args: append(more, "--format=tar", "--architectures="+b.goarch(), // Debian has Go's names for both
+			"--include="+strings.Join(packages, ","), debianSuite, archive),
 		Env:    []string{"SOURCE_DATE_EPOCH=0"},
 		Stderr: &lastLine{each: func(_ int64, line string) { update(strings.TrimPrefix(line, "I: ")) }},
 	})
@@ -87,23 +76,20 @@ func eachDebianEntry(archive string, f func(name string, h *tar.Header, body io.
 		return err
 	}
 	defer file.Close()
-	tr := tar.NewReader(bufio.NewReaderSize(file, 1<<20))
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(archive), err)
-		}
+	err = eachEntry(bufio.NewReaderSize(file, 1<<20), func(h *tar.Header, body io.Reader) error {
 		name := strings.TrimPrefix(path.Clean(h.Name), "/")
 		if name == "." || strings.HasPrefix(name, "dev/") {
-			continue // the runtime provides /dev
+			return nil // the runtime provides /dev
 		}
-		if err := f(name, h, tr); err != nil {
-			return fmt.Errorf("%s: %s: %w", filepath.Base(archive), name, err)
+		if err := f(name, h, body); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Base(archive), err)
 	}
+	return nil
 }
 
 func copyEntry(tw *tar.Writer, h *tar.Header, body io.Reader) error {
@@ -112,6 +98,22 @@ func copyEntry(tw *tar.Writer, h *tar.Header, body io.Reader) error {
 	}
 	_, err := io.Copy(tw, body)
 	return err
+}
+
+// debianLayer returns a layer with the entries of an archive for which keep returns true, and more files.
+func debianLayer(dir, archive string, more tree, keep func(name string, h *tar.Header) bool) (v1.Layer, error) {
+	return newLayer(dir, func(tw *tar.Writer) error {
+		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
+			if !keep(name, h) {
+				return nil
+			}
+			return copyEntry(tw, h, body)
+		})
+		if err != nil {
+			return err
+		}
+		return more.write(tw)
+	})
 }
 
 // debianSubset returns a layer with the files of the named packages: a base image
@@ -150,22 +152,11 @@ func debianSubset(dir, archive string, packages []string) (v1.Layer, error) {
 	for p := range want {
 		return nil, fmt.Errorf("package %s is not in the Debian archive", p)
 	}
-	return newLayer(dir, func(tw *tar.Writer) error {
-		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
-			artifact := strings.HasPrefix(name, "etc/alternatives/") || strings.HasPrefix(h.Linkname, "/etc/alternatives/") ||
-				strings.HasPrefix(name, "etc/ssl/certs/")
-			if !keep[name] && !artifact {
-				return nil
-			}
-			if strings.HasPrefix(name, "usr/share/doc/") && !strings.HasSuffix(name, "/copyright") {
-				return nil
-			}
-			return copyEntry(tw, h, body)
-		})
-		if err != nil {
-			return err
-		}
-		return records.write(tw)
+	return debianLayer(dir, archive, records, func(name string, h *tar.Header) bool {
+		artifact := strings.HasPrefix(name, "etc/alternatives/") || strings.HasPrefix(h.Linkname, "/etc/alternatives/") ||
+			strings.HasPrefix(name, "etc/ssl/certs/")
+		manual := strings.HasPrefix(name, "usr/share/doc/") && !strings.HasSuffix(name, "/copyright")
+		return (keep[name] || artifact) && !manual
 	})
 }
 

@@ -16,7 +16,6 @@ const (
 	registryDisk = 6 << 30
 )
 
-// checkDisk returns an error if the build would fill the disk.
 func checkDisk(dir string, p plan) error {
 	free, err := Free(dir)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"embed"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -41,22 +40,14 @@ func moduleFiles(module string) (map[string][]byte, error) {
 		return nil, err
 	}
 	files := map[string][]byte{}
-	tr := tar.NewReader(bytes.NewReader(archive))
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			break
+	err = eachEntry(bytes.NewReader(archive), func(h *tar.Header, body io.Reader) (err error) {
+		if name, ok := strings.CutPrefix(h.Name, module+"/"); ok {
+			files[name], err = io.ReadAll(body)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("modules.tar: %w", err)
-		}
-		name, ok := strings.CutPrefix(h.Name, module+"/")
-		if !ok {
-			continue
-		}
-		if files[name], err = io.ReadAll(tr); err != nil {
-			return nil, fmt.Errorf("modules.tar: %s: %w", h.Name, err)
-		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("modules.tar: %w", err)
 	}
 	if len(files) == 0 {
 		return nil, fmt.Errorf("module %q is not pinned under bootstrap/images/modules", module)
@@ -64,7 +55,6 @@ func moduleFiles(module string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// unpackModule writes a module's pinned files into dir.
 func unpackModule(module, dir string) error {
 	files, err := moduleFiles(module)
 	if err != nil {

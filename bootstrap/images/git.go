@@ -13,14 +13,11 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-
-	"mllab.local/internal/fault"
 )
 
 // gitArchive is the file in a work folder that gitBase reads.
 const gitArchive = "git.tar"
 
-// gitPackages are unpacked with their dependencies.
 var gitPackages = []string{"git"}
 
 // gitFiles matches the paths of the files that the lab's Git server needs: git,
@@ -32,21 +29,15 @@ var gitFiles = regexp.MustCompile(`^(` + strings.Join([]string{
 	`usr/share/doc/(git|libc6|libpcre2-8-0|zlib1g)/copyright`,
 }, "|") + `)$`)
 
-// git unpacks Debian's git.
 func (b *built) git(ctx context.Context, work string) (string, error) {
-	task := b.report.Step("git")
 	archive := filepath.Join(work, gitArchive)
-	if err := b.unpack(ctx, archive, gitPackages, task.Update); err != nil {
-		err = fault.Hinted(fmt.Errorf("building the Git image: %w", err), "`mllab doctor` checks what source builds need")
-		task.Fail(err)
-		return "", err
-	}
-	task.Done("made")
-	return archive, nil
+	return archive, b.step("git", "made", "building the Git image", debianHint, func(update func(string)) error {
+		return b.unpack(ctx, archive, gitPackages, update)
+	})
 }
 
 // onGit builds a component's image with the git of an upstream image.
-func (b *built) onGit(work string, c Component, from v1.Image) (v1.Image, error) {
+func (b *built) onGit(ctx context.Context, work string, c Component, from v1.Image) (v1.Image, error) {
 	archive := filepath.Join(work, gitArchive)
 	f, err := os.Create(archive)
 	if err != nil {
@@ -57,19 +48,12 @@ func (b *built) onGit(work string, c Component, from v1.Image) (v1.Image, error)
 	if err := errors.Join(err, files.Close(), f.Close()); err != nil {
 		return nil, err
 	}
-	base, err := gitBase(work, archive)
+	parts, err := c.Build.ownParts(work)
 	if err != nil {
 		return nil, err
 	}
-	top := tree{}
-	if err := c.Build.addOwn(top, work); err != nil {
-		return nil, err
-	}
-	layer, err := newLayer(work, top.write)
-	if err != nil {
-		return nil, err
-	}
-	return newImage([]v1.Layer{base, layer}, c.Build.config(), b.goarch())
+	parts[gitModule] = archive
+	return b.assemble(ctx, c, parts, work)
 }
 
 // gitBase returns the layer of git. It fails if the archive has no git.
@@ -79,19 +63,10 @@ func gitBase(dir, archive string) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	layer, err := newLayer(dir, func(tw *tar.Writer) error {
-		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
-			merged := h.Typeflag == tar.TypeSymlink && (name == "lib" || name == "lib64") // has the loader
-			if !merged && !gitFiles.MatchString(name) {
-				return nil
-			}
-			delete(missing, name)
-			return copyEntry(tw, h, body)
-		})
-		if err != nil {
-			return err
-		}
-		return records.write(tw)
+	layer, err := debianLayer(dir, archive, records, func(name string, h *tar.Header) bool {
+		delete(missing, name)
+		merged := h.Typeflag == tar.TypeSymlink && (name == "lib" || name == "lib64") // has the loader
+		return merged || gitFiles.MatchString(name)
 	})
 	for name := range missing {
 		err = errors.Join(err, fmt.Errorf("the archive has no /%s", name))

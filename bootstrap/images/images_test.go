@@ -33,6 +33,7 @@ import (
 	"golang.org/x/mod/modfile"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/oci"
 	"mllab.local/internal/report"
 	"mllab.local/internal/run"
 )
@@ -44,7 +45,7 @@ func small(t *testing.T, dir, text string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := newImage([]v1.Layer{l}, v1.Config{Entrypoint: []string{"/etc/text"}}, runtime.GOARCH)
+	img, err := oci.Image([]v1.Layer{l}, v1.Config{Entrypoint: []string{"/etc/text"}}, runtime.GOARCH)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +133,8 @@ func TestTheCacheKeepsTheImagesOfLabsOfAnotherKubernetes(t *testing.T) {
 		t.Error("an image of another Kubernetes replaced one, or was pruned")
 	}
 	needed := map[string]bool{"k2": true, "same": true}
-	if n, bytes, err := c.other(needed); err != nil || n != 1 || bytes < 4000 {
-		t.Errorf("%d other images with %d bytes, %v; want one with more than 4000", n, bytes, err)
+	if o, err := c.other(needed); err != nil || o.Images != 1 || o.Bytes < 4000 {
+		t.Errorf("other images: %+v, %v; want one with more than 4000 bytes", o, err)
 	}
 	if err := c.removeOther(needed); err != nil {
 		t.Fatal(err)
@@ -144,7 +145,11 @@ func TestTheCacheKeepsTheImagesOfLabsOfAnotherKubernetes(t *testing.T) {
 	// As an earlier mllab wrote them: without a Kubernetes.
 	put("", "apiserver", "k0", "older")
 	put(lane, "apiserver", "k2", "new")
-	other, err := Options{Cache: c.dir}.other(c)
+	needed, err = Options{Cache: c.dir}.needed(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := c.other(needed)
 	if err != nil || other.Images != 2 { // k0, and the agent: a real key is needed
 		t.Errorf("%+v, %v", other, err)
 	}
@@ -501,7 +506,7 @@ func TestThePythonImageIsTheSameFromBothSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	fromSource := pythonImage(t, c, &built{cache: c, run: tools, report: report.Discard()})
-	pulled := pythonImage(t, c, &registrySource{mirror: fill(t, table), cache: c, run: tools, report: report.Discard()})
+	pulled := pythonImage(t, c, &registrySource{mirror: fill(t, table), built: built{cache: c, run: tools, report: report.Discard()}})
 	for _, want := range []string{" --require-hashes ", " compileall ", "mmdebstrap "} {
 		if !strings.Contains(strings.Join(calls, "\n"), want) {
 			t.Errorf("called are %q, want%s", calls, want)
@@ -583,7 +588,7 @@ func TestTheGitImageIsTheSameFromBothSources(t *testing.T) {
 	}
 	component := list[len(list)-1]
 	mirror := fill(t, nil)
-	r := &registrySource{mirror: mirror, report: report.Discard()}
+	r := &registrySource{mirror: mirror, built: built{report: report.Discard()}}
 	ref, err := r.reference(component)
 	if err != nil {
 		t.Fatal(err)
@@ -868,7 +873,7 @@ func TestWhatALabBeginsWithIsReadyBeforeTheRest(t *testing.T) {
 		}
 		if c, err := openCache(o.Cache); err != nil {
 			t.Error(err)
-		} else if p, err := planFor(c, &registrySource{mirror: o.Mirror, cache: c}, "", table); err != nil || p.cached["knative-queue"] != nil {
+		} else if p, err := o.planFor(c, &registrySource{mirror: o.Mirror}, "", table); err != nil || p.cached["knative-queue"] != nil {
 			t.Errorf("the rest was there already, %v", err)
 		}
 	}
@@ -979,16 +984,14 @@ func layerNames(t *testing.T, l v1.Layer) string {
 	}
 	defer r.Close()
 	var names []string
-	for tr := tar.NewReader(r); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return strings.Join(names, " ")
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	err = eachEntry(r, func(h *tar.Header, _ io.Reader) error {
 		names = append(names, strings.TrimPrefix(h.Name, "./"))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return strings.Join(names, " ")
 }
 
 func TestABaseImageHoldsOnlyItsPackagesAndTheirAlternatives(t *testing.T) {
@@ -1060,13 +1063,13 @@ func TestWhatAKilledBuildLeftIsRemovedByTheNext(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := make(chan error)
-	err = c.work(t.Context(), func(dir string) error {
+	err = c.in(t.Context(), workshop, func(dir string) error {
 		if _, err := os.Stat(left); err == nil {
 			t.Error("it is still there")
 		}
 		// Another one waits, and gives up when told to.
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { second <- c.work(ctx, func(string) error { t.Error("two at once"); return nil }) }()
+		go func() { second <- c.in(ctx, workshop, func(string) error { t.Error("two at once"); return nil }) }()
 		cancel()
 		if err := <-second; !errors.Is(err, context.Canceled) {
 			t.Errorf("the second one says %v", err)
@@ -1155,7 +1158,7 @@ func TestALinkInACacheAndWhatItLeadsToStay(t *testing.T) {
 		for verb, err := range map[string]error{
 			"opened": errorOf(openCache(c.dir)), "checked": CheckCache(c.dir),
 			"worked in": map[string]func() error{
-				workshop: func() error { return c.work(t.Context(), made) },
+				workshop: func() error { return c.in(t.Context(), workshop, made) },
 				assembly: func() error { return c.in(t.Context(), assembly, made) },
 				staging:  func() error { return c.change(func(layout.Path) error { return made("") }) },
 			}[name](),

@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -42,20 +44,35 @@ func newLayer(dir string, write func(tw *tar.Writer) error) (v1.Layer, error) {
 	}
 	defer f.Close()
 	sum := sha256.New()
-	n := &countWriter{}
-	tw := tar.NewWriter(io.MultiWriter(f, sum, n))
+	tw := tar.NewWriter(io.MultiWriter(f, sum))
 	if err := write(tw); err != nil {
 		return nil, err
 	}
 	if err := tw.Close(); err != nil {
 		return nil, err
 	}
-	return &fileLayer{f.Name(), v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}, n.n}, f.Close()
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, err
+	}
+	return &fileLayer{f.Name(), v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}, size}, f.Close()
 }
 
-type countWriter struct{ n int64 }
-
-func (c *countWriter) Write(p []byte) (int, error) { c.n += int64(len(p)); return len(p), nil }
+// eachEntry calls f for every entry of an archive, until it returns an error.
+func eachEntry(archive io.Reader, f func(h *tar.Header, body io.Reader) error) error {
+	for tr := tar.NewReader(archive); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = f(h, tr)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
 
 // tree has the files of one layer by path. write writes them in path order, after
 // their parent directories, with fixed times and root as owner.
@@ -84,17 +101,19 @@ func (t tree) write(tw *tar.Writer) error {
 			}
 		}
 	}
-	paths := make([]string, 0, len(all))
-	for p := range all {
-		paths = append(paths, p)
-	}
-	sort.Strings(paths)
-	for _, p := range paths {
+	for _, p := range slices.Sorted(maps.Keys(all)) {
 		if err := all[p].write(tw, p); err != nil {
 			return fmt.Errorf("/%s: %w", p, err)
 		}
 	}
 	return nil
+}
+
+// hash writes what the files are into a hash.
+func (t tree) hash(h io.Writer) {
+	for _, p := range slices.Sorted(maps.Keys(t)) {
+		fmt.Fprintf(h, "%s %s\n%s", p, t[p].link, t[p].data)
+	}
 }
 
 func (n node) write(tw *tar.Writer, p string) error {
@@ -124,8 +143,7 @@ func (n node) write(tw *tar.Writer, p string) error {
 	return err
 }
 
-// addDir adds every file below dir to t under prefix. mode returns a file's mode.
-func (t tree) addDir(dir, prefix string, mode func(rel string) int64) error {
+func (t tree) addDir(dir, prefix string) error {
 	return filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -134,7 +152,7 @@ func (t tree) addDir(dir, prefix string, mode func(rel string) int64) error {
 		if err != nil {
 			return err
 		}
-		t[path.Join(prefix, filepath.ToSlash(rel))] = node{mode: mode(rel), from: p}
+		t[path.Join(prefix, filepath.ToSlash(rel))] = node{mode: 0o644, from: p}
 		return nil
 	})
 }

@@ -195,7 +195,6 @@ func (r *registrySource) unpinned(list []Component) (byTag, all int) {
 	return byTag, all
 }
 
-// options are those of all requests to registries.
 func (r *registrySource) options(ctx context.Context, reason func(string)) []remote.Option {
 	return []remote.Option{
 		remote.WithContext(ctx),

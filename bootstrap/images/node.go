@@ -5,14 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"mllab.local/internal/oci"
 	"mllab.local/internal/run"
 	"mllab.local/manifests"
 )
@@ -42,14 +43,10 @@ var unwanted = []string{
 
 // debianRoot returns a layer with the whole archive, as a node's root file system.
 func debianRoot(dir, archive string, _ []string) (v1.Layer, error) {
-	return newLayer(dir, func(tw *tar.Writer) error {
-		return eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
-			for _, pattern := range unwanted {
-				if ok, _ := path.Match(pattern, name); ok {
-					return nil
-				}
-			}
-			return copyEntry(tw, h, body)
+	return debianLayer(dir, archive, nil, func(name string, _ *tar.Header) bool {
+		return !slices.ContainsFunc(unwanted, func(pattern string) bool {
+			ok, _ := path.Match(pattern, name) // the patterns are well-formed
+			return ok
 		})
 	})
 }
@@ -117,7 +114,6 @@ func nodeFiles() (tree, error) {
 	return files, embedTree(files, manifests.Node, "node")
 }
 
-// embedTree adds every embedded file below root to files.
 func embedTree(files tree, from fs.FS, root string) error {
 	return fs.WalkDir(from, root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -152,5 +148,5 @@ func nodeImage(ctx context.Context, dir string, base v1.Image, list map[string]v
 	if err != nil {
 		return nil, err
 	}
-	return newImage(append(append(below, ours), preloaded...), cfg.Config, cfg.Architecture)
+	return oci.Image(append(append(below, ours), preloaded...), cfg.Config, cfg.Architecture)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -52,7 +53,7 @@ func preload(ctx context.Context, dir string, list map[string]v1.Image) (layers 
 		return nil, fmt.Errorf("preloading images: %w", err)
 	}
 	records := tree{}
-	for _, ref := range sortedKeys(list) {
+	for _, ref := range slices.Sorted(maps.Keys(list)) {
 		l, snapshot, err := store.add(ctx, dir, ref, list[ref])
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("preloading image %s: %w", ref, err), store.close())
@@ -66,7 +67,7 @@ func preload(ctx context.Context, dir string, list map[string]v1.Image) (layers 
 		return nil, fmt.Errorf("preloading images: %w", err)
 	}
 	for _, d := range []string{contentDir, metadataDir} {
-		if err := records.addDir(filepath.Join(root, d), path.Join(containerdRoot, d), func(string) int64 { return 0o644 }); err != nil {
+		if err := records.addDir(filepath.Join(root, d), path.Join(containerdRoot, d)); err != nil {
 			return nil, fmt.Errorf("preloading images: %w", err)
 		}
 	}
@@ -251,17 +252,9 @@ func unpackedLayer(dir, at string, img v1.Image) (v1.Layer, error) {
 				return err
 			}
 		}
-		tr := tar.NewReader(files)
-		for {
-			h, err := tr.Next()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
+		return eachEntry(files, func(h *tar.Header, body io.Reader) error {
 			if path.Clean(h.Name) == "." {
-				continue
+				return nil
 			}
 			h.Name = path.Join(at, "fs", h.Name)
 			if h.Typeflag == tar.TypeDir {
@@ -270,18 +263,7 @@ func unpackedLayer(dir, at string, img v1.Image) (v1.Layer, error) {
 			if h.Typeflag == tar.TypeLink {
 				h.Linkname = path.Join(at, "fs", h.Linkname)
 			}
-			if err := copyEntry(tw, h, tr); err != nil {
-				return err
-			}
-		}
+			return copyEntry(tw, h, body)
+		})
 	})
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -69,22 +69,16 @@ var pythonFiles = func() tree {
 // python builds the two parts of a Python image in a folder: base.tar with Debian
 // packages, whose signatures mmdebstrap verifies, and site with the wheels.
 func (b *built) python(ctx context.Context, work string) (string, error) {
-	task := b.report.Step("python")
 	dir := filepath.Join(work, pythonModule)
-	err := b.wheels(ctx, dir, task.Update)
-	if err == nil {
-		err = b.unpack(ctx, filepath.Join(dir, "base.tar"), pythonPackages, task.Update)
-	}
-	if err == nil {
-		err = b.compileLibrary(ctx, dir, task.Update)
-	}
-	if err != nil {
-		err = fault.Hinted(fmt.Errorf("building the Python image: %w", err), pipHint+"; and mmdebstrap: `mllab doctor`")
-		task.Fail(err)
-		return "", err
-	}
-	task.Done("made")
-	return dir, nil
+	return dir, b.step("python", "made", "building the Python image", pipHint+"; and mmdebstrap: `mllab doctor`", func(update func(string)) error {
+		if err := b.wheels(ctx, dir, update); err != nil {
+			return err
+		}
+		if err := b.unpack(ctx, filepath.Join(dir, "base.tar"), pythonPackages, update); err != nil {
+			return err
+		}
+		return b.compileLibrary(ctx, dir, update)
+	})
 }
 
 // wheels installs the wheels with pinned hashes into dir/site, with pip.
@@ -164,9 +158,11 @@ func (b *built) onPython(ctx context.Context, work string, c Component, base v1.
 	if err := addPython(files, dir); err != nil {
 		return nil, err
 	}
-	if err := c.Build.addOwn(files, work); err != nil {
+	parts, err := c.Build.ownParts(work)
+	if err != nil {
 		return nil, err
 	}
+	c.Build.add(files, parts)
 	layer, err := newLayer(work, files.write)
 	if err != nil {
 		return nil, err
@@ -183,7 +179,7 @@ func (b *built) onPython(ctx context.Context, work string, c Component, base v1.
 func addPython(files tree, from string) error {
 	maps.Copy(files, pythonFiles)
 	site := filepath.Join(from, "site")
-	if err := files.addDir(site, pythonSite, func(string) int64 { return 0o644 }); err != nil {
+	if err := files.addDir(site, pythonSite); err != nil {
 		return err
 	}
 	maps.DeleteFunc(files, func(p string, _ node) bool {
@@ -202,22 +198,13 @@ func pythonBase(dir, from string) (v1.Layer, error) {
 		return nil, err
 	}
 	compiled := tree{}
-	if err := compiled.addDir(filepath.Join(from, "library"), "/"+pythonLibrary, func(string) int64 { return 0o644 }); err != nil {
+	if err := compiled.addDir(filepath.Join(from, "library"), "/"+pythonLibrary); err != nil {
 		return nil, err
 	}
 	maps.DeleteFunc(compiled, func(p string, _ node) bool { return path.Ext(p) != ".pyc" })
 	maps.Copy(records, compiled)
-	return newLayer(dir, func(tw *tar.Writer) error {
-		err := eachDebianEntry(archive, func(name string, h *tar.Header, body io.Reader) error {
-			read := !strings.HasPrefix(name, "usr/share/") || strings.HasPrefix(name, "usr/share/zoneinfo") || strings.HasSuffix(name, "/copyright")
-			if !read || strings.HasPrefix(name, "var/") || path.Base(name) == "EXTERNALLY-MANAGED" {
-				return nil
-			}
-			return copyEntry(tw, h, body)
-		})
-		if err != nil {
-			return err
-		}
-		return records.write(tw)
+	return debianLayer(dir, archive, records, func(name string, _ *tar.Header) bool {
+		read := !strings.HasPrefix(name, "usr/share/") || strings.HasPrefix(name, "usr/share/zoneinfo") || strings.HasSuffix(name, "/copyright")
+		return read && !strings.HasPrefix(name, "var/") && path.Base(name) != "EXTERNALLY-MANAGED"
 	})
 }

@@ -17,19 +17,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"mllab.local/internal/fault"
-	"mllab.local/internal/report"
-	"mllab.local/internal/run"
 )
 
 // registrySource is the Source that pulls upstream's images, with the credentials
-// of `docker login`.
+// of `docker login`. What upstream does not have it leaves to the other Source.
 type registrySource struct {
+	built    built
 	mirror   string // host that replaces every registry; empty for none
 	pins     map[string]pin
 	patience patience
-	cache    *cache
-	run      run.Runner
-	report   report.Reporter
 }
 
 func (r *registrySource) Name() string { return "registry" }
@@ -37,7 +33,7 @@ func (r *registrySource) Name() string { return "registry" }
 // Key returns the reference itself, pinned or not: upstream does not move its tags.
 func (r *registrySource) Key(c Component) (string, error) {
 	if c.Upstream == "" {
-		return (&built{}).Key(c)
+		return r.built.Key(c)
 	}
 	ref, err := r.reference(c)
 	if err != nil {
@@ -47,14 +43,14 @@ func (r *registrySource) Key(c Component) (string, error) {
 	if !c.Build.Python && !c.Build.Git {
 		return key, nil
 	}
-	here, err := (&built{}).Key(c)
+	here, err := r.built.Key(c)
 	return key + " " + here, err
 }
 
 // parallelPulls is a number of pulls that registries accept without 429.
 const parallelPulls = 3
 
-// Images pulls list. It assembles mllab's own images, which have no upstream.
+// Images pulls list. Those without an upstream are mllab's own, and are built.
 func (r *registrySource) Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error {
 	var own []Component
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -74,14 +70,14 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 			case <-ctx.Done():
 				return
 			}
-			task := r.report.Step("pull " + c.Name)
+			task := r.built.report.Step("pull " + c.Name)
 			img, err := r.pull(ctx, c, task.Update)
-			switch finish := (&built{run: r.run}); {
+			switch {
 			case err != nil:
 			case c.Build.Python:
-				img, err = finish.onPython(ctx, work, c, img, task.Update)
+				img, err = r.built.onPython(ctx, work, c, img, task.Update)
 			case c.Build.Git:
-				img, err = finish.onGit(work, c, img)
+				img, err = r.built.onGit(ctx, work, c, img)
 			}
 			if err == nil {
 				one.Lock()
@@ -107,7 +103,7 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 	if len(own) == 0 {
 		return nil
 	}
-	return (&built{cache: r.cache, run: r.run, report: r.report}).Images(ctx, work, own, each)
+	return r.built.Images(ctx, work, own, each)
 }
 
 func (r *registrySource) pull(ctx context.Context, c Component, reason func(string)) (v1.Image, error) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,7 +52,6 @@ type Node struct {
 	Why    string            // why this source, for the user
 	Images map[string]string // component -> reference on the node
 
-	opts   Options
 	cache  *cache
 	images map[string]v1.Image
 	base   v1.Image
@@ -73,6 +73,8 @@ type Row struct {
 
 // plan is the chosen source and the images that it must deliver.
 type plan struct {
+	opts    Options
+	cache   *cache
 	source  Source
 	why     string
 	list    []Component
@@ -85,11 +87,11 @@ type plan struct {
 // Resolve builds or pulls the images that the cache lacks. It is cheap if none is
 // missing.
 func Resolve(ctx context.Context, o Options) (Node, error) {
-	c, p, err := o.plan(ctx)
+	p, err := o.plan(ctx)
 	if err != nil {
 		return Node{}, err
 	}
-	if len(p.missing) > 0 {
+	if c := p.cache; len(p.missing) > 0 {
 		first, err := Select(o.First)
 		if err != nil {
 			return Node{}, err
@@ -104,11 +106,7 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 			}
 		}
 		task := o.Report.Step("images")
-		ready := func() error { return p.ready(o, c, first) }
-		if o.Ready == nil {
-			ready = func() error { return nil }
-		}
-		err = c.work(ctx, func(work string) error { return p.make(ctx, c, work, task, ready) })
+		err = c.in(ctx, workshop, func(work string) error { return p.make(ctx, work, task, first) })
 		if err == nil {
 			err = c.prune()
 		}
@@ -117,7 +115,11 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 			return Node{}, err
 		}
 		task.Done(fmt.Sprintf("%d made", len(p.missing)))
-		other, err := o.other(c)
+		needed, err := o.needed(c)
+		if err != nil {
+			return Node{}, err
+		}
+		other, err := c.other(needed)
 		if err != nil {
 			return Node{}, err
 		}
@@ -126,29 +128,29 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 		}
 	}
 
-	return p.node(o, c, p.list)
+	return p.node(p.list)
 }
 
-// ready calls o.Ready if the first components are there and others are not. Of these, mllab's own programs do not count: they
-// are made in a second, and loading all others into a running node takes longer.
-func (p *plan) ready(o Options, c *cache, first []Component) error {
+// ready calls Options.Ready if the first components are there and others are not. Of these, mllab's own programs do not count:
+// they are made in a second, and loading all others into a running node takes longer.
+func (p *plan) ready(first []Component) error {
 	missing := func(c Component) bool { return p.cached[c.Name] == nil }
-	if p.early || slices.ContainsFunc(first, missing) || !slices.ContainsFunc(p.list, func(c Component) bool { return missing(c) && !c.own() }) {
+	if p.opts.Ready == nil || p.early || slices.ContainsFunc(first, missing) || !slices.ContainsFunc(p.list, func(c Component) bool { return missing(c) && !c.own() }) {
 		return nil
 	}
 	p.early = true
-	n, err := p.node(o, c, first)
+	n, err := p.node(first)
 	if err == nil {
-		o.Ready(n)
+		p.opts.Ready(n)
 	}
 	return err
 }
 
 // node returns the node image that has these components.
-func (p plan) node(o Options, c *cache, list []Component) (Node, error) {
+func (p plan) node(list []Component) (Node, error) {
 	n := Node{
 		Source: p.source.Name(), Why: p.why, Images: map[string]string{},
-		opts: o, cache: c, images: map[string]v1.Image{}, base: p.cached[nodeComponent],
+		cache: p.cache, images: map[string]v1.Image{}, base: p.cached[nodeComponent],
 	}
 	lock := []string{nodeFormat}
 	for _, comp := range p.list {
@@ -171,7 +173,7 @@ func (p plan) node(o Options, c *cache, list []Component) (Node, error) {
 	if err != nil {
 		return Node{}, err
 	}
-	for _, f := range sortedKeys(files) {
+	for _, f := range slices.Sorted(maps.Keys(files)) {
 		lock = append(lock, f, string(files[f].data))
 	}
 	n.Key = shortHash("node", lock...)
@@ -181,13 +183,13 @@ func (p plan) node(o Options, c *cache, list []Component) (Node, error) {
 
 // make gets the missing images from the source and stores them in the cache. It
 // calls ready before the first one and after each.
-func (p *plan) make(ctx context.Context, c *cache, work string, task report.Task, ready func() error) error {
-	if err := ready(); err != nil {
+func (p *plan) make(ctx context.Context, work string, task report.Task, first []Component) error {
+	if err := p.ready(first); err != nil {
 		return err
 	}
 	done := int64(0)
 	return p.source.Images(ctx, work, p.missing, func(comp Component, img v1.Image) error {
-		stored, err := c.put(comp.Name, p.keys[comp.Name], img)
+		stored, err := p.cache.put(comp.Name, p.keys[comp.Name], img)
 		if err != nil {
 			return err
 		}
@@ -195,11 +197,10 @@ func (p *plan) make(ctx context.Context, c *cache, work string, task report.Task
 		done++
 		task.Progress(done, int64(len(p.missing)), "images")
 		task.Update(comp.Name)
-		return ready()
+		return p.ready(first)
 	})
 }
 
-// reference returns the component's image reference on the node.
 func (c Component) reference(key string) string {
 	if c.Node != "" {
 		return c.Node
@@ -210,7 +211,7 @@ func (c Component) reference(key string) string {
 // List returns the rows of the table, and which images are cached. It builds
 // nothing.
 func List(ctx context.Context, o Options) ([]Row, error) {
-	_, p, err := o.plan(ctx)
+	p, err := o.plan(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -219,16 +220,12 @@ func List(ctx context.Context, o Options) ([]Row, error) {
 		row := Row{Name: c.Name, Source: p.source.Name(), Reference: c.reference(p.keys[c.Name]), Upstream: c.Upstream}
 		if img := p.cached[c.Name]; img != nil {
 			row.Cached = true
-			layers, err := img.Layers()
+			m, err := img.Manifest()
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", c.Name, err)
 			}
-			for _, l := range layers {
-				size, err := l.Size()
-				if err != nil {
-					return nil, fmt.Errorf("image %s: %w", c.Name, err)
-				}
-				row.Bytes += size
+			for _, l := range m.Layers {
+				row.Bytes += l.Size
 			}
 		}
 		rows = append(rows, row)
@@ -256,23 +253,15 @@ func Prune(o Options) (Other, error) {
 	if err != nil {
 		return Other{}, err
 	}
-	other, err := o.other(c)
+	needed, err := o.needed(c)
+	if err != nil {
+		return Other{}, err
+	}
+	other, err := c.other(needed)
 	if err != nil || other.Images == 0 {
 		return other, err
 	}
-	needed, err := o.needed(c)
-	if err != nil {
-		return other, err
-	}
 	return other, c.removeOther(needed)
-}
-
-func (o Options) other(c *cache) (other Other, err error) {
-	needed, err := o.needed(c)
-	if err == nil {
-		other.Images, other.Bytes, err = c.other(needed)
-	}
-	return other, err
 }
 
 // needed returns the keys of all images of this mllab, from either source.
@@ -282,7 +271,7 @@ func (o Options) needed(c *cache) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range []Source{&built{cache: c}, pull} {
+	for _, s := range []Source{&pull.built, pull} {
 		for _, comp := range table {
 			key, err := s.Key(comp)
 			if err != nil {
@@ -299,7 +288,7 @@ func (o Options) registry(c *cache) (*registrySource, error) {
 		return nil, err
 	}
 	pins, err := parseLock(cmp.Or(o.lock, lockFile))
-	return &registrySource{mirror: o.Mirror, pins: pins, patience: o.patience, cache: c, run: o.Run, report: o.Report}, err
+	return &registrySource{built: built{cache: c, run: o.Run, report: o.Report}, mirror: o.Mirror, pins: pins, patience: o.patience}, err
 }
 
 // CheckMirror returns a fault.Usage if host cannot replace the host of a reference. It
@@ -316,55 +305,52 @@ func CheckMirror(host string) error {
 	return nil
 }
 
-func (o Options) plan(ctx context.Context) (*cache, plan, error) {
+func (o Options) plan(ctx context.Context) (plan, error) {
 	if o.Cache == "" {
 		var err error
 		if o.Cache, err = DefaultCache(); err != nil {
-			return nil, plan{}, err
+			return plan{}, err
 		}
 	}
 	c, err := openCache(o.Cache)
 	if err != nil {
-		return nil, plan{}, err
+		return plan{}, err
 	}
 	list, err := Select(o.Components)
 	if err != nil {
-		return nil, plan{}, err
+		return plan{}, err
 	}
-	source := &built{cache: c, run: o.Run, report: o.Report}
 	pull, err := o.registry(c)
 	if err != nil {
-		return nil, plan{}, err
+		return plan{}, err
 	}
+	source := &pull.built
 	switch o.Mode {
 	case "source":
-		p, err := planFor(c, source, "as asked", list)
-		return c, p, err
+		return o.planFor(c, source, "as asked", list)
 	case "registry":
-		p, err := planFor(c, pull, "as asked", list)
-		return c, p, err
+		return o.planFor(c, pull, "as asked", list)
 	case "auto", "":
 	default:
-		return nil, plan{}, fault.Usage("use --image-source auto", "--image-source must be auto, source or registry, got %q", o.Mode)
+		return plan{}, fault.Usage("use --image-source auto", "--image-source must be auto, source or registry, got %q", o.Mode)
 	}
 	// Prefer cached images: they need no network, and another source would restart
 	// every pod.
 	for _, s := range []Source{pull, source} {
-		p, err := planFor(c, s, "cached", list)
+		p, err := o.planFor(c, s, "cached", list)
 		if err != nil || len(p.missing) == 0 {
-			return c, p, err
+			return p, err
 		}
 	}
 	if err := pull.reachable(ctx, list[0]); err != nil {
-		p, e := planFor(c, source, "no registry reachable: "+firstLine(err), list)
-		return c, p, e
+		reason, _, _ := strings.Cut(err.Error(), "\n")
+		return o.planFor(c, source, "no registry reachable: "+reason, list)
 	}
-	p, err := planFor(c, pull, "registry reachable", list)
-	return c, p, err
+	return o.planFor(c, pull, "registry reachable", list)
 }
 
-func planFor(c *cache, s Source, why string, list []Component) (plan, error) {
-	p := plan{source: s, why: why, list: list, keys: map[string]string{}, cached: map[string]v1.Image{}}
+func (o Options) planFor(c *cache, s Source, why string, list []Component) (plan, error) {
+	p := plan{opts: o, cache: c, source: s, why: why, list: list, keys: map[string]string{}, cached: map[string]v1.Image{}}
 	for _, comp := range list {
 		key, err := s.Key(comp)
 		if err != nil {
@@ -490,9 +476,4 @@ func shortHash(first string, rest ...string) string {
 		fmt.Fprintf(h, "%d %s\n", len(s), s)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12]
-}
-
-func firstLine(err error) string {
-	s, _, _ := strings.Cut(err.Error(), "\n")
-	return s
 }

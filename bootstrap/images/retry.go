@@ -105,7 +105,6 @@ func (d *download) send() (*http.Response, error) {
 	}
 }
 
-// try sends the request once.
 func (d *download) try() (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(d.req.Context())
 	d.timer = time.AfterFunc(d.limit(), func() { cancel(errStalled) })

@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/oci"
 	"mllab.local/internal/report"
 )
 
@@ -103,7 +104,7 @@ func newFailing(t *testing.T) *failing {
 		}
 		layers, f.bad = append(layers, l), append(f.bad, digest)
 	}
-	pilot, err := newImage(layers, v1.Config{}, runtime.GOARCH)
+	pilot, err := oci.Image(layers, v1.Config{}, runtime.GOARCH)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"debug/buildinfo"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -66,7 +65,7 @@ func SBOM(ctx context.Context, o Options, component string) (*cdx.BOM, error) {
 		return nil, fault.Usage("`mllab images list` has the names", "the image must be one of the table, got %q", component)
 	}
 	o.Components = []string{component}
-	_, p, err := o.plan(ctx)
+	p, err := o.plan(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -142,25 +141,17 @@ func (l *listing) add(of string, kind cdx.ComponentType, name, version, ref stri
 	l.needs[of][ref] = true
 }
 
-// read adds what the files of an image are.
 func (l *listing) read(img v1.Image) error {
 	files := mutate.Extract(img)
 	defer files.Close()
-	for tr := tar.NewReader(files); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	return eachEntry(files, func(h *tar.Header, body io.Reader) error {
 		if h.Typeflag != tar.TypeReg {
-			continue
+			return nil
 		}
 		name := strings.TrimPrefix(path.Clean(h.Name), "/")
 		switch dir, base := path.Split(name); {
 		case name == dpkgStatus || dir == dpkgRecords:
-			text, err := io.ReadAll(tr)
+			text, err := io.ReadAll(body)
 			if err != nil {
 				return err
 			}
@@ -168,7 +159,7 @@ func (l *listing) read(img v1.Image) error {
 				l.addDebian(fields(record))
 			}
 		case base == "METADATA" && strings.HasSuffix(dir, ".dist-info/"):
-			text, err := io.ReadAll(tr)
+			text, err := io.ReadAll(body)
 			if err != nil {
 				return err
 			}
@@ -176,11 +167,12 @@ func (l *listing) read(img v1.Image) error {
 			pkg := strings.ToLower(meta.Get("Name"))
 			l.add(l.image, cdx.ComponentTypeLibrary, pkg, meta.Get("Version"), "pkg:pypi/"+pkg+"@"+meta.Get("Version"))
 		default:
-			if err := l.addProgram("/"+name, tr); err != nil {
+			if err := l.addProgram("/"+name, body); err != nil {
 				return fmt.Errorf("/%s: %w", name, err)
 			}
 		}
-	}
+		return nil
+	})
 }
 
 func (l *listing) addDebian(record textproto.MIMEHeader) {

@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"golang.org/x/mod/modfile"
 
+	"mllab.local/internal/oci"
 	"mllab.local/internal/report"
 )
 
@@ -146,7 +147,7 @@ func TestTheSBOMHasAProgramsModules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := newImage([]v1.Layer{l}, v1.Config{}, "amd64")
+	img, err := oci.Image([]v1.Layer{l}, v1.Config{}, "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +227,7 @@ func TestTheSBOMHasDebiansAndPythonsPackages(t *testing.T) {
 		"subset": {[]v1.Layer{subset}, []string{inGit}},
 		"node":   {[]v1.Layer{node}, []string{inGit, inC, inPerl}},
 	} {
-		img, err := newImage(c.layers, v1.Config{}, "amd64")
+		img, err := oci.Image(c.layers, v1.Config{}, "amd64")
 		if err != nil {
 			t.Fatal(err)
 		}

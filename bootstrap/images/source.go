@@ -19,11 +19,9 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/oci"
 	"mllab.local/internal/report"
 	"mllab.local/internal/run"
 	"mllab.local/manifests"
@@ -72,9 +70,7 @@ func keyOf(c Component, arch string, moduleFiles func(module string) (map[string
 	fmt.Fprintf(h, "%s %s %s/%s\n%s\n", imageFormat, runtime.Version(), runtime.GOOS, arch, recipe)
 	if c.Build.Python {
 		fmt.Fprintf(h, "%s %v %v %s\n", debianSuite, pythonPackages, pythonCompile, pythonLibrary)
-		for _, p := range slices.Sorted(maps.Keys(pythonFiles)) {
-			fmt.Fprintf(h, "%s %s\n%s", p, pythonFiles[p].link, pythonFiles[p].data)
-		}
+		pythonFiles.hash(h)
 	}
 	if c.Build.Git {
 		fmt.Fprintf(h, "%s %v %s\n", debianSuite, gitPackages, gitFiles)
@@ -105,9 +101,7 @@ func keyOf(c Component, arch string, moduleFiles func(module string) (map[string
 		if err := nodeUpstream(files); err != nil {
 			return "", err
 		}
-		for _, p := range slices.Sorted(maps.Keys(files)) {
-			fmt.Fprintf(h, "%s %s\n%s", p, files[p].link, files[p].data)
-		}
+		files.hash(h)
 	}
 	for _, name := range slices.Sorted(maps.Values(c.Build.Files)) {
 		data, err := manifests.Upstream(name)
@@ -119,7 +113,6 @@ func keyOf(c Component, arch string, moduleFiles func(module string) (map[string
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// modules returns the modules of the component, in order.
 func (c Component) modules() []string {
 	seen := map[string]bool{}
 	for _, b := range c.Build.Binaries {
@@ -144,7 +137,6 @@ func (c Component) parts() []string {
 	return parts
 }
 
-// wheelArchs maps the architectures of the pinned wheels from Go's names to PyPI's.
 var wheelArchs = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
 // The modules that are not compiled by Go.
@@ -201,14 +193,16 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	var one sync.Mutex
 	for _, c := range list {
 		start(func() error {
+			parts := map[string]string{}
 			for _, m := range c.parts() {
-				if err := needs[m].wait(ctx); err != nil {
+				var err error
+				if parts[m], err = needs[m].wait(ctx); err != nil {
 					return err
 				}
 			}
 			one.Lock()
 			defer one.Unlock()
-			img, err := b.assemble(ctx, c, needs, work)
+			img, err := b.assemble(ctx, c, parts, work)
 			if err != nil {
 				return fmt.Errorf("assembling image %s: %w", c.Name, err)
 			}
@@ -219,7 +213,6 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 	return context.Cause(ctx)
 }
 
-// artifact is the result of a build step: a folder of binaries, or a file.
 type artifact struct {
 	done chan struct{}
 	path string
@@ -235,12 +228,12 @@ func (m *artifact) set(path string, err error) error {
 	return err
 }
 
-func (m *artifact) wait(ctx context.Context) error {
+func (m *artifact) wait(ctx context.Context) (path string, err error) {
 	select {
 	case <-m.done:
-		return nil
+		return m.path, nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return "", context.Cause(ctx)
 	}
 }
 
@@ -275,10 +268,11 @@ func (b *built) compileAll(ctx context.Context, work string, needs map[string]*a
 	for range max(1, runtime.NumCPU()/4) {
 		start(func() error {
 			for i := range queue {
-				if err := downloaded[i].wait(ctx); err != nil {
+				dir, err := downloaded[i].wait(ctx)
+				if err != nil {
 					return err
 				}
-				if err := needs[order[i]].set(b.compile(ctx, downloaded[i].path, order[i])); err != nil {
+				if err := needs[order[i]].set(b.compile(ctx, dir, order[i])); err != nil {
 					return err
 				}
 			}
@@ -388,7 +382,20 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 	return out, nil
 }
 
-// unpackOwn writes an embedded program into the folder of a compiled module.
+// step reports a step of a build, which says done in the end. Its error says what it was doing, and has a hint.
+func (b *built) step(name, done, doing, hint string, do func(update func(string)) error) error {
+	task := b.report.Step(name)
+	if err := do(task.Update); err != nil {
+		err = fault.Hinted(fmt.Errorf("%s: %w", doing, err), hint)
+		task.Fail(err)
+		return err
+	}
+	task.Done(done)
+	return nil
+}
+
+const debianHint = "`mllab doctor` checks what source builds need"
+
 func unpackOwn(work, name string) (string, error) {
 	data, err := embeddedFile(name)
 	if err != nil {
@@ -401,15 +408,15 @@ func unpackOwn(work, name string) (string, error) {
 	return dir, os.WriteFile(filepath.Join(dir, name), data, 0o755)
 }
 
-// assemble assembles a component's image from the artifacts.
-func (b *built) assemble(ctx context.Context, c Component, needs map[string]*artifact, dir string) (v1.Image, error) {
+// assemble assembles a component's image from the folders and files of its parts.
+func (b *built) assemble(ctx context.Context, c Component, parts map[string]string, dir string) (v1.Image, error) {
 	var layers []v1.Layer
 	if len(c.Build.Debian) > 0 {
 		base := debianSubset
 		if c.Name == nodeComponent {
 			base = debianRoot
 		}
-		l, err := base(dir, needs[debianModule].path, c.Build.Debian)
+		l, err := base(dir, parts[debianModule], c.Build.Debian)
 		if err != nil {
 			return nil, err
 		}
@@ -417,30 +424,30 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*art
 	}
 	files := tree{}
 	if c.Build.Git {
-		l, err := gitBase(dir, needs[gitModule].path)
+		l, err := gitBase(dir, parts[gitModule])
 		if err != nil {
 			return nil, err
 		}
 		layers = append(layers, l)
 	}
 	if c.Build.Python {
-		l, err := pythonBase(dir, needs[pythonModule].path)
+		l, err := pythonBase(dir, parts[pythonModule])
 		if err != nil {
 			return nil, err
 		}
 		layers = append(layers, l)
-		if err := addPython(files, needs[pythonModule].path); err != nil {
+		if err := addPython(files, parts[pythonModule]); err != nil {
 			return nil, err
 		}
 	}
 	cfg := c.Build.config()
 	if c.Name == nodeComponent {
 		cfg = nodeConfig
-		if err := b.nodeBase(ctx, files, needs["containerd"].path); err != nil {
+		if err := b.nodeBase(ctx, files, parts["containerd"]); err != nil {
 			return nil, err
 		}
 	}
-	c.Build.add(files, func(module string) string { return needs[module].path })
+	c.Build.add(files, parts)
 	for p, name := range c.Build.Files {
 		data, err := manifests.Upstream(name)
 		if err != nil {
@@ -452,52 +459,34 @@ func (b *built) assemble(ctx context.Context, c Component, needs map[string]*art
 	if err != nil {
 		return nil, err
 	}
-	return newImage(append(layers, l), cfg, b.goarch())
+	return oci.Image(append(layers, l), cfg, b.goarch())
 }
 
-// config returns the configuration of the image's containers.
 func (r Recipe) config() v1.Config {
 	return v1.Config{Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env, User: r.User, WorkingDir: r.WorkingDir}
 }
 
-// addOwn is add for a recipe with only embedded executables.
-func (r Recipe) addOwn(files tree, work string) error {
-	own := map[string]string{}
+// ownParts unpacks a recipe's executables, which are all embedded, and returns the folders of their modules.
+func (r Recipe) ownParts(work string) (map[string]string, error) {
+	parts := map[string]string{}
 	for _, bin := range r.Binaries {
 		var err error
-		if own[bin.Module], err = unpackOwn(work, bin.Module); err != nil {
-			return err
+		if parts[bin.Module], err = unpackOwn(work, bin.Module); err != nil {
+			return nil, err
 		}
 	}
-	r.add(files, func(module string) string { return own[module] })
-	return nil
+	return parts, nil
 }
 
-// add adds the recipe's directories and executables to files. built returns the
-// folder of a module's executables.
-func (r Recipe) add(files tree, built func(module string) string) {
+// add adds the recipe's directories and executables to files. parts has the
+// folders of the executables by module.
+func (r Recipe) add(files tree, parts map[string]string) {
 	for _, d := range r.Dirs {
 		files[d] = node{mode: 0o1777, dir: true}
 	}
 	for p, bin := range r.Binaries {
-		files[p] = node{mode: 0o755, from: filepath.Join(built(bin.Module), bin.Name)}
+		files[p] = node{mode: 0o755, from: filepath.Join(parts[bin.Module], bin.Name)}
 	}
-}
-
-// newImage returns an image for linux on an architecture.
-func newImage(layers []v1.Layer, cfg v1.Config, arch string) (v1.Image, error) {
-	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	img, err := mutate.AppendLayers(img, layers...)
-	if err != nil {
-		return nil, err
-	}
-	file, err := img.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	file = file.DeepCopy()
-	file.OS, file.Architecture, file.Config = "linux", arch, cfg
-	return mutate.ConfigFile(img, file)
 }
 
 // lastLine is a writer that calls each for every complete line, with its number.

@@ -48,7 +48,6 @@ type Recipe struct {
 // all its commands at once.
 type Binary struct{ Module, Name string }
 
-// flags are the flags of the compiler.
 type flags struct {
 	cgo     bool
 	tags    string
@@ -335,13 +334,11 @@ func flux(name, version string) Component {
 	}
 }
 
-// withCertificates adds the authorities that Debian trusts.
 func withCertificates(c Component) Component {
 	c.Build.Debian = []string{"ca-certificates"}
 	return c
 }
 
-// withGit adds Debian's git.
 func withGit(r Recipe) Recipe {
 	r.Git, r.Env = true, []string{"PATH=/usr/lib/git-core"}
 	return r

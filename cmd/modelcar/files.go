@@ -18,7 +18,6 @@ const folder = "models"
 // maxSize limits the files of one model together, in bytes.
 const maxSize = 1 << 30
 
-// size is a sum of file sizes, up to maxSize.
 type size int64
 
 func (s *size) add(n int64) error {
@@ -123,7 +122,6 @@ func place(dest string, write func(put func(name string, r io.Reader) error) err
 	return nil
 }
 
-// copyFiles copies the files of the folder from into the folder to.
 func copyFiles(from, to string) error {
 	fail := func(err error) error { return fmt.Errorf("copying %s to %s: %w", from, to, err) }
 	root, err := os.OpenRoot(from)

@@ -15,11 +15,11 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"mllab.local/internal/oci"
 )
 
 // layer is an image layer that is written from its files each time it is read, and so takes no memory. It is uncompressed:
@@ -88,7 +88,6 @@ func (l *layer) write(w io.Writer) error {
 	return tw.Close()
 }
 
-// program returns a layer with the executable self as /modelcar.
 func program(self string) (*layer, error) {
 	info, err := os.Stat(self)
 	if err != nil {
@@ -97,21 +96,8 @@ func program(self string) (*layer, error) {
 	return newLayer([]file{{"modelcar", 0o755, info.Size(), func() (io.ReadCloser, error) { return os.Open(self) }}})
 }
 
-// newImage returns an image of the two layers.
 func newImage(program, model v1.Layer) (v1.Image, error) {
-	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	img, err := mutate.AppendLayers(img, program, model)
-	if err != nil {
-		return nil, err
-	}
-	config, err := img.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config = v1.Config{Entrypoint: []string{"/modelcar", "copy"}, User: "65532:65532"}
-	return mutate.ConfigFile(img, config)
+	return oci.Image([]v1.Layer{program, model}, v1.Config{Entrypoint: []string{"/modelcar", "copy"}, User: "65532:65532"}, runtime.GOARCH)
 }
 
 // parse reads a reference. It must name its registry: a default would be somebody else's.
@@ -239,7 +225,6 @@ func (f registryReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unpack puts the model's files of a layer.
 func unpack(l v1.Layer, total *size, put func(name string, r io.Reader) error) error {
 	blob, err := l.Uncompressed()
 	if err != nil {

@@ -44,7 +44,6 @@ type registryError struct{ error }
 
 func (t registryError) Unwrap() error { return t.error }
 
-// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	out, err := runVerb(ctx, args)
 	switch {
@@ -62,7 +61,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 1
 }
 
-// runVerb returns the text for stdout.
 func runVerb(ctx context.Context, args []string) (string, error) {
 	verb := ""
 	if len(args) > 0 {

@@ -66,7 +66,6 @@ func rules() []rule {
 		never("...", "it is Linux's alone, and mllab must compile for macOS: what needs Linux runs in the node", "github.com/containerd/containerd/v2/plugins/snapshots/..."),
 		only("knative.dev/...", "only a story checks a Knative Service as Knative's webhook would; addons send what was rendered", "scenarios"),
 		only("github.com/spf13/...", "flags are words, and words are the command line's", "cmd/mllab"),
-		only("github.com/schollz/progressbar/...", "only internal/report knows what a terminal is", "internal/report"),
 		only("go.yaml.in/...", "only a user's YAML needs its lines; all other is Kubernetes' dialect, by sigs.k8s.io/yaml; and a person's kubeconfig keeps its comments", "scenarios/file", "internal/kubeconfig"),
 		only("golang.org/x/term", "only internal/report knows what a terminal is", "internal/report"),
 		only("github.com/prometheus/...", "only the sample model has metrics of its own", "sampleapp"),
@@ -92,7 +91,7 @@ func rules() []rule {
 		just("sampleapp", "the sample model is a program of its own that must build anywhere", "github.com/prometheus/client_golang/...", ours+"sampleapp/api"),
 		just("cmd/agent", "what runs in a pod has its rights and its size: no client library speaks for it to the cluster", ours+"internal/incluster"),
 		just("cmd/gitserver", "who lets pushes in is small enough to be read", ours+"internal/incluster"),
-		just("cmd/modelcar", "what packs and fetches models knows no cluster", "github.com/google/go-containerregistry/..."),
+		just("cmd/modelcar", "what packs and fetches models knows no cluster", "github.com/google/go-containerregistry/...", ours+"internal/oci"),
 		just("internal/incluster", "a pod's few calls need no client library"),
 		just("cmd/notebook-runner", "what runs in a pod has its rights and its size: no library speaks for it to the cluster",
 			"sigs.k8s.io/yaml", ours+"internal/delivery", ours+"internal/git", ours+"internal/incluster", ours+"internal/notebook", ours+"manifests"),
@@ -104,7 +103,7 @@ func rules() []rule {
 		just("internal/mask", "what is masked can be read in one place"),
 		just("internal/fault", "every package may return a fault, so it depends on none"),
 		just("internal/run", "a process is the operating system's", ours+"internal/fault"),
-		just("internal/report", "talking is terminals and text", "github.com/schollz/progressbar/v3", "golang.org/x/term"),
+		just("internal/report", "talking is terminals and text", "golang.org/x/term"),
 	}
 }
 

@@ -32,6 +32,24 @@ const folder = "models"
 // maxSize bounds the files that are read of one image, in bytes.
 const maxSize = 1 << 30
 
+// base is an image of OCI's types, not Docker's.
+var base = mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+
+// Image returns an image of layers, for linux on an architecture.
+func Image(layers []v1.Layer, config v1.Config, arch string) (v1.Image, error) {
+	img, err := mutate.AppendLayers(base, layers...)
+	if err != nil {
+		return nil, err
+	}
+	file, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	file = file.DeepCopy()
+	file.OS, file.Architecture, file.Config = "linux", arch, config
+	return mutate.ConfigFile(img, file)
+}
+
 // Push puts files into a repository of the registry behind the gateway at that
 // URL, and returns the image's digest (sha256:…). The same files have the same
 // digest.
@@ -57,7 +75,6 @@ func Push(ctx context.Context, gateway, repository string, files map[string][]by
 	if err := tw.Close(); err != nil {
 		return "", err
 	}
-	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	img, err := mutate.AppendLayers(base, static.NewLayer(layer.Bytes(), types.OCIUncompressedLayer))
 	if err != nil {
 		return "", err
