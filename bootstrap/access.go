@@ -21,43 +21,39 @@ type Access struct {
 // FindAccess reads the lab's record, and sends nothing to the lab. If the lab does not exist or is not complete, the error
 // is fault.CannotTest, with the command to create it.
 func FindAccess(o Options) (Access, error) {
-	o, err := o.withDefaults()
-	if err != nil {
-		return Access{}, err
-	}
-	st, err := o.finished()
+	o, st, err := o.finished()
 	if err != nil {
 		return Access{}, err
 	}
 	return Access{o.Name, url(st.Port), o.store().kubeconfig(), o.State}, nil
 }
 
-// finished returns the record of a lab that `up` completed, or of which it completed the core.
-func (o Options) finished() (*state, error) {
+// finished returns o with its defaults, and the record of the lab if `up` has completed it, or its core.
+func (o Options) finished() (Options, *state, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return o, nil, err
+	}
 	st, err := o.store().load()
 	switch {
 	case err != nil:
-		return nil, err
+		return o, nil, err
 	case st == nil:
-		return nil, fault.CannotTest(o.command("up"), "there is no lab %q", o.Name)
+		return o, nil, fault.CannotTest(o.command("up"), "there is no lab %q", o.Name)
 	case st.Phase != phaseReady && st.Phase != phaseCore:
-		return nil, fault.CannotTest(o.upAgain(st)+" completes it", "lab %q is not complete", o.Name)
+		return o, nil, fault.CannotTest(o.upAgain(st)+" completes it", "lab %q is not complete", o.Name)
 	}
-	return st, nil
+	return o, st, nil
 }
 
-// context returns the name of the lab's cluster, context and user in a kubeconfig.
 func (o Options) context() string { return "mllab-" + o.Name }
 
 // Kubeconfig returns the lab's kubeconfig, whose context is mllab-NAME.
 //
 // Errors: those of FindAccess.
 func Kubeconfig(o Options) ([]byte, error) {
-	o, err := o.withDefaults()
+	o, _, err := o.finished()
 	if err != nil {
-		return nil, err
-	}
-	if _, err := o.finished(); err != nil {
 		return nil, err
 	}
 	return o.kubeconfig()
@@ -75,11 +71,8 @@ func (o Options) kubeconfig() ([]byte, error) {
 //
 // Errors: those of Kubeconfig and kubeconfig.Merge.
 func MergeKubeconfig(o Options, path string) (kubeconfig.Merged, error) {
-	o, err := o.withDefaults()
+	o, _, err := o.finished()
 	if err != nil {
-		return kubeconfig.Merged{}, err
-	}
-	if _, err := o.finished(); err != nil {
 		return kubeconfig.Merged{}, err
 	}
 	return o.merge(path, true)

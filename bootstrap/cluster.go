@@ -12,7 +12,6 @@ const (
 	gatewayPort     = "30080/tcp" // addons.NodePortHTTP in the format of the engines
 )
 
-// nodeName returns the container's name of a one-node kind cluster.
 func nodeName(cluster string) string { return cluster + "-control-plane" }
 
 // ours reports whether a container has the marks of mllab's node; see the package comment.
@@ -20,7 +19,6 @@ func (c container) ours(cluster string) bool {
 	return c.Name == nodeName(cluster) && strings.HasPrefix(c.Image, nodeImagePrefix) && c.Port != 0
 }
 
-// action is what `up` does with the cluster that it finds.
 type action string
 
 const (
@@ -74,7 +72,7 @@ func removeCluster(ctx context.Context, e *engine, cluster string, found []conta
 	}
 	var errs []error
 	for _, v := range volumes {
-		if err := e.removeVolume(ctx, v); err != nil {
+		if _, err := e.out(ctx, "volume", "rm", v); err != nil {
 			errs = append(errs, fmt.Errorf("removing volume %s: %w", v, err))
 			continue
 		}

@@ -259,7 +259,6 @@ func (d *collection) masked() []archived {
 	return all
 }
 
-// archived is a file of an archive.
 type archived struct{ name, text string }
 
 func writeArchive(f *os.File, files []archived) error {

@@ -1,12 +1,15 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"syscall"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/version"
 
 	"mllab.local/addons"
 	"mllab.local/bootstrap/images"
@@ -99,7 +102,6 @@ func ends(versions []addons.Version, now time.Time) Finding {
 	return j.list[0]
 }
 
-// failed lists the findings that stop `up`.
 func (s inspection) failed() (ids []string) {
 	for _, f := range s.Findings {
 		if f.Level == LevelFail {
@@ -210,7 +212,6 @@ func findings(o UpOptions, s inspection) []Finding {
 	return j.list
 }
 
-// judge collects findings.
 type checker struct {
 	inspection
 	o    UpOptions
@@ -228,7 +229,6 @@ func (j *checker) add(id, level, fix, format string, args ...any) {
 	j.list = append(j.list, Finding{ID: id, Level: level, What: fmt.Sprintf(format, args...), Fix: fix})
 }
 
-// levelIf returns level if wrong, else LevelOK.
 func levelIf(wrong bool, level string) string {
 	if wrong {
 		return level
@@ -236,7 +236,6 @@ func levelIf(wrong bool, level string) string {
 	return LevelOK
 }
 
-// levelFor compares a value with the needed and the wanted one.
 func levelFor(have, need, want uint64) string {
 	switch {
 	case have < need:
@@ -247,7 +246,6 @@ func levelFor(have, need, want uint64) string {
 	return LevelOK
 }
 
-// ifElse returns yes if cond, else no.
 func ifElse(cond bool, yes, no string) string {
 	if cond {
 		return yes
@@ -261,14 +259,9 @@ func ifElse(cond bool, yes, no string) string {
 var oldestEngine = map[string]string{"docker": "20.10", "podman": "3.0"}
 
 func tooOld(e *engine) bool {
-	var major, minor, oldMajor, oldMinor int
-	if n, _ := fmt.Sscanf(oldestEngine[e.Name], "%d.%d", &oldMajor, &oldMinor); n != 2 {
-		return false
-	}
-	if n, _ := fmt.Sscanf(e.Version, "%d.%d", &major, &minor); n != 2 {
-		return false
-	}
-	return major < oldMajor || major == oldMajor && minor < oldMinor
+	has, err := version.ParseGeneric(e.Version)
+	oldest, none := version.ParseGeneric(oldestEngine[e.Name])
+	return err == nil && none == nil && has.LessThan(oldest)
 }
 
 func (j *checker) engine() {
@@ -347,7 +340,7 @@ func (j *checker) folders() {
 		case f.Err == nil:
 			j.ok(f.ID, "%s: %s", f.What, f.Path)
 		default:
-			j.add(f.ID, f.Level, firstNonEmpty(f.Fix, fault.Hint(f.Err)), "%s: %v", f.What, f.Err)
+			j.add(f.ID, f.Level, cmp.Or(f.Fix, fault.Hint(f.Err)), "%s: %v", f.What, f.Err)
 		}
 	}
 }
@@ -371,7 +364,6 @@ func (j *checker) kernel() {
 		"/lib/modules, which kind mounts into the node, %s", ifElse(m.LibModules, "is there", missing))
 }
 
-// inotifyFix returns the command that allows enough inotify instances and watches for a node.
 func inotifyFix(watches uint64) string {
 	return fmt.Sprintf("`sudo sysctl fs.inotify.max_user_instances=%d fs.inotify.max_user_watches=%d`", inotifyInstances, max(inotifyWatches, watches))
 }
@@ -462,7 +454,6 @@ func prefixed(prefix, s string) string {
 	return prefix + s
 }
 
-// size formats a number of bytes.
 func size(n uint64) string {
 	switch {
 	case n >= gib:

@@ -187,7 +187,6 @@ func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport
 	return s.saveHostRecord(m)
 }
 
-// kindNodes counts the nodes of all kind clusters.
 func kindNodes(ctx context.Context, engines []*engine) (n int, err error) {
 	for _, e := range engines {
 		nodes, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "label="+clusterLabel)
@@ -199,7 +198,6 @@ func kindNodes(ctx context.Context, engines []*engine) (n int, err error) {
 	return n, nil
 }
 
-// cacheAfterDown reports the images that stay, or removes them.
 func cacheAfterDown(ctx context.Context, engines []*engine, o DownOptions, r *DownReport) error {
 	var errs []error
 	for _, e := range engines {
@@ -217,7 +215,7 @@ func cacheAfterDown(ctx context.Context, engines []*engine, o DownOptions, r *Do
 				r.Kept = append(r.Kept, "node image "+ref+", which another lab uses")
 				continue
 			}
-			if err := errors.Join(err, e.removeImage(ctx, ref)); err != nil {
+			if err := errors.Join(err, errorOf(e.out(ctx, "rmi", ref))); err != nil {
 				errs = append(errs, fmt.Errorf("removing %s: %w", ref, err))
 				continue
 			}

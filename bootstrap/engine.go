@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -110,7 +111,7 @@ func openEngine(ctx context.Context, p deps, name string) (*engine, error) {
 		}
 		return nil, diagnose(name, err, p.os, p.getenv)
 	}
-	e := &engine{Name: name, run: p.run, Network: firstNonEmpty(p.getenv(networkVariable(name)), kindNetwork)}
+	e := &engine{Name: name, run: p.run, Network: cmp.Or(p.getenv(networkVariable(name)), kindNetwork)}
 	for _, key := range engineVariables[name].names[:engineVariables[name].endpoints] {
 		if value := p.getenv(key); value != "" {
 			e.Variables = append(e.Variables, key+"="+value)
@@ -162,7 +163,7 @@ func (e *engine) readDocker(out string) error {
 	if info.ServerVersion == "" { // such as podman's replacement of docker
 		return errors.New("its info has no server version")
 	}
-	e.Version, e.Root, e.Memory, e.Cgroup = info.ServerVersion, info.DockerRootDir, info.MemTotal, "v"+firstNonEmpty(info.CgroupVersion, "1")
+	e.Version, e.Root, e.Memory, e.Cgroup = info.ServerVersion, info.DockerRootDir, info.MemTotal, "v"+cmp.Or(info.CgroupVersion, "1")
 	e.Arch = goArch(info.Architecture)
 	e.Rootless = slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.Contains(o, "rootless") })
 	return nil
@@ -346,7 +347,6 @@ func (e *engine) lines(ctx context.Context, args ...string) ([]string, error) {
 	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' || r == '\r' }), err
 }
 
-// container is the engine's record of a container.
 type container struct {
 	ID, Name, Image string
 	Status          string // up, exited, created, ...: the first word of the status in `ps`
@@ -425,11 +425,6 @@ func (e *engine) startedAt(ctx context.Context, name string) (at time.Time) {
 	return at
 }
 
-func (e *engine) start(ctx context.Context, name string) error {
-	_, err := e.out(ctx, "start", name)
-	return err
-}
-
 // remove removes a container by force. If podman has lost track of its processes, the first attempt fails: podman waits for
 // an exit that it never sees, and only then records that the container has ended.
 func (e *engine) remove(ctx context.Context, id string) error {
@@ -450,12 +445,10 @@ func (e *engine) remove(ctx context.Context, id string) error {
 
 // An engine is a program: what went wrong is in the words that it writes, and kind's own errors are words, too.
 
-// isNoContainer reports whether there is no container of that name or ID.
 func isNoContainer(err error) bool {
 	return strings.Contains(strings.ToLower(err.Error()), "no such container")
 }
 
-// isNameTaken reports whether a cluster or container of that name exists.
 func isNameTaken(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "node(s) already exist") || strings.Contains(text, "name") && strings.Contains(text, "already in use")
@@ -464,11 +457,6 @@ func isNameTaken(err error) bool {
 // volumes lists the volumes that kind labeled with the node's name. With podman they outlive the container.
 func (e *engine) volumes(ctx context.Context, node string) ([]string, error) {
 	return e.lines(ctx, "volume", "ls", "--quiet", "--filter", "label="+node)
-}
-
-func (e *engine) removeVolume(ctx context.Context, name string) error {
-	_, err := e.out(ctx, "volume", "rm", name)
-	return err
 }
 
 const kindNetwork = "kind"
@@ -521,15 +509,9 @@ func (e *engine) nodeImages(ctx context.Context) ([]string, error) {
 	return slices.DeleteFunc(refs, func(r string) bool { return !strings.HasPrefix(r, nodeImagePrefix) }), err
 }
 
-// usesImage reports whether a container, running or stopped, uses the image.
 func (e *engine) usesImage(ctx context.Context, ref string) (bool, error) {
 	users, err := e.lines(ctx, "ps", "-a", "--quiet", "--filter", "ancestor="+ref)
 	return len(users) > 0, err
-}
-
-func (e *engine) removeImage(ctx context.Context, ref string) error {
-	_, err := e.out(ctx, "rmi", ref)
-	return err
 }
 
 // loadImage loads the docker-archive that write writes.

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -411,7 +412,7 @@ func psLine(c container) string {
 	if c.Port != 0 {
 		ports = fmt.Sprintf("127.0.0.1:%d->30080/tcp, 127.0.0.1:37747->6443/tcp", c.Port)
 	}
-	return strings.Join([]string{c.ID, c.Name, c.Image, firstNonEmpty(status, c.Status), ports}, "\t")
+	return strings.Join([]string{c.ID, c.Name, c.Image, cmp.Or(status, c.Status), ports}, "\t")
 }
 
 // options are those of a call in this world, with fresh folders.

@@ -10,12 +10,12 @@ import (
 	"net/http"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"text/template"
 	"time"
 	"unicode"
 
+	"k8s.io/apimachinery/pkg/util/version"
 	kind "sigs.k8s.io/kind/pkg/cluster"
 	"sigs.k8s.io/kind/pkg/cluster/nodeutils"
 	kindexec "sigs.k8s.io/kind/pkg/exec"
@@ -68,19 +68,14 @@ func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string
 }
 
 // minor returns 36 for v1.36.5, and 0 for a text that is not a version.
-func minor(version string) int {
-	parts := strings.Split(version, ".")
-	if len(parts) < 2 {
-		return 0
-	}
-	n, err := strconv.Atoi(parts[1])
+func minor(text string) uint {
+	v, err := version.ParseGeneric(text)
 	if err != nil {
 		return 0
 	}
-	return n
+	return v.Minor()
 }
 
-// kindCluster is a cluster of kind.
 type kindCluster struct {
 	provider   *kind.Provider
 	engine     *engine
@@ -225,7 +220,6 @@ func kindError(err error) error {
 	return errors.New(what + ":\n  " + last)
 }
 
-// kindLog is a kind logger that passes messages to a step.
 type kindLog struct{ progress func(string) }
 
 func (kindLog) Warn(string)          {} // doctor has checked what kind warns of

@@ -19,7 +19,6 @@ import (
 	"mllab.local/internal/report"
 )
 
-// liveLab is a lab that is reached by its API.
 type liveLab struct{ kube *kube.Client }
 
 func connect(kubeconfig string) (lab, error) {
@@ -182,7 +181,6 @@ const (
 	proxySteady  = 10 * time.Second // for which it must run after a crash: between two crashes it is ready, too
 )
 
-// crashLoop is what is known about the crashes of kube-proxy.
 type crashLoop struct {
 	pod     string
 	first   int32 // restarts at the first look
@@ -227,7 +225,6 @@ func (l liveLab) crashed(ctx context.Context, since time.Time, loop *crashLoop) 
 	return fmt.Errorf("kube-proxy does not run: Pod/kube-system/%s crashed %d times; its last log lines:\n  %s", loop.pod, loop.crashes, strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  "))
 }
 
-// controlPlane is the key of kubeadm's taint of the node.
 const controlPlane = "node-role.kubernetes.io/control-plane"
 
 func (l liveLab) install(ctx context.Context, gitops bool, gateway string, pods addons.Use, list []addons.Rendered, r report.Reporter) ([]addons.Result, error) {

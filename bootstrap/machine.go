@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ type folderUse struct {
 
 // readFolders checks the folders that mllab, the engine, kind and Go write to.
 func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderUse {
-	tmp, home := firstNonEmpty(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
+	tmp, home := cmp.Or(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
 	list := []folderUse{
 		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to an existing folder, or unset it", LevelFail},
 		{"home", "HOME", home, isFolder(home), "set HOME to an existing folder: the engine, pip and Go need it", LevelFail},
@@ -121,7 +122,6 @@ func goSays(err error) string {
 	return strings.Join(lines[:min(1, len(lines))], "")
 }
 
-// isFolder returns nil if path is a folder.
 func isFolder(path string) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.IsDir() {
@@ -211,7 +211,6 @@ func sysResource(status string) bool {
 	return err != nil || set&(1<<capSysResource) != 0
 }
 
-// daemonStatus returns the path of a daemon's status file in /proc, or "".
 func daemonStatus(proc, name string) string {
 	comms, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm")) // the pattern is well-formed
 	for _, c := range comms {
@@ -232,7 +231,6 @@ func hardLimit(limits, name string) uint64 {
 	return 0
 }
 
-// number returns the number at the start of s, or 0.
 func number(s string) uint64 {
 	f := strings.Fields(s)
 	if len(f) == 0 {

@@ -59,11 +59,7 @@ func Open(ctx context.Context, o Options, verb string) (Running, error) {
 // OpenReadOnly is Open without the lock, for callers that change nothing. Close
 // is nil.
 func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
-	o, err := o.withDefaults()
-	if err != nil {
-		return Running{}, err
-	}
-	st, err := o.finished()
+	o, st, err := o.finished()
 	if err != nil {
 		return Running{}, err
 	}

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"runtime"
 
 	"mllab.local/bootstrap/images"
@@ -46,7 +47,7 @@ func plan(o UpOptions, m machine) (PlanDoc, error) {
 		return PlanDoc{}, err
 	}
 	doc := PlanDoc{
-		Cluster: o.Name, Engine: firstNonEmpty(o.Engine, "the first of docker, podman, nerdctl that works"), URL: url(o.Port),
+		Cluster: o.Name, Engine: cmp.Or(o.Engine, "the first of docker, podman, nerdctl that works"), URL: url(o.Port),
 		Images: map[string]string{
 			"auto":     "from registries if they can be reached, else built from source",
 			"source":   "built from source: Go modules, Debian packages, one Python wheel",

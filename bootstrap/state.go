@@ -26,7 +26,6 @@ const (
 	phaseReady    = "ready"    // `up` completed
 )
 
-// state is mllab's record of one cluster.
 type state struct {
 	Cluster     string            `json:"cluster"`
 	Phase       string            `json:"phase"`
@@ -78,7 +77,6 @@ func (s store) check() error {
 	return err
 }
 
-// load returns the record of the cluster, or nil.
 func (s store) load() (*state, error) {
 	var st state
 	found, err := readJSON(s.stateFile(), &st)
@@ -198,7 +196,7 @@ func (s store) lockBy(file, verb string) (unlock func(), err error) {
 			if file == s.lockFile() && strings.HasPrefix(string(holder), "mllab up") {
 				hint = "wait until it says that the core is ready, then try again"
 			}
-			return nil, fault.Hinted(fmt.Errorf("cluster %s is locked: %s", s.name, firstNonEmpty(strings.TrimSpace(string(holder)), "by another mllab")), hint)
+			return nil, fault.Hinted(fmt.Errorf("cluster %s is locked: %s", s.name, cmp.Or(strings.TrimSpace(string(holder)), "by another mllab")), hint)
 		}
 		// The previous holder may have removed its file meanwhile. A lock on a removed file is useless.
 		held, herr := f.Stat()
@@ -220,13 +218,6 @@ func (s store) lockBy(file, verb string) (unlock func(), err error) {
 }
 
 func errorOf[T any](_ T, err error) error { return err }
-
-func firstNonEmpty(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
 
 // readJSON reports whether the file exists.
 func readJSON(path string, into any) (bool, error) {

@@ -134,18 +134,14 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 	if st.Phase != phaseReady && r.Why == "" {
 		r.Why = "the last up did not complete"
 	}
-	if st.Phase == phaseCore && r.coreReady() {
+	unready := func(a AddonStatus) bool { return !a.Ready && slices.Contains(addons.Core(), a.Name) }
+	if st.Phase == phaseCore && !slices.ContainsFunc(r.Addons, unready) {
 		r.Why = "only the core is ready, which is enough for scenarios that need no more; " + r.Why
 	}
 	if r.Ready = r.Why == ""; r.Ready {
 		r.Next = o.command("scenario canary")
 	}
 	return r, nil
-}
-
-// coreReady reports whether the core's addons are ready.
-func (r *StatusReport) coreReady() bool {
-	return !slices.ContainsFunc(r.Addons, func(a AddonStatus) bool { return !a.Ready && slices.Contains(addons.Core(), a.Name) })
 }
 
 // askAddons checks all addons of the cluster in parallel.

@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"mllab.local/addons"
@@ -81,6 +77,7 @@ func up(ctx context.Context, o UpOptions, p deps) (Summary, error) {
 	defer u.watching.Wait()
 	defer stop(nil)
 	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
+	// Each step ends as soon as the next one can begin: the addons are rendered, and a cluster is completed, meanwhile.
 	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.loadMissing, u.installAddons, u.installRest} {
 		if err := u.cause(step(ctx)); err != nil {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -98,61 +95,29 @@ func up(ctx context.Context, o UpOptions, p deps) (Summary, error) {
 	return u.sum, nil
 }
 
-// upRun is one call of Up.
 type upRun struct {
 	UpOptions
 	deps
-	store  store
-	unlock func() // lets others use the cluster
-	began  time.Time
-	sum    Summary
-	list   []addons.Addon
-	now    []addons.Addon // of list, those that are installed first, or all
-	rest   chan resolved  // if any, has the images for the others
-	opened bool           // others may use the lab
-	// rendering gets one value when the addons are rendered.
-	rendering  chan rendering
+	store      store
+	unlock     func() // lets others use the cluster
+	began      time.Time
+	sum        Summary
+	list       []addons.Addon
+	now        []addons.Addon                    // of list, those that are installed first, or all
+	rest       chan resolved                     // if any, has the images for the others
+	opened     bool                              // others may use the lab
+	rendered   func() ([]addons.Rendered, error) // of now; it waits for them
 	inspection inspection
 	st         state
 	node       images.Node
+	live       *liveCluster // the cluster, from ensureCluster on
 
-	mu       sync.Mutex // of sum.Steps
-	creation *creation  // of a cluster that this call creates
+	mu sync.Mutex // of sum.Steps
 
 	stop     context.CancelCauseFunc // ends this call
 	watching sync.WaitGroup
 	dead     atomic.Pointer[error]       // the error of a kubelet or an etcd that does not run
 	waiting  atomic.Pointer[idleContext] // of the wait for the node
-}
-
-// withProgress returns a context that ends after the time quiet without progress of the task or of the node, and a task
-// that reports the progress.
-func (u *upRun) withProgress(ctx context.Context, quiet time.Duration, t report.Task) (*idleContext, report.Task, func()) {
-	c, stop := withIdleTimeout(ctx, quiet)
-	u.waiting.Store(c)
-	return c, &progressTask{Task: t, changed: c.changed}, stop
-}
-
-// rendering is the result of rendering the addons.
-type rendering struct {
-	list []addons.Rendered
-	err  error
-}
-
-// watchNode ends this call, in any step, if the node's kubelet or etcd does not run.
-func (u *upRun) watchNode(ctx context.Context, e *engine) {
-	progress := func() {
-		if c := u.waiting.Load(); c != nil {
-			c.changed()
-		}
-	}
-	u.watching.Go(func() {
-		if err := e.watchNode(ctx, nodeName(u.Name), progress); err != nil {
-			err = u.withFix(err)
-			u.dead.Store(&err)
-			u.stop(err)
-		}
-	})
 }
 
 // cause returns err, or the error of the kubelet or etcd if that canceled this call.
@@ -161,26 +126,6 @@ func (u *upRun) cause(err error) error {
 		return *dead
 	}
 	return err
-}
-
-// creation is a cluster that is being created. When done is closed, the cluster exists or err says why not.
-type creation struct {
-	lab  lab           // of its API
-	runs chan struct{} // closed when the node can run pods, a second or two before done
-	done chan struct{}
-	err  error
-}
-
-// wait returns when the node can run pods.
-func (c *creation) wait(ctx context.Context) error {
-	select {
-	case <-c.runs:
-		return nil
-	case <-c.done:
-		return c.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // timed runs one step, reports it and records its time. do returns what it changed.
@@ -284,15 +229,13 @@ func Components(core bool, with []string) ([]string, error) {
 	return components(list), nil
 }
 
-// components returns the images that the addons need on the node.
 func components(list []addons.Addon) []string {
-	set := map[string]bool{}
+	var all []string
 	for _, a := range list {
-		for _, c := range a.Images {
-			set[c] = true
-		}
+		all = append(all, a.Images...)
 	}
-	return slices.Sorted(maps.Keys(set))
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // resolveImages gets the images. If some are still to be made when the core has its own, it returns then: installRest waits
@@ -329,7 +272,6 @@ func (u *upRun) resolveImages(ctx context.Context) error {
 	return nil
 }
 
-// resolved is the result of getting all images.
 type resolved struct {
 	node images.Node
 	err  error
@@ -339,12 +281,9 @@ type resolved struct {
 // use takes the images of a node, and renders the addons that are installed now, in the background.
 func (u *upRun) use(node images.Node) {
 	u.node = node
-	done, list := make(chan rendering, 1), u.now
-	u.rendering = done
-	go func() {
-		list, err := u.render(list, addons.Images(node.Images))
-		done <- rendering{list, err}
-	}()
+	list := u.now
+	u.rendered = sync.OnceValues(func() ([]addons.Rendered, error) { return u.render(list, addons.Images(node.Images)) })
+	go u.rendered()
 }
 
 // installRest waits for the images that resolveImages did not wait for, and installs what needs them.
@@ -358,7 +297,7 @@ func (u *upRun) installRest(ctx context.Context) error {
 			return fmt.Errorf("getting the images: %w", r.err)
 		}
 		u.recordStep("all images", time.Now().Add(-r.took), "made")
-		u.rest, u.now, u.creation = nil, u.list, nil
+		u.rest, u.now, u.live = nil, u.list, complete(u.live.lab)
 		u.use(r.node)
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -376,285 +315,9 @@ func (u *upRun) installRest(ctx context.Context) error {
 	return err
 }
 
-// ensureCluster returns when the API of the cluster answers. A new cluster may still be in creation.
-func (u *upRun) ensureCluster(ctx context.Context) error {
-	e := u.inspection.Engine
-	u.watchNode(ctx, e)
-	switch u.inspection.Action {
-	case keep:
-		err := u.timed("cluster", func(report.Task) (string, error) {
-			if old, now := u.st.Images["kube-apiserver"], u.node.Images["kube-apiserver"]; old != now && old != "" {
-				u.Report.Note("this cluster keeps Kubernetes %s; `%s` and then up changes it to %s", old, u.command("down"), now)
-			}
-			if !exists(u.store.kubeconfig()) {
-				return "kubeconfig written", u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).writeKubeconfig()
-			}
-			return "unchanged", nil
-		})
-		if err != nil {
-			return err
-		}
-		// Somebody may have started the node by hand. Then the API has an old state.
-		since := e.startedAt(ctx, nodeName(u.Name))
-		if !since.After(u.st.Changed.Add(time.Second)) { // Changed has whole seconds
-			since = time.Time{}
-		}
-		return u.awaitKubernetes(ctx, since)
-	case restart:
-		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.restart(ctx, e, t) })
-		if err == nil {
-			return u.awaitKubernetes(ctx, time.Time{})
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		if errors.Is(err, syscall.EADDRINUSE) { // a new node would lose the contents of this one
-			return fault.Usage("stop the program that listens on that port, then up again; or `"+u.command("down")+"` and up, which creates a new cluster", "%w", err)
-		}
-		u.Report.Note("cluster %s could not be started again, so up creates a new one: %v", u.Name, err)
-	}
-	if err := u.loadNodeImage(ctx, e); err != nil {
-		return err
-	}
-	return u.startCreation(ctx, e)
-}
-
-// startCreation starts to create the cluster, and returns when its API answers. Then up can apply objects without pods
-// while the rest of the node starts.
-func (u *upRun) startCreation(ctx context.Context, e *engine) error {
-	apiPort, err := u.freePort()
-	if err != nil {
-		return err
-	}
-	c := &creation{runs: make(chan struct{}), done: make(chan struct{})}
-	u.creation = c
-	serving, stop := context.WithCancel(ctx)
-	go func() {
-		defer close(c.done)
-		defer stop()
-		if c.err = u.timed("cluster", func(t report.Task) (string, error) { return "created", u.create(ctx, e, apiPort, t) }); c.err == nil {
-			c.err = u.awaitKubernetes(ctx, time.Time{})
-		}
-	}()
-	if c.lab, err = u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).serving(serving, apiPort); err == nil {
-		go func() {
-			if _, err := c.lab.await(serving, time.Time{}, func(string) {}); err == nil {
-				close(c.runs)
-			}
-		}()
-		return nil
-	}
-	if <-c.done; c.err != nil {
-		return c.err
-	}
-	c.lab, err = u.lab(u.store.kubeconfig()) // the cluster was ready before serving checked again
-	return err
-}
-
-// restart starts a stopped node and returns when its API answers.
-func (u *upRun) restart(ctx context.Context, e *engine, t report.Task) error {
-	waiting, t, stop := u.withProgress(ctx, apiBound, t)
-	defer stop()
-	ctx = waiting
-	t.Update("starting " + nodeName(u.Name))
-	u.forget(u.st.Port)
-	started := time.Now()
-	if err := e.start(ctx, nodeName(u.Name)); err != nil {
-		// Add the kernel's error number to the engine's text.
-		return fmt.Errorf("starting cluster %s: %w", u.Name, errors.Join(err, u.listen(u.st.Port)))
-	}
-	if err := u.cluster(e, u.Name, u.store.kubeconfig(), t.Update).writeKubeconfig(); err != nil {
-		return fmt.Errorf("reading the kubeconfig of cluster %s: %w", u.Name, err)
-	}
-	l, err := u.lab(u.store.kubeconfig())
-	if err != nil {
-		return err
-	}
-	_, err = l.await(ctx, started, t.Update)
-	return err
-}
-
-func (u *upRun) loadNodeImage(ctx context.Context, e *engine) error {
-	return u.timed("node image", func(t report.Task) (string, error) {
-		if e.hasImage(ctx, u.node.Ref) {
-			return "unchanged", nil
-		}
-		err := e.loadImage(ctx, func(w io.Writer) error { return u.write(u.node, ctx, &counter{w: w, task: t}) })
-		if err != nil {
-			return "", fmt.Errorf("loading %s into %s: %w", u.node.Ref, e.Name, err)
-		}
-		return "loaded", nil
-	})
-}
-
-// counter reports the number of bytes written.
-type counter struct {
-	w    io.Writer
-	task report.Task
-	n    int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	c.task.Progress(c.n, 0, "B")
-	return n, err
-}
-
-// create creates the cluster. It first records the phase "creating", so that the next up or down removes a partial
-// cluster, however this process ends.
-func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Task) error {
-	u.st.Phase, u.st.NodeImage, u.st.Engine = phaseCreating, u.node.Ref, e.Name
-	u.recordContent()
-	if err := u.store.save(u.st); err != nil {
-		return err
-	}
-	if u.inspection.Action != create {
-		t.Update("removing the rest of the old cluster")
-		if _, err := removeCluster(ctx, e, u.Name, u.inspection.Found); err != nil {
-			return err
-		}
-	}
-	if err := u.createHostRecord(ctx, e); err != nil {
-		return err
-	}
-	u.forget(u.st.Port)
-	config, err := clusterConfig(u.Name, u.st.Port, apiPort, u.inspection.Machine, tag(u.node.Images["kube-apiserver"]))
-	if err != nil {
-		return err
-	}
-	waiting, t, stop := u.withProgress(ctx, createBound, t)
-	defer stop()
-	bounded, end := context.WithCancel(ctx)
-	defer end()
-	var last atomic.Value // kind's last message; kind may still log after a timeout
-	var idle error        // of a creation without progress
-	context.AfterFunc(waiting, func() {
-		if errors.Is(waiting.Err(), context.DeadlineExceeded) && ctx.Err() == nil { // the end of bounded removes the node
-			idle = fmt.Errorf("no progress for %s (last: %v); the kubelet's last errors:\n  %s", createBound, last.Load(), strings.Join(e.kubeletWords(ctx, nodeName(u.Name)), "\n  "))
-		}
-		end()
-	})
-	c := u.cluster(e, u.Name, u.store.kubeconfig(), func(s string) { last.Store(s); t.Update(s) })
-	if err = c.create(bounded, config, u.node.Ref); err != nil && isNameTaken(err) && ctx.Err() == nil {
-		// A process of an earlier, killed up was still creating a container.
-		if err = u.removePartial(ctx, e); err == nil {
-			err = c.create(bounded, config, u.node.Ref)
-		}
-	}
-	if err != nil {
-		switch {
-		case bounded.Err() != nil && idle != nil:
-			err = idle
-		case errors.Is(err, context.DeadlineExceeded):
-			err = fmt.Errorf("%w (last: %v)", err, last.Load())
-		}
-		if gone := u.removePartial(ctx, e); gone != nil {
-			return fmt.Errorf("creating cluster %s: %w; removing the rest of it failed: %w", u.Name, err, gone)
-		}
-		if _, kept := u.store.unmerge(); len(kept) > 0 {
-			u.Report.Note("stays: %s", strings.Join(kept, "; "))
-		}
-		_, left := u.store.forget()
-		return errors.Join(fmt.Errorf("creating cluster %s: %w", u.Name, err), left, u.store.removeShared())
-	}
-	u.sum.Created = true
-	u.st.Phase = phaseCreated
-	return u.store.save(u.st)
-}
-
-// removePartial removes a partial cluster, even if ctx has ended.
-func (u *upRun) removePartial(ctx context.Context, e *engine) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
-	defer cancel()
-	found, err := e.containers(ctx, u.Name)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(found, func(c container) bool { return !c.ours(u.Name) }) {
-		return fmt.Errorf("container %s is not mllab's", found[0].Name)
-	}
-	_, err = removeCluster(ctx, e, u.Name, found)
-	return err
-}
-
-// createHostRecord records which shared parts of this host mllab will create (a network, /lib/modules), before kind
-// creates them.
-func (u *upRun) createHostRecord(ctx context.Context, e *engine) error {
-	m, err := u.store.loadHostRecord()
-	if err != nil {
-		return err
-	}
-	before := hostRecord{slices.Clone(m.Networks), m.LibModules}
-	if !slices.Contains(m.Networks, e.networkKey()) && !e.hasNetwork(ctx) {
-		m.Networks = append(m.Networks, e.networkKey())
-	}
-	mkdir := u.inspection.Machine.OS == "linux" && u.inspection.Machine.Root && !u.inspection.Machine.LibModules
-	m.LibModules = m.LibModules || mkdir
-	if !slices.Equal(before.Networks, m.Networks) || before.LibModules != m.LibModules {
-		if err := u.store.saveHostRecord(m); err != nil {
-			return err
-		}
-	}
-	if mkdir {
-		return os.MkdirAll("/lib/modules", 0o755)
-	}
-	return nil
-}
-
-// awaitKubernetes waits for the API, and for a report of the node after since.
-func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) error {
-	return u.timed("kubernetes", func(t report.Task) (string, error) {
-		l, err := u.lab(u.store.kubeconfig())
-		if err != nil {
-			return "", err
-		}
-		waiting, t, stop := u.withProgress(ctx, apiBound, t)
-		defer stop()
-		u.sum.Kubernetes, err = l.await(waiting, since, t.Update)
-		if err != nil {
-			if outOfInotify(err.Error()) {
-				err = u.withFix(err)
-			} else if ctx.Err() == nil {
-				err = fault.Hinted(err, "the node runs, but Kubernetes in it does not answer: `"+u.command("down")+"`, then up again")
-			}
-			return "", err
-		}
-		return "ready " + u.sum.Kubernetes, nil
-	})
-}
-
-// loadMissing loads the images that the addons need and that the node does not have, such as after an update of mllab.
-func (u *upRun) loadMissing(ctx context.Context) error {
-	if u.creation != nil {
-		return nil // they are in the node image
-	}
-	return u.timed("images on the node", func(t report.Task) (string, error) {
-		e := u.inspection.Engine
-		there, err := e.lines(ctx, "exec", nodeName(u.Name), "ctr", "--namespace=k8s.io", "images", "ls", "-q")
-		if err != nil {
-			return "", fmt.Errorf("listing the images on %s: %w", nodeName(u.Name), err)
-		}
-		var missing []string
-		for _, c := range components(u.now) {
-			if !slices.Contains(there, u.node.Images[c]) {
-				missing = append(missing, c)
-			}
-		}
-		if len(missing) == 0 {
-			return "unchanged", nil
-		}
-		c := u.cluster(e, u.Name, u.store.kubeconfig(), t.Update)
-		if err := c.load(ctx, func(w io.Writer) error { return u.archive(u.node, ctx, missing, &counter{w: w, task: t}) }); err != nil {
-			return "", fmt.Errorf("loading %s into %s: %w", strings.Join(missing, ", "), nodeName(u.Name), err)
-		}
-		return "loaded " + strings.Join(missing, ", "), nil
-	})
-}
-
 func (u *upRun) installAddons(ctx context.Context) error {
-	began := time.Now()    // install reports its own steps
-	if u.creation == nil { // else the creation writes the record
+	began := time.Now()  // install reports its own steps
+	if !u.live.created { // else the creation writes the record
 		u.recordContent()
 		if !u.opened && (u.rest != nil || u.st.Phase != phaseReady || u.inspection.State == nil || u.st.GitOps != u.inspection.State.GitOps || !slices.Equal(u.st.Addons, u.inspection.State.Addons)) {
 			u.st.Phase = phaseCreated
@@ -663,56 +326,32 @@ func (u *upRun) installAddons(ctx context.Context) error {
 			}
 		}
 	}
-	var l lab
-	if u.creation != nil {
-		l = u.creation.lab
-	} else {
-		var err error
-		if l, err = u.lab(u.store.kubeconfig()); err != nil {
-			return err
-		}
-	}
 	waiting, stopWaiting := withIdleTimeout(ctx, addonsBound)
 	defer stopWaiting()
-	bounded := context.Context(waiting)
-	pods := func(context.Context, addons.Env, func(string)) error { return nil }
-	if c := u.creation; c != nil {
-		stopped, stop := context.WithCancelCause(bounded)
-		defer stop(nil)
-		bounded = stopped
-		go func() {
-			select {
-			case <-c.done:
-				if c.err != nil {
-					stop(c.err)
-				}
-			case <-stopped.Done():
+	bounded, stop := context.WithCancelCause(waiting)
+	defer stop(nil)
+	c := u.live
+	go func() {
+		select {
+		case <-c.done:
+			if c.err != nil {
+				stop(c.err)
 			}
-		}()
-		pods = func(ctx context.Context, _ addons.Env, reason func(string)) error {
-			reason("applied, waiting for the node")
-			return c.wait(ctx)
+		case <-bounded.Done():
 		}
+	}()
+	list, err := u.rendered()
+	if err == nil {
+		opening, end := context.WithCancel(bounded)
+		opened := make(chan error, 1)
+		verified := whenVerified(list, addons.Core())
+		go func() { opened <- u.openCore(opening, verified) }()
+		u.sum.Addons, err = c.lab.install(bounded, u.GitOps, u.sum.URL, c.wait, list, progressReporter{u.Report, waiting.changed})
+		end()
+		err = errors.Join(err, <-opened)
 	}
-	var err error
-	select {
-	case rendered := <-u.rendering:
-		if err = rendered.err; err == nil {
-			opening, end := context.WithCancel(bounded)
-			opened := make(chan error, 1)
-			verified := whenVerified(rendered.list, addons.Core())
-			go func() { opened <- u.openCore(opening, verified) }()
-			u.sum.Addons, err = l.install(bounded, u.GitOps, u.sum.URL, pods, rendered.list, progressReporter{u.Report, waiting.changed})
-			end()
-			err = errors.Join(err, <-opened)
-		}
-	case <-bounded.Done():
-		err = context.Cause(bounded)
-	}
-	if u.creation != nil {
-		if <-u.creation.done; u.creation.err != nil {
-			return u.creation.err // the cause of the addons' error
-		}
+	if <-c.done; c.err != nil {
+		return c.err // the cause of the addons' error
 	}
 	if err != nil {
 		return fmt.Errorf("installing addons: %w", err)
@@ -747,10 +386,8 @@ func (u *upRun) openCore(ctx context.Context, verified <-chan struct{}) error {
 			return nil // install says why
 		}
 	}
-	if c := u.creation; c != nil { // which writes the record, too
-		if <-c.done; c.err != nil {
-			return nil
-		}
+	if <-u.live.done; u.live.err != nil { // a creation writes the record, too
+		return nil
 	}
 	u.sum.CoreSeconds = time.Since(u.began).Seconds()
 	if u.st.Phase != phaseReady {
@@ -792,7 +429,6 @@ func whenVerified(list []addons.Rendered, names []string) <-chan struct{} {
 	return all
 }
 
-// recordContent sets the record's images and addons to those of this call.
 func (u *upRun) recordContent() {
 	u.st.Images, u.st.ImageSource, u.st.Addons = u.node.Images, u.node.Source, nil
 	for _, a := range u.list {

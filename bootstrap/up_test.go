@@ -683,7 +683,7 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		`no addon is called "nope"`:                                                           {Addons: []string{"nope"}},
 	} {
 		w := newWorld(t)
-		o.State, o.Cache = firstNonEmpty(o.State, t.TempDir()), t.TempDir()
+		o.State, o.Cache = cmp.Or(o.State, t.TempDir()), t.TempDir()
 		_, err := up(t.Context(), o, w.deps())
 		if fault.Code(err) != 2 || fault.Hint(err) == "" || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v (hint %q), want %s", err, fault.Hint(err), want)
