@@ -200,9 +200,9 @@ func (r *Repo) Commit(ctx context.Context, c Change) (string, error) {
 //
 // Errors: those of Commit; ErrConflict also if a later commit changed the same files.
 func (r *Repo) Revert(ctx context.Context, commit string) (string, error) {
-	c, err := object.GetCommit(r.store, plumbing.NewHash(commit))
+	c, err := r.object(plumbing.NewHash(commit))
 	if err != nil {
-		return "", fmt.Errorf("commit %s: %w", commit, err)
+		return "", err
 	}
 	names, err := r.changed(c)
 	if err != nil {
@@ -212,11 +212,9 @@ func (r *Repo) Revert(ctx context.Context, commit string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	before := map[string][]byte{}
-	if len(c.ParentHashes) > 0 {
-		if before, err = r.folder(c.ParentHashes[0], ""); err != nil {
-			return "", err
-		}
+	before, err := r.folder(parent(c), "")
+	if err != nil {
+		return "", err
 	}
 	subject, _, _ := strings.Cut(c.Message, "\n")
 	hash, err := r.push(ctx, mainRef, fmt.Sprintf("Revert %q\n\nThis reverts commit %s.", subject, commit), func(base plumbing.Hash) (map[string][]byte, error) {
@@ -277,14 +275,19 @@ func (r *Repo) Files(commit, folder string) (map[string][]byte, error) {
 // rules, Flux's default rules apply. Submodules become empty folders. Export returns the paths of the files, with slashes,
 // in the order of the tree.
 // https://fluxcd.io/flux/components/source/gitrepositories/#excluding-files
-func (r *Repo) Export(commit, dir, ignore string) ([]string, error) {
+func (r *Repo) Export(commit, dir, ignore string) (kept []string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("commit %s: %w", commit, err)
+		}
+	}()
 	c, err := object.GetCommit(r.store, plumbing.NewHash(commit))
 	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", commit, err)
+		return nil, err
 	}
 	tree, err := c.Tree()
 	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", commit, err)
+		return nil, err
 	}
 	root, err := os.OpenRoot(dir) // so that no name in a tree can leave it
 	if err != nil {
@@ -300,7 +303,7 @@ func (r *Repo) Export(commit, dir, ignore string) ([]string, error) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("commit %s: %w", commit, err)
+			return nil, err
 		}
 		switch entry.Mode {
 		case filemode.Dir, filemode.Submodule:
@@ -310,14 +313,13 @@ func (r *Repo) Export(commit, dir, ignore string) ([]string, error) {
 			err = r.export(root, name, entry.Hash)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("commit %s: %w", commit, err)
+			return nil, err
 		}
 	}
 	excluded, err := excluder(dir, ignore)
 	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", commit, err)
+		return nil, err
 	}
-	kept := names[:0]
 	for _, name := range names {
 		if !excluded(name) {
 			kept = append(kept, name)
@@ -365,17 +367,16 @@ func excluder(dir, ignore string) (func(name string) bool, error) {
 func (r *Repo) Log() ([]Commit, error) {
 	var log []Commit
 	for at := r.tip(mainRef); !at.IsZero(); {
-		c, err := object.GetCommit(r.store, at)
+		c, err := r.object(at)
 		if err != nil {
-			return nil, fmt.Errorf("commit %s: %w", at, err)
+			return nil, err
 		}
 		files, err := r.changed(c)
 		if err != nil {
 			return nil, err
 		}
 		each := Commit{Hash: at.String(), Author: fmt.Sprintf("%s <%s>", c.Author.Name, c.Author.Email), When: c.Author.When, Message: strings.TrimRight(c.Message, "\n"), Files: files}
-		if at = plumbing.ZeroHash; len(c.ParentHashes) > 0 {
-			at = c.ParentHashes[0]
+		if at = parent(c); !at.IsZero() {
 			each.Parent = at.String()
 		}
 		log = append(log, each)
@@ -383,23 +384,50 @@ func (r *Repo) Log() ([]Commit, error) {
 	return log, nil
 }
 
-// changed returns the files in which a commit differs from its first parent.
-func (r *Repo) changed(c *object.Commit) ([]string, error) {
-	var trees [2]*object.Tree
-	var err error
-	if len(c.ParentHashes) > 0 {
-		parent, err := object.GetCommit(r.store, c.ParentHashes[0])
-		if err != nil {
-			return nil, fmt.Errorf("commit %s: %w", c.ParentHashes[0], err)
-		}
-		if trees[0], err = parent.Tree(); err != nil {
-			return nil, err
-		}
+// object returns a commit.
+func (r *Repo) object(commit plumbing.Hash) (*object.Commit, error) {
+	c, err := object.GetCommit(r.store, commit)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", commit, err)
 	}
-	if trees[1], err = c.Tree(); err != nil {
+	return c, nil
+}
+
+// parent returns a commit's first parent, and the zero hash if it has none.
+func parent(c *object.Commit) plumbing.Hash {
+	if len(c.ParentHashes) == 0 {
+		return plumbing.ZeroHash
+	}
+	return c.ParentHashes[0]
+}
+
+// root returns the tree of a commit. The zero commit has an empty one.
+func (r *Repo) root(commit plumbing.Hash) (*object.Tree, error) {
+	if commit.IsZero() {
+		return &object.Tree{}, nil
+	}
+	c, err := r.object(commit)
+	if err != nil {
 		return nil, err
 	}
-	changes, err := object.DiffTree(trees[0], trees[1])
+	tree, err := c.Tree()
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", commit, err)
+	}
+	return tree, nil
+}
+
+// changed returns the files in which a commit differs from its first parent.
+func (r *Repo) changed(c *object.Commit) ([]string, error) {
+	before, err := r.root(parent(c))
+	if err != nil {
+		return nil, err
+	}
+	after, err := c.Tree()
+	if err != nil {
+		return nil, err
+	}
+	changes, err := object.DiffTree(before, after)
 	if err != nil {
 		return nil, err
 	}
@@ -417,22 +445,18 @@ func (r *Repo) changed(c *object.Commit) ([]string, error) {
 // folder returns the files below a folder of a commit. The zero commit has none.
 func (r *Repo) folder(commit plumbing.Hash, folder string) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	if commit.IsZero() {
-		return files, nil
-	}
-	c, err := object.GetCommit(r.store, commit)
+	tree, err := r.root(commit)
 	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", commit, err)
+		return nil, err
 	}
-	tree, err := c.Tree()
-	if err == nil && folder != "" {
+	if folder != "" {
 		tree, err = tree.Tree(folder)
 		if errors.Is(err, object.ErrDirectoryNotFound) {
 			return files, nil
 		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", commit, err)
+		if err != nil {
+			return nil, fmt.Errorf("commit %s: %w", commit, err)
+		}
 	}
 	return files, tree.Files().ForEach(func(f *object.File) error {
 		text, err := f.Contents()
@@ -531,29 +555,26 @@ func (r *Repo) contains(tip, commit plumbing.Hash) (bool, error) {
 		return false, nil
 	}
 	for !tip.IsZero() && tip != commit {
-		c, err := object.GetCommit(r.store, tip)
+		c, err := r.object(tip)
 		if err != nil {
-			return false, fmt.Errorf("commit %s: %w", tip, err)
+			return false, err
 		}
-		if tip = plumbing.ZeroHash; len(c.ParentHashes) > 0 {
-			tip = c.ParentHashes[0]
-		}
+		tip = parent(c)
 	}
 	return tip == commit, nil
 }
 
 // commit stores a commit with these files on top of base (nil removes a file). It returns base if nothing changes.
 func (r *Repo) commit(base plumbing.Hash, files map[string][]byte, message string) (plumbing.Hash, error) {
-	var parents []plumbing.Hash
-	before := plumbing.ZeroHash
-	if !base.IsZero() {
-		c, err := object.GetCommit(r.store, base)
-		if err != nil {
-			return base, fmt.Errorf("commit %s: %w", base, err)
-		}
-		parents, before = []plumbing.Hash{base}, c.TreeHash
+	before, err := r.root(base)
+	if err != nil {
+		return base, err
 	}
-	tree, err := r.tree(before, files)
+	var parents []plumbing.Hash
+	if !base.IsZero() {
+		parents = []plumbing.Hash{base}
+	}
+	tree, err := r.tree(before.Hash, files)
 	if err != nil {
 		return base, err
 	}
@@ -562,7 +583,7 @@ func (r *Repo) commit(base plumbing.Hash, files map[string][]byte, message strin
 			return base, err
 		}
 	}
-	if tree == before {
+	if tree == before.Hash {
 		return base, nil
 	}
 	author := r.author
@@ -593,15 +614,9 @@ func (r *Repo) tree(before plumbing.Hash, files map[string][]byte) (plumbing.Has
 		case content == nil:
 			delete(entries, name)
 		default:
-			o := r.store.NewEncodedObject()
+			o := &plumbing.MemoryObject{}
 			o.SetType(plumbing.BlobObject)
-			w, err := o.Writer()
-			if err != nil {
-				return before, err
-			}
-			if _, err := w.Write(content); err != nil {
-				return before, err
-			}
+			_, _ = o.Write(content) // into memory
 			hash, err := r.store.SetEncodedObject(o)
 			if err != nil {
 				return before, err
