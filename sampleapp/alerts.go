@@ -43,5 +43,5 @@ func (a *app) takeAlerts(w http.ResponseWriter, r *http.Request) {
 func (a *app) showAlerts(w http.ResponseWriter, _ *http.Request) {
 	a.alerts.mu.Lock()
 	defer a.alerts.mu.Unlock()
-	writeJSON(w, append([]api.Alert{}, a.alerts.all...)) // never null
+	jsonAnswer(http.StatusOK, append([]api.Alert{}, a.alerts.all...)).write(w) // never null
 }

@@ -135,7 +135,7 @@ func (a *app) showSeen(w http.ResponseWriter, r *http.Request) {
 	}
 	s := a.seen.since(n)
 	s.Target, s.Revision, s.Pod = a.target, a.revision, a.pod
-	writeJSON(w, s)
+	jsonAnswer(http.StatusOK, s).write(w)
 }
 
 // answer is the answer of a model path.
@@ -273,19 +273,9 @@ func jsonAnswer(code int, v any) answer {
 	return answer{code, "application/json", append(body, '\n')}
 }
 
-// writeJSON answers with a value that JSON can hold.
-func writeJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // it can only fail when the client has left
-}
-
 const textType = "text/plain; charset=utf-8"
 
-func text(w http.ResponseWriter, code int, s string) {
-	w.Header().Set("Content-Type", textType)
-	w.WriteHeader(code)
-	_, _ = io.WriteString(w, s) // it can only fail when the client has left
-}
+func text(w http.ResponseWriter, code int, s string) { answer{code, textType, []byte(s)}.write(w) }
 
 // wait returns after d, or with an error when ctx ends first.
 func wait(ctx context.Context, d time.Duration) error {

@@ -74,7 +74,7 @@ func (s *faultState) change(body []byte) (faults, error) {
 // admin returns the handler of ADMIN_PORT.
 func (a *app) admin() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.faults.get()) })
+	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { jsonAnswer(http.StatusOK, a.faults.get()).write(w) })
 	mux.HandleFunc("PUT /faults", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxFaults))
 		if err != nil {
@@ -86,7 +86,7 @@ func (a *app) admin() http.Handler {
 			text(w, http.StatusBadRequest, err.Error()+"\n")
 			return
 		}
-		writeJSON(w, now)
+		jsonAnswer(http.StatusOK, now).write(w)
 	})
 	return mux
 }

@@ -36,7 +36,6 @@ type meta struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 }
 
-// virtualService is Istio's route of hosts to one Service.
 type virtualService struct {
 	APIVersion string             `json:"apiVersion"`
 	Kind       string             `json:"kind"`
@@ -93,7 +92,6 @@ type httpRoute struct {
 	}
 }
 
-// world is the observed state of the cluster.
 type world struct {
 	services []service
 	gateways []gateway
@@ -169,7 +167,6 @@ func follow(ctx context.Context, api *incluster.Client) error {
 	}
 }
 
-// get reads the objects at path into the value that into points to.
 func get(ctx context.Context, api *incluster.Client, path string, into any) error {
 	text, err := api.Call(ctx, http.MethodGet, path, nil)
 	if err != nil {

@@ -28,7 +28,6 @@ const (
 // begin with mllab-. https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-manifests
 var runs = regexp.MustCompile(`^/v2/(mllab-[^/]+/.+)/manifests/([A-Za-z0-9_][A-Za-z0-9._-]*)$`)
 
-// front serves the registry until ctx ends.
 func front(ctx context.Context, listen, registry string) error {
 	to, err := url.Parse(registry)
 	if err != nil {

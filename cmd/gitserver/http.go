@@ -18,7 +18,6 @@ import (
 	"strings"
 )
 
-// repoPath is the path of the one repository.
 const repoPath = "/lab.git"
 
 const (

@@ -49,20 +49,16 @@ current again.`,
 				return err
 			}
 			return a.print(m, func(w io.Writer) {
-				fmt.Fprintf(w, "context  %s, now the current one%s\nfile     %s\n", m.Name, wrapped(" (before: ", m.Before, ")"), m.Path)
+				before := ""
+				if m.Before != "" {
+					before = " (before: " + m.Before + ")"
+				}
+				fmt.Fprintf(w, "context  %s, now the current one%s\nfile     %s\n", m.Name, before, m.Path)
 			})
 		},
 	}
 	c.Flags().BoolVar(&merge, "merge", false, "add the context to your own kubeconfig and make it the current one")
 	return c
-}
-
-// wrapped returns word between left and right, and nothing for an empty word.
-func wrapped(left, word, right string) string {
-	if word == "" {
-		return ""
-	}
-	return left + word + right
 }
 
 func newEnv(a *app) *cobra.Command {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mllab.local/bootstrap"
 	"mllab.local/internal/alerts"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/report"
@@ -35,12 +34,9 @@ a test: the exit code is 0 even with alerts. It needs the addon alertmanager.`,
 }
 
 func (a *app) alerts(ctx context.Context) ([]alerts.Alert, error) {
-	lab, err := bootstrap.OpenReadOnly(ctx, a.options())
+	lab, err := a.labWith(ctx, "alertmanager")
 	if err != nil {
 		return nil, err
-	}
-	if missing := lab.Missing([]string{"alertmanager"}); len(missing) > 0 {
-		return nil, fault.CannotTest(lab.Adding(missing), "the lab has no addon alertmanager")
 	}
 	list, err := alerts.Active(ctx, lab.Kube)
 	if err != nil {

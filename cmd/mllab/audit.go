@@ -20,7 +20,6 @@ import (
 	"mllab.local/internal/fault"
 )
 
-// defaultLast is how many commits the audit shows.
 const defaultLast = 20
 
 func newAudit(a *app) *cobra.Command {
@@ -51,7 +50,6 @@ code is 0 even with drift.`,
 	return c
 }
 
-// audit reads the last commits of the lab's Git, 0 for all.
 func (a *app) audit(ctx context.Context, last int) (audit.Report, error) {
 	lab, err := bootstrap.OpenReadOnly(ctx, a.options())
 	if err != nil {
@@ -64,7 +62,6 @@ func (a *app) audit(ctx context.Context, last int) (audit.Report, error) {
 	return audit.Read(ctx, lab.Kube, remote, addons.GitInside, last)
 }
 
-// short is a commit as people name it.
 func short(commit string) string { return commit[:min(len(commit), 10)] }
 
 // clock is a time as people here read it.
@@ -137,7 +134,6 @@ func printAudit(w io.Writer, r audit.Report) {
 	printDrift(w, r)
 }
 
-// said is what Flux said in one line.
 func said(s audit.Applied) string {
 	if s.Message == "" { // of a status
 		return s.Reason
@@ -225,7 +221,6 @@ func fromTo(before, after any) (from, to string) {
 	return cut("…"+string(a[same-shared:]), briefly), cut("…"+string(b[same-shared:]), briefly)
 }
 
-// asLine returns a value in one line.
 func asLine(v any) string {
 	text, isText := v.(string)
 	if !isText {
@@ -241,7 +236,6 @@ func asLine(v any) string {
 	return cmp.Or(oneLine(text), `""`)
 }
 
-// cut returns a line of at most so many characters.
 func cut(line string, most int) string {
 	if r := []rune(line); len(r) > most {
 		return string(r[:most-1]) + "…"

@@ -69,7 +69,6 @@ read and push. A clone by mllab git clone keeps no token.`,
 	}
 }
 
-// cloned is what a clone is called and where it comes from.
 type cloned struct {
 	Dir string `json:"dir"`
 	URL string `json:"url"` // without the token

@@ -33,14 +33,12 @@ wheel and Debian packages. ` + "`mllab up`" + ` gets missing images by itself.`,
 	return c
 }
 
-// imageFlags adds the flags that say where images come from.
 func imageFlags(c *cobra.Command, mode, mirror *string) {
 	*mode = "auto"
 	c.Flags().Var(&choice{mode, []string{"auto", "source", "registry"}}, "image-source", "where images come from")
 	c.Flags().StringVar(mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
 }
 
-// addonFlags adds the flags that say which addons.
 func addonFlags(c *cobra.Command, core *bool, with *[]string) {
 	c.Flags().BoolVar(core, "core", false, "the small lab: without Flux, Git and Kubeflow")
 	c.Flags().StringSliceVar(with, "with", nil, "`NAME,...` of more addons, such as progressive; or all")

@@ -79,7 +79,6 @@ pods' label app. Without NAME it prints the requests of all models.`,
 	return c
 }
 
-// modelName reads NAME or NAME.NAMESPACE.
 func modelName(text string) (name, namespace string, ok bool) {
 	name, namespace, both := strings.Cut(text, ".")
 	ok = name != "" && !strings.HasPrefix(name, "-") && both == (namespace != "") && !strings.ContainsAny(text, "/:@?#% ") && !strings.Contains(namespace, ".")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 	"mllab.local/internal/fault"
 )
 
-// global is what every verb understands.
 type global struct {
 	output, name, cache, state string
 }
@@ -25,6 +25,15 @@ type global struct {
 // options are what the global flags say to package bootstrap.
 func (a *app) options() bootstrap.Options {
 	return bootstrap.Options{Name: a.global.name, Cache: a.global.cache, State: a.global.state, Report: a.report}
+}
+
+// labWith opens the lab for reading. It must have an addon.
+func (a *app) labWith(ctx context.Context, addon string) (bootstrap.Running, error) {
+	lab, err := bootstrap.OpenReadOnly(ctx, a.options())
+	if err == nil && !slices.Contains(lab.Addons, addon) {
+		err = fault.CannotTest(lab.Adding([]string{addon}), "the lab has no addon %s", addon)
+	}
+	return lab, err
 }
 
 func newRoot(a *app) *cobra.Command {

@@ -158,11 +158,6 @@ func printOutline(w io.Writer, r outline) {
 	report.Table(w, controls...)
 }
 
-// removed is what a reset did.
-type removed struct {
-	Removed []string `json:"removed"`
-}
-
 func newScenarioReset(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reset NAME|FILE",
@@ -196,7 +191,7 @@ removes its own old namespace by itself.`,
 				task.Done("removed " + cmp.Or(strings.Join(names, ", "), "nothing"))
 			}
 			a.report.Close()
-			result := removed{slices.Concat([]string{}, names)} // null is no list
+			result := map[string][]string{"removed": slices.Concat([]string{}, names)} // null is no list
 			if printed := a.print(result, func(w io.Writer) { printRemoved(w, names, err) }); err == nil {
 				err = printed
 			}

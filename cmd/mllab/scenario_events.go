@@ -44,7 +44,6 @@ func jsonLines(w io.Writer) func(scenarios.Event) {
 	return func(e scenarios.Event) { gone = gone || enc.Encode(e) != nil }
 }
 
-// gathered are the results that the events end with.
 type gathered []scenarios.Result
 
 func (g *gathered) read(e scenarios.Event) {
@@ -78,7 +77,6 @@ type progress struct {
 	runs   map[string]*seen
 }
 
-// seen is what a run's step has counted so far.
 type seen struct {
 	task              report.Task
 	counts            map[string]int

@@ -64,7 +64,6 @@ fields and marks mistakes. Name it in the file's first line:
 	}
 }
 
-// fileRules are what a lab says about a user's file.
 func fileRules() file.Rules {
 	return file.Rules{Domain: addons.Domain, Reserved: addons.Reserved()}
 }

@@ -30,7 +30,6 @@ const (
 	maxParallel = 16
 )
 
-// proof is what one call asks to be proven.
 type proof struct {
 	verb           string
 	all            bool
@@ -108,7 +107,6 @@ skipped, and its row names the command that adds it.`,
 	return c
 }
 
-// proofFlags adds the flags that every proof has.
 func (a *app) proofFlags(c *cobra.Command, p *proof, keep string, timeout time.Duration) {
 	f := c.Flags()
 	f.BoolVar(&p.options.Short, "short", false, "leave out long steps and send fewer requests")

@@ -89,7 +89,6 @@ func (t *teacher) text(l scenarios.Lesson) string {
 	return b.String()
 }
 
-// paint colors a diff as is usual.
 func (t *teacher) paint(diff string) string {
 	if !t.color {
 		return diff

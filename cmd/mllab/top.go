@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/prom"
 	"mllab.local/internal/report"
@@ -36,12 +35,9 @@ shows the lab's sample models; docs/progressive.md says how to measure others.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
-			lab, err := bootstrap.OpenReadOnly(ctx, a.options())
+			lab, err := a.labWith(ctx, "prometheus")
 			if err != nil {
 				return err
-			}
-			if missing := lab.Missing([]string{"prometheus"}); len(missing) > 0 {
-				return fault.CannotTest(lab.Adding(missing), "the lab has no addon prometheus")
 			}
 			return a.top(ctx, watch, func() ([]prom.Version, error) { return prom.Top(ctx, lab.Kube, topWindow) })
 		},
@@ -50,7 +46,6 @@ shows the lab's sample models; docs/progressive.md says how to measure others.`,
 	return c
 }
 
-// top shows what was measured, once or until ctx ends.
 func (a *app) top(ctx context.Context, watch bool, measured func() ([]prom.Version, error)) error {
 	tick := time.NewTicker(topEvery)
 	defer tick.Stop()

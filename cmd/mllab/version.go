@@ -10,7 +10,6 @@ import (
 	"mllab.local/addons"
 )
 
-// versionInfo is what this binary is and what it installs.
 type versionInfo struct {
 	Version    string            `json:"version"`
 	Revision   string            `json:"revision,omitempty"`

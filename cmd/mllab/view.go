@@ -42,11 +42,6 @@ The address has a random token: whoever knows it may use the page. ^C ends it.`,
 	return c
 }
 
-// page is where the page is.
-type page struct {
-	URL string `json:"url"`
-}
-
 func (a *app) view(ctx context.Context, open bool) error {
 	evidence, err := bootstrap.EvidenceDir(a.options())
 	if err != nil {
@@ -83,12 +78,12 @@ func (a *app) view(ctx context.Context, open bool) error {
 	if err != nil {
 		return fmt.Errorf("serving the page: %w", err)
 	}
-	at := page{"http://" + listener.Addr().String() + "/" + server.Token + "/"}
-	if err := a.print(at, func(w io.Writer) { fmt.Fprintln(w, at.URL) }); err != nil {
+	at := "http://" + listener.Addr().String() + "/" + server.Token + "/"
+	if err := a.print(map[string]string{"url": at}, func(w io.Writer) { fmt.Fprintln(w, at) }); err != nil {
 		return err
 	}
 	if open {
-		if err := openBrowser(at.URL); err != nil {
+		if err := openBrowser(at); err != nil {
 			a.report.Note("%v: open the address yourself", err)
 		}
 	}
@@ -117,7 +112,6 @@ const (
 	reopenEvery  = 30 * time.Second // the lab may have got other addons
 )
 
-// moment is what the lab has at one moment.
 type moment struct {
 	Routes []routes.Route `json:"routes"`
 	Alerts []alerts.Alert `json:"alerts"`        // null: the lab has no addon alertmanager, or Why
@@ -157,7 +151,6 @@ func (l *lookout) open(ctx context.Context) (bootstrap.Running, error) {
 	return lab, err
 }
 
-// openBrowser has the desktop open the address.
 func openBrowser(url string) error {
 	program := "xdg-open"
 	if runtime.GOOS == "darwin" {

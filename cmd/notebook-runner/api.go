@@ -11,7 +11,6 @@ import (
 	"mllab.local/internal/notebook"
 )
 
-// api is the runner's access to the API server, in the pod's namespace.
 type api struct{ *incluster.Client }
 
 func newAPI(account string) (api, error) {
@@ -19,7 +18,6 @@ func newAPI(account string) (api, error) {
 	return api{c}, err
 }
 
-// kinds has the API paths of the objects that the runner creates.
 var kinds = map[string]string{
 	"ConfigMap": "/api/v1/namespaces/%s/configmaps",
 	"Workflow":  "/apis/argoproj.io/v1alpha1/namespaces/%s/workflows",

@@ -66,7 +66,6 @@ func main() {
 // notebookError is an error of the notebook. A retry would fail again.
 type notebookError struct{ error }
 
-// run runs the program and returns its exit code.
 func run(ctx context.Context, args []string, account, message string, stdout io.Writer) int {
 	log := newLog(stdout)
 	r, err := newRunner(args, account, log)
@@ -103,7 +102,6 @@ func run(ctx context.Context, args []string, account, message string, stdout io.
 
 func newLog(to io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(to, nil)) }
 
-// runner delivers one notebook.
 type runner struct {
 	pipeline notebook.Pipeline
 	code     map[string][]byte // by name, as in source
