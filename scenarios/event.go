@@ -219,9 +219,15 @@ func (t *task) Update(reason string) {
 	}
 }
 
-func (t *task) done(says string) { t.emit(Event{Type: EventEnd, Text: says}) }
-
-func (t *task) fail(err error) { t.emit(Event{Type: EventEnd, Error: err.Error()}) }
+// end ends a step that is not of the plan, and returns err.
+func (t *task) end(says string, err error) error {
+	if err != nil {
+		t.emit(Event{Type: EventEnd, Error: err.Error()})
+	} else {
+		t.emit(Event{Type: EventEnd, Text: says})
+	}
+	return err
+}
 
 // checked ends a step of the plan with what it saw.
 func (t *task) checked(r StepResult, err error) {

@@ -47,7 +47,7 @@ func (s fluxStatus) String() string {
 }
 
 // configure has Flux follow the folder as f.flux says.
-func (f *followed) configure(ctx context.Context, l *Session, apply func(context.Context, ...*unstructured.Unstructured) error) error {
+func (f *followed) configure(ctx context.Context, apply func(context.Context, ...*unstructured.Unstructured) error) error {
 	objs, err := render("gitops/flux.yaml", f.flux)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func (f *followed) configure(ctx context.Context, l *Session, apply func(context
 // suspend is a control's break: Flux follows nothing any more.
 func (f *followed) suspend(ctx context.Context, l *Session) error {
 	f.flux.Suspended = true
-	return f.configure(ctx, l, l.write) // it is never ready again
+	return f.configure(ctx, l.write) // it is never ready again
 }
 
 func (f *followed) ask(ctx context.Context, l *Session) (s fluxStatus, err error) {

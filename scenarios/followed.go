@@ -84,8 +84,8 @@ func (f *followed) begin(ctx context.Context, l *Session, path, message string) 
 	if err := f.commitTree(ctx, l, message); err != nil {
 		return err
 	}
-	l.alsoUntouched(func(ctx context.Context) error { return f.untouched(ctx, l) })
-	return f.configure(ctx, l, l.apply)
+	l.untouched = append(l.untouched, func(ctx context.Context) error { return f.untouched(ctx, l) })
+	return f.configure(ctx, l.apply)
 }
 
 // commit makes the newest commit: the folder then has these files, and no

@@ -110,7 +110,7 @@ func (s *gitopsStory) defaults(ctx context.Context, l *Session) error {
 	if err := l.remove(ctx, l.object("rbac.authorization.k8s.io/v1", "RoleBinding", "git-ask")); err != nil {
 		return err
 	}
-	if err := s.configure(ctx, l, l.apply); err != nil { // Flux looks when this has changed
+	if err := s.configure(ctx, l.apply); err != nil { // Flux looks when this has changed
 		return err
 	}
 	if err := s.move(ctx, l, "v2"); err != nil {
@@ -118,7 +118,7 @@ func (s *gitopsStory) defaults(ctx context.Context, l *Session) error {
 	}
 	s.byDefault = s.newest
 	s.flux, s.bound = usual, 0
-	if err := s.configure(ctx, l, l.apply); err != nil {
+	if err := s.configure(ctx, l.apply); err != nil {
 		return err
 	}
 	return s.move(ctx, l, "v1")

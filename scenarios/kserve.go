@@ -50,7 +50,7 @@ func newKserve(o Options) (*Plan, error) {
 				Why: "canaryTrafficPercent keeps the old revision and gives the new one a share of the requests. " +
 					"KServe writes it into the Knative Service's traffic.",
 				WatchFor: "The share that v2 gets, judged like any split.",
-				Change:   s.shift("v2", kserveCanary),
+				Change:   s.shift(kserveCanary),
 				Check: func(ctx context.Context, l *Session) (Evidence, error) {
 					return l.sample(ctx, l.to(kserveHost), s.claim([]int64{100 - kserveCanary, kserveCanary}))
 				},
@@ -59,7 +59,7 @@ func newKserve(o Options) (*Plan, error) {
 				Name:     "promote",
 				Why:      "Without the percent the newest revision gets everything.",
 				WatchFor: "All rows are answered by v2's model.",
-				Change:   s.shift("v2", 0),
+				Change:   s.shift(0),
 				Check:    s.predicts("v2", false),
 			},
 			{
@@ -89,10 +89,10 @@ func newKserve(o Options) (*Plan, error) {
 					return s.served.apply(ctx, l, inference{Version: "v1", Model: s.images["v2"], MinReplicas: 1})
 				}, Catches: Model,
 			},
-			{Name: "half", Summary: "the canary gets half of the requests", After: "canary 10 %", Break: s.shift("v2", 50), Catches: Shares},
+			{Name: "half", Summary: "the canary gets half of the requests", After: "canary 10 %", Break: s.shift(50), Catches: Shares},
 			{
 				Name: "no-percent", Summary: "canaryTrafficPercent is not written: the new version gets everything",
-				After: "canary 10 %", Break: s.shift("v2", 0), Catches: Shares,
+				After: "canary 10 %", Break: s.shift(0), Catches: Shares,
 			},
 		},
 	}, nil
@@ -119,10 +119,10 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 	return nil
 }
 
-// shift returns the change that gives a version a share of the requests.
-func (s *kserveStory) shift(version string, percent int) func(context.Context, *Session) error {
+// shift returns the change that gives v2 a share of the requests; 0: all.
+func (s *kserveStory) shift(percent int) func(context.Context, *Session) error {
 	return func(ctx context.Context, l *Session) error {
-		return s.served.apply(ctx, l, inference{Version: version, Model: s.images[version], MinReplicas: 1, Canary: percent})
+		return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: percent})
 	}
 }
 

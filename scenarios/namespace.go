@@ -64,12 +64,7 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 		l.task = task
 		err = l.confine(ctx)
 	}
-	if err != nil {
-		task.fail(err)
-		return err
-	}
-	task.done(l.Namespace)
-	return nil
+	return task.end(l.Namespace, err)
 }
 
 // Reset removes what runs of a scenario and its controls left, with --keep or

@@ -123,22 +123,18 @@ func newProbes(o Options) (*Plan, error) {
 	}, nil
 }
 
-func (s *probesStory) deployment(l *Session, p probed) (*unstructured.Unstructured, error) {
+func (p probed) objects(l *Session) ([]*unstructured.Unstructured, error) {
 	p.Image = l.Image
-	objs, err := render("probes/model.yaml", p)
-	if err != nil {
-		return nil, err
-	}
-	return objs[0], nil
+	return render("probes/model.yaml", p)
 }
 
 // serve returns when each pod of v1 has answered through the gateway.
 func (s *probesStory) serve(ctx context.Context, l *Session) error {
-	deployment, err := s.deployment(l, s.v1)
+	v1, err := s.v1.objects(l)
 	if err != nil {
 		return err
 	}
-	if err := l.route(ctx, "probes/route.yaml", l.to("model"), &routeState{}, deployment); err != nil {
+	if err := l.route(ctx, "probes/route.yaml", l.to("model"), &routeState{}, v1...); err != nil {
 		return err
 	}
 	if s.rotation, err = l.rotation(ctx, "model", map[string]string{"app": "model"}); err != nil {
@@ -204,11 +200,11 @@ func (s *probesStory) anotherFails(ctx context.Context, l *Session) error {
 // rollOut returns when the rollout is stuck, or done.
 func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
 	s.prober.start(ctx, l, l.to("model"), watchRate)
-	v2, err := s.deployment(l, s.v2)
+	v2, err := s.v2.objects(l)
 	if err != nil {
 		return err
 	}
-	if err := l.write(ctx, v2); err != nil {
+	if err := l.write(ctx, v2...); err != nil {
 		return err
 	}
 	return l.rolledOut(ctx, "model", "v2")
@@ -216,20 +212,20 @@ func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
 
 func (s *probesStory) shallow(ctx context.Context, l *Session) error {
 	s.v2.Ready = s.v1.Ready
-	v2, err := s.deployment(l, s.v2)
+	v2, err := s.v2.objects(l)
 	if err != nil {
 		return err
 	}
-	return l.apply(ctx, v2)
+	return l.apply(ctx, v2...)
 }
 
 func (s *probesStory) rollBack(ctx context.Context, l *Session) error {
-	v1, err := s.deployment(l, s.v1)
+	v1, err := s.v1.objects(l)
 	if err != nil {
 		return err
 	}
 	s.prober.mark("rollback")
-	return l.apply(ctx, v1)
+	return l.apply(ctx, v1...)
 }
 
 func (s *probesStory) onlyV1(ctx context.Context, l *Session) (Evidence, error) {

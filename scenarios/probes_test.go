@@ -14,12 +14,12 @@ import (
 // probedModel is the manifest's Deployment.
 func probedModel(t *testing.T, p probed) appsv1.Deployment {
 	t.Helper()
-	obj, err := (&probesStory{}).deployment(&Session{Env: &Env{Image: "img"}}, p)
+	objs, err := p.objects(&Session{Env: &Env{Image: "img"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var d appsv1.Deployment
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(obj.Object, &d, true); err != nil {
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(objs[0].Object, &d, true); err != nil {
 		t.Fatal(err)
 	}
 	return d

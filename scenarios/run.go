@@ -235,9 +235,7 @@ func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) 
 		l.stepName, l.task = step.Name, l.begin(step.Name)
 		l.lesson = Lesson{Step: i + 1, Steps: len(p.Steps), Name: step.Name, Why: step.Why, WatchFor: step.WatchFor}
 		result, err := l.step(ctx, step, breakAfter)
-		if cause := context.Cause(ctx); err != nil && errors.Is(cause, kube.ErrGone) {
-			err = cause
-		}
+		err = orGone(ctx, err)
 		r.Steps = append(r.Steps, result)
 		l.task.checked(result, err)
 		if err != nil {
@@ -290,15 +288,15 @@ func (l *Session) cleanUp(ctx context.Context, keep bool) error {
 	if err == nil {
 		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.runID, task.Update)
 	}
-	if err != nil {
-		if errors.Is(context.Cause(ctx), kube.ErrGone) {
-			err = context.Cause(ctx)
-		}
-		task.fail(err)
-		return err
+	return task.end("removed "+l.Namespace, orGone(ctx, err))
+}
+
+// orGone returns that the API server is gone, if err came of that.
+func orGone(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, kube.ErrGone) {
+		return cause
 	}
-	task.done("removed " + l.Namespace)
-	return nil
+	return err
 }
 
 func (l *Session) step(ctx context.Context, step Step, breakAfter func(string) error) (StepResult, error) {
@@ -388,10 +386,5 @@ func (l *Session) admitted(ctx context.Context, p *Plan) error {
 		return nil
 	}
 	task := l.begin("dry run")
-	if err := p.Admitted(ctx, l); err != nil {
-		task.fail(err)
-		return err
-	}
-	task.done("the cluster takes all objects")
-	return nil
+	return task.end("the cluster takes all objects", p.Admitted(ctx, l))
 }

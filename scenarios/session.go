@@ -61,8 +61,8 @@ type Session struct {
 	routeVersion     int                          // of the newest state of a route
 	cleanups         []func()
 	removals         []func(context.Context) error
-	untouched        []func(context.Context) error
-	stepsDone        func() // called after the last step, before the clean-up; may be nil
+	untouched        []func(context.Context) error // what checkInterference asks, too: about what apply does not know of
+	stepsDone        func()                        // called after the last step, before the clean-up; may be nil
 	// rejections asks which proxies refuse their configuration.
 	rejections func(context.Context) ([]proxy.Rejection, error)
 	flaggerLog func(context.Context) (string, error)
@@ -227,9 +227,6 @@ func (l *Session) interference(what string) error {
 	return fault.CannotTest("leave namespace "+l.Namespace+" alone while it runs, and run it again",
 		"somebody else %s meanwhile: what was seen proves nothing", what)
 }
-
-// alsoUntouched has checkInterference ask f, too, about what apply does not know of.
-func (l *Session) alsoUntouched(f func(context.Context) error) { l.untouched = append(l.untouched, f) }
 
 // pause returns after d, or with ctx's error.
 func pause(ctx context.Context, d time.Duration) error {

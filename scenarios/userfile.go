@@ -32,7 +32,8 @@ func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) 
 	if err != nil {
 		return s, err
 	}
-	if err := rehearse(f, rules.Domain); err != nil {
+	l := &Session{Env: &Env{Image: "kind.local/sampleapp:1", Domain: rules.Domain}, Namespace: Namespace(f.Name)}
+	if err := rehearsed(f, l, func(*unstructured.Unstructured) error { return nil }); err != nil {
 		return s, fault.Usage("correct the file; nothing was applied", "%w", err)
 	}
 	return Scenario{

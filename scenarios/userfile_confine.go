@@ -71,16 +71,10 @@ func refusedFile(err error) error {
 	return err
 }
 
-// rehearse makes every object of f, in every run that there can be, as if on a
-// lab, and checks it as the cluster would: what Kubernetes' and Knative's own
-// types refuse is refused before anything is touched.
-func rehearse(f *file.File, domain string) error {
-	l := &Session{Env: &Env{Image: "kind.local/sampleapp:1", Domain: domain}, Namespace: Namespace(f.Name)}
-	return rehearsed(f, l, func(*unstructured.Unstructured) error { return nil })
-}
-
-// rehearsed gives every object that f makes in any run, in the state of each
-// step, to each. Its error has the line of the file.
+// rehearsed makes every object of f, in every run that there can be and in the state
+// of each step, as if on a lab: what Kubernetes' and Knative's own types refuse is
+// refused before anything is touched. It gives each to each. Its error has the line
+// of the file.
 func rehearsed(f *file.File, l *Session, each func(*unstructured.Unstructured) error) error {
 	for _, control := range append([]file.Control{{}}, f.Controls...) {
 		u := newUserStory(f, DefaultAlpha)

@@ -89,10 +89,8 @@ func (r *userRoute) objects(l *Session) ([]*unstructured.Unstructured, error) {
 func (u *userStory) applied(l *Session, a file.Apply) (objs []*unstructured.Unstructured, err error) {
 	var routes []*userRoute
 	for _, m := range a.Models {
-		env := maps.Clone(m.Env)
-		if env == nil {
-			env = map[string]string{}
-		}
+		env := map[string]string{}
+		maps.Copy(env, m.Env)
 		maps.Copy(env, u.env[m.Name+"-"+m.Version])
 		if m.Knative {
 			o, err := u.revision(l, m, env)

@@ -35,7 +35,7 @@ func (w world) run(ctx context.Context, after string, control, undo bool) (Resul
 		r.Control, r.Catches = c.Name, c.Catches
 	}
 	l := &Session{Env: &Env{}, title: "story"}
-	l.alsoUntouched(func(context.Context) error { return w.foreign })
+	l.untouched = append(l.untouched, func(context.Context) error { return w.foreign })
 	return l.runIn(ctx, p, c, r,
 		func(context.Context) error { return w.open }, func(context.Context) error { return w.clean })
 }
