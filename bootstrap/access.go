@@ -3,7 +3,9 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"mllab.local/internal/fault"
@@ -75,6 +77,9 @@ func MergeKubeconfig(o Options, path string) (kubeconfig.Merged, error) {
 	if err != nil {
 		return kubeconfig.Merged{}, err
 	}
+	if path, err = filepath.Abs(path); err != nil { // `down` may run in another folder
+		return kubeconfig.Merged{}, fmt.Errorf("finding %s: %w", path, err)
+	}
 	return o.merge(path, true)
 }
 
@@ -112,6 +117,9 @@ func (o Options) remerge() error {
 	}
 	var errs []error
 	for _, m := range all {
+		if _, err := os.Stat(m.Path); errors.Is(err, fs.ErrNotExist) {
+			continue // its owner removed it
+		}
 		_, err := o.merge(m.Path, false)
 		errs = append(errs, err)
 	}

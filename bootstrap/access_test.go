@@ -50,6 +50,39 @@ func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
 	w.clean(o)
 }
 
+func TestAFileNamedByARelativePathIsFoundFromEverywhere(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	mine, gone := filepath.Join(t.TempDir(), "mine"), filepath.Join(t.TempDir(), "gone")
+	elsewhere, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Dir(mine))
+	for _, path := range []string{"mine", gone} {
+		if _, err := MergeKubeconfig(o.Options, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(elsewhere)
+	if err := os.Remove(gone); err != nil { // its owner's decision
+		t.Fatal(err)
+	}
+	w.dead["mllab-control-plane"] = true
+	mustUp(t, w, o)
+	if text, err := os.ReadFile(mine); err != nil || !strings.Contains(string(text), "https://127.0.0.1:2") {
+		t.Errorf("after a new cluster: %v\n%s", err, text)
+	}
+	if _, err := os.Stat(gone); !os.IsNotExist(err) {
+		t.Errorf("a file that was removed is there again: %v", err)
+	}
+	if r := mustDown(t, w, o.down()); !slices.Contains(r.Removed, "context mllab-mllab in "+mine) {
+		t.Errorf("removed %v", r.Removed)
+	}
+	w.clean(o)
+}
+
 func TestDownSaysWhichContextItCouldNotRemove(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()

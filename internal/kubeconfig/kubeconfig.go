@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"go.yaml.in/yaml/v3"
 
@@ -74,9 +75,10 @@ type Merged struct {
 }
 
 // Merge puts the entries of a renamed config into the file at path and, if use is true, makes its context the current
-// one. Entries of the same name are replaced. The file is replaced as a whole or not at all and keeps its mode; a new one has mode 0600.
+// one. Entries of the same name are replaced. The file is replaced as a whole or not at all and keeps its mode and owner; a new one has mode 0600.
 //
-// Errors: fault.Usage when the file is not a kubeconfig, or has a cluster of that name that is not on this computer.
+// Errors: fault.Usage when the file is not a kubeconfig, cannot be written, or has a cluster of that name that is not on
+// this computer.
 func Merge(path string, config []byte, use bool) (Merged, error) {
 	add, err := parse(config)
 	if err != nil {
@@ -156,26 +158,29 @@ func edit(path string, change func(doc *yaml.Node, isNew bool) error) (err error
 	} else if isLink(path) { // a new file would take its place
 		return fault.Usage("repair the link, or set KUBECONFIG to another file", "%s must be a file, got a symbolic link that leads nowhere", path)
 	}
+	const otherFolder = "set KUBECONFIG to a file in a folder that you can write to"
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return fault.Usage(otherFolder, "writing %s: %w", path, err)
 	}
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_EXCL, 0)
 	if errors.Is(err, fs.ErrExist) {
 		return fault.Hinted(fmt.Errorf("writing %s: another program holds %s.lock", path, path), "run it again; if no other program writes that file, remove the lock")
 	}
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return fault.Usage(otherFolder, "writing %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, lock.Close(), os.Remove(lock.Name())) }()
 
-	mode := fs.FileMode(0o600)
-	old, err := os.ReadFile(path)
+	var old []byte
+	before, err := os.Stat(path)
 	isNew := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !isNew {
-		return fmt.Errorf("reading %s: %w", path, err)
+	if err == nil && !before.Mode().IsRegular() { // a new file would take the place of /dev/null
+		return fault.Usage("set KUBECONFIG to a file", "%s must be a regular file", path)
 	}
-	if st, err := os.Stat(path); err == nil {
-		mode = st.Mode().Perm()
+	if !isNew {
+		if old, err = os.ReadFile(path); err != nil {
+			return fmt.Errorf("reading %s: %w", path, err)
+		}
 	}
 	doc, err := parse(old)
 	if err != nil {
@@ -189,7 +194,7 @@ func edit(path string, change func(doc *yaml.Node, isNew bool) error) (err error
 	}
 	data, err := format(doc)
 	if err == nil {
-		err = replace(path, data, mode)
+		err = replace(path, data, before)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
@@ -197,13 +202,20 @@ func edit(path string, change func(doc *yaml.Node, isNew bool) error) (err error
 	return nil
 }
 
-// replace writes a file next to path and renames it.
-func replace(path string, data []byte, mode fs.FileMode) error {
+// replace writes a file next to path and renames it. It keeps the mode and the owner of the file before, if there was one.
+func replace(path string, data []byte, before fs.FileInfo) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".mllab-kubeconfig-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
+	mode := fs.FileMode(0o600)
+	if before != nil {
+		mode = before.Mode().Perm()
+		if owner, ok := before.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 { // sudo's root must not take a person's file
+			err = errors.Join(err, f.Chown(int(owner.Uid), int(owner.Gid)))
+		}
+	}
 	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}

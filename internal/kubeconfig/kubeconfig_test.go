@@ -1,9 +1,11 @@
 package kubeconfig
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"mllab.local/internal/fault"
@@ -221,6 +223,50 @@ func TestAFileThatIsNotALabsIsRefusedUnharmed(t *testing.T) {
 		if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
 			t.Errorf("left beside it: %v, %v", left, err)
 		}
+	}
+}
+
+// A rename over /dev/null, to which KUBECONFIG often points, would break the whole machine.
+func TestWhatIsNoRegularFileIsRefusedUnharmed(t *testing.T) {
+	dir := t.TempDir()
+	pipe, folder := filepath.Join(dir, "pipe"), filepath.Join(dir, "folder")
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.Mkdir(folder, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, folder} {
+		before, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Merge(path, renamed(t), true); fault.Code(err) != 2 || !strings.Contains(err.Error(), path+" must be a regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
+		if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s was replaced: %v", path, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("left beside them: %v, %v", left, err)
+	}
+}
+
+func TestAFileKeepsItsOwnerUnderSudo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file to somebody else: the owner is not tested")
+	}
+	path := filepath.Join(t.TempDir(), "config")
+	if err := errors.Join(os.WriteFile(path, []byte(others), 0o600), os.Chown(path, 1234, 5678)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Merge(path, renamed(t), true); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); !ok || owner.Uid != 1234 || owner.Gid != 5678 || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %+v", st.Mode(), st.Sys())
 	}
 }
 
