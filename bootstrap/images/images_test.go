@@ -2,8 +2,10 @@ package images
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -455,7 +458,7 @@ func pythonTools(t *testing.T, calls *[]string) run.Func {
 				}
 			}
 			want, err := os.ReadFile("modules/python/requirements.txt")
-			if got, e := os.ReadFile(last); err != nil || e != nil || !bytes.Equal(got, want) {
+			if got, e := os.ReadFile(c.Args[slices.Index(c.Args, "-r")+1]); err != nil || e != nil || !bytes.Equal(got, want) {
 				t.Errorf("pip is to install %q, %v, %v", got, err, e)
 			}
 			write(filepath.Join(site, "bin/f2py"), "#!/home/me/python3\n")
@@ -691,6 +694,46 @@ func readFile(t *testing.T, l v1.Layer, name string) string {
 			}
 			return string(data)
 		}
+	}
+}
+
+// As on computers of people who work in virtual environments: both settings stop a plain `pip install --target`.
+func TestWheelsAreFetchedWhateverAUsersPipIsToldOfEnvironments(t *testing.T) {
+	if err := exec.Command("python3", "-m", "pip", "--version").Run(); err != nil {
+		t.Skip("without pip the wheels' installation is not tested: ", err)
+	}
+	dir := t.TempDir()
+	wheel := filepath.Join(dir, "tiny-1.0-py3-none-any.whl")
+	var z bytes.Buffer
+	w := zip.NewWriter(&z)
+	for name, text := range map[string]string{
+		"tiny.py":                     "",
+		"tiny-1.0.dist-info/WHEEL":    "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+		"tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n", "tiny-1.0.dist-info/RECORD": "",
+	} {
+		f, err := w.Create(name)
+		if err == nil {
+			_, err = io.WriteString(f, text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pinned := filepath.Join(dir, "requirements.txt")
+	err := errors.Join(w.Close(), os.WriteFile(wheel, z.Bytes(), 0o600),
+		os.WriteFile(pinned, fmt.Appendf(nil, "tiny==1.0 --hash=sha256:%x\n", sha256.Sum256(z.Bytes())), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PIP_REQUIRE_VIRTUALENV", "1")
+	t.Setenv("PIP_USER", "1")
+	var out bytes.Buffer
+	b := &built{run: run.Exec{}}
+	if err := b.pip(t.Context(), &out, "install", "--target="+filepath.Join(dir, "site"), "--no-index", "--find-links="+dir, "-r", pinned); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if _, err := os.Stat(filepath.Join(dir, "site", "tiny.py")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -87,13 +87,12 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 		return err
 	}
 	site := filepath.Join(dir, "site")
-	install := append([]string{"-m", "pip", "install", "--target=" + site, "--no-compile", "--no-deps"}, pipPinned...)
+	install := []string{"install", "--target=" + site, "--no-compile", "--no-deps", "-r", filepath.Join(dir, "requirements.txt")}
 	for _, glibc := range []string{"_2_28", "_2_27", "2014"} { // a wheel's tag has the oldest glibc that it supports
 		install = append(install, "--platform=manylinux"+glibc+"_"+wheelArchs[b.goarch()])
 	}
-	install = append(install, "-r", filepath.Join(dir, "requirements.txt"))
 	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
-	if err := b.run.Run(ctx, run.Cmd{Path: "python3", Args: install, Stdout: lines, Stderr: lines}); err != nil {
+	if err := b.pip(ctx, lines, install...); err != nil {
 		return err
 	}
 	// Replace pip's main, so that it reports why the lab has no package index. Do so

