@@ -172,10 +172,10 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 	if err != nil {
 		return nil, err
 	}
-	ignores := map[string]string{} // by the name of a GitRepository with that URL
+	following := map[string]*unstructured.Unstructured{} // the GitRepositories with that URL, by namespace and name
 	for _, s := range sources {
 		if at, _, _ := unstructured.NestedString(s.Object, "spec", "url"); strings.TrimSuffix(at, "/") == url {
-			ignores[s.GetNamespace()+"/"+s.GetName()], _, _ = unstructured.NestedString(s.Object, "spec", "ignore")
+			following[s.GetNamespace()+"/"+s.GetName()] = s
 		}
 	}
 	all, err := c.Objects(ctx, "kustomize.toolkit.fluxcd.io/v1", "Kustomization")
@@ -185,11 +185,15 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 	list := []Kustomization{}
 	for _, o := range all {
 		ref, _, _ := unstructured.NestedStringMap(o.Object, "spec", "sourceRef")
-		ignore, ours := ignores[cmp.Or(ref["namespace"], o.GetNamespace())+"/"+ref["name"]]
-		if ref["kind"] != "GitRepository" || !ours {
+		source := following[cmp.Or(ref["namespace"], o.GetNamespace())+"/"+ref["name"]]
+		if ref["kind"] != "GitRepository" || source == nil {
 			continue
 		}
-		k := Kustomization{Name: kube.Name(o), NotReady: kube.NotReady(o), object: o, ignore: ignore}
+		k := Kustomization{Name: kube.Name(o), NotReady: kube.NotReady(o), object: o}
+		if reason := kube.NotReady(source); reason != "" { // the newest commit does not arrive, and only the source says why
+			k.NotReady = kube.Name(source) + " is " + reason
+		}
+		k.ignore, _, _ = unstructured.NestedString(source.Object, "spec", "ignore")
 		k.Path, _, _ = unstructured.NestedString(o.Object, "spec", "path")
 		k.Suspended, _, _ = unstructured.NestedBool(o.Object, "spec", "suspend")
 		revision, _, _ := unstructured.NestedString(o.Object, "status", "lastAppliedRevision")

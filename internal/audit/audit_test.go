@@ -439,9 +439,16 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 		}
 	}
 
-	report, err = Read(t.Context(), clusterOf(t, text), r.remote, inside, 0)
+	const spec = `ignore: "# none\n*.bin\n"}`
+	refused := strings.Replace(text, spec, spec+"\nstatus: {conditions: [{type: Ready, status: \"False\", reason: GitOperationFailed, message: invalid path}]}", 1)
+	report, err = Read(t.Context(), clusterOf(t, refused), r.remote, inside, 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, k := range report.Kustomizations { // also those that are Ready with what they had before
+		if want := "GitRepository/team/lab is not Ready: GitOperationFailed: invalid path"; k.NotReady != want {
+			t.Errorf("%s is not ready because of %q, want %q", k.Name, k.NotReady, want)
+		}
 	}
 	if oldest := report.Commits[len(report.Commits)-1]; len(report.Commits) != 3 || oldest.Pushed != nil || len(oldest.Applied) != 1 || oldest.Applied[0].From != "event" {
 		t.Errorf("%d commits, the first %+v", len(report.Commits), oldest)
