@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 )
 
@@ -69,7 +70,8 @@ func (r *reporter) barLines(bars []Bar, columns int) []string {
 	cells := min(max(columns-gaps-names-texts, leastCells), mostCells)
 	var lines []string
 	for _, b := range bars {
-		line := fmt.Sprintf("  %-*s  %s  %s", names, b.Name, drawn(filled(b.Share, cells), cells), b.Text)
+		full := filled(b.Share, cells)
+		line := fmt.Sprintf("  %-*s  %s%s  %s", names, b.Name, strings.Repeat("█", full), strings.Repeat("░", cells-full), b.Text)
 		if line = cut(line, columns); b.Bad && r.Color {
 			line = "\x1b[31m" + line + "\x1b[0m"
 		}
@@ -89,15 +91,20 @@ func filled(share float64, cells int) int {
 	return min(max(int(math.Round(share*float64(cells))), 1), cells-1)
 }
 
-// overall draws the bar of steps.
+// overall draws the bar of steps. It is drawn again each time, because its total grows as steps begin, and a bar of
+// the library that was once full stays so.
 func overall(ended, begun int) string {
-	percent := 100 * ended / begun
-	return fmt.Sprintf("%d%% %s (%d/%d)  ", percent, drawn(12*percent/100, 12), ended, begun)
-}
-
-// drawn is a bar of cells, so many of them full.
-func drawn(full, cells int) string {
-	return strings.Repeat("█", full) + strings.Repeat("░", cells-full)
+	bar := progressbar.NewOptions(begun,
+		progressbar.OptionSetWriter(io.Discard),
+		progressbar.OptionSetWidth(12),
+		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "█", SaucerPadding: "░"}),
+		progressbar.OptionShowCount(),
+		progressbar.OptionSetElapsedTime(false),
+		progressbar.OptionSetPredictTime(false),
+	)
+	_ = bar.Set(ended) // its writer cannot fail, and begun > 0
+	_ = bar.RenderBlank()
+	return strings.TrimSpace(bar.String()) + "  "
 }
 
 // terminalSize returns the size of the terminal w, or 80 columns and 24 rows.
