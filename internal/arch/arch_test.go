@@ -67,6 +67,7 @@ func rules() []rule {
 		only("knative.dev/...", "only a story checks a Knative Service as Knative's webhook would; addons send what was rendered", "scenarios"),
 		only("github.com/spf13/...", "flags are words, and words are the command line's", "cmd/mllab"),
 		only("go.yaml.in/...", "only a user's YAML needs its lines; all other is Kubernetes' dialect, by sigs.k8s.io/yaml; and a person's kubeconfig keeps its comments", "scenarios/file", "internal/kubeconfig"),
+		only("github.com/schollz/progressbar/...", "only internal/report knows what a terminal is", "internal/report"),
 		only("golang.org/x/term", "only internal/report knows what a terminal is", "internal/report"),
 		only("github.com/prometheus/...", "only the sample model has metrics of its own", "sampleapp"),
 
@@ -103,7 +104,7 @@ func rules() []rule {
 		just("internal/mask", "what is masked can be read in one place"),
 		just("internal/fault", "every package may return a fault, so it depends on none"),
 		just("internal/run", "a process is the operating system's", ours+"internal/fault"),
-		just("internal/report", "talking is terminals and text", "golang.org/x/term"),
+		just("internal/report", "talking is terminals and text", "github.com/schollz/progressbar/v3", "golang.org/x/term"),
 	}
 }
 
@@ -301,6 +302,24 @@ func TestEveryRuleIsAboutSomethingThatIsThere(t *testing.T) {
 			if !slices.ContainsFunc(r.files, func(f string) bool { return imported(f, p) }) {
 				t.Errorf("rule %q allows %s, which nobody imports", r.why, p)
 			}
+		}
+	}
+}
+
+// The project is given these libraries, whatever could do without them.
+func TestTheGivenLibrariesAreUsed(t *testing.T) {
+	all := program(t, token.NewFileSet())
+	for _, given := range []string{
+		"sigs.k8s.io/kind/pkg/cluster", "helm.sh/helm/v3/...", "knative.dev/serving/...", "istio.io/istio/operator/...",
+		"github.com/spf13/cobra", "github.com/schollz/progressbar/v3",
+	} {
+		if !slices.ContainsFunc(all, func(s source) bool {
+			return slices.ContainsFunc(s.syntax.Imports, func(i *ast.ImportSpec) bool {
+				p, err := strconv.Unquote(i.Path.Value)
+				return err == nil && matches(given, p)
+			})
+		}) {
+			t.Errorf("no program imports %s", given)
 		}
 	}
 }
