@@ -1,7 +1,6 @@
 package notebook
 
 import (
-	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -9,100 +8,18 @@ import (
 	"strings"
 )
 
-// flaw is an error in a line of a cell.
-type flaw struct {
-	line int // counted from 1; 0 is the whole cell
-	why  string
-}
-
-func (f *flaw) Error() string {
-	if f.line == 0 {
-		return f.why
-	}
-	return fmt.Sprintf("line %d: %s", f.line, f.why)
-}
-
-func flawAt(line int, format string, args ...any) error {
-	return &flaw{line + 1, fmt.Sprintf(format, args...)}
-}
-
-// The magics that a step runs. run.py has the same lists; a test compares them.
+// magics are IPython's line magics: a cell with one of them and no other line needs
+// no %. run.py judges which of them a step can run.
 // https://ipython.readthedocs.io/en/8.31.0/interactive/magics.html
-var (
-	lineMagics = []string{
-		"aimport", "autoawait", "autocall", "automagic", "autoreload", "autosave", "cat", "cd", "colors", "config", "cp", "doctest_mode", "echo", "env", "ll", "load_ext", "ls",
-		"matplotlib", "mkdir", "mv", "pdb", "pip", "pprint", "precision", "pwd", "reload_ext", "rm", "rmdir", "run", "set_env", "sx", "system", "time", "timeit", "xmode",
-	}
-	cellMagics = []string{
-		"!", "HTML", "SVG", "bash", "capture", "file", "html", "javascript", "js", "latex", "markdown", "python", "python3", "script", "sh", "shell", "svg", "sx", "system",
-		"time", "timeit", "writefile",
-	}
-	// scriptMagics are the cell magics that give their body to a program.
-	scriptMagics = []string{"bash", "python", "python3", "script", "sh", "shell"}
-	// pythonMagics are the cell magics whose body is Python.
-	pythonMagics = []string{"capture", "time", "timeit"}
-)
+var magics = strings.Fields(`
+	alias alias_magic aimport autoawait autocall automagic autoreload autosave bookmark cat cd clear code_wrap colors conda config connect_info cp debug dhist dirs
+	doctest_mode ed edit env gui hist history killbgscripts ldir less lf lk ll load load_ext loadpy logoff logon logstart logstate logstop ls lsmagic lx macro magic
+	mamba man matplotlib micromamba mkdir more mv notebook page pastebin pdb pdef pdoc pfile pinfo pinfo2 pip popd pprint precision prun psearch psource pushd pwd
+	pycat pylab qtconsole quickref recall rehashx reload_ext rep rerun reset reset_selective rm rmdir run save sc set_env store subshell sx system tb time timeit unalias
+	unload_ext uv who who_ls whos xdel xmode`)
 
-// refused has IPython's other magics, by the reason why a step cannot run them.
-var refused = map[string][]string{
-	"needs a person at a terminal": {"clear", "connect_info", "debug", "ed", "edit", "gui", "less", "load", "loadpy", "man", "more", "notebook", "page", "pastebin",
-		"qtconsole", "quickref", "recall", "rep", "rerun", "tb"},
-	"needs the session of a Jupyter server, and a step has none": {"alias", "alias_magic", "bookmark", "code_wrap", "dhist", "dirs", "hist", "history", "killbgscripts",
-		"logoff", "logon", "logstart", "logstate", "logstop", "lsmagic", "macro", "magic", "popd", "pushd", "rehashx", "reset", "reset_selective", "save", "store",
-		"unalias", "who", "who_ls", "whos", "xdel"},
-	"asks for help, which only Jupyter can show":                  {"pdef", "pdoc", "pfile", "pinfo", "pinfo2", "psearch", "psource", "pycat"},
-	"needs a program that the image of a step lacks":              {"conda", "mamba", "micromamba", "perl", "pylab", "pypy", "python2", "ruby", "uv"},
-	"measures with IPython's profiler, and a step has no IPython": {"prun"},
-	"needs an extension of IPython, and a step has none":          {"unload_ext"},
-}
-
-const remedy = `take it out, or tag the cell "skip"`
-
-// refuse returns an error if a step cannot run a magic. cell says that it is a cell
-// magic; whole is the line that the error shows.
-func refuse(line int, whole, magic, args string, cell bool) error {
-	runs := lineMagics
-	if cell {
-		runs = cellMagics
-	}
-	args = strings.TrimSpace(args)
-	why := "is not known to a step, which is a Python script without IPython"
-	for reason, names := range refused {
-		if slices.Contains(names, magic) {
-			why = reason
-		}
-	}
-	switch {
-	case strings.HasPrefix(magic, "%"):
-		why = "must be the first line of its cell"
-	case !slices.Contains(runs, magic):
-	case (magic == "load_ext" || magic == "reload_ext") && args != "autoreload":
-		why = "loads an extension of IPython, and a step has none"
-	case magic == "run" && (!runnable.MatchString(args) || otherNotebook.MatchString(args)):
-		why = "must name a Python file (.py), with no option of %run but -i"
-	case cell && slices.Contains(scriptMagics, magic) && slices.ContainsFunc(strings.Fields(args), inBackground):
-		why = "must not have the options --bg and --proc: a step waits for its script"
-	case magic == "script" && !programmed.MatchString(args):
-		why = "must name a program"
-	case cell && magic == "time" && args != "" && args != "--no-raise-error":
-		why = "must have the code to time in the lines below"
-	default:
-		return nil
-	}
-	return flawAt(line, "%q %s: %s", shown(whole), why, remedy)
-}
-
-// What %run takes: a file, with .py or without it.
-var (
-	runnable      = regexp.MustCompile(`^(-i\s+)?("[^"]+"|'[^']+'|[^\s"'-]\S*)(\s|$)`)
-	otherNotebook = regexp.MustCompile(`^(-i\s+)?("[^"]+\.ipy(nb)?"|'[^']+\.ipy(nb)?'|\S+\.ipy(nb)?)(\s|$)`)
-)
-
-// programmed matches the arguments of %%script that name a program.
-var programmed = regexp.MustCompile(`^((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]`)
-
-// inBackground reports whether an option lets a script run on while the notebook does.
-func inBackground(option string) bool { return option == "--bg" || strings.HasPrefix(option, "--proc") }
+// pythonMagics are the cell magics whose body is Python.
+var pythonMagics = []string{"capture", "time", "timeit"}
 
 // shown is a line as an error quotes it.
 func shown(line string) string {
@@ -132,8 +49,7 @@ const maxLines = 500
 // taken reports whether the notebook uses a name itself: then a cell with that name
 // is not a magic without its %.
 //
-// Errors are of type *flaw: a line that a step cannot run, a quote or bracket
-// without its partner, a character that Python does not have.
+// It returns an error if the cell has more than maxLines lines for Jupyter.
 func python(code string, taken func(name string) bool) (string, error) {
 	lines := strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(code), "\n")
 	for len(lines) > 0 && strings.TrimSpace(lines[len(lines)-1]) == "" {
@@ -149,26 +65,15 @@ func python(code string, taken func(name string) bool) (string, error) {
 	if head := lines[first]; strings.HasPrefix(head, "%%") && !magicHelp.MatchString(head) {
 		return cellMagic(lines, first, taken)
 	}
-	for changes := 0; ; changes++ {
-		all := tokens(strings.Join(lines, "\n") + "\n")
-		c := find(all)
-		if c == nil {
-			break
-		}
+	for changes := 0; replaceNext(lines, taken); changes++ {
 		if changes == maxLines {
-			return "", flawAt(c.line, "a cell must have at most %d lines for Jupyter", maxLines)
-		}
-		if err := c.replace(lines, taken); err != nil {
-			return "", err
+			return "", fmt.Errorf("it must have at most %d lines for Jupyter, such as !ls or %%time", maxLines)
 		}
 	}
 	if first == len(lines)-1 {
-		if err := automagic(lines, first, taken); err != nil {
-			return "", err
-		}
+		automagic(lines, first, taken)
 	}
-	code = strings.Join(lines, "\n")
-	return code, judge(code)
+	return strings.Join(lines, "\n"), nil
 }
 
 var magicHelp = regexp.MustCompile(`^%%\w+\?`)
@@ -194,9 +99,6 @@ func strip(lines []string, first, each *regexp.Regexp) {
 // cellMagic makes a call of a cell that is one magic's.
 func cellMagic(lines []string, first int, taken func(string) bool) (string, error) {
 	magic, args, _ := strings.Cut(strings.TrimSpace(lines[first])[2:], " ")
-	if err := refuse(first, lines[first], magic, args, true); err != nil {
-		return "", err
-	}
 	body := strings.Join(lines[first+1:], "\n")
 	if slices.Contains(pythonMagics, magic) {
 		// With as many lines before it as it has in its cell.
@@ -205,75 +107,81 @@ func cellMagic(lines []string, first int, taken func(string) bool) (string, erro
 			return "", err
 		}
 		if magic == "timeit" { // its line may have a statement, too
-			if args, err = inLine(first, args, taken); err != nil {
-				return "", err
-			}
+			args = inLine(args, taken)
 		}
 	}
 	return strings.Repeat("\n", first) + fmt.Sprintf("get_ipython().run_cell_magic(%s, %s, %s)", strconv.Quote(magic), strconv.Quote(args), strconv.Quote(body)), nil
 }
 
 // inLine translates the Python in a magic's arguments. Options before it stay.
-func inLine(line int, args string, taken func(string) bool) (string, error) {
+func inLine(args string, taken func(string) bool) string {
 	given := options.FindString(args)
-	code, err := python(args[len(given):], taken)
-	if err != nil {
-		return "", flawAt(line, "%s", err.(*flaw).why)
-	}
-	return given + code, nil
+	code, _ := python(args[len(given):], taken) // one line has one command
+	return given + code
 }
 
 // options of %time and %timeit.
 var options = regexp.MustCompile(`^(\s*-(-no-raise-error|[nr]\s*\d+|[tcqpo]+\d*)(\s|$))*`)
 
-// command is a place in a cell that IPython would translate.
-type command struct {
-	line, col int  // where it begins
-	assigned  bool // it is the right side of an assignment
-	help      bool // it ends with ?
+// replaceNext makes Python of the first command of a cell that IPython would
+// translate, in place. It returns false if there is none.
+func replaceNext(lines []string, taken func(string) bool) bool {
+	for _, l := range tokens(strings.Join(lines, "\n") + "\n") {
+		at := l[0]
+		if n := len(l) - 2; n > 0 && l[n].is("?") && l[n+1].kind == anEnd {
+			last := l[n].line
+			if m := helped.FindStringSubmatch(strings.Join(lines[at.line:last+1], "\n")[at.col:]); m != nil {
+				put(lines, at, last, help(m[1], m[3]))
+				return true
+			}
+		}
+		escaped := len(l) > 1 && slices.Contains([]string{"!", "?", "%", ",", ";", "/"}, at.text) && (at.text != "/" || l[1].col == at.col+1)
+		i := -1
+		if !escaped {
+			i = assignment(l)
+			if i < 0 || i+2 >= len(l) || !l[i+1].is("!") && (!l[i+1].is("%") || l[i+2].kind != aName) {
+				continue
+			}
+			at = l[i+1]
+		}
+		// A command goes on where its line ends with a backslash.
+		last := at.line
+		for strings.HasSuffix(lines[last], "\\") && last < len(lines)-1 {
+			last++
+		}
+		parts := append([]string{lines[at.line][at.col:]}, lines[at.line+1:last+1]...)
+		for i := range parts {
+			parts[i] = strings.TrimRight(parts[i], " \t\f")
+			if i < len(parts)-1 {
+				parts[i] = strings.TrimSuffix(parts[i], "\\")
+			}
+		}
+		put(lines, at, last, call(strings.Join(parts, " "), !escaped, taken))
+		return true // a bracket in a command would hide the lines after it
+	}
+	return false
 }
 
-// find returns the first command, or nil.
-func find(lines [][]token) (first *command) {
-	better := func(t token, assigned, help bool) {
-		if c := (command{t.line, t.col, assigned, help}); first == nil || cmp.Or(c.line-first.line, c.col-first.col) < 0 {
-			first = &c
-		}
-	}
-	for _, l := range lines {
-		if n := len(l) - 2; n > 0 && l[n].is("?") && l[n+1].kind == anEnd && helped.MatchString(lineUpTo(l)) {
-			better(l[0], false, true)
-		}
-		if i := assignment(l); i >= 0 && i+2 < len(l) && (l[i+1].is("!") || l[i+1].is("%") && l[i+2].kind == aName) {
-			better(l[i+1], true, false)
-		}
-		if slices.Contains([]string{"!", "?", "%", ",", ";", "/"}, l[0].text) {
-			better(l[0], false, false)
-		}
-		if first != nil {
-			return first // a bracket in a command would hide the lines after it
-		}
-	}
-	return nil
+// put replaces what begins at a token and ends with the line last. The lines after
+// it keep their numbers.
+func put(lines []string, at token, last int, call string) {
+	lines[at.line] = lines[at.line][:at.col] + call
+	clear(lines[at.line+1 : last+1])
 }
 
-// helped matches a line that ends with a name and ?. IPython runs `!ls ?`, and
+// helped matches code that ends with a name and ? or ??. IPython runs `!ls ?`, and
 // shows help for `!ls x?`.
-var helped = regexp.MustCompile(`[\pL_*][\pL\pN_*]*(\.[\pL_*][\pL\pN_*]*|\[-?[0-9]+\])*\?\??$`)
+var helped = regexp.MustCompile(`(%{0,2}[\pL_*][\pL\pN_*]*(\.[\pL_*][\pL\pN_*]*|\[-?[0-9]+\])*)(\?\??)$`)
 
-// lineUpTo returns the text of a logical line, for helped.
-func lineUpTo(l []token) string {
-	var s strings.Builder
-	for i, t := range l[:len(l)-1] {
-		if i > 0 && (t.line != l[i-1].line || t.col != l[i-1].col+len(l[i-1].text)) {
-			s.WriteByte(' ')
-		}
-		s.WriteString(t.text)
+// help returns the call for a name with ? or ??.
+func help(name, marks string) string {
+	magic := "pinfo"
+	if marks == "??" {
+		magic = "pinfo2"
+	} else if strings.Contains(name, "*") {
+		magic = "psearch"
 	}
-	if l[len(l)-1].col != l[len(l)-2].col+1 {
-		s.WriteByte(' ')
-	}
-	return s.String()
+	return magicCall(magic, name, nil)
 }
 
 // assignment is the place of the first = that is in no brackets, or -1.
@@ -292,74 +200,44 @@ func assignment(line []token) int {
 	return -1
 }
 
-// replace makes Python of the command, in place.
-func (c *command) replace(lines []string, taken func(string) bool) error {
-	whole := lines[c.line]
-	if c.help {
-		return flawAt(c.line, "%q asks for help, which only Jupyter can show: %s", shown(whole), remedy)
-	}
-	// A command goes on where its line ends with a backslash.
-	last := c.line
-	for strings.HasSuffix(lines[last], "\\") && last < len(lines)-1 {
-		last++
-	}
-	parts := append([]string{lines[c.line][c.col:]}, lines[c.line+1:last+1]...)
-	for i := range parts {
-		parts[i] = strings.TrimRight(parts[i], " \t\f")
-		if i < len(parts)-1 {
-			parts[i] = strings.TrimSuffix(parts[i], "\\")
-		}
-	}
-	command := strings.Join(parts, " ")
-	call, err := c.call(command, whole, taken)
-	if err != nil {
-		return err
-	}
-	lines[c.line] = whole[:c.col] + call
-	for i := c.line + 1; i <= last; i++ {
-		lines[i] = ""
-	}
-	return nil
-}
-
-// call returns the Python that a command stands for.
-func (c *command) call(command, whole string, taken func(string) bool) (string, error) {
+// call returns the Python that a command stands for, or the right side of an
+// assignment.
+func call(command string, assigned bool, taken func(string) bool) string {
 	escape, content := command[:1], command[1:]
 	name, args, _ := strings.Cut(content, " ")
+	words := strings.Fields(args)
 	switch escape {
 	case "!":
-		method := "system"
-		if doubled, is := strings.CutPrefix(content, "!"); c.assigned || is {
-			method = "getoutput"
-			if !c.assigned {
-				content = doubled
-			}
+		doubled, is := strings.CutPrefix(content, "!")
+		switch {
+		case assigned:
+			return "get_ipython().getoutput(" + strconv.Quote(content) + ")"
+		case is:
+			return "get_ipython().getoutput(" + strconv.Quote(doubled) + ")"
 		}
-		return "get_ipython()." + method + "(" + strconv.Quote(content) + ")", nil
+		return "get_ipython().system(" + strconv.Quote(content) + ")"
 	case "?":
-		return "", flawAt(c.line, "%q asks for help, which only Jupyter can show: %s", shown(whole), remedy)
+		name := strings.TrimPrefix(content, "?")
+		if name == "" {
+			return "get_ipython().show_usage()"
+		}
+		return help(name, command[:len(command)-len(name)])
 	case "%":
-		return magicCall(c.line, whole, name, args, taken)
+		return magicCall(name, args, taken)
+	case ",":
+		return name + `("` + strings.Join(words, `", "`) + `")`
+	case ";":
+		return name + `("` + args + `")`
 	}
-	words := strings.Fields(args)
-	switch {
-	case escape == "/" && name == "":
-		return "", flawAt(c.line, "%q must name a function after %s", shown(whole), escape)
-	case escape == ",":
-		return name + `("` + strings.Join(words, `", "`) + `")`, nil
-	case escape == ";":
-		return name + `("` + args + `")`, nil
-	}
-	return name + "(" + strings.Join(words, ", ") + ")", nil
+	return name + "(" + strings.Join(words, ", ") + ")"
 }
 
 // magicCall returns the call of a line magic.
-func magicCall(line int, whole, magic, args string, taken func(string) bool) (string, error) {
-	err := refuse(line, whole, magic, args, false)
-	if err == nil && (magic == "time" || magic == "timeit") { // the timed statement may be a command itself
-		args, err = inLine(line, args, taken)
+func magicCall(magic, args string, taken func(string) bool) string {
+	if magic == "time" || magic == "timeit" { // the timed statement may be a command itself
+		args = inLine(args, taken)
 	}
-	return "get_ipython().run_line_magic(" + strconv.Quote(magic) + ", " + strconv.Quote(args) + ")", err
+	return "get_ipython().run_line_magic(" + strconv.Quote(magic) + ", " + strconv.Quote(args) + ")"
 }
 
 // bare is a line that may be a magic without its %.
@@ -367,82 +245,15 @@ var bare = regexp.MustCompile(`^([A-Za-z_]\w*)(?:[ \t]+(.*))?$`)
 
 // automagic translates a cell whose only line is a magic without its %, as IPython
 // does if the notebook does not use the name itself.
-func automagic(lines []string, at int, taken func(string) bool) error {
+func automagic(lines []string, at int, taken func(string) bool) {
 	m := bare.FindStringSubmatch(strings.TrimRight(lines[at], " \t"))
-	if m == nil || taken(m[1]) || m[2] != "" && (strings.Contains("!=()<>,+*/%^&|:;", m[2][:1]) || slices.Contains(joining, strings.Fields(m[2])[0])) {
-		return nil
+	if m == nil || !slices.Contains(magics, m[1]) || taken(m[1]) {
+		return
 	}
-	known := slices.Contains(lineMagics, m[1])
-	for _, names := range refused {
-		known = known || slices.Contains(names, m[1])
+	if m[2] == "" || !strings.Contains("!=()<>,+*/%^&|:;", m[2][:1]) && !slices.Contains(joining, strings.Fields(m[2])[0]) {
+		lines[at] = magicCall(m[1], m[2], taken)
 	}
-	if !known {
-		return nil
-	}
-	call, err := magicCall(at, lines[at], m[1], m[2], taken)
-	if err == nil {
-		lines[at] = call
-	}
-	return err
 }
 
 // joining are the words that can follow a name in Python.
 var joining = []string{"if", "is", "in", "not", "and", "or"}
-
-// judge finds the errors that need no parser: characters that Python does not have,
-// quotes and brackets without their partner. It also judges the magics that the code
-// calls by IPython's functions.
-func judge(code string) error {
-	var open []token
-	for _, line := range tokens(code + "\n") {
-		for i, t := range line {
-			switch {
-			case t.kind == unclosed, t.kind == aStray && (t.text == "'" || t.text == `"`):
-				return flawAt(t.line, "%q has a quote that nothing closes", shown(lineOf(code, t.line)))
-			case t.kind == aStray:
-				return flawAt(t.line, "%q is neither Python nor a line of Jupyter's: %q is out of place", shown(lineOf(code, t.line)), t.text)
-			case t.kind == anOperator && strings.Contains("([{", t.text):
-				open = append(open, t)
-			case t.kind == anOperator && strings.Contains(")]}", t.text):
-				if n := len(open) - 1; n < 0 || open[n].text+t.text != "()" && open[n].text+t.text != "[]" && open[n].text+t.text != "{}" {
-					return flawAt(t.line, "%q closes a bracket that is not open: %q", shown(lineOf(code, t.line)), t.text)
-				}
-				open = open[:len(open)-1]
-			case t.is("get_ipython") && t.kind == aName:
-				if err := called(code, line[i:]); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	if len(open) > 0 {
-		t := open[len(open)-1]
-		return flawAt(t.line, "%q opens a bracket that nothing closes: %q", shown(lineOf(code, t.line)), t.text)
-	}
-	return nil
-}
-
-func lineOf(code string, line int) string { return strings.Split(code, "\n")[line] }
-
-// called judges a call such as get_ipython().run_line_magic("NAME", ...), if its
-// first argument is a string.
-func called(code string, t []token) error {
-	if len(t) < 7 || !t[1].is("(") || !t[2].is(")") || !t[3].is(".") || !t[5].is("(") || t[6].kind != aString {
-		return nil
-	}
-	magic := strings.Trim(t[6].text, `'"`)
-	args := ""
-	if len(t) > 8 && t[8].kind == aString {
-		args = strings.Trim(t[8].text, `'"`)
-	}
-	switch t[4].text {
-	case "magic":
-		magic, args, _ = strings.Cut(strings.TrimPrefix(magic, "%"), " ")
-		fallthrough
-	case "run_line_magic":
-		return refuse(t[0].line, lineOf(code, t[0].line), magic, args, false)
-	case "run_cell_magic":
-		return refuse(t[0].line, lineOf(code, t[0].line), magic, args, true)
-	}
-	return nil
-}

@@ -169,8 +169,8 @@ var otherKernels = regexp.MustCompile(`^(ir|julia.*|bash|deno|javascript|octave|
 // Read reads a notebook.
 //
 // Errors name the cell and the line, if they have one: not a notebook, no tagged
-// step, a tag that KALE or the lab refuses, a line that a step cannot run, a
-// previous step that does not exist, a circle.
+// step, a tag that KALE or the lab refuses, a previous step that does not exist, a
+// circle.
 func Read(data []byte) (*Notebook, error) {
 	var f file
 	data, err := clean(data)
@@ -181,7 +181,7 @@ func Read(data []byte) (*Notebook, error) {
 		return nil, fmt.Errorf("it is no notebook: %w", err)
 	}
 	if f.Format != 4. {
-		return nil, fmt.Errorf("nbformat must be 4, got %s: save the notebook with a Jupyter of today", cmp.Or(strings.TrimPrefix(fmt.Sprint(f.Format), "<nil>"), "none"))
+		return nil, fmt.Errorf("nbformat must be 4, got %s: save the notebook with a Jupyter of today", cmp.Or(strings.TrimPrefix(fmt.Sprintf("%#v", f.Format), "<nil>"), "none"))
 	}
 	language := cmp.Or(f.Metadata.Kernel.Language, f.Metadata.Info.Name, otherKernels.FindString(f.Metadata.Kernel.Name))
 	if language != "" && !slices.Contains([]string{"python", "python3", "ipython"}, strings.ToLower(language)) {
@@ -202,9 +202,6 @@ func Read(data []byte) (*Notebook, error) {
 			continue
 		}
 		if err := r.cell(i+1, string(c.Source), c.Metadata.VSCode.Language, c.Metadata.Tags); err != nil {
-			if in := (*flaw)(nil); errors.As(err, &in) && in.line > 0 {
-				return nil, fmt.Errorf("cell %d, %w", i+1, err)
-			}
 			return nil, fmt.Errorf("cell %d: %w", i+1, err)
 		}
 	}

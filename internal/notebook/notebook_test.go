@@ -175,7 +175,7 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		"R by its kernel's name":    {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"name": "ir"}}, "cells": []}`), "must be python, got ir"},
 		"a shell by its kernel":     {[]byte(`{"nbformat": 4, "metadata": {"kernelspec": {"name": "bash"}}, "cells": []}`), "must be python, got bash"},
 		"no format":                 {[]byte(`{"cells": []}`), "nbformat must be 4, got none"},
-		"a format of other type":    {[]byte(`{"nbformat": "4", "cells": []}`), "nbformat must be 4, got 4"},
+		"a format of other type":    {[]byte(`{"nbformat": "4", "cells": []}`), "nbformat must be 4, got \"4\""},
 		"another encoding":          {[]byte("{\"nbformat\": 4, \"cells\": [{\"cell_type\": \"code\", \"source\": \"x = '\xe9'\", \"metadata\": {\"tags\": [\"step:a\"]}}]}"), "it must be text in UTF-8"},
 		"UTF-16":                    {[]byte("\xff\xfe{\x00}\x00"), "it must be text in UTF-8"},
 		"a pointer of Git LFS":      {[]byte("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"), "it is a pointer of Git LFS to the notebook: run `git lfs pull`"},
@@ -221,7 +221,6 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		"defaults of another form":  {whole(`{"steps_defaults": {"a": 1}}`), "steps_defaults must be a list of tags"},
 		"a bad default":             {whole(`{"steps_defaults": ["limit:memory:lots"]}`), `metadata kubeflow_notebook: steps_defaults: tag "limit:memory:lots"`},
 		"a step as a default":       {whole(`{"steps_defaults": ["step:a"]}`), "steps_defaults: it must have tags of a pod only"},
-		"a line of Jupyter's":       {notebook(t, code("import os", "imports"), code("x = [1]\nx.append?", "step:a")), `cell 2, line 2: "x.append?" asks for help`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if book, err := Read(tc.data); err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -55,15 +55,20 @@ func newBench(t *testing.T) bench {
 	b.write("code/joblib.py", joblib, 0o600)
 	b.write("modelcar", modelcar, 0o700)
 	// Each run has a folder of its own where a pod has its /tmp.
-	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.write("code/run.py", strings.NewReplacer(`f"/tmp/`, `os.environ["TMP"] + f"/`, `"/tmp/`, `os.environ["TMP"] + "/`).Replace(string(runner)), 0o600)
+	b.write("code/run.py", strings.NewReplacer(`f"/tmp/`, `os.environ["TMP"] + f"/`, `"/tmp/`, `os.environ["TMP"] + "/`).Replace(string(runner(t))), 0o600)
 	if err := os.Mkdir(filepath.Join(b.dir, "registry"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func runner(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile("../../manifests/pipeline/run.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 func (b bench) write(name, text string, mode os.FileMode) {
@@ -305,45 +310,27 @@ func TestLinesForJupyterRun(t *testing.T) {
 	}
 }
 
-// run.py runs what compiling lets pass, and nothing else.
-func TestMagicsAreThoseOfTheRunner(t *testing.T) {
-	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
-	if err != nil {
-		t.Fatal(err)
+// What may not be reached is compiled. Where it is reached, it fails in the cell with
+// its reason, as in IPython; so it can be handled.
+func TestAMagicThatNoStepCanRunFailsWhereItIsReached(t *testing.T) {
+	b := newBench(t)
+	cells := notebook(t, code("from IPython.core.error import UsageError\nIN_COLAB = 'google.colab' in str(get_ipython())\ncaught = []", "imports"),
+		code("if IN_COLAB:\n    %tensorflow_version 2.x\n    from google.colab import drive\ntry:\n  %tensorflow_version 2.x\nexcept Exception: pass", "step:a"),
+		code("def look(x):\n    x?\n    %debug\ntry:\n    %load_ext tensorboard\n    %tensorboard --logdir logs\nexcept UsageError as e: print(e)"),
+		code("from IPython.core.magic import register_line_magic, register_cell_magic\n@register_line_magic\ndef twice(line): return line * 2\n@register_cell_magic('skip')\ndef nothing(line, cell): print(line, 'not run')"),
+		code("x = 3\nprint(get_ipython().run_line_magic('twice', '$x'))"), code("%%skip {x}\n1 / 0"))
+	exit, out, _ := b.step(cells, "a")
+	if exit != 0 || !strings.Contains(out, "\"%load_ext tensorboard\" loads an extension of IPython, and a step has none: take it out, or tag the cell \"skip\"\n33\n3 not run\n") {
+		t.Errorf("%d\n%s", exit, out)
 	}
-	ask := string(runner[:strings.Index(string(runner), "\nif __name__")]) + `
-import contextlib, io
-shell = Shell({})
-shell.program = lambda args, kept=False: subprocess.CompletedProcess(args, 0, "")
-shell.script = shell.timed = shell.timeit = lambda *args: None
-known = {"line": [], "cell": []}
-args = {"env": "A=b", "run": os.devnull, "cd": "/", "set_env": "A=b", "script": "x", "file": os.devnull, "writefile": os.devnull}
-for magic in sys.argv[1:]:
-    for kind, call in ("line", lambda m: shell.run_line_magic(m, args.get(m, ""))), ("cell", lambda m: shell.run_cell_magic(m, args.get(m, ""), "")):
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                call(magic)
-            known[kind].append(magic)
-        except ValueError as e:
-            assert "does not know" in str(e), e
-print(json.dumps(known))`
-	var all []string
-	all = append(append(all, lineMagics...), cellMagics...)
-	for _, names := range refused {
-		all = append(all, names...)
-	}
-	slices.Sort(all)
-	all = slices.Compact(all)
-	out, err := exec.Command("python3", append([]string{"-I", "-c", ask}, all...)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	var known struct{ Line, Cell []string }
-	if err := json.Unmarshal(out, &known); err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(known.Line, slices.Sorted(slices.Values(lineMagics))) || !slices.Equal(known.Cell, slices.Sorted(slices.Values(cellMagics))) {
-		t.Errorf("run.py knows %q and %q", known.Line, known.Cell)
+	for cell, want := range map[string]string{
+		"if True:\n    %tensorflow_version 2.x":   `UsageError: "%tensorflow_version 2.x" is not known to a step`,
+		"if True:\n    who?":                      `UsageError: "who?" asks for help`,
+		"for name in 'a.ipynb',:\n    %run $name": `UsageError: "%run a.ipynb" must name a Python file (.py)`,
+	} {
+		if exit, out, _ := b.step(notebook(t, code(cell, "step:a")), "a"); exit != 1 || last(out).Where != "cell 1" || !strings.HasPrefix(last(out).Error, want) {
+			t.Errorf("%q: %d\n%s", cell, exit, out)
+		}
 	}
 }
 
@@ -428,10 +415,7 @@ func TestMetricsAreNumbers(t *testing.T) {
 // the first step.
 func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 	b := newBench(t)
-	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
-	if err != nil {
-		t.Fatal(err)
-	}
+	runner := runner(t)
 	for broken, want := range map[string]string{
 		"x = 1\nprint 'a'":       "cell 3, line 2: syntax error: Missing parentheses",
 		"\n\nfor x in y\n    z":  "cell 3, line 3: syntax error: ",
@@ -484,10 +468,7 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 // own; and a file may set names for all.
 func TestWhatIsOnesOwnIsThere(t *testing.T) {
 	b := newBench(t)
-	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
-	if err != nil {
-		t.Fatal(err)
-	}
+	runner := runner(t)
 	file := map[string][]byte{"kaggle_secrets.py": []byte("x = 1")}
 	stub := map[string][]byte{"stub.py": []byte("import builtins\nbuiltins.sc = 3")}
 	own, other := "from kaggle_secrets import x", "import stub\nx = sc"
@@ -553,36 +534,77 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"import piplite\nawait piplite.install('x')":            "cell 3, line 1: piplite is there in JupyterLite only",
 		"x = 1\nname = input('name? ')":                         "cell 3, line 2: input() needs a person, and none is at a step",
 		"breakpoint()":                                          "cell 3, line 1: breakpoint() needs a person",
-		"IN_COLAB = False\nif IN_COLAB:\n    from google.colab import drive":                                        "",
-		"try:\n    import google.colab\nexcept ImportError: pass":                                                   "",
-		"def ask(): return input()\nask = lambda: input()":                                                          "",
-		"def input(x): return x\ny = input(3)":                                                                      "",
-		"from google.cloud import storage":                                                                          "",
-		"from pyspark.sql import SparkSession\nspark = SparkSession.builder.getOrCreate()\nsc = spark.sparkContext": "",
-		"for _ in range(3): print(_)":                                                                               "",
-		"_, x = 1, 2\ny = _":                                                                                        "",
-		"(_, x), [__, *___] = [1, 2], [3, 4]\ny = _ + __, ___":                                                      "",
-		"from gettext import gettext as _\nprint(_('a'))":                                                           "",
-		"with open('x') as _: _.read()":                                                                             "",
-		"f = lambda _, Out=3: _ + Out":                                                                              "",
-		"def f(_, *__, **___): return _, __, ___":                                                                   "",
-		"x = [_ for _ in y]":                                                                                        "",
-		"try:\n    _\nexcept NameError:\n    _ = None":                                                              "",
-		"try:\n    __IPYTHON__\nexcept NameError:\n    pass":                                                        "",
-		"try:\n    get_ipython().kernel\nexcept Exception: pass":                                                    "",
-		"class Out: pass\nx = Out()":                                                                                "",
-		"from layers import In, Out\nIn(Out)":                                                                       "",
-		"from layers import *\nIn(Out)":                                                                             "",
-		"%run layers.py\nIn(Out)":                                                                                   "",
-		"%%capture Out\nx = 1":                                                                                      "",
-		"match x:\n    case _: pass":                                                                                "",
-		"x = y._, y.Out, f(_=3), {'_': 1}":                                                                          "",
-		"!exit 3\nprint(_exit_code)":                                                                                "",
-		"(_ := 3)\nx = _":                                                                                           "",
-		"!echo $_ {Out}":                                                                                            "",
-		"get_ipython().user_ns['x'] = get_ipython().getoutput('ls')":                                                "",
-		"get_ipython().ast_node_interactivity = 'all'\nprint(get_ipython().ast_node_interactivity)": "",
-		"get_ipython().__class__.__name__": "",
+		// Magics that no step can run.
+		"x = [1]\nx.append?":                     `cell 3, line 2: "x.append?" asks for help, which only Jupyter can show: take it out, or tag the cell "skip"`,
+		"?x":                                     `cell 3, line 1: "x?" asks for help`,
+		"x??":                                    `cell 3, line 1: "x??" asks for help`,
+		"?":                                      "cell 3, line 1: get_ipython().show_usage is IPython's",
+		"%%time?":                                `cell 3, line 1: "%%time?" asks for help`,
+		"x = 1\n%lprun -f f f()":                 `cell 3, line 2: "%lprun -f f f()" is not known to a step, which is a Python script without IPython: take it out`,
+		"%sql\nSELECT * FROM t":                  `cell 3, line 1: "%sql" is not known to a step`,
+		"x = 1\nSELECT * FROM t":                 "cell 3, line 2: syntax error",
+		"%debug":                                 `cell 3, line 1: "%debug" needs a person at a terminal`,
+		"who":                                    `cell 3, line 1: "%who" needs the session of a Jupyter server`,
+		"x = %history":                           `cell 3, line 1: "%history" needs the session`,
+		"%load_ext tensorboard":                  `cell 3, line 1: "%load_ext tensorboard" loads an extension of IPython`,
+		"from x import *\n%load_ext tensorboard": `cell 3, line 2: "%load_ext tensorboard" loads an extension of IPython`,
+		"%pylab inline":                          `cell 3, line 1: "%pylab inline" needs a program that the image of a step lacks`,
+		"%prun f()":                              `cell 3, line 1: "%prun f()" measures with IPython's profiler`,
+		"%run -m a":                              `cell 3, line 1: "%run -m a" must name a Python file (.py), with no option of %run but -i`,
+		"%run -i 'my other.ipynb' a":             `cell 3, line 1: "%run -i 'my other.ipynb' a" must name a Python file`,
+		"%run":                                   `cell 3, line 1: "%run" must name a Python file`,
+		"def run(): pass\n%run other.ipynb":      `cell 3, line 2: "%run other.ipynb" must name a Python file`,
+		"x = 1\n%%time\ny = 2":                   `cell 3, line 2: "%%time" must be the first line of its cell`,
+		"%%ruby\nputs 1":                         `cell 3, line 1: "%%ruby" needs a program that the image of a step lacks`,
+		"%%cython\ncdef int a":                   `cell 3, line 1: "%%cython" is not known to a step`,
+		"%%bash --bg\nls":                        `cell 3, line 1: "%%bash --bg" must not have the options --bg and --proc`,
+		"%%script --proc p bash\nls":             `cell 3, line 1: "%%script --proc p bash" must not have the options`,
+		"%%script\nls":                           `cell 3, line 1: "%%script" must name a program`,
+		"%%script --out x\nls":                   `cell 3, line 1: "%%script --out x" must name a program`,
+		"%%time f()\ny":                          `cell 3, line 1: "%%time f()" must have the code to time`,
+		"%%time\nx = 1\ny?":                      `cell 3, line 3: "y?" asks for help`,
+		"%%timeit x?\ny":                         `cell 3, line 1: "x?" asks for help`,
+		"%time %debug":                           `cell 3, line 1: "%debug" needs a person`,
+		"get_ipython().run_line_magic('debug', '')":            `cell 3, line 1: "%debug" needs a person`,
+		"get_ipython().magic('load_ext tensorboard')":          `cell 3, line 1: "%load_ext tensorboard" loads an extension`,
+		"get_ipython().run_cell_magic('ruby', '', 'puts 1')":   `cell 3, line 1: "%%ruby" needs a program`,
+		"if IN_COLAB:\n    %tensorflow_version 2.x":            "",
+		"try:\n  %tensorflow_version 2.x\nexcept: pass":        "",
+		"with suppress(Exception):\n    %load_ext tensorboard": "",
+		"def look(x):\n    x?\n    %%debug\nfor x in y: pass":  "",
+		"if 'google.colab' in str(get_ipython()):\n    %debug": "",
+		"%load_ext $ext\n%run {name}.ipynb":                    "",
+		"from IPython.core.magic import register_cell_magic as r\n@r\ndef own(line): pass\nget_ipython().register_magic_function(own)\n%own": "",
+		"IN_COLAB = False\nif IN_COLAB:\n    from google.colab import drive":                                                                 "",
+		"try:\n    import google.colab\nexcept ImportError: pass":                                                                            "",
+		"def ask(): return input()\nask = lambda: input()":                                                                                   "",
+		"def input(x): return x\ny = input(3)":                                                                                               "",
+		"from google.cloud import storage":                                                                                                   "",
+		"from pyspark.sql import SparkSession\nspark = SparkSession.builder.getOrCreate()\nsc = spark.sparkContext":                          "",
+		"for _ in range(3): print(_)":                                                                                                        "",
+		"_, x = 1, 2\ny = _":                                                                                                                 "",
+		"(_, x), [__, *___] = [1, 2], [3, 4]\ny = _ + __, ___":                                                                               "",
+		"from gettext import gettext as _\nprint(_('a'))":                                                                                    "",
+		"with open('x') as _: _.read()":                                                                                                      "",
+		"f = lambda _, Out=3: _ + Out":                                                                                                       "",
+		"def f(_, *__, **___): return _, __, ___":                                                                                            "",
+		"x = [_ for _ in y]":                                                                                                                 "",
+		"try:\n    _\nexcept NameError:\n    _ = None":                                                                                       "",
+		"try:\n    __IPYTHON__\nexcept NameError:\n    pass":                                                                                 "",
+		"try:\n    get_ipython().kernel\nexcept Exception: pass":                                                                             "",
+		"class Out: pass\nx = Out()":                                                                                                         "",
+		"from layers import In, Out\nIn(Out)":                                                                                                "",
+		"from layers import *\nIn(Out)":                                                                                                      "",
+		"%run layers.py\nIn(Out)":                                                                                                            "",
+		"%%capture Out\nx = 1":                                                                                                               "",
+		"match x:\n    case _: pass":                                                                                                         "",
+		"x = y._, y.Out, f(_=3), {'_': 1}":                                                                                                   "",
+		"!exit 3\nprint(_exit_code)":                                                                                                         "",
+		"(_ := 3)\nx = _":                                                                                                                    "",
+		"!echo $_ {Out}":                                                                                                                     "",
+		"get_ipython().user_ns['x'] = get_ipython().getoutput('ls')":                                                                         "",
+		"get_ipython().ast_node_interactivity = 'all'\nprint(get_ipython().ast_node_interactivity)":                                          "",
+		"get_ipython().__class__.__name__":                                                                                                   "",
 		// What may not run, or whose error may be handled.
 		"def f(): return _.head()":       "",
 		"if x: y = _3\nelse: y = _i3":    "",
@@ -635,10 +657,7 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"if x: pass\n" + strings.Repeat("elif x: pass\n", 1000) + "else: _": "",
 		"x = " + strings.Repeat("'a' + ", 5000) + "_":                       "",
 	}
-	runner, err := os.ReadFile("../../manifests/pipeline/run.py")
-	if err != nil {
-		t.Fatal(err)
-	}
+	runner := runner(t)
 	// One Python for all of them.
 	ask := string(runner[:strings.Index(string(runner), "\nif __name__")]) + `
 for program in json.load(sys.stdin):

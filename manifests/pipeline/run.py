@@ -17,7 +17,7 @@ Exit codes: 0; 1 when a cell fails, or leaves what cannot be handed on; 75 when 
 fix. The error is the pod's message, too.
 
 python3 run.py check reads STEPS from stdin, with the texts of the notebook's own files by name, runs nothing, and writes as JSON
-what no step can run: the first syntax error, or use of what only IPython has.
+what no step can run: the first syntax error, magic that no step can run, or use of what only IPython has.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import ast
 import asyncio
 import builtins
 import contextlib
+import functools
 import importlib.util
 import inspect
 import io
@@ -81,6 +82,25 @@ ANY_ATTRIBUTES = "__dict__", "user_ns", "f_globals", "setattr", "patch"
 SET_BY_CALLS = {**dict.fromkeys(["install", "displayhook", "testmod", "testfile", "run_docstring_examples"], "_"), "dup2": "stdin"}
 # With these, another file may set what the notebook has.
 ELSEWHERE = re.compile(r"builtins|displayhook|f_globals|gettext|stdin|sys\.modules|user_ns")
+# IPython's magics that no step can run, by the reason.
+UNABLE = {
+    "needs a person at a terminal": "clear connect_info debug ed edit gui less load loadpy man more notebook page pastebin qtconsole quickref recall rep rerun tb",
+    "needs the session of a Jupyter server, and a step has none": (
+        "alias alias_magic bookmark code_wrap dhist dirs hist history killbgscripts logoff logon logstart logstate logstop lsmagic macro magic popd pushd rehashx reset"
+        " reset_selective save sc store subshell unalias who who_ls whos xdel"
+    ),
+    "asks for help, which only Jupyter can show": "pdef pdoc pfile pinfo pinfo2 psearch psource pycat",
+    "needs a program that the image of a step lacks": "conda mamba micromamba perl pylab pypy python2 ruby uv",
+    "measures with IPython's profiler, and a step has no IPython": "prun",
+    "needs an extension of IPython, and a step has none": "unload_ext",
+}
+UNABLE = {magic: why for why, magics in UNABLE.items() for magic in magics.split()}
+# What %run takes: a Python file, with .py or without it. What %%script takes: a program, after IPython's options.
+FILE = re.compile(r"""(-i\s+)?("[^"]+"|'[^']+'|[^\s"'-]\S*)(\s|$)""")
+NOTEBOOK = re.compile(r"""(-i\s+)?("[^"]+\.ipy(nb)?"|'[^']+\.ipy(nb)?'|\S+\.ipy(nb)?)(\s|$)""")
+PROGRAM = re.compile(r"((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]")
+# A notebook that calls one of these may have magics of its own.
+REGISTERS = "register_magic_function", "register_line_magic", "register_cell_magic", "register_line_cell_magic"
 TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
 
 
@@ -131,23 +151,58 @@ def untimed(line):
     return re.sub(r"^\s*--no-raise-error\s", "", line)
 
 
+def magic_call(node):
+    """Returns whether a node calls a cell magic, and its texts: magic, line, and the cell's; None for all that only a run knows."""
+    kind = getattr(getattr(node, "func", None), "attr", "")
+    if kind not in ("magic", "run_line_magic", "run_cell_magic"):
+        return None
+    texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    if kind == "magic" and len(texts) == 1:
+        texts = f"{texts[0].lstrip('%')} ".split(" ", 1)
+    return (kind == "run_cell_magic", *texts) if len(texts) > 1 and len(texts) >= len(node.args) else None
+
+
 def in_magics(nodes, leaving=False):
     """Returns the Python that the magics among a tree's nodes run: texts. With leaving those only that leave names."""
     found = []
     for node in nodes:
-        if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") not in ("run_line_magic", "run_cell_magic"):
-            continue
-        args = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-        if len(args) < 2 or len(args) < len(node.args):
-            continue
-        magic, *texts = args
-        above = "\n" * (node.lineno - 1)  # a cell's own Python has them already
+        _, magic, *texts = magic_call(node) or (None, None)
+        above = "\n" * (node.lineno - 1) if magic else ""  # a cell's own Python has them already
         if magic == "timeit" and not leaving:
             texts[0] = TIMEIT_OPTIONS.sub("", texts[0])
             found += [above + texts[0].strip(), *texts[1:]]
         elif magic in ("time", "capture"):
             found += texts[1:] or [above + untimed(texts[0])]
     return found
+
+
+def unable(magic, line, cell=False):
+    """Returns why a step cannot run a magic, or None. cell says that it is a cell magic."""
+    line = line.strip()
+    if magic in UNABLE:
+        why = UNABLE[magic]
+    elif magic.startswith("%"):
+        why = "must be the first line of its cell"
+    elif magic not in (Shell.cell_magics if cell else Shell.line_magics):
+        why = "is not known to a step, which is a Python script without IPython"
+    elif re.search(r"[{$]", line):  # only a run knows the rest of the line
+        return None
+    elif magic in ("load_ext", "reload_ext") and line != "autoreload":
+        why = "loads an extension of IPython, and a step has none"
+    elif magic == "run" and (not FILE.match(line) or NOTEBOOK.match(line)):
+        why = "must name a Python file (.py), with no option of %run but -i"
+    elif cell and (magic in Shell.scripts or magic == "script") and re.search(r"(^|\s)(--bg(\s|$)|--proc)", line):
+        why = "must not have the options --bg and --proc: a step waits for its script"
+    elif magic == "script" and not PROGRAM.match(line):
+        why = "must name a program"
+    elif cell and magic == "time" and line not in ("", "--no-raise-error"):
+        why = "must have the code to time in the lines below"
+    else:
+        return None
+    whole = f"{'%%' if cell else '%'}{magic} {line}".strip()
+    if magic in ("pinfo", "pinfo2", "psearch"):
+        whole = line + ("??" if magic == "pinfo2" else "?")
+    return f'{json.dumps(whole if len(whole) < 61 else whole[:57] + "...", ensure_ascii=False)} {why}: take it out, or tag the cell "skip"'
 
 
 def nodes(tree, below=ast.iter_child_nodes):
@@ -170,7 +225,9 @@ def surely(node):
 
 
 def sets(node):
-    """Returns the names that a node sets, also as attributes; * if they may be any."""
+    """Returns the names that a node sets, also as attributes; * if they may be any, and % if it may set magics."""
+    if getattr(node, "id", None) in REGISTERS or getattr(node, "attr", None) in REGISTERS:
+        return ["%"]
     if getattr(node, "id", None) in ANY_NAMES or getattr(node, "attr", None) in ANY_ATTRIBUTES:
         return ["*"]
     if isinstance(node, (ast.Attribute, ast.Subscript)) and getattr(node.value, "attr", None) == "modules":  # of sys
@@ -195,18 +252,20 @@ def sets(node):
         magic, *words = re.findall(r"[\w.]+", " ".join(str(getattr(arg, "value", "")) for arg in node.args[:2])) or [""]
         if magic == "run" or node.keywords or not all(isinstance(arg, ast.Constant) for arg in node.args):
             return ["*"]
-        return words if magic == "aimport" or called == "run_cell_magic" else []  # %%capture NAME, %%sh --out NAME, %%writefile FILE
+        return words if magic == "aimport" or called == "run_cell_magic" and magic != "timeit" else []  # %%capture NAME, %%sh --out NAME, %%writefile FILE
     return [getattr(node, "arg", None) if isinstance(node, ast.arg) else getattr(node, "name", None), getattr(node, "rest", None)]
 
 
 def needs(node, known):
     """Returns why a node that surely runs fails in a step, or None. known has the names that the notebook sets, and its files."""
+    if (call := magic_call(node)) and of_ipython(node.func) and not known & {"%", "get_ipython"} and (why := unable(call[1], call[2], call[0])):
+        return why
+    if "*" in known:
+        return None
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in known and (place := place_of(node.id)):
         return f"{node.id} is set by {place}, and a step is a script without it: give the value a name of your own"
-    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Call):
-        of = getattr(node.value.func, "id", None) or getattr(node.value.func, "attr", None)
-        if of == "get_ipython" and not known & {of, node.attr} and not hasattr(Shell, node.attr):
-            return f"get_ipython().{node.attr} is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\""
+    if of_ipython(node) and isinstance(node.ctx, ast.Load) and not hasattr(Shell, node.attr) and not known & {"get_ipython", node.attr}:
+        return f"get_ipython().{node.attr} is IPython's, and a step is a script without it: take it out, or tag the cell \"skip\""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         of = getattr(node, "module", None)
         for module in [each for a in node.names for each in ([of, f"{of}.{a.name}"] if of else [a.name, ".".join(a.name.split(".")[:2])])]:
@@ -217,8 +276,23 @@ def needs(node, known):
         return f'{called}() needs a person, and none is at a step: take it out, or tag the cell "skip"'
 
 
+def of_ipython(node):
+    """Returns whether a node is get_ipython().NAME."""
+    function = getattr(getattr(node, "value", None), "func", None) if isinstance(node, ast.Attribute) else None
+    return "get_ipython" in (getattr(function, "id", None), getattr(function, "attr", None))
+
+
 def place_of(name):
     return next((place for place, names in PLACES.items() if names.fullmatch(name)), None)
+
+
+def magic_above(line, code):
+    """Returns the line of a magic that no step can run, and why: what is below may be its text, such as SQL. None if there is none."""
+    try:
+        tree = ast.parse("\n".join(code.split("\n")[: line - 1]))
+    except SyntaxError:
+        return None
+    return next(((node.lineno, why) for node in nodes(tree, surely) if (why := needs(node, {"*"}))), None)
 
 
 def broken(steps, files={}):
@@ -246,7 +320,8 @@ def broken(steps, files={}):
         try:
             check(cell["code"], f"cell {cell['cell']}", compiled)
         except SyntaxError as e:
-            return cell, e.lineno or 1, f"syntax error: {e.msg}"
+            line = e.lineno or 1
+            return cell, *(magic_above(line, cell["code"]) or (line, f"syntax error: {e.msg}"))
         except ValueError as e:  # a null byte
             return cell, 1, f"syntax error: {e}"
         except (RecursionError, MemoryError):  # too deep for this machine's Python, and maybe not for the pods'
@@ -254,8 +329,8 @@ def broken(steps, files={}):
     known = {name for node in every for name in sets(node)}.union(files)
     if any(step.get("image") for step in steps["steps"].values()):  # an image of one's own may have any module
         known.add("*.py")
-    if "*" in known or any(ELSEWHERE.search(text) for text in files.values()):
-        return None
+    if any(ELSEWHERE.search(text) for text in files.values()):
+        known.add("*")
     for cell, sure in judged:
         for node in sure:
             if why := needs(node, known):
@@ -369,6 +444,10 @@ class Lines(list):
         return [].__class__, ([*self],)
 
 
+class UsageError(Exception):
+    """A magic that cannot run, as IPython says it."""
+
+
 class Shell:
     """Runs a notebook's lines for Jupyter, as far as a script can. get_ipython returns it."""
 
@@ -379,6 +458,8 @@ class Shell:
     commands = {"cat": "cat", "cp": "cp", "echo": "echo", "ll": "ls -l", "ls": "ls", "mkdir": "mkdir", "mv": "mv", "pip": "python3 -m pip", "rm": "rm", "rmdir": "rmdir"}
     scripts = {"bash": "bash", "python": "python3", "python3": "python3", "sh": "sh", "shell": "bash"}  # shell is Colab's
     pages = "HTML SVG html javascript js latex markdown svg".split()  # nobody sees them
+    line_magics = {*nothing, *commands, *"aimport cd env pwd run set_env sx system time timeit".split()}
+    cell_magics = {*scripts, *pages, *"! capture file script sx system time timeit writefile".split()}
     config = {}
     events = types.SimpleNamespace(register=lambda *_: None, unregister=lambda *_: None)  # of Jupyter, which runs no cell here
 
@@ -386,6 +467,7 @@ class Shell:
         self.user_ns = names
         self.loop = asyncio.new_event_loop()
         self.left = "."  # the folder before %cd
+        self.own = {}  # the notebook's magics, by kind and name
 
     def cell(self, code, where):
         """Runs a cell, with a loop of events around it, as in Jupyter."""
@@ -452,6 +534,10 @@ class Shell:
         scope = scope_of_caller()
         if magic not in ("time", "timeit"):
             line = self.var_expand(line, scope).strip()
+        if own := self.own.get(("line", magic)):
+            return own(line)
+        if why := unable(magic, line):
+            raise UsageError(why)
         if magic in self.nothing:
             return None
         if magic == "aimport":
@@ -483,7 +569,6 @@ class Shell:
             return self.env(magic, line)
         if magic == "run":
             return self.run_file(*shlex.split(line))
-        raise ValueError(f"a step does not know %{magic}")
 
     def magic(self, text):
         return self.run_line_magic(*f"{text.lstrip('%')} ".split(" ", 1))
@@ -491,6 +576,10 @@ class Shell:
     def run_cell_magic(self, magic, line, cell):
         scope = scope_of_caller()
         line = self.var_expand(line, scope).strip() if magic != "timeit" else line
+        if own := self.own.get(("cell", magic)):
+            return own(line, cell)
+        if why := unable(magic, line, cell=True):
+            raise UsageError(why)
         if magic in self.pages:
             return None
         if magic in ("!", "sx", "system"):
@@ -518,8 +607,13 @@ class Shell:
             for name in line.split():
                 if not name.startswith("-"):
                     self.user_ns[name] = Captured(out.getvalue(), err.getvalue())
-            return None
-        raise ValueError(f"a step does not know %%{magic}")
+
+    def register_magic_function(self, function, magic_kind="line", magic_name=None):
+        """Adds a magic of the notebook's. In place of the function it may have a name, as a decorator."""
+        if isinstance(function, str):
+            return lambda named: self.register_magic_function(named, magic_kind, function)
+        self.own.update(((kind, magic_name or function.__name__), function) for kind in magic_kind.split("_"))
+        return function
 
     def run_file(self, option, *words):
         """Runs a Python file, with the notebook's names (-i) or without them."""
@@ -634,7 +728,7 @@ def ipython(shell):
     """Returns modules in the place of IPython's that notebooks import to show things; none if the image has IPython."""
     if importlib.util.find_spec("IPython"):
         return {}
-    names = "IPython", "IPython.display", "IPython.core", "IPython.core.display", "IPython.core.interactiveshell"
+    names = "IPython", "IPython.display", "IPython.core", "IPython.core.display", "IPython.core.error", "IPython.core.interactiveshell", "IPython.core.magic"
     modules = {name: types.ModuleType(name) for name in names}
 
     def shown(name):
@@ -647,6 +741,9 @@ def ipython(shell):
         if name.count("."):
             module.__getattr__ = shown
     modules["IPython"].display = modules["IPython.display"]
+    modules["IPython.core.error"].UsageError = UsageError
+    for kind in "line", "cell", "line_cell":
+        setattr(modules["IPython.core.magic"], f"register_{kind}_magic", functools.partial(shell.register_magic_function, magic_kind=kind))
     modules["IPython"].version_info = 8, 31, 0, ""  # matplotlib asks for it, and for the events
     return modules
 
