@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -33,8 +34,24 @@ const (
 	confinedLabel = "mllab.local/confined" // of a user's scenario: userfile/fence.yaml holds there
 )
 
-// freshNamespace makes the run's namespace; one that an interrupted run left
-// is removed first, one that the scenario has not made is left alone.
+// keptFor is an annotation of a namespace that a run keeps: the user's file, or mllab.
+const keptFor = "mllab.local/kept-for"
+
+// keptByOthers returns an error if a run of another file, whose scenario has the
+// same name, keeps its namespace.
+func (l *Session) keptByOthers(ctx context.Context, s Scenario) error {
+	var ns corev1.Namespace
+	err := l.Kube.Get(ctx, client.ObjectKey{Name: l.Namespace}, &ns) // the run's next request says what is wrong with the server
+	if file := ns.Annotations[keptFor]; err == nil && file != "" && file != cmp.Or(s.File, managedBy) {
+		return fault.CannotTest(fmt.Sprintf("give the scenario another name, or remove what is kept: `mllab scenario reset %s`", s.Name),
+			"a run of %s with --keep keeps namespace %s", file, l.Namespace)
+	}
+	return nil
+}
+
+// freshNamespace makes the run's namespace; one that an interrupted run left, or
+// one of the same file kept, is removed first, one that the scenario has not made
+// is left alone.
 func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 	task := l.begin("namespace")
 	l.runID = uuid.NewString()
@@ -52,7 +69,10 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 	if s.Untrusted {
 		ns.Labels[confinedLabel] = "true"
 	}
-	_, err := removeNamespace(ctx, l.Kube, l.Namespace, scenarioLabel, s.Name, task.Update)
+	if l.keepNamespace {
+		ns.Annotations = map[string]string{keptFor: cmp.Or(s.File, managedBy)}
+	}
+	replaced, err := removeNamespace(ctx, l.Kube, l.Namespace, scenarioLabel, s.Name, task.Update)
 	if err == nil {
 		if err = l.Kube.Create(ctx, ns); err != nil {
 			err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
@@ -64,7 +84,11 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 		l.task = task
 		err = l.confine(ctx)
 	}
-	return task.end(l.Namespace, err)
+	done := l.Namespace
+	if replaced {
+		done += ", in place of the one that was left"
+	}
+	return task.end(done, err)
 }
 
 // Reset removes what runs of a scenario and its controls left, with --keep or

@@ -122,10 +122,15 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 	r = Result{Scenario: j.Scenario.Name, Control: j.Control}
 	used := cpu.begin(ctx)
 	l := env.session(j)
-	l.stepsDone = stepsDone
+	l.stepsDone, l.keepNamespace = stepsDone, keep
 	began := l.now()
-	unremoved := removeEvidence(l.evidence)
-	if unremoved != nil {
+	refused := l.keptByOthers(ctx, j.Scenario)
+	if refused == nil {
+		if refused = removeEvidence(l.evidence); refused != nil {
+			refused = fmt.Errorf("removing the last run's evidence: %w", refused)
+		}
+	}
+	if refused != nil {
 		l.evidence = "" // it is not ours: nothing is written there either
 	}
 	l.events = openStream(l.title, l.evidence, env.Events)
@@ -138,8 +143,8 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 		l.events.emit(r.Event())
 		l.events.close()
 	}()
-	if unremoved != nil {
-		return r, fmt.Errorf("removing the last run's evidence: %w", unremoved)
+	if refused != nil {
+		return r, refused
 	}
 	p, err := j.Scenario.plan(j.Options, j.Control)
 	if err != nil {
@@ -163,7 +168,7 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 			}
 			return l.freshNamespace(ctx, j.Scenario)
 		},
-		func(ctx context.Context) error { return l.cleanUp(ctx, keep) })
+		l.cleanUp)
 }
 
 // story returns the description of a run.
@@ -267,12 +272,15 @@ func (l *Session) undo(ctx context.Context, step Step, r *Result, refuted *Claim
 
 // cleanUp runs what was put down for it, last first, and removes the namespace,
 // also after ^C.
-func (l *Session) cleanUp(ctx context.Context, keep bool) error {
+func (l *Session) cleanUp(ctx context.Context) error {
 	for _, f := range slices.Backward(l.cleanups) {
 		f()
 	}
-	if keep || !l.namespaceCreated || errors.Is(context.Cause(ctx), kube.ErrGone) {
+	if !l.namespaceCreated || errors.Is(context.Cause(ctx), kube.ErrGone) {
 		return nil
+	}
+	if l.keepNamespace {
+		return l.begin("clean up").end("kept "+l.Namespace, nil)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
 	defer cancel()

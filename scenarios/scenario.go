@@ -31,6 +31,7 @@ type Scenario struct {
 	ParallelControls bool     // its controls may run in parallel all the same: what they break is no time
 	Untrusted        bool     // a user wrote it: its objects are written with few rights, and its pods are held to Pod Security's baseline
 	Baseline         bool     // a commit says what its pods are: they are held to Pod Security's baseline
+	File             string   // of a user's scenario: its absolute path
 	// New plans one run. All of the Options have a value by then; the error is
 	// wrong use, and nothing was touched.
 	New func(Options) (*Plan, error)

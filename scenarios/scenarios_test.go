@@ -200,7 +200,7 @@ func TestAWatcherOutlivesItsStepAndEndsWithTheRun(t *testing.T) {
 		if n := sent.Load(); n < 45 {
 			t.Errorf("%d requests in the second after the step", n)
 		}
-		if err := l.cleanUp(t.Context(), false); err != nil {
+		if err := l.cleanUp(t.Context()); err != nil {
 			t.Error(err)
 		}
 		n := sent.Load()

@@ -55,6 +55,7 @@ type Session struct {
 	events *stream
 	task   *task // the step that runs
 
+	keepNamespace    bool // after the run
 	namespaceCreated bool
 	applied          []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
 	lastApply        time.Time                    // when the newest change was sent: a person who is taught reads before that

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -32,12 +33,16 @@ func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) 
 	if err != nil {
 		return s, err
 	}
+	full, err := filepath.Abs(path)
+	if err != nil {
+		return s, fmt.Errorf("reading the scenario: %w", err)
+	}
 	l := &Session{Env: &Env{Image: "kind.local/sampleapp:1", Domain: rules.Domain}, Namespace: Namespace(f.Name)}
 	if err := rehearsed(f, l, func(*unstructured.Unstructured) error { return nil }); err != nil {
 		return s, fault.Usage("correct the file; nothing was applied", "%w", err)
 	}
 	return Scenario{
-		Name: f.Name, Summary: f.Summary, Needs: f.Needs, SidecarInjection: f.Mesh, Untrusted: true,
+		Name: f.Name, Summary: f.Summary, Needs: f.Needs, SidecarInjection: f.Mesh, Untrusted: true, File: full,
 		New: func(Options) (*Plan, error) { return planFile(f, rules.Alpha), nil },
 	}, nil
 }

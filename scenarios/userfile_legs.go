@@ -251,7 +251,7 @@ func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bo
 			case !none && b.labels == nil && a.Router: // what is behind it is Knative's
 				return a.Problem(), nil
 			case !none && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name == a.Pod }):
-				why, what, final := l.unanswered(g, a, pods)
+				why, what, final := l.unanswered(ctx, g, a, pods)
 				if hint = what; final && time.Since(since) > refusedAfter {
 					return why, fault.CannotTest(hint, "destination %s: %s", g.Name, why)
 				}
@@ -286,9 +286,10 @@ const refusedAfter = 10 * time.Second
 // refused reports whether an answer is the gateway's, which could not connect; in Envoy's own words, and Linux's.
 func refused(a probe.Answer) bool { return a.Router && strings.Contains(a.Body, "onnection refused") }
 
-// unanswered returns why an answer is of none of the pods that are behind a leg, and what to do. final says that their
-// readiness probes have passed for refusedAfter and they refuse a connection: if they go on so, they listen elsewhere.
-func (l *Session) unanswered(g leg, a probe.Answer, pods []corev1.Pod) (why, hint string, final bool) {
+// unanswered returns why an answer is of none of the pods that are behind a leg, and what to do. final says that none of
+// them can become ready, or that their readiness probes have passed for refusedAfter and they refuse a connection: if they
+// go on so, they listen elsewhere.
+func (l *Session) unanswered(ctx context.Context, g leg, a probe.Answer, pods []corev1.Pod) (why, hint string, final bool) {
 	service, _, _ := strings.Cut(g.Name, "/")
 	ready := slices.IndexFunc(pods, isReady)
 	switch {
@@ -297,8 +298,12 @@ func (l *Session) unanswered(g leg, a probe.Answer, pods []corev1.Pod) (why, hin
 	case len(pods) == 0:
 		return "there is no pod", sayEmpty(g), false
 	case ready < 0:
-		return fmt.Sprintf("pod %s is not ready: %s", pods[0].Name, cmp.Or(kube.WhyNotReady(&pods[0]), "it starts")),
-			"correct what its container runs or asks of it; --keep leaves the pod to look at: `kubectl -n " + l.Namespace + " describe pod`", false
+		final = true
+		for i := range slices.Backward(pods) {
+			text, lost := l.Kube.WhyNotReady(ctx, &pods[i])
+			why, final = fmt.Sprintf("pod %s is not ready: %s", pods[i].Name, cmp.Or(text, "it starts")), final && lost
+		}
+		return why, "correct what its container runs or asks of it; --keep leaves the pod to look at: `kubectl -n " + l.Namespace + " describe pod`", final
 	}
 	pod := pods[ready]
 	since := pod.Status.Conditions[slices.IndexFunc(pod.Status.Conditions, saysReady)].LastTransitionTime.Time

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -232,7 +234,9 @@ func TestALegThatIsNotAnsweredSaysWhyAndWhatToDo(t *testing.T) {
 		{name: "a crash", container: container, body: "no healthy upstream", says: "pod new is not ready: container web: CrashLoopBackOff after 2 restarts, exit code 7", hint: "--keep",
 			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 2, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 7}}}}}},
-		{name: "a probe that does not pass", container: probed, body: "no healthy upstream", says: "pod new is not ready: container web: runs, not ready", hint: "kubectl -n ns describe pod",
+		{name: "a crash loop", container: container, body: "no healthy upstream", says: "pod new is not ready: container web: CrashLoopBackOff after 5 restarts", hint: "--keep", early: true,
+			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 5, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}}}},
+		{name: "a probe that does not pass", container: probed, body: "no healthy upstream", says: "pod new is not ready: container web: runs, not ready: Readiness probe failed: HTTP probe failed with statuscode: 404", hint: "kubectl -n ns describe pod",
 			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}},
 		{name: "a port that nobody serves, yet", container: container, body: refused, says: "pod new is ready, and refuses connections to the port that Service shop sends to", hint: "targetPort of Service shop"},
 		{name: "a port that nobody serves", container: probed, body: refused, says: "refuses connections to the port", hint: "targetPort of Service shop", early: true},
@@ -248,7 +252,9 @@ func TestALegThatIsNotAnsweredSaysWhyAndWhatToDo(t *testing.T) {
 				}
 				cluster := fake.NewClientBuilder()
 				if !tc.none {
-					cluster = cluster.WithObjects(pod)
+					about := corev1.ObjectReference{UID: pod.UID, FieldPath: "spec.containers{web}"}
+					cluster = cluster.WithObjects(pod, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "new.1"}, InvolvedObject: about, Reason: "Started"},
+						&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "new.2"}, InvolvedObject: about, LastTimestamp: metav1.Now(), Reason: "Unhealthy", Message: "Readiness probe failed: HTTP probe failed with statuscode: 404"})
 				}
 				s := &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 503, Router: true, Route: "0", Body: tc.body} }}
 				l := &Session{Env: &Env{Image: "kind.local/app:1", Kube: &kube.Client{Client: cluster.Build()}}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
@@ -295,12 +301,41 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 	}
 	// Somebody else has made the namespace again while the run was there.
 	l := &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b", runID: "2", namespaceCreated: true}
-	if err := l.cleanUp(t.Context(), false); fault.Code(err) != 3 {
+	if err := l.cleanUp(t.Context()); fault.Code(err) != 3 {
 		t.Errorf("got %v", err)
 	}
 	for _, o := range []client.Object{addons, others} {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
 			t.Errorf("it is gone: %v", err)
+		}
+	}
+}
+
+// What --keep has kept, only its own file replaces: also its evidence stays.
+func TestAnotherFileOfTheSameNameDoesNotReplaceWhatIsKept(t *testing.T) {
+	for _, tc := range []struct {
+		kept, file string
+		refused    bool
+	}{
+		{"/a/shop.yaml", "/b/shop.yaml", true},
+		{"/a/shop.yaml", "/a/shop.yaml", false},
+		{"", "/b/shop.yaml", false}, // a killed run left it
+		{managedBy, "", false},
+	} {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "mllab-shop", Labels: map[string]string{scenarioLabel: "shop"}, Annotations: map[string]string{keptFor: tc.kept}}}
+		env := &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(ns).Build()}, Evidence: t.TempDir()}
+		events := filepath.Join(env.Evidence, "shop", EventsFile)
+		if err := errors.Join(os.Mkdir(filepath.Dir(events), 0o700), os.WriteFile(events, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		failed := errors.New("it goes on")
+		s := Scenario{Name: "shop", File: tc.file, New: func(Options) (*Plan, error) { return nil, failed }}
+		_, err := Job{Scenario: s}.run(t.Context(), env, newCPUMeter(nil), false, nil)
+		if tc.refused != (fault.Code(err) == 3) || tc.refused && (!strings.Contains(err.Error(), "a run of /a/shop.yaml with --keep keeps namespace mllab-shop") || !strings.Contains(fault.Hint(err), "mllab scenario reset shop")) {
+			t.Errorf("%+v: got %v, hint %q", tc, err, fault.Hint(err))
+		}
+		if text, err := os.ReadFile(events); tc.refused && (err != nil || len(text) > 0) || !tc.refused && len(text) == 0 {
+			t.Errorf("%+v: evidence is %q, %v", tc, text, err)
 		}
 	}
 }

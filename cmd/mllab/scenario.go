@@ -164,7 +164,8 @@ func newScenarioReset(a *app) *cobra.Command {
 		Short: "Remove the namespaces that --keep or a killed run left",
 		Long: `Remove the namespaces that runs of a scenario and its controls left, after --keep
 or a kill. For a scenario of your own give its name or its file. A new run
-removes its own old namespace by itself.`,
+replaces its own old namespace by itself, but none that a run of another file
+keeps.`,
 		Example: `  mllab scenario reset canary
   mllab scenario reset ./my.yaml`,
 		RunE: func(c *cobra.Command, args []string) error {

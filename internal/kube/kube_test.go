@@ -160,6 +160,10 @@ func TestDiagnosisTellsWhatTimeMendsFromWhatItDoesNot(t *testing.T) {
 	pulling := &corev1.Event{Reason: "Pulling", Message: `Pulling image "kind.local/app:1"`, InvolvedObject: corev1.ObjectReference{FieldPath: "spec.containers{app}"}}
 	local := waiting("ErrImagePull", "no such host")
 	local.Image = "kind.local/app:1"
+	const noProgram = `runc: exec: "serve": executable file not found in $PATH`
+	lacking, lastSaid := crash(1), corev1.ContainerStatus{Name: "app", State: ended(3, "Error")}
+	lacking.LastTerminationState = ended(128, "StartError")
+	lacking.LastTerminationState.Terminated.Message, lastSaid.State.Terminated.Message = noProgram, "no model at /models/1\nbye"
 	noVolume := &corev1.Event{Reason: "FailedMount", Type: corev1.EventTypeWarning, Message: "secret \"certs\" not found\nmore"}
 	for _, c := range []struct {
 		name      string
@@ -179,6 +183,10 @@ func TestDiagnosisTellsWhatTimeMendsFromWhatItDoesNot(t *testing.T) {
 		{"a missing ConfigMap", waiting("CreateContainerConfigError", `configmap "a" not found`), nil, true, `container app: CreateContainerConfigError: configmap "a" not found`, ""},
 		{"the fifth crash", crash(5), nil, true, "container app: CrashLoopBackOff after 5 restarts, exit code 2", "before"},
 		{"the fourth crash", crash(4), nil, false, "container app: CrashLoopBackOff after 4 restarts, exit code 2", "before"},
+		{"a command that the image lacks", lacking, nil, true, `container app: CrashLoopBackOff after 1 restarts, exit code 128: runc: exec: "serve": executable file not found in $PATH`, "before"},
+		{"and before its second start", waiting("RunContainerError", noProgram), nil, true, "container app: RunContainerError: " + noProgram, ""},
+		{"a start that may do better", waiting("RunContainerError", "context deadline exceeded"), nil, false, "container app: RunContainerError: context deadline exceeded", ""},
+		{"last words", lastSaid, nil, false, "container app: ended with exit code 3: no model at /models/1", "now"},
 		{"out of memory just now", corev1.ContainerStatus{Name: "app", State: ended(137, "OOMKilled")}, nil, true, "container app: OOMKilled: it needs more memory than its limit", "now"},
 		{"out of memory before this start", oomAgain, nil, true, "container app: OOMKilled: it needs more memory than its limit", "before"},
 		{"out of memory once, well now", wellAgain, nil, false, "", ""},

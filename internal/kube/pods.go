@@ -65,8 +65,8 @@ func (c *Client) podLogs(ctx context.Context, ns, pod, container string, tail in
 }
 
 // notReadyReason is why a pod is not ready. Some reasons are final: waiting longer cannot fix them. These are an image that
-// does not exist or may not be pulled, an invalid image name, a missing ConfigMap or Secret, a crash loop, too little memory,
-// and a pod that no node can take.
+// does not exist or may not be pulled, an invalid image name, a missing ConfigMap or Secret, a command that the image lacks, a
+// crash loop, too little memory, and a pod that no node can take.
 type notReadyReason struct {
 	text      string // "" for a pod without a problem
 	final     bool
@@ -76,8 +76,19 @@ type notReadyReason struct {
 }
 
 // WhyNotReady returns why a pod is not ready, such as "container web: CrashLoopBackOff after 2 restarts, exit code 1"; ""
-// if it does not say.
-func WhyNotReady(pod *corev1.Pod) string { return diagnose(pod, nil, time.Now(), nil).text }
+// if neither its status nor its newest event says so. final says that waiting longer cannot fix it.
+func (c *Client) WhyNotReady(ctx context.Context, pod *corev1.Pod) (why string, final bool) {
+	var events corev1.EventList
+	var last *corev1.Event
+	_ = c.List(ctx, &events, client.InNamespace(pod.Namespace)) // the status says something without them
+	for i := range events.Items {
+		if e := &events.Items[i]; e.InvolvedObject.UID == pod.UID && (last == nil || when(last).Before(when(e))) {
+			last = e
+		}
+	}
+	t := diagnose(pod, last, time.Now(), nil)
+	return t.text, t.final
+}
 
 // diagnose reads a pod's status at the time now; last is the newest event about it (nil: none). before has the
 // restarts of its containers when the wait began: each start of a stopped node adds some.
@@ -115,7 +126,7 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 	case now.Terminated != nil && now.Terminated.Reason == "OOMKilled":
 		return notReadyReason{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name}
 	case now.Terminated != nil:
-		return notReadyReason{text: fmt.Sprintf("ended with exit code %d", now.Terminated.ExitCode), container: c.Name}
+		return notReadyReason{text: "ended with " + lastWords(now.Terminated), final: noCommand(now.Terminated.Message), container: c.Name}
 	case now.Waiting == nil:
 		if last != nil && last.Reason == "Unhealthy" && concerns(last, c.Name) {
 			return notReadyReason{text: "runs, not ready: " + line(last.Message), container: c.Name}
@@ -132,9 +143,12 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 	case "CrashLoopBackOff":
 		t := notReadyReason{text: fmt.Sprintf("CrashLoopBackOff after %d restarts", c.RestartCount), final: c.RestartCount-restarts >= finalRestarts, container: c.Name, previous: true}
 		if before != nil {
-			t.text += fmt.Sprintf(", exit code %d", before.ExitCode)
+			t.text += ", " + lastWords(before)
+			t.final = t.final || noCommand(before.Message)
 		}
 		return t
+	case "RunContainerError":
+		return notReadyReason{text: text, final: noCommand(waiting.Message)}
 	case "ContainerCreating", "PodInitializing", "":
 		switch {
 		case last == nil || !concerns(last, c.Name):
@@ -148,6 +162,15 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 	}
 	return notReadyReason{text: text}
 }
+
+// lastWords returns how a container ended, such as "exit code 1", and its message or the runtime's.
+func lastWords(t *corev1.ContainerStateTerminated) string {
+	return join(": ", fmt.Sprintf("exit code %d", t.ExitCode), line(t.Message))
+}
+
+// noCommand reports whether a runtime says that it cannot run the container's command, such as `exec: "serve": executable file
+// not found in $PATH`. Its other errors may pass.
+func noCommand(message string) bool { return strings.Contains(message, `exec: "`) }
 
 // concerns reports whether an event is about a container or about its whole pod.
 func concerns(e *corev1.Event, container string) bool {
