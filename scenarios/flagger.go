@@ -74,33 +74,21 @@ const (
 	flaggerFailed      = "Failed"
 )
 
-// deliveredModel fills progressive/model.yaml in.
-type deliveredModel struct {
-	Name, Image, Version, Strategy      string
-	Host, CanaryHost, Header, Cookie    string
-	Env                                 map[string]string
-	Weights                             []int
-	Iterations, Threshold               int
-	Measured, Judged, Held              bool
-	Interval, Window, Scrape            time.Duration
-	MinSuccess, MaxLatency, MinRequests int
-}
-
 // objects are the Deployment with a version, the Canary, and what else its
 // strategy takes.
 func (m *delivered) objects(l *Session, version string) ([]*unstructured.Unstructured, error) {
-	fields := deliveredModel{
-		Name: m.name, Image: l.Image, Version: version, Strategy: m.strategy,
-		Host: l.host(m.name), CanaryHost: l.host(canaryHost + m.name), Header: armHeader, Cookie: armCookie,
-		Weights: []int{firstWeight, secondWeight}, Iterations: flaggerIterations, Threshold: flaggerThreshold,
-		Measured: !m.unmeasured, Judged: !m.unjudged, Held: m.held,
-		Interval: flaggerInterval, Window: flaggerWindow, Scrape: scrapeEvery,
-		MinSuccess: minSuccess, MaxLatency: maxLatency, MinRequests: minRequests,
+	env := m.env
+	if version != "v2" {
+		env = nil
 	}
-	if version == "v2" {
-		fields.Env = m.env
-	}
-	return render("progressive/model.yaml", fields)
+	return render("progressive/model.yaml", map[string]any{
+		"Name": m.name, "Image": l.Image, "Version": version, "Env": env, "Strategy": m.strategy,
+		"Host": l.host(m.name), "CanaryHost": l.host(canaryHost + m.name), "Header": armHeader, "Cookie": armCookie,
+		"Weights": []int{firstWeight, secondWeight}, "Iterations": flaggerIterations, "Threshold": flaggerThreshold,
+		"Measured": !m.unmeasured, "Judged": !m.unjudged, "Held": m.held,
+		"Interval": flaggerInterval, "Window": flaggerWindow, "Scrape": scrapeEvery,
+		"MinSuccess": minSuccess, "MaxLatency": maxLatency, "MinRequests": minRequests,
+	})
 }
 
 // over says whether Flagger has ended with the newest version.

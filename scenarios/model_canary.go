@@ -26,13 +26,6 @@ type modelContainer struct {
 	modelFiles
 }
 
-// inGitModel fills model-canary/deployment.yaml in.
-type inGitModel struct {
-	Name, Model, Server string
-	Scrape              time.Duration
-	Also                bool
-}
-
 // judgedModel fills model-canary/canary.yaml in.
 type judgedModel struct {
 	Name, Host              string
@@ -195,8 +188,8 @@ func (s *modelCanaryStory) judge(ctx context.Context, l *Session) error {
 func (s *modelCanaryStory) files(server string) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for name, version := range s.inGit {
-		text, err := fill("scenarios/model-canary/deployment.yaml", inGitModel{
-			Name: name, Model: s.containers[version].image, Server: server, Scrape: scrapeEvery, Also: s.also && version != "v1",
+		text, err := fill("scenarios/model-canary/deployment.yaml", map[string]any{
+			"Name": name, "Model": s.containers[version].image, "Server": server, "Scrape": scrapeEvery, "Also": s.also && version != "v1",
 		})
 		if err != nil {
 			return nil, err

@@ -37,9 +37,6 @@ func (l *Latencies) Add(d time.Duration) {
 	l.count[binOf(d)]++
 }
 
-// N returns how many were taken.
-func (l *Latencies) N() int { return l.n }
-
 // Quantile returns the latency that this part of the requests does not exceed,
 // and the interval in which the true one is: all such intervals, at all times,
 // hold together with probability 1-alpha. An end that is not known yet is 0 or
