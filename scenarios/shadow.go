@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"mllab.local/internal/probe"
@@ -208,21 +207,17 @@ func count(all []string, one string) (n int) {
 	return n
 }
 
-// inputs gives each request an input that no other has, at random.
-type inputs struct {
-	probe.Sender
-	sent atomic.Int64
-}
-
-func (i *inputs) Send(ctx context.Context, r probe.Request) probe.Answer {
-	r.Method, r.Body = http.MethodPost, fmt.Appendf(nil, `{"instances":[[%v,%d]]}`, rand.Float64(), i.sent.Add(1))
-	return i.Sender.Send(ctx, r)
+// inputs gives each of n requests an input that no other has, at random.
+func (l *Session) inputs(n int) *turns {
+	return l.inOrder(n, func(turn int, r *probe.Request) {
+		r.Method, r.Body = http.MethodPost, fmt.Appendf(nil, `{"instances":[[%v,%d]]}`, rand.Float64(), turn)
+	})
 }
 
 // compare sends an input with each request and judges how often the versions'
 // predictions differ.
 func (s *shadowStory) compare(ctx context.Context, l *Session) (Evidence, error) {
-	sample, err := s.observe(ctx, l, &inputs{Sender: l.send}, l.to("model"), s.copies(s.Requests, 100))
+	sample, err := s.observe(ctx, l, l.inputs(s.Requests), l.to("model"), s.copies(s.Requests, 100))
 	if err != nil {
 		return Evidence{}, err
 	}
