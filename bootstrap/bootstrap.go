@@ -21,7 +21,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -129,31 +128,7 @@ func (o UpOptions) withDefaults() (UpOptions, error) {
 	if o.Options, err = o.Options.withDefaults(); err != nil {
 		return o, err
 	}
-	switch {
-	case o.Port < 0 || o.Port > 65535:
-		return o, fault.Usage("use --port 8080, or --port auto for a free one", "--port must be 1 to 65535, got %d", o.Port)
-	case !slices.Contains(Modes, o.Mode):
-		return o, fault.Usage("use --image-source auto", "--image-source must be auto, source or registry, got %q", o.Mode)
-	}
-	if err := images.CheckMirror(o.Mirror); err != nil {
-		return o, err
-	}
-	return o, validEngine(o.Engine)
-}
-
-// withDefaults returns o with defaults in place of zero values, or a fault.Usage.
-func (o DownOptions) withDefaults() (_ DownOptions, err error) {
-	if o.Options, err = o.Options.withDefaults(); err != nil {
-		return o, err
-	}
-	return o, validEngine(o.Engine)
-}
-
-func validEngine(name string) error {
-	if name != "" && !slices.Contains(Engines, name) {
-		return fault.Usage("leave out --engine to use the first one that works", "--engine must be docker, podman or nerdctl, got %q", name)
-	}
-	return nil
+	return o, images.CheckMirror(o.Mirror)
 }
 
 // DefaultState returns mllab in $XDG_STATE_HOME, or in ~/.local/state (macOS: ~/Library/Application Support). Without HOME it returns a fault.Usage.

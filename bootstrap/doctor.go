@@ -180,8 +180,6 @@ const (
 	memoryNeeded     = 3 * gib
 	memoryWanted     = 5 * gib
 	engineNeeded     = 6 * gib
-	sourceNeeded     = 16 * gib
-	registryNeeded   = 6 * gib
 	nodeWrite        = 3 * gib
 	reserve          = gib / 2 // free space that a disk needs even if all images are there
 	cacheFilled      = gib / 2 // a smaller cache does not have the images of a lab
@@ -227,13 +225,6 @@ func (j *checker) add(id, level, fix, format string, args ...any) {
 		fix = ""
 	}
 	j.list = append(j.list, Finding{ID: id, Level: level, What: fmt.Sprintf(format, args...), Fix: fix})
-}
-
-func levelIf(wrong bool, level string) string {
-	if wrong {
-		return level
-	}
-	return LevelOK
 }
 
 func levelFor(have, need, want uint64) string {
@@ -356,11 +347,11 @@ func (j *checker) kernel() {
 			"hard limit of open files is %d (needed %d, wanted %d)", m.Nofile, nofileNeeded, nofileWanted)
 	}
 	if m.InotifyInstances > 0 {
-		j.add("inotify", levelIf(m.InotifyInstances < inotifyInstances || m.InotifyWatches < inotifyWatches, LevelWarn), inotifyFix(m.InotifyWatches),
+		j.add("inotify", ifElse(m.InotifyInstances < inotifyInstances || m.InotifyWatches < inotifyWatches, LevelWarn, LevelOK), inotifyFix(m.InotifyWatches),
 			"%d instances and %d watches for each user (wanted %d and %d; too few end in \"too many open files\")", m.InotifyInstances, m.InotifyWatches, inotifyInstances, inotifyWatches)
 	}
 	missing := ifElse(m.Root, "is missing: up creates it", "is missing")
-	j.add("lib-modules", levelIf(!m.LibModules && !m.Root && (e == nil || e.Name != "docker"), LevelFail), "`sudo mkdir -p /lib/modules`",
+	j.add("lib-modules", ifElse(!m.LibModules && !m.Root && (e == nil || e.Name != "docker"), LevelFail, LevelOK), "`sudo mkdir -p /lib/modules`",
 		"/lib/modules, which kind mounts into the node, %s", ifElse(m.LibModules, "is there", missing))
 }
 
@@ -376,7 +367,7 @@ func (j *checker) capacity() {
 		j.add("memory", levelFor(have, memoryNeeded, memoryWanted), "end a large program, or give the machine (or the engine's virtual machine) more memory",
 			"%s available (needed %s, wanted %s)", size(have), size(memoryNeeded), size(memoryWanted))
 	}
-	j.add("cpu", levelIf(j.Machine.CPUs < 2, LevelWarn), "give the machine a second core", "%d cores (wanted 2)", j.Machine.CPUs)
+	j.add("cpu", ifElse(j.Machine.CPUs < 2, LevelWarn, LevelOK), "give the machine a second core", "%d cores (wanted 2)", j.Machine.CPUs)
 }
 
 func (j *checker) disks() {
@@ -388,11 +379,11 @@ func (j *checker) disks() {
 	case m.CacheUsed >= cacheFilled:
 		need, want = nodeWrite, nodeWrite
 	case j.o.Mode == "source":
-		need, want = sourceNeeded, sourceNeeded
+		need, want = images.SourceDisk, images.SourceDisk
 	case j.o.Mode == "auto":
-		need, want = registryNeeded, sourceNeeded
+		need, want = images.RegistryDisk, images.SourceDisk
 	default:
-		need, want = registryNeeded, registryNeeded
+		need, want = images.RegistryDisk, images.RegistryDisk
 	}
 	j.add("disk-cache", levelFor(m.CacheFree, need, want), "free some space, or put the cache elsewhere: `mllab up --cache-dir FOLDER`",
 		"%s free at %s (needed %s%s; the image cache holds %s)", size(m.CacheFree), j.o.Cache, size(need),

@@ -25,8 +25,8 @@ type DownReport struct {
 func Down(ctx context.Context, o DownOptions) (DownReport, error) { return down(ctx, o, realDeps()) }
 
 func down(ctx context.Context, o DownOptions, p deps) (DownReport, error) {
-	o, err := o.withDefaults()
-	if err != nil {
+	var err error
+	if o.Options, err = o.Options.withDefaults(); err != nil {
 		return DownReport{}, err
 	}
 	r := DownReport{Cluster: o.Name, Removed: []string{}, Kept: []string{}}

@@ -13,7 +13,6 @@ import (
 // alertsKept bounds how many alerts are remembered.
 const alertsKept = 1000
 
-// alerts is what came from Alertmanager.
 type alerts struct {
 	mu  sync.Mutex
 	all []api.Alert
@@ -39,7 +38,6 @@ func (a *app) takeAlerts(w http.ResponseWriter, r *http.Request) {
 	a.alerts.all = a.alerts.all[max(0, len(a.alerts.all)-alertsKept):]
 }
 
-// showAlerts answers GET /alerts.
 func (a *app) showAlerts(w http.ResponseWriter, _ *http.Request) {
 	a.alerts.mu.Lock()
 	defer a.alerts.mu.Unlock()

@@ -123,7 +123,6 @@ func (a *app) unready() string {
 	return ""
 }
 
-// showSeen answers /seen?since=N.
 func (a *app) showSeen(w http.ResponseWriter, r *http.Request) {
 	n := 0
 	if v := r.URL.Query().Get("since"); v != "" {
@@ -138,7 +137,6 @@ func (a *app) showSeen(w http.ResponseWriter, r *http.Request) {
 	jsonAnswer(http.StatusOK, s).write(w)
 }
 
-// answer is the answer of a model path.
 type answer struct {
 	code        int
 	contentType string
@@ -221,7 +219,6 @@ func requestID(answer, request http.Header) string {
 	return id
 }
 
-// hello answers who this is.
 func (a *app) hello(http.ResponseWriter, *http.Request) (in, prediction []byte, out answer) {
 	return nil, nil, answer{http.StatusOK, textType, []byte(a.target + "\n")}
 }

@@ -71,7 +71,6 @@ func (s *faultState) change(body []byte) (faults, error) {
 	return next, nil
 }
 
-// admin returns the handler of ADMIN_PORT.
 func (a *app) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { jsonAnswer(http.StatusOK, a.faults.get()).write(w) })

@@ -7,7 +7,6 @@ import (
 	"mllab.local/sampleapp/api"
 )
 
-// relayHandler passes requests on to RELAY.
 func (a *app) relayHandler() http.Handler {
 	return &httputil.ReverseProxy{
 		// A request goes out once, directly and as it came: net/http repeats some on a kept connection that closes.

@@ -12,7 +12,6 @@ import (
 	"regexp"
 )
 
-// modelFile is the trained model's file in MODEL_DIR.
 const modelFile = "model.json"
 
 // trained is a linear softmax classifier behind a standard scaler, and what is known of its training. It is MODEL_DIR's

@@ -79,7 +79,6 @@ func (c *Child) Start(scenario string, controls, step bool) error {
 	return nil
 }
 
-// lastError is what the program said of its failure.
 func lastError(talk string, err error) string {
 	i := strings.LastIndex(talk, "error: ")
 	if i < 0 {

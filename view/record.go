@@ -26,7 +26,6 @@ type Record struct {
 	runs []*run
 }
 
-// run is what a record has of one run.
 type run struct {
 	Title  string
 	Story  scenarios.Story
@@ -147,7 +146,6 @@ func (r *run) of(step, sample int) (own []answer) {
 	return own
 }
 
-// has reports whether a sample has an answer.
 func (r *run) has(step, sample int) bool {
 	return slices.ContainsFunc(r.answers, func(a answer) bool { return a.step == step && a.sample == sample })
 }

@@ -123,7 +123,6 @@ func milliseconds(v float32) string {
 	return fmt.Sprintf("%.3g", v)
 }
 
-// diffLine is a line of a diff and the class that colors it.
 type diffLine struct{ Class, Text string }
 
 func diffLines(diff string) (lines []diffLine) {

@@ -27,7 +27,6 @@ const (
 	top, bottom           = 24.0, 40.0
 )
 
-// plot draws into one SVG.
 type plot struct {
 	strings.Builder
 	x, y func(float64) float64

@@ -12,8 +12,8 @@ import (
 // Measured disk space of a full build, in bytes: the images, temporary binaries
 // and, from source, Go's own caches.
 const (
-	sourceDisk   = 16 << 30
-	registryDisk = 6 << 30
+	SourceDisk   = 16 << 30
+	RegistryDisk = 6 << 30
 )
 
 func checkDisk(dir string, p plan) error {
@@ -25,9 +25,9 @@ func checkDisk(dir string, p plan) error {
 }
 
 func checkFree(dir string, p plan, free int64) error {
-	need := int64(registryDisk)
+	need := int64(RegistryDisk)
 	if p.source.Name() == "source" {
-		need = sourceDisk
+		need = SourceDisk
 	}
 	// Missing images need their share of the space.
 	need = need * int64(len(p.missing)) / int64(len(table))

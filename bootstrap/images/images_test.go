@@ -1169,14 +1169,14 @@ func TestWrongImageSourceIsRefused(t *testing.T) {
 
 func TestTooLittleDiskIsSaidBeforeBuilding(t *testing.T) {
 	p := plan{source: &built{}, missing: table}
-	if err := checkFree("/cache", p, sourceDisk-1); fault.Code(err) != 2 || !strings.Contains(err.Error(), "/cache") {
+	if err := checkFree("/cache", p, SourceDisk-1); fault.Code(err) != 2 || !strings.Contains(err.Error(), "/cache") {
 		t.Errorf("one byte too little gave %v", err)
 	}
-	if err := checkFree("/cache", p, sourceDisk); err != nil {
+	if err := checkFree("/cache", p, SourceDisk); err != nil {
 		t.Errorf("enough gave %v", err)
 	}
 	p.missing = table[:1]
-	if err := checkFree("/cache", p, sourceDisk/int64(len(table))); err != nil {
+	if err := checkFree("/cache", p, SourceDisk/int64(len(table))); err != nil {
 		t.Errorf("one image needs its share, and not that of all: %v", err)
 	}
 }

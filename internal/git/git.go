@@ -330,7 +330,6 @@ func (r *Repo) Export(commit, dir, ignore string) (kept []string, err error) {
 	return kept, nil
 }
 
-// export writes one file into root.
 func (r *Repo) export(root *os.Root, name string, hash plumbing.Hash) error {
 	blob, err := object.GetBlob(r.store, hash)
 	if err != nil {
@@ -384,7 +383,6 @@ func (r *Repo) Log() ([]Commit, error) {
 	return log, nil
 }
 
-// object returns a commit.
 func (r *Repo) object(commit plumbing.Hash) (*object.Commit, error) {
 	c, err := object.GetCommit(r.store, commit)
 	if err != nil {

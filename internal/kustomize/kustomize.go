@@ -156,7 +156,6 @@ func (s *sealed) ReadFile(name string) ([]byte, error) {
 	return text, nil
 }
 
-// fileRefs has the fields of a kustomization file that name files.
 type fileRefs struct {
 	Resources, Bases, Components                []string // files or folders
 	Crds, Configurations, PatchesStrategicMerge []string // files

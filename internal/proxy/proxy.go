@@ -161,7 +161,6 @@ var kinds = []string{
 	"gateway.networking.k8s.io/v1 HTTPRoute", "gateway.networking.k8s.io/v1 GRPCRoute", "gateway.networking.k8s.io/v1 Gateway",
 }
 
-// candidates are the cluster's objects of these kinds.
 func candidates(ctx context.Context, c *kube.Client) ([]*unstructured.Unstructured, error) {
 	var all []*unstructured.Unstructured
 	for _, k := range kinds {

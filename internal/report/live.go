@@ -117,7 +117,6 @@ func terminalSize(w io.Writer) (columns, rows int) {
 	return 80, 24
 }
 
-// length is how many columns s takes.
 func length(s string) int { return utf8.RuneCountInString(s) }
 
 // cut shortens s to n columns.

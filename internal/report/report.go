@@ -259,7 +259,6 @@ const (
 	unfinished
 )
 
-// endLine is the permanent line of an ended step.
 func (r *reporter) endLine(t *task, e ending, result string) string {
 	took := seconds(r.Now().Sub(t.begin))
 	if !r.Live {

@@ -150,7 +150,6 @@ func columns(w io.Writer) int {
 	return 0
 }
 
-// wide is a writer that is as wide as a terminal.
 type wide struct {
 	io.Writer
 	columns int

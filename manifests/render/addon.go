@@ -22,7 +22,6 @@ import (
 // Its version replaces it.
 var pinned = regexp.MustCompile(`\$\{([a-z0-9./-]+)\}`)
 
-// copyAddons copies the addons' folders, with the versions of pinned modules.
 func copyAddons(to string, folders fs.FS, mods map[string]module) error {
 	versions := map[string]string{}
 	for key, m := range mods {

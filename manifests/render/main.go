@@ -227,7 +227,6 @@ func render(ctx context.Context) error {
 	return os.WriteFile(filepath.Join(dir, stamp), []byte(want), 0o644)
 }
 
-// module is where one pinned module lies.
 type module struct{ version, dir string }
 
 func (s source) key() string { return s.pin + " " + s.module }
