@@ -3,8 +3,6 @@ package alerts
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -37,11 +35,11 @@ func Active(ctx context.Context, k *kube.Client) ([]Alert, error) {
 			}
 		}
 	}
-	if err := ask(ctx, k, "prometheus", 9090, "api/v1/alerts", &found); err != nil {
+	if err := prom.Ask(ctx, k, "prometheus", 9090, "api/v1/alerts", &found); err != nil {
 		return nil, err
 	}
 	var taken []struct{ Labels map[string]string }
-	if err := ask(ctx, k, "alertmanager", 9093, "api/v2/alerts", &taken); err != nil {
+	if err := prom.Ask(ctx, k, "alertmanager", 9093, "api/v2/alerts", &taken); err != nil {
 		return nil, err
 	}
 	key := func(labels map[string]string) Alert {
@@ -74,7 +72,7 @@ func Evaluated(ctx context.Context, k *kube.Client) (map[string]RuleState, error
 			}
 		}
 	}
-	if err := ask(ctx, k, "prometheus", 9090, "api/v1/rules", &found); err != nil {
+	if err := prom.Ask(ctx, k, "prometheus", 9090, "api/v1/rules", &found); err != nil {
 		return nil, err
 	}
 	all := map[string]RuleState{}
@@ -98,18 +96,6 @@ func Targets(ctx context.Context, k *kube.Client) (int, error) {
 	var found struct {
 		Data struct{ ActiveAlertmanagers []any }
 	}
-	err := ask(ctx, k, "prometheus", 9090, "api/v1/alertmanagers", &found)
+	err := prom.Ask(ctx, k, "prometheus", 9090, "api/v1/alertmanagers", &found)
 	return len(found.Data.ActiveAlertmanagers), err
-}
-
-// ask decodes what a program answers.
-func ask(ctx context.Context, k *kube.Client, app string, port int, path string, answer any) error {
-	body, err := prom.Ask(ctx, k, app, port, path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(body, answer); err != nil {
-		return fmt.Errorf("reading what %s says: %w", app, err)
-	}
-	return nil
 }

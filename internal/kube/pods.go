@@ -1,9 +1,10 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,7 +101,7 @@ func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[str
 		}
 	}
 	inits := len(pod.Status.InitContainerStatuses)
-	for i, c := range append(append([]corev1.ContainerStatus{}, pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...) {
+	for i, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		ended := c.State.Terminated
 		if ended != nil && ended.ExitCode == 0 || i >= inits && c.Ready || i < inits && ended == nil && c.Started != nil && *c.Started {
 			continue // it is ready, or a sidecar that lets the other containers start
@@ -119,12 +120,12 @@ func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[str
 
 func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notReadyReason {
 	before := c.LastTerminationState.Terminated
-	if before != nil && before.Reason == "OOMKilled" {
-		return notReadyReason{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name, previous: c.State.Terminated == nil}
+	for _, t := range []*corev1.ContainerStateTerminated{before, c.State.Terminated} {
+		if t != nil && t.Reason == "OOMKilled" {
+			return notReadyReason{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name, previous: c.State.Terminated == nil}
+		}
 	}
 	switch now := c.State; {
-	case now.Terminated != nil && now.Terminated.Reason == "OOMKilled":
-		return notReadyReason{text: "OOMKilled: it needs more memory than its limit", final: true, container: c.Name}
 	case now.Terminated != nil:
 		return notReadyReason{text: "ended with " + lastWords(now.Terminated), final: noCommand(now.Terminated.Message), container: c.Name}
 	case now.Waiting == nil:
@@ -150,12 +151,10 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 	case "RunContainerError":
 		return notReadyReason{text: text, final: noCommand(waiting.Message)}
 	case "ContainerCreating", "PodInitializing", "":
-		switch {
-		case last == nil || !concerns(last, c.Name):
-			return notReadyReason{text: "starting"}
-		case last.Reason == "Pulling":
+		switch known := last != nil && concerns(last, c.Name); {
+		case known && last.Reason == "Pulling":
 			return notReadyReason{text: "pulling " + strings.Trim(strings.TrimPrefix(last.Message, "Pulling image "), `"`)}
-		case last.Type == corev1.EventTypeWarning: // a volume that cannot be mounted says so only in an event
+		case known && last.Type == corev1.EventTypeWarning: // a volume that cannot be mounted says so only in an event
 			return notReadyReason{text: "starting: " + last.Reason + ": " + line(last.Message)}
 		}
 		return notReadyReason{text: "starting"}
@@ -263,12 +262,8 @@ func (v *snapshot) podsOf(live *unstructured.Unstructured) []*corev1.Pod {
 			pods = append(pods, pod)
 		}
 	}
-	sort.Slice(pods, func(i, j int) bool {
-		a, b := pods[i], pods[j]
-		if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
-			return b.CreationTimestamp.Before(&a.CreationTimestamp)
-		}
-		return a.Name < b.Name
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
+		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
 	return pods
 }

@@ -64,7 +64,7 @@ func (c *Client) Trouble(ctx context.Context, lines int64) (t Trouble, err error
 			continue
 		}
 		p := TroubledPod{Namespace: pod.Namespace, Name: pod.Name, Why: found.text, Final: found.final, Logs: map[string]string{}}
-		for _, container := range append(slices.Clone(pod.Spec.InitContainers), pod.Spec.Containers...) {
+		for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 			for name, previous := range map[string]bool{container.Name: false, container.Name + ".previous": true} {
 				if text, err := c.podLogs(ctx, pod.Namespace, pod.Name, container.Name, lines, previous); err == nil && text != "" {
 					p.Logs[name] = text

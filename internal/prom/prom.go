@@ -24,46 +24,47 @@ type Value struct {
 //
 // https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
 func Query(ctx context.Context, k *kube.Client, query string) ([]Value, error) {
-	body, err := Ask(ctx, k, "prometheus", 9090, "api/v1/query?query="+query)
-	if err != nil {
+	var v vector
+	if err := Ask(ctx, k, "prometheus", 9090, "api/v1/query?query="+query, &v); err != nil {
 		return nil, err
 	}
-	values, err := read(body)
-	if err != nil {
-		return nil, fmt.Errorf("reading Prometheus' answer: %w", err)
-	}
-	return values, nil
+	return v.values()
 }
 
-// Ask returns what the one pod of a program in Namespace answers.
-func Ask(ctx context.Context, k *kube.Client, app string, port int, path string) ([]byte, error) {
+// Ask decodes what the one pod of a program in Namespace answers, which is JSON.
+func Ask(ctx context.Context, k *kube.Client, app string, port int, path string, answer any) error {
 	pods, err := k.Pods(ctx, Namespace, map[string]string{"app": app})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(pods) == 0 {
-		return nil, fmt.Errorf("no pod of %s is there", app)
+		return fmt.Errorf("no pod of %s is there", app)
 	}
-	return k.FromPod(ctx, Namespace, pods[0].Name, port, path)
+	body, err := k.FromPod(ctx, Namespace, pods[0].Name, port, path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
+		return fmt.Errorf("reading what %s says: %w", app, err)
+	}
+	return nil
 }
 
-func read(body []byte) ([]Value, error) {
-	var answer struct {
-		Data struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any // Unix time, and a number as text
-			}
+// vector is Prometheus' answer.
+type vector struct {
+	Data struct {
+		Result []struct {
+			Metric map[string]string
+			Value  [2]any // Unix time, and a number as text
 		}
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return nil, err
-	}
-	var values []Value
-	for _, r := range answer.Data.Result {
+}
+
+func (v vector) values() (values []Value, err error) {
+	for _, r := range v.Data.Result {
 		number, err := strconv.ParseFloat(fmt.Sprint(r.Value[1]), 64)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("reading what prometheus says: %w", err)
 		}
 		values = append(values, Value{r.Metric, number})
 	}
