@@ -72,9 +72,7 @@ func (j *ejection) back(ctx context.Context, l *Session, o Options) (Evidence, e
 	if err := j.comesBack(ctx, l, j.broken(), backBound, Ejection); err != nil {
 		return Evidence{}, err
 	}
-	out := time.Since(j.at)
+	out := time.Since(j.at).Seconds()
 	e, err := j.evenly(o)(ctx, l)
-	e.Figures = []Figure{{"ejected for", out.Seconds(), "s"}}
-	e.Summary = fmt.Sprintf("answers again %.1f s after its last error; %s", out.Seconds(), e.Summary)
-	return e, err
+	return e.after(fmt.Sprintf("answers again %.1f s after its last error", out), Figure{"ejected for", out, "s"}), err
 }

@@ -83,6 +83,12 @@ type Evidence struct {
 	File    string         `json:"file,omitempty"` // every answer with its request ID, one JSON object a line
 }
 
+// after is e with what is said before it, and more figures.
+func (e Evidence) after(says string, more ...Figure) Evidence {
+	e.Summary, e.Figures = says+"; "+e.Summary, append(e.Figures, more...)
+	return e
+}
+
 // Figure is one measured number, such as {"sandbox", 0.31, "s"}.
 type Figure struct {
 	Name  string  `json:"name"`

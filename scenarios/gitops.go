@@ -158,9 +158,8 @@ func (s *gitopsStory) undeliver(ctx context.Context, l *Session) error {
 func (s *gitopsStory) tookBack(ctx context.Context, l *Session) (Evidence, error) {
 	forth, back := s.split10.activeAfter.Seconds(), s.newest.activeAfter.Seconds()
 	e, err := s.split(100, 0)(ctx, l)
-	e.Summary = fmt.Sprintf("%s (%s) was active after %.2f s, its revert %s after %.2f s; %s", s.split10.short(), s.split10.message, forth, s.newest.short(), back, e.Summary)
-	e.Figures = []Figure{{"revert", back, "s"}}
-	return e, err
+	return e.after(fmt.Sprintf("%s (%s) was active after %.2f s, its revert %s after %.2f s", s.split10.short(), s.split10.message, forth, s.newest.short(), back),
+		Figure{"revert", back, "s"}), err
 }
 
 // byHand gives v2 everything as `kubectl edit` would, right after Flux has
@@ -206,9 +205,8 @@ func (s *gitopsStory) byHand(ctx context.Context, l *Session) error {
 
 func (s *gitopsStory) undone(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := s.split(100, 0)(ctx, l)
-	e.Summary = fmt.Sprintf("by hand v2 got everything: in the traffic after %.2f s, gone after %.2f s, with an interval of %s; %s", s.seen.Seconds(), s.gone.Seconds(), putBack, e.Summary)
-	e.Figures = []Figure{{"in the traffic", s.seen.Seconds(), "s"}, {"gone", s.gone.Seconds(), "s"}}
-	return e, err
+	return e.after(fmt.Sprintf("by hand v2 got everything: in the traffic after %.2f s, gone after %.2f s, with an interval of %s", s.seen.Seconds(), s.gone.Seconds(), putBack),
+		Figure{"in the traffic", s.seen.Seconds(), "s"}, Figure{"gone", s.gone.Seconds(), "s"}), err
 }
 
 func (s *gitopsStory) prune(ctx context.Context, l *Session) error {
@@ -228,9 +226,8 @@ func (s *gitopsStory) prune(ctx context.Context, l *Session) error {
 
 func (s *gitopsStory) isGone(ctx context.Context, l *Session) (Evidence, error) {
 	e, err := s.split(100, 0)(ctx, l)
-	e.Summary = fmt.Sprintf("ConfigMap/%s/model-card is gone %.2f s after the commit; %s", l.Namespace, s.newest.activeAfter.Seconds(), e.Summary)
-	e.Figures = []Figure{{"gone", s.newest.activeAfter.Seconds(), "s"}}
-	return e, err
+	took := s.newest.activeAfter.Seconds()
+	return e.after(fmt.Sprintf("ConfigMap/%s/model-card is gone %.2f s after the commit", l.Namespace, took), Figure{"gone", took, "s"}), err
 }
 
 // leaveAlone marks the live Service as users of Flux do who want to change it by

@@ -2,7 +2,6 @@ package scenarios
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -174,8 +173,7 @@ func (s *gitopsHelmStory) says(check func(context.Context, *Session) (Evidence, 
 		}
 		_, why := conditionOf(o, "Released")
 		e, err := check(ctx, l)
-		e.Summary = fmt.Sprintf("Flux: %s; %s", why, e.Summary)
-		return e, err
+		return e.after("Flux: " + why), err
 	}
 }
 

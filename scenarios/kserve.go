@@ -164,8 +164,7 @@ func (s *kserveStory) refused(ctx context.Context, l *Session) (Evidence, error)
 		return Evidence{}, err
 	}
 	e, err := l.sample(ctx, l.to(kserveHost), s.claim([]int64{0, 100}))
-	e.Summary = fmt.Sprintf("KServe says %q; %s", said, e.Summary)
-	return e, err
+	return e.after(fmt.Sprintf("KServe says %q", said)), err
 }
 
 // zeroBound is how long an InferenceService may keep a pod after its last
@@ -191,7 +190,5 @@ func (s *kserveStory) wake(ctx context.Context, l *Session) (Evidence, error) {
 	}
 	m := s.models["v2"]
 	e, err := l.predicts(ctx, l.to(kserveHost), m.Model, m.held)
-	e.Summary = fmt.Sprintf("no pod after %.0f s; the first request then took %.1f s; %s", slept.Seconds(), cold.Latency.Seconds(), e.Summary)
-	e.Figures = append(e.Figures, Figure{"cold", cold.Latency.Seconds(), "s"})
-	return e, err
+	return e.after(fmt.Sprintf("no pod after %.0f s; the first request then took %.1f s", slept.Seconds(), cold.Latency.Seconds()), Figure{"cold", cold.Latency.Seconds(), "s"}), err
 }

@@ -133,9 +133,7 @@ func (s *modelCanaryStory) promoted(ctx context.Context, l *Session, m *delivere
 	p.activeAfter = m.end.Sub(p.began)
 	s.commits[m.name] = p
 	e, err := s.rowsBy(ctx, l, m, m.name)
-	e.Summary = fmt.Sprintf("Flagger: %s, %.0f s after the commit; %s", words, p.activeAfter.Seconds(), e.Summary)
-	e.Figures = append(e.Figures, Figure{"promoted", p.activeAfter.Seconds(), "s"})
-	return e, err
+	return e.after(fmt.Sprintf("Flagger: %s, %.0f s after the commit", words, p.activeAfter.Seconds()), Figure{"promoted", p.activeAfter.Seconds(), "s"}), err
 }
 
 // takenBack refutes that a model's v2 was taken back for what is wrong with it, and
@@ -147,9 +145,7 @@ func (s *modelCanaryStory) takenBack(ctx context.Context, l *Session, m *deliver
 	}
 	took := m.end.Sub(s.commits[m.name].began).Seconds()
 	e, err := s.rowsBy(ctx, l, m, "v1")
-	e.Summary = fmt.Sprintf("Flagger: %s, %.0f s after the commit; %s", words, took, e.Summary)
-	e.Figures = append(e.Figures, Figure{"taken back", took, "s"})
-	return e, err
+	return e.after(fmt.Sprintf("Flagger: %s, %.0f s after the commit", words, took), Figure{"taken back", took, "s"}), err
 }
 
 // agrees refutes that Git and the Deployment name the model that answers again.

@@ -198,8 +198,7 @@ func (s *pipelineStory) stopped(ctx context.Context, l *Session) (Evidence, erro
 		return e, refute(Gate, "a model of %s passed where %.2f is asked for: %s", worse.training.says(), gateThreshold, worse.says())
 	}
 	e, err := l.predicts(ctx, l.to("model"), s.model.Model, s.model.held)
-	e.Summary = worse.training.says() + "; " + worse.says() + "; " + e.Summary
-	return e, err
+	return e.after(worse.training.says() + "; " + worse.says()), err
 }
 
 // swap trains another model, and deploys it past the pipeline.

@@ -170,9 +170,7 @@ func (s *probesStory) out(ctx context.Context, l *Session) (Evidence, error) {
 	}
 	e, err := l.sampleByPod(ctx, l.to("model"), claim, Readiness)
 	took := max(0, last.Sub(began).Seconds())
-	e.Figures = []Figure{{"last answer", took, "s"}}
-	e.Summary = fmt.Sprintf("its last answer after %.1f s; %s", took, e.Summary)
-	return e, err
+	return e.after(fmt.Sprintf("its last answer after %.1f s", took), Figure{"last answer", took, "s"}), err
 }
 
 func (s *probesStory) ready(ctx context.Context, l *Session) error {
@@ -185,11 +183,9 @@ func (s *probesStory) back(ctx context.Context, l *Session) (Evidence, error) {
 	if err := s.rotation.comesBack(ctx, l, s.pods[0], outBound, Readiness); err != nil {
 		return Evidence{}, err
 	}
-	took := time.Since(began)
+	took := time.Since(began).Seconds()
 	e, err := s.evenly(s.Options)(ctx, l)
-	e.Figures = []Figure{{"back in the rotation", took.Seconds(), "s"}}
-	e.Summary = fmt.Sprintf("back in the rotation after %.1f s; %s", took.Seconds(), e.Summary)
-	return e, err
+	return e.after(fmt.Sprintf("back in the rotation after %.1f s", took), Figure{"back in the rotation", took, "s"}), err
 }
 
 // anotherFails has a pod fail whose probes see nothing of it.

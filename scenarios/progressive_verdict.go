@@ -74,8 +74,7 @@ func (s *progressiveStory) ended(name, phase, why string, claim Claim) func(cont
 				return e, err
 			}
 		}
-		e.Summary = "Flagger: " + words + "; " + e.Summary
-		return e, nil
+		return e.after("Flagger: " + words), nil
 	}
 }
 
