@@ -98,7 +98,7 @@ func TestWhatKnativeOnlyWarnsOfIsTaken(t *testing.T) {
       - apiVersion: serving.knative.dev/v1
         kind: Service
         metadata: {name: model}
-        spec: {template: {spec: {containers: [{image: "${image}", name: model}]}}}
+        spec: {template: {spec: {containers: [{image: "${image}"}]}}}
     expect-all: {of: model, version: v1}
 `
 	if _, err := readMine(t, mine(plain)); err != nil {

@@ -79,6 +79,7 @@ var valueCases = []struct{ at, right, wrong, says string }{
 	{"MORE", "retries: {attempts: 0}", "retries: {attempts: -1}", "-1 is not between 0 and 10"},
 	{"MORE", "fault: {delay: {fixedDelay: 2s, percentage: {value: 0.1}}}", "fault: {delay: {fixedDelay: 0s}}", "is not a time"},
 	{"MORE", "fault: {abort: {httpStatus: 503, percentage: {value: 100}}}", "fault: {abort: {httpStatus: 503, percentage: {value: 101}}}", "101 is not between 0 and 100"},
+	{"MORE", "corsPolicy: {allowOrigins: [{exact: \"https://a.test\"}, {regex: \".*\"}], allowMethods: [GET, POST], allowHeaders: [x-user, \"*\"], maxAge: 24h, allowCredentials: false}", "corsPolicy: {allowMethods: [\"GET, POST\"]}", "is not a name of letters"},
 	{"MORE", "headers: {response: {remove: [server]}}", "headers: {response: {remove: [X-Mllab-Pod]}}", "of X-Mllab-… none"},
 	{"MORE", "headers: {request: {remove: [x-user]}}", "headers: {request: {remove: [\"x user\"]}}", "is not a header that a route may remove"},
 	{"MATCH", "uri: {exact: /v1}", "uri: {exact: v1}", "is not a path"},
