@@ -241,19 +241,13 @@ func magicCall(magic, args string, taken func(string) bool) string {
 }
 
 // bare is a line that may be a magic without its %.
-var bare = regexp.MustCompile(`^([A-Za-z_]\w*)(?:[ \t]+(.*))?$`)
+var bare = regexp.MustCompile(`^([A-Za-z_]\w*)(?:[ \t]+([^=, \t].*))?$`)
 
 // automagic translates a cell whose only line is a magic without its %, as IPython
-// does if the notebook does not use the name itself.
+// does if the notebook does not use the name itself: also ls *.csv.
 func automagic(lines []string, at int, taken func(string) bool) {
 	m := bare.FindStringSubmatch(strings.TrimRight(lines[at], " \t"))
-	if m == nil || !slices.Contains(magics, m[1]) || taken(m[1]) {
-		return
-	}
-	if m[2] == "" || !strings.Contains("!=()<>,+*/%^&|:;", m[2][:1]) && !slices.Contains(joining, strings.Fields(m[2])[0]) {
+	if m != nil && slices.Contains(magics, m[1]) && !taken(m[1]) {
 		lines[at] = magicCall(m[1], m[2], taken)
 	}
 }
-
-// joining are the words that can follow a name in Python.
-var joining = []string{"if", "is", "in", "not", "and", "or"}

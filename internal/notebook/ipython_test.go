@@ -2,6 +2,7 @@ package notebook
 
 import (
 	"cmp"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -99,7 +100,6 @@ var lineCases = []struct {
 	{code: "pwd", want: `get_ipython().run_line_magic("pwd", "")`, automagic: true},
 	{code: "time = 3"},
 	{code: "time.sleep(1)"},
-	{code: "run if x else y"},
 	{code: "pip install x\n\ny = 1", want: "pip install x\n\ny = 1"}, // more than a line: for Python
 	{code: "who", want: `get_ipython().run_line_magic("who", "")`, automagic: true},
 	{code: "conda install x", want: `get_ipython().run_line_magic("conda", "install x")`, automagic: true},
@@ -141,6 +141,27 @@ var lineCases = []struct {
 	{code: "x = 1\ny = '''a"},
 	{code: "x = (1\ny = 2"},
 	{code: "x = 1\ny = 1)\n!ls", want: "x = 1\ny = 1)\n" + `get_ipython().system("ls")`},
+}
+
+// bareCases are cells that may be magics without their %, and the magics' arguments.
+var bareCases = []struct{ code, magic, args string }{
+	{"ls", "ls", ""}, {"cd /tmp", "cd", "/tmp"}, {"ls  *.csv", "ls", "*.csv"}, {"ls | head", "ls", "| head"}, {"cat <x", "cat", "<x"}, {"rm += 1", "rm", "+= 1"},
+	{"cd ..", "cd", ".."}, {"run if x else y", "run", "if x else y"}, {"rm = 3", "", ""}, {"ls == 3", "", ""}, {"time, x", "", ""}, {"x = 3", "", ""},
+}
+
+func TestAMagicNeedsNoPercentSign(t *testing.T) {
+	for _, tc := range bareCases {
+		want := tc.code
+		if tc.magic != "" {
+			want = fmt.Sprintf("get_ipython().run_line_magic(%q, %q)", tc.magic, tc.args)
+		}
+		if got, err := python(tc.code, func(string) bool { return false }); got != want || err != nil {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+		if got, err := python(tc.code, func(string) bool { return true }); got != tc.code || err != nil {
+			t.Errorf("%q is Python if its name is taken, got %q, %v", tc.code, got, err)
+		}
+	}
 }
 
 func TestLinesForJupyterBecomePython(t *testing.T) {

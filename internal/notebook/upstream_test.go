@@ -71,10 +71,20 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 shell = ZMQInteractiveShell.instance()
 for extension in "autoreload", "storemagic":
     shell.run_line_magic("load_ext", extension)
-json.dump(sorted(shell.magics_manager.magics["line"]), sys.stdout)`
-	var theirs []string
-	if upstream(t, program, nil, &theirs); !slices.Equal(theirs, slices.Sorted(slices.Values(magics))) {
-		t.Errorf("upstream has %q", theirs)
+lines = [shell.prefilter_manager.prefilter_lines(line) for line in json.load(sys.stdin)]
+json.dump({"magics": sorted(shell.magics_manager.magics["line"]), "lines": lines}, sys.stdout)`
+	var asked []string
+	for _, tc := range bareCases {
+		asked = append(asked, tc.code)
+	}
+	var theirs struct{ Magics, Lines []string }
+	if upstream(t, program, asked, &theirs); !slices.Equal(theirs.Magics, slices.Sorted(slices.Values(magics))) {
+		t.Errorf("upstream has %q", theirs.Magics)
+	}
+	for i, code := range asked {
+		if got, _ := python(code, func(string) bool { return false }); canonical(got) != canonical(theirs.Lines[i]) {
+			t.Errorf("%q: we say %q, upstream says %q", code, got, theirs.Lines[i])
+		}
 	}
 }
 
