@@ -25,7 +25,10 @@ const (
 	servicesPath              = "/api/v1/services"
 	gatewaysPath              = "/apis/gateway.networking.k8s.io/v1/gateways"
 	httpRoutesPath            = "/apis/gateway.networking.k8s.io/v1/httproutes"
+	grpcRoutesPath            = "/apis/gateway.networking.k8s.io/v1/grpcroutes"
 	virtualServicesPath       = "/apis/networking.istio.io/v1/namespaces/" + namespace + "/virtualservices"
+	// Proxies of istio-system read only the rules there, and those next to a Service.
+	destinationRulesPath = "/apis/networking.istio.io/v1/namespaces/" + frontNamespace + "/destinationrules"
 	// pause is the wait after an error. settle is the wait after a change for related changes.
 	pause, settle = time.Second, 50 * time.Millisecond
 )
@@ -36,12 +39,16 @@ type meta struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 }
 
-type virtualService struct {
-	APIVersion string             `json:"apiVersion"`
-	Kind       string             `json:"kind"`
-	Metadata   meta               `json:"metadata"`
-	Spec       virtualServiceSpec `json:"spec"`
+// object is an object that the agent writes.
+type object[S any] struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Metadata   meta   `json:"metadata"`
+	Spec       S      `json:"spec"`
 }
+
+// virtualService is Istio's route of hosts to one Service.
+type virtualService = object[virtualServiceSpec]
 
 type virtualServiceSpec struct {
 	Gateways []string   `json:"gateways"`
@@ -84,7 +91,8 @@ type gateway struct {
 	}
 }
 
-type httpRoute struct {
+// route is an HTTPRoute or a GRPCRoute.
+type route struct {
 	Metadata meta
 	Spec     struct {
 		Hostnames  []string
@@ -95,7 +103,7 @@ type httpRoute struct {
 type world struct {
 	services []service
 	gateways []gateway
-	routes   []httpRoute
+	routes   []route
 }
 
 // list is a list of objects and the version from which a watch continues.
@@ -140,8 +148,8 @@ func follow(ctx context.Context, api *incluster.Client) error {
 	for first := true; ; first = false {
 		var services list[service]
 		var gateways list[gateway]
-		var routes list[httpRoute]
-		for path, into := range map[string]any{servicesPath: &services, gatewaysPath: &gateways, httpRoutesPath: &routes} {
+		var httpRoutes, grpcRoutes list[route]
+		for path, into := range map[string]any{servicesPath: &services, gatewaysPath: &gateways, httpRoutesPath: &httpRoutes, grpcRoutesPath: &grpcRoutes} {
 			if err := get(ctx, api, path, into); err != nil {
 				return err
 			}
@@ -149,9 +157,10 @@ func follow(ctx context.Context, api *incluster.Client) error {
 		if first {
 			watch(servicesPath, services.Metadata.ResourceVersion)
 			watch(gatewaysPath, gateways.Metadata.ResourceVersion)
-			watch(httpRoutesPath, routes.Metadata.ResourceVersion)
+			watch(httpRoutesPath, httpRoutes.Metadata.ResourceVersion)
+			watch(grpcRoutesPath, grpcRoutes.Metadata.ResourceVersion)
 		}
-		if err := reconcile(ctx, api, world{services.Items, gateways.Items, routes.Items}); err != nil {
+		if err := reconcile(ctx, api, world{services.Items, gateways.Items, append(httpRoutes.Items, grpcRoutes.Items...)}); err != nil {
 			return err
 		}
 		select {
@@ -193,29 +202,36 @@ func reconcile(ctx context.Context, api *incluster.Client, w world) error {
 		}
 		slog.Info("set an address", "service", s.Metadata.Namespace+"/"+s.Metadata.Name, "address", s.Spec.ClusterIP)
 	}
-	want := w.virtualServices()
-	var have list[virtualService]
-	if err := get(ctx, api, virtualServicesPath, &have); err != nil {
+	if err := replace(ctx, api, virtualServicesPath, w.virtualServices()); err != nil {
+		return err
+	}
+	return replace(ctx, api, destinationRulesPath, w.destinationRules())
+}
+
+// replace makes the agent's objects at path those that are wanted, by name.
+func replace[S any](ctx context.Context, api *incluster.Client, path string, want map[string]object[S]) error {
+	var have list[object[S]]
+	if err := get(ctx, api, path, &have); err != nil {
 		return err
 	}
 	for _, h := range have.Items {
 		if _, wanted := want[h.Metadata.Name]; wanted || h.Metadata.Labels[managed] != manager {
 			continue
 		}
-		if _, err := api.Call(ctx, http.MethodDelete, virtualServicesPath+"/"+h.Metadata.Name, nil); err != nil {
+		if _, err := api.Call(ctx, http.MethodDelete, path+"/"+h.Metadata.Name, nil); err != nil {
 			return err
 		}
-		slog.Info("removed a route", "name", h.Metadata.Name)
+		slog.Info("removed", "path", path, "name", h.Metadata.Name)
 	}
 	for name, o := range want {
-		if slices.ContainsFunc(have.Items, func(h virtualService) bool { return h.Metadata.Name == name && reflect.DeepEqual(h.Spec, o.Spec) }) {
+		if slices.ContainsFunc(have.Items, func(h object[S]) bool { return h.Metadata.Name == name && reflect.DeepEqual(h.Spec, o.Spec) }) {
 			continue
 		}
 		body, err := json.Marshal(o)
 		if err != nil {
 			return err
 		}
-		if err := api.Apply(ctx, virtualServicesPath+"/"+name, manager, body); err != nil {
+		if err := api.Apply(ctx, path+"/"+name, manager, body); err != nil {
 			return err
 		}
 	}
@@ -273,6 +289,22 @@ func (w world) virtualServices() map[string]virtualService {
 		to[0].Destination.Host, to[0].Destination.Port.Number = m.Name+"."+m.Namespace+".svc.cluster.local", s.port()
 		v.Spec.HTTP[0].Route = to
 		all[name] = v
+	}
+	return all
+}
+
+// destinationRules returns rules by name that keep a client's protocol on the way to users' Gateways, which gRPC needs.
+// istiod says of their Services' ports that they speak HTTP/1.1 only.
+func (w world) destinationRules() map[string]object[map[string]any] {
+	all := map[string]object[map[string]any]{}
+	for _, s := range w.services {
+		if m := s.Metadata; s.ours() && m.Labels[gatewayTag] != "" {
+			name := m.Namespace + "." + m.Name
+			all[name] = object[map[string]any]{"networking.istio.io/v1", "DestinationRule", meta{frontNamespace, name, map[string]string{managed: manager}}, map[string]any{
+				"host":          m.Name + "." + m.Namespace + ".svc.cluster.local",
+				"trafficPolicy": map[string]any{"connectionPool": map[string]any{"http": map[string]any{"useClientProtocol": true}}},
+			}}
+		}
 	}
 	return all
 }

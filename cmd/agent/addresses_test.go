@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mllab.local/internal/incluster"
 	"mllab.local/internal/incluster/inclustertest"
@@ -40,7 +43,7 @@ const routes = `
 {"metadata":{"namespace":"team","name":"c"},"spec":{"hostnames":["c.test"],"parentRefs":[{"name":"web"}]}}`
 
 func TestEachServiceOfTypeLoadBalancerIsRoutedByItsGatewaysHostsAndItsAddress(t *testing.T) {
-	w := world{read[service](t, services), read[gateway](t, gateways), read[httpRoute](t, routes)}
+	w := world{read[service](t, services), read[gateway](t, gateways), read[route](t, routes)}
 	got := map[string]string{}
 	for name, v := range w.virtualServices() {
 		to := v.Spec.HTTP[0].Route[0].Destination
@@ -56,16 +59,27 @@ func TestEachServiceOfTypeLoadBalancerIsRoutedByItsGatewaysHostsAndItsAddress(t 
 }
 
 func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
-	w := world{read[service](t, services), read[gateway](t, gateways), read[httpRoute](t, routes)}
+	w := world{read[service](t, services), read[gateway](t, gateways), read[route](t, routes)}
 	kept, err := json.Marshal(w.virtualServices()["shop.plain"])
 	if err != nil {
 		t.Fatal(err)
+	}
+	rule, err := json.Marshal(w.destinationRules()["shop.web-istio"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `"spec":{"host":"web-istio.shop.svc.cluster.local","trafficPolicy":{"connectionPool":{"http":{"useClientProtocol":true}}}}`; !strings.Contains(string(rule), want) || len(w.destinationRules()) != 1 {
+		t.Errorf("rules are %v, want one with %s", w.destinationRules(), want)
 	}
 	var wrote []string
 	api, err := incluster.New(inclustertest.Pod(t, namespace, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Method == http.MethodGet {
-			fmt.Fprintf(rw, `{"items":[%s,{"metadata":{"name":"gone.svc","labels":{"app.kubernetes.io/managed-by":"mllab-agent"}}},{"metadata":{"name":"a-users"}}]}`, kept)
+			right := kept
+			if strings.HasSuffix(r.URL.Path, "/destinationrules") {
+				right = rule
+			}
+			fmt.Fprintf(rw, `{"items":[%s,{"metadata":{"name":"gone.svc","labels":{"app.kubernetes.io/managed-by":"mllab-agent"}}},{"metadata":{"name":"a-users"}}]}`, right)
 			return
 		}
 		if strings.HasSuffix(r.URL.Path, "/status") && !strings.Contains(string(body), `"ipMode":"Proxy"`) {
@@ -89,6 +103,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 	slices.Sort(wrote) // routes are written in no order
 	const routesPath = "/apis/networking.istio.io/v1/namespaces/lab-network/virtualservices/"
 	want := []string{
+		"DELETE /apis/networking.istio.io/v1/namespaces/istio-system/destinationrules/gone.svc",
 		"DELETE " + routesPath + "gone.svc",
 		"PATCH /api/v1/namespaces/shop/services/dns/status",
 		"PATCH /api/v1/namespaces/shop/services/web-istio/status",
@@ -96,5 +111,36 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 	}
 	if !slices.Equal(wrote, want) {
 		t.Errorf("wrote\n%s\nwant\n%s", strings.Join(wrote, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestARouteOfGRPCIsAWayInToo(t *testing.T) {
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	lists := map[string]string{servicesPath: services, gatewaysPath: gateways, httpRoutesPath: routes,
+		grpcRoutesPath: `{"metadata":{"namespace":"shop","name":"g"},"spec":{"hostnames":["grpc.test"],"parentRefs":[{"name":"web"}]}}`}
+	wrote := make(chan string, 1)
+	api, err := incluster.New(inclustertest.Pod(t, namespace, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		switch {
+		case r.URL.Query().Get("watch") != "":
+			<-r.Context().Done()
+		case r.Method == http.MethodGet:
+			fmt.Fprintf(rw, `{"items":[%s]}`, lists[r.URL.Path])
+		case strings.HasSuffix(r.URL.Path, "/destinationrules/shop.web-istio"): // the last one
+			stop()
+		case strings.HasSuffix(r.URL.Path, "/virtualservices/shop.web-istio"):
+			wrote <- string(body)
+		}
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := follow(ctx, api); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	close(wrote)
+	if route := <-wrote; !strings.Contains(route, `"grpc.test"`) {
+		t.Errorf("the route is %q", route)
 	}
 }

@@ -171,8 +171,9 @@ func (cs clients) helm(t *testing.T) {
 	chart := filepath.Join(t.TempDir(), "tiny")
 	cs.run(t, "helm", "create", chart)
 	repository, tag, _ := strings.Cut(cs.image, ":")
-	prints(t, cs.run(t, "helm", "install", "tiny", chart, "--wait", "--timeout", "2m", "--set", "image.repository="+repository, "--set", "image.tag="+tag, "--set", "service.port=8080"),
+	prints(t, cs.run(t, "helm", "install", "tiny", chart, "--wait", "--timeout", "2m", "--set", "image.repository="+repository, "--set", "image.tag="+tag, "--set", "service.port=8080", "--set", "ingress.enabled=true"),
 		"STATUS: deployed")
+	cs.answers(t, "http://chart-example.local", "world") // the chart's Ingress, which names no class
 	prints(t, cs.run(t, "helm", "list"), "tiny", "deployed")
 	prints(t, cs.run(t, "helm", "uninstall", "tiny", "--wait"), "uninstalled")
 }
