@@ -84,25 +84,27 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 	d := &collection{files: map[string]string{}}
 	findings, err := doctor(ctx, UpOptions{Options: o}, p)
 	d.json("doctor.json", findings, err)
-	for _, f := range findings {
-		if f.Level == LevelFail {
-			d.cause(f.What, f.Fix)
+	checked := func(level string) {
+		for _, f := range findings {
+			if f.Level == level {
+				d.cause(f.What, f.Fix)
+			}
 		}
 	}
-
 	found := d.fromLab(ctx, o, p)
-	where := func(pod kube.TroubledPod) string {
-		if len(pod.Logs) == 0 {
-			return "read its events in the archive, in events.txt: its containers left no log"
+	troubled := func(finalOnly bool) {
+		for _, pod := range found.Pods {
+			where := "read its log in the archive, in logs/" + pod.Namespace
+			if len(pod.Logs) == 0 {
+				where = "read its events in the archive, in events.txt: its containers left no log"
+			}
+			if pod.Final || !finalOnly {
+				d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), where)
+			}
 		}
-		return "read its log in the archive, in logs/" + pod.Namespace
 	}
-	for _, pod := range found.Pods {
-		if pod.Final {
-			d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), where(pod))
-		}
-	}
-
+	checked(LevelFail)
+	troubled(true)
 	report, err := status(ctx, o, p)
 	d.json("status.json", report, err)
 	for _, r := range report.Proxies {
@@ -119,14 +121,8 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 	for _, u := range report.Flux {
 		d.cause(fmt.Sprintf("%s: %s", u.Object, u.Why), "correct it in the lab's Git")
 	}
-	for _, pod := range found.Pods {
-		d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), where(pod))
-	}
-	for _, f := range findings {
-		if f.Level == LevelWarn {
-			d.cause(f.What, f.Fix)
-		}
-	}
+	troubled(false)
+	checked(LevelWarn)
 	d.records(o.store())
 	return d
 }

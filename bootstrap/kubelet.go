@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -62,7 +61,7 @@ func (e *engine) watchNode(ctx context.Context, node string, progress func()) er
 			time.AfterFunc(kubeletGoodbye, kill)
 		})
 		counted := &failures{stop: stop, now: time.Now, progress: progress, kubelet: restarts{within: kubeletWindow}, etcd: restarts{within: etcdWindow}}
-		_ = e.run.Run(polite, run.Cmd{Path: e.Name, Args: []string{"exec", "-i", node, "sh", "-c", followNode}, Stdin: in, Stdout: counted}) // fails while there is no node
+		_ = e.run.Run(polite, run.Cmd{Path: e.Name, Args: []string{"exec", "-i", node, "sh", "-c", followNode}, Stdin: in, Stdout: run.EachLine(counted.read)}) // fails while there is no node
 		stop()
 		kill()
 		switch {
@@ -87,7 +86,6 @@ type failures struct {
 	progress      func()
 	most          int // containers at a time
 	now           func() time.Time
-	part          []byte
 	kubelet, etcd restarts
 	dead          string // the part with too many restarts
 }
@@ -111,33 +109,24 @@ func (r *restarts) recent(now time.Time, n int) int {
 	return n - r.seen[0].n
 }
 
-// Write never fails.
-func (f *failures) Write(p []byte) (int, error) {
-	f.part = append(f.part, p...)
-	for {
-		line, rest, ok := bytes.Cut(f.part, []byte("\n"))
-		if !ok {
-			return len(p), nil
-		}
-		f.part = bytes.Clone(rest)
-		words := append(strings.Fields(string(line)), "", "", "", "")
-		n, err := strconv.Atoi(words[0])
-		if err != nil {
-			continue // systemd does not run yet
-		}
-		if running, err := strconv.Atoi(words[2]); err == nil && running > f.most {
-			f.most = running
-			f.progress()
-		}
-		etcd, _ := strconv.Atoi(words[3]) // without a log it has not started
-		switch now := f.now(); {
-		case f.kubelet.recent(now, n) >= kubeletFailures || words[1] == "failed": // systemd does not restart a failed unit
-			f.dead = "kubelet"
-			f.stop()
-		case f.etcd.recent(now, etcd) >= etcdFailures:
-			f.dead = "etcd"
-			f.stop()
-		}
+func (f *failures) read(line string) {
+	words := append(strings.Fields(line), "", "", "", "")
+	n, err := strconv.Atoi(words[0])
+	if err != nil {
+		return // systemd does not run yet
+	}
+	if running, err := strconv.Atoi(words[2]); err == nil && running > f.most {
+		f.most = running
+		f.progress()
+	}
+	etcd, _ := strconv.Atoi(words[3]) // without a log it has not started
+	switch now := f.now(); {
+	case f.kubelet.recent(now, n) >= kubeletFailures || words[1] == "failed": // systemd does not restart a failed unit
+		f.dead = "kubelet"
+		f.stop()
+	case f.etcd.recent(now, etcd) >= etcdFailures:
+		f.dead = "etcd"
+		f.stop()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/run"
 )
 
 const crashed = "0 active 0\n1 active 2\n3 active 2\n"
@@ -58,30 +59,32 @@ func TestAKubeletThatFailsTwiceIsGivenTime(t *testing.T) {
 	now, stopped := time.Now(), 0
 	steps := 0
 	f := &failures{stop: func() { stopped++ }, progress: func() { steps++ }, now: func() time.Time { return now }, kubelet: restarts{within: kubeletWindow}, etcd: restarts{within: etcdWindow}}
+	node := run.EachLine(f.read)
 	for n := range 10 {
 		now = now.Add(kubeletWindow/2 + time.Second)
-		if _, err := fmt.Fprintf(f, "%d active %d\n", n, n%3); err != nil {
+		if _, err := fmt.Fprintf(node, "%d active %d\n", n, n%3); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if steps != 2 { // from 0 to 1 and to 2
 		t.Errorf("%d times more containers, want 2", steps)
 	}
-	_, _ = io.WriteString(f, "\n0 active 0\n1 active 0\n") // somebody started it again
+	_, _ = io.WriteString(node, "\n0 active 0\n1 active 0\n") // somebody started it again
 	if f.dead != "" || stopped > 0 {
 		t.Error("two failures in a window were taken for final")
 	}
 	for _, c := range "2 active 0\n3 active 0\n" { // pipes cut lines anywhere
-		_, _ = io.WriteString(f, string(c))
+		_, _ = io.WriteString(node, string(c))
 	}
 	if f.dead != "kubelet" {
 		t.Error("three failures in a window were not seen")
 	}
-	if _, err := io.WriteString(f, "3 active 0 1\n3 active 0 3\n"); err != nil || f.dead != "kubelet" {
+	if _, err := io.WriteString(node, "3 active 0 1\n3 active 0 3\n"); err != nil || f.dead != "kubelet" {
 		t.Error("two restarts of etcd were taken for final")
 	}
 	f = &failures{stop: func() {}, now: time.Now}
-	if _, err := io.WriteString(f, "0 failed 0\n"); err != nil || f.dead != "kubelet" {
+	node = run.EachLine(f.read)
+	if _, err := io.WriteString(node, "0 failed 0\n"); err != nil || f.dead != "kubelet" {
 		t.Error("what it needs failed, and systemd does not try again")
 	}
 }

@@ -62,7 +62,7 @@ func (b *built) mmdebstrap(ctx context.Context, archive string, packages []strin
 		Args: append(more, "--format=tar", "--architectures="+b.goarch(), // Debian has Go's names for both
 			"--include="+strings.Join(packages, ","), debianSuite, archive),
 		Env:    []string{"SOURCE_DATE_EPOCH=0"},
-		Stderr: &lastLine{each: func(_ int64, line string) { update(strings.TrimPrefix(line, "I: ")) }},
+		Stderr: run.EachLine(func(line string) { update(strings.TrimPrefix(line, "I: ")) }),
 	})
 }
 

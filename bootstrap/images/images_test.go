@@ -85,15 +85,12 @@ func TestALayerListsParentsBeforeFiles(t *testing.T) {
 	r, _ := l.Uncompressed()
 	defer r.Close()
 	var got []string
-	for tr := tar.NewReader(r); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	err = eachEntry(r, func(h *tar.Header, _ io.Reader) error {
 		got = append(got, fmt.Sprintf("%s %o", h.Name, h.Mode))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	if want := "a/ 1777,a/b/ 755,a/b/c 755"; strings.Join(got, ",") != want {
 		t.Errorf("got %v, want %s", got, want)

@@ -91,7 +91,7 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 	for _, glibc := range []string{"_2_28", "_2_27", "2014"} { // a wheel's tag has the oldest glibc that it supports
 		install = append(install, "--platform=manylinux"+glibc+"_"+wheelArchs[b.goarch()])
 	}
-	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
+	lines := run.EachLine(update)
 	if err := b.pip(ctx, lines, install...); err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (b *built) wheels(ctx context.Context, dir string, update func(string)) err
 var pythonCompile = []string{"-m", "compileall", "-q", "--invalidation-mode=unchecked-hash"}
 
 // byteCode compiles the folder dir, which is the folder to in the image.
-func (b *built) byteCode(ctx context.Context, dir, to string, lines *lastLine) error {
+func (b *built) byteCode(ctx context.Context, dir, to string, lines io.Writer) error {
 	args := slices.Concat(pythonCompile, []string{"-s", dir, "-p", to, dir})
 	return b.run.Run(ctx, run.Cmd{Path: "python3", Args: args, Stdout: lines, Stderr: lines})
 }
@@ -141,7 +141,7 @@ func (b *built) compileLibrary(ctx context.Context, dir string, update func(stri
 	if err != nil {
 		return err
 	}
-	return b.byteCode(ctx, to, "/"+pythonLibrary, &lastLine{each: func(_ int64, line string) { update(line) }})
+	return b.byteCode(ctx, to, "/"+pythonLibrary, run.EachLine(update))
 }
 
 // onPython adds a component's wheels and programs to an upstream Python image.

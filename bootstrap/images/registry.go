@@ -15,6 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"golang.org/x/sync/errgroup"
 
 	"mllab.local/internal/fault"
 )
@@ -53,22 +54,18 @@ const parallelPulls = 3
 // Images pulls list. Those without an upstream are mllab's own, and are built.
 func (r *registrySource) Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error {
 	var own []Component
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
+	caller := ctx
+	pulling, ctx := errgroup.WithContext(caller)
+	pulling.SetLimit(parallelPulls)
 	var one sync.Mutex
-	slots := make(chan struct{}, parallelPulls)
 	for _, c := range list {
 		if c.Upstream == "" {
 			own = append(own, c)
 			continue
 		}
-		wg.Go(func() {
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-			case <-ctx.Done():
-				return
+		pulling.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
 			}
 			task := r.built.report.Step("pull " + c.Name)
 			img, err := r.pull(ctx, c, task.Update)
@@ -89,21 +86,21 @@ func (r *registrySource) Images(ctx context.Context, work string, list []Compone
 				if first := context.Cause(ctx); first != nil && !errors.Is(first, context.Canceled) {
 					err = errors.New("not finished, because another pull failed")
 				}
-				cancel(err) // only the first counts
 				task.Fail(err)
-				return
+				return err
 			}
 			task.Done("pulled")
+			return nil
 		})
 	}
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
+	err := pulling.Wait()
+	if caller.Err() != nil { // else what was broken off would be the reason
+		return context.Cause(caller)
+	}
+	if err != nil || len(own) == 0 {
 		return err
 	}
-	if len(own) == 0 {
-		return nil
-	}
-	return r.built.Images(ctx, work, own, each)
+	return r.built.Images(caller, work, own, each)
 }
 
 func (r *registrySource) pull(ctx context.Context, c Component, reason func(string)) (v1.Image, error) {

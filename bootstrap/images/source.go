@@ -1,7 +1,6 @@
 package images
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -19,6 +18,7 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/oci"
@@ -156,43 +156,34 @@ func (c Component) own() bool {
 // Images builds the images of list. To use all cores, it downloads modules ahead
 // of the compiler, and the Debian packages and the wheel while it compiles.
 func (b *built) Images(ctx context.Context, work string, list []Component, each func(Component, v1.Image) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-
 	if own := !slices.ContainsFunc(list, func(c Component) bool { return !c.own() }); !own && (runtime.GOOS != "linux" || wheelArchs[b.goarch()] == "") {
 		return fault.Usage("use --image-source registry", "images are built from source on Linux with amd64 or arm64, and this is %s/%s", runtime.GOOS, b.goarch())
 	}
 	needs := map[string]*artifact{}
 	for _, c := range list {
 		for _, m := range c.parts() {
-			needs[m] = newArtifact()
+			needs[m] = &artifact{done: make(chan struct{})}
 		}
 	}
-	var wg sync.WaitGroup
-	start := func(f func() error) {
-		wg.Go(func() {
-			if err := f(); err != nil {
-				cancel(err)
-			}
-		})
-	}
+	caller := ctx
+	building, ctx := errgroup.WithContext(caller)
 	for name, fetch := range map[string]func(context.Context, string) (string, error){
 		debianModule: b.debian, wheelModule: b.wheel, pythonModule: b.python, gitModule: b.git,
 	} {
 		if m := needs[name]; m != nil {
-			start(func() error { return m.set(fetch(ctx, work)) })
+			building.Go(func() error { return m.set(fetch(ctx, work)) })
 		}
 	}
 	for name, m := range needs {
 		if embeddedProgram(name) {
-			start(func() error { return m.set(unpackOwn(work, name)) })
+			building.Go(func() error { return m.set(unpackOwn(work, name)) })
 		}
 	}
-	b.compileAll(ctx, work, needs, start)
+	b.compileAll(ctx, work, needs, building.Go)
 
 	var one sync.Mutex
 	for _, c := range list {
-		start(func() error {
+		building.Go(func() error {
 			parts := map[string]string{}
 			for _, m := range c.parts() {
 				var err error
@@ -209,16 +200,17 @@ func (b *built) Images(ctx context.Context, work string, list []Component, each 
 			return each(c, img)
 		})
 	}
-	wg.Wait()
-	return context.Cause(ctx)
+	err := building.Wait()
+	if caller.Err() != nil { // else what was broken off would be the reason
+		return context.Cause(caller)
+	}
+	return err
 }
 
 type artifact struct {
 	done chan struct{}
 	path string
 }
-
-func newArtifact() *artifact { return &artifact{done: make(chan struct{})} }
 
 func (m *artifact) set(path string, err error) error {
 	if err == nil {
@@ -242,37 +234,26 @@ func (m *artifact) wait(ctx context.Context) (path string, err error) {
 // shared packages twice. So compileAll runs one per four cores, and downloads
 // ahead.
 func (b *built) compileAll(ctx context.Context, work string, needs map[string]*artifact, start func(func() error)) {
-	var order []string
-	for _, m := range moduleOrder {
-		if needs[m] != nil {
-			order = append(order, m)
-		}
-	}
-	downloaded := make([]*artifact, len(order))
-	for i := range order {
-		downloaded[i] = newArtifact()
-	}
+	type source struct{ dir, name string }
+	downloaded := make(chan source, len(moduleOrder))
 	start(func() error {
-		for i, m := range order {
-			if err := downloaded[i].set(b.download(ctx, filepath.Join(work, m), m)); err != nil {
+		defer close(downloaded)
+		for _, m := range moduleOrder {
+			if needs[m] == nil {
+				continue
+			}
+			dir, err := b.download(ctx, filepath.Join(work, m), m)
+			if err != nil {
 				return err
 			}
+			downloaded <- source{dir, m}
 		}
 		return nil
 	})
-	queue := make(chan int, len(order))
-	for i := range order {
-		queue <- i
-	}
-	close(queue)
 	for range max(1, runtime.NumCPU()/4) {
 		start(func() error {
-			for i := range queue {
-				dir, err := downloaded[i].wait(ctx)
-				if err != nil {
-					return err
-				}
-				if err := needs[order[i]].set(b.compile(ctx, dir, order[i])); err != nil {
+			for s := range downloaded {
+				if err := needs[s.name].set(b.compile(ctx, s.dir, s.name)); err != nil {
 					return err
 				}
 			}
@@ -296,8 +277,7 @@ func (b *built) download(ctx context.Context, dir, name string) (string, error) 
 	if err := unpackModule(name, dir); err != nil {
 		return "", err
 	}
-	var out lastLine
-	err := b.run.Run(ctx, run.Cmd{Path: "go", Args: []string{"mod", "download"}, Dir: dir, Env: b.goEnv(modules[name]), Stdout: &out, Stderr: &out})
+	err := b.run.Run(ctx, run.Cmd{Path: "go", Args: []string{"mod", "download"}, Dir: dir, Env: b.goEnv(modules[name])})
 	if err != nil {
 		return "", fault.Hinted(fmt.Errorf("downloading the modules of %s: %w", name, err), "check that the Go module proxy is reachable: `go env GOPROXY`")
 	}
@@ -358,10 +338,12 @@ func (b *built) compile(ctx context.Context, dir, name string) (string, error) {
 	m := modules[name]
 	task := b.report.Step("compile " + name)
 	out := filepath.Join(dir, "out")
-	lines := &lastLine{each: func(n int64, line string) {
-		task.Progress(n, 0, "packages")
+	packages := int64(0)
+	lines := run.EachLine(func(line string) {
+		packages++
+		task.Progress(packages, 0, "packages")
 		task.Update(line)
-	}}
+	})
 	err := b.run.Run(ctx, run.Cmd{
 		Path: "go",
 		// -pgo=off: a default.pgo next to one main would compile every
@@ -486,27 +468,5 @@ func (r Recipe) add(files tree, parts map[string]string) {
 	}
 	for p, bin := range r.Binaries {
 		files[p] = node{mode: 0o755, from: filepath.Join(parts[bin.Module], bin.Name)}
-	}
-}
-
-// lastLine is a writer that calls each for every complete line, with its number.
-type lastLine struct {
-	each func(n int64, line string)
-	n    int64
-	rest []byte
-}
-
-func (l *lastLine) Write(p []byte) (int, error) {
-	l.rest = append(l.rest, p...)
-	for {
-		adv, line, _ := bufio.ScanLines(l.rest, false)
-		if adv == 0 {
-			return len(p), nil
-		}
-		l.rest = l.rest[adv:]
-		l.n++
-		if l.each != nil && len(line) > 0 {
-			l.each(l.n, string(line))
-		}
 	}
 }

