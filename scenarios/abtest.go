@@ -118,7 +118,7 @@ func (s *abStory) deploy(ctx context.Context, l *Session) error {
 
 // routed gives arm B to a version, and returns when the gateway routes so and
 // each version answers at its own address.
-func (s *abStory) routed(b string) func(context.Context, *Session) error {
+func (s *abStory) routed(b string) Change {
 	return func(ctx context.Context, l *Session) error {
 		versions, asked := sortedKeys(s.converts), []probe.Request{l.to("model")}
 		for _, version := range versions {
@@ -215,7 +215,7 @@ func (s *abStory) routes(ctx context.Context, l *Session) (Evidence, error) {
 
 // outcome sends users to both arms, of which B is served by the given version,
 // and judges what the comparison concludes.
-func (s *abStory) outcome(b string, want split.Conclusion) func(context.Context, *Session) (Evidence, error) {
+func (s *abStory) outcome(b string, want split.Conclusion) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		answers, e, err := l.servedInTurn(ctx, []http.Header{nil, {"Cookie": {"group=b"}}}, s.users)
 		if err != nil {

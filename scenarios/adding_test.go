@@ -47,7 +47,7 @@ func newSwap(o Options) (*Plan, error) {
 	}, nil
 }
 
-func (s *swapStory) serve(version string, percents ...int64) func(context.Context, *Session) error {
+func (s *swapStory) serve(version string, percents ...int64) Change {
 	return func(ctx context.Context, l *Session) error {
 		s.model.add(version, nil)
 		if err := s.model.traffic(ctx, l, percents...); err != nil || s.prober.started() {
@@ -58,7 +58,7 @@ func (s *swapStory) serve(version string, percents ...int64) func(context.Contex
 	}
 }
 
-func (s *swapStory) only(version string) func(context.Context, *Session) (Evidence, error) {
+func (s *swapStory) only(version string) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		return l.sample(ctx, l.to(s.model.name()), split.Claim{
 			Legs: []split.Leg{{Name: version, Share: 1}}, N: s.Requests, Alpha: s.Alpha,

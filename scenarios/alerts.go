@@ -173,7 +173,7 @@ func (s *alertsStory) judgeSilence(all []api.Alert) (Evidence, error) {
 }
 
 // turn makes every model wrong that is there to go wrong, or well again.
-func (s *alertsStory) turn(wrong bool) func(context.Context, *Session) error {
+func (s *alertsStory) turn(wrong bool) Change {
 	return func(ctx context.Context, l *Session) error {
 		for _, t := range s.troubles {
 			if t.alert == "" {
@@ -189,7 +189,7 @@ func (s *alertsStory) turn(wrong bool) func(context.Context, *Session) error {
 
 // until asks the receiver until it knows that each alert has this status, or
 // the last one is late, and then judges what it got.
-func (s *alertsStory) until(status string) func(context.Context, *Session) (Evidence, error) {
+func (s *alertsStory) until(status string) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		all, err := s.await(ctx, l, status)
 		if err != nil {

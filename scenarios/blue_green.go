@@ -28,7 +28,7 @@ type blueGreenStory struct {
 	drain        time.Duration
 	prober       prober
 	turns        []turn
-	beforeSwitch func(ctx context.Context, l *Session) error // what a control does wrong then, if any
+	beforeSwitch Change // what a control does wrong then, if any
 }
 
 // turn is a switch of the shared address to a color: when it was changed, and when
@@ -151,7 +151,7 @@ func (s *blueGreenStory) begin(ctx context.Context, l *Session) error {
 
 // sampled draws a sample at an address, which must be one color's, and judges
 // what the watcher has seen of the shared one until then.
-func (s *blueGreenStory) sampled(at func(*Session) probe.Request, color string) func(context.Context, *Session) (Evidence, error) {
+func (s *blueGreenStory) sampled(at func(*Session) probe.Request, color string) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		e, err := l.sample(ctx, at(l), s.only(color))
 		if err != nil {
@@ -170,7 +170,7 @@ func (s *blueGreenStory) sampled(at func(*Session) probe.Request, color string) 
 	}
 }
 
-func (s *blueGreenStory) switchTo(color string) func(context.Context, *Session) error {
+func (s *blueGreenStory) switchTo(color string) Change {
 	return func(ctx context.Context, l *Session) error {
 		if s.beforeSwitch != nil {
 			if err := s.beforeSwitch(ctx, l); err != nil {

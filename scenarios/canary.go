@@ -91,7 +91,7 @@ func (s *canaryStory) steps(splits [][]int64) []Step {
 }
 
 // undo is the step that takes the traffic back when a claim has failed.
-func (s *canaryStory) undo(rollBack func(context.Context, *Session) error) *Step {
+func (s *canaryStory) undo(rollBack Change) *Step {
 	return &Step{
 		Name: "automatic rollback to v1", Change: rollBack, Check: s.split(100, 0),
 		Why: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
@@ -144,7 +144,7 @@ func (s *canaryStory) failing(context.Context, *Session) error {
 	return nil
 }
 
-func (s *canaryStory) deploy(version string, percents ...int64) func(context.Context, *Session) error {
+func (s *canaryStory) deploy(version string, percents ...int64) Change {
 	return func(ctx context.Context, l *Session) error {
 		s.model.add(version, s.env[version])
 		return s.shift(percents...)(ctx, l)
@@ -152,7 +152,7 @@ func (s *canaryStory) deploy(version string, percents ...int64) func(context.Con
 }
 
 // shift sets the traffic. The prober sends from the first time on.
-func (s *canaryStory) shift(percents ...int64) func(context.Context, *Session) error {
+func (s *canaryStory) shift(percents ...int64) Change {
 	return func(ctx context.Context, l *Session) error {
 		s.prober.mark(fmt.Sprint("traffic ", percents))
 		if err := s.model.traffic(ctx, l, percents...); err != nil || s.prober.started() {
@@ -169,7 +169,7 @@ func (s *canaryStory) rollBack(ctx context.Context, l *Session) error {
 	return s.shift(percents...)(ctx, l)
 }
 
-func (s *canaryStory) split(percents ...int64) func(context.Context, *Session) (Evidence, error) {
+func (s *canaryStory) split(percents ...int64) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		return l.sample(ctx, l.to(s.model.name()), s.claim(percents))
 	}

@@ -83,7 +83,7 @@ func newGuarded(of *canaryStory) (*Plan, error) {
 	}, nil
 }
 
-func (s *guardedStory) breaks(f faults, versions ...string) func(context.Context, *Session) error {
+func (s *guardedStory) breaks(f faults, versions ...string) Change {
 	return func(ctx context.Context, l *Session) error {
 		var names []string
 		for _, version := range versions {
@@ -116,7 +116,7 @@ func shown(g *split.Guard, a probe.Answer) (alarm bool) {
 }
 
 // watched is a sample that the judge may end.
-func (s *guardedStory) watched(percents []int64) func(context.Context, *Session) (Evidence, error) {
+func (s *guardedStory) watched(percents []int64) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		config := split.GuardConfig{Share: float64(percents[1]) / 100, Alpha: s.Alpha, Slow: s.slow, SlowFactor: slowTolerated}
 		guard, err := split.NewGuard(config)

@@ -75,7 +75,7 @@ func CheckRollout(d time.Duration) error {
 
 // latest deploys a version as the newest revision, which gets all traffic in
 // the end.
-func (s *rolloutStory) latest(version string) func(context.Context, *Session) error {
+func (s *rolloutStory) latest(version string) Change {
 	return func(ctx context.Context, l *Session) error {
 		s.model.version, s.model.env = version, s.env[version]
 		if !s.atOnce {

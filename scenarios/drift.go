@@ -158,7 +158,7 @@ func (s *driftStory) deploy(ctx context.Context, l *Session) error {
 }
 
 // once judges what the detector knows, as soon as that is enough.
-func (s *driftStory) once(enough func(detected) bool, judge func(detected) (Evidence, error)) func(context.Context, *Session) (Evidence, error) {
+func (s *driftStory) once(enough func(detected) bool, judge func(detected) (Evidence, error)) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		d, err := s.follow(ctx, l, func(d detected) (bool, error) { return enough(d), nil })
 		if err != nil {

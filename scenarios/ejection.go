@@ -34,7 +34,7 @@ const (
 func (j *ejection) broken() string { return j.pods[0] }
 
 // fail has the broken pod fail this percentage of its requests.
-func (j *ejection) fail(percent float64) func(context.Context, *Session) error {
+func (j *ejection) fail(percent float64) Change {
 	return func(ctx context.Context, l *Session) error {
 		return l.breakPod(ctx, j.broken(), faults{FailPercent: &percent})
 	}

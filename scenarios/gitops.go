@@ -120,7 +120,7 @@ func newGitops(o Options) (*Plan, error) {
 	}, nil
 }
 
-func (s *gitopsStory) split(percents ...int64) func(context.Context, *Session) (Evidence, error) {
+func (s *gitopsStory) split(percents ...int64) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		return l.sample(ctx, l.to(serviceName), s.claim(percents))
 	}

@@ -165,7 +165,7 @@ func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Session) error {
 }
 
 // says puts what helm-controller says of the release before what a check saw.
-func (s *gitopsHelmStory) says(check func(context.Context, *Session) (Evidence, error)) func(context.Context, *Session) (Evidence, error) {
+func (s *gitopsHelmStory) says(check Check) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		o, err := l.live(ctx, s.helmRelease(l))
 		if err != nil {

@@ -154,7 +154,7 @@ func (s *helmStory) upgradeToNothing(ctx context.Context, l *Session) error {
 
 // agrees checks that the release's history is as claimed, and that what is
 // live and what answers is what its deployed revision says.
-func (s *helmStory) agrees(history string) func(context.Context, *Session) (Evidence, error) {
+func (s *helmStory) agrees(history string) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		revisions, err := s.release.History(ctx)
 		if err != nil {

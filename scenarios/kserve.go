@@ -120,7 +120,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 }
 
 // shift returns the change that gives v2 a share of the requests; 0: all.
-func (s *kserveStory) shift(percent int) func(context.Context, *Session) error {
+func (s *kserveStory) shift(percent int) Change {
 	return func(ctx context.Context, l *Session) error {
 		return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: percent})
 	}
@@ -128,7 +128,7 @@ func (s *kserveStory) shift(percent int) func(context.Context, *Session) error {
 
 // predicts sends the held-out rows to the server's root, one by one, and, if
 // asked, all at once by both standard protocols.
-func (s *kserveStory) predicts(version string, protocols bool) func(context.Context, *Session) (Evidence, error) {
+func (s *kserveStory) predicts(version string, protocols bool) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		m := s.models[version]
 		e, err := l.predicts(ctx, l.to(kserveHost), m.Model, m.held)

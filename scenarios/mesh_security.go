@@ -213,7 +213,7 @@ func (c meshCaller) fate(a probe.Answer) string {
 
 // check sends requests of all callers in turn, and judges what became of them: by
 // their answers, and by which of them the model has received.
-func (s *meshSecurityStory) check(want map[string]string, claim Claim) func(context.Context, *Session) (Evidence, error) {
+func (s *meshSecurityStory) check(want map[string]string, claim Claim) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		var headers []http.Header
 		for _, c := range meshCallers {

@@ -106,7 +106,7 @@ func newModelCanary(o Options) (*Plan, error) {
 }
 
 // alone is a control's break before anything is deployed: the other model is left out.
-func (s *modelCanaryStory) alone(name string, how func()) func(context.Context, *Session) error {
+func (s *modelCanaryStory) alone(name string, how func()) Change {
 	return func(context.Context, *Session) error {
 		s.models = s.models.those(name)
 		how()
@@ -214,7 +214,7 @@ func (s *modelCanaryStory) deliver(ctx context.Context, l *Session) error {
 }
 
 // over returns when Flagger has ended with a model's v2.
-func (s *modelCanaryStory) over(name string) func(context.Context, *Session) error {
+func (s *modelCanaryStory) over(name string) Change {
 	return func(ctx context.Context, l *Session) error { return s.models.end(ctx, l, name) }
 }
 

@@ -113,7 +113,7 @@ func (s *modelCanaryStory) onlyTheModel(ctx context.Context, l *Session) (e Evid
 }
 
 // ofCommit is the check of a model's v2, with the proof on the commit that brought it.
-func (s *modelCanaryStory) ofCommit(name string, check func(context.Context, *Session, *delivered) (Evidence, error), prove prover) func(context.Context, *Session) (Evidence, error) {
+func (s *modelCanaryStory) ofCommit(name string, check func(context.Context, *Session, *delivered) (Evidence, error), prove prover) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		for _, m := range s.models.those(name) {
 			e, err := check(ctx, l, m)

@@ -138,7 +138,7 @@ func shares(weight int) []int64 { return []int64{int64(100 - weight), int64(weig
 
 // broken is a control's break of one model before any is deployed. No other comes
 // with it: each takes as much of the lab as a scenario.
-func (s *progressiveStory) broken(name string, how func(*delivered)) func(context.Context, *Session) error {
+func (s *progressiveStory) broken(name string, how func(*delivered)) Change {
 	return func(context.Context, *Session) error {
 		s.models = s.models.those(name)
 		how(s.models[0])
@@ -220,7 +220,7 @@ func (s *progressiveStory) goOn(ctx context.Context, l *Session) error {
 }
 
 // over lets Flagger go on with a model, and returns when it has ended with it.
-func (s *progressiveStory) over(name string) func(context.Context, *Session) error {
+func (s *progressiveStory) over(name string) Change {
 	return func(ctx context.Context, l *Session) error {
 		if err := s.models.release(ctx, l); err != nil {
 			return err

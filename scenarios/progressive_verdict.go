@@ -15,7 +15,7 @@ import (
 )
 
 // counted judges who answers while v2 of each of these models has this weight.
-func (s *progressiveStory) counted(weight int, names ...string) func(context.Context, *Session) (Evidence, error) {
+func (s *progressiveStory) counted(weight int, names ...string) Check {
 	return func(ctx context.Context, l *Session) (all Evidence, err error) {
 		var says []string
 		for _, m := range s.models.those(names...) {
@@ -47,7 +47,7 @@ func (s *progressiveStory) promoted(ctx context.Context, l *Session) (Evidence, 
 
 // ended holds Flagger's words against the answers: it must have ended as
 // delivered.ended says, and the version that answers must be the one it says.
-func (s *progressiveStory) ended(name, phase, why string, claim Claim) func(context.Context, *Session) (Evidence, error) {
+func (s *progressiveStory) ended(name, phase, why string, claim Claim) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		those := s.models.those(name)
 		if len(those) == 0 {

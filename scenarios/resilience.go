@@ -124,7 +124,7 @@ type routing struct {
 }
 
 // route sets the way and returns when the gateway goes by it.
-func (s *resilienceStory) route(to *routing) func(context.Context, *Session) error {
+func (s *resilienceStory) route(to *routing) Change {
 	return func(ctx context.Context, l *Session) error {
 		r, way := l.to("model"), *to
 		r.URL += "/readyz" // the model's faults are not about this path
@@ -194,7 +194,7 @@ func (s *resilienceStory) flaky(ctx context.Context, l *Session) error {
 }
 
 // errors judges the share of errors without any help.
-func (s *resilienceStory) errors(share float64) func(context.Context, *Session) (Evidence, error) {
+func (s *resilienceStory) errors(share float64) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		answers, e, err := l.burst(ctx, l.send, l.to("model"), s.Requests)
 		if err != nil {

@@ -34,7 +34,7 @@ func (l *Session) rotation(ctx context.Context, service string, labels map[strin
 }
 
 // evenly sends a sample of which each pod must answer as much as any other.
-func (r *rotation) evenly(o Options) func(context.Context, *Session) (Evidence, error) {
+func (r *rotation) evenly(o Options) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		return l.sampleByPod(ctx, r.request, evenly(r.pods, o.Requests, o.Alpha), Shares)
 	}

@@ -344,7 +344,7 @@ const refusalEvery = 5 * time.Second
 // unlessRefused returns change's error. When the gateway, or a proxy of the run's namespace, refuses its configuration
 // meanwhile, and still does when asked again, no wait can end well: the change is stopped, and the error says who refuses
 // what and why.
-func (l *Session) unlessRefused(ctx context.Context, change func(context.Context, *Session) error) error {
+func (l *Session) unlessRefused(ctx context.Context, change Change) error {
 	watched, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go func() {

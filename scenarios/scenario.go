@@ -48,6 +48,12 @@ type Plan struct {
 	Controls []Control
 }
 
+// Change changes the world, and Check looks at it.
+type (
+	Change = func(context.Context, *Session) error
+	Check  = func(context.Context, *Session) (Evidence, error)
+)
+
 // Step is one change of the world and the claim that must hold after it.
 type Step struct {
 	Name string
@@ -58,10 +64,10 @@ type Step struct {
 	Long bool
 	// Change brings the world into the step's state and returns when that is in
 	// force, however long it takes. It is the barrier before the sample.
-	Change func(ctx context.Context, l *Session) error
+	Change Change
 	// Check observes once. It returns a *ClaimError when a claim does not hold, and
 	// evidence in either case.
-	Check func(ctx context.Context, l *Session) (Evidence, error)
+	Check Check
 }
 
 // Control is a negative control: it breaks the world on purpose.
@@ -71,12 +77,12 @@ type Control struct {
 	// After names the step whose change is followed by Break; empty means
 	// before the first step.
 	After   string
-	Break   func(ctx context.Context, l *Session) error
+	Break   Change
 	Catches Claim // what must then be refuted
 }
 
 // set is a break that only gives a part of the story's state another value.
-func set[T any](at *T, to T) func(context.Context, *Session) error {
+func set[T any](at *T, to T) Change {
 	return func(context.Context, *Session) error { *at = to; return nil }
 }
 

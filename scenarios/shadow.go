@@ -162,7 +162,7 @@ func (s *shadowStory) differences() split.Claim {
 
 // check sends n requests to a host and judges that the caller got v1's answers
 // only, and that v2 received percent of the requests.
-func (s *shadowStory) check(host string, n int, percent float64) func(context.Context, *Session) (Evidence, error) {
+func (s *shadowStory) check(host string, n int, percent float64) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		sample, err := s.observe(ctx, l, l.send, l.to(host), s.copies(n, percent))
 		if err != nil {

@@ -107,7 +107,7 @@ func (r shadowRoute) Kept() int { return 100 - r.Leaked }
 
 // route writes the route and returns when the gateway and the client's sidecar
 // answer by it.
-func (s *shadowed) route(to shadowRoute) func(context.Context, *Session) error {
+func (s *shadowed) route(to shadowRoute) Change {
 	return func(ctx context.Context, l *Session) error {
 		gateway, sidecar := l.to("model"), l.to("client")
 		gateway.URL, sidecar.URL = gateway.URL+aside, sidecar.URL+aside // what asks is not part of any sample

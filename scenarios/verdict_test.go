@@ -21,7 +21,7 @@ type world struct {
 
 // run runs a story of two steps in w, with a control after the named step.
 func (w world) run(ctx context.Context, after string, control, undo bool) (Result, error) {
-	check := func(err error) func(context.Context, *Session) (Evidence, error) {
+	check := func(err error) Check {
 		return func(context.Context, *Session) (Evidence, error) { return Evidence{Summary: "seen"}, err }
 	}
 	p := &Plan{Steps: []Step{{Name: "first", Check: check(w.first)}, {Name: "second", Check: check(w.second)}}}

@@ -175,17 +175,13 @@ func (r *Route) fromGatewayAPI(o *unstructured.Unstructured) error {
 
 // refused reports whether no gateway has accepted a route that some have judged.
 func refused(o *unstructured.Unstructured) (bool, error) {
-	parents, _, err := unstructured.NestedSlice(o.Object, "status", "parents")
-	if err != nil {
+	type parent struct{ Conditions []kube.Condition }
+	var status struct{ Parents []parent }
+	if err := kube.Into(o.Object["status"], &status); err != nil {
 		return false, fmt.Errorf("reading %s: %w", kube.Name(o), err)
 	}
-	return len(parents) > 0 && !slices.ContainsFunc(parents, func(parent any) bool {
-		p, _ := parent.(map[string]any)
-		conditions, _, _ := unstructured.NestedSlice(p, "conditions")
-		return slices.ContainsFunc(conditions, func(condition any) bool {
-			c, _ := condition.(map[string]any)
-			return c["type"] == "Accepted" && c["status"] == "True"
-		})
+	return len(status.Parents) > 0 && !slices.ContainsFunc(status.Parents, func(p parent) bool {
+		return slices.ContainsFunc(p.Conditions, func(c kube.Condition) bool { return c.Type == "Accepted" && c.True() })
 	}), nil
 }
 
