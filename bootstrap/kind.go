@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/apimachinery/pkg/util/wait"
 	kind "sigs.k8s.io/kind/pkg/cluster"
 	"sigs.k8s.io/kind/pkg/cluster/nodeutils"
 	kindexec "sigs.k8s.io/kind/pkg/exec"
@@ -161,20 +162,13 @@ func (k *kindCluster) serving(ctx context.Context, port int) (lab, error) {
 		},
 		func() error { return client.Admits(ctx) },
 	}
-	poll := time.NewTicker(100 * time.Millisecond)
-	defer poll.Stop()
-	for len(steps) > 0 {
-		if steps[0]() == nil {
+	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(context.Context) (bool, error) {
+		for len(steps) > 0 && steps[0]() == nil {
 			steps = steps[1:]
-			continue
 		}
-		select {
-		case <-poll.C:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	return liveLab{client}, nil
+		return len(steps) == 0, nil
+	})
+	return liveLab{client}, err
 }
 
 func (k *kindCluster) writeKubeconfig() error {

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/match"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"mllab.local/internal/folder"
 )
@@ -79,14 +80,11 @@ func (c *cache) in(ctx context.Context, name string, f func(dir string) error) e
 		return fmt.Errorf("image cache: %w", err)
 	}
 	defer lock.Close() // closing releases the lock
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for another mllab that builds images: %w", context.Cause(ctx))
-		}
+	err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(context.Context) (bool, error) {
+		return syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for another mllab that builds images: %w", context.Cause(ctx))
 	}
 	dir := filepath.Join(c.dir, name)
 	if err := folder.NoLink(dir); err != nil {

@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -158,7 +159,7 @@ func main() {
 }
 
 func render(ctx context.Context) error {
-	root, err := goList(ctx, ".", "-f", "{{.Dir}}")
+	root, err := goRun(ctx, ".", "list", "-m", "-f", "{{.Dir}}")
 	if err != nil {
 		return err
 	}
@@ -241,23 +242,14 @@ func resolve(ctx context.Context, root string) (map[string]module, error) {
 	}
 	out := map[string]module{}
 	for pin, names := range pins {
-		dir := filepath.Join(root, pin)
-		args := append([]string{"-f", "{{.Path}} {{.Version}} {{.Dir}}"}, names...)
-		list, err := goList(ctx, dir, args...)
-		if err == nil && missing(list) {
-			if _, err = goRun(ctx, dir, append([]string{"mod", "download"}, names...)...); err == nil {
-				list, err = goList(ctx, dir, args...)
-			}
+		list, err := goRun(ctx, filepath.Join(root, pin), append([]string{"mod", "download", "-json"}, names...)...)
+		for found := json.NewDecoder(strings.NewReader(list)); err == nil && found.More(); {
+			var m struct{ Path, Version, Dir string }
+			err = found.Decode(&m)
+			out[source{pin: pin, module: m.Path}.key()] = module{m.Version, m.Dir}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("finding modules of %s: %w", filepath.Join(pin, "go.mod"), err)
-		}
-		for line := range strings.Lines(list) {
-			f := strings.SplitN(strings.TrimSpace(line), " ", 3)
-			if len(f) < 3 {
-				return nil, fmt.Errorf("finding modules of %s: %s has no folder", filepath.Join(pin, "go.mod"), line)
-			}
-			out[source{pin: pin, module: f[0]}.key()] = module{f[1], f[2]}
 		}
 	}
 	return out, nil
@@ -269,16 +261,6 @@ func allSources() []source {
 		all = append(all, o.sources...)
 	}
 	return all
-}
-
-// missing reports whether a module of the list has no folder yet.
-func missing(list string) bool {
-	for line := range strings.Lines(list) {
-		if len(strings.Fields(line)) < 3 {
-			return true
-		}
-	}
-	return false
 }
 
 // stampText is one line per module, and one for what is in these folders.
@@ -406,10 +388,6 @@ func normal(out *bytes.Buffer, data []byte) error {
 		}
 		fmt.Fprintf(out, "---\n%s\n", j)
 	}
-}
-
-func goList(ctx context.Context, dir string, args ...string) (string, error) {
-	return goRun(ctx, dir, append([]string{"list", "-m"}, args...)...)
 }
 
 func goRun(ctx context.Context, dir string, args ...string) (string, error) {
