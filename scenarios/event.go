@@ -152,8 +152,11 @@ func (s *stream) emit(e Event) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.Type == EventBegin {
+	switch {
+	case e.Type == EventBegin:
 		s.step = e.Step
+	case e.Type == EventWait && s.step == "":
+		return // a control breaks the world before the first step: nobody waits for that
 	}
 	e.Version, e.At, e.Run, e.Step = EventVersion, time.Now(), s.run, s.step
 	if e.Type == EventEnd {
@@ -204,33 +207,23 @@ func (s *stream) claims(by string, c split.Claim) {
 	}
 }
 
-// task is a step that runs, as its events say it. Nil is one that nobody sees.
-type task struct{ *stream }
+func (s *stream) begin(step string) { s.emit(Event{Type: EventBegin, Step: step}) }
 
-func (l *Session) begin(step string) *task {
-	l.events.emit(Event{Type: EventBegin, Step: step})
-	return &task{l.events}
-}
-
-// Update says the newest reason why the step is not done.
-func (t *task) Update(reason string) {
-	if t != nil {
-		t.emit(Event{Type: EventWait, Text: reason})
-	}
-}
+// wait says the newest reason why the step is not done.
+func (s *stream) wait(reason string) { s.emit(Event{Type: EventWait, Text: reason}) }
 
 // end ends a step that is not of the plan, and returns err.
-func (t *task) end(says string, err error) error {
+func (s *stream) end(says string, err error) error {
 	if err != nil {
-		t.emit(Event{Type: EventEnd, Error: err.Error()})
+		s.emit(Event{Type: EventEnd, Error: err.Error()})
 	} else {
-		t.emit(Event{Type: EventEnd, Text: says})
+		s.emit(Event{Type: EventEnd, Text: says})
 	}
 	return err
 }
 
 // checked ends a step of the plan with what it saw.
-func (t *task) checked(r StepResult, err error) {
+func (s *stream) checked(r StepResult, err error) {
 	e := Event{Type: EventEnd, Checked: &r}
 	if r.Evidence != nil {
 		e.Text = r.Evidence.Summary
@@ -238,5 +231,5 @@ func (t *task) checked(r StepResult, err error) {
 	if err != nil {
 		e.Error = err.Error()
 	}
-	t.emit(e)
+	s.emit(e)
 }

@@ -42,7 +42,7 @@ func TestTheEventsOfARunAreAllThatItSaw(t *testing.T) {
 	p := &Plan{Steps: []Step{{
 		Name: "90/10", Why: "why",
 		Change: func(ctx context.Context, l *Session) error {
-			l.task.Update("waiting")
+			l.events.wait("waiting")
 			return l.teach(ctx, "+ weight: 10\n")
 		},
 		Check: func(ctx context.Context, l *Session) (Evidence, error) { return l.sample(ctx, l.to("model"), claim) },

@@ -196,7 +196,7 @@ func (f *followed) neverReady(ctx context.Context, l *Session) (string, error) {
 	}
 	bounded, cancel := context.WithDeadline(ctx, f.newest.began.Add(deliveryBound))
 	defer cancel()
-	err := l.Kube.Wait(bounded, []*unstructured.Unstructured{l.service()}, l.task.Update)
+	err := l.Kube.Wait(bounded, []*unstructured.Unstructured{l.service()}, l.events.wait)
 	switch {
 	case err == nil || ctx.Err() != nil:
 		return "", err

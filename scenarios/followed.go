@@ -149,7 +149,7 @@ func (f *followed) push(ctx context.Context, l *Session, message string, do func
 		}
 	}
 	f.prober.mark("git push: " + message)
-	l.task.Update("git push: " + message)
+	l.events.wait("git push: " + message)
 	p := pushed{message: message, began: time.Now()}
 	var err error
 	ctx, cancel := context.WithTimeout(ctx, pushBound)

@@ -182,7 +182,7 @@ func (s *gitopsStory) byHand(ctx context.Context, l *Session) error {
 			client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("kubectl-edit")); err != nil {
 			return err
 		}
-		l.task.Update("changed by hand")
+		l.events.wait("changed by hand")
 		first, err := l.firstOf(ctx, l.to(serviceName), "v2", began.Add(2*putBack))
 		if err == nil {
 			s.seen = first.Sub(began)

@@ -102,7 +102,7 @@ func (s *helmStory) helm(ctx context.Context, l *Session, words string, do func(
 		return err
 	}
 	s.prober.mark("helm " + words)
-	s.release.Reason = l.task.Update
+	s.release.Reason = l.events.wait
 	if err := do(); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (l *Session) keptByOthers(ctx context.Context, s Scenario) error {
 // one of the same file kept, is removed first, one that the scenario has not made
 // is left alone.
 func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
-	task := l.begin("namespace")
+	l.events.begin("namespace")
 	l.runID = uuid.NewString()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{
 		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.runID,
@@ -72,7 +72,7 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 	if l.keepNamespace {
 		ns.Annotations = map[string]string{keptFor: cmp.Or(s.File, managedBy)}
 	}
-	replaced, err := removeNamespace(ctx, l.Kube, l.Namespace, scenarioLabel, s.Name, task.Update)
+	replaced, err := removeNamespace(ctx, l.Kube, l.Namespace, scenarioLabel, s.Name, l.events.wait)
 	if err == nil {
 		if err = l.Kube.Create(ctx, ns); err != nil {
 			err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
@@ -81,14 +81,13 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 		}
 	}
 	if err == nil && s.Untrusted {
-		l.task = task
 		err = l.confine(ctx)
 	}
 	done := l.Namespace
 	if replaced {
 		done += ", in place of the one that was left"
 	}
-	return task.end(done, err)
+	return l.events.end(done, err)
 }
 
 // Reset removes what runs of a scenario and its controls left, with --keep or

@@ -3,7 +3,6 @@ package scenarios
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -109,21 +108,20 @@ func (s *pipelineStory) run(ctx context.Context, l *Session, name string, seed i
 	// Argo writes defaults into the spec's lists; ignore that drift.
 	l.applied = slices.Delete(l.applied, l.find(objs[0]), l.find(objs[0])+1)
 	var w workflow
-	var asked error
 	reason := "no step yet"
-	err = l.until(ctx, "workflow "+name, func() string {
+	err = l.untilError(ctx, untilInterval, "workflow "+name, func() (string, error) {
 		now, err := l.workflow(ctx, objs[0])
 		switch {
 		case ctx.Err() != nil: // it is out of time, and what it was waiting for is of interest
-			return reason
+			return reason, nil
 		case err != nil || now.phase == "Succeeded" || now.phase == "Failed" || now.phase == "Error":
-			w, asked = now, err
-			return ""
+			w = now
+			return "", err
 		}
 		reason = cmp.Or(now.progress(), reason)
-		return reason
+		return reason, nil
 	})
-	if err := errors.Join(err, asked); err != nil {
+	if err != nil {
 		return w, err
 	}
 	w.training, err = l.printed(ctx, name)

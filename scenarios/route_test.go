@@ -83,9 +83,10 @@ func TestAGatewayThatDoesNotFollowIsNoSuccess(t *testing.T) {
 				var said string
 				l := &Session{
 					Env:       &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.route...).Build()}, Domain: "test"},
-					Namespace: "ns", task: &task{openStream("", "", func(e Event) { said = e.Text })},
+					Namespace: "ns", events: openStream("", "", func(e Event) { said = e.Text }),
 					send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }},
 				}
+				l.events.begin("a step")
 				ctx, cancel := context.WithTimeout(t.Context(), stepBound)
 				defer cancel()
 				began := time.Now()

@@ -237,12 +237,13 @@ func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) 
 		return broken, err
 	}
 	for i, step := range p.Steps {
-		l.stepName, l.task = step.Name, l.begin(step.Name)
+		l.stepName = step.Name
+		l.events.begin(step.Name)
 		l.lesson = Lesson{Step: i + 1, Steps: len(p.Steps), Name: step.Name, Why: step.Why, WatchFor: step.WatchFor}
 		result, err := l.step(ctx, step, breakAfter)
 		err = orGone(ctx, err)
 		r.Steps = append(r.Steps, result)
-		l.task.checked(result, err)
+		l.events.checked(result, err)
 		if err != nil {
 			var refuted *ClaimError
 			switch {
@@ -260,11 +261,12 @@ func (l *Session) runSteps(ctx context.Context, p *Plan, c *Control, r *Result) 
 // undo takes a step back after a claim was refuted, and adds to the reasons
 // when that does not work either.
 func (l *Session) undo(ctx context.Context, step Step, r *Result, refuted *ClaimError) {
-	l.stepName, l.task = step.Name, l.begin(step.Name)
+	l.stepName = step.Name
+	l.events.begin(step.Name)
 	l.lesson = Lesson{}
 	result, err := l.step(ctx, step, func(string) error { return nil })
 	r.Steps = append(r.Steps, result)
-	l.task.checked(result, err)
+	l.events.checked(result, err)
 	if err != nil {
 		refuted.Reasons = append(refuted.Reasons, step.Name+": "+err.Error())
 	}
@@ -279,14 +281,14 @@ func (l *Session) cleanUp(ctx context.Context) error {
 	if !l.namespaceCreated || errors.Is(context.Cause(ctx), kube.ErrGone) {
 		return nil
 	}
+	l.events.begin("clean up")
 	if l.keepNamespace {
-		return l.begin("clean up").end("kept "+l.Namespace, nil)
+		return l.events.end("kept "+l.Namespace, nil)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupBound)
 	defer cancel()
 	ctx, end := l.Kube.UntilGone(ctx)
 	defer end()
-	task := l.begin("clean up")
 	// Their finalizers run now; the namespace's controller, which comes after
 	// 5 s, would else wait another 5 for them.
 	err := l.Kube.Delete(ctx, l.applied)
@@ -294,9 +296,9 @@ func (l *Session) cleanUp(ctx context.Context) error {
 		err = errors.Join(err, f(ctx))
 	}
 	if err == nil {
-		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.runID, task.Update)
+		_, err = removeNamespace(ctx, l.Kube, l.Namespace, runLabel, l.runID, l.events.wait)
 	}
-	return task.end("removed "+l.Namespace, orGone(ctx, err))
+	return l.events.end("removed "+l.Namespace, orGone(ctx, err))
 }
 
 // orGone returns that the API server is gone, if err came of that.
@@ -328,7 +330,7 @@ func (l *Session) step(ctx context.Context, step Step, breakAfter func(string) e
 	if err := breakAfter(step.Name); err != nil {
 		return result, err
 	}
-	l.task.Update("") // what the change waited for is there
+	l.events.wait("") // what the change waited for is there
 	began = l.now()
 	evidence, err := step.Check(ctx, l)
 	if err == nil {
@@ -393,6 +395,6 @@ func (l *Session) admitted(ctx context.Context, p *Plan) error {
 	if p.Admitted == nil {
 		return nil
 	}
-	task := l.begin("dry run")
-	return task.end("the cluster takes all objects", p.Admitted(ctx, l))
+	l.events.begin("dry run")
+	return l.events.end("the cluster takes all objects", p.Admitted(ctx, l))
 }

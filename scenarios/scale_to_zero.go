@@ -143,7 +143,7 @@ func (s *zeroStory) cold(ctx context.Context, l *Session) (Evidence, error) {
 			break
 		}
 		lives = append(lives, life)
-		l.task.Update(fmt.Sprintf("%d of %d cold starts", i+1, s.Samples))
+		l.events.wait(fmt.Sprintf("%d of %d cold starts", i+1, s.Samples))
 	}
 	if err := ctx.Err(); err != nil {
 		return Evidence{}, err

@@ -53,7 +53,6 @@ type Session struct {
 
 	send   probe.Sender
 	events *stream
-	task   *task // the step that runs
 
 	keepNamespace    bool // after the run
 	namespaceCreated bool
@@ -105,7 +104,7 @@ func (l *Session) apply(ctx context.Context, objs ...*unstructured.Unstructured)
 // wait returns when objects are ready, and the gateway follows the routes of
 // those that are Knative Services.
 func (l *Session) wait(ctx context.Context, objs ...*unstructured.Unstructured) error {
-	if err := l.Kube.Wait(ctx, objs, l.task.Update); err != nil {
+	if err := l.Kube.Wait(ctx, objs, l.events.wait); err != nil {
 		return err
 	}
 	for _, o := range objs {
@@ -262,7 +261,7 @@ func (l *Session) untilError(ctx context.Context, interval time.Duration, what s
 		if why == "" || err != nil {
 			return err
 		}
-		l.task.Update("waiting for " + what + ": " + why)
+		l.events.wait("waiting for " + what + ": " + why)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

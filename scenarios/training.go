@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -152,14 +151,13 @@ func (l *Session) run(ctx context.Context, j trainJob) (workers []training, comp
 		return nil, false, err
 	}
 	state := ""
-	var asked error
-	err = l.until(ctx, "TrainJob "+j.Name, func() string {
-		if state, asked = l.condition(ctx, objs[0], "Complete", "Failed"); asked != nil || state != "" {
-			return ""
+	err = l.untilError(ctx, untilInterval, "TrainJob "+j.Name, func() (_ string, err error) {
+		if state, err = l.condition(ctx, objs[0], "Complete", "Failed"); err != nil || state != "" {
+			return "", err
 		}
-		return l.lastWord(ctx, j.Name)
+		return l.lastWord(ctx, j.Name), nil
 	})
-	if err := errors.Join(err, asked); err != nil {
+	if err != nil {
 		return nil, false, err
 	}
 	workers, err = l.workers(ctx, j)
