@@ -1,6 +1,7 @@
 package addons
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -358,11 +359,7 @@ func fetched(ctx context.Context, env Env, repo *labgit.Repo, commit string) err
 func (g byGit) changes(_ context.Context, objs []*unstructured.Unstructured) ([]kube.Change, error) {
 	var changes []kube.Change
 	for _, o := range objs {
-		action := g.changed[o.GetName()]
-		if action == "" {
-			action = "unchanged"
-		}
-		changes = append(changes, kube.Change{Object: kube.Name(o), Action: action})
+		changes = append(changes, kube.Change{Object: kube.Name(o), Action: cmp.Or(g.changed[o.GetName()], "unchanged")})
 	}
 	return changes, nil
 }

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -99,9 +100,7 @@ func (o Options) merge(path string, use bool) (kubeconfig.Merged, error) {
 	for i, old := range all {
 		if old.Path == path { // keep what was there before the first merge
 			m.Made = m.Made || old.Made
-			if m.Before == "" {
-				m.Before = old.Before
-			}
+			m.Before = cmp.Or(m.Before, old.Before)
 			all = slices.Delete(all, i, i+1)
 			break
 		}

@@ -12,6 +12,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -83,9 +84,7 @@ var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$`)
 
 // withDefaults returns o with defaults in place of zero values, or a fault.Usage.
 func (o Options) withDefaults() (Options, error) {
-	if o.Name == "" {
-		o.Name = DefaultName
-	}
+	o.Name = cmp.Or(o.Name, DefaultName)
 	var err error
 	if o.Cache == "" {
 		if o.Cache, err = images.DefaultCache(); err != nil {
@@ -118,9 +117,7 @@ func (o Options) withDefaults() (Options, error) {
 
 // withDefaults returns o with defaults in place of zero values, or a fault.Usage.
 func (o UpOptions) withDefaults() (UpOptions, error) {
-	if o.Mode == "" {
-		o.Mode = DefaultMode
-	}
+	o.Mode = cmp.Or(o.Mode, DefaultMode)
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}

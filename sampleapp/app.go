@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -202,17 +203,8 @@ func (a *app) model(f modelPath) http.Handler {
 // requestID echoes the request's IDs into the answer and returns the one to trust, made up when there is none.
 func requestID(answer, request http.Header) string {
 	given, own := request.Get(api.HeaderRequestID), request.Get(api.HeaderID)
-	id := own
-	if id == "" {
-		id = given
-	}
-	if id == "" {
-		id = rand.Text()
-	}
-	if given == "" {
-		given = id
-	}
-	answer.Set(api.HeaderRequestID, given)
+	id := cmp.Or(own, given, rand.Text())
+	answer.Set(api.HeaderRequestID, cmp.Or(given, id))
 	if own != "" {
 		answer.Set(api.HeaderID, own)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -52,10 +53,8 @@ const defaultDrain = "5s"
 func readConfig(env func(string) (string, bool), hostname func() (string, error)) (config, error) {
 	var errs []error
 	get := func(name, fallback string) string {
-		if v, _ := env(name); v != "" {
-			return v
-		}
-		return fallback
+		v, _ := env(name)
+		return cmp.Or(v, fallback)
 	}
 	bad := func(name, value, want string) { errs = append(errs, fmt.Errorf("%s=%q: want %s", name, value, want)) }
 	// What goes into a header must be what comes out of it.

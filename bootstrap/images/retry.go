@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -224,12 +225,8 @@ func (d *download) server() string {
 
 // broken reports whether a connection broke or stalled before there was an answer.
 func broken(err error) bool {
-	for _, e := range []error{errStalled, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	ends := []error{errStalled, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}
+	return slices.ContainsFunc(ends, func(end error) bool { return errors.Is(err, end) })
 }
 
 // retryAfter parses a Retry-After value, seconds or a date. It returns 0 for neither.

@@ -70,12 +70,7 @@ proves with real requests that a delivery does what it claims, and states the er
 	})
 	root.SetUsageTemplate(usage)
 	root.SetFlagErrorFunc(flagError)
-	env := func(key, other string) string {
-		if v := a.getenv(key); v != "" {
-			return v
-		}
-		return other
-	}
+	env := func(key, other string) string { return cmp.Or(a.getenv(key), other) }
 	f := root.PersistentFlags()
 	f.SortFlags = false
 	a.global.output = "text"

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -137,12 +138,7 @@ func Usable(dir string) error {
 
 // Owned reports whether dir has mllab's mark or one of signs.
 func Owned(dir string, signs ...string) bool {
-	for _, sign := range append([]string{mark}, signs...) {
-		if len(Glob(dir, sign)) > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(append([]string{mark}, signs...), func(sign string) bool { return len(Glob(dir, sign)) > 0 })
 }
 
 // Glob returns the paths in dir that match pattern, whatever characters dir itself has; a folder that cannot be read has
