@@ -72,7 +72,7 @@ func newMlops(o Options) (*Plan, error) {
 				WatchFor: "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model whose digest is on the card in Git. From here on a watcher sends " + fmt.Sprint(watchRate) + " requests a second.",
 			}),
 			s.proven(Step{
-				Name: "a changed notebook gets a tenth", Change: s.second, Check: s.tenth,
+				Name: "a changed notebook gets a tenth", Change: s.deliver("c = 10", &s.canary, anotherC), Check: s.tenth,
 				Why:      fmt.Sprintf("The notebook's regularization is changed. The same way brings the new model next to the old one, and the runner's commit gives it %d %%.", canaryPercent),
 				WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples, and each model answers as its own trainer said.",
 			}),
@@ -87,7 +87,8 @@ func newMlops(o Options) (*Plan, error) {
 				WatchFor: "There is no commit of the runner, and the promoted model serves as before.",
 			}),
 			s.step(Step{
-				Name: "a model that is wrong online is noticed at a tenth", Change: s.wrong, Check: s.noticed,
+				Name:   "a model that is wrong online is noticed at a tenth",
+				Change: s.deliver("c = 10, and a smaller file", &s.canary, anotherC, withoutScale), Check: s.noticed,
 				Why:      "The notebook forgets the scaler when it packs the model. It was judged with it, so it passes the gate; only its answers show what is wrong.",
 				WatchFor: "The verdict on this tenth must fail, because of its predictions. The commit's proof says FAIL.",
 			}, s.proveRefuted(func(Evidence) error { return s.verdict })),
@@ -135,15 +136,11 @@ func (s *mlopsStory) first(ctx context.Context, l *Session) error {
 		return err
 	}
 	s.state.Training = true
-	if err := s.deliver(ctx, l, "the notebook", &s.serving); err != nil {
+	if err := s.deliver("the notebook", &s.serving)(ctx, l); err != nil {
 		return err
 	}
 	s.prober.start(ctx, l, l.to(serviceName), watchRate)
 	return nil
-}
-
-func (s *mlopsStory) second(ctx context.Context, l *Session) error {
-	return s.deliver(ctx, l, "c = 10", &s.canary, anotherC)
 }
 
 // serves sends every held-out row: each must be answered by the model that
@@ -224,11 +221,6 @@ func (s *mlopsStory) worse(ctx context.Context, l *Session) error {
 		return err
 	}
 	return s.settled(ctx, l, time.Now())
-}
-
-// wrong pushes a notebook whose model is not what it has evaluated.
-func (s *mlopsStory) wrong(ctx context.Context, l *Session) error {
-	return s.deliver(ctx, l, "c = 10, and a smaller file", &s.canary, anotherC, withoutScale)
 }
 
 // noticed holds if the verdict on the canary fails for what is wrong with it.

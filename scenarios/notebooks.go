@@ -78,23 +78,24 @@ func (l *Session) giveToken(ctx context.Context) error {
 
 // deliver pushes a notebook, and returns when the model that came of it is in
 // the traffic.
-func (n *notebooks) deliver(ctx context.Context, l *Session, message string, as *served, edits ...edit) error {
-	if err := n.train(ctx, l, message, edits...); err != nil {
+func (n *notebooks) deliver(message string, as *served, edits ...edit) Change {
+	return func(ctx context.Context, l *Session) (err error) {
+		if err := n.train(ctx, l, message, edits...); err != nil {
+			return err
+		}
+		if n.trained.commit == "" {
+			return fmt.Errorf("the runner of notebook %s made no commit: %s", n.newest.short(), n.trained.refusal)
+		}
+		if err := n.take(ctx, l); err != nil {
+			return err
+		}
+		if err := n.ready(ctx, l); err != nil {
+			return err
+		}
+		n.given = n.newest
+		*as, err = n.model(ctx, l)
 		return err
 	}
-	if n.trained.commit == "" {
-		return fmt.Errorf("the runner of notebook %s made no commit: %s", n.newest.short(), n.trained.refusal)
-	}
-	if err := n.take(ctx, l); err != nil {
-		return err
-	}
-	if err := n.ready(ctx, l); err != nil {
-		return err
-	}
-	n.given = n.newest
-	var err error
-	*as, err = n.model(ctx, l)
-	return err
 }
 
 // train pushes a notebook, and returns when its runner has ended.

@@ -51,7 +51,8 @@ func newScaleToZero(o Options) (*Plan, error) {
 				Name:     "serves",
 				Why:      fmt.Sprintf("A Knative Service starts with one pod. Its window of %s is the shortest: quiet for longer, it may go to zero.", zeroWindow),
 				WatchFor: "One answer, one pod, one endpoint for each Service: what must be gone later is seen now.",
-				Change:   s.deploy, Check: s.serves,
+				Change:   s.deploy,
+				Check:    func(ctx context.Context, l *Session) (Evidence, error) { return l.answerOnce(ctx, s.services) },
 			},
 			{
 				Name:     "to zero",
@@ -95,10 +96,6 @@ func (s *zeroStory) deploy(ctx context.Context, l *Session) (err error) {
 		objs = append(objs, obj)
 	}
 	return l.apply(ctx, objs...)
-}
-
-func (s *zeroStory) serves(ctx context.Context, l *Session) (Evidence, error) {
-	return l.answerOnce(ctx, s.services)
 }
 
 func (s *zeroStory) wait(ctx context.Context, l *Session) error {
