@@ -300,6 +300,11 @@ func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) (l lab, er
 			}
 			return "", err
 		}
+		if q, err := l.requests(waiting); err == nil { // else installing the addons finds what is wrong
+			if err := cordoned(q); err != nil {
+				return "", err
+			}
+		}
 		return "ready " + u.sum.Kubernetes, nil
 	})
 	return l, err

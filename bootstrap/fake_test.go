@@ -42,6 +42,7 @@ type world struct {
 	gitops       bool     // of the last install
 	outOfGit     []string // addons that somebody took out of the lab's Git
 	awaitErr     error
+	cordoned     string // node
 	addonErr     map[string]error
 	verifyErr    map[string]error
 	building     func() error // makes the images that the core does not need
@@ -197,7 +198,7 @@ func (w *world) ask(_ context.Context, gateway, addon string) (string, string, e
 }
 
 func (w *world) requests(context.Context) (kube.Requests, error) {
-	return kube.Requests{CPU: 700, CPUCapacity: 2000, Memory: 1 << 30, MemoryCapacity: 24 << 30}, nil
+	return kube.Requests{Cordoned: w.cordoned, CPU: 700, CPUCapacity: 2000, Memory: 1 << 30, MemoryCapacity: 24 << 30}, nil
 }
 
 func (w *world) fluxUnready(context.Context) ([]addons.Unready, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mllab.local/addons"
+	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/proxy"
 )
@@ -121,6 +122,9 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 		return r, ctx.Err()
 	}
 	r.Requests, _ = l.requests(bounded) // optional
+	if err := cordoned(r.Requests); err != nil {
+		r.Why, r.Next = err.Error(), fault.Hint(err)
+	}
 	state, err := e.out(bounded, "exec", found[0].Name, "systemctl", "is-active", "kubelet")
 	r.Checks = []Check{newCheck("systemctl is-active kubelet, in the node", state, err)}
 	if err := r.askAddons(ctx, l, st); err != nil {
@@ -142,6 +146,14 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 		r.Next = o.command("scenario canary")
 	}
 	return r, nil
+}
+
+// cordoned returns an error if a node takes no new pods.
+func cordoned(q kube.Requests) error {
+	if q.Cordoned == "" {
+		return nil
+	}
+	return fault.Hinted(fmt.Errorf("Node/%s is cordoned, so no pod can start", q.Cordoned), "kubectl uncordon "+q.Cordoned)
 }
 
 // askAddons checks all addons of the cluster in parallel.

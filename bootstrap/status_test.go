@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mllab.local/addons"
+	"mllab.local/internal/fault"
 	"mllab.local/internal/proxy"
 )
 
@@ -25,6 +26,9 @@ func TestStatus(t *testing.T) {
 		{"dead", func(w *world, _ UpOptions) { w.dead["mllab-control-plane"] = true }, false, "processes are dead", "mllab up"},
 		{"foreign", func(w *world, _ UpOptions) { w.containers[0].Image = "kindest/node:v1" }, false, "not mllab's", "mllab doctor --name mllab"},
 		{"no answer from Kubernetes", func(w *world, _ UpOptions) { w.awaitErr = errors.New("waiting for Kubernetes: connection refused") }, false, "connection refused", "mllab up"},
+		{"drained by hand", func(w *world, _ UpOptions) {
+			w.cordoned, w.sampleErr = "mllab-control-plane", errors.New("timeout after 30s")
+		}, false, "Node/mllab-control-plane is cordoned, so no pod can start", "kubectl uncordon mllab-control-plane"},
 		{"an addon is broken", func(w *world, _ UpOptions) {
 			w.addonErr["istio"] = errors.New("Deployment/istio-system/istiod: 0/1 ready")
 		}, false, "istio: Deployment/istio-system/istiod: 0/1 ready", "mllab up"},
@@ -54,6 +58,18 @@ func TestStatus(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+func TestUpDoesNotWaitForPodsOnANodeThatTakesNone(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	w.cordoned = "mllab-control-plane"
+	installs := w.installs
+	_, err := up(t.Context(), o, w.deps())
+	if err == nil || !strings.Contains(err.Error(), "Node/mllab-control-plane is cordoned") || fault.Hint(err) != "kubectl uncordon mllab-control-plane" || w.installs != installs {
+		t.Errorf("%v (hint %q), %d installs more", err, fault.Hint(err), w.installs-installs)
 	}
 }
 

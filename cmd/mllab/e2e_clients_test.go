@@ -138,6 +138,9 @@ func (cs clients) kn(t *testing.T) {
 	prints(t, cs.run(t, "kn", "service", "list"), "kn-client", "True")
 	prints(t, cs.run(t, "kn", "revision", "list"), "kn-client-00001", "kn-client-00002")
 	cs.answers(t, strings.TrimSpace(cs.run(t, "kn", "service", "describe", "kn-client", "-o", "url")), "second")
+	cs.run(t, "kn", "domain", "create", "client.example.test", "--ref", "ksvc:kn-client")
+	t.Cleanup(func() { cs.run(t, "kn", "domain", "delete", "client.example.test") })
+	cs.answers(t, "http://client.example.test", "second")
 }
 
 // answers checks that the gateway has the model at a URL that a client has

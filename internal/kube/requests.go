@@ -17,6 +17,8 @@ type Requests struct {
 	CPUCapacity    int64 `json:"cpuCapacityMillis"`
 	Memory         int64 `json:"memoryBytes"`
 	MemoryCapacity int64 `json:"memoryCapacityBytes"`
+	// Cordoned is a node on which no new pod can start, because of kubectl's cordon or drain.
+	Cordoned string `json:"cordoned,omitempty"`
 }
 
 // Requests adds up what `kubectl describe node` calls allocated resources: the
@@ -29,6 +31,9 @@ func (c *Client) Requests(ctx context.Context) (r Requests, err error) {
 	for _, n := range nodes.Items {
 		r.CPUCapacity += n.Status.Allocatable.Cpu().MilliValue()
 		r.MemoryCapacity += n.Status.Allocatable.Memory().Value()
+		if n.Spec.Unschedulable {
+			r.Cordoned = n.Name
+		}
 	}
 	var pods corev1.PodList
 	unended := fields.AndSelectors(
