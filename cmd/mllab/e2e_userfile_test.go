@@ -13,7 +13,23 @@ import (
 // subset, its namespace can be kept and reset, and no name can reach an addon's.
 func testUserFiles(t *testing.T, c cli) {
 	file := filepath.Join("testdata", "scenarios", "subset-good.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.run("scenario", "run", file, "--keep").ok(t, nil)
+	write := func(name, old, to string) string {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), old, to, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	c.run("scenario", "run", write("other.yaml", "", "")).exits(t, 3, "subset-good.yaml with --keep keeps namespace mllab-subset-good")
+	if r := c.run("scenario", "run", file, "--keep"); r.code != 0 || !strings.Contains(r.err, "in place of the one that was left") || !strings.Contains(r.err, "kept mllab-subset-good") {
+		t.Error(r)
+	}
 	if r := c.run("scenario", "reset", "subset-good"); r.code != 0 || !strings.Contains(r.out, "removed namespace mllab-subset-good") {
 		t.Error(r)
 	}
@@ -23,21 +39,14 @@ func testUserFiles(t *testing.T, c cli) {
 	c.run("scenario", "reset", "nobody").exits(t, 2, "no scenario is called")
 	c.run("scenario", "run", filepath.Join("testdata", "scenarios", "insider.yaml")).ok(t, nil)
 
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := filepath.Join(t.TempDir(), "sample.yaml")
-	if err := os.WriteFile(named, []byte(strings.Replace(string(text), "name: subset-good", "name: sample", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.run("scenario", "run", named).exits(t, 2, "namespace mllab-sample is an addon's")
+	c.run("scenario", "run", write("sample.yaml", "name: subset-good", "name: sample")).exits(t, 2, "namespace mllab-sample is an addon's")
+
+	// A command that the image lacks ends the run at once, in the runtime's words.
+	lacking := `      - {apiVersion: apps/v1, kind: Deployment, metadata: {name: v2}, spec: {selector: {matchLabels: {app: model, version: v2}}, template: {metadata: {labels: {app: model, version: v2}}, spec: {containers: [{name: web, image: "${image}", command: [/serve], ports: [{name: http, containerPort: 8080}]}]}}}}` + "\n"
+	c.run("scenario", "run", write("lacking.yaml", "      - model: {name: model, version: v2, route: false}\n", lacking)).exits(t, 3, `exec: "/serve"`)
 
 	// The cluster itself judges the pods, in the mesh as well.
-	meshed := filepath.Join(t.TempDir(), "meshed.yaml")
-	if err := os.WriteFile(meshed, []byte(strings.Replace(strings.Replace(string(text), "name: subset-good", "name: meshed", 1), "steps:", "mesh: true\nsteps:", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	meshed := write("meshed.yaml", "name: subset-good\n", "name: meshed\nmesh: true\n")
 	c.run("scenario", "run", meshed, "--keep").ok(t, nil)
 	for pod, refused := range map[string]bool{
 		`{containers: [{name: a, image: a}]}`:                                                                                             false,
