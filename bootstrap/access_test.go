@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"mllab.local/internal/fault"
 )
 
 func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
@@ -47,6 +49,24 @@ func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
 	if !slices.Contains(r.Removed, "context mllab-mllab in "+mine) || strings.Contains(read(), "mllab") || !strings.Contains(read(), "current-context: other # none") {
 		t.Errorf("removed %v, left\n%s", r.Removed, read())
 	}
+	w.clean(o)
+}
+
+func TestALabIsNotMergedIntoItsOwnKubeconfig(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	at, err := FindAccess(o.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := MergeKubeconfig(o.Options, at.Kubeconfig); fault.Code(err) != 2 || !strings.Contains(err.Error(), "got a lab's own: "+at.Kubeconfig) {
+		t.Errorf("merging into what `mllab env` names: %v", err)
+	}
+	if _, err := Kubeconfig(o.Options); err != nil {
+		t.Errorf("the lab's own kubeconfig is broken: %v", err)
+	}
+	mustDown(t, w, o.down())
 	w.clean(o)
 }
 

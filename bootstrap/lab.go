@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -21,8 +22,11 @@ import (
 
 type liveLab struct{ kube *kube.Client }
 
+// ownContext returns kind's name of the context in a lab's own kubeconfig, whose folder has the lab's name.
+func ownContext(kubeconfig string) string { return "kind-" + filepath.Base(filepath.Dir(kubeconfig)) }
+
 func connect(kubeconfig string) (lab, error) {
-	c, err := kube.Connect(kubeconfig)
+	c, err := kube.Connect(kubeconfig, ownContext(kubeconfig))
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 		return Running{}, err
 	}
 	up := o.upAgain(st)
-	client, err := kube.Connect(o.store().kubeconfig())
+	client, err := kube.Connect(o.store().kubeconfig(), ownContext(o.store().kubeconfig()))
 	if err != nil {
 		return Running{}, err
 	}

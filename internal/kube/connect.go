@@ -45,13 +45,15 @@ type Client struct {
 	config  *rest.Config
 }
 
-// Connect returns a Client of the cluster that the kubeconfig's current context names. It sends no request.
+// Connect returns a Client of the cluster that a context of the kubeconfig names. It sends no request. The current context
+// does not count: other programs change it, where KUBECONFIG names the file.
 // A kubeconfig that does not exist is a fault with exit code 3: there is no lab.
-func Connect(kubeconfig string) (*Client, error) {
+func Connect(kubeconfig, context string) (*Client, error) {
 	if _, err := os.Stat(kubeconfig); errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.CannotTest("mllab up", "no cluster yet: kubeconfig %q does not exist", kubeconfig)
 	}
-	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{CurrentContext: context}).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("reading kubeconfig %s: %w", kubeconfig, err)
 	}

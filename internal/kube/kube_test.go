@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -32,9 +33,36 @@ func decode(t *testing.T, text string) []*unstructured.Unstructured {
 }
 
 func TestConnectToAClusterThatWasNeverMadeNamesTheCommandThatMakesIt(t *testing.T) {
-	_, err := Connect(filepath.Join(t.TempDir(), "kubeconfig"))
+	_, err := Connect(filepath.Join(t.TempDir(), "kubeconfig"), "kind-mllab")
 	if fault.Code(err) != 3 || fault.Hint(err) != "mllab up" {
 		t.Errorf("code %d, hint %q, error %v; want code 3 and the hint mllab up", fault.Code(err), fault.Hint(err), err)
+	}
+}
+
+// Programs such as `kind create cluster` add another cluster to the file that KUBECONFIG names, and make it the current one.
+func TestConnectIsToTheLabWhicheverContextIsCurrent(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(file, []byte(`apiVersion: v1
+kind: Config
+current-context: prod
+clusters:
+- {name: kind-lab, cluster: {server: "https://127.0.0.1:1"}}
+- {name: prod, cluster: {server: "https://prod.example.com"}}
+contexts:
+- {name: kind-lab, context: {cluster: kind-lab, user: kind-lab}}
+- {name: prod, context: {cluster: prod, user: prod}}
+users:
+- {name: kind-lab, user: {token: a}}
+- {name: prod, user: {token: b}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Connect(file, "kind-lab")
+	if err != nil || c.config.Host != "https://127.0.0.1:1" || c.config.BearerToken != "a" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := Connect(file, "kind-other"); err == nil || !strings.Contains(err.Error(), "kind-other") {
+		t.Errorf("a context that is not there: %v", err)
 	}
 }
 

@@ -43,18 +43,19 @@ func Default(env, home string) string {
 // lists are the three lists whose entries have names.
 var lists = []string{"clusters", "contexts", "users"}
 
-// Rename returns a kubeconfig of one cluster with name for its cluster, context and user.
-func Rename(config []byte, name string) ([]byte, error) {
+// Rename returns a kubeconfig of the cluster, the context and the user that are called from, which are called name in it.
+func Rename(config []byte, from, name string) ([]byte, error) {
 	doc, err := parse(config)
 	if err != nil {
 		return nil, fmt.Errorf("renaming a kubeconfig: %w", err)
 	}
 	for _, list := range lists {
-		entries := child(doc, list)
-		if entries == nil || len(entries.Content) != 1 {
-			return nil, fmt.Errorf("renaming a kubeconfig: %s must have one entry", list)
+		entry := find(doc, list, from)
+		if entry == nil {
+			return nil, fmt.Errorf("renaming a kubeconfig: its %s must have %s", list, from)
 		}
-		set(entries.Content[0], "name", name)
+		set(entry, "name", name)
+		child(doc, list).Content = []*yaml.Node{entry}
 	}
 	context := child(child(doc, "contexts").Content[0], "context")
 	if context == nil {

@@ -61,11 +61,25 @@ x-vendor:
 
 func renamed(t *testing.T) []byte {
 	t.Helper()
-	config, err := Rename([]byte(kinds), "mllab-lab")
+	config, err := Rename([]byte(kinds), "kind-lab", "mllab-lab")
 	if err != nil || strings.Contains(string(config), "kind-lab") || strings.Count(string(config), "mllab-lab") != 6 {
 		t.Fatalf("%v\n%s", err, config)
 	}
 	return config
+}
+
+func TestOnlyTheLabIsTakenOfItsFileWhateverOthersAdded(t *testing.T) {
+	more := strings.NewReplacer(
+		"clusters:\n", "clusters:\n- cluster:\n    server: https://prod.example.com\n  name: prod\n",
+		"contexts:\n", "contexts:\n- context:\n    cluster: prod\n    user: prod\n  name: prod\n",
+		"users:\n", "users:\n- name: prod\n  user: {}\n", "current-context: kind-lab", "current-context: prod").Replace(kinds)
+	got, err := Rename([]byte(more), "kind-lab", "mllab-lab")
+	if want := renamed(t); err != nil || string(got) != string(want) {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	if _, err := Rename([]byte(kinds), "kind-other", "mllab-other"); err == nil || !strings.Contains(err.Error(), "its clusters must have kind-other") {
+		t.Errorf("without the lab: %v", err)
+	}
 }
 
 func TestALabComesIntoAPersonsFileAndLeavesItAsItWas(t *testing.T) {
