@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
@@ -43,6 +44,9 @@ func verifyArgo(ctx context.Context, env Env, reason func(string)) error {
 	if err != nil {
 		return err
 	}
+	// Argo names the result of a step after the Workflow. If the result of an earlier one of that name is still being
+	// collected, it is taken for this one's, then collected, and the Workflow runs on.
+	objs[0].SetName(objs[0].GetName() + "-" + rand.String(5))
 	return use(ctx, env, reason, "running a Workflow", objs, func(ctx context.Context) error {
 		live := objs[0].DeepCopy()
 		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(live), live); err != nil {
