@@ -77,7 +77,8 @@ type notReadyReason struct {
 }
 
 // WhyNotReady returns why a pod is not ready, such as "container web: CrashLoopBackOff after 2 restarts, exit code 1"; ""
-// if neither its status nor its newest event says so. final says that waiting longer cannot fix it.
+// if neither its status nor its newest event says so. final says that waiting longer cannot fix it; then the text ends with
+// the pod's last log lines.
 func (c *Client) WhyNotReady(ctx context.Context, pod *corev1.Pod) (why string, final bool) {
 	var events corev1.EventList
 	var last *corev1.Event
@@ -88,6 +89,9 @@ func (c *Client) WhyNotReady(ctx context.Context, pod *corev1.Pod) (why string, 
 		}
 	}
 	t := diagnose(pod, last, time.Now(), nil)
+	if t.final {
+		t.text += c.logsOf(ctx, pod.Namespace, t)
+	}
 	return t.text, t.final
 }
 
