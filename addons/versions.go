@@ -130,5 +130,8 @@ func knativeRelease(version string) (string, error) {
 // https://github.com/prometheus/prometheus#using-prometheus-as-a-library
 func prometheusRelease(version string) (string, error) {
 	minor, patch, err := zeroVersion(version)
+	if err == nil && minor < 300 {
+		err = fmt.Errorf("%q is older than Prometheus 3", version)
+	}
 	return fmt.Sprintf("%d.%d.%d", minor/100, minor%100, patch), err
 }

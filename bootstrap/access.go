@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kubeconfig"
@@ -69,7 +68,11 @@ func (o Options) kubeconfig() ([]byte, error) {
 	if err != nil {
 		return nil, fault.Hinted(fmt.Errorf("reading the kubeconfig of cluster %s: %w", o.Name, err), "`"+o.command("up")+"` writes it again")
 	}
-	return kubeconfig.Rename(config, ownContext(file), o.context())
+	config, err = kubeconfig.Rename(config, ownContext(file), o.context())
+	if err != nil {
+		return nil, fault.Hinted(fmt.Errorf("%s: %w", file, err), "`"+o.command("up")+"` writes it again")
+	}
+	return config, nil
 }
 
 // MergeKubeconfig adds the lab's context to the kubeconfig at path and makes it the current one. `down` removes it.
@@ -83,7 +86,7 @@ func MergeKubeconfig(o Options, path string) (kubeconfig.Merged, error) {
 	if path, err = filepath.Abs(path); err != nil { // `down` may run in another folder
 		return kubeconfig.Merged{}, fmt.Errorf("finding %s: %w", path, err)
 	}
-	if strings.HasPrefix(path, o.State+string(filepath.Separator)) { // `mllab env` sets KUBECONFIG so
+	if o.store().isLabs(path) { // `mllab env` sets KUBECONFIG so
 		return kubeconfig.Merged{}, fault.Usage("unset KUBECONFIG, or set it to your own file", "KUBECONFIG must be your own file, got a lab's own: %s", path)
 	}
 	return o.merge(path, true)

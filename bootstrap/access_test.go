@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,8 +64,31 @@ func TestALabIsNotMergedIntoItsOwnKubeconfig(t *testing.T) {
 	if _, err := MergeKubeconfig(o.Options, at.Kubeconfig); fault.Code(err) != 2 || !strings.Contains(err.Error(), "got a lab's own: "+at.Kubeconfig) {
 		t.Errorf("merging into what `mllab env` names: %v", err)
 	}
-	if _, err := Kubeconfig(o.Options); err != nil {
+	link := filepath.Join(t.TempDir(), "config")
+	if err := os.Symlink(at.Kubeconfig, link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := MergeKubeconfig(o.Options, link); fault.Code(err) != 2 {
+		t.Errorf("merging into a link to it: %v", err)
+	}
+	own, err := Kubeconfig(o.Options)
+	if err != nil {
 		t.Errorf("the lab's own kubeconfig is broken: %v", err)
+	}
+	// Somebody renames its context: up writes it again.
+	file, err := os.ReadFile(at.Kubeconfig)
+	if err == nil {
+		err = os.WriteFile(at.Kubeconfig, bytes.ReplaceAll(file, []byte("kind-mllab"), []byte("lab")), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Kubeconfig(o.Options); !strings.Contains(fault.Hint(err), "mllab up") {
+		t.Errorf("%v, hint: %s", err, fault.Hint(err))
+	}
+	mustUp(t, w, o)
+	if got, err := Kubeconfig(o.Options); err != nil || !bytes.Equal(got, own) {
+		t.Errorf("%v\n%s", err, got)
 	}
 	mustDown(t, w, o.down())
 	w.clean(o)

@@ -62,7 +62,7 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 			if old, now := u.st.Images["kube-apiserver"], u.node.Images["kube-apiserver"]; old != now && old != "" {
 				u.Report.Note("this cluster keeps Kubernetes %s; `%s` and then up changes it to %s", old, u.command("down"), now)
 			}
-			if !exists(u.store.kubeconfig()) {
+			if _, err := u.kubeconfig(); err != nil { // it is gone, or has another's context only
 				return "kubeconfig written", u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).writeKubeconfig()
 			}
 			return "unchanged", nil
@@ -301,7 +301,7 @@ func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) (l lab, er
 			return "", err
 		}
 		if q, err := l.requests(waiting); err == nil { // else installing the addons finds what is wrong
-			if err := cordoned(q); err != nil {
+			if err := u.cordoned(q); err != nil {
 				return "", err
 			}
 		}

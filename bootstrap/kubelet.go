@@ -30,21 +30,24 @@ func (e *deadError) Error() string {
 const (
 	kubeletFailures = 3                // restarts after which the kubelet counts as not running; systemd restarts it after a second
 	kubeletWindow   = 30 * time.Second // time for these restarts
-	etcdFailures    = 3                // restarts after which etcd counts as not running: it depends on no other part
+	etcdFailures    = 4                // restarts after which etcd counts as not running, the start of its node among them: it depends on no other part
 	etcdWindow      = 3 * time.Minute  // time for these restarts; the kubelet waits 10, 20 and 40 s
 	kubeletRetry    = time.Second      // pause until the node exists
 	kubeletGoodbye  = 5 * time.Second  // for the engine to end a process in the node
 )
 
 // followNode prints every two seconds the number of restarts of the kubelet, the state of the unit that it needs, the
-// number of containers that run, and the number of restarts of etcd, by which the kubelet names its log.
+// number of containers that run, and the number of restarts of etcd, by which the kubelet names its newest log.
 // Following the journal would take an inotify instance. The script ends when its input ends: a killed engine client does
 // not end its process in the container.
-const followNode = `while :; do e=0; for f in ` + etcdLogs + `; do f=${f##*/}; [ "$f" = '*.log' ] || e=$((e + ${f%.log})); done
-echo $(systemctl show --value -p NRestarts kubelet) $(systemctl show --value -p ActiveState mllab-network) $(ls /run/containerd/io.containerd.runtime.v2.task/k8s.io 2>/dev/null | wc -l) $e; sleep 2; done & cat >/dev/null; kill $!`
+const followNode = `while :; do ` + nodeLine + `; sleep 2; done & cat >/dev/null; kill $!`
 
-// etcdLogs matches etcd's logs on a node: of one pod, and of those that it had with other addresses.
-const etcdLogs = `/var/log/pods/kube-system_etcd-*/etcd/*.log`
+// nodeLine prints one line. A field that cannot be known yet is a dash.
+const nodeLine = `k=$(systemctl show --value -p NRestarts kubelet); u=$(systemctl show --value -p ActiveState mllab-network); e=$(` + etcdLogs + ` | head -n 1)
+e=${e##*/}; e=${e%.log}; echo "${k:--} ${u:--} $(ls /run/containerd/io.containerd.runtime.v2.task/k8s.io 2>/dev/null | wc -l) ${e:--}"`
+
+// etcdLogs lists etcd's logs on a node, the newest first: of its pod, and of those that it had when the node had other addresses.
+const etcdLogs = `ls -t /var/log/pods/kube-system_etcd-*/etcd/*.log 2>/dev/null`
 
 // watchNode follows the kubelet and etcd of a node, which may not exist yet. It returns a *deadError if one of them keeps
 // failing, and nil when ctx ends. kubeadm and kind would wait for minutes and not report the cause. watchNode calls
@@ -119,13 +122,13 @@ func (f *failures) read(line string) {
 		f.most = running
 		f.progress()
 	}
-	etcd, _ := strconv.Atoi(words[3]) // without a log it has not started
-	switch now := f.now(); {
-	case f.kubelet.recent(now, n) >= kubeletFailures || words[1] == "failed": // systemd does not restart a failed unit
-		f.dead = "kubelet"
-		f.stop()
-	case f.etcd.recent(now, etcd) >= etcdFailures:
+	now := f.now()
+	if etcd, err := strconv.Atoi(words[3]); err == nil && f.etcd.recent(now, etcd) >= etcdFailures {
 		f.dead = "etcd"
+		f.stop()
+	}
+	if f.kubelet.recent(now, n) >= kubeletFailures || words[1] == "failed" { // systemd does not restart a failed unit
+		f.dead = "kubelet"
 		f.stop()
 	}
 }
@@ -147,7 +150,7 @@ var etcdHead = regexp.MustCompile(`^\S+ stderr F (panic: |fatal error: |\{"level
 
 // etcdWords returns the last distinct errors of etcd.
 func (e *engine) etcdWords(ctx context.Context, node string) []string {
-	lines, err := e.lines(ctx, "exec", node, "sh", "-c", "cat $(ls -t "+etcdLogs+" | head -n 1)")
+	lines, err := e.lines(ctx, "exec", node, "sh", "-c", "cat $("+etcdLogs+" | head -n 2 | tac)") // the newest may have no more than a start
 	if err != nil {
 		return []string{sentence(err)}
 	}
@@ -187,7 +190,7 @@ func (u *upRun) withFix(err error) error {
 	switch {
 	case outOfInotify(err.Error()):
 		return fault.Hinted(err, inotifyFix(u.inspection.Machine.InotifyWatches)+", then up again")
-	case errors.As(err, &dead) && dead.part == "etcd":
+	case errors.As(err, &dead) && dead.part == "etcd" && (u.inspection.Action == keep || u.inspection.Action == restart):
 		return fault.Hinted(err, "`"+u.command("down")+"`, then up: all objects of Kubernetes are in etcd, so the cluster is lost")
 	}
 	return fault.Hinted(err, "fix that error, then up again; `mllab doctor` shows what this machine lacks")

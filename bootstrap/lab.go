@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"mllab.local/addons"
+	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/proxy"
@@ -28,7 +28,7 @@ func ownContext(kubeconfig string) string { return "kind-" + filepath.Base(filep
 func connect(kubeconfig string) (lab, error) {
 	c, err := kube.Connect(kubeconfig, ownContext(kubeconfig))
 	if err != nil {
-		return nil, err
+		return nil, fault.Hinted(err, "`mllab up` writes it again")
 	}
 	return liveLab{c}, nil
 }
@@ -81,7 +81,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 	defer cancel()
 	var nodes corev1.NodeList
 	if err := l.kube.List(ctx, &nodes); err != nil {
-		return "", apiReason(err), warning
+		return "", "API: " + kube.ErrorText(err), warning
 	}
 	for _, n := range nodes.Items {
 		for _, c := range n.Status.Conditions {
@@ -99,7 +99,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			}
 			var sets appsv1.DaemonSetList
 			if err := l.kube.List(ctx, &sets); err != nil {
-				return "", apiReason(err), warning
+				return "", "API: " + kube.ErrorText(err), warning
 			}
 			if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
 				warning = l.lastWarning(ctx)
@@ -110,7 +110,7 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 			}
 			var pods corev1.PodList
 			if err := l.kube.List(ctx, &pods); err != nil {
-				return "", apiReason(err), warning
+				return "", "API: " + kube.ErrorText(err), warning
 			}
 			if !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
 				warning = l.lastWarning(ctx)
@@ -121,16 +121,6 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name), warning
 	}
 	return "", "no node has registered yet", warning
-}
-
-// apiReason returns why the API gave no answer: without the port of this side, which is another one for each connection, so
-// that the same reason has the same text.
-func apiReason(err error) string {
-	var failed *net.OpError
-	if errors.As(err, &failed) && failed.Addr != nil {
-		return fmt.Sprintf("API: %s %s: %v", failed.Op, failed.Addr, failed.Err)
-	}
-	return "API: " + err.Error()
 }
 
 // proxySince reports whether a kube-proxy among the pods is ready and has started after since.

@@ -77,6 +77,19 @@ func (s store) check() error {
 	return err
 }
 
+// isLabs reports whether path is the kubeconfig of a lab of this state folder, by whatever name.
+func (s store) isLabs(path string) bool {
+	given, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	labs, _ := os.ReadDir(s.root) // no folder has no lab
+	return slices.ContainsFunc(labs, func(lab fs.DirEntry) bool {
+		own, err := os.Stat(store{root: s.root, name: lab.Name()}.kubeconfig())
+		return err == nil && os.SameFile(own, given)
+	})
+}
+
 func (s store) load() (*state, error) {
 	var st state
 	found, err := readJSON(s.stateFile(), &st)

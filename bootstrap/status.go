@@ -122,7 +122,7 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 		return r, ctx.Err()
 	}
 	r.Requests, _ = l.requests(bounded) // optional
-	if err := cordoned(r.Requests); err != nil {
+	if err := o.cordoned(r.Requests); err != nil {
 		r.Why, r.Next = err.Error(), fault.Hint(err)
 	}
 	state, err := e.out(bounded, "exec", found[0].Name, "systemctl", "is-active", "kubelet")
@@ -149,11 +149,11 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 }
 
 // cordoned returns an error if a node takes no new pods.
-func cordoned(q kube.Requests) error {
+func (o Options) cordoned(q kube.Requests) error {
 	if q.Cordoned == "" {
 		return nil
 	}
-	return fault.Hinted(fmt.Errorf("Node/%s is cordoned, so no pod can start", q.Cordoned), "kubectl uncordon "+q.Cordoned)
+	return fault.Hinted(fmt.Errorf("Node/%s is cordoned, so no pod can start", q.Cordoned), "`kubectl --kubeconfig "+o.store().kubeconfig()+" uncordon "+q.Cordoned+"`")
 }
 
 // askAddons checks all addons of the cluster in parallel.

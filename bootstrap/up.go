@@ -341,6 +341,9 @@ func (u *upRun) installAddons(ctx context.Context) error {
 		}
 	}()
 	list, err := u.rendered()
+	if bounded.Err() != nil { // while that ran
+		err = context.Cause(bounded)
+	}
 	if err == nil {
 		opening, end := context.WithCancel(bounded)
 		opened := make(chan error, 1)

@@ -13,12 +13,12 @@ import (
 )
 
 // pip runs pip, which uses only wheels for Debian's Python with pinned hashes. The user's settings name the index, and
-// nothing else: many forbid pip outside of a virtual environment, or have it install for a user.
+// no versions and no places: many forbid pip outside of a virtual environment, or have it install for a user.
 func (b *built) pip(ctx context.Context, out io.Writer, args ...string) error {
 	return b.run.Run(ctx, run.Cmd{
 		Path: "python3",
 		Args: append([]string{"-m", "pip"}, append(args, "--only-binary=:all:", "--require-hashes", "--python-version="+pythonVersion, "--disable-pip-version-check", "--progress-bar=off")...),
-		Env:  []string{"PIP_REQUIRE_VIRTUALENV=0", "PIP_USER=0"}, Stdout: out, Stderr: out,
+		Env:  []string{"PIP_REQUIRE_VIRTUALENV=0", "PIP_USER=0", "PIP_CONSTRAINT=", "PIP_PREFIX="}, Stdout: out, Stderr: out,
 	})
 }
 

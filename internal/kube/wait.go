@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -131,7 +132,7 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 		for i, obj := range objs {
 			s := sourceOf(obj)
 			if err := seen.failed[s]; err != nil {
-				reasons[i] = line(err.Error())
+				reasons[i] = line(ErrorText(err))
 			} else if reasons[i], err = check(ctx, seen, obj, seen.known[s][obj.GetName()]); err != nil && ctx.Err() == nil && len(more) == 0 {
 				return err
 			}
@@ -301,4 +302,14 @@ func (v *snapshot) complete() bool {
 		}
 	}
 	return true
+}
+
+// ErrorText returns the text of an error of the API: without the port of this side, which is another one for each
+// connection, so that the same reason has the same text.
+func ErrorText(err error) string {
+	var failed *net.OpError
+	if errors.As(err, &failed) && failed.Addr != nil {
+		return fmt.Sprintf("%s %s: %v", failed.Op, failed.Addr, failed.Err)
+	}
+	return err.Error()
 }

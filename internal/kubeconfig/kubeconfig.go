@@ -213,7 +213,8 @@ func replace(path string, data []byte, before fs.FileInfo) error {
 	mode := fs.FileMode(0o600)
 	if before != nil {
 		mode = before.Mode().Perm()
-		if owner, ok := before.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 { // sudo's root must not take a person's file
+		// sudo's root must not take a person's file. Not every file system lets root give its own file to itself.
+		if owner, ok := before.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && (owner.Uid != 0 || owner.Gid != 0) {
 			err = errors.Join(err, f.Chown(int(owner.Uid), int(owner.Gid)))
 		}
 	}
