@@ -9,13 +9,14 @@ import (
 )
 
 // magics are IPython's line magics: a cell with one of them and no other line needs
-// no %. run.py judges which of them a step can run.
+// no %. sc is not among them: as a line it is Databricks' SparkContext. run.py judges
+// which of them a step can run.
 // https://ipython.readthedocs.io/en/8.31.0/interactive/magics.html
 var magics = strings.Fields(`
 	alias alias_magic aimport autoawait autocall automagic autoreload autosave bookmark cat cd clear code_wrap colors conda config connect_info cp debug dhist dirs
 	doctest_mode ed edit env gui hist history killbgscripts ldir less lf lk ll load load_ext loadpy logoff logon logstart logstate logstop ls lsmagic lx macro magic
 	mamba man matplotlib micromamba mkdir more mv notebook page pastebin pdb pdef pdoc pfile pinfo pinfo2 pip popd pprint precision prun psearch psource pushd pwd
-	pycat pylab qtconsole quickref recall rehashx reload_ext rep rerun reset reset_selective rm rmdir run save sc set_env store subshell sx system tb time timeit unalias
+	pycat pylab qtconsole quickref recall rehashx reload_ext rep rerun reset reset_selective rm rmdir run save set_env store subshell sx system tb time timeit unalias
 	unload_ext uv who who_ls whos xdel xmode`)
 
 // pythonMagics are the cell magics whose body is Python.
@@ -135,7 +136,7 @@ func replaceNext(lines []string, taken func(string) bool) bool {
 				return true
 			}
 		}
-		escaped := len(l) > 1 && slices.Contains([]string{"!", "?", "%", ",", ";", "/"}, at.text) && (at.text != "/" || l[1].col == at.col+1)
+		escaped := len(l) > 1 && slices.Contains([]string{"!", "?", "%", ",", ";", "/"}, at.text) && (at.text != "/" || l[1].col == at.col+1 && l[1].kind != anEnd)
 		i := -1
 		if !escaped {
 			i = assignment(l)

@@ -132,6 +132,8 @@ var lineCases = []struct {
 	{code: "%time %debug", want: `get_ipython().run_line_magic("time", "get_ipython().run_line_magic(\"debug\", \"\")")`, automagic: true},
 	// What is no line of Jupyter's is left to Python, which refuses it.
 	{code: "/ x"},
+	{code: "/"},
+	{code: "x = 1\n/"},
 	{code: "x = 1\ny ? z"},
 	{code: "x?  # why"},
 	{code: "f()?"},

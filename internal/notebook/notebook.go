@@ -403,11 +403,12 @@ func (r *reader) measured(metric string) bool {
 	return false
 }
 
-// has reports whether a cell has a name, also in the Python that its magics run.
+// has reports whether a cell has a name, also in the Python that its magics run. A
+// string that nothing closes may hide it: Python says that.
 func has(code, name string) bool {
 	for _, line := range tokens(code + "\n") {
 		for i, t := range line {
-			if t.kind == aName && t.text == name && (i == 0 || !line[i-1].is(".")) {
+			if t.kind == unclosed || t.kind == aName && t.text == name && (i == 0 || !line[i-1].is(".")) {
 				return true
 			}
 			if !t.is("get_ipython") || len(line) < i+9 || !slices.Contains([]string{`"time"`, `"capture"`}, line[i+6].text) {

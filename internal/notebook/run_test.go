@@ -334,6 +334,75 @@ func TestAMagicThatNoStepCanRunFailsWhereItIsReached(t *testing.T) {
 	}
 }
 
+// An image of one's own may have IPython, whose error a cell catches.
+func TestAMagicRaisesTheErrorOfTheImagesIPython(t *testing.T) {
+	b := newBench(t)
+	if err := os.MkdirAll(filepath.Join(b.dir, "code/IPython/core"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.write("code/IPython/core/error.py", "class UsageError(Exception): pass", 0o600)
+	cells := notebook(t, code("from IPython.core.error import UsageError\ntry:\n    %debug\nexcept UsageError as e: print(e)\ntry:\n    ?\nexcept UsageError as e: print(e)", "step:a"))
+	exit, out, _ := b.step(cells, "a")
+	if exit != 0 || !strings.HasPrefix(out, `"%debug" needs a person`) || !strings.Contains(out, "\n\"?\" asks for help, which only Jupyter can show") {
+		t.Errorf("%d\n%s", exit, out)
+	}
+}
+
+// What run.py lets pass, it also runs.
+func TestAStepRunsEachMagicThatItKnows(t *testing.T) {
+	text := string(runner(t))
+	cmd := exec.Command("python3", "-I", "-c", text[:strings.Index(text, "\nif __name__")]+`
+shell = Shell({})
+shell.program = lambda args, kept=False: subprocess.CompletedProcess(args, 0, "")
+shell.script = shell.timed = shell.timeit = shell.run_file = lambda *args: None
+args = {"cd": "/", "file": os.devnull, "load_ext": "autoreload", "reload_ext": "autoreload", "run": "x.py", "script": "x", "set_env": "A=b", "writefile": os.devnull}
+for magic in Shell.line_magics:
+    shell.run_line_magic(magic, args.get(magic, ""))
+for magic in Shell.cell_magics:
+    shell.run_cell_magic(magic, args.get(magic, ""), "")`)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Magics of one's own may come from a file, and have what IPython's decorators give them.
+func TestMagicsOfOnesOwnRun(t *testing.T) {
+	b := newBench(t)
+	runner := runner(t)
+	helper := map[string][]byte{"helper.py": []byte("from IPython.core.magic import register_line_magic as r\n@r\ndef own(line): print('own', line)")}
+	const marked = "from IPython.core.magic import needs_local_scope, no_var_expand, register_cell_magic, register_line_magic\nx = 3\n" +
+		"@register_cell_magic\n@needs_local_scope\ndef scoped(line, cell, local_ns): print(line, cell, local_ns['x'])\n" +
+		"@register_line_magic\n@no_var_expand\ndef plain(line): print(line)"
+	for _, tc := range []struct {
+		files  map[string][]byte
+		cells  []string
+		prints string
+	}{
+		{helper, []string{"import helper\n%own 3"}, "own 3\n"},
+		{helper, []string{"%run helper.py\n%own 4"}, "own 4\n"},
+		{nil, []string{"%%writefile made.py\n" + string(helper["helper.py"]), "import made\n%own 5"}, "own 5\n"},
+		{nil, []string{string(helper["helper.py"]), "%own 6"}, "own 6\n"},
+		{nil, []string{marked, "%%scoped $x\n$x", "%plain {x}"}, "3 $x 3\n{x}\n"},
+		{nil, []string{marked, "def f(x):\n    get_ipython().run_cell_magic('scoped', '$x', '')\nf(4)"}, "4  4\n"},
+	} {
+		cells := []cell{code("y = 1", "step:a")}
+		for _, each := range tc.cells {
+			cells = append(cells, code(each))
+		}
+		p := Pipeline{Runner: runner, Files: tc.files, Notebook: notebook(t, cells...)}
+		if err := p.CheckSyntax(t.Context(), run.Exec{}); err != nil {
+			t.Errorf("%q: %v", tc.cells, err)
+		}
+		for name, text := range tc.files {
+			b.write("code/"+name, string(text), 0o600)
+		}
+		if exit, out, _ := b.step(p.Notebook, "a"); exit != 0 || !strings.HasPrefix(out, tc.prints) {
+			t.Errorf("%q: %d, want %q\n%s", tc.cells, exit, tc.prints, out)
+		}
+		_ = os.Remove(filepath.Join(b.dir, "code/helper.py"))
+	}
+}
+
 // The names of shared cells are a step's own, as in KALE: each has them anew.
 func TestSharedNamesAreEachStepsOwn(t *testing.T) {
 	b := newBench(t)
@@ -439,6 +508,8 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		"%%time\nawait f()":                                    "cell 3, line 2: syntax error: 'await' outside function", // Jupyter, too
 		"%timeit  -r 1 -n  1   x":                              "",
 		"get_ipython().run_line_magic()\nf.run_cell_magic(*x)": "",
+		// Its second line is too deep to be judged alone.
+		"x = 1\nx = a" + strings.Repeat(".b", 3000) + "\ny = = 1": "cell 3, line 3: syntax error: invalid syntax",
 	} {
 		p := Pipeline{Runner: runner, Notebook: notebook(t, cell{"markdown", "# A", nil}, code("print('it runs')", "step:a"), code(broken, "step:b"))}
 		err := p.CheckSyntax(t.Context(), run.Exec{})
@@ -450,6 +521,15 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		}
 		if exit, out, _ := b.step(p.Notebook, "a"); exit != 1 || last(out).Where != "cell 3" || !strings.Contains("cell 3, "+last(out).Error, want) || strings.Contains(out, "it runs") {
 			t.Errorf("%q: %d\n%s", broken, exit, out)
+		}
+	}
+	for want, cells := range map[string][]cell{
+		"cell 1, line 1: syntax error: unterminated triple-quoted string": {code("text = '''abc\nacc = 1", "step:a"), code("print(acc)", "pipeline-metrics")},
+		"cell 1, line 4: syntax error: invalid syntax":                    {code("def own(line): pass\nget_ipython().register_magic_function(own)\n%own 3\ny = = 1", "step:a")},
+		"cell 2, line 3: syntax error: invalid syntax":                    {code("def own(line): pass\nget_ipython().register_magic_function(own)", "step:a"), code("%own 3\nx = 1\ny = = 2")},
+	} {
+		if err := (Pipeline{Runner: runner, Notebook: notebook(t, cells...)}).CheckSyntax(t.Context(), run.Exec{}); !strings.HasPrefix(fmt.Sprint(err), want) {
+			t.Errorf("%q: got %v, want %q", cells, err, want)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -538,7 +618,10 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"x = [1]\nx.append?":                     `cell 3, line 2: "x.append?" asks for help, which only Jupyter can show: take it out, or tag the cell "skip"`,
 		"?x":                                     `cell 3, line 1: "x?" asks for help`,
 		"x??":                                    `cell 3, line 1: "x??" asks for help`,
-		"?":                                      "cell 3, line 1: get_ipython().show_usage is IPython's",
+		"?":                                      `cell 3, line 1: "?" asks for help, which only Jupyter can show: take it out, or tag the cell "skip"`,
+		"exec(x)\n??":                            `cell 3, line 2: "?" asks for help`,
+		"get_ipython().show_usage = f\n?":        "",
+		"sc":                                     "cell 3, line 1: sc is set by Databricks, and a step is a script without it: give the value a name of your own",
 		"%%time?":                                `cell 3, line 1: "%%time?" asks for help`,
 		"x = 1\n%lprun -f f f()":                 `cell 3, line 2: "%lprun -f f f()" is not known to a step, which is a Python script without IPython: take it out`,
 		"%sql\nSELECT * FROM t":                  `cell 3, line 1: "%sql" is not known to a step`,

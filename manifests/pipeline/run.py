@@ -99,7 +99,7 @@ UNABLE = {magic: why for why, magics in UNABLE.items() for magic in magics.split
 FILE = re.compile(r"""(-i\s+)?("[^"]+"|'[^']+'|[^\s"'-]\S*)(\s|$)""")
 NOTEBOOK = re.compile(r"""(-i\s+)?("[^"]+\.ipy(nb)?"|'[^']+\.ipy(nb)?'|\S+\.ipy(nb)?)(\s|$)""")
 PROGRAM = re.compile(r"((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]")
-# A notebook that calls one of these may have magics of its own.
+# A notebook that names one of these, or whose files do, may have magics of its own.
 REGISTERS = "register_magic_function", "register_line_magic", "register_cell_magic", "register_line_cell_magic"
 TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
 
@@ -226,7 +226,7 @@ def surely(node):
 
 def sets(node):
     """Returns the names that a node sets, also as attributes; * if they may be any, and % if it may set magics."""
-    if getattr(node, "id", None) in REGISTERS or getattr(node, "attr", None) in REGISTERS:
+    if any(getattr(node, field, None) in REGISTERS for field in ("id", "attr", "name")):  # a name, or what is imported as another
         return ["%"]
     if getattr(node, "id", None) in ANY_NAMES or getattr(node, "attr", None) in ANY_ATTRIBUTES:
         return ["*"]
@@ -240,7 +240,8 @@ def sets(node):
     if isinstance(node, ast.alias):
         return ["*"] if node.name == "patch" else []  # of unittest.mock
     if isinstance(node, ast.Constant):
-        return ["breakpoint"] if "PYTHONBREAKPOINT" in str(node.value) else []
+        text = str(node.value)  # such as a file's below %%writefile
+        return ["breakpoint"] if "PYTHONBREAKPOINT" in text else ["%"] if any(name in text for name in REGISTERS) else []
     if isinstance(node, (ast.Global, ast.Nonlocal)):
         return node.names
     if isinstance(node, ast.Call):
@@ -260,6 +261,8 @@ def needs(node, known):
     """Returns why a node that surely runs fails in a step, or None. known has the names that the notebook sets, and its files."""
     if (call := magic_call(node)) and of_ipython(node.func) and not known & {"%", "get_ipython"} and (why := unable(call[1], call[2], call[0])):
         return why
+    if of_ipython(node) and node.attr == "show_usage" and not known & {"get_ipython", "show_usage"}:
+        return unable("pinfo", "")
     if "*" in known:
         return None
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in known and (place := place_of(node.id)):
@@ -286,18 +289,20 @@ def place_of(name):
     return next((place for place, names in PLACES.items() if names.fullmatch(name)), None)
 
 
-def magic_above(line, code):
+def magic_above(line, code, known):
     """Returns the line of a magic that no step can run, and why: what is below may be its text, such as SQL. None if there is none."""
     try:
         tree = ast.parse("\n".join(code.split("\n")[: line - 1]))
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return next(((node.lineno, why) for node in nodes(tree, surely) if (why := needs(node, {"*"}))), None)
+    known = {"*"}.union(known, *map(sets, nodes(tree)))
+    return next(((node.lineno, why) for node in nodes(tree, surely) if (why := needs(node, known))), None)
 
 
 def broken(steps, files={}):
     """Returns the first cell that no step can run, its line, and why; or None. files are the notebook's own: texts by name."""
     every, judged = [], []
+    magics = {"%" for text in files.values() for name in REGISTERS if name in text}
 
     def check(code, where, compiled, runs=True):
         try:
@@ -321,12 +326,12 @@ def broken(steps, files={}):
             check(cell["code"], f"cell {cell['cell']}", compiled)
         except SyntaxError as e:
             line = e.lineno or 1
-            return cell, *(magic_above(line, cell["code"]) or (line, f"syntax error: {e.msg}"))
+            return cell, *(magic_above(line, cell["code"], magics.union(*map(sets, every))) or (line, f"syntax error: {e.msg}"))
         except ValueError as e:  # a null byte
             return cell, 1, f"syntax error: {e}"
         except (RecursionError, MemoryError):  # too deep for this machine's Python, and maybe not for the pods'
             return None
-    known = {name for node in every for name in sets(node)}.union(files)
+    known = magics.union(files, *map(sets, every))
     if any(step.get("image") for step in steps["steps"].values()):  # an image of one's own may have any module
         known.add("*.py")
     if any(ELSEWHERE.search(text) for text in files.values()):
@@ -448,6 +453,11 @@ class UsageError(Exception):
     """A magic that cannot run, as IPython says it."""
 
 
+def usage_error(why):
+    """Returns the error of a magic that cannot run. A cell that handles it has imported its class, which is IPython's if the image has that."""
+    return getattr(sys.modules.get("IPython.core.error"), "UsageError", UsageError)(why)
+
+
 class Shell:
     """Runs a notebook's lines for Jupyter, as far as a script can. get_ipython returns it."""
 
@@ -532,12 +542,12 @@ class Shell:
 
     def run_line_magic(self, magic, line, _stack_depth=1):
         scope = scope_of_caller()
+        if own := self.own.get(("line", magic)):
+            return self.run_own(own, scope, line)
         if magic not in ("time", "timeit"):
             line = self.var_expand(line, scope).strip()
-        if own := self.own.get(("line", magic)):
-            return own(line)
         if why := unable(magic, line):
-            raise UsageError(why)
+            raise usage_error(why)
         if magic in self.nothing:
             return None
         if magic == "aimport":
@@ -569,17 +579,18 @@ class Shell:
             return self.env(magic, line)
         if magic == "run":
             return self.run_file(*shlex.split(line))
+        raise usage_error(f"a step has no code for %{magic}")
 
     def magic(self, text):
         return self.run_line_magic(*f"{text.lstrip('%')} ".split(" ", 1))
 
     def run_cell_magic(self, magic, line, cell):
         scope = scope_of_caller()
-        line = self.var_expand(line, scope).strip() if magic != "timeit" else line
         if own := self.own.get(("cell", magic)):
-            return own(line, cell)
+            return self.run_own(own, scope, line, cell)
+        line = self.var_expand(line, scope).strip() if magic != "timeit" else line
         if why := unable(magic, line, cell=True):
-            raise UsageError(why)
+            raise usage_error(why)
         if magic in self.pages:
             return None
         if magic in ("!", "sx", "system"):
@@ -607,6 +618,18 @@ class Shell:
             for name in line.split():
                 if not name.startswith("-"):
                     self.user_ns[name] = Captured(out.getvalue(), err.getvalue())
+            return None
+        raise usage_error(f"a step has no code for %%{magic}")
+
+    def run_own(self, function, scope, line, *cell):
+        """Runs a magic of the notebook's, with what its decorators ask for."""
+        if not hasattr(function, "_ipython_magic_no_var_expand"):
+            line = self.var_expand(line, scope)
+        more = {"local_ns": scope or self.user_ns} if hasattr(function, "needs_local_scope") else {}
+        return function(line.strip(), *cell, **more)
+
+    def show_usage(self):
+        raise usage_error(unable("pinfo", ""))
 
     def register_magic_function(self, function, magic_kind="line", magic_name=None):
         """Adds a magic of the notebook's. In place of the function it may have a name, as a decorator."""
@@ -744,6 +767,8 @@ def ipython(shell):
     modules["IPython.core.error"].UsageError = UsageError
     for kind in "line", "cell", "line_cell":
         setattr(modules["IPython.core.magic"], f"register_{kind}_magic", functools.partial(shell.register_magic_function, magic_kind=kind))
+    for name, mark in ("needs_local_scope",) * 2, ("no_var_expand", "_ipython_magic_no_var_expand"):
+        setattr(modules["IPython.core.magic"], name, lambda function, mark=mark: setattr(function, mark, True) or function)
     modules["IPython"].version_info = 8, 31, 0, ""  # matplotlib asks for it, and for the events
     return modules
 
