@@ -39,8 +39,10 @@ the steps before it. All steps run the cells tagged pipeline-parameters, imports
 and functions first; none runs those tagged skip. A cell tagged pipeline-metrics
 prints names whose values are kept.
 What a step leaves in names, the steps after it get. Lines for Jupyter (!ls,
-%time, %%bash) run where a script can run them; any other is refused, with its
-cell and line. Name what the notebook imports of yours, or reads, with --file.`,
+%time, %%bash) run where a script can run them; any other that surely runs is
+refused, with its cell and line: here if this machine has python3 from 3.11 on,
+else by the first step, before it runs a cell. Name what the notebook imports of
+yours, or reads, with --file.`,
 		Example: `  mllab pipeline compile train.ipynb
   mllab pipeline compile train.ipynb --file helper.py | kubectl create -f -`,
 		Args: one("notebook"),

@@ -236,10 +236,11 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	}, nil
 }
 
-// CheckSyntax parses all cells with this machine's python3, and runs none. Its
-// error names the cell and the line of the first syntax error, or of a name that
-// only IPython sets. It returns nil if there is no python3, or one older than the
-// image's: then the first step of a run finds them before it runs a cell.
+// CheckSyntax judges all cells with this machine's python3, and runs none. Its
+// error names the cell and the line of the first syntax error, or of the first
+// magic or name that no step has. It returns nil if there is no python3, or one
+// older than the image's: then the first step of a run finds them before it runs
+// a cell.
 func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	book, err := Read(p.Notebook)
 	if err != nil {
