@@ -224,6 +224,7 @@ func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bo
 	r.URL, r.Fresh, r.Header = strings.TrimSuffix(l.Gateway, "/")+legPath, true, http.Header{legHeader: {mark}}
 	hint := ""
 	var since time.Time // since when every connection was refused; zero if the last one was not
+	before := kube.Before{}
 	look := func() (string, error) {
 		hint = "`mllab status` asks whether the gateway answers at all"
 		pods, err := l.Kube.Pods(ctx, l.Namespace, b.labels)
@@ -251,8 +252,8 @@ func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bo
 			case !none && b.labels == nil && a.Router: // what is behind it is Knative's
 				return a.Problem(), nil
 			case !none && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Name == a.Pod }):
-				why, what, final := l.unanswered(ctx, g, a, pods)
-				if hint = what; final && time.Since(since) > refusedAfter {
+				why, what, final := l.unanswered(ctx, g, a, pods, before)
+				if hint = what; final && (!refused(a) || time.Since(since) > refusedAfter) {
 					return why, fault.CannotTest(hint, "destination %s: %s", g.Name, why)
 				}
 				return why, nil
@@ -289,7 +290,7 @@ func refused(a probe.Answer) bool { return a.Router && strings.Contains(a.Body, 
 // unanswered returns why an answer is of none of the pods that are behind a leg, and what to do. final says that none of
 // them can become ready, or that their readiness probes have passed for refusedAfter and they refuse a connection: if they
 // go on so, they listen elsewhere.
-func (l *Session) unanswered(ctx context.Context, g leg, a probe.Answer, pods []corev1.Pod) (why, hint string, final bool) {
+func (l *Session) unanswered(ctx context.Context, g leg, a probe.Answer, pods []corev1.Pod, before kube.Before) (why, hint string, final bool) {
 	service, _, _ := strings.Cut(g.Name, "/")
 	ready := slices.IndexFunc(pods, isReady)
 	switch {
@@ -300,7 +301,7 @@ func (l *Session) unanswered(ctx context.Context, g leg, a probe.Answer, pods []
 	case ready < 0:
 		final = true
 		for i := range slices.Backward(pods) {
-			text, lost := l.Kube.WhyNotReady(ctx, &pods[i])
+			text, lost := l.Kube.WhyNotReady(ctx, &pods[i], before)
 			why, final = fmt.Sprintf("pod %s is not ready: %s", pods[i].Name, cmp.Or(text, "it starts")), final && lost
 		}
 		return why, "correct what its container runs or asks of it; --keep leaves the pod to look at: `kubectl -n " + l.Namespace + " describe pod`", final

@@ -41,7 +41,7 @@ func testUserFiles(t *testing.T, c cli) {
 
 	c.run("scenario", "run", write("sample.yaml", "name: subset-good", "name: sample")).exits(t, 2, "namespace mllab-sample is an addon's")
 
-	// A command that the image lacks ends the run at once, in the runtime's words.
+	// A command that the image lacks ends the run after some tries, in the runtime's words.
 	lacking := `      - {apiVersion: apps/v1, kind: Deployment, metadata: {name: v2}, spec: {selector: {matchLabels: {app: model, version: v2}}, template: {metadata: {labels: {app: model, version: v2}}, spec: {containers: [{name: web, image: "${image}", command: [/serve], ports: [{name: http, containerPort: 8080}]}]}}}}` + "\n"
 	c.run("scenario", "run", write("lacking.yaml", "      - model: {name: model, version: v2, route: false}\n", lacking)).exits(t, 3, `exec: "/serve"`)
 

@@ -18,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 
 	"mllab.local/internal/fault"
 )
@@ -189,9 +188,15 @@ func TestDiagnosisTellsWhatTimeMendsFromWhatItDoesNot(t *testing.T) {
 	local := waiting("ErrImagePull", "no such host")
 	local.Image = "kind.local/app:1"
 	const noProgram = `runc: exec: "serve": executable file not found in $PATH`
-	lacking, lastSaid := crash(1), corev1.ContainerStatus{Name: "app", State: ended(3, "Error")}
-	lacking.LastTerminationState = ended(128, "StartError")
-	lacking.LastTerminationState.Terminated.Message, lastSaid.State.Terminated.Message = noProgram, "no model at /models/1\nbye"
+	lacking := func(c corev1.ContainerStatus, restarts int32, reason string) corev1.ContainerStatus {
+		c.RestartCount, c.LastTerminationState = restarts, ended(128, reason)
+		c.LastTerminationState.Terminated.Message = noProgram
+		return c
+	}
+	lastSaid, ownWords, neverRan := crash(0), crash(2), crash(2)
+	lastSaid.State, ownWords.State, neverRan.State = ended(3, "Error"), ended(1, "Error"), ended(128, "StartError")
+	lastSaid.State.Terminated.Message, ownWords.State.Terminated.Message, neverRan.State.Terminated.Message = "no model at /models/1\nbye", noProgram, noProgram
+	toRun := waiting("RunContainerError", noProgram)
 	noVolume := &corev1.Event{Reason: "FailedMount", Type: corev1.EventTypeWarning, Message: "secret \"certs\" not found\nmore"}
 	for _, c := range []struct {
 		name      string
@@ -211,8 +216,13 @@ func TestDiagnosisTellsWhatTimeMendsFromWhatItDoesNot(t *testing.T) {
 		{"a missing ConfigMap", waiting("CreateContainerConfigError", `configmap "a" not found`), nil, true, `container app: CreateContainerConfigError: configmap "a" not found`, ""},
 		{"the fifth crash", crash(5), nil, true, "container app: CrashLoopBackOff after 5 restarts, exit code 2", "before"},
 		{"the fourth crash", crash(4), nil, false, "container app: CrashLoopBackOff after 4 restarts, exit code 2", "before"},
-		{"a command that the image lacks", lacking, nil, true, `container app: CrashLoopBackOff after 1 restarts, exit code 128: runc: exec: "serve": executable file not found in $PATH`, "before"},
-		{"and before its second start", waiting("RunContainerError", noProgram), nil, true, "container app: RunContainerError: " + noProgram, ""},
+		{"a command that the image lacks", lacking(crash(0), 2, "StartError"), nil, true, "container app: CrashLoopBackOff after 2 restarts, exit code 128: " + noProgram, "before"},
+		{"one that a sidecar may yet bring", lacking(crash(0), 1, "StartError"), nil, false, "container app: CrashLoopBackOff after 1 restarts, exit code 128: " + noProgram, "before"},
+		{"an application's own words of another program", lacking(crash(0), 2, "Error"), nil, false, "container app: CrashLoopBackOff after 2 restarts, exit code 128: " + noProgram, "before"},
+		{"the third start", lacking(toRun, 2, "StartError"), nil, true, "container app: RunContainerError: " + noProgram, ""},
+		{"the first start", toRun, nil, false, "container app: RunContainerError: " + noProgram, ""},
+		{"the third start has just failed", neverRan, nil, true, "container app: ended with exit code 128: " + noProgram, "now"},
+		{"an application's own last words of another program", ownWords, nil, false, "container app: ended with exit code 1: " + noProgram, "now"},
 		{"a start that may do better", waiting("RunContainerError", "context deadline exceeded"), nil, false, "container app: RunContainerError: context deadline exceeded", ""},
 		{"last words", lastSaid, nil, false, "container app: ended with exit code 3: no model at /models/1", "now"},
 		{"out of memory just now", corev1.ContainerStatus{Name: "app", State: ended(137, "OOMKilled")}, nil, true, "container app: OOMKilled: it needs more memory than its limit", "now"},
@@ -242,6 +252,8 @@ func TestDiagnosisNamesTheContainerThatHoldsThePod(t *testing.T) {
 	ready := corev1.ContainerStatus{Name: "ready", Ready: true, Started: &yes, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
 	sidecar := corev1.ContainerStatus{Name: "sidecar", Started: &yes, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
 	initial := corev1.ContainerStatus{Name: "initial", Started: &no, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+	neverRan := corev1.ContainerStatus{Name: "app", State: ended(128, "StartError")}
+	neverRan.State.Terminated.Message = `exec: "serve"`
 	for _, c := range []struct {
 		name   string
 		status corev1.PodStatus
@@ -251,6 +263,7 @@ func TestDiagnosisNamesTheContainerThatHoldsThePod(t *testing.T) {
 		{"a final one comes before a slow one", corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "slow", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}, waiting("ErrImageNeverPull", "")}}, "container app: ErrImageNeverPull"},
 		{"an init container comes before what it holds up", corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{initial}, ContainerStatuses: []corev1.ContainerStatus{waiting("PodInitializing", "")}}, "container initial: runs, not ready"},
 		{"a sidecar that has started holds nothing up", corev1.PodStatus{InitContainerStatuses: []corev1.ContainerStatus{sidecar}, ContainerStatuses: []corev1.ContainerStatus{waiting("ContainerCreating", "")}}, "container app: starting"},
+		{"one that nobody starts again", corev1.PodStatus{Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{Name: "slow", State: ended(1, "Error")}, neverRan}}, "container app: ended with exit code 128: exec: \"serve\""},
 		{"an evicted pod", corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "node is low on memory"}, "Evicted node is low on memory"},
 	} {
 		if got := diagnose(&corev1.Pod{Status: c.status}, nil, time.Now(), nil); got.text != c.want {
@@ -280,7 +293,7 @@ func TestOnlyCrashesUnderOnesEyesAreFinal(t *testing.T) {
 		restarts int32
 		final    bool
 	}{{7, false}, {11, false}, {12, true}} {
-		if got := diagnose(pod(c.restarts), nil, time.Now(), seen.restartsBefore(pod(c.restarts))); got.final != c.final {
+		if got := diagnose(pod(c.restarts), nil, time.Now(), seen.before.of(pod(c.restarts)).restarts); got.final != c.final {
 			t.Errorf("after %d restarts: final %t", c.restarts, got.final)
 		}
 	}
@@ -289,7 +302,7 @@ func TestOnlyCrashesUnderOnesEyesAreFinal(t *testing.T) {
 // seenPods is a view of pods, given as "name label=value".
 func seenPods(t *testing.T, names ...string) *snapshot {
 	t.Helper()
-	v := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
+	v := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: Before{}}
 	for i, name := range names {
 		name, labels, _ := strings.Cut(name, " ")
 		text := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: x, creationTimestamp: '2026-01-01T00:00:0%dZ', labels: {%s}}}", name, i, strings.Replace(labels, "=", ": ", 1))
@@ -336,7 +349,7 @@ func TestPodsThatAreAboutToGoDoNotFailTheirWorkload(t *testing.T) {
 	} {
 		live := decode(t, "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, namespace: x, generation: 2}, spec: {selector: {}}, status: {observedGeneration: "+c.seen+"}}")[0]
 		pod := decode(t, "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: x, "+c.deleted+"}, status: {containerStatuses: [{name: app, state: {waiting: {reason: ErrImageNeverPull}}}]}}")
-		v := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
+		v := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: Before{}}
 		v.take(watchUpdate{from: podsIn("x"), all: true, objects: pod})
 		if why, err := (&Client{}).pending(t.Context(), v, live, live); (err != nil) != c.fails || why == "" {
 			t.Errorf("%s: %q, error %v; want one: %t", c.name, why, err, c.fails)

@@ -14,14 +14,21 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 const (
-	finalRestarts   = 5                // restarts seen during this wait after which CrashLoopBackOff is final
+	finalRestarts   = 5                // restarts during a wait (without one: ever) after which CrashLoopBackOff is final
+	commandRestarts = 2                // the same for a command that the image lacks: a sidecar may yet put it on a volume
 	schedulingGrace = 20 * time.Second // a node that has just joined is tainted for some seconds
 	logLines        = 10               // log lines of a failed container in the error
+
+	// repairGrace is how long a reason must have been final until WhyNotReady says so: what it lacks may just have been made.
+	// The kubelet tries again after 10 to 15 s (a crash loop has had its tries). Room for a pod comes within 40 s: another one
+	// has 30 s to end, and the scheduler looks again after at most 10 s.
+	repairGrace = 45 * time.Second
 )
 
 // Pods lists the pods of a namespace that have all of labels, including Terminating ones. It returns an empty list if there is none.
@@ -77,9 +84,10 @@ type notReadyReason struct {
 }
 
 // WhyNotReady returns why a pod is not ready, such as "container web: CrashLoopBackOff after 2 restarts, exit code 1"; ""
-// if neither its status nor its newest event says so. final says that waiting longer cannot fix it; then the text ends with
-// the pod's last log lines.
-func (c *Client) WhyNotReady(ctx context.Context, pod *corev1.Pod) (why string, final bool) {
+// if neither its status nor its newest event says so. final says that waiting longer cannot fix it, and could not repairGrace
+// ago, whatever was in between: a pod without a readiness probe is ready between two crashes. Then the text ends with the pod's
+// last log lines. before is empty when the wait begins.
+func (c *Client) WhyNotReady(ctx context.Context, pod *corev1.Pod, before Before) (why string, final bool) {
 	var events corev1.EventList
 	var last *corev1.Event
 	_ = c.List(ctx, &events, client.InNamespace(pod.Namespace)) // the status says something without them
@@ -88,11 +96,33 @@ func (c *Client) WhyNotReady(ctx context.Context, pod *corev1.Pod) (why string, 
 			last = e
 		}
 	}
-	t := diagnose(pod, last, time.Now(), nil)
+	first := before.of(pod)
+	t := diagnose(pod, last, time.Now(), first.restarts)
 	if t.final {
-		t.text += c.logsOf(ctx, pod.Namespace, t)
+		first.final = cmp.Or(first.final, time.Now())
+		if t.final = time.Since(first.final) > repairGrace; t.final {
+			t.text += c.logsOf(ctx, pod.Namespace, t)
+		}
 	}
 	return t.text, t.final
+}
+
+// Before has what a wait saw first of each pod.
+type Before map[types.UID]*firstSeen
+
+type firstSeen struct {
+	restarts map[string]int32 // of its containers
+	final    time.Time        // when the reason was final; zero if it never was
+}
+
+func (b Before) of(pod *corev1.Pod) *firstSeen {
+	if b[pod.UID] == nil {
+		b[pod.UID] = &firstSeen{restarts: map[string]int32{}}
+		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+			b[pod.UID].restarts[c.Name] = c.RestartCount
+		}
+	}
+	return b[pod.UID]
 }
 
 // diagnose reads a pod's status at the time now; last is the newest event about it (nil: none). before has the
@@ -110,7 +140,11 @@ func diagnose(pod *corev1.Pod, last *corev1.Event, now time.Time, before map[str
 		if ended != nil && ended.ExitCode == 0 || i >= inits && c.Ready || i < inits && ended == nil && c.Started != nil && *c.Started {
 			continue // it is ready, or a sidecar that lets the other containers start
 		}
-		found := inspect(c, last, before[c.Name])
+		restarts := c.RestartCount - before[c.Name]
+		if pod.Status.Phase == corev1.PodFailed {
+			restarts = finalRestarts // there are no more
+		}
+		found := inspect(c, last, restarts)
 		if t.text == "" || found.final && !t.final {
 			found.pod, found.text = pod.Name, "container "+c.Name+": "+found.text
 			t = found
@@ -131,7 +165,7 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 	}
 	switch now := c.State; {
 	case now.Terminated != nil:
-		return notReadyReason{text: "ended with " + lastWords(now.Terminated), final: noCommand(now.Terminated.Message), container: c.Name}
+		return notReadyReason{text: "ended with " + lastWords(now.Terminated), final: noCommand(now.Terminated) && restarts >= commandRestarts, container: c.Name}
 	case now.Waiting == nil:
 		if last != nil && last.Reason == "Unhealthy" && concerns(last, c.Name) {
 			return notReadyReason{text: "runs, not ready: " + line(last.Message), container: c.Name}
@@ -146,14 +180,14 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 	case "ErrImagePull", "ImagePullBackOff":
 		return notReadyReason{text: fmt.Sprintf("cannot pull %s: %s", c.Image, text), final: imageMissing(c.Image, waiting.Message)}
 	case "CrashLoopBackOff":
-		t := notReadyReason{text: fmt.Sprintf("CrashLoopBackOff after %d restarts", c.RestartCount), final: c.RestartCount-restarts >= finalRestarts, container: c.Name, previous: true}
+		t := notReadyReason{text: fmt.Sprintf("CrashLoopBackOff after %d restarts", c.RestartCount), final: restarts >= finalRestarts, container: c.Name, previous: true}
 		if before != nil {
 			t.text += ", " + lastWords(before)
-			t.final = t.final || noCommand(before.Message)
+			t.final = t.final || noCommand(before) && restarts >= commandRestarts
 		}
 		return t
 	case "RunContainerError":
-		return notReadyReason{text: text, final: noCommand(waiting.Message)}
+		return notReadyReason{text: text, final: lacksCommand(waiting.Message) && restarts >= commandRestarts}
 	case "ContainerCreating", "PodInitializing", "":
 		switch known := last != nil && concerns(last, c.Name); {
 		case known && last.Reason == "Pulling":
@@ -171,9 +205,14 @@ func lastWords(t *corev1.ContainerStateTerminated) string {
 	return join(": ", fmt.Sprintf("exit code %d", t.ExitCode), line(t.Message))
 }
 
-// noCommand reports whether a runtime says that it cannot run the container's command, such as `exec: "serve": executable file
-// not found in $PATH`. Its other errors may pass.
-func noCommand(message string) bool { return strings.Contains(message, `exec: "`) }
+// lacksCommand reports whether a runtime says that it cannot run the container's command, such as `exec: "serve": executable
+// file not found in $PATH`. Its other errors may pass.
+func lacksCommand(message string) bool { return strings.Contains(message, `exec: "`) }
+
+// noCommand reports whether a container never ran for lack of its command. With another reason the words are an application's.
+func noCommand(t *corev1.ContainerStateTerminated) bool {
+	return (t.Reason == "StartError" || t.Reason == "ContainerCannotRun") && lacksCommand(t.Message)
+}
 
 // concerns reports whether an event is about a container or about its whole pod.
 func concerns(e *corev1.Event, container string) bool {

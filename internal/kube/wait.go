@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -59,7 +58,7 @@ func (c *Client) pending(ctx context.Context, seen *snapshot, obj, live *unstruc
 	var found *notReadyReason
 	if h.observed { // else its pods may still be those of the last generation
 		for _, pod := range seen.podsOf(live) {
-			next := diagnose(pod, seen.lastEvent(pod), time.Now(), seen.restartsBefore(pod))
+			next := diagnose(pod, seen.lastEvent(pod), time.Now(), seen.before.of(pod).restarts)
 			if (found == nil || next.final && !found.final) && next.text != "" && seen.current(live, pod) {
 				found = &next
 			}
@@ -85,7 +84,7 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 		return nil
 	}
 	start := time.Now()
-	seen := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: map[types.UID]map[string]int32{}}
+	seen := &snapshot{known: map[source]map[string]*unstructured.Unstructured{}, failed: map[source]error{}, before: Before{}}
 	events := make(chan watchUpdate, 256)
 	waits := make(chan struct{}) // closed when there is something to wait for
 	wait := sync.OnceFunc(func() { close(waits) })
@@ -262,20 +261,7 @@ func (c *Client) followOnce(ctx context.Context, s source, waits <-chan struct{}
 type snapshot struct {
 	known  map[source]map[string]*unstructured.Unstructured // by name; nil until the first list
 	failed map[source]error
-	before map[types.UID]map[string]int32 // restarts of a pod's containers when the wait first saw it
-}
-
-// restartsBefore returns the restarts of a pod's containers when the wait first saw it.
-func (v *snapshot) restartsBefore(pod *corev1.Pod) map[string]int32 {
-	before, known := v.before[pod.UID]
-	if !known {
-		before = map[string]int32{}
-		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-			before[c.Name] = c.RestartCount
-		}
-		v.before[pod.UID] = before
-	}
-	return before
+	before Before
 }
 
 func (v *snapshot) take(n watchUpdate) {
