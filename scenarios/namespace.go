@@ -38,11 +38,11 @@ const (
 const keptFor = "mllab.local/kept-for"
 
 // keptByOthers returns an error if a run of another file, whose scenario has the
-// same name, keeps its namespace.
+// same name, keeps its namespace. One of another scenario is removeNamespace's to refuse.
 func (l *Session) keptByOthers(ctx context.Context, s Scenario) error {
 	var ns corev1.Namespace
 	err := l.Kube.Get(ctx, client.ObjectKey{Name: l.Namespace}, &ns) // the run's next request says what is wrong with the server
-	if file := ns.Annotations[keptFor]; err == nil && file != "" && file != cmp.Or(s.File, managedBy) {
+	if file := ns.Annotations[keptFor]; err == nil && ns.Labels[scenarioLabel] == s.Name && file != "" && file != cmp.Or(s.File, managedBy) {
 		return fault.CannotTest(fmt.Sprintf("give the scenario another name, or remove what is kept: `mllab scenario reset %s`", s.Name),
 			"a run of %s with --keep keeps namespace %s", file, l.Namespace)
 	}

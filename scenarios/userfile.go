@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,12 +38,13 @@ func ReadFile(path string, rules file.Rules, o Options) (s Scenario, err error) 
 	if err != nil {
 		return s, fmt.Errorf("reading the scenario: %w", err)
 	}
+	resolved, _ := filepath.EvalSymlinks(full) // a shell's <(command) is nowhere
 	l := &Session{Env: &Env{Image: "kind.local/sampleapp:1", Domain: rules.Domain}, Namespace: Namespace(f.Name)}
 	if err := rehearsed(f, l, func(*unstructured.Unstructured) error { return nil }); err != nil {
 		return s, fault.Usage("correct the file; nothing was applied", "%w", err)
 	}
 	return Scenario{
-		Name: f.Name, Summary: f.Summary, Needs: f.Needs, SidecarInjection: f.Mesh, Untrusted: true, File: full,
+		Name: f.Name, Summary: f.Summary, Needs: f.Needs, SidecarInjection: f.Mesh, Untrusted: true, File: cmp.Or(resolved, full),
 		New: func(Options) (*Plan, error) { return planFile(f, rules.Alpha), nil },
 	}, nil
 }

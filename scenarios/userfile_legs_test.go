@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,9 +14,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -234,8 +237,8 @@ func TestALegThatIsNotAnsweredSaysWhyAndWhatToDo(t *testing.T) {
 		{name: "a crash", container: container, body: "no healthy upstream", says: "pod new is not ready: container web: CrashLoopBackOff after 2 restarts, exit code 7", hint: "--keep",
 			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 2, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 7}}}}}},
-		{name: "a command that the image lacks", container: container, body: "no healthy upstream", says: `pod new is not ready: container web: RunContainerError: exec: "serve"`, hint: "--keep", early: true,
-			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "RunContainerError", Message: `exec: "serve"`}}}}}},
+		{name: "a missing ConfigMap", container: container, body: "no healthy upstream", says: `pod new is not ready: container web: CreateContainerConfigError`, hint: "--keep", early: true,
+			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CreateContainerConfigError"}}}}}},
 		{name: "a probe that does not pass", container: probed, body: "no healthy upstream", says: "pod new is not ready: container web: runs, not ready: Readiness probe failed: HTTP probe failed with statuscode: 404", hint: "kubectl -n ns describe pod",
 			status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}},
 		{name: "a port that nobody serves, yet", container: container, body: refused, says: "pod new is ready, and refuses connections to the port that Service shop sends to", hint: "targetPort of Service shop"},
@@ -274,6 +277,67 @@ func TestALegThatIsNotAnsweredSaysWhyAndWhatToDo(t *testing.T) {
 	}
 }
 
+// What a step lacks it may have made just now.
+func TestAPodThatIsRepairedDuringTheWaitEndsItWell(t *testing.T) {
+	const often = 5 * time.Second // the lab's kubelet restarts no less often
+	for _, tc := range []struct {
+		name, reason string
+		crashes      bool // it has before, and does each time that it is restarted
+		repaired     time.Duration
+		ends         time.Duration // at the earliest, of a pod that is not repaired
+	}{
+		{name: "a ConfigMap that the step makes", reason: "CreateContainerConfigError", repaired: 30 * time.Second},
+		{name: "a ConfigMap that never comes", reason: "CreateContainerConfigError", ends: 40 * time.Second},
+		{name: "a dependency that the step makes", reason: "CrashLoopBackOff", repaired: 60 * time.Second},
+		{name: "a crash loop that goes on", reason: "CrashLoopBackOff", crashes: true, ends: 60 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k, err := kube.New(&rest.Config{Host: "http://127.0.0.1:1"}) // its pods have no log
+				if err != nil {
+					t.Fatal(err)
+				}
+				pod := podOf("v2", "new", false)
+				ready := pod.Status.Conditions
+				waits := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: tc.reason}}
+				pod.Status = corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 7, State: waits}}}
+				k.Client = fake.NewClientBuilder().WithObjects(pod).Build()
+				began := time.Now()
+				s := &senderFunc{answer: func(int) probe.Answer {
+					passed := time.Since(began)
+					repaired := tc.repaired > 0 && passed > tc.repaired
+					was := pod.Status.DeepCopy()
+					pod.Status.Conditions = nil
+					if repaired || tc.crashes && passed%often < time.Second { // without a readiness probe it is ready between two crashes
+						pod.Status.Conditions = ready
+					}
+					if tc.crashes {
+						pod.Status.ContainerStatuses[0].RestartCount = 7 + int32(passed/often)
+					}
+					if !reflect.DeepEqual(*was, pod.Status) {
+						if err := k.Status().Update(t.Context(), pod); err != nil {
+							t.Error(err)
+						}
+					}
+					if repaired {
+						return probe.Answer{Status: 200, Target: "v2", Pod: "new", Route: "0"}
+					}
+					return probe.Answer{Status: 503, Router: true, Route: "0", Body: "no healthy upstream"}
+				}}
+				l := &Session{Env: &Env{Image: "kind.local/app:1", Kube: k}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
+				u := newUserStory(&file.File{}, 0)
+				u.legs = []leg{{Name: "shop/v2"}}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				defer cancel()
+				err = u.legAnswered(ctx, l, u.legs[0], false)
+				if passed := time.Since(began); tc.ends == 0 && err != nil || tc.ends > 0 && (fault.Code(err) != 3 || ctx.Err() != nil || passed < tc.ends) {
+					t.Errorf("after %s: %v", passed, err)
+				}
+			})
+		})
+	}
+}
+
 func TestALegWithoutAnyDeploymentMustBeSaidToBeEmpty(t *testing.T) {
 	u, g := newUserStory(&file.File{}, 0), leg{Name: "shop/v3"}
 	u.legs = []leg{g}
@@ -299,14 +363,37 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 			t.Errorf("%s: reset removed %q, %v", tc.scenario, removed, err)
 		}
 	}
+	// What another scenario keeps is no more this one's.
+	others.Annotations = map[string]string{keptFor: managedBy}
+	if err := c.Update(t.Context(), others); err != nil {
+		t.Fatal(err)
+	}
+	l := &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b"}
+	s := Scenario{Name: "a-b", File: "/a-b.yaml"}
+	if err := errors.Join(l.keptByOthers(t.Context(), s), l.freshNamespace(t.Context(), s)); fault.Code(err) != 3 || strings.Contains(err.Error(), "--keep") || !strings.Contains(fault.Hint(err), "remove it, or") {
+		t.Errorf("got %v, hint %q", err, fault.Hint(err))
+	}
 	// Somebody else has made the namespace again while the run was there.
-	l := &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b", runID: "2", namespaceCreated: true}
+	l = &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b", runID: "2", namespaceCreated: true}
 	if err := l.cleanUp(t.Context()); fault.Code(err) != 3 {
 		t.Errorf("got %v", err)
 	}
 	for _, o := range []client.Object{addons, others} {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
 			t.Errorf("it is gone: %v", err)
+		}
+	}
+}
+
+func TestAKeptNamespaceSaysForWhomAndStays(t *testing.T) {
+	mapper := meta.NewDefaultRESTMapper(nil) // what no API has need not be deleted
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	for file, want := range map[string]string{"/a/shop.yaml": "/a/shop.yaml", "": managedBy} {
+		l := &Session{Env: &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithRESTMapper(mapper).Build()}}, Namespace: "mllab-shop", keepNamespace: true}
+		err := errors.Join(l.freshNamespace(t.Context(), Scenario{Name: "shop", File: file}), l.cleanUp(t.Context()))
+		var ns corev1.Namespace
+		if err := errors.Join(err, l.Kube.Get(t.Context(), client.ObjectKey{Name: "mllab-shop"}, &ns)); err != nil || ns.Annotations[keptFor] != want {
+			t.Errorf("%q: kept for %q, %v", file, ns.Annotations[keptFor], err)
 		}
 	}
 }

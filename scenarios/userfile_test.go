@@ -72,6 +72,19 @@ func TestEveryExampleIsATellableStory(t *testing.T) {
 	}
 }
 
+func TestAFileIsTheSameByEachOfItsPaths(t *testing.T) {
+	path, link := filepath.Join(t.TempDir(), "mine.yaml"), filepath.Join(t.TempDir(), "link")
+	text := mine("- {name: a, idea: b, look: c, apply: [{model: {name: model, version: v1}}], expect-all: {of: model, version: v1}}\n")
+	if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Symlink(filepath.Dir(path), link)); err != nil {
+		t.Fatal(err)
+	}
+	mine, err := ReadFile(path, onTest, Options{})
+	linked, err2 := ReadFile(filepath.Join(link, "mine.yaml"), onTest, Options{})
+	if err := errors.Join(err, err2); err != nil || mine.File != linked.File || filepath.Base(mine.File) != "mine.yaml" {
+		t.Errorf("got %q and %q, %v", mine.File, linked.File, err)
+	}
+}
+
 func TestAFilesClaimsAreOurs(t *testing.T) {
 	ours := []string{string(Answers), string(Shares), string(Routes), string(Mirror), string(Zero), string(NoLoss)}
 	for _, e := range []file.Expect{
