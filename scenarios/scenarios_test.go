@@ -281,6 +281,9 @@ func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
 			}
 		}
 	}
+	if _, err := planned("scale-to-zero", Options{Samples: -1}); !strings.Contains(fault.Hint(err), "--samples") {
+		t.Errorf("no cold start gave %v (hint %q)", err, fault.Hint(err))
+	}
 	if _, err := planned("canery", Options{}); fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "canary") {
 		t.Errorf("an unknown scenario gave %v (hint %q)", err, fault.Hint(err))
 	}

@@ -5,8 +5,18 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"mllab.local/internal/kube"
 )
 
 func TestAnAnswerOfPrometheusIsRead(t *testing.T) {
@@ -27,6 +37,21 @@ func TestAnAnswerOfPrometheusIsRead(t *testing.T) {
 	}
 	if values, err := read(`{"data":{"result":[{"value":[1,"much"]}]}}`); err == nil {
 		t.Errorf("no number was read as %+v", values)
+	}
+}
+
+func TestAnAnswerThatIsNoJSONIsAnError(t *testing.T) {
+	for _, body := range []string{"", "<html>"} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))
+		defer server.Close()
+		k, err := kube.New(&rest.Config{Host: server.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.Client = fake.NewClientBuilder().WithObjects(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "p", Labels: map[string]string{"app": "prometheus"}}}).Build()
+		if _, err := Query(t.Context(), k, "up"); err == nil || !strings.Contains(err.Error(), "reading what prometheus says") {
+			t.Errorf("%q was read: %v", body, err)
+		}
 	}
 }
 

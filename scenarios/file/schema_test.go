@@ -2,6 +2,8 @@ package file
 
 import (
 	"bytes"
+	"cmp"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
 )
 
 const examples = "../../manifests/scenarios/examples/"
@@ -49,6 +52,84 @@ func TestAnEditorJudgesTheFormOfAFileAsWeDo(t *testing.T) {
 	}
 	if refused[true] < 40 || refused[false] < 20 {
 		t.Errorf("an editor refuses and takes %v: the test reads too little", refused)
+	}
+}
+
+// judged are the keywords that check follows by itself, or the library for it, by types. check follows a reference and sees
+// nothing beside it, and of forms no more than which one is meant.
+var judged = map[string]string{
+	"":        "anyOf",
+	"$ref":    "$ref",
+	"object":  "properties additionalProperties required propertyNames minProperties",
+	"array":   "items minItems",
+	"string":  "const enum pattern format not anyOf",
+	"integer": "enum minimum maximum exclusiveMinimum exclusiveMaximum",
+	"number":  "enum minimum maximum exclusiveMinimum exclusiveMaximum",
+	"boolean": "const",
+}
+
+// unjudged returns the keywords of a part of the schema by which only an editor would judge.
+func unjudged(at string, s map[string]any) (all []string) {
+	types := fmt.Sprint(cmp.Or[any](s["type"], "string"))
+	switch {
+	case s["$ref"] != nil:
+		types = "$ref"
+	case s["type"] == nil && s["anyOf"] != nil:
+		types = ""
+	}
+	known := []string{"type", "title", "description", "$schema", "$defs", "x-refused"}
+	for _, each := range strings.Split(strings.Trim(types, "[]"), " ") {
+		known = append(known, strings.Fields(judged[each])...)
+	}
+	for key, part := range s {
+		at := at + "/" + key
+		if !slices.Contains(known, key) || key == "format" && formats[fmt.Sprint(part)] == nil {
+			all = append(all, at)
+			continue
+		}
+		switch part := part.(type) {
+		case map[string]any:
+			switch key {
+			case "properties", "$defs":
+				for name, each := range part {
+					all = append(all, unjudged(at+"/"+name, each.(map[string]any))...)
+				}
+			case "items", "additionalProperties", "propertyNames", "not":
+				all = append(all, unjudged(at, part)...)
+			}
+		case []any:
+			for _, each := range part {
+				if form, ok := each.(map[string]any); ok {
+					all = append(all, unjudged(at, form)...)
+				}
+			}
+		}
+	}
+	return all
+}
+
+func TestWeJudgeByEveryKeywordOfTheSchema(t *testing.T) {
+	read := func(text []byte) (s map[string]any) {
+		if err := yaml.Unmarshal(text, &s); err != nil {
+			t.Fatal(err)
+		}
+		complete(s)
+		return s
+	}
+	if got := unjudged("", read(schemaYAML)); len(got) > 0 {
+		t.Errorf("only an editor judges by %v", got)
+	}
+	for _, tc := range []struct{ schema, want string }{
+		{"properties: {a: {items: {minimum: 1}, maxItems: 2, uniqueItems: true}}", "[/properties/a/items/minimum /properties/a/maxItems /properties/a/uniqueItems]"},
+		{"$defs: {a: {type: integer, multipleOf: 2}}", "[/$defs/a/multipleOf]"},
+		{"requierd: [a]\nproperties: {a: {$ref: x, pattern: a}}", "[/properties/a/pattern /requierd]"},
+		{"anyOf: [{type: [integer, string], pattern: a, format: widow}]\noneOf: []", "[/anyOf/format /oneOf]"},
+	} {
+		got := unjudged("", read([]byte(tc.schema)))
+		slices.Sort(got)
+		if fmt.Sprint(got) != tc.want {
+			t.Errorf("%s: found %v, want %s", tc.schema, got, tc.want)
+		}
 	}
 }
 
