@@ -153,7 +153,7 @@ func (o Options) cordoned(q kube.Requests) error {
 	if q.Cordoned == "" {
 		return nil
 	}
-	return fault.Hinted(fmt.Errorf("Node/%s is cordoned, so no pod can start", q.Cordoned), "`kubectl --kubeconfig "+o.store().kubeconfig()+" uncordon "+q.Cordoned+"`")
+	return fault.Hinted(fmt.Errorf("%s is cordoned, so no pod can start", "Node/"+q.Cordoned), "`kubectl --kubeconfig "+o.store().kubeconfig()+" uncordon "+q.Cordoned+"`")
 }
 
 // askAddons checks all addons of the cluster in parallel.
