@@ -260,8 +260,8 @@ func filesDiff(from, to map[string][]byte) string {
 // Proof is the result of a run for a commit. It is a note on that commit.
 type Proof = delivery.Proof[Evidence]
 
-// proofOf returns the proof of a commit, whose check returned e and err. There is none
-// of what could not be tested.
+// proofOf returns the proof of a commit, whose check returned e and err. What could not
+// be tested has no proof: judged is false.
 func proofOf(l *Session, scenario string, p pushed, e Evidence, err error) (proof Proof, judged bool) {
 	var refuted *ClaimError
 	if err != nil && !errors.As(err, &refuted) {

@@ -125,7 +125,7 @@ func inLine(args string, taken func(string) bool) string {
 var options = regexp.MustCompile(`^(\s*-(-no-raise-error|[nr]\s*\d+|[tcqpo]+\d*)(\s|$))*`)
 
 // replaceNext makes Python of the first command of a cell that IPython would
-// translate, in place. It returns false if there is none.
+// translate, in place. It returns false if the cell has no such command.
 func replaceNext(lines []string, taken func(string) bool) bool {
 	for _, l := range tokens(strings.Join(lines, "\n") + "\n") {
 		at := l[0]
