@@ -13,6 +13,11 @@ var Addons embed.FS
 //go:embed pipeline/run.py
 var NotebookRunner []byte
 
+// NotebookWorkflow is the template of what a notebook is compiled to.
+//
+//go:embed pipeline/workflow.yaml
+var NotebookWorkflow string
+
 // NotebookOverlay is the kustomization of the folder to which a notebook's runner
 // commits its model.
 //

@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"text/template"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -22,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/run"
+	"mllab.local/manifests"
 )
 
 // Pipeline is a notebook and the settings to compile it with.
@@ -40,29 +43,11 @@ type Pipeline struct {
 // What the code is called in a step's pod.
 const runnerFile, stepsFile = "run.py", "steps.json"
 
-// The output parameters of every step. Result is the value of the name result, as
-// JSON, or null. metrics has the values of the step's metrics, as a JSON object.
-// names is the image with the names that the step hands on.
-const (
-	Result  = "result"
-	metrics = "metrics"
-	names   = "names"
-)
+// Result is the output parameter of a step with the value of the name result.
+const Result = "result"
 
-// The variables of a step's pod that are not the notebook's.
-const envStore, envRun, envParameter = "STORE", "RUN", "PARAMETER_"
-
-var ownEnv = []string{envStore, envRun}
-
-// entrypoint is the template with the graph. No step can have this name.
-const entrypoint = "DAG"
-
-// How long a Workflow may take before Argo ends it, and how long one that has
-// ended stays, in seconds: long enough for whoever waits for it to read its end.
-const (
-	deadline = 60 * 60
-	keep     = 24 * 60 * 60
-)
+// ownEnv are the variables of a step's pod that are not the notebook's.
+var ownEnv = []string{"STORE", "RUN"}
 
 // maxCode is the most bytes that a ConfigMap may hold.
 // https://kubernetes.io/docs/concepts/configuration/configmap/
@@ -190,50 +175,61 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 		return nil, fmt.Errorf("the code must have at most %d bytes, got %d: %d in the notebook's cells, the rest in its runner and its files (a picture or an output does not count)",
 			maxCode, size, len(program))
 	}
-	var given []any
-	for _, each := range book.Parameters {
-		given = append(given, map[string]any{"name": each.Name, "value": each.Value})
+	objs, err := p.workflow(book)
+	if err != nil {
+		return nil, err
 	}
-	name := p.Workflow()
-	var tasks, templates []any
+	text := p.object("v1", "ConfigMap", p.Workflow(), map[string]any{"data": code})
+	return slices.Insert(objs, len(objs)-1, text), nil
+}
+
+// workflow fills in manifests/pipeline/workflow.yaml.
+func (p Pipeline) workflow(book *Notebook) (objs []*unstructured.Unstructured, err error) {
+	type step struct {
+		Step
+		Before           []string // tasks
+		Image            string
+		Requests, Limits map[string]string
+	}
+	data := struct {
+		Pipeline
+		Parameters []Parameter
+		Steps      []step
+		CellFailed string
+	}{p, book.Parameters, nil, CellFailed}
 	for _, s := range book.Steps {
-		each := map[string]any{"name": s.Task(), "template": s.Task()}
-		var before []string
-		var given []any
+		each := step{Step: s}
 		for _, prev := range s.Prev {
-			before = append(before, task(prev))
-			given = append(given, map[string]any{"name": task(prev), "value": "{{tasks." + task(prev) + ".outputs.parameters." + names + "}}"})
+			each.Before = append(each.Before, task(prev))
 		}
-		if given != nil {
-			each["depends"], each["arguments"] = strings.Join(before, " && "), map[string]any{"parameters": given}
-		}
-		tasks = append(tasks, each)
-		template, err := p.template(s, book.Parameters)
-		if err != nil {
+		if each.Image, err = p.image(s); err != nil {
 			return nil, err
 		}
-		templates = append(templates, template)
+		each.Requests, each.Limits = resources(s.Pod.Limits)
+		data.Steps = append(data.Steps, each)
 	}
-	dag := map[string]any{"name": entrypoint, "dag": map[string]any{"tasks": tasks}}
-	spec := map[string]any{
-		"entrypoint": entrypoint, "serviceAccountName": p.Name,
-		"activeDeadlineSeconds": int64(deadline), "ttlStrategy": map[string]any{"secondsAfterCompletion": int64(keep)},
-		"volumes":   []any{map[string]any{"name": "code", "configMap": map[string]any{"name": name}}},
-		"templates": append([]any{dag}, templates...),
+	// Quoted like this, a text is the same in YAML, whatever characters it has.
+	words := template.FuncMap{"q": strconv.QuoteToASCII, "join": strings.Join}
+	t, err := template.New("workflow.yaml").Delims("[[", "]]").Funcs(words).Parse(manifests.NotebookWorkflow)
+	if err != nil {
+		return nil, err
 	}
-	if given != nil {
-		spec["arguments"] = map[string]any{"parameters": given}
+	var text bytes.Buffer
+	if err := t.Execute(&text, data); err != nil {
+		return nil, err
 	}
-	subject := map[string]any{"kind": "ServiceAccount", "name": p.Name, "namespace": p.Space}
-	return []*unstructured.Unstructured{
-		p.object("v1", "ServiceAccount", p.Name, nil),
-		p.object("rbac.authorization.k8s.io/v1", "RoleBinding", p.Name, map[string]any{
-			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": p.Executor},
-			"subjects": []any{subject},
-		}),
-		p.object("v1", "ConfigMap", name, map[string]any{"data": code}),
-		p.object("argoproj.io/v1alpha1", "Workflow", name, map[string]any{"spec": spec}),
-	}, nil
+	for _, doc := range strings.Split(text.String(), "\n---\n") {
+		o := &unstructured.Unstructured{}
+		asJSON, err := yaml.YAMLToJSON([]byte(doc))
+		if err == nil {
+			err = o.UnmarshalJSON(asJSON)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the pipeline's YAML: %w", err)
+		}
+		objs = append(objs, o)
+	}
+	return objs, nil
 }
 
 // CheckSyntax judges all cells with this machine's python3, and runs none. Its
@@ -292,83 +288,35 @@ func (p Pipeline) YAML() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// template is one step's pod.
-func (p Pipeline) template(s Step, parameters []Parameter) (any, error) {
-	args := []any{"/code/" + runnerFile, "/code/" + stepsFile, s.Task()}
-	var given []any
-	for _, prev := range s.Prev {
-		before := task(prev)
-		given = append(given, map[string]any{"name": before})
-		args = append(args, before+"={{inputs.parameters."+before+"}}")
+// image is that of a step's pod.
+func (p Pipeline) image(s Step) (string, error) {
+	registry, _, _ := strings.Cut(p.Store, "/")
+	if s.Pod.Image == "" {
+		return p.Image, nil
 	}
-	var outputs []any
-	for _, name := range []string{Result, metrics, names} {
-		outputs = append(outputs, map[string]any{"name": name, "valueFrom": map[string]any{"path": "/tmp/outputs/" + name}})
+	if strings.HasPrefix(s.Pod.Image, registry+"/") {
+		return s.Pod.Image, nil
 	}
-	var env []any
-	for _, name := range slices.Sorted(maps.Keys(s.Pod.Secrets)) {
-		from := s.Pod.Secrets[name]
-		env = append(env, map[string]any{"name": name, "valueFrom": map[string]any{"secretKeyRef": map[string]any{"name": from.Name, "key": from.Key}}})
+	where := "metadata kubeflow_notebook"
+	if s.Pod.imageCell > 0 {
+		where = fmt.Sprintf("cell %d", s.Pod.imageCell)
 	}
-	for _, each := range parameters {
-		env = append(env, map[string]any{"name": envParameter + each.Name, "value": "{{workflow.parameters." + each.Name + "}}"})
-	}
-	env = append(env, map[string]any{"name": envStore, "value": p.Store}, map[string]any{"name": envRun, "value": p.Workflow()})
-	image := p.Image
-	if s.Pod.Image != "" {
-		registry, _, _ := strings.Cut(p.Store, "/")
-		if !strings.HasPrefix(s.Pod.Image, registry+"/") {
-			where := "metadata kubeflow_notebook"
-			if s.Pod.imageCell > 0 {
-				where = fmt.Sprintf("cell %d", s.Pod.imageCell)
-			}
-			return nil, fmt.Errorf("%s: image %q of step %s must be in the lab's registry (%s/...) and based on the lab's Python image, which has the programs that a step needs; without the tag the step uses that image",
-				where, s.Pod.Image, s.Name, registry)
-		}
-		image = s.Pod.Image
-	}
-	// A registry, or a node, may need a while to be back.
-	retry := map[string]any{
-		"limit": "4", "retryPolicy": "Always", "expression": "lastRetry.exitCode != '" + CellFailed + "'",
-		"backoff": map[string]any{"duration": "2s", "factor": "3"},
-	}
-	template := map[string]any{"name": s.Task(), "outputs": map[string]any{"parameters": outputs}, "retryStrategy": retry, "container": map[string]any{
-		"image": image, "imagePullPolicy": "IfNotPresent", "command": []any{"python3"}, "args": args, "env": env,
-		"volumeMounts": []any{map[string]any{"name": "code", "mountPath": "/code", "readOnly": true}},
-		"securityContext": map[string]any{
-			"allowPrivilegeEscalation": false, "runAsNonRoot": true, "capabilities": map[string]any{"drop": []any{"ALL"}},
-		},
-		"resources": resources(s.Pod.Limits),
-	}}
-	if given != nil {
-		template["inputs"] = map[string]any{"parameters": given}
-	}
-	if s.Pod.Labels != nil || s.Pod.Annotations != nil {
-		metadata := map[string]any{}
-		for field, entries := range map[string]map[string]string{"labels": s.Pod.Labels, "annotations": s.Pod.Annotations} {
-			each := map[string]any{}
-			for key, value := range entries {
-				each[key] = value
-			}
-			metadata[field] = each
-		}
-		template["metadata"] = metadata
-	}
-	return template, nil
+	return "", fmt.Errorf("%s: image %q of step %s must be in the lab's registry (%s/...) and based on the lab's Python image, which has the programs that a step needs; without the tag the step uses that image",
+		where, s.Pod.Image, s.Name, registry)
 }
 
 // resources are a step's, with its own limits: it asks for no more than these.
-func resources(own map[string]string) map[string]any {
-	requests, limits := map[string]any{"cpu": "50m", "memory": "192Mi"}, map[string]any{"memory": "1Gi"}
+func resources(own map[string]string) (requests, limits map[string]string) {
+	requests, limits = map[string]string{"cpu": "50m", "memory": "192Mi"}, map[string]string{"memory": "1Gi"}
 	for name, most := range own {
 		limits[name] = most
-		if asked, is := requests[name].(string); is {
+		if asked, is := requests[name]; is {
 			if limit := resource.MustParse(most); limit.Cmp(resource.MustParse(asked)) < 0 {
 				requests[name] = most
 			}
 		}
 	}
-	return map[string]any{"requests": requests, "limits": limits}
+	return requests, limits
 }
 
 func (p Pipeline) object(apiVersion, kind, name string, fields map[string]any) *unstructured.Unstructured {

@@ -322,13 +322,14 @@ func TestOnlyCodeHasASize(t *testing.T) {
 func TestANotebooksParametersAreThoseOfItsRun(t *testing.T) {
 	for text, want := range map[string][]Parameter{
 		"n = 1\n# rows\nrate = -0.5  # slow\n\nname = 'a b'\nquick = True": {{"n", "1"}, {"rate", "-0.5"}, {"name", "a b"}, {"quick", "True"}},
-		"n = 1\nn = 2":             {{"n", "2"}},
-		`s = """a` + "\n" + `b"""`: {{"s", "a\nb"}},
+		"n = 1\nn = 2":                     {{"n", "2"}},
+		`s = """a` + "\n" + `b"""`:         {{"s", "a\nb"}},
+		"n = 'a: [b] # \u0085\x7f\u2028😀'": {{"n", "a: [b] # \u0085\x7f\u2028😀"}}, // what YAML would take for more than text
 		// What is no value may be made of one.
 		"n = 1\nm = n + 1": nil, "n = 1; m = 2": nil, "n = [1]": nil, "n: int = 1": nil, "print(1)": nil, "n = f'{1}'": nil, "n = b''": nil, "n = 1j": nil,
 		`n = '\n'`: nil, "n = '{{x}}'": nil, "n = None": nil,
 	} {
-		p := Pipeline{Name: "n", Space: "ns", Notebook: notebook(t, code(text, "pipeline-parameters"), code("a = 1", "step:a"))}
+		p := Pipeline{Name: "n", Space: "ns", Notebook: notebook(t, code(text, "pipeline-parameters"), code("a = 1", "step:true"))}
 		book, err := Read(p.Notebook)
 		if err != nil || !reflect.DeepEqual(book.Parameters, want) {
 			t.Errorf("%q: got %v, %v, want %v", text, book, err, want)
@@ -341,6 +342,9 @@ func TestANotebooksParametersAreThoseOfItsRun(t *testing.T) {
 		given, _, _ := unstructured.NestedSlice(objs[3].Object, "spec", "arguments", "parameters")
 		templates, _, _ := unstructured.NestedSlice(objs[3].Object, "spec", "templates")
 		env, _, _ := unstructured.NestedSlice(templates[1].(map[string]any), "container", "env")
+		if name := templates[1].(map[string]any)["name"]; name != "true" {
+			t.Errorf("%q: the step is %v", text, name)
+		}
 		if len(given) != len(want) || len(env) != len(want)+2 {
 			t.Errorf("%q: the workflow has %v, and a step %v", text, given, env)
 		}
@@ -443,6 +447,21 @@ func TestAPipelineHasATaskForEachStep(t *testing.T) {
 		map[string]any{"name": "a", "value": "{{tasks.a.outputs.parameters.names}}"}, map[string]any{"name": "b", "value": "{{tasks.b.outputs.parameters.names}}"},
 	}; !reflect.DeepEqual(given, want) {
 		t.Errorf("the last task gets %v", given)
+	}
+	// What run.py reads and writes is what Argo gives and takes.
+	run := string(runner(t))
+	env, _, _ := unstructured.NestedSlice(templates[3].(map[string]any), "container", "env")
+	for i, name := range ownEnv {
+		if env[i].(map[string]any)["name"] != name || !strings.Contains(run, "os.environ['"+name+"']") {
+			t.Errorf("run.py reads no variable %s, or the pod has %v", name, env)
+		}
+	}
+	outputs, _, _ := unstructured.NestedSlice(templates[3].(map[string]any), "outputs", "parameters")
+	for i, name := range []string{Result, "metrics", "names"} {
+		want := map[string]any{"name": name, "valueFrom": map[string]any{"path": "/tmp/outputs/" + name}}
+		if !reflect.DeepEqual(outputs[i], want) || !strings.Contains(run, "/tmp/outputs/"+name) {
+			t.Errorf("run.py writes no %s, or Argo takes %v", name, outputs)
+		}
 	}
 	if retry, _, _ := unstructured.NestedString(templates[3].(map[string]any), "retryStrategy", "expression"); retry != "lastRetry.exitCode != '1'" {
 		t.Errorf("a cell that fails is tried again: %q", retry)
