@@ -21,6 +21,7 @@ import (
 )
 
 // Cmd is a process to run; Env is added to this process's environment (see environ), and nil streams are the null device.
+// The process may end before Stdin does. An error of Stdin is the end of the input.
 type Cmd struct {
 	Path           string
 	Args           []string
@@ -125,7 +126,7 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 	last := &tail{}
 	cmd := exec.Command(path, c.Args...)
 	cmd.Args[0] = c.Path
-	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Dir, c.Stdin, c.Stdout, io.Writer(last)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, c.Stdout, io.Writer(last)
 	if c.Stderr != nil {
 		cmd.Stderr = io.MultiWriter(c.Stderr, last)
 		if reflect.TypeOf(c.Stderr).Comparable() && c.Stdout == c.Stderr {
@@ -136,9 +137,21 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// A grandchild that outlives the command and holds its output open must not hold us.
 	cmd.WaitDelay = grace
+	feed := func() {}
+	if c.Stdin != nil { // as cmd.Stdin, Wait would wait for its end, also when the process has ended
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return fmt.Errorf("running %s: %w", c, err)
+		}
+		feed = func() {
+			_, _ = io.Copy(in, c.Stdin) // a process need not read all
+			_ = in.Close()
+		}
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("running %s: %w", c, err)
 	}
+	go feed()
 
 	exited, stopped := make(chan struct{}), make(chan bool)
 	go func() {

@@ -40,6 +40,24 @@ func TestAProcessGetsWhatItWasGiven(t *testing.T) {
 	}
 }
 
+// An engine's exec in a node that does not run yet ends at once, and the input of what it would run stays open.
+func TestAProcessMayEndBeforeItsInput(t *testing.T) {
+	in, open := io.Pipe()
+	defer open.Close()
+	c := sh("exit 7")
+	c.Stdin = in
+	ended := make(chan error, 1)
+	go func() { ended <- Exec{}.Run(t.Context(), c) }()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "exit status 7") {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the process has ended, and Run waits for the end of its input")
+	}
+}
+
 func TestOneWriterForBothStreamsSeesThemInOrder(t *testing.T) {
 	var both bytes.Buffer
 	c := sh(`for i in 1 2 3 4 5; do echo out$i; echo err$i >&2; done`)
