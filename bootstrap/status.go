@@ -14,6 +14,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/proxy"
+	"mllab.local/internal/run"
 )
 
 // StatusReport is the state of a cluster, and whether it is ready.
@@ -153,7 +154,7 @@ func (o Options) cordoned(q kube.Requests) error {
 	if q.Cordoned == "" {
 		return nil
 	}
-	return fault.Hinted(fmt.Errorf("%s is cordoned, so no pod can start", "Node/"+q.Cordoned), "`kubectl --kubeconfig "+o.store().kubeconfig()+" uncordon "+q.Cordoned+"`")
+	return fault.Hinted(fmt.Errorf("%s is cordoned, so no pod can start", "Node/"+q.Cordoned), "`kubectl --kubeconfig "+run.ShellWord(o.store().kubeconfig())+" uncordon "+q.Cordoned+"`")
 }
 
 // askAddons checks all addons of the cluster in parallel.

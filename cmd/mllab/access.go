@@ -84,15 +84,12 @@ shell names a proxy, it also prints no_proxy, so that programs reach the lab wit
 			}
 			return a.print(byName, func(w io.Writer) {
 				for _, v := range variables {
-					fmt.Fprintf(w, "export %s=%s\n", v[0], quoted(v[1]))
+					fmt.Fprintf(w, "export %s=%s\n", v[0], run.ShellWord(v[1]))
 				}
 			})
 		},
 	}
 }
-
-// quoted returns a word as a POSIX shell and fish read it back.
-func quoted(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 func newCurl(a *app) *cobra.Command {
 	c := &cobra.Command{

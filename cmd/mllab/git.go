@@ -99,10 +99,18 @@ of scenarios come along as notes, and git log shows them.`,
 				return err
 			}
 			return a.print(done, func(w io.Writer) {
-				fmt.Fprintf(w, "cloned  %s\ninto    %s\nnext    cd %s, change something, git commit, git push\n", done.URL, done.Dir, dir)
+				fmt.Fprintf(w, "cloned  %s\ninto    %s\nnext    %s, change something, git commit, git push\n", done.URL, done.Dir, cd(dir))
 			})
 		},
 	}
+}
+
+// cd returns the command that goes into a folder, whatever its name begins with.
+func cd(dir string) string {
+	if strings.HasPrefix(dir, "-") {
+		dir = "./" + dir
+	}
+	return "cd " + run.ShellWord(dir)
 }
 
 func (a *app) gitClone(ctx context.Context, r run.Runner, dir string) (cloned, error) {
@@ -171,7 +179,7 @@ func (a *app) credentialHelper() (string, error) {
 	}
 	helper := "!"
 	for _, word := range []string{self, "--name", a.global.name, "--state-dir", state, "git", "credential"} {
-		helper += quoted(word) + " "
+		helper += run.ShellWord(word) + " "
 	}
 	return strings.TrimSpace(helper), nil
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +12,7 @@ import (
 
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/run"
 )
 
 func TestTheVerbsOfGitWithoutALabNameTheCommandThatMakesIt(t *testing.T) {
@@ -67,6 +71,58 @@ func TestTheCredentialHelperSurvivesItsShell(t *testing.T) {
 	}
 	if !filepath.IsAbs(strings.Trim(self, "'")) {
 		t.Errorf("the program is %s", self)
+	}
+}
+
+// As a hook of another repository calls it: https://git-scm.com/docs/githooks
+func TestACloneIsMadeFromAHook(t *testing.T) {
+	var folders []string
+	for _, name := range []string{"lab", "other"} {
+		t.Chdir(t.TempDir())
+		for _, args := range []string{"init -q -b main", "config user.name me", "config user.email me@example.com", "add a", "commit -q -m x"} {
+			if err := os.WriteFile("a", []byte(name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("git", strings.Fields(args)...).CombinedOutput(); err != nil {
+				t.Fatalf("git %s: %v %s", args, err, out)
+			}
+		}
+		folders = append(folders, os.Getenv("PWD"))
+	}
+	lab, here := folders[0], folders[1]
+	before, err := os.ReadFile(".git/index")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"GIT_DIR=.git", "GIT_WORK_TREE=.", "GIT_INDEX_FILE=" + here + "/.git/index", "GIT_PREFIX=", "GIT_OBJECT_DIRECTORY=" + here + "/.git/objects"} {
+		key, value, _ := strings.Cut(v, "=")
+		t.Setenv(key, value)
+	}
+	dir := filepath.Join(t.TempDir(), "clone")
+	a := &app{stderr: io.Discard, global: global{name: "mllab", state: t.TempDir()}}
+	if _, err := a.cloneFrom(t.Context(), run.Exec{}, &url.URL{Scheme: "file", Path: lab}, dir); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "a"))
+	if err != nil || string(text) != "lab" {
+		t.Errorf("the clone has %q, %v", text, err)
+	}
+	mine, err := os.ReadFile("a")
+	if after, indexErr := os.ReadFile(".git/index"); err != nil || indexErr != nil || string(mine) != "other" || !bytes.Equal(before, after) {
+		t.Errorf("the hook's repository has %q (%v), and its index is another one: %t (%v)", mine, err, !bytes.Equal(before, after), indexErr)
+	}
+}
+
+func TestTheNextCommandGoesIntoTheCloneWhateverItsName(t *testing.T) {
+	for _, name := range []string{"lab", "my lab", "it's", "-x", "$HOME", "a\"b", "ü"} {
+		t.Chdir(t.TempDir())
+		if err := os.Mkdir(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("/bin/sh", "-c", cd(name)+" && pwd -P").Output()
+		if got := filepath.Base(strings.TrimSpace(string(out))); err != nil || got != name {
+			t.Errorf("%s went into %q: %v", cd(name), got, err)
+		}
 	}
 }
 

@@ -10,12 +10,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"mllab.local/internal/report"
+	"mllab.local/internal/run"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios"
 )
@@ -178,11 +178,7 @@ func (a *app) call(c *cobra.Command) (scenarios.Call, error) {
 		}
 	})
 	for i, w := range words {
-		if strings.ContainsFunc(w, func(r rune) bool {
-			return !strings.ContainsRune("-_=./,:%+@", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-		}) {
-			words[i] = quoted(w)
-		}
+		words[i] = run.ShellWord(w)
 	}
 	versions := maps.Clone(v.Components)
 	versions["mllab"] = strings.TrimSpace(v.Version + " " + v.Revision)

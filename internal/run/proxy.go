@@ -7,11 +7,15 @@ import (
 	"strings"
 )
 
-// environ returns a child's environment: this process's and add. Programs disagree about the spelling of proxy
+// environ returns a child's environment: this process's without ofRepository, and add. Programs disagree about the spelling of proxy
 // variables (curl, git and apt read http_proxy and not HTTP_PROXY), so a child gets the one that is missing. What is on
 // this computer no child asks a proxy for. https://curl.se/docs/manpage.html#ENVIRONMENT
 func environ(own, add []string) []string {
-	env := slices.Concat(own, add)
+	env := slices.DeleteFunc(slices.Clone(own), func(e string) bool {
+		key, _, _ := strings.Cut(e, "=")
+		return slices.Contains(ofRepository, key)
+	})
+	env = append(env, add...)
 	get := func(key string) (value string, ok bool) {
 		for _, e := range env { // the last one counts
 			if k, v, _ := strings.Cut(e, "="); k == key {
@@ -35,6 +39,15 @@ func environ(own, add []string) []string {
 		env = append(env, e[0]+"="+e[1])
 	}
 	return env
+}
+
+// ofRepository has the variables by which git binds its hooks and aliases to their repository. With GIT_INDEX_FILE a clone would
+// write over that repository's index. Settings (GIT_CONFIG_COUNT and GIT_CONFIG_PARAMETERS) stay, as git keeps them for a submodule.
+// https://git-scm.com/docs/git-rev-parse#Documentation/git-rev-parse.txt---local-env-vars
+var ofRepository = []string{
+	"GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DIR", "GIT_GRAFT_FILE",
+	"GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NAMESPACE", "GIT_NO_REPLACE_OBJECTS",
+	"GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_QUARANTINE_PATH", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
 }
 
 var proxyVariables = []string{"http_proxy", "https_proxy", "all_proxy", "no_proxy"}

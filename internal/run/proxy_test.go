@@ -22,6 +22,10 @@ func TestAChildKnowsTheProxyAndAsksItForNothingOnThisComputer(t *testing.T) {
 			t.Errorf("%s: added %q, want %q", tc.name, got, tc.want)
 		}
 	}
+	hook := []string{"GIT_DIR=.git", "GIT_INDEX_FILE=.git/index.lock", "GIT_WORK_TREE=.", "GIT_CONFIG_COUNT=0", "GIT_SSH=ssh"}
+	if got := environ(hook, nil); !slices.Equal(got, hook[3:]) {
+		t.Errorf("a hook's child has %q", got)
+	}
 	if got := environ([]string{"A=1"}, []string{"A=2"}); !slices.Equal(got, []string{"A=1", "A=2"}) {
 		t.Errorf("got %q", got)
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"mllab.local/internal/fault"
 )
@@ -54,6 +55,17 @@ func word(w string) string {
 		return strconv.Quote(w)
 	}
 	return w
+}
+
+// ShellWord returns a word as a POSIX shell and fish read it back: in quotes, unless no shell could read it otherwise.
+func ShellWord(w string) string {
+	plain := func(r rune) bool {
+		return strings.ContainsRune("-_=./,:%+@", r) || unicode.IsLetter(r) || unicode.IsDigit(r)
+	}
+	if w != "" && !strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
 // Runner runs a process to its end; the error says which command and why.
