@@ -220,7 +220,7 @@ func TestTheTipIsReadWithTheTokenAndOnlyWithIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		remote.User = url.UserPassword(gitUser, c.token)
-		got, err := gitTip(t.Context(), probe.NewHTTP(5*time.Second), remote)
+		got, err := gitTip(t.Context(), probe.NewHTTP(time.Minute), remote)
 		switch {
 		case c.want == "" && (err != nil || got != tip):
 			t.Errorf("%s: %q, %v", name, got, err)

@@ -105,7 +105,7 @@ func TestAnAnswerSaysWhoGaveIt(t *testing.T) {
 
 func TestTheProbeKnowsTheSample(t *testing.T) {
 	_, s, _ := start(t, map[string]string{"TARGET": "v2", "K_REVISION": "model-00002"})
-	a := probe.NewHTTP(10*time.Second).Send(t.Context(), probe.Request{URL: s.URL})
+	a := probe.NewHTTP(time.Minute).Send(t.Context(), probe.Request{URL: s.URL})
 	if !a.OK() || a.Target != "v2" || a.Revision != "model-00002" || a.Pod != "host-1" || a.Echo != a.ID || a.Body != "v2\n" {
 		t.Errorf("%+v: %s", a, a.Problem())
 	}
@@ -504,7 +504,7 @@ func TestManyRequestsAtOnceAreEachSeenOnce(t *testing.T) {
 	a := newApp(c, slog.New(slog.DiscardHandler), rand.Float64)
 	s := httptest.NewServer(a.handler())
 	defer s.Close()
-	answers := probe.Burst(t.Context(), probe.NewHTTP(10*time.Second), probe.Request{URL: s.URL}, 400, 8, nil)
+	answers := probe.Burst(t.Context(), probe.NewHTTP(time.Minute), probe.Request{URL: s.URL}, 400, 8, nil)
 	var sent []string
 	for _, an := range answers {
 		if !an.OK() {

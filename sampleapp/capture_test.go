@@ -224,7 +224,7 @@ func TestNothingBelowTheRateIsLost(t *testing.T) {
 	}
 	resp.Body.Close()
 	want := []string{resp.Header.Get(api.HeaderRequestID)}
-	for _, an := range probe.Burst(t.Context(), probe.NewHTTP(10*time.Second), probe.Request{URL: s.URL}, 1000, 16, nil) {
+	for _, an := range probe.Burst(t.Context(), probe.NewHTTP(time.Minute), probe.Request{URL: s.URL}, 1000, 16, nil) {
 		if api.IsCaptured(an.ID, 20) {
 			want = append(want, an.ID)
 		}

@@ -100,7 +100,7 @@ func (p *process) exit(t *testing.T) int {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
@@ -158,11 +158,10 @@ func TestAPortInUseExitsWith1(t *testing.T) {
 }
 
 func TestOnSIGTERMReadinessGoesOffFirstAndNewRequestsAreStillServed(t *testing.T) {
-	p := launch(t, "DRAIN=5s")
+	p := launch(t, "DRAIN=1h") // which no pause of this machine outlasts
 	if got := status(p.url + "/readyz"); got != 200 {
 		t.Fatalf("/readyz %d before", got)
 	}
-	begin := time.Now()
 	p.signal(t, syscall.SIGTERM)
 	eventually(t, "/readyz says 503", func() bool { return status(p.url+"/readyz") == 503 })
 	if status(p.url+"/healthz") != 200 {
@@ -175,10 +174,16 @@ func TestOnSIGTERMReadinessGoesOffFirstAndNewRequestsAreStillServed(t *testing.T
 	if !resp.Close {
 		t.Error("a connection is kept while draining")
 	}
+}
+
+func TestAfterSIGTERMItLeavesWhenTheDrainIsOver(t *testing.T) {
+	p := launch(t, "DRAIN=1s", "ADMIN_PORT=0")
+	begin := time.Now()
+	p.signal(t, syscall.SIGTERM)
 	if code := p.exit(t); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.log)
 	}
-	if took := time.Since(begin); took < 5*time.Second {
+	if took := time.Since(begin); took < time.Second {
 		t.Errorf("it left after %s, before the drain was over", took)
 	}
 }
@@ -187,7 +192,7 @@ func TestOnSIGTERMAStartedRequestIsAnswered(t *testing.T) {
 	p := launch(t, "DRAIN=0s", "DELAY=1s")
 	answer := make(chan probe.Answer, 1)
 	go func() {
-		answer <- probe.NewHTTP(20*time.Second).Send(t.Context(), probe.Request{URL: p.url})
+		answer <- probe.NewHTTP(time.Minute).Send(t.Context(), probe.Request{URL: p.url})
 	}()
 	eventually(t, "the request is received", func() bool {
 		resp, err := http.Get(p.url + "/seen")
@@ -264,7 +269,7 @@ func TestAConnectionWithoutARequestIsKept(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("an idle connection ended with %v", err)
 	}
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := fmt.Fprint(c, "GET /readyz HTTP/1.1\r\nHost: model\r\n\r\n"); err != nil {
@@ -277,7 +282,7 @@ func TestAConnectionWithoutARequestIsKept(t *testing.T) {
 }
 
 func TestADMIN_PORTServesFaultsUntilTheEnd(t *testing.T) {
-	p := launch(t, "DRAIN=5s", "ADMIN_PORT=0")
+	p := launch(t, "DRAIN=1h", "ADMIN_PORT=0")
 	var entry struct{ Msg, Address string }
 	eventually(t, "the log names the admin port", func() bool {
 		lines := strings.Split(p.log.String(), "\n")
@@ -299,9 +304,6 @@ func TestADMIN_PORTServesFaultsUntilTheEnd(t *testing.T) {
 	})
 	if got := status(faults); got != 200 {
 		t.Errorf("/faults %d while draining", got)
-	}
-	if code := p.exit(t); code != 0 {
-		t.Errorf("exit code %d: %s", code, p.log)
 	}
 }
 

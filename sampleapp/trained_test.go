@@ -105,7 +105,7 @@ func TestEveryAnswerCarriesTheHashOfTheModelsFile(t *testing.T) {
 		}
 	}
 	_, s, _ = start(t, map[string]string{"TARGET": "v2", "MODEL_DIR": modelDir(t, tiny)})
-	if a := probe.NewHTTP(10*time.Second).Send(t.Context(), probe.Request{URL: s.URL}); !a.OK() || a.Model != want {
+	if a := probe.NewHTTP(time.Minute).Send(t.Context(), probe.Request{URL: s.URL}); !a.OK() || a.Model != want {
 		t.Errorf("the probe sees %+v", a)
 	}
 	_, s, _ = start(t, nil)

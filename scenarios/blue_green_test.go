@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mllab.local/internal/probe"
@@ -18,6 +18,7 @@ import (
 // proxy's 503.
 type switchboard struct {
 	atShared, greens atomic.Pointer[func(n int64) string]
+	sent             atomic.Int64
 	onPoint          func(color string)
 	onDeploy         func(ctx context.Context, l *Session) error // if any
 }
@@ -50,22 +51,21 @@ func (b *switchboard) point(_ context.Context, l *Session, color string) error {
 }
 
 func (b *switchboard) lab(t *testing.T) *Session {
-	t.Helper()
-	var n atomic.Int64
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who := b.greens.Load()
-		if strings.HasPrefix(r.Host, "shared.") {
-			who = b.atShared.Load()
-		}
-		target := (*who)(n.Add(1))
-		if target == "" {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		w.Header().Set(probe.HeaderTarget, target)
-	}))
-	t.Cleanup(srv.Close)
-	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir()}
+	return &Session{Env: &Env{}, send: b, evidence: t.TempDir()}
+}
+
+// Send answers after 10 ms.
+func (b *switchboard) Send(_ context.Context, r probe.Request) probe.Answer {
+	who := b.greens.Load()
+	if strings.HasPrefix(r.Host, "shared.") {
+		who = b.atShared.Load()
+	}
+	a := probe.Answer{Target: (*who)(b.sent.Add(1)), Status: http.StatusOK, Sent: time.Now(), Latency: 10 * time.Millisecond}
+	if a.Scheduled = a.Sent; a.Target == "" {
+		a.Status, a.Router = http.StatusServiceUnavailable, true
+	}
+	time.Sleep(a.Latency)
+	return a
 }
 
 // watched returns when the watcher has n answers more to requests that it
@@ -87,7 +87,6 @@ func watched(ctx context.Context, l *Session, s *blueGreenStory, n int) error {
 }
 
 func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
-	const drain = 2 * time.Second
 	after := func(d time.Duration, then, now string) *func(int64) string {
 		end := time.Now().Add(d)
 		f := func(int64) string {
@@ -107,7 +106,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 		{"a clean switch passes", func(*switchboard, *blueGreenStory) {}, "", ""},
 		{"an old answer within the window passes", func(b *switchboard, _ *blueGreenStory) {
 			b.onPoint = func(c string) {
-				b.atShared.Store(after(drain/2, c, map[string]string{green: blue, blue: green}[c]))
+				b.atShared.Store(after(drainWindow/2, c, map[string]string{green: blue, blue: green}[c]))
 			}
 		}, "", ""},
 		{"a switch that is not followed is refuted", func(b *switchboard, _ *blueGreenStory) {
@@ -131,7 +130,7 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 			}
 		}, Cutover, "x: green by its own address"},
 		{"a third version is refuted", func(b *switchboard, _ *blueGreenStory) {
-			b.onPoint = func(string) { b.atShared.Store(after(drain/2, green, "red")) }
+			b.onPoint = func(string) { b.atShared.Store(after(drainWindow/2, green, "red")) }
 		}, Cutover, "x: switch to green"},
 		{"an outage before the switch is refuted", func(b *switchboard, s *blueGreenStory) {
 			s.beforeSwitch = func(ctx context.Context, l *Session) error {
@@ -147,25 +146,25 @@ func TestASwitchIsJudgedByWhoAnswersWhen(t *testing.T) {
 		}, Shares, "x: green by its own address"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			b := &switchboard{}
-			b.onPoint = func(c string) { b.atShared.Store(always(c)) }
-			s := &blueGreenStory{Options: Options{Requests: 100, Alpha: DefaultAlpha}, way: b, drain: drain}
-			tc.breaks(b, s)
-			l := b.lab(t)
-			at, err := walk(t, l, s)
-			var refuted *ClaimError
-			switch {
-			case tc.refutes == "" && err != nil:
-				t.Fatal(err)
-			case tc.refutes != "" && (!errors.As(err, &refuted) || refuted.Claim != tc.refutes || at != tc.at):
-				t.Fatalf("got %v at %q, want claim %q refuted at %q", err, at, tc.refutes, tc.at)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				b := &switchboard{}
+				b.onPoint = func(c string) { b.atShared.Store(always(c)) }
+				s := &blueGreenStory{Options: Options{Requests: 100, Alpha: DefaultAlpha}, way: b, drain: drainWindow}
+				tc.breaks(b, s)
+				at, err := walk(t, b.lab(t), s)
+				var refuted *ClaimError
+				switch {
+				case tc.refutes == "" && err != nil:
+					t.Fatal(err)
+				case tc.refutes != "" && (!errors.As(err, &refuted) || refuted.Claim != tc.refutes || at != tc.at):
+					t.Fatalf("got %v at %q, want claim %q refuted at %q", err, at, tc.refutes, tc.at)
+				}
+			})
 		})
 	}
 }
 
-// runSteps goes through the steps to the one with an error.
+// walk goes through the steps to the one with an error.
 func walk(t *testing.T, l *Session, s *blueGreenStory) (string, error) {
 	t.Helper()
 	t.Cleanup(func() { s.prober.Stop() })

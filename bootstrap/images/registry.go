@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -117,8 +116,6 @@ var once = remote.WithRetryBackoff(remote.Backoff{Steps: 1})
 
 // reachable returns nil if the registry answers for a component, else why not.
 func (r *registrySource) reachable(ctx context.Context, c Component) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
 	ref, err := r.reference(c)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -342,6 +343,8 @@ func (o Options) plan(ctx context.Context) (plan, error) {
 			return p, err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
 	if err := pull.reachable(ctx, list[0]); err != nil {
 		reason, _, _ := strings.Cut(err.Error(), "\n")
 		return o.planFor(c, source, "no registry reachable: "+reason, list)

@@ -76,8 +76,6 @@ func openRepo(ctx context.Context, data string) (*repo, error) {
 	if r.lock, err = syscall.Open(filepath.Join(data, "lock"), syscall.O_CREAT|syscall.O_RDWR, 0o600); err != nil {
 		return nil, fmt.Errorf("opening the repository: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, lockBound)
-	defer cancel()
 	if err = r.lockRepo(ctx); err == nil {
 		err = r.prepare(ctx)
 	}
@@ -88,8 +86,10 @@ func openRepo(ctx context.Context, data string) (*repo, error) {
 	return r, nil
 }
 
-// lockRepo returns when no other process has the repository open.
+// lockRepo returns when no other process has the repository open, or an error after lockBound.
 func (r *repo) lockRepo(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lockBound)
+	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -104,7 +106,7 @@ func (f fake) Send(ctx context.Context, r Request) Answer { return f(ctx, r) }
 func TestAnAnswerSaysWhoItIsFrom(t *testing.T) {
 	s := serve(t, hello)
 	before := time.Now()
-	a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL})
+	a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL})
 	if a.Target != "v1" || a.Revision != "model-00001" || a.Pod != "pod-a" || a.Status != 200 || a.Body != "hello from v1" || a.Err != "" || a.Router || !a.OK() {
 		t.Errorf("got %+v", a)
 	}
@@ -124,7 +126,7 @@ func TestARequestArrivesAsAskedForAndWithNothingElse(t *testing.T) {
 		seen <- r
 		hello(w, r)
 	})
-	h := newHTTP(t, 5*time.Second)
+	h := newHTTP(t, time.Minute)
 	header := http.Header{"X-Team": {"red"}, HeaderRequestID: {"mine"}}
 	a := h.Send(t.Context(), Request{URL: s.URL + "/predict?x=1", Host: "model.mllab.test", Method: "PUT", Header: header, Body: []byte("data")})
 	got := <-seen
@@ -149,7 +151,7 @@ func TestAProxysOwnAnswerIsNotTheApplications(t *testing.T) {
 		w.Header().Set(HeaderRequestID, r.Header.Get(HeaderRequestID))
 		http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
 	})
-	a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL})
+	a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL})
 	if a.Status != 503 || !a.Router || a.OK() || a.Echo != "" || a.Problem() != "status 503 from a proxy, not from the application" {
 		t.Errorf("got %+v, problem %q", a, a.Problem())
 	}
@@ -169,7 +171,7 @@ func TestAnAnswerSaysWhoPassedItOnAndWhetherABreakerRefusedIt(t *testing.T) {
 			}
 			http.Error(w, "overflow", http.StatusServiceUnavailable)
 		})
-		if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); a.Relay != tc.relay || a.Shed != tc.shed || !a.Router {
+		if a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL}); a.Relay != tc.relay || a.Shed != tc.shed || !a.Router {
 			t.Errorf("%+v gave %+v", tc, a)
 		}
 	}
@@ -196,7 +198,7 @@ func TestTheApplicationsErrorIsNotTheRouters(t *testing.T) {
 		identify(w, r)
 		w.WriteHeader(http.StatusInternalServerError)
 	})
-	if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); a.Status != 500 || a.Router || a.OK() || a.Target != "v1" {
+	if a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL}); a.Status != 500 || a.Router || a.OK() || a.Target != "v1" {
 		t.Errorf("got %+v", a)
 	}
 }
@@ -204,7 +206,7 @@ func TestTheApplicationsErrorIsNotTheRouters(t *testing.T) {
 func TestFreshRequestsHaveAConnectionEachAndCloseIt(t *testing.T) {
 	s := serve(t, hello)
 	const n = 200
-	for _, a := range Burst(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL, Fresh: true}, n, 4, nil) {
+	for _, a := range Burst(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL, Fresh: true}, n, 4, nil) {
 		if !a.OK() || !a.Fresh {
 			t.Fatalf("got %+v", a)
 		}
@@ -217,14 +219,15 @@ func TestFreshRequestsHaveAConnectionEachAndCloseIt(t *testing.T) {
 
 func TestKeptAliveRequestsShareTheWorkersConnections(t *testing.T) {
 	s := serve(t, hello)
-	h := NewHTTP(5 * time.Second)
+	h := NewHTTP(time.Minute)
 	Burst(t.Context(), h, Request{URL: s.URL}, 100, 1, nil)
-	if got := s.opened.Load(); got != 1 {
-		t.Errorf("%d connections for one worker", got)
+	// More than one where net/http gives up a connection whose writer was paused for 50 ms after its write.
+	if got := s.opened.Load(); got > 20 {
+		t.Errorf("%d connections for 100 requests of one worker", got)
 	}
-	Burst(t.Context(), h, Request{URL: s.URL}, 200, 8, nil)
-	if got := s.opened.Load(); got > 50 { // net/http dials ahead while it waits for an idle one
-		t.Errorf("%d connections for 200 requests of eight workers", got)
+	Burst(t.Context(), h, Request{URL: s.URL}, 1000, 8, nil)
+	if got := s.opened.Load(); got > 200 { // it also dials ahead while it waits for an idle one
+		t.Errorf("%d connections for 1100 requests", got)
 	}
 	h.Close()
 	eventually(t, "Close closes the idle connections", func() bool { return s.closed.Load() == s.opened.Load() })
@@ -239,7 +242,7 @@ func TestAGetWhoseKeptAliveConnectionBreaksIsLostAndNotSentAgain(t *testing.T) {
 		}
 		hello(w, r)
 	})
-	answers := Burst(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL}, 3, 1, nil)
+	answers := Burst(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL}, 3, 1, nil)
 	if !answers[0].OK() || answers[1].OK() || !answers[2].OK() || s.requests.Load() != 3 || answers[1].Status != 0 || !strings.HasPrefix(answers[1].Err, "no answer: ") {
 		t.Errorf("the server saw %d requests; answers %+v", s.requests.Load(), answers)
 	}
@@ -254,7 +257,7 @@ func TestRedirectsAreAnswersAndCookiesAreForgotten(t *testing.T) {
 		http.SetCookie(w, &http.Cookie{Name: "sticky", Value: "v1"})
 		http.Redirect(w, r, "/elsewhere", http.StatusFound)
 	})
-	answers := Burst(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL}, 2, 1, nil)
+	answers := Burst(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL}, 2, 1, nil)
 	if answers[0].Status != 302 || answers[0].OK() || s.requests.Load() != 2 {
 		t.Errorf("%d requests; got %+v", s.requests.Load(), answers[0])
 	}
@@ -268,22 +271,31 @@ func TestNoProxyIsTakenFromTheEnvironment(t *testing.T) {
 }
 
 func TestASlowAnswerEndsInATimeout(t *testing.T) {
-	release := make(chan struct{})
-	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		hello(w, r)
-		if r.URL.Path == "/body" {
-			http.NewResponseController(w).Flush()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHTTP(t, 400*time.Millisecond)
+		h.kept.DialContext = func(context.Context, string, string) (net.Conn, error) { // no socket: its pauses would be the machine's
+			client, server := net.Pipe()
+			go func() {
+				defer server.Close()
+				r, err := http.ReadRequest(bufio.NewReader(server))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if r.URL.Path == "/body" {
+					io.WriteString(server, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello from v1")
+				}
+				io.Copy(io.Discard, server) // until the client leaves
+			}()
+			return client, nil
 		}
-		<-release
+		for path, want := range map[string]string{"/": "no answer: timeout after 400ms", "/body": "the answer broke off after 13 bytes: timeout after 400ms"} {
+			a := h.Send(t.Context(), Request{URL: "http://model" + path})
+			if a.Err != want || a.OK() || a.Latency != 400*time.Millisecond {
+				t.Errorf("%s: %q after %v", path, a.Err, a.Latency)
+			}
+		}
 	})
-	defer close(release)
-	h := newHTTP(t, 400*time.Millisecond)
-	for path, want := range map[string]string{"/": "no answer: timeout after 400ms", "/body": "the answer broke off after 13 bytes: timeout after 400ms"} {
-		a := h.Send(t.Context(), Request{URL: s.URL + path})
-		if a.Err != want || a.OK() || a.Latency < 400*time.Millisecond || a.Latency > 30*time.Second {
-			t.Errorf("%s: %q after %v", path, a.Err, a.Latency)
-		}
-	}
 }
 
 func TestATruncatedAnswerIsNotOK(t *testing.T) {
@@ -291,7 +303,7 @@ func TestATruncatedAnswerIsNotOK(t *testing.T) {
 		cut(t, w, "HTTP/1.1 200 OK\r\n"+HeaderTarget+": v1\r\nContent-Length: 100\r\n\r\nhello")
 	})
 	for _, fresh := range []bool{false, true} {
-		a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL, Fresh: fresh})
+		a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL, Fresh: fresh})
 		if a.OK() || a.Status != 200 || a.Target != "v1" || a.Body != "hello" || a.Err != "the answer broke off after 5 bytes: unexpected EOF" {
 			t.Errorf("fresh %v: %+v", fresh, a)
 		}
@@ -308,11 +320,11 @@ func TestAnEndlessAnswerIsReadUpToItsBoundOnly(t *testing.T) {
 			}
 		}
 	})
-	a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL + "/endless"})
+	a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL + "/endless"})
 	if len(a.Body) != maxBody || a.OK() || a.Err != "the answer is longer than 1048576 bytes" {
 		t.Errorf("%d bytes, err %q", len(a.Body), a.Err)
 	}
-	if a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL}); len(a.Body) != maxBody || !a.OK() {
+	if a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL}); len(a.Body) != maxBody || !a.OK() {
 		t.Errorf("an answer of just the bound: %d bytes, err %q", len(a.Body), a.Err)
 	}
 }
@@ -320,7 +332,7 @@ func TestAnEndlessAnswerIsReadUpToItsBoundOnly(t *testing.T) {
 func TestNobodyListeningIsAnErrorInTheAnswer(t *testing.T) {
 	s := serve(t, hello)
 	s.Close()
-	a := newHTTP(t, 5*time.Second).Send(t.Context(), Request{URL: s.URL})
+	a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL})
 	if a.Status != 0 || a.Router || a.OK() || !strings.HasPrefix(a.Err, "no answer: ") || !strings.Contains(a.Err, "refused") {
 		t.Errorf("got %+v", a)
 	}
@@ -333,7 +345,7 @@ func TestNobodyListeningIsAnErrorInTheAnswer(t *testing.T) {
 
 func TestBurstSendsExactlyNUnderNIDs(t *testing.T) {
 	s := serve(t, hello)
-	h := newHTTP(t, 5*time.Second)
+	h := newHTTP(t, time.Minute)
 	for _, c := range []struct{ n, workers int }{{1, 1}, {1, 50}, {257, 16}, {20, 0}, {20, -3}, {0, 4}, {-1, 4}} {
 		before, ids, calls := s.requests.Load(), map[string]bool{}, 0
 		answers := Burst(t.Context(), h, Request{URL: s.URL}, c.n, c.workers, func(Answer) bool { calls++; return false }) // unguarded: each is serial
@@ -403,7 +415,7 @@ func TestAnInterruptedBurstReturnsWhatWasSent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	s := serve(t, hello)
-	h := newHTTP(t, 30*time.Second)
+	h := newHTTP(t, time.Minute)
 	var sent atomic.Int64
 	count := fake(func(ctx context.Context, r Request) Answer {
 		sent.Add(1)

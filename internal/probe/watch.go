@@ -17,6 +17,8 @@ const (
 	MaxPerSecond = 10_000
 	// StopWait is how long Stop waits for answers that are still due; after that it breaks them off.
 	StopWait = 30 * time.Second
+	// leaveWait is how long Stop then waits for what it broke off; a Sender that ignores its context is left behind.
+	leaveWait = 10 * time.Second
 )
 
 // Mark is a named moment of a watch, e.g. "weights changed".
@@ -174,7 +176,7 @@ func (w *Watcher) Stop() Record {
 			w.breakOff(errors.New("broken off: the watch ended"))
 			select {
 			case <-done:
-			case <-time.After(time.Second): // a Sender that ignores its context is left behind
+			case <-time.After(leaveWait):
 			}
 		}
 		w.breakOff(nil)

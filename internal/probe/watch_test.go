@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -28,7 +29,7 @@ func TestWatchMeasuresAStallFromTheScheduledTime(t *testing.T) {
 		defer gate.RUnlock()
 		hello(w, r)
 	})
-	w := Watch(t.Context(), newHTTP(t, 10*time.Second), Request{URL: s.URL}, 100, nil)
+	w := Watch(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL}, 100, nil)
 	sleep(t, 200*time.Millisecond)
 	gate.Lock()
 	stalled := time.Now()
@@ -134,7 +135,7 @@ func TestWatchAlternatesKeptAliveAndFreshConnections(t *testing.T) {
 		mu.Unlock()
 		hello(w, r)
 	})
-	w := Watch(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL, Fresh: true}, 200, nil)
+	w := Watch(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL, Fresh: true}, 200, nil)
 	sleep(t, 400*time.Millisecond)
 	r := w.Stop()
 	connections := map[bool]map[net.Conn]bool{true: {}, false: {}}
@@ -204,7 +205,7 @@ func TestStopWaitsForTheAnswersInFlight(t *testing.T) {
 		sleep(t, 300*time.Millisecond)
 		hello(w, r)
 	})
-	w := Watch(t.Context(), newHTTP(t, 5*time.Second), Request{URL: s.URL}, 20, nil)
+	w := Watch(t.Context(), newHTTP(t, time.Minute), Request{URL: s.URL}, 20, nil)
 	<-arrived
 	r := w.Stop()
 	if len(r.Answers) == 0 || int(s.requests.Load()) != len(r.Answers) {
@@ -241,28 +242,29 @@ func TestStopBreaksOffWhatNeverAnswers(t *testing.T) {
 }
 
 func TestStopLeavesASenderBehindThatIgnoresItsContext(t *testing.T) {
-	release := make(chan struct{})
-	var returned sync.WaitGroup
-	w, run := newWatcher(t.Context(), fake(func(context.Context, Request) Answer {
-		returned.Add(1)
-		defer returned.Done()
-		<-release
-		return Answer{Status: 200, Target: "late"}
-	}), Request{}, 50)
-	w.stopWait = 10 * time.Millisecond
-	go run(time.Now())
-	eventually(t, "one is in flight", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.record.Answers) > 0 })
-	r := w.Stop()
-	close(release)
-	w.open.Wait()
-	for _, a := range append(r.Answers, w.Stop().Answers...) {
-		if a.OK() || a.Err != "no answer before the watch ended" || a.Scheduled.IsZero() {
-			t.Errorf("got %+v", a)
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		w := Watch(t.Context(), fake(func(context.Context, Request) Answer {
+			<-release
+			return Answer{Status: 200, Target: "late"}
+		}), Request{}, 50, nil)
+		synctest.Wait() // one is in flight
+		began := time.Now()
+		r := w.Stop()
+		if took := time.Since(began); took != StopWait+leaveWait {
+			t.Errorf("it was left behind after %s", took)
 		}
-	}
-	if len(r.Answers) == 0 {
-		t.Error("what was in flight is not on the record")
-	}
+		close(release)
+		w.open.Wait()
+		for _, a := range append(r.Answers, w.Stop().Answers...) {
+			if a.OK() || a.Err != "no answer before the watch ended" || a.Scheduled.IsZero() {
+				t.Errorf("got %+v", a)
+			}
+		}
+		if len(r.Answers) != 1 {
+			t.Errorf("%d are on the record, want the one that was in flight", len(r.Answers))
+		}
+	})
 }
 
 func TestAnEndedContextEndsTheWatchAndKeepsItsRecord(t *testing.T) {

@@ -187,7 +187,7 @@ class Serving(unittest.TestCase):
 
         def ask(path, body=None):
             request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}{path}", body, method="PUT" if body else "GET")
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.headers["Content-Type"], answer.read().decode()
 
         self.assertEqual(ask("/labels", b'{"1": 1, "2": 0}'), ("application/json", '["1"]'))
