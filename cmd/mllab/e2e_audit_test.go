@@ -109,7 +109,7 @@ func testGitVerbs(t *testing.T, c cli) {
 	}
 	applied := func(t *testing.T, commit string) {
 		t.Helper()
-		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastAppliedRevision}=main@sha1:"+commit, "--timeout=2m")
+		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastAppliedRevision}=main@sha1:"+commit, "--timeout=300s")
 	}
 	read := func(t *testing.T) (r audit.Report) {
 		t.Helper()
@@ -120,7 +120,7 @@ func testGitVerbs(t *testing.T, c cli) {
 		"audit-try/overlays/lab/kustomization.yaml", "resources: [../../base]\n", "audit-try/base/Meeting notes.md", "That Flux takes any name.\n")
 	ada.git("push", "-q")
 	engine(t, "exec", c.node(), "sh", "-c", `printf %s "$1" | kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f -`, "sh", auditTry)
-	defer c.kubectl(t, "delete", "namespace", "audit-try", "--timeout=2m")
+	defer c.kubectl(t, "delete", "namespace", "audit-try", "--timeout=300s")
 	applied(t, green)
 
 	c.part(t, "a clone keeps no token", func(t *testing.T) {
@@ -224,7 +224,7 @@ func testGitVerbs(t *testing.T, c cli) {
 	c.part(t, "a commit that cannot be built is shown with the reason, here and in status", func(t *testing.T) {
 		ada.commit("Broken", "audit-try/overlays/lab/kustomization.yaml", "resources: [../../bases]\n")
 		ada.git("push", "-q")
-		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=BuildFailed", "--timeout=2m")
+		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=BuildFailed", "--timeout=300s")
 		if broken := read(t).Commits[0]; len(broken.Changes) != 1 || !strings.Contains(broken.Changes[0].Error, "bases") {
 			t.Errorf("%+v", broken)
 		}
@@ -253,7 +253,7 @@ func testGitVerbs(t *testing.T, c cli) {
 			t.Errorf("removed: %+v", r.Drift)
 		}
 		c.kubectl(t, "-n", "audit-try", "annotate", "--overwrite", "kustomization/model", "reconcile.fluxcd.io/requestedAt=again")
-		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastHandledReconcileAt}=again", "--timeout=2m")
+		c.kubectl(t, "-n", "audit-try", "wait", "kustomization/model", "--for=jsonpath={.status.lastHandledReconcileAt}=again", "--timeout=300s")
 		if r = read(t); len(r.Drift) != 0 {
 			t.Errorf("after Flux has put it back: %+v", r.Drift)
 		}

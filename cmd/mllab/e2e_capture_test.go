@@ -88,9 +88,9 @@ func testCapture(t *testing.T, c cli) {
 	sender := probe.NewHTTP(10 * time.Second)
 	ready := func() {
 		t.Helper()
-		c.kubectl(t, "-n", ns, "rollout", "status", "deployment", "--timeout=60s")
+		c.kubectl(t, "-n", ns, "rollout", "status", "deployment", "--timeout=300s")
 		for _, version := range []string{"v1", "v2"} {
-			c.became(t, 30*time.Second, version+" is reached by the gateway", func() bool {
+			c.became(t, 3*time.Minute, version+" is reached by the gateway", func() bool {
 				r := probe.Request{URL: lab.URL + "/metrics", Host: "model.e2e.test"} // which is not captured
 				if version == "v2" {
 					r.Header = http.Header{"X-Version": {"v2"}}
@@ -121,7 +121,7 @@ func testCapture(t *testing.T, c cli) {
 	send(100)
 
 	all := 2 * len(want["v1"])
-	c.became(t, 30*time.Second, fmt.Sprintf("%d requests are captured", all), func() bool { return strings.Count(following.out.String(), "\n") >= all })
+	c.became(t, 3*time.Minute, fmt.Sprintf("%d requests are captured", all), func() bool { return strings.Count(following.out.String(), "\n") >= all })
 	following.interrupt()
 	r := following.wait()
 	r.exits(t, 130)

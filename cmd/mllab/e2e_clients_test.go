@@ -149,7 +149,7 @@ func (cs clients) kn(t *testing.T) {
 func (cs clients) answers(t *testing.T, url, target string) {
 	t.Helper()
 	host := strings.TrimPrefix(url, "http://")
-	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer stop()
 	for {
 		a := probe.NewHTTP(10*time.Second).Send(ctx, probe.Request{URL: cs.lab.URL, Host: host, Fresh: true})
@@ -160,7 +160,7 @@ func (cs clients) answers(t *testing.T, url, target string) {
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			t.Fatalf("%s does not answer as %q after 30 s", host, target)
+			t.Fatalf("%s does not answer as %q after 3 min", host, target)
 		}
 	}
 }
@@ -174,7 +174,7 @@ func (cs clients) helm(t *testing.T) {
 	chart := filepath.Join(t.TempDir(), "tiny")
 	cs.run(t, "helm", "create", chart)
 	repository, tag, _ := strings.Cut(cs.image, ":")
-	prints(t, cs.run(t, "helm", "install", "tiny", chart, "--wait", "--timeout", "2m", "--set", "image.repository="+repository, "--set", "image.tag="+tag, "--set", "service.port=8080", "--set", "ingress.enabled=true"),
+	prints(t, cs.run(t, "helm", "install", "tiny", chart, "--wait", "--timeout", "5m", "--set", "image.repository="+repository, "--set", "image.tag="+tag, "--set", "service.port=8080", "--set", "ingress.enabled=true"),
 		"STATUS: deployed")
 	cs.answers(t, "http://chart-example.local", "world") // the chart's Ingress, which names no class
 	prints(t, cs.run(t, "helm", "list"), "tiny", "deployed")
@@ -195,7 +195,7 @@ func (cs clients) istioctl(t *testing.T) {
 func (cs clients) kubectl(t *testing.T) {
 	cs.run(t, "kubectl", "run", "client", "--image=python:3.11", "--", "python", "-c", `print("started", flush=True); import time; time.sleep(600)`)
 	t.Cleanup(func() { cs.run(t, "kubectl", "delete", "pod", "client", "--now", "--wait=false") })
-	cs.run(t, "kubectl", "wait", "pod/client", "--for=condition=Ready", "--timeout=120s")
+	cs.run(t, "kubectl", "wait", "pod/client", "--for=condition=Ready", "--timeout=300s")
 	prints(t, cs.run(t, "kubectl", "logs", "client"), "started")
 	prints(t, cs.run(t, "kubectl", "exec", "client", "--", "bash", "-c", "python -c 'import sklearn' && id -un && pip --version && pwd"), "python\n", "pip ", "/home/python")
 	dir := t.TempDir()

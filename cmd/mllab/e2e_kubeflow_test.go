@@ -83,7 +83,7 @@ func TestLabDelivery(t *testing.T) {
 		}
 		engine(t, "cp", file, c.node()+":/pipeline.yaml")
 		c.kubectl(t, "create", "-f", "/pipeline.yaml")
-		c.kubectl(t, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow", "--all")
+		c.kubectl(t, "wait", "--timeout=300s", "--for=jsonpath={.status.phase}=Succeeded", "workflow", "--all")
 	})
 
 	c.part(t, "clients run the example of their own first page", func(t *testing.T) { testClients(t, c) })
@@ -128,7 +128,7 @@ func TestLabDelivery(t *testing.T) {
 			t.Errorf("the node holds %d MiB, more than %d", r.Memory>>20, kubeflowMemory>>20)
 		}
 		// On cgroup v1: a kubelet tries to remove what it sees of the pods of others.
-		c.became(t, time.Minute, "only pods of its own", func() bool {
+		c.became(t, 3*time.Minute, "only pods of its own", func() bool {
 			return engine(t, "exec", c.node(), "sh", "-c", `cd /sys/fs/cgroup; for p in */kubelet/kubepods/*/pod*; do
 				[ ! -d "$p" ] || ls -d memory/kubelet/kubepods/*/"${p##*/}" >/dev/null 2>&1 || echo "$p"; done`) == ""
 		})
@@ -172,7 +172,7 @@ func (c cli) killsTheRegistry(t *testing.T, name string) {
 	if err := run.Err(); err != nil && !strings.Contains(err.Error(), "registry") && !strings.Contains(err.Error(), "/v2/") {
 		t.Errorf("it does not say that the registry is why: %v", err)
 	}
-	c.kubectl(t, "-n", "registry", "rollout", "status", "deployment/registry", "--timeout=120s")
+	c.kubectl(t, "-n", "registry", "rollout", "status", "deployment/registry", "--timeout=300s")
 	c.servesWholeModels(t, scenarios.Namespace(name))
 	c.run("scenario", "reset", name).exits(t, 0)
 }
@@ -275,7 +275,7 @@ func (c cli) pushesNotebooks(t *testing.T) {
 		"cell 2 has no tag": strings.ReplaceAll(good, `"tags"`, `"labels"`),
 	} {
 		push(text)
-		job("wait", "--timeout=120s", "--for=condition=Failed", "job/training")
+		job("wait", "--timeout=300s", "--for=condition=Failed", "job/training")
 		if got := says(); !strings.Contains(got, want) {
 			t.Errorf("the runner says %q, want %q", got, want)
 		}
@@ -289,7 +289,7 @@ func (c cli) pushesNotebooks(t *testing.T) {
 	push(strings.Replace(good, "seed = 1", "seed = 3", 1))
 	c.became(t, 3*time.Minute, "its Workflow", func() bool { return workflows() != was })
 	job("delete", "pod", "-l", "batch.kubernetes.io/job-name=training", "--wait=false")
-	job("wait", "--timeout=180s", "--for=condition=Complete", "job/training")
+	job("wait", "--timeout=300s", "--for=condition=Complete", "job/training")
 	if got := job("logs", "-l", "batch.kubernetes.io/job-name=training", "--tail=-1"); !strings.Contains(got, `"found","kind":"Workflow"`) || !strings.Contains(says(), `"commit"`) {
 		t.Errorf("the second runner said %s\n%s", says(), got)
 	}

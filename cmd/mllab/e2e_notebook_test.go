@@ -81,7 +81,7 @@ func testNotebooks(t *testing.T, c cli) {
 	t.Cleanup(func() { c.kubectl(t, "delete", "namespace", namespace, "--wait=false") })
 	engine(t, "cp", write("pipeline.yaml", r.out), c.node()+":/brought.yaml")
 	c.kubectl(t, "create", "-f", "/brought.yaml")
-	c.kubectl(t, "-n", namespace, "wait", "--timeout=120s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+run)
+	c.kubectl(t, "-n", namespace, "wait", "--timeout=300s", "--for=jsonpath={.status.phase}=Succeeded", "workflow/"+run)
 	var w struct {
 		Status struct {
 			Nodes map[string]struct {

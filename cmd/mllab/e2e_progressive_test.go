@@ -71,6 +71,6 @@ func (c cli) killedWhileDelivering(t *testing.T) {
 	}
 	c.run("scenario", "reset", "progressive").exits(t, 0)
 	for ns, app := range killed {
-		c.kubectl(t, "-n", ns, "rollout", "status", "deployment/"+app, "--timeout=120s")
+		c.kubectl(t, "-n", ns, "rollout", "status", "deployment/"+app, "--timeout=300s")
 	}
 }

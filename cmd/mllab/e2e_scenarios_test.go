@@ -188,7 +188,7 @@ func TestLabScenarios(t *testing.T) {
 			if runs[0].Pass != (r.code == 0) {
 				t.Errorf("pass %v with %s", runs[0].Pass, r)
 			}
-			c.kubectl(t, "-n", "istio-system", "rollout", "status", "deployment/istio-ingressgateway", "--timeout=90s")
+			c.kubectl(t, "-n", "istio-system", "rollout", "status", "deployment/istio-ingressgateway", "--timeout=300s")
 		})
 	}
 

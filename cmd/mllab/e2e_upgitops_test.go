@@ -97,7 +97,7 @@ func testUpGitOps(t *testing.T, c cli) {
 		}
 	}
 	var lab bootstrap.StatusReport
-	c.became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
+	c.became(t, 3*time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
 	if !strings.HasPrefix(lab.GitOps, "main@sha1:") || len(lab.Addons) != 7 {
 		t.Errorf("status: %+v", lab)
 	}
@@ -212,7 +212,7 @@ func testUpGitOps(t *testing.T, c cli) {
 			t.Errorf("up does not say so: %s", r)
 		}
 		var lab bootstrap.StatusReport
-		c.became(t, time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
+		c.became(t, 3*time.Minute, "status says ready", func() bool { c.run("status", "-o", "json").decode(t, &lab); return lab.Ready })
 		if len(lab.Addons) != 6 || c.kubectl(t, "get", "namespace", "mllab-sample", "--ignore-not-found", "-o", "name") != "" {
 			t.Errorf("the sample is back: %+v", lab)
 		}
