@@ -35,7 +35,7 @@ soak: tools ## run canary, shadow and progressive with their controls, or SOAK_F
 arm64: ## build images of each kind for arm64, and start them under qemu-user (apt-get install qemu-user)
 	scripts/test arm64
 
-lint: ## check format, vet, staticcheck, and that go.mod is tidy
+lint: ## check format, vet, staticcheck, plain words, and that go.mod is tidy
 	scripts/test lint
 
 pictures: build ## take the pictures of the docs in a real browser, from runs on the lab that is up

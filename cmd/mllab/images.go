@@ -41,7 +41,7 @@ func imageFlags(c *cobra.Command, mode, mirror *string) {
 
 func addonFlags(c *cobra.Command, core *bool, with *[]string) {
 	c.Flags().BoolVar(core, "core", false, "the small lab: without Flux, Git and Kubeflow")
-	c.Flags().StringSliceVar(with, "with", nil, "`NAME,...` of more addons, such as progressive; or all")
+	c.Flags().StringSliceVar(with, "with", nil, "more addons (`NAME,...`), such as progressive; or all")
 }
 
 // ofAddons makes c a command about the images of some addons.
