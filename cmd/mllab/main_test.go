@@ -212,3 +212,19 @@ func TestCompletionIsThere(t *testing.T) {
 		t.Errorf("code %d, %d bytes", code, len(stdout))
 	}
 }
+
+func TestANotebookThatNobodyJudgedIsSaid(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.ipynb")
+	text := `{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code", "metadata": {"tags": ["step:a"]}, "source": "x = = 1", "outputs": [], "execution_count": null}]}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"MLLAB_STATE_DIR": t.TempDir()}
+	if code, _, stderr := call(t, env, "pipeline", "compile", file); code != 2 || !strings.Contains(stderr, "cell 1, line 1: syntax error") {
+		t.Errorf("code %d: %s", code, stderr)
+	}
+	t.Setenv("PATH", "")
+	if code, _, stderr := call(t, env, "pipeline", "compile", file); code != 3 || !strings.Contains(stderr, "no python3 from 3.11 on checked the cells") {
+		t.Errorf("without python3: code %d: %s", code, stderr)
+	}
+}

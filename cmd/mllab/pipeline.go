@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -70,6 +71,10 @@ yours, or reads, with --file.`,
 			}
 			if err == nil {
 				err = p.CheckSyntax(c.Context(), run.Exec{})
+			}
+			if errors.Is(err, notebook.ErrUnchecked) {
+				a.report.Note("%v; the first step does it, before it runs one", err)
+				err = nil
 			}
 			if c.Context().Err() != nil {
 				return c.Context().Err()

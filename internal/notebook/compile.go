@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os/exec"
@@ -232,18 +233,20 @@ func (p Pipeline) workflow(book *Notebook) (objs []*unstructured.Unstructured, e
 	return objs, nil
 }
 
+// ErrUnchecked means that this machine has no Python that can judge cells. The
+// first step of a run judges them, before it runs one.
+var ErrUnchecked = errors.New("no python3 from 3.11 on checked the cells")
+
 // CheckSyntax judges all cells with this machine's python3, and runs none. Its
 // error names the cell and the line of the first syntax error, or of the first
-// magic or name that no step has. It returns nil if there is no python3, or one
-// older than the image's: then the first step of a run finds them before it runs
-// a cell.
+// magic or name that no step has; or it is ErrUnchecked with the reason.
 func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	book, err := Read(p.Notebook)
 	if err != nil {
 		return err
 	}
 	if _, err := exec.LookPath("python3"); err != nil {
-		return nil
+		return fmt.Errorf("%w: %w", ErrUnchecked, err)
 	}
 	files := map[string]string{}
 	for name, text := range p.Files {
@@ -255,8 +258,11 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	}
 	var out bytes.Buffer
 	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-I", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(text), Stdout: &out})
-	if err != nil { // such as a pyenv shim without a version
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err != nil: // such as a pyenv shim without a version
+		return fmt.Errorf("%w: %w", ErrUnchecked, err)
 	}
 	var found struct {
 		Cell, Line int

@@ -538,9 +538,27 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 	if err := p.CheckSyntax(ctx, run.Exec{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := os.Getenv("PATH")
 	t.Setenv("PATH", "")
-	if err := p.CheckSyntax(t.Context(), run.Exec{}); err != nil {
+	if err := p.CheckSyntax(t.Context(), run.Exec{}); !errors.Is(err, ErrUnchecked) {
 		t.Errorf("without python3: %v", err)
+	}
+	for program, want := range map[string]string{
+		"#!/bin/sh\necho no version is set >&2; exit 127\n":                                                       "no version is set",
+		"#!/bin/sh\nexec " + python + " \"$1\" \"$2\" \"import sys; sys.version_info = (3, 10, 0)\n$3\" \"$4\"\n": "Python 3.10 has another grammar",
+	} {
+		bin := t.TempDir()
+		if err := os.WriteFile(filepath.Join(bin, "python3"), []byte(program), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", bin+":"+path)
+		if err := p.CheckSyntax(t.Context(), run.Exec{}); !errors.Is(err, ErrUnchecked) || !strings.Contains(err.Error(), want) {
+			t.Errorf("python3 is %q: %v, want %q", program, err, want)
+		}
 	}
 }
 

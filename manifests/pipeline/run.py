@@ -865,8 +865,9 @@ def main(file, step, before):
 
 
 def check():
-    # An older Python has another grammar than the one in the pods.
-    bad = sys.version_info >= (3, 11) and broken(**json.load(sys.stdin))
+    if sys.version_info < (3, 11):
+        return "Python %d.%d has another grammar than the steps' 3.11" % sys.version_info[:2]
+    bad = broken(**json.load(sys.stdin))
     if bad:
         cell, line, why = bad
         say(cell=cell["cell"], line=line, error=why)
