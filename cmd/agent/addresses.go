@@ -22,6 +22,7 @@ const (
 	gatewayTag = "gateway.networking.k8s.io/gateway-name" // label of the Service that istiod creates for a Gateway
 	// The Service whose pods serve the lab's one port.
 	frontNamespace, frontName = "istio-system", "istio-ingressgateway"
+	namespacePath             = "/api/v1/namespaces/" + namespace
 	servicesPath              = "/api/v1/services"
 	gatewaysPath              = "/apis/gateway.networking.k8s.io/v1/gateways"
 	httpRoutesPath            = "/apis/gateway.networking.k8s.io/v1/httproutes"
@@ -37,6 +38,16 @@ type meta struct {
 	Namespace string            `json:"namespace"`
 	Name      string            `json:"name"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	UID       string            `json:"uid,omitempty"`
+	Owners    []owner           `json:"ownerReferences,omitempty"`
+}
+
+// owner is an object with which Kubernetes removes those that it owns.
+type owner struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Name       string `json:"name"`
+	UID        string `json:"uid"`
 }
 
 // object is an object that the agent writes.
@@ -101,6 +112,7 @@ type route struct {
 }
 
 type world struct {
+	owner    owner // the agent's namespace
 	services []service
 	gateways []gateway
 	routes   []route
@@ -145,6 +157,10 @@ func follow(ctx context.Context, api *incluster.Client) error {
 			}))
 		}()
 	}
+	var own struct{ Metadata meta }
+	if err := get(ctx, api, namespacePath, &own); err != nil {
+		return err
+	}
 	for first := true; ; first = false {
 		var services list[service]
 		var gateways list[gateway]
@@ -160,7 +176,7 @@ func follow(ctx context.Context, api *incluster.Client) error {
 			watch(httpRoutesPath, httpRoutes.Metadata.ResourceVersion)
 			watch(grpcRoutesPath, grpcRoutes.Metadata.ResourceVersion)
 		}
-		if err := reconcile(ctx, api, world{services.Items, gateways.Items, append(httpRoutes.Items, grpcRoutes.Items...)}); err != nil {
+		if err := reconcile(ctx, api, world{owner{"v1", "Namespace", namespace, own.Metadata.UID}, services.Items, gateways.Items, append(httpRoutes.Items, grpcRoutes.Items...)}); err != nil {
 			return err
 		}
 		select {
@@ -224,7 +240,9 @@ func replace[S any](ctx context.Context, api *incluster.Client, path string, wan
 		slog.Info("removed", "path", path, "name", h.Metadata.Name)
 	}
 	for name, o := range want {
-		if slices.ContainsFunc(have.Items, func(h object[S]) bool { return h.Metadata.Name == name && reflect.DeepEqual(h.Spec, o.Spec) }) {
+		if slices.ContainsFunc(have.Items, func(h object[S]) bool {
+			return h.Metadata.Name == name && reflect.DeepEqual(h.Spec, o.Spec) && slices.Equal(h.Metadata.Owners, o.Metadata.Owners)
+		}) {
 			continue
 		}
 		body, err := json.Marshal(o)
@@ -282,7 +300,7 @@ func (w world) virtualServices() map[string]virtualService {
 		name := m.Namespace + "." + m.Name
 		v := virtualService{
 			APIVersion: "networking.istio.io/v1", Kind: "VirtualService",
-			Metadata: meta{namespace, name, map[string]string{managed: manager}},
+			Metadata: meta{Namespace: namespace, Name: name, Labels: map[string]string{managed: manager}},
 			Spec:     virtualServiceSpec{Gateways: []string{"lab"}, Hosts: hosts, HTTP: make([]httpRule, 1)},
 		}
 		to := make([]destination, 1)
@@ -294,16 +312,21 @@ func (w world) virtualServices() map[string]virtualService {
 }
 
 // destinationRules returns rules by name that keep a client's protocol on the way to users' Gateways, which gRPC needs.
-// istiod says of their Services' ports that they speak HTTP/1.1 only.
+// istiod says of their Services' ports that they speak HTTP/1.1 only. They are in another namespace than the agent, and go
+// with its own: https://kubernetes.io/docs/concepts/architecture/garbage-collection/#owners-dependents
 func (w world) destinationRules() map[string]object[map[string]any] {
 	all := map[string]object[map[string]any]{}
 	for _, s := range w.services {
 		if m := s.Metadata; s.ours() && m.Labels[gatewayTag] != "" {
 			name := m.Namespace + "." + m.Name
-			all[name] = object[map[string]any]{"networking.istio.io/v1", "DestinationRule", meta{frontNamespace, name, map[string]string{managed: manager}}, map[string]any{
-				"host":          m.Name + "." + m.Namespace + ".svc.cluster.local",
-				"trafficPolicy": map[string]any{"connectionPool": map[string]any{"http": map[string]any{"useClientProtocol": true}}},
-			}}
+			all[name] = object[map[string]any]{
+				APIVersion: "networking.istio.io/v1", Kind: "DestinationRule",
+				Metadata: meta{Namespace: frontNamespace, Name: name, Labels: map[string]string{managed: manager}, Owners: []owner{w.owner}},
+				Spec: map[string]any{
+					"host":          m.Name + "." + m.Namespace + ".svc.cluster.local",
+					"trafficPolicy": map[string]any{"connectionPool": map[string]any{"http": map[string]any{"useClientProtocol": true}}},
+				},
+			}
 		}
 	}
 	return all

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ const routes = `
 {"metadata":{"namespace":"team","name":"c"},"spec":{"hostnames":["c.test"],"parentRefs":[{"name":"web"}]}}`
 
 func TestEachServiceOfTypeLoadBalancerIsRoutedByItsGatewaysHostsAndItsAddress(t *testing.T) {
-	w := world{read[service](t, services), read[gateway](t, gateways), read[route](t, routes)}
+	w := world{owner{UID: "u"}, read[service](t, services), read[gateway](t, gateways), read[route](t, routes)}
 	got := map[string]string{}
 	for name, v := range w.virtualServices() {
 		to := v.Spec.HTTP[0].Route[0].Destination
@@ -59,7 +60,7 @@ func TestEachServiceOfTypeLoadBalancerIsRoutedByItsGatewaysHostsAndItsAddress(t 
 }
 
 func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
-	w := world{read[service](t, services), read[gateway](t, gateways), read[route](t, routes)}
+	w := world{owner{UID: "u"}, read[service](t, services), read[gateway](t, gateways), read[route](t, routes)}
 	kept, err := json.Marshal(w.virtualServices()["shop.plain"])
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +69,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `"spec":{"host":"web-istio.shop.svc.cluster.local","trafficPolicy":{"connectionPool":{"http":{"useClientProtocol":true}}}}`; !strings.Contains(string(rule), want) || len(w.destinationRules()) != 1 {
+	if want := `"ownerReferences":[{"apiVersion":"","kind":"","name":"","uid":"u"}]},"spec":{"host":"web-istio.shop.svc.cluster.local","trafficPolicy":{"connectionPool":{"http":{"useClientProtocol":true}}}}`; !strings.Contains(string(rule), want) || len(w.destinationRules()) != 1 {
 		t.Errorf("rules are %v, want one with %s", w.destinationRules(), want)
 	}
 	var wrote []string
@@ -114,23 +115,47 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestARouteOfGRPCIsAWayInToo(t *testing.T) {
+func TestARouteOfGRPCIsAWayInUntilItIsDeleted(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	lists := map[string]string{servicesPath: services, gatewaysPath: gateways, httpRoutesPath: routes,
-		grpcRoutesPath: `{"metadata":{"namespace":"shop","name":"g"},"spec":{"hostnames":["grpc.test"],"parentRefs":[{"name":"web"}]}}`}
-	wrote := make(chan string, 1)
+	lists := map[string]string{servicesPath: services, gatewaysPath: gateways, httpRoutesPath: routes}
+	const route = `{"metadata":{"namespace":"shop","name":"g"},"spec":{"hostnames":["grpc.test"],"parentRefs":[{"name":"web"}]}}`
+	var deleted atomic.Bool
+	deletion := make(chan struct{})
 	api, err := incluster.New(inclustertest.Pod(t, namespace, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		switch {
 		case r.URL.Query().Get("watch") != "":
-			<-r.Context().Done()
+			var event <-chan struct{} // of other kinds there is none
+			if r.URL.Path == grpcRoutesPath {
+				event = deletion
+			}
+			select {
+			case <-event:
+				fmt.Fprintln(rw, `{"type":"DELETED"}`)
+				rw.(http.Flusher).Flush()
+				<-r.Context().Done()
+			case <-r.Context().Done():
+			}
+		case r.URL.Path == namespacePath:
+			fmt.Fprint(rw, `{"metadata":{"uid":"of-the-namespace"}}`)
+		case r.Method == http.MethodGet && r.URL.Path == grpcRoutesPath && !deleted.Load():
+			fmt.Fprintf(rw, `{"items":[%s]}`, route)
 		case r.Method == http.MethodGet:
 			fmt.Fprintf(rw, `{"items":[%s]}`, lists[r.URL.Path])
 		case strings.HasSuffix(r.URL.Path, "/destinationrules/shop.web-istio"): // the last one
-			stop()
+			if want := `"ownerReferences":[{"apiVersion":"v1","kind":"Namespace","name":"lab-network","uid":"of-the-namespace"}]`; !strings.Contains(string(body), want) {
+				t.Errorf("the rule outlives its namespace: %s", body)
+			}
+			if deleted.Swap(true) {
+				stop()
+			} else {
+				close(deletion)
+			}
 		case strings.HasSuffix(r.URL.Path, "/virtualservices/shop.web-istio"):
-			wrote <- string(body)
+			if strings.Contains(string(body), `"grpc.test"`) == deleted.Load() {
+				t.Errorf("the GRPCRoute is deleted: %t, and the route is %s", deleted.Load(), body)
+			}
 		}
 	})))
 	if err != nil {
@@ -138,9 +163,5 @@ func TestARouteOfGRPCIsAWayInToo(t *testing.T) {
 	}
 	if err := follow(ctx, api); !errors.Is(err, context.Canceled) {
 		t.Error(err)
-	}
-	close(wrote)
-	if route := <-wrote; !strings.Contains(route, `"grpc.test"`) {
-		t.Errorf("the route is %q", route)
 	}
 }
