@@ -320,9 +320,9 @@ func TestWithoutADMIN_PORTThereIsOneListener(t *testing.T) {
 
 func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	p := launch(t, "DRAIN=1h")
-	p.signal(t, os.Interrupt)
+	p.signal(t, syscall.SIGTERM)
 	eventually(t, "it drains", func() bool { return strings.Contains(p.log.String(), `"msg":"draining"`) })
-	p.signal(t, os.Interrupt)
+	p.signal(t, syscall.SIGTERM)
 	if code := p.exit(t); code == 0 {
 		t.Error("exit code 0 although it did not drain")
 	}

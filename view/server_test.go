@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -220,6 +221,9 @@ func TestALongStreamComesWhole(t *testing.T) {
 }
 
 func TestAChildIsSteppedAndStopped(t *testing.T) {
+	signals := make(chan os.Signal, 1) // as mllab does: a shell whose parent ignores it cannot take it
+	signal.Notify(signals, os.Interrupt)
+	defer signal.Stop(signals)
 	s, _ := serve(t, `echo "$@" >&2; trap 'echo "error: interrupted" >&2; exit 130' INT; read line; read line; exit 3`)
 	c := s.Child
 	eventually := func(what string, holds func() bool) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mllab.local/bootstrap"
 	"mllab.local/internal/report"
@@ -16,7 +17,8 @@ import (
 
 func TestTheTerminalShowsTheEvents(t *testing.T) {
 	var out bytes.Buffer
-	p := progress{report.New(&out, report.Options{}), map[string]*seen{}}
+	noon := func() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC) }
+	p := progress{report.New(&out, report.Options{Now: noon}), map[string]*seen{}}
 	answer := func(from, target, problem string) scenarios.Event {
 		return scenarios.Event{Type: scenarios.EventAnswer, Run: "canary", Answer: &scenarios.Answered{From: from, Target: target, Problem: problem}}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -56,6 +57,8 @@ type cluster struct {
 	git *url.URL
 	// pushing, if any, is called before a push goes on.
 	pushing func()
+	// looked, if any, is called when a Workflow is asked for.
+	looked func()
 
 	mu     sync.Mutex
 	made   map[string]string // objects by path
@@ -156,6 +159,9 @@ func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && c.made[r.URL.Path] == "":
 		http.Error(w, "there is none", http.StatusNotFound)
 	case r.Method == http.MethodGet:
+		if c.looked != nil {
+			c.looked()
+		}
 		fmt.Fprintf(w, `{"metadata":{"uid":"u-%s"},"status":%s}`, path.Base(r.URL.Path), c.status[0])
 		c.status = c.status[min(1, len(c.status)-1):]
 	case err != nil || json.Unmarshal(body, &o) != nil || o.Metadata.Name == "":
@@ -249,6 +255,11 @@ func (c *cluster) notebook(text string, status ...string) string {
 // run runs a runner and returns its exit code, its message, and what it prints.
 func (c *cluster) run(args ...string) (code int, word delivery.End, out string) {
 	c.Helper()
+	return c.runUntil(c.Context(), args...)
+}
+
+func (c *cluster) runUntil(ctx context.Context, args ...string) (code int, word delivery.End, out string) {
+	c.Helper()
 	message := filepath.Join(c.dir, "message")
 	bare := *c.git
 	bare.User = nil
@@ -257,7 +268,7 @@ func (c *cluster) run(args ...string) (code int, word delivery.End, out string) 
 		"--token", filepath.Join(c.dir, "token"), "--source", "team/training", "--overlay", "team/overlays/lab",
 	}, args...)
 	var b strings.Builder
-	code = run(c.Context(), args, filepath.Join(c.dir, "account"), message, &b)
+	code = run(ctx, args, filepath.Join(c.dir, "account"), message, &b)
 	text, err := os.ReadFile(message)
 	if err == nil {
 		err = json.Unmarshal(text, &word)
@@ -443,10 +454,21 @@ func TestTroubleOfTheClusterIsNoVerdictOnTheNotebook(t *testing.T) {
 	if code, word, _ := c.run(); code != 1 || !strings.Contains(word.Error, "creating the Workflow: POST ") {
 		t.Errorf("without rights: %d %+v", code, word)
 	}
-	c.status = []string{statusOf("Running", "Running", "", "")}
-	if code, word, _ := c.run("--timeout", "1200ms"); code != 1 || !strings.Contains(word.Error, `it is "Running"`) {
+	if code, word, _ := c.run("--timeout", "1ns"); code != 1 || !strings.Contains(word.Error, "deadline exceeded") {
 		t.Errorf("out of time: %d %+v", code, word)
 	}
+	c.status = []string{statusOf("Running", "Running", "", "")}
+	ctx, end := context.WithCancel(t.Context())
+	looks := 0
+	c.looked = func() {
+		if looks++; looks == 3 { // the first one is for its UID
+			end()
+		}
+	}
+	if code, word, _ := c.runUntil(ctx); code != 1 || !strings.Contains(word.Error, `it is "Running"`) {
+		t.Errorf("ended while it waits: %d %+v", code, word)
+	}
+	c.looked = nil
 	c.status = []string{good}
 	if code, word, out := c.run(); code != 0 || word.Commit == "" {
 		t.Errorf("another try: %d %+v\n%s", code, word, out)

@@ -102,7 +102,7 @@ func TestALongResultWrapsUnderItself(t *testing.T) {
 		{120, "canary: 90/10", "✓ canary: 90/10  n=1000 v1 901 (accepted 851..943), v2 99 (accepted 57..149), alpha 1e-06  0.0 s\n"},
 	} {
 		var b bytes.Buffer
-		r := newReporter(&b, Options{Live: true})
+		r := newReporter(&b, Options{Live: true, Now: (&testClock{}).now})
 		r.room = func() (int, int) { return tc.columns, 24 }
 		task := r.Step(tc.name)
 		b.Reset()
