@@ -138,7 +138,7 @@ func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
 				}
 			}}
 			var p prober
-			p.start(t.Context(), l, l.to("model"), 500)
+			p.start(t.Context(), l, l.to("model"), 100)
 			<-seen
 			e, err := p.lostNone(t.Context(), l)
 			var refuted *ClaimError

@@ -193,11 +193,6 @@ func TestARegistryThatFailsInTheMiddle(t *testing.T) {
 		}
 	}
 	broken := func(f *failing, w http.ResponseWriter, _ *http.Request) { f.half(w, reset) }
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
 	token := func(service string) answer {
 		return func(_ *failing, w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="http://localhost:`+service[strings.LastIndex(service, ":")+1:]+`/token",service="test"`)
@@ -246,7 +241,7 @@ func TestARegistryThatFailsInTheMiddle(t *testing.T) {
 		"a layer of another size": {err: "does not match expected size", hint: "a proxy or mirror changes what it passes on", asked: 1, fail: func(_ *failing, w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "short")
 		}},
-		"no token service":          {base: true, fail: token(closed.Addr().String()), err: "connection refused", hint: "check the network"},
+		"no token service":          {base: true, fail: token("127.0.0.1:1"), err: "connection refused", hint: "check the network"},
 		"a token service with 503s": {base: true, fail: token(busyHost), err: "the token service " + busyHost + " answers 503 Service Unavailable (tried 6 times)", hint: "try again later"},
 	} {
 		t.Run(name, func(t *testing.T) {

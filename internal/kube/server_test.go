@@ -28,6 +28,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,6 +111,50 @@ func file(t *testing.T, name string) []*unstructured.Unstructured {
 		t.Fatal(err)
 	}
 	return decode(t, string(text))
+}
+
+// due is a context whose time is up when end is called, and not by a clock: what must be seen before is, however slow the
+// machine is.
+type due struct {
+	context.Context
+	up  chan struct{}
+	end func()
+}
+
+// newDue returns a due that ends after a minute at the latest.
+func newDue(t *testing.T) *due {
+	up := make(chan struct{})
+	d := &due{t.Context(), up, sync.OnceFunc(func() { close(up) })}
+	limit := time.AfterFunc(time.Minute, d.end)
+	t.Cleanup(func() { limit.Stop() })
+	return d
+}
+
+func (d *due) Done() <-chan struct{} { return d.up }
+
+func (d *due) Err() error {
+	select {
+	case <-d.up:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// afterTries returns a Client and a context that ends when an apply of one object by this Client begins its third try.
+func afterTries(t *testing.T, c *Client) (ctx context.Context, tries *Client) {
+	d := newDue(t)
+	var reads atomic.Int32 // each try begins with one
+	counting := *c
+	counting.Client = interceptor.NewClient(c.watcher, interceptor.Funcs{
+		Get: func(ctx context.Context, inner client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if reads.Add(1) == 3 {
+				d.end()
+			}
+			return inner.Get(ctx, key, obj, opts...)
+		},
+	})
+	return d, &counting
 }
 
 func apply(t *testing.T, c *Client, objs []*unstructured.Unstructured) []Change {
@@ -456,9 +501,8 @@ func applyWaitsForADeletion(t *testing.T, c *Client) {
 	objs := decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: going, finalizers: [mllab.test/hold]}}")
 	apply(t, c, objs)
 	must(t, c.Client.Delete(t.Context(), objs[0].DeepCopy()))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	if _, err := c.Apply(ctx, objs); err == nil || timeless(err) != "ConfigMap/going/a: timeout after N (last: it is being deleted)" {
+	ctx, tries := afterTries(t, c)
+	if _, err := tries.Apply(ctx, objs); err == nil || timeless(err) != "ConfigMap/going/a: timeout after N (last: it is being deleted)" {
 		t.Errorf("error %v", err)
 	}
 	held := live(t, c, objs[0])
@@ -724,9 +768,8 @@ func refuseConfigMaps(t *testing.T, c *Client, ns string) client.Object {
 func applyWaitsForAWebhook(t *testing.T, c *Client) {
 	hook := refuseConfigMaps(t, c, "refused")
 	objs := decode(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: refused}}")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	_, err := c.Apply(ctx, objs)
+	ctx, tries := afterTries(t, c)
+	_, err := tries.Apply(ctx, objs)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "ConfigMap/refused/a: timeout after ") || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("error %v, want a timeout that keeps the webhook's refusal", err)
 	}
@@ -815,7 +858,7 @@ func makeReady(t *testing.T, c *Client, obj *unstructured.Unstructured) {
 
 // timeless is an error's text with N for how long it took.
 func timeless(err error) string {
-	return regexp.MustCompile(`timeout after [0-9.]+s`).ReplaceAllString(err.Error(), "timeout after N")
+	return regexp.MustCompile(`timeout after [0-9.]+m?s`).ReplaceAllString(err.Error(), "timeout after N")
 }
 
 func waitKeepsItsReason(t *testing.T, c *Client) {
@@ -827,9 +870,12 @@ func waitKeepsItsReason(t *testing.T, c *Client) {
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "slow", Name: pod.Name, UID: pod.UID, FieldPath: "spec.containers{app}"},
 		Reason:         "Pulling", Message: `Pulling image "kind.local/app:1"`, Type: corev1.EventTypeNormal, LastTimestamp: metav1.Now(),
 	}))
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	err := c.Wait(ctx, objs, nil)
+	ctx := newDue(t)
+	err := c.Wait(ctx, objs, func(why string) {
+		if strings.Contains(why, "pulling kind.local/app:1") {
+			ctx.end()
+		}
+	})
 	want := "Deployment/slow/app: timeout after N (last: 0/1 ready, container app: pulling kind.local/app:1)\nConfigMap/slow/absent: timeout after N (last: not there yet)"
 	if !errors.Is(err, context.DeadlineExceeded) || timeless(err) != want {
 		t.Errorf("error %v, want\n%s", err, want)
@@ -977,7 +1023,7 @@ func waitFailsOnACrashLoop(t *testing.T, c *Client) {
 	container := waiting("CrashLoopBackOff", "back-off 40s restarting failed container")
 	container.RestartCount, container.LastTerminationState = 3, ended(2, "Error")
 	kubelet(t, c, pod, container)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err := c.Wait(ctx, objs, func(why string) {
 		if strings.Contains(why, "CrashLoopBackOff after 3 restarts") {
@@ -1028,9 +1074,8 @@ func deleteWaitsForFinalizers(t *testing.T, c *Client) {
 {apiVersion: absent.mllab.test/v1, kind: Thing, metadata: {name: never, namespace: held}}
 `)
 	apply(t, c, objs[:2])
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	err := c.Delete(ctx, objs)
+	ctx := newDue(t)
+	err := c.remove(ctx, objs, func(string) { ctx.end() })
 	want := "ConfigMap/held/held: timeout after N (last: being deleted, finalizers mllab.test/hold)"
 	if !errors.Is(err, context.DeadlineExceeded) || timeless(err) != want {
 		t.Errorf("error %v, want\n%s", err, want)
