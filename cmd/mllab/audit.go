@@ -18,6 +18,7 @@ import (
 	"mllab.local/bootstrap"
 	"mllab.local/internal/audit"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
 )
 
 const defaultLast = 20
@@ -69,10 +70,11 @@ func clock(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 func printAudit(w io.Writer, r audit.Report) {
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "  %-9s"+format+"\n", append([]any{name}, args...)...)
+		report.Table(w, []string{fmt.Sprintf("  %-7s", name), fmt.Sprintf(format, args...)})
 	}
 	for _, c := range r.Commits {
-		fmt.Fprintf(w, "%s  %s  %s\n  %s\n", short(c.Hash), clock(c.When), visible(c.Author), visible(c.Subject()))
+		report.Table(w, []string{fmt.Sprintf("%s  %s  %s", short(c.Hash), clock(c.When), visible(c.Author))})
+		report.Paragraph(w, 2, visible(c.Subject()))
 		if c.Pushed != nil {
 			row("pushed", "by %s at %s", c.Pushed.User, clock(c.Pushed.Time))
 		}
@@ -98,7 +100,7 @@ func printAudit(w io.Writer, r audit.Report) {
 				if o.Action == "changed" {
 					for _, f := range o.Fields {
 						before, after := fromTo(f.Before, f.After)
-						fmt.Fprintf(w, "             %s: %s -> %s\n", f.Path, before, after)
+						report.Paragraph(w, 13, fmt.Sprintf("%s: %s -> %s", f.Path, before, after))
 					}
 				}
 			}
@@ -150,7 +152,7 @@ func printDrift(w io.Writer, r audit.Report) {
 		if k.NotReady != "" {
 			state += ", " + brief(k.NotReady, wordy)
 		}
-		fmt.Fprintf(w, "%s, %s: %s\n", k.Name, k.Path, state)
+		report.Table(w, []string{fmt.Sprintf("%s, %s: %s", k.Name, k.Path, state)})
 	}
 	switch {
 	case len(r.Kustomizations) == 0:
@@ -160,19 +162,19 @@ func printDrift(w io.Writer, r audit.Report) {
 	}
 	for _, d := range r.Drift {
 		if d.Error != "" {
-			fmt.Fprintf(w, "not compared  %s: %s\n", d.By, oneLine(d.Error))
+			report.Table(w, []string{fmt.Sprintf("not compared  %s: %s", d.By, oneLine(d.Error))})
 		}
 		for _, o := range d.Objects {
-			fmt.Fprintf(w, "drift  %s  (%s at %s)\n", o.Object, d.By, short(d.Commit))
+			report.Table(w, []string{fmt.Sprintf("drift  %s  (%s at %s)", o.Object, d.By, short(d.Commit))})
 			switch {
 			case o.Missing:
-				fmt.Fprintln(w, "         it is gone")
+				report.Paragraph(w, 9, "it is gone")
 			case o.Error != "":
-				fmt.Fprintf(w, "         not compared: %s\n", oneLine(o.Error))
+				report.Paragraph(w, 9, "not compared: "+oneLine(o.Error))
 			}
 			for _, f := range o.Fields {
 				wished, live := fromTo(f.Wished, f.Live)
-				fmt.Fprintf(w, "         %s: Git %s, live %s%s\n", f.Path, wished, live, holder(f.Manager, f.When, f.Undone))
+				report.Paragraph(w, 9, fmt.Sprintf("%s: Git %s, live %s%s", f.Path, wished, live, holder(f.Manager, f.When, f.Undone)))
 			}
 		}
 	}

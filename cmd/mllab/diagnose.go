@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mllab.local/bootstrap"
+	"mllab.local/internal/report"
 )
 
 func newDiagnose(a *app) *cobra.Command {
@@ -47,7 +48,8 @@ It changes nothing, and needs no lab that works.`,
 
 func printDiagnosis(w io.Writer, d bootstrap.Diagnosis) {
 	for i, cause := range d.Causes {
-		fmt.Fprintf(w, "%d. %s\n   fix: %s\n", i+1, cause.What, cause.Fix)
+		report.Table(w, []string{fmt.Sprintf("%d. %s", i+1, cause.What)})
+		report.Paragraph(w, 3, "fix: "+cause.Fix)
 	}
 	if len(d.Causes) == 0 {
 		fmt.Fprintln(w, "nothing that mllab looks at is wrong")

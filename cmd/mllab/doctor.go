@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mllab.local/bootstrap"
+	"mllab.local/internal/report"
 )
 
 func newDoctor(a *app) *cobra.Command {
@@ -41,10 +42,12 @@ exit code is 2 if mllab up would refuse. Then fix the failed checks.`,
 }
 
 func printFindings(w io.Writer, list []bootstrap.Finding) {
+	var rows [][]string
 	for _, f := range list {
-		fmt.Fprintf(w, "%-4s  %-16s %s\n", f.Level, f.ID, f.What)
+		rows = append(rows, []string{fmt.Sprintf("%-4s", f.Level), fmt.Sprintf("%-15s", f.ID), f.What})
 		if f.Fix != "" {
-			fmt.Fprintf(w, "      %-16s fix: %s\n", "", f.Fix)
+			rows = append(rows, []string{"", "", "fix: " + f.Fix})
 		}
 	}
+	report.Table(w, rows...)
 }

@@ -9,6 +9,7 @@ import (
 
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
 )
 
 func newStatus(a *app) *cobra.Command {
@@ -38,9 +39,10 @@ it. It also lists your Flux objects that are not ready, with Flux's reason.`,
 }
 
 func printStatus(w io.Writer, r bootstrap.StatusReport) {
+	var rows [][]string
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%-11s %s\n", name, value)
+			rows = append(rows, []string{fmt.Sprintf("%-10s", name), value})
 		}
 	}
 	ready := ", not ready"
@@ -86,4 +88,5 @@ func printStatus(w io.Writer, r bootstrap.StatusReport) {
 	if r.Ready {
 		row("next", r.Next)
 	}
+	report.Table(w, rows...)
 }

@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"mllab.local/bootstrap"
+	"mllab.local/internal/audit"
+	"mllab.local/internal/git"
+	"mllab.local/internal/kube"
 	"mllab.local/internal/prom"
 	"mllab.local/internal/report"
 )
@@ -50,18 +55,50 @@ func onTerminal(t *testing.T, columns uint16, f func(a *app)) string {
 	return <-seen
 }
 
+// long is a text that takes several lines of any terminal.
+var long = strings.TrimSpace(strings.Repeat("the kubelet says that it cannot pull the image ", 8))
+
 func TestNoLineOfATableIsWiderThanTheTerminal(t *testing.T) {
 	for _, columns := range []uint16{60, 80, 120, 200} {
-		for _, args := range [][]string{{"scenario", "list"}, {"scenario", "list", "canary"}, {"images", "list"}} {
-			text := onTerminal(t, columns, func(a *app) { a.main(t.Context(), args) })
+		check := func(what string, print func(a *app)) {
+			text := onTerminal(t, columns, print)
 			if text == "" {
-				t.Errorf("%q says nothing", args)
+				t.Errorf("%s says nothing", what)
 			}
 			for line := range strings.Lines(text) {
 				if line = strings.TrimSuffix(line, "\n"); len([]rune(line)) > int(columns) && len(strings.Fields(line)) > 1 {
-					t.Errorf("%q at %d columns: %q", args, columns, line)
+					t.Errorf("%s at %d columns: %q", what, columns, line)
 				}
 			}
+		}
+		for _, args := range []string{"scenario list", "scenario list canary", "images list"} {
+			check(args, func(a *app) { a.main(t.Context(), strings.Fields(args)) })
+		}
+		for what, print := range map[string]func(io.Writer){
+			"doctor": func(w io.Writer) {
+				printFindings(w, []bootstrap.Finding{{ID: "port", Level: "fail", What: long, Fix: long}})
+			},
+			"status": func(w io.Writer) {
+				printStatus(w, bootstrap.StatusReport{Kubeconfig: "/home/someone/.local/state/mllab/kubeconfig", Addons: []bootstrap.AddonStatus{{Name: "istio", Why: long}}})
+			},
+			"diagnose": func(w io.Writer) {
+				printDiagnosis(w, bootstrap.Diagnosis{Causes: []bootstrap.Cause{{What: long, Fix: long}}})
+			},
+			"up": func(w io.Writer) {
+				printSummary(w, bootstrap.Summary{Engine: long, Steps: []bootstrap.StepTime{{Name: "images", Changed: long}}})
+			},
+			"up --dry-run": func(w io.Writer) {
+				printPlan(w, bootstrap.PlanDoc{Images: long, Steps: []string{long}, Addons: []bootstrap.PlanAddon{{Name: "istio", Summary: long, Needs: strings.Fields(long)}}})
+			},
+			"audit": func(w io.Writer) {
+				printAudit(w, audit.Report{
+					Commits:        []audit.Commit{{Commit: git.Commit{Author: long, Message: long}, Note: long}},
+					Kustomizations: []audit.Kustomization{{Name: "Kustomization/flux-system/lab", Path: "lab", NotReady: long}},
+					Drift:          []audit.Drift{{By: "Kustomization/flux-system/lab", Error: long, Objects: []kube.Drifted{{Object: "Service/a/b", Error: long}}}},
+				})
+			},
+		} {
+			check(what, func(a *app) { print(a.stdout) })
 		}
 	}
 }

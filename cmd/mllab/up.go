@@ -10,6 +10,7 @@ import (
 
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
+	"mllab.local/internal/report"
 )
 
 func newUp(a *app) *cobra.Command {
@@ -92,9 +93,9 @@ func printSummary(w io.Writer, s bootstrap.Summary) {
 	if s.Created {
 		verb = "is up, new"
 	}
-	fmt.Fprintf(w, "cluster %s %s (%s, Kubernetes %s, images from %s)\n\n", s.Cluster, verb, s.Engine, s.Kubernetes, s.ImageSource)
+	report.Table(w, []string{fmt.Sprintf("cluster %s %s (%s, Kubernetes %s, images from %s)", s.Cluster, verb, s.Engine, s.Kubernetes, s.ImageSource)}, nil)
 	for _, step := range s.Steps {
-		fmt.Fprintf(w, "  %-22s %7.1f s  %s\n", step.Name, step.Seconds, step.Changed)
+		report.Table(w, []string{fmt.Sprintf("  %-22s %7.1f s", step.Name, step.Seconds), step.Changed})
 	}
 	for _, r := range s.Addons {
 		fmt.Fprintf(w, "    %-20s %7.1f s  + %.1f s to use it\n", r.Name, r.Seconds, r.VerifySeconds)
@@ -105,21 +106,22 @@ func printSummary(w io.Writer, s bootstrap.Summary) {
 func printPlan(w io.Writer, p bootstrap.PlanDoc) {
 	fmt.Fprintf(w, "plan for cluster %s (nothing is changed)\n\n", p.Cluster)
 	for _, row := range [][2]string{{"engine", p.Engine}, {"gateway", p.URL}, {"images", p.Images}, {"cache", p.Cache}, {"kubeconfig", p.Kubeconfig}} {
-		fmt.Fprintf(w, "%-11s %s\n", row[0], row[1])
+		report.Table(w, []string{fmt.Sprintf("%-10s", row[0]), row[1]})
 	}
 	fmt.Fprintln(w, "\nsteps")
 	for i, s := range p.Steps {
-		fmt.Fprintf(w, "  %d. %s\n", i+1, s)
+		report.Table(w, []string{fmt.Sprintf("  %d. %s", i+1, s)})
 	}
 	fmt.Fprintln(w, "\naddons")
 	for _, a := range p.Addons {
-		fmt.Fprintf(w, "  %-14s %s\n", a.Name, a.Summary)
+		rows := [][]string{{fmt.Sprintf("  %-14s", a.Name), a.Summary}}
 		if len(a.Needs) > 0 {
-			fmt.Fprintf(w, "  %-14s after %s is ready\n", "", strings.Join(a.Needs, ", "))
+			rows = append(rows, []string{"", "after " + strings.Join(a.Needs, ", ") + " is ready"})
 		}
 		if len(a.StartAfter) > 0 {
-			fmt.Fprintf(w, "  %-14s after %s is applied\n", "", strings.Join(a.StartAfter, ", "))
+			rows = append(rows, []string{"", "after " + strings.Join(a.StartAfter, ", ") + " is applied"})
 		}
+		report.Table(w, rows...)
 	}
 	fmt.Fprintf(w, "\nkind's configuration\n  %s\n", strings.ReplaceAll(strings.TrimSpace(p.KindConfig), "\n", "\n  "))
 }
