@@ -134,6 +134,7 @@ function verdict(run) {
 // --- what is drawn
 
 const milliseconds = (ms) => ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3);
+const gib = (bytes) => (bytes / 2 ** 30).toFixed(1);
 const percent = (share) => (100 * share).toFixed(1) + " %";
 
 function drawRuns() {
@@ -201,7 +202,7 @@ function drawSteps(run) {
     if (step.error) next.append(make("p", step.error, {class: "fail"}));
     const file = step.checked && step.checked.evidence && step.checked.evidence.file;
     if (file) {
-      const button = make("button", "Show its requests", {type: "button"});
+      const button = make("button", "Show its requests", {type: "button", "aria-label": "Show its requests: " + step.name});
       button.onclick = () => evidence(run, step, file);
       next.append(button);
     }
@@ -343,8 +344,12 @@ let paint = null; // the colors, until they may be others
 
 function palette() {
   const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(name).trim();
-  return {legs: Array.from({length: colors}, (_, i) => of("--c" + i)), ink: of("--ink"), soft: of("--soft"), rule: of("--rule"), bad: of("--bad")};
+  return {legs: Array.from({length: colors}, (_, i) => of("--c" + i)), ink: of("--ink"), soft: of("--soft"), rule: of("--rule"), bad: of("--bad"), paper: of("--paper")};
 }
+
+// blank fills a part of a canvas. When Chromium prints, it draws a canvas again on the paper, and clearRect then
+// takes away all that is printed above it.
+function blank(c, p, ...part) { c.fillStyle = p.paper; c.fillRect(...part); }
 
 function cross(c, x, y, r) { c.beginPath(); c.moveTo(x - r, y - r); c.lineTo(x + r, y + r); c.moveTo(x - r, y + r); c.lineTo(x + r, y - r); c.stroke(); }
 
@@ -355,14 +360,14 @@ function drawSquares(run, p) {
   const width = widths.squares, cell = Math.max(6, Math.round(width / 90)), perRow = Math.max(1, Math.floor(width / cell));
   const [c, empty] = prepared($("squares"), Math.ceil(squaresKept / perRow) * cell);
   if (empty || squared.run !== run || squared.paint !== p) {
-    c.clearRect(0, 0, width, c.canvas.height);
+    blank(c, p, 0, 0, width, c.canvas.height);
     squared = {run, paint: p, count: 0};
   }
   c.strokeStyle = p.bad;
   c.lineWidth = 2;
   for (let n = Math.max(squared.count, run.squareCount - squaresKept); n < run.squareCount; n++) {
     const i = n % squaresKept, color = run.squares[i], x = (i % perRow) * cell, y = Math.floor(i / perRow) * cell;
-    if (n >= squaresKept) c.clearRect(x, y, cell, cell);
+    if (n >= squaresKept) blank(c, p, x, y, cell, cell);
     if (color < 0) { cross(c, x + cell / 2, y + cell / 2, cell / 2 - 2); continue; }
     c.fillStyle = p.legs[color];
     c.fillRect(x, y, cell - 1, cell - 1);
@@ -374,7 +379,7 @@ function drawSquares(run, p) {
 function drawShares(run, p) {
   const height = 260, left = 44, top = 16, bottom = 22, width = widths.shares;
   const [c] = prepared($("shares"), height);
-  c.clearRect(0, 0, width, height);
+  blank(c, p, 0, 0, width, height);
   const end = Math.max(run.last, 1), x = (t) => left + (width - left - 8) * t / end, y = (s) => height - bottom - (height - top - bottom) * s;
   c.font = "12px system-ui, sans-serif";
   c.fillStyle = p.soft;
@@ -473,6 +478,7 @@ async function evidence(run, step, file) {
   const lines = answer.ok ? (await answer.text()).trim().split("\n").filter(Boolean) : [];
   box.hidden = false;
   box.dataset.lines = lines.length;
+  box.dataset.step = step.name;
   box.querySelector("h3").textContent = answer.ok ? `${step.name}: ${lines.length} answers in ${name}` + (lines.length > 200 ? ", the first 200" : "") : await answer.text();
   box.querySelector("tbody").replaceChildren(...lines.slice(0, 200).map((line) => {
     let a = {};
@@ -482,6 +488,15 @@ async function evidence(run, step, file) {
     return row;
   }));
   box.focus();
+}
+
+// closeEvidence leads back to the button that showed it, for those who have no mouse.
+function closeEvidence() {
+  const box = $("evidence"), within = box.contains(document.activeElement);
+  if (box.hidden) return;
+  box.hidden = true;
+  const button = $("steps").querySelector(`[data-step="${CSS.escape(box.dataset.step)}"] > button`);
+  if (within && button) button.focus();
 }
 
 // --- the lab
@@ -509,6 +524,7 @@ async function look() {
   for (const addon of lab.addons || []) row(addon.name, addon.ready ? "ready" : (addon.gone ? "gone: " : "not ready: ") + (addon.why || ""), addon.ready ? "ok" : "fail");
   const q = lab.requests || {};
   if (q.cpuCapacityMillis) row("CPUs requested", `${(q.cpuMillis / 1000).toFixed(2)} of ${(q.cpuCapacityMillis / 1000).toFixed(0)}`);
+  if (q.memoryCapacityBytes) row("Memory requested", `${gib(q.memoryBytes)} of ${gib(q.memoryCapacityBytes)} GiB`);
   for (const check of lab.checks || []) row(check.asked, check.answer, check.ok ? "" : "fail");
   for (const f of lab.fluxNotReady || []) row("flux", JSON.stringify(f), "fail");
   if (lab.url) row("gateway", lab.url);
@@ -580,8 +596,8 @@ $("start").onsubmit = (e) => {
 $("next").onclick = () => post("next");
 $("stop").onclick = () => post("stop");
 $("refresh").onclick = look;
-$("evidence").querySelector("button").onclick = () => { $("evidence").hidden = true; };
-document.addEventListener("keydown", (e) => { if (e.key === "Escape") $("evidence").hidden = true; });
+$("evidence").querySelector("button").onclick = closeEvidence;
+document.addEventListener("keydown", (e) => { if (e.key === "Escape") closeEvidence(); });
 new ResizeObserver(measure).observe(document.body);
 matchMedia("(prefers-color-scheme: dark)").onchange = () => { paint = null; redraw(soon); };
 matchMedia("print").onchange = () => { paint = null; measure(); draw(); }; // in the colors of paper

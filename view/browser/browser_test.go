@@ -6,6 +6,7 @@ package browser
 import (
 	"archive/zip"
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -251,7 +252,12 @@ func TestThePageShowsWhatTheEvidenceSays(t *testing.T) {
 		// On a click, the file.
 		// Not by the mouse: the page moves while the lab's state comes in.
 		do(t, ctx, chromedp.Evaluate(fmt.Sprintf("document.querySelector(`[data-step=%q] > button`).click()", step.Name), nil))
-		until(t, ctx, fmt.Sprintf(`document.querySelector("#evidence").dataset.lines === "%d"`, strings.Count(string(data), "\n")))
+		until(t, ctx, fmt.Sprintf(`document.activeElement.dataset.step === %q && document.activeElement.dataset.lines === "%d"`, step.Name, strings.Count(string(data), "\n")))
+		// And back to where the click was, also without a mouse.
+		do(t, ctx, chromedp.KeyEvent(kb.Escape))
+		if got, want := asked[string](t, ctx, `document.activeElement.ariaLabel`), "Show its requests: "+step.Name; got != want {
+			t.Errorf("after the evidence the focus is on %q, not on %q", got, want)
+		}
 	}
 	// By its tag v2 answers 20 requests of a sample whose file is not the step's last.
 	if got := asked[int](t, ctx, `shown.answers`); got != all+20 {
@@ -432,9 +438,14 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 		t.Errorf("it draws %d mirrors, dashed", dashed)
 	}
 	fits(t, ctx, "the page")
-	// Printing asks for the plots in other colors.
+	// Printing asks for the plots in other colors, and no plot takes from the paper what is above it: clearRect does, and is
+	// a mask in the PDF.
+	var pdf []byte
 	do(t, ctx, chromedp.Evaluate(`window.inks = []; palette = ((own) => () => { const p = own(); inks.push(p.legs[0]); return p; })(palette); true`, nil),
-		chromedp.ActionFunc(func(ctx context.Context) error { _, _, err := page.PrintToPDF().Do(ctx); return err }))
+		chromedp.ActionFunc(func(ctx context.Context) (err error) { pdf, _, err = page.PrintToPDF().Do(ctx); return err }))
+	if masks := bytes.Count(pdf, []byte("/SMask <</Type /Mask")); masks > 0 || !bytes.HasPrefix(pdf, []byte("%PDF")) {
+		t.Errorf("%d masks hide what is printed above the plots", masks)
+	}
 	if inks := asked[[]string](t, ctx, `inks`); !slices.Contains(inks, "#0072b2") {
 		t.Errorf("on paper the plots have the colors %q", inks)
 	}
