@@ -12,7 +12,7 @@ func testView(t *testing.T, c cli) {
 	if out, err := exec.CommandContext(t.Context(), "../../scripts/install", "chromium").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-C", "../../view/browser", "-count=1", "-timeout=15m", "-v", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-C", "../../view/browser", "-count=1", "-timeout=30m", "-v", "./...")
 	cmd.Env = append(c.env, "MLLAB_BIN="+c.bin)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

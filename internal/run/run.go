@@ -171,7 +171,7 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 		case <-exited:
 			stopped <- false
 		case <-ctx.Done():
-			stopped <- stopGroup(cmd.Process.Pid)
+			stopped <- stopGroup(cmd.Process.Pid, grace)
 		}
 	}()
 	err = cmd.Wait()
@@ -185,8 +185,8 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 	return fmt.Errorf("running %s: %w%s", c, err, last)
 }
 
-// stopGroup ends a process group, returns when it is gone or was killed, and reports whether there was one.
-func stopGroup(pgid int) bool {
+// stopGroup ends a process group, returns when it is gone or, after the grace, was killed, and reports whether there was one.
+func stopGroup(pgid int, grace time.Duration) bool {
 	if syscall.Kill(-pgid, syscall.SIGTERM) != nil {
 		return false
 	}
