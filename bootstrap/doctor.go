@@ -181,8 +181,10 @@ const (
 	memoryWanted     = 5 * gib
 	engineNeeded     = 6 * gib
 	nodeWrite        = 3 * gib
-	reserve          = gib / 2 // free space that a disk needs even if all images are there
-	cacheFilled      = gib / 2 // a smaller cache does not have the images of a lab
+	reserve          = gib / 2  // free space that a disk needs even if all images are there
+	tmpNeeded        = 16 << 20 // for small files of mllab, kind and the engine
+	tmpBuilds        = 2 * gib  // for what Go links, and for the Debian of the node
+	cacheFilled      = gib / 2  // a smaller cache does not have the images of a lab
 	nofileNeeded     = 4096
 	nofileWanted     = 16384
 	inotifyInstances = 512 // https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files

@@ -59,7 +59,7 @@ type folderUse struct {
 func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderUse {
 	tmp, home := cmp.Or(p.getenv("TMPDIR"), "/tmp"), p.getenv("HOME")
 	list := []folderUse{
-		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, usableNow(tmp), "set TMPDIR to an existing folder, or unset it", LevelFail},
+		{"tmp", "temporary files" + prefixed(", TMPDIR=", p.getenv("TMPDIR")), tmp, roomNow(tmp, tmpNeeded), "set TMPDIR to an existing folder with room, or unset it", LevelFail},
 		{"home", "HOME", home, isFolder(home), "set HOME to an existing folder: the engine, pip and Go need it", LevelFail},
 		{"state", "kubeconfig and records", o.State, o.store().check(), "", LevelFail},
 		{"cache", "the image cache", o.Cache, images.CheckCache(o.Cache), "", LevelFail},
@@ -81,6 +81,12 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 	if o.Mode == "auto" || usedBytes(o.Cache) >= cacheFilled {
 		level = LevelWarn
 	}
+	if own := &list[0]; own.Err == nil {
+		own.Level = level
+		if own.Err = roomNow(tmp, tmpBuilds); own.Err == nil && noexec(tmp) {
+			own.Err = fmt.Errorf("%s is mounted noexec, and mmdebstrap runs programs in it", tmp)
+		}
+	}
 	keys := []string{"GOCACHE", "GOMODCACHE", "GOTMPDIR"}
 	out, err := run.Output(ctx, p.run, "go", append([]string{"env"}, keys...)...)
 	values := strings.Split(out, "\n")
@@ -97,7 +103,7 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 		case key == "GOTMPDIR" && path == "":
 			continue // Go uses TMPDIR then
 		case key == "GOTMPDIR":
-			use.Err = usableNow(path)
+			use.Err = roomNow(path, tmpBuilds)
 		case path == "":
 			use.Err = fmt.Errorf("neither %s nor HOME is set", key)
 		case path == "off":
@@ -130,12 +136,25 @@ func isFolder(path string) error {
 	return err
 }
 
-// usableNow returns nil if path is an existing folder that this process can write to.
-func usableNow(path string) error {
+// roomNow returns nil if path is an existing folder that this process can write need bytes to.
+func roomNow(path string, need uint64) error {
 	if err := isFolder(path); err != nil {
 		return err
 	}
-	return folder.Usable(path)
+	if err := folder.Usable(path); err != nil {
+		return err
+	}
+	if free, err := images.Free(path); err != nil || free < need {
+		return cmp.Or(err, fmt.Errorf("%s free at %s (needed %s)", size(free), path, size(need)))
+	}
+	return nil
+}
+
+// noexec reports whether programs cannot be run from path. It is false where images are not built from source.
+func noexec(path string) bool {
+	const noexecMount = 0x8 // ST_NOEXEC of statfs(2)
+	var fs syscall.Statfs_t
+	return runtime.GOOS == "linux" && syscall.Statfs(path, &fs) == nil && fs.Flags&noexecMount != 0
 }
 
 // readMachine measures the machine. e is nil if no engine works.

@@ -3,8 +3,10 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -164,6 +166,32 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 				t.Errorf("%+v", f)
 			}
 		})
+	}
+}
+
+func TestTheFolderOfTemporaryFilesHasRoomAndTakesPrograms(t *testing.T) {
+	good := t.TempDir()
+	if err := roomNow(good, math.MaxUint64); err == nil || !strings.Contains(err.Error(), " free at "+good+" (needed ") || noexec(good) {
+		t.Errorf("%v, noexec: %t", err, noexec(good))
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "noexec,size=3g", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Skipf("this user mounts nothing: %v %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("%v %s", err, out)
+		}
+	})
+	for mode, want := range map[string]string{"source": LevelFail, "auto": LevelWarn, "registry": ""} {
+		p := engines(map[string]any{"go": good + "\n" + good + "\n\n"})
+		p.getenv = func(key string) string { return map[string]string{"HOME": good, "TMPDIR": dir}[key] }
+		o := newWorld(t).options()
+		o.Mode = mode
+		tmp := readFolders(t.Context(), p, o, true)[0]
+		if (tmp.Err != nil) != (want != "") || tmp.Err != nil && (tmp.Level != want || !strings.Contains(tmp.Err.Error(), dir+" is mounted noexec")) {
+			t.Errorf("%s: %+v", mode, tmp)
+		}
 	}
 }
 
