@@ -335,7 +335,8 @@ func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
 	for folder, at := range asked[map[string]int64](t, ctx, `seen`) {
 		late := time.UnixMilli(at).Sub(refuted(t, folder, began))
 		t.Logf("%s: the page shows a refuted claim %s after it was; a timer of this test was late by up to %s", folder, late, slow)
-		if late > time.Second+slow {
+		// Three processes pass it on, mllab view and two of the browser, and each of them may have to wait as long.
+		if late > time.Second+3*slow {
 			t.Error("that is more than a second too late")
 		}
 	}
