@@ -55,9 +55,9 @@ func (c *liveCluster) wait(ctx context.Context, _ addons.Env, reason func(string
 // ensureCluster returns when the API of the cluster answers. A new cluster may still be in creation.
 func (u *upRun) ensureCluster(ctx context.Context) error {
 	e := u.inspection.Engine
-	u.watchNode(ctx, e)
 	switch u.inspection.Action {
 	case keep:
+		u.watchNode(ctx, e)
 		err := u.timed("cluster", func(report.Task) (string, error) {
 			if old, now := u.st.Images["kube-apiserver"], u.node.Images["kube-apiserver"]; old != now && old != "" {
 				u.Report.Note("this cluster keeps Kubernetes %s; `%s` and then up changes it to %s", old, u.command("down"), now)
@@ -77,6 +77,7 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		}
 		return u.findKubernetes(ctx, since)
 	case restart:
+		u.watchNode(ctx, e)
 		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.restart(ctx, e, t) })
 		if err == nil {
 			return u.findKubernetes(ctx, time.Time{})
@@ -188,6 +189,9 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 		if _, err := removeCluster(ctx, e, u.Name, u.inspection.Found); err != nil {
 			return err
 		}
+	}
+	if u.inspection.Action != restart {
+		u.watchNode(ctx, e) // not before: the old node may have failed, which is no fault of the new one
 	}
 	if err := u.createHostRecord(ctx, e); err != nil {
 		return err

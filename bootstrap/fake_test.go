@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +54,8 @@ type world struct {
 	created      []string // configurations given to kind
 	createErr    []error  // one for each creation, nil for success
 	duringKind   func()
+	removing     func()        // before a container is removed, if it is set
+	watched      atomic.Bool   // a node's kubelet and etcd
 	blockKind    bool          // kind comes back only when it is interrupted
 	serving      chan struct{} // if any, closed when addons are being applied
 	written      []string      // what went into the engine or the node
@@ -328,6 +331,7 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		}
 		return nil
 	case strings.HasSuffix(line, followNode):
+		w.watched.Store(true)
 		told := make(chan error, 1)
 		go func() { _, err := io.Copy(io.Discard, c.Stdin); told <- err }()
 		for {
@@ -385,6 +389,9 @@ func (w *world) podman(ctx context.Context, c run.Cmd) error {
 		w.containers[find(last)].Status = "up"
 	case c.Args[0] == "kill":
 	case c.Args[0] == "rm":
+		if w.removing != nil {
+			w.removing()
+		}
 		if i := find(last); i >= 0 {
 			w.containers = slices.Delete(w.containers, i, i+1)
 		}

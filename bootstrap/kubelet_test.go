@@ -64,6 +64,34 @@ func TestUpEndsWithTheLastWordsOfAnEtcdThatDoesNotRun(t *testing.T) {
 	})
 }
 
+// What does not run on the old node is no fault of the new one.
+func TestANodeIsFollowedOnceTheOldOneIsRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		o := w.options()
+		mustUp(t, w, o)
+		st := *record(t, o)
+		st.Phase = phaseCreating
+		full, err := o.withDefaults()
+		if err == nil {
+			err = full.store().save(st)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.watched.Store(false)
+		w.duringKind = synctest.Wait
+		w.removing = func() {
+			if synctest.Wait(); w.watched.Load() {
+				t.Error("the old node is followed while it is removed")
+			}
+		}
+		if mustUp(t, w, o); len(w.created) != 2 || !w.watched.Load() {
+			t.Errorf("created %d times, the new node is followed: %v", len(w.created), w.watched.Load())
+		}
+	})
+}
+
 // The kubelet keeps the log of a container that runs and of the one before it, and names each by its number of restarts.
 func TestTheLineOfANodeHasTheRestartsOfItsNewestEtcd(t *testing.T) {
 	for name, c := range map[string]struct {
