@@ -15,6 +15,10 @@ import (
 	"sync"
 
 	"github.com/fluxcd/pkg/ssa"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -111,6 +115,29 @@ func (c *Client) As(namespace, account string) (*Client, error) {
 // roles are written. Whoever writes to the API before that delays them, and all who wait for them.
 func (c *Client) Admits(ctx context.Context) error {
 	return c.core.RESTClient().Get().AbsPath("/readyz/poststarthook/rbac/bootstrap-roles").Do(ctx).Error()
+}
+
+// CreateAccounts creates the service accounts that Kubernetes' own roles are bound to: those of the controllers. The
+// controller manager would create them one after the other, with three requests each, before its first controller works,
+// and until then nobody makes a pod. What is not created here it still creates.
+// https://github.com/kubernetes/kubernetes/blob/v1.36.0/staging/src/k8s.io/controller-manager/pkg/clientbuilder/client_builder_dynamic.go
+func (c *Client) CreateAccounts(ctx context.Context) error {
+	var bindings rbacv1.ClusterRoleBindingList
+	if err := c.List(ctx, &bindings, client.MatchingLabels{"kubernetes.io/bootstrapping": "rbac-defaults"}); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	for _, b := range bindings.Items {
+		for _, s := range b.Subjects {
+			if s.Kind == rbacv1.ServiceAccountKind && s.Namespace == metav1.NamespaceSystem {
+				g.Go(func() error {
+					account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name}}
+					return client.IgnoreAlreadyExists(c.Create(ctx, account))
+				})
+			}
+		}
+	}
+	return g.Wait()
 }
 
 // Decode reads the objects of a YAML or JSON text with any number of documents, in their order. It skips empty documents.

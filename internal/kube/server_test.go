@@ -77,6 +77,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"a second apply writes nothing", secondApplyWritesNothing},
 		{"a second apply of Knative writes nothing, whatever its webhook has written", secondApplyOfKnative},
 		{"hundreds of objects take seconds", hundredsTakeSeconds},
+		{"the controllers' accounts are created", controllersAccounts},
 		{"a CRD is established when its apply returns", crdIsEstablished},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
 		{"drift is what somebody else changed or removed, and is not written", driftIsNamed},
@@ -320,6 +321,17 @@ func secondApplyOfKnative(t *testing.T, c *Client) {
 	expect(t, apply(t, c, objs), len(objs), "created")
 	controllersRun(t, c, objs)
 	applyAgain(t, c, objs)
+}
+
+func controllersAccounts(t *testing.T, c *Client) {
+	ctx := t.Context()
+	must(t, c.CreateAccounts(ctx))
+	must(t, c.CreateAccounts(ctx)) // some are there already
+	var accounts corev1.ServiceAccountList
+	must(t, c.List(ctx, &accounts, client.InNamespace("kube-system")))
+	if !slices.ContainsFunc(accounts.Items, func(a corev1.ServiceAccount) bool { return a.Name == "daemon-set-controller" }) {
+		t.Errorf("of %d accounts none is the DaemonSet controller's", len(accounts.Items))
+	}
 }
 
 func hundredsTakeSeconds(t *testing.T, c *Client) {
