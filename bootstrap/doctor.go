@@ -342,8 +342,6 @@ func (j *checker) folders() {
 func (j *checker) kernel() {
 	m, e := j.Machine, j.Engine
 	j.ok("cgroup", "%s%s", m.Cgroup, ifElse(m.Cgroup != "v2", ": Kubernetes still runs on it where its configuration allows it, as in a lab; from 1.35 on it is deprecated", ""))
-	j.ok("capability", "CAP_SYS_RESOURCE %s", ifElse(m.EngineSysResource, "is there",
-		"is missing: containerd in the node does not lower oom_score_adj, and limits stay at most this process's"))
 	if m.Nofile > 0 {
 		j.add("nofile", levelFor(m.Nofile, nofileNeeded, nofileWanted), fmt.Sprintf("`ulimit -Hn %d` as root, in the shell that runs mllab", nofileWanted),
 			"hard limit of open files is %d (needed %d, wanted %d)", m.Nofile, nofileNeeded, nofileWanted)

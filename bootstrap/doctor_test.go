@@ -67,7 +67,6 @@ func TestDoctorNamesWhatItSawAndTheFix(t *testing.T) {
 		{"port taken by somebody unknown", func(m *machine, _ *UpOptions) { m.PortErr = syscall.EADDRINUSE }, "port", LevelFail, "127.0.0.1:8080 is in use", "--port auto"},
 		{"port below 1024 without rights", func(m *machine, o *UpOptions) { m.PortErr, o.Port = syscall.EACCES, 80 }, "port", LevelFail, "may not listen on port 80", "--port 8080"},
 		{"hybrid cgroups", func(m *machine, _ *UpOptions) { m.Cgroup = "hybrid" }, "cgroup", LevelOK, "hybrid", ""},
-		{"no CAP_SYS_RESOURCE", func(m *machine, _ *UpOptions) { m.EngineSysResource = false }, "capability", LevelOK, "CAP_SYS_RESOURCE is missing", ""},
 		{"few open files", func(m *machine, _ *UpOptions) { m.Nofile = 8192 }, "nofile", LevelWarn, "open files is 8192 (needed 4096, wanted 16384)", "ulimit -Hn 16384"},
 		{"too few open files", func(m *machine, _ *UpOptions) { m.Nofile = 1024 }, "nofile", LevelFail, "open files is 1024", "ulimit -Hn 16384"},
 		{"few inotify instances", func(m *machine, _ *UpOptions) { m.InotifyInstances, m.InotifyWatches = 128, 192536 }, "inotify", LevelWarn, "128 instances and 192536 watches", "sysctl fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=192536"},

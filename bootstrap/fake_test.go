@@ -94,7 +94,7 @@ func goodMachine() machine {
 		tools[t] = true
 	}
 	return machine{
-		OS: "linux", Root: true, Cgroup: "v2", SysResource: true, EngineSysResource: true, Nofile: 1 << 20, Nproc: 1 << 16, PidMax: 1 << 15,
+		OS: "linux", Root: true, Cgroup: "v2", SysResource: true, Nofile: 1 << 20, Nproc: 1 << 16, PidMax: 1 << 15,
 		InotifyInstances: 1024, InotifyWatches: 1 << 20, MemoryAvailable: 16 * gib, CPUs: 4, LibModules: true, Tools: tools,
 		CacheFree: 100 * gib, EngineFree: 100 * gib, EngineDisk: true,
 	}

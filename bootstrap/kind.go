@@ -45,22 +45,17 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 //     needs no election.
 //   - When a stopped node starts again, some controllers exit once or twice, until their dependencies run. The kubelet
 //     would wait up to five minutes before it restarts them; its newer setting makes that 5 s.
-//   - manifests/node/etc/containerd has the address of the lab's registry.
-//   - Without CAP_SYS_RESOURCE nothing in the node may lower its oom_score_adj, so containerd must not try.
-//   - With the systemd driver on cgroup v1, runc freezes a container before it sets its limits, and on a busy machine it
-//     fails with "unable to freeze": https://github.com/opencontainers/cgroups/blob/v0.1.0/fs/freezer.go. A pod that may
-//     not restart has then failed for good. The cgroupfs driver freezes nothing.
+//   - The keys of its certificates are elliptic: kubeadm makes sixteen, and an RSA key takes a tenth of a second.
+//   - What containerd is to do is in manifests/node: settings before it starts, and the address of the lab's registry, in
+//     the folder that containerd reads by default from 2.2 on.
 //   - A kubelet from 1.35 on refuses cgroup v1 by default. Older kubelets do not have this setting.
 func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string) (string, error) {
 	var b bytes.Buffer
-	cgroupV1 := m.OS == "linux" && m.Cgroup != "v2"
 	err := kindConfig.Execute(&b, map[string]any{
 		"Name": name, "Port": port, "APIPort": apiPort, "NodePort": addons.NodePortHTTP,
 		"Timeout":      DefaultTimeout,
-		"RestrictOOM":  m.OS == "linux" && !m.EngineSysResource,
 		"ShortBackOff": minor(kubeVersion) >= 32,
-		"CgroupFS":     cgroupV1,
-		"FailCgroupV1": cgroupV1 && minor(kubeVersion) >= 35,
+		"FailCgroupV1": m.OS == "linux" && m.Cgroup != "v2" && minor(kubeVersion) >= 35,
 	})
 	if err != nil {
 		return "", fmt.Errorf("writing kind's configuration: %w", err)
@@ -161,6 +156,7 @@ func (k *kindCluster) serving(ctx context.Context, port int) (lab, error) {
 			return err
 		},
 		func() error { return client.Admits(ctx) },
+		func() error { return client.CreateAccounts(ctx) },
 	}
 	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(context.Context) (bool, error) {
 		for len(steps) > 0 && steps[0]() == nil {

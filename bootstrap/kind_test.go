@@ -1,9 +1,11 @@
 package bootstrap
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,18 +24,18 @@ import (
 func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 	m := goodMachine()
 	old := m
-	old.Cgroup, old.EngineSysResource = "hybrid", false
+	old.Cgroup = "hybrid"
 	mac := machine{OS: "darwin"}
 	for _, c := range []struct {
 		name, version string
 		m             machine
-		oom, cgroup   bool
+		cgroup        bool
 	}{
-		{"a usual machine", "v1.36.5", m, false, false},
-		{"an old one, with a kubelet that takes it", "v1.34.4", old, true, false},
-		{"an old one with a kubelet that refuses it", "v1.36.5", old, true, true},
-		{"a Mac", "v1.36.5", mac, false, false},
-		{"an old one, version unknown", "", old, true, false},
+		{"a usual machine", "v1.36.5", m, false},
+		{"an old one, with a kubelet that takes it", "v1.34.4", old, false},
+		{"an old one with a kubelet that refuses it", "v1.36.5", old, true},
+		{"a Mac", "v1.36.5", mac, false},
+		{"an old one, version unknown", "", old, false},
 	} {
 		text, err := clusterConfig("lab", 8080, 6443, c.m, c.version)
 		if err != nil {
@@ -62,17 +64,32 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 		if _, progress := kubelet["failCgroupV1"]; progress != c.cgroup || kubelet["serializeImagePulls"] != false {
 			t.Errorf("%s: kubelet %v", c.name, kubelet)
 		}
-		if progress := len(cfg.ContainerdConfigPatches) == 1 && strings.Contains(cfg.ContainerdConfigPatches[0], "restrict_oom_score_adj = true"); progress != c.oom {
-			t.Errorf("%s: containerd %v", c.name, cfg.ContainerdConfigPatches)
-		}
-		// Only together do the kubelet and the runtime agree on a driver.
-		cgroupfs := c.m.OS == "linux" && c.m.Cgroup != "v2"
-		if containerd := strings.Contains(cfg.ContainerdConfigPatches[0], "SystemdCgroup = false"); containerd != cgroupfs || (kubelet["cgroupDriver"] == "cgroupfs") != cgroupfs {
-			t.Errorf("%s: the kubelet's cgroup driver is %v, containerd's %v", c.name, kubelet["cgroupDriver"], cfg.ContainerdConfigPatches)
+		if len(cfg.ContainerdConfigPatches) > 0 {
+			t.Errorf("%s: for a patch of containerd's configuration kind starts it again", c.name)
 		}
 	}
 	if gatewayPort != fmt.Sprintf("%d/tcp", addons.NodePortHTTP) {
 		t.Errorf("the mark is port %s, the gateway's is %d", gatewayPort, addons.NodePortHTTP)
+	}
+}
+
+func TestWhatANodeChangesInContainerdsConfigurationIsThere(t *testing.T) {
+	dropIn, err := manifests.Node.ReadFile("node/etc/systemd/system/containerd.service.d/20-mllab.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := manifests.FS.ReadFile("upstream/kind-base/etc/containerd/config.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := regexp.MustCompile(`['"]s/([^/]+)/`).FindAllSubmatch(dropIn, -1)
+	if len(changes) != 2 {
+		t.Errorf("changes: %q", changes)
+	}
+	for _, c := range changes {
+		if !bytes.Contains(config, c[1]) {
+			t.Errorf("kind's containerd configuration has no %q", c[1])
+		}
 	}
 }
 

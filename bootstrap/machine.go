@@ -22,29 +22,28 @@ import (
 
 // machine has the measured values that doctor checks. A zero number means unknown.
 type machine struct {
-	OS, Arch          string // as Go calls them
-	Root              bool
-	Cgroup            string // "v1", "hybrid", "v2"
-	SysResource       bool   // this process's bounding set has CAP_SYS_RESOURCE
-	EngineSysResource bool   // ... and that of the engine's daemon, if it runs on this machine
-	Nofile            uint64 // hard limits of this process
-	Nproc             uint64
-	PidMax            uint64
-	InotifyInstances  uint64
-	InotifyWatches    uint64
-	MemoryAvailable   uint64 // bytes
-	CPUs              int
-	LibModules        bool            // /lib/modules exists
-	Tools             map[string]bool // programs and headers that `source` and podman need
-	CacheFree         uint64          // bytes
-	CacheUsed         uint64          // bytes in the image cache
-	EngineFree        uint64          // free bytes of the engine's storage
-	EngineDisk        bool            // whether that is on this machine
-	Port              int             // of the gateway
-	PortErr           error           // why mllab cannot listen on it, or nil
-	PortHolder        string          // process that listens on it, if known
-	Folders           []folderUse
-	BadProxies        []string // variables
+	OS, Arch         string // as Go calls them
+	Root             bool
+	Cgroup           string // "v1", "hybrid", "v2"
+	SysResource      bool   // this process's bounding set has CAP_SYS_RESOURCE
+	Nofile           uint64 // hard limits of this process
+	Nproc            uint64
+	PidMax           uint64
+	InotifyInstances uint64
+	InotifyWatches   uint64
+	MemoryAvailable  uint64 // bytes
+	CPUs             int
+	LibModules       bool            // /lib/modules exists
+	Tools            map[string]bool // programs and headers that `source` and podman need
+	CacheFree        uint64          // bytes
+	CacheUsed        uint64          // bytes in the image cache
+	EngineFree       uint64          // free bytes of the engine's storage
+	EngineDisk       bool            // whether that is on this machine
+	Port             int             // of the gateway
+	PortErr          error           // why mllab cannot listen on it, or nil
+	PortHolder       string          // process that listens on it, if known
+	Folders          []folderUse
+	BadProxies       []string // variables
 }
 
 // folderUse is a folder that a later step writes to. Err is why it cannot, or nil.
@@ -159,7 +158,7 @@ func noexec(path string) bool {
 
 // readMachine measures the machine. e is nil if no engine works.
 func readMachine(ctx context.Context, p deps, o UpOptions, e *engine, port int) machine {
-	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true, EngineSysResource: true}
+	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true}
 	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "pkg-config", "python3", "runc"} {
 		_, err := p.lookPath(tool)
 		m.Tools[tool] = err == nil
@@ -184,13 +183,13 @@ func readMachine(ctx context.Context, p deps, o UpOptions, e *engine, port int) 
 		m.EngineFree, m.EngineDisk = free, err == nil && exists(e.Root)
 	}
 	if m.OS == "linux" {
-		m.readLinux("/", e)
+		m.readLinux("/")
 	}
 	return m
 }
 
 // readLinux reads /proc and /sys below root. Tests use another root than /.
-func (m *machine) readLinux(root string, e *engine) {
+func (m *machine) readLinux(root string) {
 	switch {
 	case exists(root + "sys/fs/cgroup/cgroup.controllers"):
 		m.Cgroup = "v2"
@@ -200,13 +199,6 @@ func (m *machine) readLinux(root string, e *engine) {
 		m.Cgroup = "v1"
 	}
 	m.SysResource = sysResource(root + "proc/self/status")
-	m.EngineSysResource = m.SysResource
-	if e != nil && e.Name != "podman" { // podman has no daemon: its containers are children of this process
-		m.EngineSysResource = true
-		if status := daemonStatus(root+"proc", map[string]string{"docker": "dockerd", "nerdctl": "containerd"}[e.Name]); status != "" {
-			m.EngineSysResource = sysResource(status)
-		}
-	}
 	limits := readText(root + "proc/self/limits")
 	m.Nofile, m.Nproc = hardLimit(limits, "Max open files"), hardLimit(limits, "Max processes")
 	m.PidMax = number(readText(root + "proc/sys/kernel/pid_max"))
@@ -228,16 +220,6 @@ func sysResource(status string) bool {
 	}
 	set, err := strconv.ParseUint(strings.Fields(after + " -")[0], 16, 64)
 	return err != nil || set&(1<<capSysResource) != 0
-}
-
-func daemonStatus(proc, name string) string {
-	comms, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm")) // the pattern is well-formed
-	for _, c := range comms {
-		if strings.TrimSpace(readText(c)) == name {
-			return filepath.Join(filepath.Dir(c), "status")
-		}
-	}
-	return ""
 }
 
 // hardLimit returns the hard limit of a line in /proc/PID/limits. "unlimited" and a missing line are 0.

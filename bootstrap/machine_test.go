@@ -37,8 +37,6 @@ func TestTheMachineIsReadFromProcAndSys(t *testing.T) {
 	root := tree(t, map[string]string{
 		"proc/self/status":                         "Name:\tx\nCapBnd:\t000001fffeffffff\n",
 		"proc/self/limits":                         limits,
-		"proc/7/comm":                              "dockerd\n",
-		"proc/7/status":                            "CapBnd:\t000001ffffffffff\n",
 		"proc/sys/kernel/pid_max":                  "32768\n",
 		"proc/sys/fs/inotify/max_user_instances":   "128\n",
 		"proc/sys/fs/inotify/max_user_watches":     "192536\n",
@@ -47,22 +45,12 @@ func TestTheMachineIsReadFromProcAndSys(t *testing.T) {
 		"lib/modules/x":                            "",
 	})
 	var m machine
-	m.readLinux(root, &engine{Name: "podman"})
+	m.readLinux(root)
 	want := machine{Cgroup: "hybrid", Nofile: 20000, Nproc: 96365, PidMax: 32768, InotifyInstances: 128, InotifyWatches: 192536, MemoryAvailable: 2048 * 1024, LibModules: true}
 	if fmt.Sprint(m) != fmt.Sprint(want) {
 		t.Errorf("got  %+v\nwant %+v", m, want)
 	}
-	m.readLinux(root, &engine{Name: "docker"})
-	if m.SysResource || !m.EngineSysResource {
-		t.Errorf("docker's daemon has the capability that this process lacks: %+v", m)
-	}
-	if err := os.WriteFile(root+"proc/7/status", []byte("CapBnd:\t000001fffeffffff\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if m.readLinux(root, &engine{Name: "docker"}); m.EngineSysResource {
-		t.Error("docker's daemon lacks the capability")
-	}
-	if m.readLinux(tree(t, map[string]string{"sys/fs/cgroup/cgroup.controllers": ""}), nil); m.Cgroup != "v2" || !m.SysResource {
+	if m.readLinux(tree(t, map[string]string{"sys/fs/cgroup/cgroup.controllers": ""})); m.Cgroup != "v2" || !m.SysResource {
 		t.Errorf("cgroup v2 and nothing else to read: %+v", m)
 	}
 }

@@ -30,9 +30,9 @@ type PlanAddon struct {
 
 // Plan reads the options and this machine, and changes nothing.
 func Plan(o UpOptions) (PlanDoc, error) {
-	m := machine{OS: runtime.GOOS, SysResource: true, EngineSysResource: true}
+	m := machine{OS: runtime.GOOS, SysResource: true}
 	if m.OS == "linux" {
-		m.readLinux("/", nil)
+		m.readLinux("/")
 	}
 	return plan(o, m)
 }
