@@ -191,6 +191,7 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"a header's underscore":  strings.Replace(story, "cookies: {who: me}", `headers: {x_user: me, cookie: "a=1; b=2"}`, 1),
 		"Istio's older versions": strings.Replace(strings.Replace(story, "networking.istio.io/v1\n", "networking.istio.io/v1beta1\n", 1), "networking.istio.io/v1,", "networking.istio.io/v1alpha3,", 1),
 		"weights that are parts": strings.Replace(story, "svc.cluster.local\"}", "svc.cluster.local\"}, weight: 900", 1),
+		"names with dots":        strings.NewReplacer("{name: own, namespace", "{name: 2.own.routes, namespace", "{name: web}", "{name: web.v1}").Replace(story),
 		"a Service's own port":   strings.Replace(story, `svc.cluster.local"`, `svc.cluster.local", port: {number: 80}`, 1),
 	} {
 		if _, err := Read("mine.yaml", []byte(text), rules); err != nil {

@@ -62,7 +62,7 @@ var judged = map[string]string{
 	"$ref":    "$ref",
 	"object":  "properties additionalProperties required propertyNames minProperties",
 	"array":   "items minItems",
-	"string":  "const enum pattern format not anyOf",
+	"string":  "const enum maxLength pattern format not anyOf",
 	"integer": "enum minimum maximum exclusiveMinimum exclusiveMaximum",
 	"number":  "enum minimum maximum exclusiveMinimum exclusiveMaximum",
 	"boolean": "const",
