@@ -64,6 +64,9 @@ func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
 		if _, progress := kubelet["failCgroupV1"]; progress != c.cgroup || kubelet["serializeImagePulls"] != false {
 			t.Errorf("%s: kubelet %v", c.name, kubelet)
 		}
+		if d, set := kubelet["cgroupDriver"]; set {
+			t.Errorf("%s: the kubelet's cgroup driver is %v, whatever containerd's is", c.name, d)
+		}
 		if len(cfg.ContainerdConfigPatches) > 0 {
 			t.Errorf("%s: for a patch of containerd's configuration kind starts it again", c.name)
 		}

@@ -126,7 +126,7 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 				if v, set := c.env[key]; set {
 					return v
 				}
-				return map[string]string{"HOME": good}[key]
+				return map[string]string{"HOME": good, "TMPDIR": good}[key]
 			}
 			o := newWorld(t).options()
 			o.Mode = "source"

@@ -300,7 +300,7 @@ func TestWithoutADMIN_PORTThereIsOneListener(t *testing.T) {
 
 func TestASecondSignalEndsItAtOnce(t *testing.T) {
 	p := launch(t, "DRAIN=1h")
-	p.signal(t, syscall.SIGTERM)
+	p.signal(t, syscall.SIGINT)
 	eventually(t, "it drains", func() bool { return strings.Contains(p.log.String(), `"msg":"draining"`) })
 	p.signal(t, syscall.SIGTERM)
 	if code := p.exit(t); code == 0 {

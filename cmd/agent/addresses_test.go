@@ -73,6 +73,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 		t.Errorf("rules are %v, want one with %s", w.destinationRules(), want)
 	}
 	var wrote []string
+	w.owner.UID = "of another namespace" // whoever wrote the rule
 	api, err := incluster.New(inclustertest.Pod(t, namespace, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Method == http.MethodGet {
@@ -108,6 +109,7 @@ func TestWhatLacksIsWrittenAndWhatIsRightIsLeftAlone(t *testing.T) {
 		"DELETE " + routesPath + "gone.svc",
 		"PATCH /api/v1/namespaces/shop/services/dns/status",
 		"PATCH /api/v1/namespaces/shop/services/web-istio/status",
+		"PATCH /apis/networking.istio.io/v1/namespaces/istio-system/destinationrules/shop.web-istio",
 		"PATCH " + routesPath + "shop.web-istio",
 	}
 	if !slices.Equal(wrote, want) {
@@ -121,6 +123,7 @@ func TestARouteOfGRPCIsAWayInUntilItIsDeleted(t *testing.T) {
 	lists := map[string]string{servicesPath: services, gatewaysPath: gateways, httpRoutesPath: routes}
 	const route = `{"metadata":{"namespace":"shop","name":"g"},"spec":{"hostnames":["grpc.test"],"parentRefs":[{"name":"web"}]}}`
 	var deleted atomic.Bool
+	var written atomic.Int64 // routes to the Gateway
 	deletion := make(chan struct{})
 	api, err := incluster.New(inclustertest.Pod(t, namespace, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -153,6 +156,7 @@ func TestARouteOfGRPCIsAWayInUntilItIsDeleted(t *testing.T) {
 				close(deletion)
 			}
 		case strings.HasSuffix(r.URL.Path, "/virtualservices/shop.web-istio"):
+			written.Add(1)
 			if strings.Contains(string(body), `"grpc.test"`) == deleted.Load() {
 				t.Errorf("the GRPCRoute is deleted: %t, and the route is %s", deleted.Load(), body)
 			}
@@ -163,5 +167,8 @@ func TestARouteOfGRPCIsAWayInUntilItIsDeleted(t *testing.T) {
 	}
 	if err := follow(ctx, api); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+	if n := written.Load(); n != 2 {
+		t.Errorf("the route was written %d times, want with the GRPCRoute and without", n)
 	}
 }

@@ -76,6 +76,7 @@ func TestTheCredentialHelperSurvivesItsShell(t *testing.T) {
 
 // As a hook of another repository calls it: https://git-scm.com/docs/githooks
 func TestACloneIsMadeFromAHook(t *testing.T) {
+	t.Setenv("GIT_CONFIG_GLOBAL", os.DevNull) // such as commit.gpgsign
 	var folders []string
 	for _, name := range []string{"lab", "other"} {
 		t.Chdir(t.TempDir())
