@@ -77,7 +77,7 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		}
 		return u.findKubernetes(ctx, since)
 	case restart:
-		u.watchNode(ctx, e)
+		unwatch := u.watchNode(ctx, e)
 		err := u.timed("cluster", func(t report.Task) (string, error) { return "started", u.restart(ctx, e, t) })
 		if err == nil {
 			return u.findKubernetes(ctx, time.Time{})
@@ -88,6 +88,7 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		if errors.Is(err, syscall.EADDRINUSE) { // a new node would lose the contents of this one
 			return fault.Usage("stop the program that listens on that port, then up again; or `"+u.command("down")+"` and up, which creates a new cluster", "%w", err)
 		}
+		unwatch()
 		u.Report.Note("cluster %s could not be started again, so up creates a new one: %v", u.Name, err)
 	}
 	if err := u.loadNodeImage(ctx, e); err != nil {
@@ -190,14 +191,12 @@ func (u *upRun) create(ctx context.Context, e *engine, apiPort int, t report.Tas
 			return err
 		}
 	}
-	if u.inspection.Action != restart {
-		u.watchNode(ctx, e) // not before: the old node may have failed, which is no fault of the new one
-	}
+	u.watchNode(ctx, e) // not before: the old node may have failed, which is no fault of the new one
 	if err := u.createHostRecord(ctx, e); err != nil {
 		return err
 	}
 	u.forget(u.st.Port)
-	config, err := clusterConfig(u.Name, u.st.Port, apiPort, u.inspection.Machine, tag(u.node.Images["kube-apiserver"]))
+	config, err := clusterConfig(u.Name, u.st.Port, apiPort, tag(u.node.Images["kube-apiserver"]))
 	if err != nil {
 		return err
 	}
@@ -350,18 +349,21 @@ func (u *upRun) withProgress(ctx context.Context, quiet time.Duration, t report.
 	return c, &progressTask{Task: t, changed: c.changed}, stop
 }
 
-// watchNode ends this call, in any step, if the node's kubelet or etcd does not run.
-func (u *upRun) watchNode(ctx context.Context, e *engine) {
+// watchNode ends this call, in any step, if the node's kubelet or etcd does not run. The caller may end the watch.
+func (u *upRun) watchNode(ctx context.Context, e *engine) (end func()) {
+	ctx, end = context.WithCancel(ctx)
 	progress := func() {
 		if c := u.waiting.Load(); c != nil {
 			c.changed()
 		}
 	}
 	u.watching.Go(func() {
+		defer end()
 		if err := e.watchNode(ctx, nodeName(u.Name), progress); err != nil {
 			err = u.withFix(err)
 			u.dead.Store(&err)
 			u.stop(err)
 		}
 	})
+	return end
 }

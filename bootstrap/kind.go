@@ -46,16 +46,16 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 //   - When a stopped node starts again, some controllers exit once or twice, until their dependencies run. The kubelet
 //     would wait up to five minutes before it restarts them; its newer setting makes that 5 s.
 //   - The keys of its certificates are elliptic: kubeadm makes sixteen, and an RSA key takes a tenth of a second.
-//   - What containerd is to do is in manifests/node: settings before it starts, and the address of the lab's registry, in
-//     the folder that containerd reads by default from 2.2 on.
-//   - A kubelet from 1.35 on refuses cgroup v1 by default. Older kubelets do not have this setting.
-func clusterConfig(name string, port, apiPort int, m machine, kubeVersion string) (string, error) {
+//   - containerd's settings are in manifests/node, and so is the address of the lab's registry. containerd reads its folder by
+//     default from 2.2 on, if it pulls images itself, as kind's discard_unpacked_layers has it do.
+//   - A kubelet from 1.35 on refuses cgroup v1 by default, which the engine's machine may have. Older kubelets do not have this setting.
+func clusterConfig(name string, port, apiPort int, kubeVersion string) (string, error) {
 	var b bytes.Buffer
 	err := kindConfig.Execute(&b, map[string]any{
 		"Name": name, "Port": port, "APIPort": apiPort, "NodePort": addons.NodePortHTTP,
 		"Timeout":      DefaultTimeout,
 		"ShortBackOff": minor(kubeVersion) >= 32,
-		"FailCgroupV1": m.OS == "linux" && m.Cgroup != "v2" && minor(kubeVersion) >= 35,
+		"FailCgroupV1": minor(kubeVersion) >= 35,
 	})
 	if err != nil {
 		return "", fmt.Errorf("writing kind's configuration: %w", err)

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -21,23 +20,16 @@ import (
 	"mllab.local/manifests"
 )
 
-func TestKindIsToldWhatTheMachineNeeds(t *testing.T) {
-	m := goodMachine()
-	old := m
-	old.Cgroup = "hybrid"
-	mac := machine{OS: "darwin"}
+func TestKindIsToldWhatALabNeeds(t *testing.T) {
 	for _, c := range []struct {
 		name, version string
-		m             machine
-		cgroup        bool
+		cgroup        bool // it is said that the kubelet may run on v1
 	}{
-		{"a usual machine", "v1.36.5", m, false},
-		{"an old one, with a kubelet that takes it", "v1.34.4", old, false},
-		{"an old one with a kubelet that refuses it", "v1.36.5", old, true},
-		{"a Mac", "v1.36.5", mac, false},
-		{"an old one, version unknown", "", old, false},
+		{"a kubelet that takes cgroup v1", "v1.34.4", false},
+		{"a kubelet that refuses it", "v1.36.5", true},
+		{"version unknown", "", false},
 	} {
-		text, err := clusterConfig("lab", 8080, 6443, c.m, c.version)
+		text, err := clusterConfig("lab", 8080, 6443, c.version)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,11 +79,12 @@ func TestWhatANodeChangesInContainerdsConfigurationIsThere(t *testing.T) {
 	}
 	changes := regexp.MustCompile(`['"]s/([^/]+)/`).FindAllSubmatch(dropIn, -1)
 	if len(changes) != 2 {
-		t.Errorf("changes: %q", changes)
+		t.Fatalf("changes: %q", changes)
 	}
-	for _, c := range changes {
-		if !bytes.Contains(config, c[1]) {
-			t.Errorf("kind's containerd configuration has no %q", c[1])
+	// With the last one containerd reads the registry's address from its default folder.
+	for _, text := range []string{string(changes[0][1]), string(changes[1][1]), "discard_unpacked_layers = true"} {
+		if !strings.Contains(string(config), text) {
+			t.Errorf("kind's containerd configuration has no %q", text)
 		}
 	}
 }
@@ -129,7 +122,7 @@ func TestKindsErrorsKeepTheLastWordsOfWhatFailed(t *testing.T) {
 }
 
 func TestTheNodeRefusesWhatWouldLeaveItForTheLabsOwnRanges(t *testing.T) {
-	text, err := clusterConfig("lab", 8080, 6443, goodMachine(), "v1.36.5")
+	text, err := clusterConfig("lab", 8080, 6443, "v1.36.5")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,13 +167,11 @@ func TestTheNodeRefusesWhatWouldLeaveItForTheLabsOwnRanges(t *testing.T) {
 
 // A dry run prints what up gives to kind, also what depends on the version of Kubernetes.
 func TestADryRunHasTheConfigurationOfUp(t *testing.T) {
-	m := goodMachine()
-	m.Cgroup = "v1"
-	doc, err := plan(UpOptions{Options: Options{Name: "lab", State: t.TempDir(), Cache: t.TempDir()}}, m)
+	doc, err := Plan(UpOptions{Options: Options{Name: "lab", State: t.TempDir(), Cache: t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := clusterConfig("lab", 0, 0, m, images.KubeVersion)
+	want, err := clusterConfig("lab", 0, 0, images.KubeVersion)
 	if err != nil {
 		t.Fatal(err)
 	}

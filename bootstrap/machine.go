@@ -84,6 +84,7 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 		own.Level = level
 		if own.Err = roomNow(tmp, tmpBuilds); own.Err == nil && noexec(tmp) {
 			own.Err = fmt.Errorf("%s is mounted noexec, and mmdebstrap runs programs in it", tmp)
+			own.Fix = "set TMPDIR to a folder with room that is not mounted noexec"
 		}
 	}
 	keys := []string{"GOCACHE", "GOMODCACHE", "GOTMPDIR"}

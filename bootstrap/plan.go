@@ -2,7 +2,6 @@ package bootstrap
 
 import (
 	"cmp"
-	"runtime"
 
 	"mllab.local/bootstrap/images"
 )
@@ -28,16 +27,8 @@ type PlanAddon struct {
 	StartAfter []string `json:"startAfter,omitempty"`
 }
 
-// Plan reads the options and this machine, and changes nothing.
+// Plan reads the options, and changes nothing.
 func Plan(o UpOptions) (PlanDoc, error) {
-	m := machine{OS: runtime.GOOS, SysResource: true}
-	if m.OS == "linux" {
-		m.readLinux("/")
-	}
-	return plan(o, m)
-}
-
-func plan(o UpOptions, m machine) (PlanDoc, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return PlanDoc{}, err
@@ -71,6 +62,6 @@ func plan(o UpOptions, m machine) (PlanDoc, error) {
 	for _, a := range list {
 		doc.Addons = append(doc.Addons, PlanAddon{a.Name, a.Summary, a.Needs, a.StartAfter})
 	}
-	doc.KindConfig, err = clusterConfig(o.Name, o.Port, 0, m, images.KubeVersion)
+	doc.KindConfig, err = clusterConfig(o.Name, o.Port, 0, images.KubeVersion)
 	return doc, err
 }

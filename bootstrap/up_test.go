@@ -724,12 +724,12 @@ func TestALabUnderGitOpsStaysSo(t *testing.T) {
 func TestThePlanSaysWhatGitOpsAdds(t *testing.T) {
 	o := newWorld(t).options()
 	o.Core = true
-	plain, err := plan(o, goodMachine())
+	plain, err := Plan(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.GitOps = true
-	doc, err := plan(o, goodMachine())
+	doc, err := Plan(o)
 	if err != nil || len(doc.Steps) != len(plain.Steps)+1 || !strings.Contains(doc.Steps[len(doc.Steps)-1], "the lab's Git") {
 		t.Errorf("%v, %v", doc.Steps, err)
 	}

@@ -2,6 +2,7 @@ package images
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -38,7 +39,8 @@ func checkFree(dir string, p plan, free int64) error {
 	return nil
 }
 
-// Free returns the free bytes for this user at path, or at its first existing parent.
+// Free returns the free bytes for this user at path, or at its first existing parent. A file system that has no limit, such as
+// a tmpfs of size 0, has the most bytes of all.
 func Free(path string) (uint64, error) {
 	for path != filepath.Dir(path) {
 		if _, err := os.Stat(path); err == nil {
@@ -49,6 +51,9 @@ func Free(path string) (uint64, error) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(path, &fs); err != nil {
 		return 0, fmt.Errorf("reading the free space at %s: %w", path, err)
+	}
+	if fs.Blocks == 0 {
+		return math.MaxInt64, nil
 	}
 	return uint64(fs.Bavail) * uint64(fs.Bsize), nil
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/fluxcd/pkg/ssa"
@@ -117,7 +118,7 @@ func (c *Client) Admits(ctx context.Context) error {
 	return c.core.RESTClient().Get().AbsPath("/readyz/poststarthook/rbac/bootstrap-roles").Do(ctx).Error()
 }
 
-// CreateAccounts creates the service accounts that Kubernetes' own roles are bound to: those of the controllers. The
+// CreateAccounts creates the service accounts of Kubernetes' controllers, which its own roles are bound to. The
 // controller manager would create them one after the other, with three requests each, before its first controller works,
 // and until then nobody makes a pod. What is not created here it still creates.
 // https://github.com/kubernetes/kubernetes/blob/v1.36.0/staging/src/k8s.io/controller-manager/pkg/clientbuilder/client_builder_dynamic.go
@@ -129,7 +130,7 @@ func (c *Client) CreateAccounts(ctx context.Context) error {
 	var g errgroup.Group
 	for _, b := range bindings.Items {
 		for _, s := range b.Subjects {
-			if s.Kind == rbacv1.ServiceAccountKind && s.Namespace == metav1.NamespaceSystem {
+			if strings.HasPrefix(b.Name, "system:controller:") && s.Kind == rbacv1.ServiceAccountKind && s.Namespace == metav1.NamespaceSystem {
 				g.Go(func() error {
 					account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name}}
 					return client.IgnoreAlreadyExists(c.Create(ctx, account))
