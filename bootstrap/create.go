@@ -115,11 +115,11 @@ func (u *upRun) startCreation(ctx context.Context, e *engine) error {
 		}
 	}()
 	if c.lab, err = u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).serving(serving, apiPort); err == nil {
-		go func() {
+		u.watching.Go(func() {
 			if _, err := c.lab.await(serving, time.Time{}, func(string) {}); err == nil {
 				close(c.runs)
 			}
-		}()
+		})
 		return nil
 	}
 	if <-c.done; c.err != nil {
