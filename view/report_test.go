@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"mllab.local/internal/fault"
+	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 	"mllab.local/scenarios"
 )
@@ -59,7 +60,7 @@ func told(t *testing.T, v2 int) (all []scenarios.Event) {
 			answer(scenarios.FromWatcher, "v1", "", n)
 		}
 	}
-	step := scenarios.StepResult{Name: "90/10", Barrier: 1.5, Seconds: 2.5, Evidence: &scenarios.Evidence{Summary: "seen", File: "/some/where/01-90-10.jsonl", Figures: []scenarios.Figure{{Name: "first", Value: 2.5, Unit: "s"}}}}
+	step := scenarios.StepResult{Name: "90/10", Barrier: 1.5, Seconds: 2.5, Evidence: &scenarios.Evidence{Summary: "seen", Tally: &probe.Tally{Sent: 100}, File: "/some/where/01-90-10.jsonl", Figures: []scenarios.Figure{{Name: "first", Value: 2.5, Unit: "s"}}}}
 	add(scenarios.Event{Type: scenarios.EventEnd, Text: "seen", Error: "claim \"answers\" does not hold", Checked: &step})
 	add(scenarios.Result{Scenario: "canary", Refuted: scenarios.Answers, Reasons: []string{"one 503"}, Seconds: 4.5, CPUSeconds: 6.25, Steps: []scenarios.StepResult{step}}.Event())
 	return all
@@ -89,7 +90,7 @@ func TestAReportHasTheFactsOfItsEvents(t *testing.T) {
 	for _, fact := range []string{
 		"What was proven: 1 FAIL",
 		"canary: claim &#34;answers&#34; does not hold: one 503",
-		"FAIL 4.5 6.2 2026-01-02 03:04:05 UTC",
+		"FAIL 100 4.5 6.2 2026-01-02 03:04:05 UTC",
 		"v1 87 87.0 % 78.8 to 92.9 % 79 to 98 of 100",
 		"v2 12 12.0 % 6.4 to 20.0 % 2 to 21 of 100",
 		"v1 107 ", // of the sample and of the watcher: latencies
