@@ -13,7 +13,7 @@ var Addons embed.FS
 //go:embed pipeline/run.py
 var NotebookRunner []byte
 
-// NotebookWorkflow is the template of what a notebook is compiled to.
+// NotebookWorkflow is the template of a notebook's Workflow, and of the rights that it needs.
 //
 //go:embed pipeline/workflow.yaml
 var NotebookWorkflow string

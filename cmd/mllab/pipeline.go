@@ -73,7 +73,7 @@ yours, or reads, with --file.`,
 				err = p.CheckSyntax(c.Context(), run.Exec{})
 			}
 			if errors.Is(err, notebook.ErrUnchecked) {
-				a.report.Note("%v; the first step does it, before it runs one", err)
+				a.report.Note("the first step judges the cells, before it runs one: %v", err)
 				err = nil
 			}
 			if c.Context().Err() != nil {

@@ -14,7 +14,7 @@ const (
 
 // Table writes rows in columns. On a terminal the last column, and the second where a row has more than two, wrap
 // between words, so that no line is longer than the terminal is wide; a last column that would be too narrow to read, or
-// for a word, goes below its row. Elsewhere each row is one line. A word is never cut, so that a path can be copied.
+// for a word, goes below its row. Elsewhere nothing wraps. A word is never cut, so that a path can be copied.
 func Table(w io.Writer, rows ...[]string) {
 	screen := columns(w)
 	widths := columnWidths(rows, screen)
@@ -24,7 +24,9 @@ func Table(w io.Writer, rows ...[]string) {
 		if last := len(row) - 1; last > 0 && last == len(widths)-1 && screen > 0 && widths[last] < leastWidth(row[last], screen-2*gap) {
 			row, below = row[:last], row[last] // too narrow to read
 		}
-		writeRow(&b, row, widths)
+		if below == "" || strings.Join(row, "") != "" { // an empty row has no line of its own
+			writeRow(&b, row, widths)
+		}
 		if below != "" {
 			for _, line := range wrap(below, screen-2*gap) {
 				b.WriteString(strings.Repeat(" ", 2*gap) + line + "\n")
@@ -73,7 +75,9 @@ func columnWidths(rows [][]string, screen int) []int {
 			if i == len(widths) {
 				widths, words = append(widths, 0), append(words, 0)
 			}
-			widths[i] = max(widths[i], length(cell))
+			for line := range strings.SplitSeq(cell, "\n") {
+				widths[i] = max(widths[i], length(line))
+			}
 			for _, word := range phrases(cell) {
 				words[i] = max(words[i], length(word))
 			}
@@ -101,9 +105,16 @@ func columnWidths(rows [][]string, screen int) []int {
 	return widths
 }
 
-// wrap breaks text between words into lines of at most width columns; a longer word has a line of its own. Text that
-// fits stays as it is.
-func wrap(text string, width int) []string {
+// wrap breaks each line of text between words into lines of at most width columns; a longer word has a line of its own.
+// A line that fits stays as it is.
+func wrap(text string, width int) (lines []string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		lines = append(lines, wrapLine(line, width)...)
+	}
+	return lines
+}
+
+func wrapLine(text string, width int) []string {
 	if length(text) <= width {
 		return []string{text}
 	}

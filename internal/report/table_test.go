@@ -85,6 +85,16 @@ func TestAWordIsNeverCut(t *testing.T) {
 		t.Errorf("got %q", b.String())
 	}
 	b.Reset()
+	Table(wide{&b, 20}, []string{"a-long-name", "7", "x"}, []string{"", "", "one two three four"})
+	if b.String() != "a-long-name  7  x\n    one two three\n    four\n" {
+		t.Errorf("got %q", b.String())
+	}
+	b.Reset()
+	Table(wide{&b, 20}, []string{"ok", "one two\nthree four five six"})
+	if b.String() != "ok\n    one two\n    three four five\n    six\n" {
+		t.Errorf("lines run together: %q", b.String())
+	}
+	b.Reset()
 	Table(wide{&b, 60})
 	Table(wide{&b, 60}, []string{""})
 	if b.String() != "\n" {

@@ -57,12 +57,12 @@ func word(w string) string {
 	return w
 }
 
-// ShellWord returns a word as a POSIX shell and fish read it back: in quotes, unless no shell could read it otherwise.
+// ShellWord returns a word as a POSIX shell reads it back: in quotes, unless no shell could read it otherwise.
 func ShellWord(w string) string {
 	plain := func(r rune) bool {
 		return strings.ContainsRune("-_=./,:%+@", r) || unicode.IsLetter(r) || unicode.IsDigit(r)
 	}
-	if w != "" && !strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
+	if w != "" && w[0] != '=' && !strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
 		return w
 	}
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
