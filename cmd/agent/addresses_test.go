@@ -129,7 +129,7 @@ func TestARouteOfGRPCIsAWayInUntilItIsDeleted(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		switch {
 		case r.URL.Query().Get("watch") != "":
-			var event <-chan struct{} // of other kinds there is none
+			var event <-chan struct{} // no other kind has one
 			if r.URL.Path == grpcRoutesPath {
 				event = deletion
 			}
