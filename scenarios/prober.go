@@ -63,8 +63,13 @@ func (p *prober) seen() ([]probe.Answer, error) {
 	return answers, nil
 }
 
-// lostNone stops it, and judges whether it lost anything.
-func (p *prober) lostNone(_ context.Context, l *Session) (Evidence, error) {
+// sentAfter is how many requests a watch still sends after the newest change: if half of them are lost since then, the
+// chance that all of these were answered is 2^-20, 1e-6.
+const sentAfter = 20
+
+// lostNone lets it see the newest change, stops it, and judges whether it lost anything.
+func (p *prober) lostNone(ctx context.Context, l *Session) (Evidence, error) {
+	p.More(ctx, sentAfter)
 	record := p.Stop()
 	e, err := judgeLoss(record, p.rate)
 	file, kept := l.keep(record.Answers)

@@ -147,6 +147,17 @@ func (w *Watcher) miss() {
 	w.record.Missed++
 }
 
+// More returns when n more requests were due, or when the schedule or ctx has ended.
+func (w *Watcher) More(ctx context.Context, n int) {
+	due := time.NewTimer(time.Duration(n) * w.interval)
+	defer due.Stop()
+	select {
+	case <-due.C:
+	case <-w.halted:
+	case <-ctx.Done():
+	}
+}
+
 // Mark notes that something happens now.
 func (w *Watcher) Mark(name string) {
 	w.mu.Lock()
