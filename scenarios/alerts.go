@@ -59,6 +59,7 @@ func newAlerts(o Options) (*Plan, error) {
 		{model: "well", users: true},
 	}}
 	return &Plan{
+		SeveralModels: true,
 		Steps: []Step{
 			{
 				Name:     "all is well",

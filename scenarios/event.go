@@ -82,6 +82,7 @@ type Call struct {
 // ClaimedSplit is a claim about shares before it is judged.
 type ClaimedSplit struct {
 	By      string         `json:"by"` // what names a leg: an answer's "target" or "pod"
+	Of      string         `json:"of,omitempty"`
 	N       int            `json:"n"`
 	Alpha   float64        `json:"alpha"`
 	Regions []split.Region `json:"regions"`
@@ -91,6 +92,7 @@ type ClaimedSplit struct {
 type Answered struct {
 	From         string  `json:"from"` // "sample" or "watcher"
 	ID           string  `json:"id"`
+	Of           string  `json:"of,omitempty"` // the model that was asked, in a run that asks several
 	Target       string  `json:"target,omitempty"`
 	Pod          string  `json:"pod,omitempty"`
 	Milliseconds float64 `json:"ms"`
@@ -193,17 +195,17 @@ func (s *stream) close() {
 	}
 }
 
-// saw passes an answer on.
-func (s *stream) saw(from string, a probe.Answer) {
+// saw passes on an answer of this model.
+func (s *stream) saw(from, of string, a probe.Answer) {
 	s.emit(Event{Type: EventAnswer, Answer: &Answered{
-		From: from, ID: a.ID, Target: a.Target, Pod: short(a.Pod), Milliseconds: float64(a.Latency.Microseconds()) / 1000, Problem: a.Problem(),
+		From: from, ID: a.ID, Of: of, Target: a.Target, Pod: short(a.Pod), Milliseconds: float64(a.Latency.Microseconds()) / 1000, Problem: a.Problem(),
 	}})
 }
 
-// claims passes on what a sample is going to be judged by.
-func (s *stream) claims(by string, c split.Claim) {
+// claims passes on what a sample of this model is going to be judged by.
+func (s *stream) claims(by, of string, c split.Claim) {
 	if regions, err := c.Regions(); err == nil { // who judges says what is wrong with it
-		s.emit(Event{Type: EventClaim, Claim: &ClaimedSplit{By: by, N: c.N, Alpha: c.Alpha, Regions: regions}})
+		s.emit(Event{Type: EventClaim, Claim: &ClaimedSplit{By: by, Of: of, N: c.N, Alpha: c.Alpha, Regions: regions}})
 	}
 }
 

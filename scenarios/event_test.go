@@ -106,6 +106,72 @@ func TestTheEventsOfARunAreAllThatItSaw(t *testing.T) {
 	}
 }
 
+func TestEventsSayWhichOfSeveralModelsWasAsked(t *testing.T) {
+	for _, several := range []bool{false, true} {
+		l := gateway(t, mix(1)...)
+		var said []string
+		watched := make(chan struct{}, 1)
+		l.events = openStream("story", "", func(e Event) {
+			switch {
+			case e.Answer != nil && !slices.Contains(said, e.Answer.From+" "+e.Answer.Of):
+				said = append(said, e.Answer.From+" "+e.Answer.Of)
+			case e.Claim != nil:
+				said = append(said, "claim "+e.Claim.Of)
+			}
+			if e.Answer != nil && e.Answer.From == FromWatcher {
+				select {
+				case watched <- struct{}{}:
+				default:
+				}
+			}
+		})
+		p := &Plan{SeveralModels: several, Steps: []Step{{Name: "both", Check: func(ctx context.Context, l *Session) (Evidence, error) {
+			if _, err := l.sample(ctx, l.to("one"), nineToOne(1000)); err != nil {
+				return Evidence{}, err
+			}
+			var w prober
+			w.start(ctx, l, l.to("two"), watchRate)
+			<-watched
+			w.Stop()
+			return Evidence{}, nil
+		}}}}
+		none := func(context.Context) error { return nil }
+		if _, err := l.runIn(t.Context(), p, nil, Result{Scenario: "story"}, none, none); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"claim ", "sample ", "watcher "}
+		if several {
+			want = []string{"claim one", "sample one", "watcher two"}
+		}
+		if !slices.Equal(said, want) {
+			t.Errorf("several %t: they say %q, want %q", several, said, want)
+		}
+	}
+}
+
+func TestWhoAsksSeveralModelsSaysSo(t *testing.T) {
+	for name, want := range map[string]bool{"progressive": true, "model-canary": true, "alerts": true, "canary": false} {
+		s, err := Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.Plan(Options{})
+		if err != nil || p.SeveralModels != want {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+	}
+	const first = `- {name: a, apply: [{model: {name: one, version: v1}}, {model: {name: two, version: v1}}], expect-all: {of: one, version: v1}}` + "\n"
+	for second, want := range map[string]bool{"expect-all: {of: one, version: v1}": false, "expect-all: {of: two, version: v1}": true, "watch: {of: two, rate: 10}": true} {
+		s, err := readMine(t, mine(first+"- {name: b, "+second+"}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := s.Plan(Options{}); err != nil || p.SeveralModels != want {
+			t.Errorf("%s: %+v, %v", second, p, err)
+		}
+	}
+}
+
 func TestARefutedStepSaysSoInItsEnd(t *testing.T) {
 	l := gateway(t, mix(5)...)
 	l.title, l.evidence = "story", ""
@@ -163,5 +229,5 @@ func TestAJobThatIsNotBegunEndsItsStream(t *testing.T) {
 
 func TestAClaimThatCannotBeIsNoEvent(t *testing.T) {
 	s := openStream("story", "", func(e Event) { t.Errorf("got %+v", e) })
-	s.claims("target", split.Claim{})
+	s.claims("target", "", split.Claim{})
 }

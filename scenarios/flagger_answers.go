@@ -19,8 +19,9 @@ import (
 // sample judges who answers users while v2 has this weight, and whether v2 gets
 // the copies of their requests that its strategy says.
 func (m *delivered) sample(ctx context.Context, l *Session, u *audience, weight int, c split.Claim) (Evidence, error) {
-	l.events.claims("target", c)
-	answers, e, err := l.burst(ctx, l.send, u.request(l, m), c.N)
+	r := u.request(l, m)
+	l.events.claims("target", l.asked(r), c)
+	answers, e, err := l.burst(ctx, l.send, r, c.N)
 	if err != nil {
 		return e, err
 	}

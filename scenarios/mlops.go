@@ -166,7 +166,7 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	}
 	by := l.inRows(s.canary.held)
 	claim := s.claimFor(s.serving.revision, s.canary.revision)
-	l.events.claims("target", claim)
+	l.events.claims("target", "", claim)
 	answers, e, err := l.served(ctx, by, l.to(serviceName), s.Requests)
 	if err != nil {
 		return e, err

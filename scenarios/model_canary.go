@@ -56,6 +56,7 @@ func newModelCanary(o Options) (*Plan, error) {
 	}
 	s.followed = follow("model-canary", seldom)
 	return &Plan{
+		SeveralModels: true,
 		Steps: []Step{
 			s.proven(Step{
 				Name: "v1 serves from Git", Change: s.start, Check: s.firstAnswers,

@@ -28,7 +28,8 @@ func (p *prober) startBy(ctx context.Context, l *Session, by probe.Sender, r pro
 	var w *probe.Watcher
 	l.cleanup(func() { w.Stop() }) // after its context has ended, so that it waits for no answer
 	ctx, _ = l.lasting(ctx)
-	w = probe.Watch(ctx, by, r, rate, func(a probe.Answer) { l.events.saw(FromWatcher, a) })
+	of := l.asked(r)
+	w = probe.Watch(ctx, by, r, rate, func(a probe.Answer) { l.events.saw(FromWatcher, of, a) })
 	p.Watcher, p.rate = w, rate
 }
 

@@ -83,6 +83,7 @@ func newProgressive(o Options) (*Plan, error) {
 		byHand.Summary, byHand.Catches = "somebody takes the copies out of the good version's route behind Flagger's back", Mirror
 	}
 	return &Plan{
+		SeveralModels: true,
 		Steps: slices.Concat([]Step{{
 			Name: "v1 serves", Change: s.deploy, Check: s.counted(0, "good"),
 			Why:      "Four models, each a Deployment and a Canary. Flagger copies each Deployment to one that serves, and writes the Services and the route. Watchers begin to send, but not to the model that is called quiet.",

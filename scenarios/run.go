@@ -185,6 +185,7 @@ func (env *Env) story(j Job, p *Plan, c *Control) *Story {
 
 // runIn is Run in a world that open makes and clean takes away again.
 func (l *Session) runIn(ctx context.Context, p *Plan, c *Control, r Result, open, clean func(context.Context) error) (Result, error) {
+	l.severalModels = p.SeveralModels
 	broken := false
 	err := open(ctx)
 	if err == nil {

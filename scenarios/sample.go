@@ -21,7 +21,7 @@ func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim
 	if err := claim.Check(); err != nil {
 		return Evidence{}, err
 	}
-	l.events.claims("target", claim)
+	l.events.claims("target", l.asked(r), claim)
 	_, e, err := l.served(ctx, l.send, r, claim.N)
 	if err != nil {
 		return e, err
@@ -49,7 +49,7 @@ func (l *Session) burst(ctx context.Context, by probe.Sender, r probe.Request, n
 func (l *Session) burstUntil(ctx context.Context, by probe.Sender, r probe.Request, n, workers int, enough func(probe.Answer) bool) ([]probe.Answer, Evidence, error) {
 	l.events.emit(Event{Type: EventSample, N: n})
 	answers := probe.Burst(ctx, by, r, n, workers, func(a probe.Answer) bool {
-		l.events.saw(FromSample, a)
+		l.events.saw(FromSample, l.asked(r), a)
 		return enough != nil && enough(a)
 	})
 	if err := ctx.Err(); err != nil {
@@ -122,7 +122,7 @@ func (e Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) (Ev
 // sampleByPod sends n requests once. Each must be answered 200, and the pods'
 // counts must fit the claim.
 func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
-	l.events.claims("pod", c)
+	l.events.claims("pod", l.asked(r), c)
 	answers, e, err := l.served(ctx, l.send, r, c.N)
 	if err != nil {
 		return e, err

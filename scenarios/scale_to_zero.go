@@ -135,7 +135,7 @@ func (s *zeroStory) cold(ctx context.Context, l *Session) (Evidence, error) {
 		}
 		a, life, err := s.idle.coldStart(ctx, l, to)
 		answers = append(answers, a)
-		l.events.saw(FromSample, a)
+		l.events.saw(FromSample, "", a)
 		if failed = err; failed != nil {
 			break
 		}

@@ -45,7 +45,10 @@ type Plan struct {
 	Admitted func(ctx context.Context, l *Session) error
 	Steps    []Step
 	Undo     *Step // what is done, and must hold, when the claim of a step fails
-	Controls []Control
+	// SeveralModels says that requests ask models that have nothing to do with each
+	// other, and so may have versions of the same name: events say which was asked.
+	SeveralModels bool
+	Controls      []Control
 }
 
 // Change changes the world, and Check looks at it.

@@ -54,6 +54,7 @@ type Session struct {
 	send   probe.Sender
 	events *stream
 
+	severalModels    bool // as Plan says
 	keepNamespace    bool // after the run
 	namespaceCreated bool
 	applied          []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
@@ -90,6 +91,14 @@ func (l *Session) host(name string) string {
 // to is a request to the gateway for that name.
 func (l *Session) to(name string) probe.Request {
 	return probe.Request{URL: l.Gateway, Host: l.host(name)}
+}
+
+// asked is the model that a request asks, in a run that asks several.
+func (l *Session) asked(r probe.Request) string {
+	if !l.severalModels {
+		return ""
+	}
+	return strings.TrimSuffix(r.Host, l.host(""))
 }
 
 // apply writes objects into the run's namespace and returns when they are

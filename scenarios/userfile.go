@@ -75,9 +75,28 @@ func newUserStory(f *file.File, alpha float64) *userStory {
 	return u
 }
 
+// askedIn are the names that a file's requests ask for.
+func askedIn(f *file.File) map[string]bool {
+	all := map[string]bool{}
+	for _, each := range f.Steps {
+		if c, ok := each.Change.(file.Watch); ok {
+			all[c.Of] = true
+		}
+		switch x := each.Expect.(type) {
+		case file.ExpectSplit:
+			all[x.Of] = true
+		case file.ExpectAll:
+			all[x.Of] = true
+		case file.ExpectMirror:
+			all[x.Of] = true
+		}
+	}
+	return all
+}
+
 func planFile(f *file.File, alpha float64) *Plan {
 	u := newUserStory(f, alpha)
-	p := &Plan{Admitted: func(ctx context.Context, l *Session) error { return admitted(ctx, l, f) }}
+	p := &Plan{Admitted: func(ctx context.Context, l *Session) error { return admitted(ctx, l, f) }, SeveralModels: len(askedIn(f)) > 1}
 	for _, each := range f.Steps {
 		step := Step{Name: each.Name, Why: each.Idea, WatchFor: each.Look}
 		if each.Change != nil || each.Wait.Some() {

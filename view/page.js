@@ -20,15 +20,26 @@ function make(tag, text, attributes = {}) {
 function newRun(folder) {
   return {
     folder, title: folder, story: {steps: []}, began: 0, last: 0, step: null, steps: [], result: null, paused: false, reason: "",
-    legs: new Map(), samples: [], watch: new Map(), watched: 0, lost: [], lostCount: 0, answers: 0,
+    legs: new Map(), versions: [], parts: new Map(), samples: [], watched: 0, lost: [], lostCount: 0, answers: 0,
     squares: new Int8Array(squaresKept), squareCount: 0,
   };
 }
 
-// leg is a version, or a pod where a claim is about pods.
-function legOf(run, name) {
-  if (!run.legs.has(name)) run.legs.set(name, {name, color: run.legs.size % colors, count: 0, bins: new Uint32Array(latencyBins)});
-  return run.legs.get(name);
+// A leg is a version, or a pod where a claim is about pods, of the model that was
+// asked. Versions of one name have one color, whatever their model.
+function legOf(run, of, name) {
+  const title = of ? `${of}: ${name}` : name;
+  if (!run.legs.has(title)) {
+    if (!run.versions.includes(name)) run.versions.push(name);
+    run.legs.set(title, {of, name, title, color: run.versions.indexOf(name) % colors, count: 0, bins: new Uint32Array(latencyBins)});
+  }
+  return run.legs.get(title);
+}
+
+// partOf is what a run has of one model: a run that asks one only has one part.
+function partOf(run, of) {
+  if (!run.parts.has(of)) run.parts.set(of, {of, watch: new Map(), lost: []});
+  return run.parts.get(of);
 }
 
 const seconds = (run, at) => Math.max(0, (Date.parse(at) - run.began) / 1000);
@@ -68,8 +79,8 @@ function add(run, e) {
 const last = (run) => run.samples[run.samples.length - 1];
 
 function newSample(run, claim) {
-  const sample = {step: run.step, claim, n: claim ? claim.n : 0, done: 0, bad: 0, counts: new Map(), from: run.last, to: run.last, points: [], every: 1};
-  for (const region of (claim ? claim.regions : [])) { legOf(run, region.leg); sample.counts.set(region.leg, 0); }
+  const sample = {step: run.step, of: claim && claim.of || "", claim, n: claim ? claim.n : 0, done: 0, bad: 0, counts: new Map(), from: run.last, to: run.last, points: [], every: 1};
+  for (const region of (claim ? claim.regions : [])) { legOf(run, sample.of, region.leg); sample.counts.set(region.leg, 0); }
   run.samples.push(sample);
   if (run.step) run.step.samples.push(sample);
 }
@@ -78,14 +89,16 @@ function count(run, e) {
   const a = e.answer, watcher = a.from === "watcher";
   let sample = last(run);
   if (!watcher && (!sample || sample.step !== run.step)) { newSample(run, null); sample = last(run); }
+  const part = partOf(run, a.of || "");
+  if (!watcher) sample.of = part.of;
   const name = !watcher && sample.claim && sample.claim.by === "pod" ? a.pod : a.target;
   let color = -1;
   run.answers++;
   if (a.problem) {
-    run.lost.push(run.last);
-    if (run.lost.length > squaresKept) run.lost.shift();
+    part.lost.push(run.last);
+    if (part.lost.length > squaresKept) part.lost.shift();
   } else {
-    const leg = legOf(run, name);
+    const leg = legOf(run, part.of, name);
     leg.count++;
     leg.bins[bin(a.ms)]++;
     color = leg.color;
@@ -95,8 +108,8 @@ function count(run, e) {
     run.watched++;
     if (a.problem) run.lostCount++;
     const second = Math.floor(run.last);
-    if (!run.watch.has(second)) run.watch.set(second, new Map());
-    const bucket = run.watch.get(second);
+    if (!part.watch.has(second)) part.watch.set(second, new Map());
+    const bucket = part.watch.get(second);
     bucket.set("", (bucket.get("") || 0) + 1);
     if (!a.problem) bucket.set(name, (bucket.get(name) || 0) + 1);
     return;
@@ -228,20 +241,20 @@ function drawSteps(run) {
 function drawCounts(run) {
   const sample = last(run), body = $("counts").tBodies[0], legs = [...run.legs.values()];
   const accepted = new Map((sample && sample.claim ? sample.claim.regions : []).map((r) => [r.leg, `${r.lo} to ${r.hi} of ${sample.n}`]));
-  if (!same(body, [run.folder, legs.map((leg) => leg.name)])) {
+  if (!same(body, [run.folder, legs.map((leg) => leg.title)])) {
     const key = (leg) => make("span", "", {class: `key c${leg.color}`});
     body.replaceChildren(...legs.map((leg) => {
       const row = make("tr"), name = make("td");
-      name.append(key(leg), leg.name);
+      name.append(key(leg), leg.title);
       row.append(name, ...Array.from({length: 7}, () => make("td", "", {class: "n"})));
       return row;
     }));
-    $("legend").replaceChildren(...legs.flatMap((leg) => [key(leg), leg.name + "  "]));
+    $("legend").replaceChildren(...run.versions.flatMap((name, i) => [key({color: i % colors}), name + "  "]));
   }
   legs.forEach((leg, i) => {
-    const k = sample ? sample.counts.get(leg.name) || 0 : 0, n = sample ? sample.done : 0;
+    const own = sample && sample.of === leg.of, k = own ? sample.counts.get(leg.name) || 0 : 0, n = own ? sample.done : 0;
     const [low, high] = n ? interval(k, n) : [0, 0];
-    [k, n ? percent(k / n) : "", n ? `${percent(low)} to ${percent(high)}` : "", accepted.get(leg.name) || "", leg.count,
+    [own || !sample ? k : "", n ? percent(k / n) : "", n ? `${percent(low)} to ${percent(high)}` : "", own && accepted.get(leg.name) || "", leg.count,
       leg.count ? milliseconds(percentile(leg, 50)) : "", leg.count ? milliseconds(percentile(leg, 95)) : ""].forEach((v, c) => text(body.rows[i].cells[c + 1], String(v)));
   });
   const w = run.judged;
@@ -252,7 +265,7 @@ function drawCounts(run) {
 // drawRoutes draws the way of requests as the lab has it now: from the gateway by
 // each route to its backends, in the color of the version that a backend has.
 function drawRoutes() {
-  const box = $("routes"), legs = shown ? [...shown.legs.values()] : [];
+  const box = $("routes"), legs = shown ? shown.versions.map((name, i) => ({name, color: i % colors})) : [];
   if (same(box, [moment.says, legs.map((l) => l.name)])) return;
   box.replaceChildren(...(moment.routes || []).map((route) => {
     const figure = make("figure"), host = (route.hosts || []).join(", ") || "every host";
@@ -376,10 +389,21 @@ function drawSquares(run, p) {
   squared.count = run.squareCount;
 }
 
+// drawShares draws the parts of a run below each other.
 function drawShares(run, p) {
-  const height = 260, left = 44, top = 16, bottom = 22, width = widths.shares;
-  const [c] = prepared($("shares"), height);
-  blank(c, p, 0, 0, width, height);
+  const parts = run.parts.size ? [...run.parts.values()] : [{of: "", watch: new Map(), lost: []}], height = parts.length > 1 ? 180 : 260;
+  const [c] = prepared($("shares"), height * parts.length);
+  blank(c, p, 0, 0, widths.shares, height * parts.length);
+  parts.forEach((part, i) => {
+    c.save();
+    c.translate(0, i * height);
+    drawPart(c, p, run, part, height);
+    c.restore();
+  });
+}
+
+function drawPart(c, p, run, part, height) {
+  const left = 44, top = 16, bottom = 22, width = widths.shares;
   const end = Math.max(run.last, 1), x = (t) => left + (width - left - 8) * t / end, y = (s) => height - bottom - (height - top - bottom) * s;
   c.font = "12px system-ui, sans-serif";
   c.fillStyle = p.soft;
@@ -391,6 +415,9 @@ function drawShares(run, p) {
   }
   c.fillText("0 s", left, height - 6);
   c.fillText(end.toFixed(0) + " s", width - 40, height - 6);
+  c.fillStyle = p.ink;
+  c.fillText(part.of, width / 2, height - 6);
+  c.fillStyle = p.soft;
   c.setLineDash([2, 4]);
   for (const step of run.steps) {
     if (!step.about) continue;
@@ -399,15 +426,17 @@ function drawShares(run, p) {
     c.fillText(String(run.story.steps.indexOf(step.about) + 1), x(step.at) + 2, 11);
   }
   c.setLineDash([]);
+  const legs = [...run.legs.values()].filter((leg) => leg.of === part.of);
   for (const sample of run.samples) {
+    if (sample.of !== part.of) continue;
     for (const region of (sample.claim ? sample.claim.regions : [])) {
       const from = x(sample.from), to = Math.max(x(sample.to), from + 3), high = y(region.hi / sample.n), low = y(region.lo / sample.n);
       c.globalAlpha = .25;
-      c.fillStyle = p.legs[legOf(run, region.leg).color];
+      c.fillStyle = p.legs[legOf(run, part.of, region.leg).color];
       c.fillRect(from, Math.min(high, low - 2), to - from, Math.max(low - high, 4));
       c.globalAlpha = 1;
     }
-    for (const leg of run.legs.values()) {
+    for (const leg of legs) {
       if (!sample.counts.has(leg.name) || !sample.points.length) continue;
       c.strokeStyle = c.fillStyle = p.legs[leg.color];
       c.globalAlpha = .18; // the interval
@@ -425,12 +454,12 @@ function drawShares(run, p) {
     }
   }
   c.lineWidth = 1;
-  for (const leg of run.legs.values()) { // the watcher
+  for (const leg of legs) { // the watcher
     c.strokeStyle = p.legs[leg.color];
     c.setLineDash(dashes[leg.color]);
     c.beginPath();
     let begun = false;
-    for (const [second, bucket] of run.watch) {
+    for (const [second, bucket] of part.watch) {
       const at = [x(Math.min(second + .5, end)), y((bucket.get(leg.name) || 0) / bucket.get(""))];
       if (begun) c.lineTo(...at); else c.moveTo(...at);
       begun = true;
@@ -440,7 +469,7 @@ function drawShares(run, p) {
   c.setLineDash([]);
   c.strokeStyle = p.bad;
   c.lineWidth = 2;
-  for (const t of run.lost) cross(c, x(t), 8, 3);
+  for (const t of part.lost) cross(c, x(t), 8, 3);
 }
 
 // redraw has the page drawn within so many ms: soon after what a person waits for,

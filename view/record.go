@@ -34,6 +34,8 @@ type run struct {
 	Steps  []*step
 
 	answers []answer
+	of      string   // a part of a run: the model that was asked for its answers
+	legs    []string // of a part: those of all its run, which have their colors by their places
 }
 
 // sample is what a step sends at once. A step may have several.
@@ -61,6 +63,7 @@ const mostLost = 20
 type answer struct {
 	at     time.Duration // since the run began
 	took   float32       // milliseconds
+	of     string        // the model that was asked; empty: the run asks one only
 	leg    string
 	lost   bool
 	step   int
@@ -114,7 +117,7 @@ func (r *run) add(e scenarios.Event) {
 
 func (r *run) count(s *step, e scenarios.Event) {
 	a := answer{
-		at: e.At.Sub(r.Began), took: float32(e.Answer.Milliseconds), leg: e.Answer.Target,
+		at: e.At.Sub(r.Began), took: float32(e.Answer.Milliseconds), of: e.Answer.Of, leg: e.Answer.Target,
 		lost: e.Answer.Problem != "", step: len(r.Steps) - 1, sample: -1,
 	}
 	if e.Answer.From == scenarios.FromSample {
@@ -136,8 +139,29 @@ func (r *run) count(s *step, e scenarios.Event) {
 	}
 }
 
-// of are the answers of one of a step's samples.
-func (r *run) of(step, sample int) (own []answer) {
+// Parts are the run by the model that was asked, as they were first asked: versions
+// of the same name need have nothing in common. Of a run that asks one model that is
+// the run itself.
+func (r *run) Parts() []*run {
+	var parts []*run
+	for _, a := range r.answers {
+		i := slices.IndexFunc(parts, func(p *run) bool { return p.of == a.of })
+		if i < 0 {
+			i = len(parts)
+			part := *r
+			part.of, part.legs, part.answers = a.of, r.Legs(), nil
+			parts = append(parts, &part)
+		}
+		parts[i].answers = append(parts[i].answers, a)
+	}
+	return parts
+}
+
+// Of is the model that a part of a run asked; empty: the run asks no other.
+func (r *run) Of() string { return r.of }
+
+// sampled are the answers of one of a step's samples.
+func (r *run) sampled(step, sample int) (own []answer) {
 	for _, a := range r.answers {
 		if a.step == step && a.sample == sample {
 			own = append(own, a)

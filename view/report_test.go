@@ -151,8 +151,35 @@ func TestEachSampleOfAStepHasItsOwnCounts(t *testing.T) {
 		}
 	}
 	got := r.runs[0].Counted(0)
-	if len(got) != 2 || len(got[0]) != 1 || got[0][0].Leg != "v2" || got[0][0].Percent != 100 || got[1][0].Leg != "v1" || got[1][0].Count != 2 {
+	if len(got) != 2 || len(got[0].Shares) != 1 || got[0].Shares[0].Leg != "v2" || got[0].Shares[0].Percent != 100 || got[1].Shares[0].Leg != "v1" || got[1].Shares[0].Count != 2 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+func TestModelsOfOneRunAreShownApart(t *testing.T) {
+	var events []scenarios.Event
+	e := func(e scenarios.Event) { e.Run, e.At = "progressive", began; events = append(events, e) }
+	e(scenarios.Event{Type: scenarios.EventRun, Story: &scenarios.Story{}})
+	e(scenarios.Event{Type: scenarios.EventBegin, Step: "both"})
+	for of, ms := range map[string]float64{"slow": 3000, "good": 3} {
+		e(scenarios.Event{Type: scenarios.EventClaim, Claim: &scenarios.ClaimedSplit{By: "target", Of: of, N: 1, Regions: []split.Region{{Leg: "v2", Hi: 1}}}})
+		e(scenarios.Event{Type: scenarios.EventSample, N: 1})
+		e(scenarios.Event{Type: scenarios.EventAnswer, Answer: &scenarios.Answered{From: scenarios.FromSample, Of: of, Target: "v2", Milliseconds: ms}})
+		e(scenarios.Event{Type: scenarios.EventAnswer, Answer: &scenarios.Answered{From: scenarios.FromWatcher, Of: of, Target: "v2", Milliseconds: ms}})
+	}
+	e(scenarios.Event{Type: scenarios.EventAnswer, Answer: &scenarios.Answered{From: scenarios.FromWatcher, Of: "good", Target: "v1", Milliseconds: 1}})
+	e(scenarios.Event{Type: scenarios.EventAnswer, Answer: &scenarios.Answered{From: scenarios.FromWatcher, Of: "good", Problem: "status 503"}})
+	e(scenarios.Event{Type: scenarios.EventEnd, Checked: &scenarios.StepResult{Name: "both"}})
+	page, _ := reportOf(t, events)
+	text := words(page)
+	for _, fact := range []string{
+		"Shares over time: slow", "Latency: slow", "v2 2 3000 3000 3000 3000", "2 answers, 0 lost or wrong",
+		"Shares over time: good", "Latency: good", "v1 1 1 1 1 1 v2 2 3 3 3 3", "4 answers, 1 lost or wrong",
+		"slow Answered by Count", "good Answered by Count", "status 503 watcher of good",
+	} {
+		if !strings.Contains(text, fact) {
+			t.Errorf("it does not say %q:\n%s", fact, text)
+		}
 	}
 }
 

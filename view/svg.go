@@ -79,8 +79,12 @@ func (p *plot) end() template.HTML {
 	return template.HTML(p.String()) //nolint:gosec // all texts in it are escaped
 }
 
-// Legs are the names of those who answered, in the order of their names.
+// Legs are the names of those who answered, in the order of their names; of a part
+// those of its run.
 func (r *run) Legs() []string {
+	if r.legs != nil {
+		return r.legs
+	}
 	names := map[string]bool{}
 	for _, a := range r.answers {
 		if !a.lost {
@@ -88,6 +92,14 @@ func (r *run) Legs() []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(names))
+}
+
+// about adds to what a plot shows the model that it is about.
+func (r *run) about(label string) string {
+	if r.of != "" {
+		label += ", of " + r.of
+	}
+	return label
 }
 
 // mostPoints is how many points a curve has at most.
@@ -101,7 +113,7 @@ func (r *run) Shares() template.HTML {
 		return ""
 	}
 	last := r.answers[len(r.answers)-1].at.Seconds()
-	p := newPlot("Share of each version over time", 0, max(last, 0.1), false)
+	p := newPlot(r.about("Share of each version over time"), 0, max(last, 0.1), false)
 	legs := r.Legs()
 	for n, s := range r.Steps {
 		if s.Checked != nil {
@@ -110,7 +122,7 @@ func (r *run) Shares() template.HTML {
 			p.text("start", at+2, top-12, fmt.Sprint(r.number(n)))
 		}
 		for i, each := range s.Samples {
-			each.curves(p, r.of(n, i), legs)
+			each.curves(p, r.sampled(n, i), legs)
 		}
 	}
 	for i, leg := range legs {
@@ -214,6 +226,9 @@ func (r *run) Latencies() (all []latency) {
 				l.sorted = append(l.sorted, a.took)
 			}
 		}
+		if len(l.sorted) == 0 {
+			continue // it has answered in another part
+		}
 		slices.Sort(l.sorted)
 		rank := func(p float64) float32 { return l.sorted[int(math.Ceil(p*float64(len(l.sorted))/100))-1] }
 		l.N, l.P50, l.P95, l.P99, l.Max = len(l.sorted), rank(50), rank(95), rank(99), rank(100)
@@ -233,8 +248,8 @@ func (r *run) Distribution() template.HTML {
 		least, most = min(least, float64(l.sorted[0])), max(most, float64(l.Max))
 	}
 	least = max(least, 0.01)
-	p := newPlot("Latency of each version: the part of its answers that came within a time", least, max(most, 2*least), true)
-	for i, l := range all {
+	p := newPlot(r.about("Latency of each version: the part of its answers that came within a time"), least, max(most, 2*least), true)
+	for _, l := range all {
 		var points [][2]float64
 		every := max(l.N/mostPoints, 1)
 		for k, ms := range l.sorted {
@@ -242,7 +257,7 @@ func (r *run) Distribution() template.HTML {
 				points = append(points, [2]float64{p.x(max(float64(ms), least)), p.y(float64(k+1) / float64(l.N))})
 			}
 		}
-		p.path(i, points)
+		p.path(l.Color, points)
 	}
 	for exponent := math.Floor(math.Log10(least)); exponent <= math.Ceil(math.Log10(most)); exponent++ {
 		for _, digit := range []float64{1, 2, 5} {
@@ -277,12 +292,18 @@ type share struct {
 	Accepted         string
 }
 
+// counted is what was counted in one sample.
+type counted struct {
+	Of     string // the model that was asked; empty: the run asks no other
+	Shares []share
+}
+
 // Counted are the counts of each of a step's samples, with their intervals and
 // what was accepted.
-func (r *run) Counted(n int) (all [][]share) {
+func (r *run) Counted(n int) (all []counted) {
 	legs := r.Legs()
 	for i, each := range r.Steps[n].Samples {
-		own, counts := r.of(n, i), map[string]int{}
+		own, counts := r.sampled(n, i), map[string]int{}
 		for _, a := range own {
 			if !a.lost {
 				counts[a.leg]++
@@ -306,7 +327,7 @@ func (r *run) Counted(n int) (all [][]share) {
 				Low: 100 * low, Hi: 100 * high, Accepted: accepted[leg],
 			})
 		}
-		all = append(all, rows)
+		all = append(all, counted{own[0].of, rows})
 	}
 	return all
 }

@@ -484,6 +484,36 @@ func played(t *testing.T) (ctx context.Context, say func(at time.Time, rest stri
 	return ctx, say, answer
 }
 
+// Versions of one name are not one where a run asks several models.
+func TestThePageShowsTheModelsOfARunApart(t *testing.T) {
+	ctx, say, _ := played(t)
+	answer := func(from, of, target string, ms int) {
+		say(time.Now(), fmt.Sprintf(`"type":"answer","step":"90/10","answer":{"from":%q,"id":"i","of":%q,"target":%q,"pod":"p","ms":%d}`, from, of, target, ms))
+	}
+	for of, ms := range map[string]int{"slow": 3000, "good": 3} {
+		say(time.Now(), fmt.Sprintf(`"type":"claim","step":"90/10","claim":{"by":"target","of":%q,"n":4,"alpha":0.1,"regions":[{"leg":"v1","lo":1,"hi":4},{"leg":"v2","lo":0,"hi":3}]}`, of))
+		say(time.Now(), `"type":"sample","step":"90/10","n":4`)
+		for range 3 {
+			answer("sample", of, "v1", 1)
+		}
+		answer("sample", of, "v2", ms)
+		answer("watcher", of, "v2", ms)
+	}
+	until(t, ctx, `shown !== null && shown.answers === 10 && document.querySelectorAll("#counts tbody tr").length === 4`)
+	rows := asked[[]string](t, ctx, `[...document.querySelectorAll("#counts tbody tr")].map((row) => [0, 5, 7].map((i) => row.cells[i].textContent).join(" "))`)
+	slices.Sort(rows)
+	if got, want := strings.Join(rows, ", "), "good: v1 3 0.991, good: v2 2 3.04, slow: v1 3 0.991, slow: v2 2 2958"; got != want {
+		t.Errorf("the page counts %s, want %s", got, want)
+	}
+	if got := asked[string](t, ctx, `document.querySelector("#legend").innerText.trim()`); strings.Join(strings.Fields(got), " ") != "v1 v2" {
+		t.Errorf("the legend has %q", got)
+	}
+	parts, height := asked[int](t, ctx, `shown.parts.size`), asked[float64](t, ctx, `document.querySelector("#shares").clientHeight`)
+	if parts != 2 || height < 300 {
+		t.Errorf("%d models are drawn in %.0f pixels", parts, height)
+	}
+}
+
 // One run takes one look: what makes the page slow makes it late each time, and what else the machine does only now and
 // then. So more than half of the claims must be seen in time.
 func TestARefutedClaimIsSeenWithinASecond(t *testing.T) {
