@@ -68,6 +68,9 @@ func TestABadValueIsNamedWithItsVariable(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `PORT="x"`) || !strings.Contains(err.Error(), `DELAY="y"`) {
 		t.Errorf("not all at once: %v", err)
 	}
+	if _, err := readConfig(env(map[string]string{"PORT": "x"}), host); err == nil || strings.Contains(err.Error(), "ADMIN_PORT") {
+		t.Errorf("only PORT is bad: %v", err)
+	}
 	_, err = readConfig(env(nil), func() (string, error) { return "", errors.New("no host name") })
 	if err == nil || !strings.Contains(err.Error(), "POD_NAME") {
 		t.Errorf("no pod name at all: %v", err)

@@ -55,12 +55,12 @@ func (s *faultState) change(body []byte) (faults, error) {
 	switch {
 	case bytes.Contains(body, []byte("null")): // no good value has it in it, and encoding/json passes over it
 		return s.now, errors.New("want no null: leave out what is to stay")
-	case !isPercent(next.FailPercent):
-		return s.now, fmt.Errorf("failPercent=%v: want %s", next.FailPercent, wantPercent)
+	case !api.IsPercent(next.FailPercent):
+		return s.now, fmt.Errorf("failPercent=%v: want %s", next.FailPercent, api.WantPercent)
 	case err != nil || next.delay < 0:
-		return s.now, fmt.Errorf("delay=%q: want %s", next.Delay, wantDuration)
-	case !isPercent(next.FillPercent):
-		return s.now, fmt.Errorf("fillPercent=%v: want %s", next.FillPercent, wantPercent)
+		return s.now, fmt.Errorf("delay=%q: want %s", next.Delay, api.WantDuration)
+	case !api.IsPercent(next.FillPercent):
+		return s.now, fmt.Errorf("fillPercent=%v: want %s", next.FillPercent, api.WantPercent)
 	case next.FillPercent != s.now.FillPercent:
 		if err := s.volume.fill(next.FillPercent); err != nil {
 			return s.now, fmt.Errorf("fillPercent=%v: %w", next.FillPercent, err)

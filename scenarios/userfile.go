@@ -124,7 +124,7 @@ func planFile(f *file.File, alpha float64) *Plan {
 	return p
 }
 
-// fileError is an error of a line of a user's file, such as "my.yaml:12".
+// fileError is an error of a line of a user's file, such as "my.yaml:12:5".
 type fileError struct {
 	where string
 	err   error

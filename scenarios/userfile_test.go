@@ -120,16 +120,6 @@ func TestWhatKnativeOnlyWarnsOfIsTaken(t *testing.T) {
 }
 
 func TestWhatTheClusterWouldRefuseIsWrongUseWithItsLine(t *testing.T) {
-	const deployment = `  - apply:
-      - apiVersion: apps/v1
-        kind: Deployment
-        metadata: {name: web}
-        spec:
-          selector: {matchLabels: {app: web}}
-          template:
-            metadata: {labels: {app: web}}
-            spec: {containers: [{name: web, image: "${image}", resources: {requests: {cpu: "10 crowns"}}}]}
-`
 	const service = `  - apply:
       - apiVersion: serving.knative.dev/v1
         kind: Service
@@ -140,9 +130,8 @@ func TestWhatTheClusterWouldRefuseIsWrongUseWithItsLine(t *testing.T) {
 `
 	const claim = "  - apply: [{knative: {name: m, version: v1}}]\n    expect-all: {of: m, version: v1}\n"
 	for _, tc := range []struct{ steps, says string }{
-		{deployment + claim, "mine.yaml:7: Deployment.apps/web is not valid: "},
-		{service + claim, "Traffic targets sum to 90, want 100"},
-		{claim + "controls:\n  - name: c\n    summary: s\n    break:\n      - " + strings.ReplaceAll(strings.TrimPrefix(deployment, "  - "), "\n", "\n    ") + "\n    catches: shares\n", "mine.yaml:13: Deployment"},
+		{service + claim, "mine.yaml:7:9: Service.serving.knative.dev/model is not valid: Traffic targets sum to 90, want 100"},
+		{claim + "controls:\n  - name: c\n    summary: s\n    break:\n      - " + strings.ReplaceAll(strings.TrimPrefix(service, "  - "), "\n", "\n    ") + "\n    catches: shares\n", "mine.yaml:13:13: Service"},
 	} {
 		if _, err := readMine(t, mine(tc.steps)); fault.Code(err) != 2 || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("got %v, want %q", err, tc.says)
@@ -316,8 +305,8 @@ func TestAShadowIsJudgedByTheRequestsThatReachedIt(t *testing.T) {
 
 func TestAnObjectOfAFileThatTheClusterDoesNotTakeIsWrongUse(t *testing.T) {
 	denied := &apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonBadRequest, Message: "admission webhook \"validation.istio.io\" denied the request: no weights"}}
-	err := refusedFile(inFile("a.yaml:7", inFile("a.yaml:9", fmt.Errorf("VirtualService/ns/shop: %w", denied)))) // one place: the precise one
-	if fault.Code(err) != 2 || fault.Hint(err) == "" || !strings.HasPrefix(err.Error(), "a.yaml:9: VirtualService/ns/shop: admission webhook") {
+	err := refusedFile(inFile("a.yaml:7:5", inFile("a.yaml:9:9", fmt.Errorf("VirtualService/ns/shop: %w", denied)))) // one place: the precise one
+	if fault.Code(err) != 2 || fault.Hint(err) == "" || !strings.HasPrefix(err.Error(), "a.yaml:9:9: VirtualService/ns/shop: admission webhook") {
 		t.Errorf("%v, exit code %d", err, fault.Code(err))
 	}
 	for _, other := range []error{nil, errors.New("timeout"), apierrors.NewServiceUnavailable("later"), context.Canceled} {
@@ -365,7 +354,7 @@ func TestAFileThatTheClusterRefusesChangesNothing(t *testing.T) {
 	}
 	env := &Env{Kube: &kube.Client{Client: cluster}, Image: "kind.local/app:1", Domain: "mllab.test"}
 	r, err := Job{Scenario: s}.run(t.Context(), env, nil, false, nil)
-	if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "mine.yaml:14: VirtualService/mllab-mine/bad: admission webhook") || r.Pass || len(r.Steps) > 0 {
+	if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "mine.yaml:14:13: VirtualService/mllab-mine/bad: admission webhook") || r.Pass || len(r.Steps) > 0 {
 		t.Errorf("got %v, %+v", err, r)
 	}
 	want := []string{"Deployment/default/m-v1", "Service/default/m-v1", "Gateway/default/m", "VirtualService/default/m", "VirtualService/default/m", "VirtualService/default/bad"}

@@ -10,8 +10,8 @@ import (
 	"mllab.local/sampleapp/api"
 )
 
-// shares checks the field percent of v. Its field of names the model.
-func (t *validator) shares(v *value) {
+// shares checks the field percent of v, and reports whether it adds up. Its field of names the model.
+func (t *validator) shares(v *value) bool {
 	m, ok := t.w.models[v.get("of").text]
 	sum := 0.0
 	for _, f := range v.get("percent").fields {
@@ -22,7 +22,9 @@ func (t *validator) shares(v *value) {
 	}
 	if math.Abs(sum-100) > 1e-9 {
 		t.wrong(v.get("percent"), "the percentages add up to %g, not 100; change one of them", sum)
+		return false
 	}
+	return true
 }
 
 func (t *validator) expect(f stepForm) Expect {
@@ -31,7 +33,9 @@ func (t *validator) expect(f stepForm) Expect {
 		x, v := *f.ExpectSplit, f.At.get("expect-split")
 		x.Requests, x.Alpha = cmp.Or(x.Requests, t.rules.Requests), cmp.Or(x.Alpha, t.rules.Alpha)
 		t.host(v.get("of"))
-		t.shares(v)
+		if !t.shares(v) {
+			return x
+		}
 		legs := make([]split.Leg, len(x.Shares))
 		for i, s := range x.Shares {
 			legs[i] = split.Leg{Name: s.Version, Share: s.Percent / 100}

@@ -52,7 +52,7 @@ type File struct {
 
 // Step has a change, a wait, an expectation, or several of them, in this order.
 type Step struct {
-	Where            string // "my.yaml:12"
+	Where            string // "my.yaml:12:5"
 	Name, Idea, Look string
 	Change           Change
 	Wait             Wait

@@ -139,9 +139,9 @@ func TestAStoryIsReadAsItIsWritten(t *testing.T) {
 		got += fmt.Sprintf("\n%s %q %T %+v %+v", s.Where, s.Name, s.Change, s.Wait, s.Expect)
 	}
 	want := `mine [istio] false
-mine.yaml:6 "1 apply, wait" file.Apply {No:false Ready:<nil> Mark:x Of:own Within:0s Empty:[]} <nil>
-mine.yaml:25 "watched" file.Watch {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model Shares:[{Version:v1 Percent:100}] Requests:1000 Alpha:1e-06}
-mine.yaml:28 "3 expect-all" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:own Version:v1 Headers:map[] Cookies:map[who:me] Requests:20}
+mine.yaml:6:5 "1 apply, wait" file.Apply {No:false Ready:<nil> Mark:x Of:own Within:0s Empty:[]} <nil>
+mine.yaml:25:5 "watched" file.Watch {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model Shares:[{Version:v1 Percent:100}] Requests:1000 Alpha:1e-06}
+mine.yaml:28:5 "3 expect-all" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:own Version:v1 Headers:map[] Cookies:map[who:me] Requests:20}
 mine.yaml "no request to model lost" <nil> {No:false Ready:<nil> Mark: Of: Within:0s Empty:[]} {Of:model}`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -192,6 +192,11 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"Istio's older versions": strings.Replace(strings.Replace(story, "networking.istio.io/v1\n", "networking.istio.io/v1beta1\n", 1), "networking.istio.io/v1,", "networking.istio.io/v1alpha3,", 1),
 		"weights that are parts": strings.Replace(story, "svc.cluster.local\"}", "svc.cluster.local\"}, weight: 900", 1),
 		"names with dots":        strings.NewReplacer("{name: own, namespace", "{name: 2.own.routes, namespace", "{name: web}", "{name: web.v1}").Replace(story),
+		"the version of YAML":    "%YAML 1.2\n---\n" + story,
+		"a model that ends":      strings.Replace(story, "steps:\n", "steps:\n  - apply: [{model: {name: late, version: v1, env: {FAIL_PERCENT: abc}}}]\n    wait: false\n", 1),
+		"a variable of another":  strings.Replace(story, "{name: AT,", "{name: DELAY, value: $(AT)}, {name: AT,", 1),
+		"amounts":                strings.Replace(story, `image: "${image}"`, `resources: {requests: {cpu: .5, memory: 1e6}, limits: {cpu: 1, memory: 64Mi}}, image: "${image}"`, 1),
+		"parts of pods":          strings.Replace(story, "selector: {matchLabels", "strategy: {rollingUpdate: {maxSurge: 25%, maxUnavailable: 0}}\n          selector: {matchLabels", 1),
 		"a Service's own port":   strings.Replace(story, `svc.cluster.local"`, `svc.cluster.local", port: {number: 80}`, 1),
 	} {
 		if _, err := Read("mine.yaml", []byte(text), rules); err != nil {
@@ -206,6 +211,10 @@ func TestAllProblemsAreToldUpToTen(t *testing.T) {
 	_, err := Read("mine.yaml", []byte(text), rules)
 	if lines := strings.Split(err.Error(), "\n"); len(lines) != 3 || !strings.HasPrefix(lines[0], "mine.yaml:26:") || !strings.HasPrefix(lines[1], "mine.yaml:30:") {
 		t.Errorf("got\n%v", err)
+	}
+	text = strings.Replace(story, "percent: {v1: 100}", "percent: {v1: 90}", 1)
+	if _, err = Read("mine.yaml", []byte(text), rules); strings.Contains(err.Error(), "\n") {
+		t.Errorf("got one problem twice\n%v", err)
 	}
 	_, err = Read("mine.yaml", append([]byte(story), bytes.Repeat([]byte("\"\": x\n"), 20)...), rules)
 	if lines := strings.Split(err.Error(), "\n"); len(lines) != 11 || !strings.HasPrefix(lines[10], "and ") {

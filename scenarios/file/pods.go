@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"mllab.local/sampleapp/api"
 )
 
 // podForm is what the steps say of a Deployment's pods.
@@ -78,6 +80,45 @@ func (t *validator) checkProbes(containers []*value) {
 					t.wrong(port, "no container of the pod listens on port %s, so the probe could not pass; there are: %s", port.text, strings.Join(open, ", "))
 				}
 			}
+		}
+	}
+}
+
+// checkVariables checks that the sample model starts with the variables that steps and breaks give it. One that does not
+// wait may be meant to have a model that does not.
+func (t *validator) checkVariables(root *value) {
+	check := func(name string, v *value) {
+		if v == nil || strings.Contains(v.text, "$(") || placeholder.MatchString(v.text) {
+			return
+		}
+		if want := api.CheckVariable(name, v.text); want != "" {
+			t.wrong(v, "%s is not %s, and the model does not start with it; write one", short(v.text), want)
+		}
+	}
+	parts := slices.Clone(root.get("steps").list())
+	for _, control := range root.get("controls").list() {
+		parts = append(parts, control.get("break").list()...)
+	}
+	for _, part := range parts {
+		if wait := part.get("wait"); wait != nil && wait.kind == boolean {
+			continue
+		}
+		given := part.get("env").get("set").all()
+		for _, item := range part.get("apply").list() {
+			given = slices.Concat(given, item.get("model").get("env").all(), item.get("knative").get("env").all())
+			for _, containers := range allNamed(item, "containers") {
+				for _, c := range containers.list() {
+					if c.get("image").str() != "${image}" || c.get("command") != nil {
+						continue
+					}
+					for _, v := range c.get("env").list() {
+						check(v.get("name").str(), v.get("value"))
+					}
+				}
+			}
+		}
+		for _, f := range given {
+			check(f.name, f.value)
 		}
 	}
 }

@@ -34,10 +34,11 @@ type validator struct {
 	made map[Ref]bool // by any step
 
 	// What the steps' objects say of themselves.
-	ports   map[string][]string // of a Service
-	subsets map[string][]string // of a Service, by DestinationRules
-	serves  map[string][]string // hosts of a Gateway, as hostName has them
-	marks   map[string]bool     // that VirtualServices give answers
+	ports     map[string][]string // of a Service
+	subsets   map[string][]string // of a Service, by DestinationRules
+	serves    map[string][]string // hosts of a Gateway, as hostName has them
+	revisions map[string][]string // names of a Knative Service's, up to here
+	marks     map[string]bool     // that VirtualServices give answers
 
 	backends backends
 }
@@ -47,7 +48,7 @@ func (r *reader) story(name string, root *value) *File {
 	var d document
 	fill(root, reflect.ValueOf(&d).Elem())
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
-	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}, backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}}}
+	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}, backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}}}
 	t.checkNamespace(root.get("name"), f.Name)
 	for _, addon := range d.Needs {
 		t.need(addon)
@@ -68,6 +69,7 @@ func (r *reader) story(name string, root *value) *File {
 		t.checkRoutes(step.get("apply"))
 	}
 	t.checkBackends(root)
+	t.checkVariables(root)
 	t.checkUnfilled(root)
 	// Each watch must be judged.
 	for _, of := range sorted(t.w.watching) {
@@ -124,7 +126,7 @@ func (t *validator) need(addon string) {
 	}
 }
 
-func (t *validator) where(v *value) string { return fmt.Sprintf("%s:%d", t.name, v.line) }
+func (t *validator) where(v *value) string { return fmt.Sprintf("%s:%d:%d", t.name, v.line, v.column) }
 
 func (t *validator) step(i int, f stepForm) Step {
 	s := Step{Where: t.where(f.At), Name: strings.TrimSpace(f.Name), Idea: f.Idea, Look: f.Look}

@@ -169,6 +169,7 @@ func (r *reader) tree(data []byte) *value {
 		r.say(at, wholeFile, "%s", what)
 		return nil
 	}
+	data = version.ReplaceAll(data, []byte("${1}1.1")) // all that the parser knows by that name; it reads both
 	doc, second, err := parse(data)
 	switch {
 	case err == nil && doc == nil:
@@ -189,6 +190,9 @@ func (r *reader) tree(data []byte) *value {
 	r.say(at, wholeFile, "this is not YAML near %q: %s; %s", near, says, fix)
 	return nil
 }
+
+// version matches the version of YAML with which a file may begin.
+var version = regexp.MustCompile(`^(\x{feff}?(?:#.*\n|\s)*%YAML[ \t]+)1\.[0-9]`)
 
 // parse reads up to two documents, and none of those that are empty. A missing one
 // is nil.
