@@ -65,17 +65,18 @@ func TestVersionsHaveTheirRequestsSharesAndErrors(t *testing.T) {
 		answer("model", "v1", "code", "200", 269.6), answer("model", "v1", "code", "404", 0),
 		answer("model", "v2", "code", "200", 24), answer("model", "v2", "code", "503", 6.2),
 		answer("other", "v1", "code", "200", 7), answer("idle", "v1", "code", "200", 0),
+		answer("judged-primary", "v1", "code", "200", 75), answer("judged", "v2", "code", "200", 20), answer("judged-primary", "v2", "code", "200", 5),
 	}
 	got := top(requests, nil)
 	var told []string
 	for _, v := range got {
 		told = append(told, fmt.Sprintf("%s/%s/%s %d %.2f %.2f", v.Namespace, v.Model, v.Version, v.Requests, v.Share.Rate, v.Errors.Rate))
 	}
-	want := []string{"team/idle/v1 0 0.00 0.00", "team/model/v1 270 0.90 0.00", "team/model/v2 30 0.10 0.20", "team/other/v1 7 1.00 0.00"}
+	want := []string{"team/idle/v1 0 0.00 0.00", "team/judged/v1 75 0.75 0.00", "team/judged/v2 25 0.25 0.00", "team/model/v1 270 0.90 0.00", "team/model/v2 30 0.10 0.20", "team/other/v1 7 1.00 0.00"}
 	if !slices.Equal(told, want) {
 		t.Errorf("got %q, want %q", told, want)
 	}
-	if e := got[2].Errors; e.Low < 0.077 || e.Low > 0.078 || e.High < 0.385 || e.High > 0.386 { // Clopper-Pearson, 6 of 30
+	if e := got[4].Errors; e.Low < 0.077 || e.Low > 0.078 || e.High < 0.385 || e.High > 0.386 { // Clopper-Pearson, 6 of 30
 		t.Errorf("the errors of v2 are %+v", e)
 	}
 	if idle := got[0].Share; idle.Low != 0 || idle.High != 1 {
@@ -83,6 +84,17 @@ func TestVersionsHaveTheirRequestsSharesAndErrors(t *testing.T) {
 	}
 	if nobody := top(nil, nil); nobody == nil || len(nobody) > 0 {
 		t.Errorf("of nobody: %v", nobody)
+	}
+}
+
+func TestTheTimesOfFlaggersCopyAreTheModels(t *testing.T) {
+	both := []Value{
+		answer("m", "v2", "le", "0.1", 90), answer("m", "v2", "le", "+Inf", 90),
+		answer("m-primary", "v2", "le", "0.1", 0), answer("m-primary", "v2", "le", "1", 10), answer("m-primary", "v2", "le", "+Inf", 10), answer("m", "v2", "le", "1", 90),
+	}
+	got := top([]Value{answer("m", "v2", "code", "200", 90), answer("m-primary", "v2", "code", "200", 10)}, both)
+	if len(got) != 1 || got[0].Requests != 100 || math.Abs(got[0].P95.At-0.55) > 1e-9 {
+		t.Errorf("got %+v", got)
 	}
 }
 

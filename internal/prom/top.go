@@ -49,9 +49,11 @@ type Time struct {
 
 // Top returns what each version of each sample model was asked in the last
 // window, by namespace, model and version. Counts are Prometheus' estimates:
-// increase extends what lies between two looks to the whole window.
+// increase extends what lies between two looks to the whole window. NAME-primary is
+// Flagger's copy of the model NAME, and counts as that.
 //
 // https://prometheus.io/docs/prometheus/latest/querying/functions/#increase
+// https://docs.flagger.app/usage/how-it-works#canary-target
 func Top(ctx context.Context, k *kube.Client, window time.Duration) ([]Version, error) {
 	seconds := fmt.Sprintf("[%ds]", int(window.Seconds()))
 	requests, err := Query(ctx, k, "sum by (namespace, app, target, code) (increase(sampleapp_requests_total"+seconds+"))")
@@ -72,7 +74,7 @@ func top(requests, buckets []Value) []Version {
 		version string
 	}
 	of := func(v Value) key {
-		return key{model{v.Labels["namespace"], v.Labels["app"]}, v.Labels["target"]}
+		return key{model{v.Labels["namespace"], strings.TrimSuffix(v.Labels["app"], "-primary")}, v.Labels["target"]}
 	}
 	all, errors, histograms, total := map[key]int{}, map[key]int{}, map[key]histogram{}, map[model]int{}
 	for _, v := range requests {
@@ -85,7 +87,12 @@ func top(requests, buckets []Value) []Version {
 	}
 	for _, v := range buckets {
 		if le, err := strconv.ParseFloat(v.Labels["le"], 64); err == nil {
-			histograms[of(v)] = append(histograms[of(v)], bucket{le, int(math.Round(v.Value))})
+			h, n := histograms[of(v)], int(math.Round(v.Value))
+			if i := slices.IndexFunc(h, func(b bucket) bool { return b.le == le }); i >= 0 {
+				h[i].count += n
+			} else {
+				histograms[of(v)] = append(h, bucket{le, n})
+			}
 		}
 	}
 	versions := []Version{}
