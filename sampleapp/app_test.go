@@ -90,8 +90,11 @@ func do(t *testing.T, method, url, body string, header ...string) (*http.Respons
 
 func TestAnAnswerSaysWhoGaveIt(t *testing.T) {
 	_, s, _ := start(t, map[string]string{"TARGET": "v2", "K_REVISION": "model-00002", "POD_NAME": "pod-a"})
-	for _, path := range []string{"/", "/healthz", "/readyz", "/metrics", "/seen", "/nowhere"} {
+	for _, path := range append([]string{"/nowhere"}, api.Paths...) {
 		resp, _ := do(t, "GET", s.URL+path, "")
+		if found := resp.StatusCode == 200; found != (path != "/nowhere") {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
 		got := []string{resp.Header.Get("X-Mllab-Target"), resp.Header.Get("X-Mllab-Revision"), resp.Header.Get("X-Mllab-Pod")}
 		if !slices.Equal(got, []string{"v2", "model-00002", "pod-a"}) {
 			t.Errorf("%s: %q", path, got)

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -178,10 +180,76 @@ spec:
 	if !strings.Contains(node, " 302 ") {
 		t.Errorf("from the node %s answers %s", address, node)
 	}
+	testGRPC(t, c, ns, lab.URL)
 	out, err = c.apply(`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: none, namespace: ` + ns + `}, spec: {podSelector: {}}}`)
 	if err == nil || !strings.Contains(err.Error(), "enforces no NetworkPolicies") {
 		t.Errorf("a NetworkPolicy that nobody enforces: %v %s", err, out)
 	}
+}
+
+// testGRPC calls istiod's reflection through the lab's one port and the Gateway
+// web of a namespace, by unencrypted HTTP/2, until its GRPCRoute is deleted.
+func testGRPC(t *testing.T, c cli, ns, url string) {
+	const host = "grpc.e2e.test"
+	out, err := c.apply(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: calls, namespace: ` + ns + `}
+spec:
+  parentRefs: [{name: web}]
+  hostnames: [` + host + `]
+  rules: [{backendRefs: [{name: istiod, namespace: istio-system, port: 15010}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: ` + ns + `, namespace: istio-system}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: GRPCRoute, namespace: ` + ns + `}]
+  to: [{group: "", kind: Service, name: istiod}]`)
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	defer c.kubectl(t, "-n", "istio-system", "delete", "referencegrant", ns)
+	var http2 http.Protocols
+	http2.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &http2}
+	defer transport.CloseIdleConnections()
+	call := func() (body, status string) {
+		// A message of 2 bytes, not compressed: a ServerReflectionRequest with list_services.
+		// https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", strings.NewReader("\x00\x00\x00\x00\x02\x3a\x00"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			return err.Error(), ""
+		}
+		defer resp.Body.Close()
+		data, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err.Error(), ""
+		}
+		return string(data), cmp.Or(resp.Trailer.Get("Grpc-Status"), resp.Header.Get("Grpc-Status"))
+	}
+	c.became(t, 3*time.Minute, "istiod answers a gRPC call through the front", func() bool {
+		body, status := call()
+		return status == "0" && strings.Contains(body, "envoy.service.discovery.v3.AggregatedDiscoveryService")
+	})
+	hosts := func() string {
+		return c.kubectl(t, "-n", "lab-network", "get", "virtualservice", ns+".web-istio", "-o", "jsonpath={.spec.hosts}")
+	}
+	if has := hosts(); !strings.Contains(has, host) {
+		t.Errorf("the front answers %s, and its route is %s", host, has)
+	}
+	c.kubectl(t, "-n", ns, "delete", "grpcroute", "calls")
+	c.became(t, 3*time.Minute, "the front knows no host of a deleted GRPCRoute", func() bool { return !strings.Contains(hosts(), host) })
+	c.became(t, 3*time.Minute, "the front no longer answers a deleted GRPCRoute's host", func() bool {
+		_, status := call()
+		return status == "12" // unimplemented: Envoy's for 404
+	})
 }
 
 // testRunsTags needs the addon registry: what a run has pushed to a tag stays there.

@@ -33,6 +33,9 @@ const (
 	HeaderRelay = "X-Mllab-Relay"
 )
 
+// Paths are those that every model answers to GET; a trained one and a relay have more.
+var Paths = []string{"/", "/alerts", "/healthz", "/metrics", "/readyz", "/seen"}
+
 // SeenKeep is how many requests the model remembers unless SEEN_KEEP says otherwise.
 const SeenKeep = 20_000
 

@@ -84,6 +84,27 @@ func (t *validator) checkProbes(containers []*value) {
 	}
 }
 
+// checkAsked checks that the sample model answers what the probes of a pod ask.
+func (t *validator) checkAsked(containers []*value) {
+	for _, container := range containers {
+		if listens(container) == nil || slices.ContainsFunc(container.get("env").list(), func(v *value) bool {
+			return slices.Contains([]string{"ADMIN_PORT", "MODEL_DIR", "RELAY"}, v.get("name").str()) // it has more paths
+		}) {
+			continue
+		}
+		for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
+			asked := container.get(probe)
+			if by := asked.get("grpc"); by != nil {
+				t.wrong(by, "${image} speaks no gRPC, so the probe could not pass; use httpGet")
+			}
+			path := asked.get("httpGet").get("path")
+			if only, _, _ := strings.Cut(path.str(), "?"); path != nil && !slices.Contains(api.Paths, "/"+strings.TrimPrefix(only, "/")) {
+				t.wrong(path, "${image} has no path %s, so the probe could not pass; there are: %s", only, strings.Join(api.Paths, ", "))
+			}
+		}
+	}
+}
+
 // checkVariables checks that the sample model starts with the variables that steps and breaks give it. One that does not
 // wait may be meant to have a model that does not.
 func (t *validator) checkVariables(root *value) {
@@ -204,8 +225,10 @@ func (t *validator) checkBackends(root *value) {
 		for _, item := range step.get("apply").list() {
 			if wait == nil || wait.kind != boolean { // with `wait: false` a pod may be meant never to become ready
 				t.checkMaps(item)
+				containers := item.get("spec").get("template").get("spec").get("containers").list()
+				t.checkAsked(containers)
 				if item.get("kind").str() == "Deployment" {
-					t.checkProbes(item.get("spec").get("template").get("spec").get("containers").list())
+					t.checkProbes(containers)
 				}
 			}
 			if item.get("kind").str() != "VirtualService" {
