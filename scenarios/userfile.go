@@ -250,7 +250,10 @@ func (u *userStory) wait(ctx context.Context, l *Session, w file.Wait) error {
 		}
 		return l.wait(ctx, o)
 	case w.Mark != "":
-		if err := l.marked(ctx, w.Mark, anyone, u.asks(l, w.Of)...); err != nil {
+		err := l.marked(ctx, w.Mark, anyone, u.asks(l, w.Of)...)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fault.Hinted(err, fmt.Sprintf("%s is asked as the file's expect-all do, and without their headers: have a rule that takes such a request set X-Mllab-Route: %s", w.Of, w.Mark))
+		} else if err != nil {
 			return err
 		}
 		return u.hostsAnswered(ctx, l, []string{w.Of}, w.Empty)
