@@ -2,8 +2,7 @@
 // run does not grow with the number of answers, only with its seconds.
 "use strict";
 
-const squaresKept = 2000, colors = 6, latencyBins = 240;
-const dashes = [[], [7, 3], [2, 3], [10, 3, 2, 3], [5, 5], [1, 2]];
+const squaresKept = 2000, latencyBins = 240;
 const $ = (id) => document.getElementById(id);
 const runs = new Map(); // folder of evidence -> run
 let shown = null, picked = false, child = {}, moment = {};
@@ -79,7 +78,7 @@ function add(run, e) {
 const last = (run) => run.samples[run.samples.length - 1];
 
 function newSample(run, claim) {
-  const sample = {step: run.step, of: claim && claim.of || "", claim, n: claim ? claim.n : 0, done: 0, bad: 0, counts: new Map(), from: run.last, to: run.last, points: [], every: 1};
+  const sample = {step: run.step, of: claim && claim.of || "", claim, n: claim ? claim.n : 0, done: 0, bad: 0, counts: new Map(), points: [], every: 1};
   for (const region of (claim ? claim.regions : [])) { legOf(run, sample.of, region.leg); sample.counts.set(region.leg, 0); }
   run.samples.push(sample);
   if (run.step) run.step.samples.push(sample);
@@ -115,7 +114,6 @@ function count(run, e) {
     return;
   }
   sample.done++;
-  sample.to = run.last;
   if (a.problem) sample.bad++;
   else sample.counts.set(name, (sample.counts.get(name) || 0) + 1);
   if (sample.done % sample.every === 0) sample.points.push([run.last, new Map(sample.counts), sample.done]);
@@ -129,13 +127,6 @@ function percentile(leg, p) {
   let left = Math.ceil(p * leg.count / 100);
   for (let i = 0; i < latencyBins; i++) if ((left -= leg.bins[i]) <= 0) return 0.1 * 1.05 ** i;
   return 0;
-}
-
-// interval is Wilson's for a share, at 95 %.
-function interval(k, n) {
-  const z = 1.96, p = k / n, d = 1 + z * z / n, middle = (p + z * z / (2 * n)) / d;
-  const half = z * Math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d;
-  return [Math.max(0, middle - half), Math.min(1, middle + half)];
 }
 
 function verdict(run) {
@@ -327,21 +318,18 @@ function drawAlerts() {
 
 // A canvas's width is in pixels of a text of 16 pixels: on a large screen text is
 // larger. Both are asked for when they change, not for each picture.
-let zoom = 1;
-const widths = {};
+let zoom = 1, squaresWidth = 0;
 
 function measure() {
   zoom = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
-  for (const id of ["shares", "squares"]) {
-    const width = $(id).clientWidth / zoom;
-    if (width !== widths[id]) redraw(soon);
-    widths[id] = width;
-  }
+  const width = $("squares").clientWidth / zoom;
+  if (width !== squaresWidth) redraw(soon);
+  squaresWidth = width;
 }
 
 // prepared is a canvas at the screen's resolution, and whether it is empty.
-function prepared(canvas, height) {
-  const width = widths[canvas.id], scale = (window.devicePixelRatio || 1) * zoom;
+function prepared(canvas, width, height) {
+  const scale = (window.devicePixelRatio || 1) * zoom;
   const empty = canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale);
   if (empty) {
     canvas.width = Math.round(width * scale);
@@ -355,11 +343,6 @@ function prepared(canvas, height) {
 
 let paint = null; // the colors, until they may be others
 
-function palette() {
-  const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(name).trim();
-  return {legs: Array.from({length: colors}, (_, i) => of("--c" + i)), ink: of("--ink"), soft: of("--soft"), rule: of("--rule"), bad: of("--bad"), paper: of("--paper")};
-}
-
 // blank fills a part of a canvas. When Chromium prints, it draws a canvas again on the paper, and clearRect then
 // takes away all that is printed above it.
 function blank(c, p, ...part) { c.fillStyle = p.paper; c.fillRect(...part); }
@@ -370,8 +353,8 @@ let squared = {}; // what the squares show
 
 // drawSquares adds the squares that are new.
 function drawSquares(run, p) {
-  const width = widths.squares, cell = Math.max(6, Math.round(width / 90)), perRow = Math.max(1, Math.floor(width / cell));
-  const [c, empty] = prepared($("squares"), Math.ceil(squaresKept / perRow) * cell);
+  const width = squaresWidth, cell = Math.max(6, Math.round(width / 90)), perRow = Math.max(1, Math.floor(width / cell));
+  const [c, empty] = prepared($("squares"), width, Math.ceil(squaresKept / perRow) * cell);
   if (empty || squared.run !== run || squared.paint !== p) {
     blank(c, p, 0, 0, width, c.canvas.height);
     squared = {run, paint: p, count: 0};
@@ -389,87 +372,31 @@ function drawSquares(run, p) {
   squared.count = run.squareCount;
 }
 
+const showShares = []; // for each part that a run has had
+if (!window.uPlot) $("shares").replaceWith(make("p", "This mllab was built without its plotting library, so this plot is missing. Build it with make build.", {class: "fail"}));
+
 // drawShares draws the parts of a run below each other.
 function drawShares(run, p) {
-  const parts = run.parts.size ? [...run.parts.values()] : [{of: "", watch: new Map(), lost: []}], height = parts.length > 1 ? 180 : 260;
-  const [c] = prepared($("shares"), height * parts.length);
-  blank(c, p, 0, 0, widths.shares, height * parts.length);
+  const parts = run.parts.size ? [...run.parts.values()] : [{of: "", watch: new Map(), lost: []}], box = $("shares");
+  while (box.children.length < parts.length) showShares.push(sharesPlotter(box.appendChild(make("div"))));
+  [...box.children].forEach((own, i) => { own.hidden = i >= parts.length; });
   parts.forEach((part, i) => {
-    c.save();
-    c.translate(0, i * height);
-    drawPart(c, p, run, part, height);
-    c.restore();
+    const legs = [...run.legs.values()].filter((leg) => leg.of === part.of);
+    const region = (sample, leg) => sample.claim && sample.claim.regions.find((r) => r.leg === leg.name);
+    showShares[i]({
+      title: part.of, legs: legs.map((leg) => leg.color), end: Math.max(run.last, 1), lost: part.lost,
+      steps: run.steps.filter((s) => s.about).map((s) => [s.at, run.story.steps.indexOf(s.about) + 1]),
+      samples: run.samples.filter((sample) => sample.of === part.of).map((sample) => {
+        const own = legs.filter((leg) => sample.counts.has(leg.name));
+        return {
+          legs: own.map((leg) => legs.indexOf(leg)),
+          accepted: own.map((leg) => region(sample, leg)).map((r) => r ? [r.lo / sample.n, r.hi / sample.n] : null),
+          points: sample.points.map(([at, by, n]) => [at, n, ...own.map((leg) => by.get(leg.name) || 0)]),
+        };
+      }),
+      watched: [...part.watch].map(([second, by]) => [second + .5, by.get(""), ...legs.map((leg) => by.get(leg.name) || 0)]),
+    }, p);
   });
-}
-
-function drawPart(c, p, run, part, height) {
-  const left = 44, top = 16, bottom = 22, width = widths.shares;
-  const end = Math.max(run.last, 1), x = (t) => left + (width - left - 8) * t / end, y = (s) => height - bottom - (height - top - bottom) * s;
-  c.font = "12px system-ui, sans-serif";
-  c.fillStyle = p.soft;
-  c.strokeStyle = p.rule;
-  c.lineWidth = 1;
-  for (const s of [0, .25, .5, .75, 1]) {
-    c.beginPath(); c.moveTo(left, y(s)); c.lineTo(width, y(s)); c.stroke();
-    c.fillText(100 * s + " %", 2, y(s) + 4);
-  }
-  c.fillText("0 s", left, height - 6);
-  c.fillText(end.toFixed(0) + " s", width - 40, height - 6);
-  c.fillStyle = p.ink;
-  c.fillText(part.of, width / 2, height - 6);
-  c.fillStyle = p.soft;
-  c.setLineDash([2, 4]);
-  for (const step of run.steps) {
-    if (!step.about) continue;
-    c.strokeStyle = p.soft;
-    c.beginPath(); c.moveTo(x(step.at), top); c.lineTo(x(step.at), height - bottom); c.stroke();
-    c.fillText(String(run.story.steps.indexOf(step.about) + 1), x(step.at) + 2, 11);
-  }
-  c.setLineDash([]);
-  const legs = [...run.legs.values()].filter((leg) => leg.of === part.of);
-  for (const sample of run.samples) {
-    if (sample.of !== part.of) continue;
-    for (const region of (sample.claim ? sample.claim.regions : [])) {
-      const from = x(sample.from), to = Math.max(x(sample.to), from + 3), high = y(region.hi / sample.n), low = y(region.lo / sample.n);
-      c.globalAlpha = .25;
-      c.fillStyle = p.legs[legOf(run, part.of, region.leg).color];
-      c.fillRect(from, Math.min(high, low - 2), to - from, Math.max(low - high, 4));
-      c.globalAlpha = 1;
-    }
-    for (const leg of legs) {
-      if (!sample.counts.has(leg.name) || !sample.points.length) continue;
-      c.strokeStyle = c.fillStyle = p.legs[leg.color];
-      c.globalAlpha = .18; // the interval
-      c.beginPath();
-      const points = sample.points.map(([t, counts, n]) => [x(t), ...interval(counts.get(leg.name) || 0, n).map(y), y((counts.get(leg.name) || 0) / n)]);
-      points.forEach(([px, low], i) => i ? c.lineTo(px, low) : c.moveTo(px, low));
-      points.slice().reverse().forEach(([px, , high]) => c.lineTo(px, high));
-      c.fill();
-      c.globalAlpha = 1;
-      c.lineWidth = 2;
-      c.setLineDash(dashes[leg.color]);
-      c.beginPath();
-      points.forEach(([px, , , share], i) => i ? c.lineTo(px, share) : c.moveTo(px, share));
-      c.stroke();
-    }
-  }
-  c.lineWidth = 1;
-  for (const leg of legs) { // the watcher
-    c.strokeStyle = p.legs[leg.color];
-    c.setLineDash(dashes[leg.color]);
-    c.beginPath();
-    let begun = false;
-    for (const [second, bucket] of part.watch) {
-      const at = [x(Math.min(second + .5, end)), y((bucket.get(leg.name) || 0) / bucket.get(""))];
-      if (begun) c.lineTo(...at); else c.moveTo(...at);
-      begun = true;
-    }
-    c.stroke();
-  }
-  c.setLineDash([]);
-  c.strokeStyle = p.bad;
-  c.lineWidth = 2;
-  for (const t of part.lost) cross(c, x(t), 8, 3);
 }
 
 // redraw has the page drawn within so many ms: soon after what a person waits for,
@@ -496,7 +423,7 @@ function draw() {
   drawHead(shown);
   if (shown.stale) { drawSteps(shown); shown.stale = false; }
   drawCounts(shown);
-  drawShares(shown, p);
+  if (window.uPlot) drawShares(shown, p);
   drawSquares(shown, p);
 }
 

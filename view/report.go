@@ -21,13 +21,16 @@ var reportPage string
 
 // HTML writes the record as one page that needs no other file and no network.
 func (r *Record) HTML(w io.Writer) error {
+	code := script()
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"style": func() template.CSS { return template.CSS(style) }, //nolint:gosec // our own file
-		"lower": func(verdict string) string { return strings.ReplaceAll(strings.ToLower(verdict), " ", "-") },
-		"base":  filepath.Base,
-		"color": func(leg int) int { return leg % legColors },
-		"diff":  diffLines,
-		"ms":    milliseconds,
+		"style":   func() template.CSS { return template.CSS(styles()) }, //nolint:gosec // our own file and the library's
+		"script":  func() template.JS { return template.JS(code) },       //nolint:gosec // as above
+		"allowed": func() string { return allowed(code) },
+		"lower":   func(verdict string) string { return strings.ReplaceAll(strings.ToLower(verdict), " ", "-") },
+		"base":    filepath.Base,
+		"color":   func(leg int) int { return leg % legColors },
+		"diff":    diffLines,
+		"ms":      milliseconds,
 		"sent": func(r *scenarios.Result) int {
 			sampled, watched := r.Requests()
 			return sampled + watched

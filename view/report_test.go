@@ -6,7 +6,9 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"html"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -85,7 +87,7 @@ func words(page string) string {
 }
 
 func TestAReportHasTheFactsOfItsEvents(t *testing.T) {
-	page, _ := reportOf(t, told(t, 12))
+	page, r := reportOf(t, told(t, 12))
 	text := words(page)
 	for _, fact := range []string{
 		"What was proven: 1 FAIL",
@@ -100,30 +102,71 @@ func TestAReportHasTheFactsOfItsEvents(t *testing.T) {
 		"A tenth &lt;b&gt;meets&lt;/b&gt; v2. Look at: the counts",
 		"- percent: 100 &#43; percent: 90",
 		"mllab scenario canary --requests=100 on the lab mllab, with these versions: knative v9.9",
-		"120 answers, 1 lost or wrong",
+		"120 answers, 1 lost or wrong.",
 		"1.5 s 2.5 s",
 	} {
 		if !strings.Contains(text, fact) {
 			t.Errorf("it does not say %q:\n%s", fact, text)
 		}
 	}
-	if n := strings.Count(page, `class="band `); n != 2 {
-		t.Errorf("%d accepted regions are drawn, want 2", n)
-	}
-	if n := strings.Count(page, `<line class="loss"`); n != 2 {
-		t.Errorf("a loss is a cross of two lines, got %d", n)
+	for _, want := range []any{r.runs[0].Shares(), r.runs[0].Distribution()} {
+		data, err := json.Marshal(want)
+		if err != nil || !strings.Contains(page, `<script type="application/json">`+string(data)+`</script>`) {
+			t.Errorf("it has no plot of %s, %v", data, err)
+		}
 	}
 }
 
+func TestAPlotHasTheCountsOfItsEvents(t *testing.T) {
+	_, r := reportOf(t, told(t, 12))
+	p := r.runs[0].Shares()
+	if got := fmt.Sprint(p.Legs, p.Steps, p.Lost, p.End); got != "[0 1] [[0.01 1]] [1.24] 1.24" {
+		t.Errorf("got %s", got)
+	}
+	if len(p.Samples) != 1 {
+		t.Fatalf("%d samples", len(p.Samples))
+	}
+	s := p.Samples[0]
+	if got := fmt.Sprint(s.Legs, *s.Accepted[0], *s.Accepted[1], s.Points[0], s.Points[99]); got != "[0 1] [0.79 0.98] [0.02 0.21] [0.05 1 0 1] [1.24 100 87 12]" {
+		t.Errorf("a sample is %s", got)
+	}
+	if got := fmt.Sprint(p.Watched); got != "[[0.5 16 16 0] [1.5 4 4 0]]" {
+		t.Errorf("the watcher's shares are %s", got)
+	}
+	l := r.runs[0].Distribution()
+	if last := len(l.MS) - 1; l.MS[0] != 1 || l.Parts[0][last] != 1 || l.Parts[1][last] != 1 {
+		t.Errorf("all answers came within %g ms: %g and %g", l.MS[last], l.Parts[0][last], l.Parts[1][last])
+	}
+	for k, ms := range l.MS { // v2's took 1 to 12 ms
+		if want := math.Floor(min(ms*(1+1e-6), 12)) / 12; l.Parts[1][k] != want {
+			t.Errorf("within %g ms came %g of v2's, want %g", ms, l.Parts[1][k], want)
+		}
+	}
+}
+
+// A report runs what is in it, and loads nothing. Its library names its home.
 func TestAReportNeedsNothingElse(t *testing.T) {
 	page, _ := reportOf(t, told(t, 12))
-	for _, bad := range []string{"<script", "src=", "@import", "url(", "<link", "http:", "https:"} {
+	run := regexp.MustCompile(`(?s)<script>(.*)</script>`).FindStringSubmatch(page)
+	policy := `content="default-src 'none'; style-src 'unsafe-inline'`
+	if script() == "" {
+		if run != nil || !strings.Contains(words(page), "built without its plotting library") {
+			t.Error("without its library it does not say so, or runs something")
+		}
+	} else {
+		policy += "; script-src " + allowed(run[1])
+		page = strings.Replace(page, run[0], "", 1)
+		if !strings.Contains(run[1], "Permission is hereby granted") {
+			t.Error("it has the library without its license")
+		}
+	}
+	if !strings.Contains(html.UnescapeString(page), policy+`">`) {
+		t.Errorf("a browser may load something, or not run what it has, want %s in %s", policy, page[:500])
+	}
+	for _, bad := range []string{"<script>", "src=", "@import", "url(", "<link", "http:", "https:"} {
 		if strings.Contains(page, bad) {
 			t.Errorf("it has %q", bad)
 		}
-	}
-	if !strings.Contains(page, `content="default-src 'none';`) {
-		t.Error("a browser may load something")
 	}
 	d := xml.NewDecoder(strings.NewReader(page[strings.Index(page, "<body>") : strings.Index(page, "</body>")+7]))
 	d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
@@ -238,15 +281,7 @@ func TestAFolderOfEvidenceIsReadAsItWasWritten(t *testing.T) {
 
 func TestASkippedRunHasItsReason(t *testing.T) {
 	page, r := reportOf(t, []scenarios.Event{scenarios.Result{Scenario: "gitops", Skipped: "it needs flux"}.Event()})
-	if text := words(page); !strings.Contains(text, "1 SKIPPED") || !strings.Contains(text, "SKIPPED gitops it needs flux") || r.runs[0].Shares() != "" {
+	if text := words(page); !strings.Contains(text, "1 SKIPPED") || !strings.Contains(text, "SKIPPED gitops it needs flux") || r.runs[0].Shares() != nil {
 		t.Errorf("it says %s", text)
-	}
-}
-
-func TestTicksAreRoundAndFew(t *testing.T) {
-	for most, want := range map[float64]string{0: "[0]", 7: "[0 1 2 3 4 5 6 7]", 42: "[0 5 10 15 20 25 30 35 40]", 600: "[0 100 200 300 400 500 600]"} {
-		if got := fmt.Sprint(ticks(most)); got != want {
-			t.Errorf("up to %g: %s, want %s", most, got, want)
-		}
 	}
 }

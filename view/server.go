@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"time"
@@ -18,7 +19,7 @@ import (
 	"mllab.local/scenarios"
 )
 
-//go:embed page.html page.js style.css
+//go:embed page.html page.js plots.js style.css
 var pageFiles embed.FS
 
 // Server serves the page of one lab. All that it shows of runs is in the events
@@ -48,8 +49,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux := http.NewServeMux()
 	page := http.FileServerFS(pageFiles)
 	mux.HandleFunc("GET /{token}/{$}", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, pageFiles, "page.html") })
-	mux.Handle("GET /{token}/page.js", http.StripPrefix("/"+s.Token, page))
-	mux.Handle("GET /{token}/style.css", http.StripPrefix("/"+s.Token, page))
+	for _, name := range []string{"page.js", "plots.js", "style.css"} {
+		mux.Handle("GET /{token}/"+name, http.StripPrefix("/"+s.Token, page))
+	}
+	for _, name := range []string{libraryScript, libraryStyle} {
+		mux.HandleFunc("GET /{token}/"+path.Base(name), func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, library, name) })
+	}
 	mux.HandleFunc("GET /{token}/choices", func(w http.ResponseWriter, _ *http.Request) { asJSON(w, s.Choices, nil) })
 	for path, read := range map[string]func(context.Context) (any, error){"lab": s.Lab, "audit": s.Audit, "now": s.Now} {
 		mux.HandleFunc("GET /{token}/"+path, func(w http.ResponseWriter, r *http.Request) {

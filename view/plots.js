@@ -1,0 +1,122 @@
+// Draws the plots of the page and of the report with uPlot.
+// https://github.com/leeoniya/uPlot/tree/master/docs
+"use strict";
+
+const colors = 6; // a version's color is by its place, --c0 to --c5 of style.css
+const dashes = [[], [7, 3], [2, 3], [10, 3, 2, 3], [5, 5], [1, 2]]; // lines differ without their colors, too
+
+function palette() {
+  const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(name).trim();
+  return {legs: Array.from({length: colors}, (_, i) => of("--c" + i)), soft: of("--soft"), rule: of("--rule"), bad: of("--bad"), paper: of("--paper")};
+}
+
+// interval is Wilson's for a share, at 95 %.
+function interval(k, n) {
+  const z = 1.96, p = k / n, d = 1 + z * z / n, middle = (p + z * z / (2 * n)) / d;
+  const half = z * Math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d;
+  return [Math.max(0, middle - half), Math.min(1, middle + half)];
+}
+
+// plotter returns a function that shows what it is given in a box. A plot is made
+// again only when its legs, its colors or its size are others.
+function plotter(box, columns, options) {
+  let plot = null, made = "", given;
+  return (what, p) => {
+    const zoom = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16, width = box.clientWidth;
+    const key = JSON.stringify([what.legs, what.title, p, zoom, width]);
+    given = what;
+    if (plot && key === made) { plot.setData(columns(what)); return; }
+    made = key;
+    if (plot) plot.destroy();
+    const font = `${12 * zoom}px system-ui, sans-serif`, more = options(p, zoom, what, () => given);
+    const axis = (a) => ({stroke: p.soft, font, ticks: {show: false}, size: 24 * zoom, gap: 4 * zoom, ...a, grid: {stroke: p.rule, width: zoom, ...a.grid}});
+    plot = new uPlot({
+      width, height: 260 * zoom, legend: {show: false}, cursor: {show: false}, padding: [8 * zoom, 12 * zoom, 0, 0], ...more,
+      series: [{}, ...more.series.map((s) => ({width: 0, points: {show: false}, ...s}))],
+      axes: [axis({...more.x, space: 60 * zoom}), axis({size: 50 * zoom, splits: () => [0, .25, .5, .75, 1], values: (_, all) => all.map((v) => 100 * v + " %")}), ...(more.axes || []).map(axis)],
+    }, undefined, box);
+    // When Chromium prints, it draws a canvas again on the paper, where clearRect takes away what is above the plot.
+    plot.ctx.clearRect = (...part) => { plot.ctx.save(); plot.ctx.fillStyle = p.paper; plot.ctx.fillRect(...part); plot.ctx.restore(); };
+    plot.setData(columns(what));
+  };
+}
+
+// sharesPlotter shows the share of each leg over time: {title, legs, end, steps,
+// samples, watched, lost}. Legs are their colors, times are seconds. A sample has the places of its legs, for each
+// of them the accepted region or null, and points [time, answers, count of each
+// leg]; the watcher's have all legs. A step is [time, its number].
+const perLeg = 6; // a line, two bands of two edges, and the watcher's line
+
+function sharesPlotter(box) {
+  return plotter(box, shareColumns, (p, zoom, {legs, title}, now) => ({
+    title, scales: {x: {time: false, range: () => [0, now().end]}, y: {range: [-.01, 1.1]}},
+    x: {values: (_, all) => all.map((v) => v + " s")},
+    axes: [{side: 0, size: 16 * zoom, gap: 0, grid: {stroke: p.soft, dash: [2 * zoom, 4 * zoom]}, splits: () => now().steps.map(([at]) => at), values: () => now().steps.map(([, n]) => n)}],
+    series: [...legs.flatMap((color) => {
+      const line = {stroke: p.legs[color], dash: dashes[color].map((d) => d * zoom)};
+      return [{}, {}, {}, {}, {...line, width: 2 * zoom}, {...line, width: zoom}];
+    }), {stroke: p.bad, width: 2 * zoom, paths: (u, i, from, to) => crosses(u, i, from, to, 3 * zoom * devicePixelRatio)}],
+    bands: legs.flatMap((color, i) => [{series: [perLeg * i + 1, perLeg * i + 2], fill: p.legs[color] + "40"}, {series: [perLeg * i + 3, perLeg * i + 4], fill: p.legs[color] + "2e"}]),
+  }));
+}
+
+function shareColumns({legs, end, samples, watched, lost}) {
+  const rows = [], width = 2 + perLeg * legs.length;
+  const row = (at) => { const r = new Array(width); r[0] = at; rows.push(r); return r; };
+  samples = samples.filter((s) => s.points.length);
+  samples.forEach((s, place) => {
+    const first = s.points[0][0], next = place + 1 < samples.length ? samples[place + 1].points[0][0] : end;
+    const past = Math.max(s.points.at(-1)[0], Math.min(first + end / 200, next)); // a short one is seen, too
+    const accept = (r) => s.legs.forEach((leg, i) => {
+      if (!s.accepted[i]) return;
+      const [low, high] = s.accepted[i], thin = Math.max(0, .02 - (high - low)) / 2; // what is exact is seen, too
+      r[perLeg * leg + 1] = high + thin;
+      r[perLeg * leg + 2] = low - thin;
+    });
+    accept(row(first));
+    for (const [at, n, ...counts] of s.points) {
+      const r = row(at);
+      s.legs.forEach((leg, i) => {
+        [r[perLeg * leg + 4], r[perLeg * leg + 3]] = interval(counts[i], n);
+        r[perLeg * leg + 5] = counts[i] / n;
+      });
+    }
+    accept(row(past));
+    const gap = row(past); // up to the next sample
+    legs.forEach((_, leg) => gap.fill(null, perLeg * leg + 1, perLeg * leg + 6));
+  });
+  for (const [at, n, ...counts] of watched) {
+    const r = row(Math.min(at, end));
+    legs.forEach((_, leg) => { r[perLeg * leg + 6] = counts[leg] / n; });
+  }
+  for (const at of lost) row(at)[width - 1] = 1.05;
+  rows.sort((a, b) => a[0] - b[0]);
+  return Array.from({length: width}, (_, column) => {
+    let before; // a gap lasts until the next value
+    return rows.map((r) => before = before === null && r[column] === undefined ? null : r[column]);
+  });
+}
+
+function crosses(u, series, from, to, r) {
+  const stroke = new Path2D();
+  for (let i = from; i <= to; i++) {
+    if (u.data[series][i] === undefined) continue;
+    const x = u.valToPos(u.data[0][i], "x", true), y = u.valToPos(u.data[series][i], "y", true);
+    stroke.moveTo(x - r, y - r);
+    stroke.lineTo(x + r, y + r);
+    stroke.moveTo(x - r, y + r);
+    stroke.lineTo(x + r, y - r);
+  }
+  return {stroke, fill: null, clip: null, band: null, gaps: null, flags: 0};
+}
+
+// latencyPlotter shows which part of each leg's answers came within a time: {legs,
+// ms, parts}, with a part for each leg and time.
+function latencyPlotter(box) {
+  const round = (v) => { const unit = 10 ** Math.floor(Math.log10(v)); return Math.floor(v / unit) * unit; };
+  return plotter(box, ({ms, parts}) => [ms, ...parts], (p, zoom, {legs, ms}) => ({
+    scales: {x: {time: false, distr: 3, range: () => [round(ms[0]), ms.at(-1)]}, y: {range: [-.01, 1.02]}},
+    x: {values: (_, all) => all.map((v) => v === null ? "" : +v.toPrecision(3) + " ms")},
+    series: legs.map((color) => ({stroke: p.legs[color], dash: dashes[color].map((d) => d * zoom), width: 2 * zoom})),
+  }));
+}
