@@ -18,7 +18,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -303,6 +302,17 @@ func fits(t *testing.T, ctx context.Context, what string) {
 	}
 }
 
+// masks counts what hides something in a print of the page.
+func masks(t *testing.T, ctx context.Context) int {
+	t.Helper()
+	var pdf []byte
+	do(t, ctx, chromedp.ActionFunc(func(ctx context.Context) (err error) { pdf, _, err = page.PrintToPDF().Do(ctx); return err }))
+	if !bytes.HasPrefix(pdf, []byte("%PDF")) {
+		t.Fatalf("printed is %.20q", pdf)
+	}
+	return bytes.Count(pdf, []byte("/SMask <</Type /Mask"))
+}
+
 // onPaper looks at what is printed when the screen is dark: black on white, within
 // the 182 mm that A4 leaves.
 func onPaper(t *testing.T, ctx context.Context) {
@@ -331,10 +341,10 @@ func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
 	do(t, ctx, chromedp.Evaluate(seen, nil), chromedp.SetValue("#scenario", "circuit-breaker"), chromedp.Click("#controls"), chromedp.Click("#go"))
 	until(t, ctx, `child.running === true`)
 	until(t, ctx, `Object.keys(seen).length > 0`)
-	slow := busy()
 	for folder, at := range asked[map[string]int64](t, ctx, `seen`) {
-		late := time.UnixMilli(at).Sub(refuted(t, folder, began))
-		t.Logf("%s: the page shows a refuted claim %s after it was; a timer of this test was late by up to %s", folder, late, slow)
+		was, is := refuted(t, folder, began), time.UnixMilli(at)
+		late, slow := is.Sub(was), busy(was, is)
+		t.Logf("%s: the page shows a refuted claim %s after it was; meanwhile a timer of this test was late by up to %s", folder, late, slow)
 		// Three processes pass it on, mllab view and two of the browser, and each of them may have to wait as long.
 		if late > time.Second+3*slow {
 			t.Error("that is more than a second too late")
@@ -349,21 +359,31 @@ func TestARefutedClaimIsSeenAtOnceAndAControlRunsFromThePage(t *testing.T) {
 	}
 }
 
-// lateness returns how late a timer of this process has been since, at most: that is the machine, and no page.
-func lateness(t *testing.T) func() time.Duration {
+// lateness returns how late a timer of this process was between two times, at most: that is the machine, and no page.
+func lateness(t *testing.T) func(from, to time.Time) time.Duration {
 	const every = 50 * time.Millisecond
-	var most atomic.Int64
+	var mu sync.Mutex
+	ticks := []time.Time{time.Now()}
 	tick := time.NewTicker(every)
 	t.Cleanup(tick.Stop)
 	go func() {
-		for last := time.Now(); t.Context().Err() == nil; {
+		for t.Context().Err() == nil {
 			<-tick.C
-			now := time.Now()
-			most.Store(max(most.Load(), int64(now.Sub(last)-every)))
-			last = now
+			mu.Lock()
+			ticks = append(ticks, time.Now())
+			mu.Unlock()
 		}
 	}()
-	return func() time.Duration { return time.Duration(most.Load()) }
+	return func(from, to time.Time) (most time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		for i, at := range ticks[1:] {
+			if at.After(from) && ticks[i].Before(to) {
+				most = max(most, at.Sub(ticks[i])-every)
+			}
+		}
+		return most
+	}
 }
 
 // refuted is when a run says in its events that a claim does not hold.
@@ -441,11 +461,9 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 	fits(t, ctx, "the page")
 	// Printing asks for the plots in other colors, and no plot takes from the paper what is above it: clearRect does, and is
 	// a mask in the PDF.
-	var pdf []byte
-	do(t, ctx, chromedp.Evaluate(`window.inks = []; palette = ((own) => () => { const p = own(); inks.push(p.legs[0]); return p; })(palette); true`, nil),
-		chromedp.ActionFunc(func(ctx context.Context) (err error) { pdf, _, err = page.PrintToPDF().Do(ctx); return err }))
-	if masks := bytes.Count(pdf, []byte("/SMask <</Type /Mask")); masks > 0 || !bytes.HasPrefix(pdf, []byte("%PDF")) {
-		t.Errorf("%d masks hide what is printed above the plots", masks)
+	do(t, ctx, chromedp.Evaluate(`window.inks = []; palette = ((own) => () => { const p = own(); inks.push(p.legs[0]); return p; })(palette); true`, nil))
+	if n := masks(t, ctx); n > 0 {
+		t.Errorf("%d masks hide what is printed above the plots", n)
 	}
 	if inks := asked[[]string](t, ctx, `inks`); !slices.Contains(inks, "#0072b2") {
 		t.Errorf("on paper the plots have the colors %q", inks)
@@ -453,40 +471,52 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 	onPaper(t, ctx)
 }
 
-// played opens the page of a run that only this test plays: say writes an event of it, and answer one of its answers.
-func played(t *testing.T) (ctx context.Context, say func(at time.Time, rest string), answer func(at time.Time)) {
+// played is a page with a run that only its test plays.
+type played struct {
+	ctx    context.Context
+	folder string // of the run's evidence
+	say    func(at time.Time, rest string)
+	sent   int
+}
+
+func play(t *testing.T) *played {
 	t.Helper()
 	state := t.TempDir()
-	folder := filepath.Join(state, "lab", "evidence", "canary")
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	p := &played{folder: filepath.Join(state, "lab", "evidence", "canary")}
+	if err := os.MkdirAll(p.folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	events, err := os.Create(filepath.Join(folder, "events.jsonl"))
+	events, err := os.Create(filepath.Join(p.folder, "events.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = events.Close() })
-	say = func(at time.Time, rest string) {
+	p.say = func(at time.Time, rest string) {
 		t.Helper()
 		if _, err := fmt.Fprintf(events, `{"v":1,"at":%q,"run":"canary",%s}`+"\n", at.Format(time.RFC3339Nano), rest); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sent := 0
-	answer = func(at time.Time) {
-		sent++
-		say(at, fmt.Sprintf(`"type":"answer","step":"90/10","answer":{"from":"sample","id":"%036d","target":"v%d","pod":"p","ms":%d}`, sent, 1+sent%2, 1+sent%100))
+	p.say(time.Now(), `"type":"run","story":{"scenario":"canary","summary":"","steps":[{"name":"90/10"}]}`)
+	p.say(time.Now(), `"type":"begin","step":"90/10"`)
+	p.ctx, _ = tab(t, serve(t, "--state-dir="+state, "--name=lab"))
+	return p
+}
+
+// answer plays one answer, of v1 and of v2 in turns, or by nobody with a problem.
+func (p *played) answer(at time.Time, from, problem string) {
+	p.sent++
+	by := fmt.Sprintf(`"target":"v%d"`, 1+p.sent%2)
+	if problem != "" {
+		by = fmt.Sprintf(`"problem":%q`, problem)
 	}
-	say(time.Now(), `"type":"run","story":{"scenario":"canary","summary":"","steps":[{"name":"90/10"}]}`)
-	say(time.Now(), `"type":"begin","step":"90/10"`)
-	say(time.Now(), `"type":"sample","step":"90/10","n":120000`)
-	ctx, _ = tab(t, serve(t, "--state-dir="+state, "--name=lab"))
-	return ctx, say, answer
+	p.say(at, fmt.Sprintf(`"type":"answer","step":"90/10","answer":{"from":%q,"id":"%036d",%s,"pod":"p","ms":%d}`, from, p.sent, by, 1+p.sent%100))
 }
 
 // Versions of one name are not one where a run asks several models.
 func TestThePageShowsTheModelsOfARunApart(t *testing.T) {
-	ctx, say, _ := played(t)
+	p := play(t)
+	ctx, say := p.ctx, p.say
 	answer := func(from, of, target string, ms int) {
 		say(time.Now(), fmt.Sprintf(`"type":"answer","step":"90/10","answer":{"from":%q,"id":"i","of":%q,"target":%q,"pod":"p","ms":%d}`, from, of, target, ms))
 	}
@@ -517,9 +547,11 @@ func TestThePageShowsTheModelsOfARunApart(t *testing.T) {
 // One run takes one look: what makes the page slow makes it late each time, and what else the machine does only now and
 // then. So more than half of the claims must be seen in time.
 func TestARefutedClaimIsSeenWithinASecond(t *testing.T) {
-	ctx, say, answer := played(t)
+	p := play(t)
+	ctx := p.ctx
+	p.say(time.Now(), `"type":"sample","step":"90/10","n":20000`)
 	for range 20_000 {
-		answer(time.Now())
+		p.answer(time.Now(), "sample", "")
 	}
 	until(t, ctx, `shown !== null && shown.answers === 20000`)
 	do(t, ctx, chromedp.Evaluate(`window.seen = []; new MutationObserver(() => {
@@ -531,9 +563,9 @@ func TestARefutedClaimIsSeenWithinASecond(t *testing.T) {
 		for range claims {
 			steps++
 			step := fmt.Sprintf(`"step":"step %d"`, steps)
-			say(time.Now(), `"type":"begin",`+step)
+			p.say(time.Now(), `"type":"begin",`+step)
 			at := time.Now()
-			say(at, `"type":"end",`+step+`,"error":"not so","checked":{"name":"s","pass":false}`)
+			p.say(at, `"type":"end",`+step+`,"error":"not so","checked":{"name":"s","pass":false}`)
 			until(t, ctx, fmt.Sprintf(`seen.length === %d`, steps))
 			took := time.UnixMilli(asked[int64](t, ctx, `seen.at(-1)`)).Sub(at)
 			t.Logf("a refuted claim is seen after %s", took)
@@ -555,15 +587,15 @@ func TestARefutedClaimIsSeenWithinASecond(t *testing.T) {
 // An answer is kept as a count: 100,000 more of them take no more memory.
 func TestThePageDoesNotGrowWithTheAnswers(t *testing.T) {
 	began := time.Now()
-	ctx, _, answer := played(t)
-	sent := 0
+	p := play(t)
+	ctx := p.ctx
+	p.say(began, `"type":"sample","step":"90/10","n":120000`)
 	heap := func(answers int) float64 {
 		t.Helper()
 		for range answers {
-			sent++
-			answer(began.Add(time.Since(began) / 50)) // so that all is within a few seconds
+			p.answer(began.Add(time.Since(began)/50), "sample", "") // so that all is within a few seconds
 		}
-		until(t, ctx, fmt.Sprintf(`shown !== null && shown.answers === %d`, sent))
+		until(t, ctx, fmt.Sprintf(`shown !== null && shown.answers === %d`, p.sent))
 		do(t, ctx, heapprofiler.CollectGarbage())
 		var used float64
 		do(t, ctx, chromedp.ActionFunc(func(ctx context.Context) (err error) {
@@ -581,5 +613,130 @@ func TestThePageDoesNotGrowWithTheAnswers(t *testing.T) {
 		t.Errorf("100,000 answers more take %.1f MiB more", (after-before)/(1<<20))
 	} else {
 		t.Logf("%.1f MiB after 20,000 answers, %.1f MiB after 120,000", before/(1<<20), after/(1<<20))
+	}
+}
+
+// red counts where the shares' plot has the color of losses, near its top.
+const red = `((box) => {
+	const canvas = box.querySelector("canvas"), ink = palette().bad, want = [1, 3, 5].map((i) => parseInt(ink.slice(i, i + 2), 16));
+	const {data, width} = canvas.getContext("2d").getImageData(0, 0, canvas.width, Math.round(canvas.height / 4)), columns = new Set();
+	for (let i = 0; i < data.length; i += 4) if (want.every((v, c) => Math.abs(data[i + c] - v) < 8)) columns.add(i / 4 % width);
+	let crosses = 0;
+	for (const x of columns) if (!columns.has(x - 1)) crosses++;
+	return crosses;
+})`
+
+// What a plot shows of a run is on its canvas, on the page and in a report: losses as crosses, at any resolution, in the
+// colors of the screen and of paper. Neither runs what is not its own.
+func TestPlotsShowTheRun(t *testing.T) {
+	p := play(t)
+	ctx, began := p.ctx, time.Now()
+	p.say(began, `"type":"claim","step":"90/10","claim":{"by":"target","n":200,"alpha":0.001,"regions":[{"leg":"v1","lo":70,"hi":130},{"leg":"v2","lo":70,"hi":130}]}`)
+	for n := range 200 {
+		p.answer(began.Add(time.Duration(n)*100*time.Millisecond), "sample", "")
+	}
+	look := func(what, box string, want int) {
+		t.Helper()
+		if got := asked[int](t, ctx, red+"("+box+")"); got != want {
+			t.Fatalf("%s has %d crosses, want %d", what, got, want)
+		}
+	}
+	const shares = `document.querySelector("#shares")`
+	until(t, ctx, `shown !== null && shown.answers === 200 && timer === 0 && document.querySelector("#shares canvas") !== null`)
+	look("a run without a loss", shares, 0)
+	for n := range 3 {
+		p.answer(began.Add(time.Duration(21+n)*time.Second), "watcher", "status 503")
+	}
+	for n := range 20 {
+		p.answer(began.Add(24*time.Second+time.Duration(n)*100*time.Millisecond), "watcher", "")
+	}
+	until(t, ctx, `shown.answers === 223 && timer === 0`)
+	look("a run with three losses", shares, 3)
+	for _, scheme := range []string{"light", "dark"} {
+		do(t, ctx, emulation.SetDeviceMetricsOverride(1400, 900, 2, false),
+			emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
+		until(t, ctx, `((c) => c.width === Math.round(2 * c.clientWidth) && c.clientWidth > 0)(document.querySelector("#shares canvas")) && `+red+"("+shares+") === 3")
+	}
+	const runs = `(() => { const s = document.createElement("script"); s.text = "window.strange = true"; document.body.append(s); return window.strange === true; })()`
+	if asked[bool](t, ctx, runs) {
+		t.Error("the page runs what is not its own")
+	}
+	do(t, ctx, emulation.ClearDeviceMetricsOverride())
+	if n := masks(t, ctx); n > 0 {
+		t.Errorf("%d masks hide what is printed above the plots", n)
+	}
+	// The same with what the plots must not do, or the count would find nothing.
+	for what, broken := range map[string]string{
+		"the squares": `blank = (c, p, ...part) => c.clearRect(...part); squared = {}; redraw(soon); true`,
+		"the shares":  `Object.defineProperty(CanvasRenderingContext2D.prototype, "clearRect", {get: ((own) => () => own)(CanvasRenderingContext2D.prototype.clearRect), set() {}}); true`,
+	} {
+		do(t, ctx, chromedp.Reload())
+		until(t, ctx, `shown !== null && shown.answers === 223 && timer === 0`)
+		do(t, ctx, chromedp.Evaluate(broken, nil))
+		if masks(t, ctx) == 0 {
+			t.Errorf("no mask is found where %s are cleared", what)
+		}
+	}
+
+	html := filepath.Join(t.TempDir(), "report.html")
+	report, err := mllab(t.Context(), "report", p.folder).Output()
+	if err == nil {
+		err = os.WriteFile(html, report, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, ctx, chromedp.Navigate("file://"+html), chromedp.WaitVisible("[data-plot=latency] canvas"))
+	look("the report", `document.querySelector("[data-plot=shares]")`, 3)
+	if asked[bool](t, ctx, runs) {
+		t.Error("the report runs what is not its own")
+	}
+	if n := masks(t, ctx); n > 0 {
+		t.Errorf("%d masks hide what is printed above the report's plots", n)
+	}
+	fits(t, ctx, "the report")
+	onPaper(t, ctx)
+}
+
+// From the evidence of a step one comes back to where one was, with Escape and with the button.
+func TestTheFocusComesBackFromTheEvidence(t *testing.T) {
+	p := play(t)
+	ctx := p.ctx
+	if err := os.WriteFile(filepath.Join(p.folder, "01.jsonl"), []byte(`{"id":"a","target":"v1","status":200}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.say(time.Now(), `"type":"end","step":"90/10","checked":{"name":"90/10","pass":true,"evidence":{"file":"/x/01.jsonl"}}`)
+	p.say(time.Now(), `"type":"begin","step":"50/50"`)
+	p.say(time.Now(), `"type":"end","step":"50/50","checked":{"name":"50/50","pass":true,"evidence":{"file":"/x/01.jsonl"}}`)
+	const name = `document.activeElement.ariaLabel || document.activeElement.textContent.slice(0, 40)`
+	const own = "Show its requests: 50/50"
+	until(t, ctx, `document.querySelectorAll("#steps li > button").length === 2`)
+	for what, leave := range map[string]chromedp.Action{"Escape": chromedp.KeyEvent(kb.Escape), "its button": chromedp.KeyEvent(kb.Tab + kb.Enter)} {
+		do(t, ctx, chromedp.Focus("#steps li[data-step='50/50'] > button"), chromedp.KeyEvent(kb.Enter))
+		until(t, ctx, `document.activeElement.id === "evidence" && document.activeElement.dataset.lines === "1"`)
+		do(t, ctx, leave)
+		if got := asked[string](t, ctx, name); got != own {
+			t.Errorf("after %s the focus is on %q, not on %q", what, got, own)
+		}
+		if !asked[bool](t, ctx, `document.querySelector("#evidence").hidden`) {
+			t.Errorf("after %s the evidence is still there", what)
+		}
+	}
+	// Who is elsewhere meanwhile stays there.
+	do(t, ctx, chromedp.Focus("#steps li[data-step='50/50'] > button"), chromedp.KeyEvent(kb.Enter))
+	until(t, ctx, `document.activeElement.id === "evidence"`)
+	do(t, ctx, chromedp.Focus("#go"), chromedp.KeyEvent(kb.Escape))
+	if got := asked[string](t, ctx, name); got != "Start" {
+		t.Errorf("Escape moved the focus from Start to %q", got)
+	}
+}
+
+func TestTheLabsRequestsAreShownAgainstItsCapacity(t *testing.T) {
+	ctx := play(t).ctx
+	do(t, ctx, chromedp.Evaluate(`window.fetch = ((ask) => async (path, how) => path !== "lab" ? ask(path, how) : new Response(JSON.stringify({cluster: "lab", ready: true,
+		requests: {cpuMillis: 1250, cpuCapacityMillis: 2000, memoryBytes: 1.5 * 2 ** 30, memoryCapacityBytes: 4 * 2 ** 30}})))(fetch); true`, nil), chromedp.Click("#refresh"))
+	until(t, ctx, `document.querySelector("#lab table") !== null`)
+	if got, want := asked[string](t, ctx, `document.querySelector("#lab table").innerText.replace(/\s+/g, " ").trim()`), "lab ready CPUs requested 1.25 of 2 Memory requested 1.5 of 4.0 GiB"; got != want {
+		t.Errorf("of the lab the page says %q, want %q", got, want)
 	}
 }
