@@ -17,7 +17,8 @@ function interval(k, n) {
   return [Math.max(0, middle - half), Math.min(1, middle + half)];
 }
 
-// plotter returns a function that shows what it is given in a box. A plot is made
+// plotter returns a function that shows what it is given in a box; one with a title
+// has others next to it, and is lower. A plot is made
 // again only when its legs, its colors or its size are others.
 function plotter(box, columns, options) {
   let plot = null, made = "", given;
@@ -31,7 +32,7 @@ function plotter(box, columns, options) {
     const font = `${12 * zoom}px system-ui, sans-serif`, more = options(p, zoom, what, () => given);
     const axis = (a) => ({stroke: p.soft, font, ticks: {show: false}, size: 24 * zoom, gap: 4 * zoom, ...a, grid: {stroke: p.rule, width: zoom, ...a.grid}});
     plot = new uPlot({
-      width, height: 260 * zoom, legend: {show: false}, cursor: {show: false}, padding: [8 * zoom, 12 * zoom, 0, 0], ...more,
+      width, height: (what.title ? 180 : 260) * zoom, legend: {show: false}, cursor: {show: false}, padding: [8 * zoom, 12 * zoom, 0, 0], ...more,
       series: [{}, ...more.series.map((s) => ({width: 0, points: {show: false}, ...s}))],
       axes: [axis({...more.x, space: 60 * zoom}), axis({size: 50 * zoom, splits: () => [0, .25, .5, .75, 1], values: (_, all) => all.map((v) => 100 * v + " %")}), ...(more.axes || []).map(axis)],
     }, undefined, box);
@@ -51,7 +52,7 @@ function sharesPlotter(box) {
   return plotter(box, shareColumns, (p, zoom, {legs, title}, now) => ({
     title, scales: {x: {time: false, range: () => [0, now().end]}, y: {range: [-.01, 1.1]}},
     x: {values: (_, all) => all.map((v) => v + " s")},
-    axes: [{side: 0, size: 16 * zoom, gap: 0, grid: {stroke: p.soft, dash: [2 * zoom, 4 * zoom]}, splits: () => now().steps.map(([at]) => at), values: () => now().steps.map(([, n]) => n)}],
+    axes: [{side: 0, scale: "x", size: 16 * zoom, gap: 0, grid: {stroke: p.soft, dash: [2 * zoom, 4 * zoom]}, splits: () => now().steps.map(([at]) => at), values: () => now().steps.map(([, n]) => n)}],
     series: [...legs.flatMap((color) => {
       const line = {stroke: p.legs[color], dash: dashes[color].map((d) => d * zoom)};
       return [{}, {}, {}, {}, {...line, width: 2 * zoom}, {...line, width: zoom}];

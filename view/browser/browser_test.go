@@ -475,6 +475,7 @@ func TestThePageFitsEveryScreenInDarkAndLight(t *testing.T) {
 type played struct {
 	ctx    context.Context
 	folder string // of the run's evidence
+	began  time.Time
 	say    func(at time.Time, rest string)
 	sent   int
 }
@@ -482,7 +483,7 @@ type played struct {
 func play(t *testing.T) *played {
 	t.Helper()
 	state := t.TempDir()
-	p := &played{folder: filepath.Join(state, "lab", "evidence", "canary")}
+	p := &played{folder: filepath.Join(state, "lab", "evidence", "canary"), began: time.Now()}
 	if err := os.MkdirAll(p.folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -497,8 +498,8 @@ func play(t *testing.T) *played {
 			t.Fatal(err)
 		}
 	}
-	p.say(time.Now(), `"type":"run","story":{"scenario":"canary","summary":"","steps":[{"name":"90/10"}]}`)
-	p.say(time.Now(), `"type":"begin","step":"90/10"`)
+	p.say(p.began, `"type":"run","story":{"scenario":"canary","summary":"","steps":[{"name":"90/10"},{"name":"50/50"}]}`)
+	p.say(p.began, `"type":"begin","step":"90/10"`)
 	p.ctx, _ = tab(t, serve(t, "--state-dir="+state, "--name=lab"))
 	return p
 }
@@ -627,10 +628,11 @@ const red = `((box) => {
 })`
 
 // What a plot shows of a run is on its canvas, on the page and in a report: losses as crosses, at any resolution, in the
-// colors of the screen and of paper. Neither runs what is not its own.
+// colors of the screen and of paper, and where a step began. Neither runs what is not its own.
 func TestPlotsShowTheRun(t *testing.T) {
 	p := play(t)
-	ctx, began := p.ctx, time.Now()
+	ctx, began := p.ctx, p.began
+	do(t, ctx, chromedp.Evaluate(`window.letters = {}; CanvasRenderingContext2D.prototype.fillText = ((own) => function (text, x, ...more) { letters[text] = x; own.call(this, text, x, ...more); })(CanvasRenderingContext2D.prototype.fillText); true`, nil))
 	p.say(began, `"type":"claim","step":"90/10","claim":{"by":"target","n":200,"alpha":0.001,"regions":[{"leg":"v1","lo":70,"hi":130},{"leg":"v2","lo":70,"hi":130}]}`)
 	for n := range 200 {
 		p.answer(began.Add(time.Duration(n)*100*time.Millisecond), "sample", "")
@@ -644,6 +646,7 @@ func TestPlotsShowTheRun(t *testing.T) {
 	const shares = `document.querySelector("#shares")`
 	until(t, ctx, `shown !== null && shown.answers === 200 && timer === 0 && document.querySelector("#shares canvas") !== null`)
 	look("a run without a loss", shares, 0)
+	p.say(began.Add(20*time.Second), `"type":"begin","step":"50/50"`)
 	for n := range 3 {
 		p.answer(began.Add(time.Duration(21+n)*time.Second), "watcher", "status 503")
 	}
@@ -652,6 +655,11 @@ func TestPlotsShowTheRun(t *testing.T) {
 	}
 	until(t, ctx, `shown.answers === 223 && timer === 0`)
 	look("a run with three losses", shares, 3)
+	for step, at := range map[string]string{"1": "0 s", "2": "20 s"} {
+		if off := asked[float64](t, ctx, fmt.Sprintf(`Math.abs(letters[%q] - letters[%q])`, step, at)); off > 2 {
+			t.Errorf("the number of step %s is %.0f pixels from %s", step, off, at)
+		}
+	}
 	for _, scheme := range []string{"light", "dark"} {
 		do(t, ctx, emulation.SetDeviceMetricsOverride(1400, 900, 2, false),
 			emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
