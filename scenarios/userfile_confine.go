@@ -150,9 +150,9 @@ func admitted(ctx context.Context, l *Session, f *file.File) error {
 	}))
 }
 
-// validObject checks an author's own object by its Go type. Istio's are the cluster's
-// to judge.
-func validObject(o *unstructured.Unstructured) error {
+// completeObject checks an author's own object by its Go type, and gives a Knative Service's containers their defaults.
+// Istio's are the cluster's to judge.
+func completeObject(o *unstructured.Unstructured) error {
 	var into any
 	switch o.GetAPIVersion() + " " + o.GetKind() {
 	case "apps/v1 Deployment":
@@ -169,8 +169,17 @@ func validObject(o *unstructured.Unstructured) error {
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, into, true); err != nil {
 		return err
 	}
-	if s, ok := into.(*servingv1.Service); ok {
-		return validService(s)
+	s, ok := into.(*servingv1.Service)
+	if !ok {
+		return nil
 	}
-	return nil
+	if err := validService(s); err != nil {
+		return err
+	}
+	// Knative takes a missing default for a change of the revision: the list of containers is applied as a whole.
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&s.Spec.Template.Spec.PodSpec)
+	if err != nil {
+		return err
+	}
+	return unstructured.SetNestedField(o.Object, fields["containers"], "spec", "template", "spec", "containers")
 }

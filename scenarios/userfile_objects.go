@@ -137,7 +137,7 @@ func (u *userStory) applied(l *Session, a file.Apply) (objs []*unstructured.Unst
 	}
 	for _, o := range a.Objects {
 		obj := &unstructured.Unstructured{Object: o.Fill(file.Vars{Image: l.Image, Namespace: l.Namespace, Domain: l.Domain})}
-		if err := validObject(obj); err != nil {
+		if err := completeObject(obj); err != nil {
 			return nil, inFile(o.Where, fmt.Errorf("%s is not valid: %w", o.Ref(), err))
 		}
 		objs = append(objs, obj)

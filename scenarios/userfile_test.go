@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -360,6 +361,31 @@ func TestAFileThatTheClusterRefusesChangesNothing(t *testing.T) {
 	want := []string{"Deployment/default/m-v1", "Service/default/m-v1", "Gateway/default/m", "VirtualService/default/m", "VirtualService/default/m", "VirtualService/default/bad"}
 	if !slices.Equal(tried, want) {
 		t.Errorf("tried %q, want %q", tried, want)
+	}
+}
+
+// Knative's webhook refuses a named revision that is applied again without what it has added.
+func TestAKnativeServiceOfAFileIsAppliedWithItsContainersDefaults(t *testing.T) {
+	f, err := file.Read("mine.yaml", []byte(mine(`  - apply:
+      - apiVersion: serving.knative.dev/v1
+        kind: Service
+        metadata: {name: own}
+        spec: {template: {metadata: {name: own-v1}, spec: {containers: [{image: "${image}", readinessProbe: {httpGet: {path: /readyz}}}]}}}
+    expect-all: {of: own, version: v1}
+`)), file.Rules{Domain: "mllab.test", Requests: 1000, Alpha: 1e-6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs, err := newUserStory(f, 1e-6).objects(&Session{Env: &Env{Image: "kind.local/sampleapp:1"}, Namespace: "ns"}, f.Steps[0].Change)
+	if err != nil || len(objs) != 1 {
+		t.Fatal(objs, err)
+	}
+	want := map[string]any{"template": map[string]any{"metadata": map[string]any{"name": "own-v1"}, "spec": map[string]any{"containers": []any{map[string]any{
+		"name": "user-container", "image": "kind.local/sampleapp:1", "resources": map[string]any{},
+		"readinessProbe": map[string]any{"httpGet": map[string]any{"path": "/readyz", "port": int64(0)}, "successThreshold": int64(1)},
+	}}}}}
+	if got := objs[0].Object["spec"]; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
 	}
 }
 
