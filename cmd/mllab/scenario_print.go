@@ -94,11 +94,11 @@ func basis(r scenarios.Result) string {
 	case watched == 0 && sampled > 0:
 		return "samples"
 	case watched > 0 && sampled == 0:
-		return "a watcher"
+		return "watcher"
 	case watched > 0:
-		return "samples, a watcher"
+		return "samples+watcher"
 	}
-	return "what its steps saw"
+	return "its steps"
 }
 
 // printVerdict writes the last lines about a run: the verdict, and the evidence of

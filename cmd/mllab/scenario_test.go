@@ -267,6 +267,27 @@ func TestResultsAsText(t *testing.T) {
 	}
 }
 
+func TestTheTableOfRunsFitsAScreenOf80Columns(t *testing.T) {
+	var results []scenarios.Result
+	var asked []plan
+	for _, s := range scenarios.All() {
+		both := scenarios.StepResult{Pass: true, Evidence: &scenarios.Evidence{Tally: &probe.Tally{Sent: 12345}, Watch: &scenarios.Watched{Sent: 12345}}}
+		sample := scenarios.StepResult{Pass: true, Evidence: &scenarios.Evidence{Tally: &probe.Tally{Sent: 12345}}}
+		results = append(results, scenarios.Result{Scenario: s.Name, Pass: true, Seconds: 123.4, CPUSeconds: 123.4, Steps: []scenarios.StepResult{sample, both}})
+		asked = append(asked, plan{s, &scenarios.Plan{Steps: make([]scenarios.Step, 12)}})
+	}
+	var b bytes.Buffer
+	printTable(&b, results, asked)
+	if !strings.Contains(b.String(), "24690     123.4    123.4        samples+watcher") {
+		t.Errorf("it is\n%s", b.String())
+	}
+	for line := range strings.Lines(b.String()) {
+		if len(line) > 80+len("\n") {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
+	}
+}
+
 func TestEveryRunIsInTheJUnitReport(t *testing.T) {
 	cases := junitCases(someResults)
 	type outcome struct{ failure, skipped string }
