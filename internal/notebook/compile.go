@@ -50,7 +50,7 @@ const Result = "result"
 // ownEnv are the variables of a step's pod that are not the notebook's.
 var ownEnv = []string{"STORE", "RUN"}
 
-// maxCode is the most bytes that a ConfigMap may hold.
+// maxCode is the most bytes that a ConfigMap may hold, and a Workflow has.
 // https://kubernetes.io/docs/concepts/configuration/configmap/
 const maxCode = 1 << 20
 
@@ -180,6 +180,13 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
+	workflow, err := objs[len(objs)-1].MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	if len(workflow) > maxCode { // etcd takes one and a half of it, and Argo adds what it knows of each step
+		return nil, fmt.Errorf("the Workflow must have at most %d bytes, got %d: make fewer than %d steps", maxCode, len(workflow), len(book.Steps))
+	}
 	text := p.object("v1", "ConfigMap", p.Workflow(), map[string]any{"data": code})
 	return slices.Insert(objs, len(objs)-1, text), nil
 }
@@ -257,7 +264,7 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 		return err
 	}
 	var out bytes.Buffer
-	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-I", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(text), Stdout: &out})
+	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-IS", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(text), Stdout: &out})
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -271,8 +278,8 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 	if out.Len() == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(out.Bytes(), &found); err != nil {
-		return fmt.Errorf("reading the cells with python3: %w", err)
+	if json.Unmarshal(out.Bytes(), &found) != nil { // such as a wrapper with words of its own
+		return fmt.Errorf("%w: python3 says %q", ErrUnchecked, shown(out.String()))
 	}
 	return fmt.Errorf("cell %d, line %d: %s", found.Cell, found.Line, found.Error)
 }

@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	kjson "sigs.k8s.io/json"
 )
 
 // Notebook is the pipeline that a notebook describes.
@@ -39,6 +41,7 @@ type Step struct {
 	Cells   []Cell
 	Metrics []string // names whose values are the pipeline's metrics
 	Pod     Pod
+	cell    int // the first with its tag
 }
 
 // Task is the step's name in Argo, which takes no underscores.
@@ -114,6 +117,9 @@ func (s *source) UnmarshalJSON(data []byte) error {
 
 // parse reads JSON. Its errors speak of the fields in the file.
 func parse(data []byte, into any) error {
+	if kjson.UnmarshalCaseSensitivePreserveInts(data, into) == nil { // Go's own takes Tags for tags
+		return nil
+	}
 	err := json.Unmarshal(data, into)
 	var other *json.UnmarshalTypeError
 	if broken := (*json.SyntaxError)(nil); errors.As(err, &broken) {
@@ -180,7 +186,7 @@ func Read(data []byte) (*Notebook, error) {
 	if err := parse(data, &f); err != nil {
 		return nil, fmt.Errorf("it is no notebook: %w", err)
 	}
-	if f.Format != 4. {
+	if f.Format != int64(4) && f.Format != 4. {
 		return nil, fmt.Errorf("nbformat must be 4, got %s: save the notebook with a Jupyter of today", cmp.Or(strings.TrimPrefix(fmt.Sprintf("%#v", f.Format), "<nil>"), "none"))
 	}
 	language := cmp.Or(f.Metadata.Kernel.Language, f.Metadata.Info.Name, otherKernels.FindString(f.Metadata.Kernel.Name))
@@ -213,7 +219,7 @@ func Read(data []byte) (*Notebook, error) {
 	if r.book.Parameters == nil { // code, which KALE refuses: it may need imports
 		r.book.Shared = slices.Concat(r.cells[tagImports], r.cells[tagParameters], r.cells[tagFunctions])
 	}
-	if r.book.Steps, err = order(r.book.Steps); err != nil {
+	if r.book.Steps, err = order(r.book.Steps, r.prevs); err != nil {
 		return nil, err
 	}
 	if err := r.metrics(); err != nil {
@@ -235,8 +241,8 @@ type reader struct {
 
 // prev is a tag prev: of a cell.
 type prev struct {
-	cell int
-	name string
+	cell     int
+	of, name string // the cell's step, and the one before
 }
 
 // mention notes the names of a cell.
@@ -294,7 +300,7 @@ func (r *reader) cell(number int, code, language string, raw []any) error {
 		}
 		if _, is := r.steps[t.step]; !is {
 			r.steps[t.step] = len(r.book.Steps)
-			r.book.Steps = append(r.book.Steps, Step{Name: t.step})
+			r.book.Steps = append(r.book.Steps, Step{Name: t.step, cell: number})
 		}
 		r.last = tagStep + t.step
 	}
@@ -312,7 +318,7 @@ func (r *reader) cell(number int, code, language string, raw []any) error {
 	t.pod.imageCell = number
 	s.Pod = s.Pod.or(t.pod)
 	for _, p := range t.prev {
-		r.prevs = append(r.prevs, prev{number, p})
+		r.prevs = append(r.prevs, prev{number, at, p})
 		if !slices.Contains(s.Prev, p) {
 			s.Prev = append(s.Prev, p)
 		}
@@ -356,7 +362,7 @@ func (r *reader) whole(k kale) error {
 	tasks := map[string]string{}
 	for _, s := range steps {
 		if other, is := tasks[s.Task()]; is {
-			return fmt.Errorf("steps %q and %q would have one name in Argo, which takes no underscores: %q", other, s.Name, s.Task())
+			return fmt.Errorf("cell %d: steps %q and %q would have one name in Argo, which takes no underscores: %q", s.cell, other, s.Name, s.Task())
 		}
 		tasks[s.Task()] = s.Name
 	}
@@ -453,8 +459,12 @@ func parameters(cells []Cell) (all []Parameter) {
 // parameterName matches the names that both Python and Argo accept.
 var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
+// foreign matches what a string of Python's and a value in a Workflow do not share.
+var foreign = regexp.MustCompile(`\\|\{\{|\$[$(]`)
+
 // literal returns the value of a number, a string, True or False. It refuses strings
-// with escapes, and strings in which Argo would look for its own variables.
+// with escapes, and strings in which Argo ({{) or Kubernetes ($$, $( in a variable of
+// the environment) would look for its own variables.
 func literal(t []token) (string, bool) {
 	sign := ""
 	if len(t) == 2 && (t[0].is("-") || t[0].is("+")) && t[1].kind == aNumber {
@@ -467,7 +477,7 @@ func literal(t []token) (string, bool) {
 		return sign + t[0].text, !strings.ContainsAny(t[0].text[len(t[0].text)-1:], "jJ")
 	case t[0].is("True"), t[0].is("False"):
 		return t[0].text, true
-	case t[0].kind != aString || strings.Contains(t[0].text, `\`) || strings.Contains(t[0].text, "{{"):
+	case t[0].kind != aString || foreign.MatchString(t[0].text):
 		return "", false
 	}
 	s := t[0].text
@@ -483,7 +493,7 @@ func literal(t []token) (string, bool) {
 
 // order sorts steps, and the previous steps of each, so that each follows all its
 // previous steps. A value that a later step has changed is thus read last.
-func order(steps []Step) ([]Step, error) {
+func order(steps []Step, prevs []prev) ([]Step, error) {
 	var sorted []Step
 	const (
 		open = iota + 1
@@ -495,7 +505,8 @@ func order(steps []Step) ([]Step, error) {
 		path = append(path, s.Name)
 		switch state[s.Name] {
 		case open:
-			return fmt.Errorf("the steps go in a circle: %s", strings.Join(path[slices.Index(path, s.Name):], " -> "))
+			last := slices.IndexFunc(prevs, func(p prev) bool { return p.of == path[len(path)-2] && p.name == s.Name })
+			return fmt.Errorf("cell %d: the steps go in a circle: %s", prevs[last].cell, strings.Join(path[slices.Index(path, s.Name):], " -> "))
 		case done:
 			return nil
 		}

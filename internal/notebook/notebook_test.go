@@ -197,9 +197,10 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		"before, untagged":          {notebook(t, code("a = 1", "step:a"), code("b = 1", "prev:a")), `cell 2: tag "prev:a" must be with a tag step:NAME`},
 		"a pod of no step":          {notebook(t, code("a = 1", "step:a"), code("b = 1", "label:a:b")), `cell 2: tag "label:a:b" must be with a tag step:NAME`},
 		"an unknown step":           {notebook(t, code("a = 1", "step:a"), code("b = 1", "step:a", "prev:b")), `cell 2: tag "prev:b" names no step: there are a`},
-		"a circle":                  {notebook(t, code("a = 1", "step:a", "prev:b"), code("b = 1", "step:b", "prev:a")), "in a circle: a -> b -> a"},
-		"itself":                    {notebook(t, code("a = 1", "step:a", "prev:a")), "in a circle: a -> a"},
-		"one name in Argo":          {notebook(t, code("a = 1", "step:a_b"), code("b = 1", "step:a-b")), `steps "a_b" and "a-b" would have one name in Argo`},
+		"a circle":                  {notebook(t, code("a = 1", "step:a", "prev:b"), code("b = 1", "step:b", "prev:a")), "cell 2: the steps go in a circle: a -> b -> a"},
+		"a circle of three":         {notebook(t, code("a = 1", "step:a", "prev:c"), code("b = 1", "step:b", "prev:a"), code("c = 1", "step:c"), code("c = 1", "step:c", "prev:b")), "cell 2: the steps go in a circle: a -> c -> b -> a"},
+		"itself":                    {notebook(t, code("a = 1", "step:a", "prev:a")), "cell 1: the steps go in a circle: a -> a"},
+		"one name in Argo":          {notebook(t, code("a = 1", "step:a_b"), code("b = 1", "step:a-b")), `cell 2: steps "a_b" and "a-b" would have one name in Argo`},
 		"a step after metrics":      {notebook(t, code("a = 1", "step:a"), code("print(a)", "pipeline-metrics"), code("b = 1", "step:b")), `cell 3: tag "step:b" must come before`},
 		"metrics that compute":      {notebook(t, code("a = 1", "step:a"), code("\nprint(a + 1)", "pipeline-metrics")), "cell 2, line 2: a cell tagged pipeline-metrics must have lines print(NAME) only"},
 		"a metric of nobody":        {notebook(t, code("a = 1", "step:a"), code("print(b)", "pipeline-metrics")), "cell 2, line 1: no step has the name b"},
@@ -210,6 +211,8 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		"a report":                  {notebook(t, code("a = 1", "step:a", "report:enabled")), `cell 1: tag "report:enabled" must be report:disabled`},
 		"a GPU":                     {notebook(t, code("a = 1", "step:a", "limit:nvidia.com/gpu:1")), `cell 1: tag "limit:nvidia.com/gpu:1" must limit cpu, memory or ephemeral-storage: the lab's node has no nvidia.com/gpu`},
 		"no amount":                 {notebook(t, code("a = 1", "step:a", "limit:memory:lots")), `cell 1: tag "limit:memory:lots" must be limit:RESOURCE:AMOUNT`},
+		"an amount in milli":        {notebook(t, code("a = 1", "step:a", "limit:memory:512m")), `cell 1: tag "limit:memory:512m" must be at least 32Mi, or no pod with Python begins: got 0.512 bytes`},
+		"an amount of bytes":        {notebook(t, code("a = 1", "step:a", "limit:ephemeral-storage:512")), `cell 1: tag "limit:ephemeral-storage:512" must be at least 32Mi, or no pod with Python begins: got 512 bytes`},
 		"a limit without one":       {notebook(t, code("a = 1", "step:a", "limit:memory")), `cell 1: tag "limit:memory" must be limit:RESOURCE:AMOUNT`},
 		"a bad label":               {notebook(t, code("a = 1", "step:a", "label:a:b c")), `cell 1: tag "label:a:b c" must have a value`},
 		"a label without value":     {notebook(t, code("a = 1", "step:a", "label:a")), `cell 1: tag "label:a" must be label:KEY:VALUE`},
@@ -265,6 +268,7 @@ func TestTheNameOfARunIsAHashOfWhatIsCode(t *testing.T) {
 		"an empty cell after others":      {`{"cell_type": "code", "id": "a"`, `{"cell_type": "code", "metadata": {}, "source": " \n"}, {"cell_type": "code", "id": "a"`, false},
 		"a cell that is skipped":          {`{"cell_type": "code", "id": "b"`, `{"cell_type": "code", "metadata": {"tags": ["skip"]}, "source": "help?"}, {"cell_type": "code", "id": "b"`, false},
 		"tags of other tools":             {`["step:one"]`, `["hide-input", "step:one", "remove_cell", "raises-exception"]`, false},
+		"a key like another":              {`"tags": ["step:one"]`, `"tags": ["step:one"], "Tags": ["skip"], "VSCode": {"languageId": "r"}`, false},
 		"tags in another order":           {`["step:two", "prev:one"]`, `["prev:one", "step:two"]`, false},
 		"KALE's own bookkeeping":          {`"kernelspec"`, `"kubeflow_notebook": {"pipeline_name": "x", "experiment": {"id": "1"}, "volumes": []}, "kernelspec"`, false},
 
@@ -319,15 +323,30 @@ func TestOnlyCodeHasASize(t *testing.T) {
 	}
 }
 
+// Kubernetes would take the code, and no Workflow of such steps.
+func TestAWorkflowHasASize(t *testing.T) {
+	var cells []cell
+	for i := range 5 {
+		cells = append(cells, code("a = 1", fmt.Sprint("step:s", i), "annotation:about:"+strings.Repeat("x", maxCode/5)))
+	}
+	if _, err := (Pipeline{Name: "n", Space: "ns", Notebook: notebook(t, cells...)}).Objects(); err == nil || !strings.Contains(err.Error(), "make fewer than 5 steps") {
+		t.Errorf("%.300v", err)
+	}
+	if _, err := (Pipeline{Name: "n", Space: "ns", Notebook: notebook(t, cells[:4]...)}).Objects(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestANotebooksParametersAreThoseOfItsRun(t *testing.T) {
 	for text, want := range map[string][]Parameter{
 		"n = 1\n# rows\nrate = -0.5  # slow\n\nname = 'a b'\nquick = True": {{"n", "1"}, {"rate", "-0.5"}, {"name", "a b"}, {"quick", "True"}},
+		"n = 'a $b $ {c}'":                 {{"n", "a $b $ {c}"}},
 		"n = 1\nn = 2":                     {{"n", "2"}},
 		`s = """a` + "\n" + `b"""`:         {{"s", "a\nb"}},
 		"n = 'a: [b] # \u0085\x7f\u2028😀'": {{"n", "a: [b] # \u0085\x7f\u2028😀"}}, // what YAML would take for more than text
 		// What is no value may be made of one.
 		"n = 1\nm = n + 1": nil, "n = 1; m = 2": nil, "n = [1]": nil, "n: int = 1": nil, "print(1)": nil, "n = f'{1}'": nil, "n = b''": nil, "n = 1j": nil,
-		`n = '\n'`: nil, "n = '{{x}}'": nil, "n = None": nil,
+		`n = '\n'`: nil, "n = '{{x}}'": nil, "n = 'a$$b'": nil, "n = '$(RUN)'": nil, "n = None": nil,
 	} {
 		p := Pipeline{Name: "n", Space: "ns", Notebook: notebook(t, code(text, "pipeline-parameters"), code("a = 1", "step:true"))}
 		book, err := Read(p.Notebook)

@@ -171,6 +171,23 @@ func TestAStepHasTheImportsFunctionsAndClassesOfThoseBefore(t *testing.T) {
 	if exit, out, _ := b.step(cells, "b", "a="+a); exit != 0 {
 		t.Errorf("%d\n%s", exit, out)
 	}
+	// Also in Python that another cell has asked for.
+	cells = notebook(t, code("from __future__ import annotations", "imports"), code("class A:\n    def f(self) -> A: pass", "step:a"),
+		code("def g(x: B): pass\nassert inspect.getsource(g).startswith('def g') and inspect.getsource(A.f).strip() == 'def f(self) -> A: pass'", "step:b", "prev:a"), code("import inspect", "functions"))
+	if exit, out, a = b.step(cells, "a"); exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if exit, out, _ := b.step(cells, "b", "a="+a); exit != 0 || strings.Contains(out, "not_defined") {
+		t.Errorf("%d\n%s", exit, out)
+	}
+	// What a step asks for holds in the steps after it.
+	cells = notebook(t, code("%%time\nfrom __future__ import annotations\ndef f(x: A): pass", "step:a"), code("from __future__ import annotations"), code("def g(x: A): pass"), code("def h(x: A): pass", "step:b", "prev:a"))
+	if exit, out, a = b.step(cells, "a"); exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if exit, out, _ := b.step(cells, "b", "a="+a); exit != 0 || strings.Contains(out, "not_defined") {
+		t.Errorf("%d\n%s", exit, out)
+	}
 	// However deep their trees are.
 	deep := strings.Repeat("'a' + ", 1500) + "'a'"
 	cells = notebook(t, code("def f():\n    return "+deep, "step:a"), code("%%time\nx = "+deep), code("assert f() == x == 'a' * 1501", "step:b", "prev:a"))
@@ -181,7 +198,7 @@ func TestAStepHasTheImportsFunctionsAndClassesOfThoseBefore(t *testing.T) {
 		t.Errorf("%d\n%s", exit, out)
 	}
 	// What cannot be there is missed only by who uses it.
-	cells = notebook(t, code("import only_here", "step:a"), code("x = 1", "step:b", "prev:a"))
+	cells = notebook(t, code("import only_here", "step:a", "image:registry/own"), code("x = 1", "step:b", "prev:a"))
 	if exit, out, _ := b.step(cells, "b"); exit != 0 || !strings.Contains(out, `"not_defined": ["only_here"], "error": "ModuleNotFoundError`) {
 		t.Errorf("%d\n%s", exit, out)
 	}
@@ -486,16 +503,18 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 	b := newBench(t)
 	runner := runner(t)
 	for broken, want := range map[string]string{
-		"x = 1\nprint 'a'":       "cell 3, line 2: syntax error: Missing parentheses",
-		"\n\nfor x in y\n    z":  "cell 3, line 3: syntax error: ",
-		"def f():\nreturn 1":     "cell 3, line 2: syntax error: ",
-		"!ls\nx = = 1":           "cell 3, line 2: syntax error: invalid syntax",
-		"pip install x\n\ny = 1": "cell 3, line 1: syntax error: invalid syntax",
-		"type X = int":           "cell 3, line 1: syntax error: ", // newer than the pods' Python
-		"return 1":               "cell 3, line 1: syntax error: 'return' outside function",
-		"await f()\n!ls":         "",
-		"%%time\nx = 1":          "",
-		"x = 1\nprint(Out[3])":   "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
+		"x = 1\nprint 'a'":          "cell 3, line 2: syntax error: Missing parentheses",
+		"\n\nfor x in y\n    z":     "cell 3, line 3: syntax error: ",
+		"def f():\nreturn 1":        "cell 3, line 2: syntax error: ",
+		"!ls\nx = = 1":              "cell 3, line 2: syntax error: invalid syntax",
+		"pip install x\n\ny = 1":    "cell 3, line 1: syntax error: invalid syntax",
+		"type X = int":              "cell 3, line 1: syntax error: ", // newer than the pods' Python
+		"x = 1\ny = 2\nz = '\x00'":  "cell 3, line 3: syntax error: a null byte",
+		"%%time\nx = 1\ny = '\x00'": "cell 3, line 3: syntax error: a null byte",
+		"return 1":                  "cell 3, line 1: syntax error: 'return' outside function",
+		"await f()\n!ls":            "",
+		"%%time\nx = 1":             "",
+		"x = 1\nprint(Out[3])":      "cell 3, line 2: Out is set by IPython, and a step is a script without it: give the value a name of your own",
 		// What magics run is Python, too.
 		"%%time\nx = 1\ny = = 1":                               "cell 3, line 3: syntax error: invalid syntax",
 		"\n%%capture out\nfor i in x\n    i":                   "cell 3, line 3: syntax error: ",
@@ -548,6 +567,7 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		t.Errorf("without python3: %v", err)
 	}
 	for program, want := range map[string]string{
+		"#!/bin/sh\necho loading the environment; exec " + python + " \"$@\"\n":                                   `python3 says "loading the environment"`,
 		"#!/bin/sh\necho no version is set >&2; exit 127\n":                                                       "no version is set",
 		"#!/bin/sh\nexec " + python + " \"$1\" \"$2\" \"import sys; sys.version_info = (3, 10, 0)\n$3\" \"$4\"\n": "Python 3.10 has another grammar",
 	} {
@@ -558,6 +578,48 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		t.Setenv("PATH", bin+":"+path)
 		if err := p.CheckSyntax(t.Context(), run.Exec{}); !errors.Is(err, ErrUnchecked) || !strings.Contains(err.Error(), want) {
 			t.Errorf("python3 is %q: %v, want %q", program, err, want)
+		}
+	}
+}
+
+// A newer Python on this machine reads f-strings that the pods' does not.
+func TestAnFStringIsThatOfThePodsPython(t *testing.T) {
+	var python string
+	for _, name := range []string{"python3.14", "python3.13", "python3.12"} {
+		if path, err := exec.LookPath(name); err == nil && exec.Command(path, "-c", "").Run() == nil {
+			python = path
+		}
+	}
+	if python == "" {
+		t.Skip("there is no Python from 3.12 on")
+	}
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "python3"), []byte("#!/bin/sh\nexec "+python+" \"$@\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	for code, newer := range map[string]bool{
+		`f"{d["a"]}"`:            true,
+		`f'{f'{x}'}'`:            true,
+		`f'{"\n".join(x)}'`:      true,
+		"f'{x\n}'":               true,
+		"f\"\"\"{x # c\n}\"\"\"": true,
+		`f'{f"a\n{x}"}'`:         true,
+		`f"{'''"'''}"`:           true,
+		`f"{d['a']}\n{x:\n}"`:    false,
+		"f'''{x\n}'''":           false,
+		`f'{x}' # f'{'a'}'`:      false,
+		`f'\N{EM DASH}{x!r}'`:    false,
+		`f'''{"'#"}'''`:          false,
+		`f"{x}" "\n" f'{"a"}'`:   false,
+	} {
+		want := "<nil>"
+		if newer {
+			want = "cell 1, line 2: syntax error: an f-string of Python 3.12"
+		}
+		err := (Pipeline{Runner: runner(t), Notebook: notebook(t, cell{"code", "\n" + code, []string{"step:a"}})}).CheckSyntax(t.Context(), run.Exec{})
+		if !strings.HasPrefix(fmt.Sprint(err), want) {
+			t.Errorf("%s: got %v, want %s", code, err, want)
 		}
 	}
 }
@@ -578,7 +640,8 @@ func TestWhatIsOnesOwnIsThere(t *testing.T) {
 		{own, "prev:a", nil, "cell 2, line 1: kaggle_secrets is there in Kaggle only"},
 		{own, "prev:a", file, "<nil>"},
 		{own, "image:registry/own", nil, "<nil>"},
-		{other, "prev:a", file, "cell 2, line 2: sc is set by Databricks"},
+		{other, "prev:a", map[string][]byte{"stub.py": []byte("x = 1")}, "cell 2, line 2: sc is set by Databricks"},
+		{other, "prev:a", file, "cell 2, line 1: a step has no module stub: give it with --file, take it out"},
 		{other, "prev:a", stub, "<nil>"},
 	} {
 		p := Pipeline{Runner: runner, Files: tc.files, Notebook: notebook(t, code("x = 1", "step:a"), code(tc.cell, "step:b", tc.tag))}
@@ -680,8 +743,8 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"try:\n    import google.colab\nexcept ImportError: pass":                                                                            "",
 		"def ask(): return input()\nask = lambda: input()":                                                                                   "",
 		"def input(x): return x\ny = input(3)":                                                                                               "",
-		"from google.cloud import storage":                                                                                                   "",
-		"from pyspark.sql import SparkSession\nspark = SparkSession.builder.getOrCreate()\nsc = spark.sparkContext":                          "",
+		"from google.cloud import storage":                                                                                                   "cell 3, line 1: a step has no module google.cloud",
+		"from numpy import sum\nspark = sum([1])\nsc = spark.real":                                                                           "",
 		"for _ in range(3): print(_)":                                                                                                        "",
 		"_, x = 1, 2\ny = _":                                                                                                                 "",
 		"(_, x), [__, *___] = [1, 2], [3, 4]\ny = _ + __, ___":                                                                               "",
@@ -694,9 +757,9 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"try:\n    __IPYTHON__\nexcept NameError:\n    pass":                                                                                 "",
 		"try:\n    get_ipython().kernel\nexcept Exception: pass":                                                                             "",
 		"class Out: pass\nx = Out()":                                                                                                         "",
-		"from layers import In, Out\nIn(Out)":                                                                                                "",
+		"from numpy import In, Out\nIn(Out)":                                                                                                 "",
 		"from layers import *\nIn(Out)":                                                                                                      "",
-		"%run layers.py\nIn(Out)":                                                                                                            "",
+		"open('layers.py', 'w')\n%run layers.py\nIn(Out)":                                                                                    "",
 		"%%capture Out\nx = 1":                                                                                                               "",
 		"match x:\n    case _: pass":                                                                                                         "",
 		"x = y._, y.Out, f(_=3), {'_': 1}":                                                                                                   "",
@@ -742,7 +805,7 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"import builtins\nbuiltins.sc = 1\nprint(sc)":                                                         "",
 		"__builtins__['sc'] = 1\nprint(sc)":                                                                   "",
 		"get_ipython().user_ns.update(sc=1)\nprint(sc)":                                                       "",
-		"get_ipython().magic('%run x.py')\nprint(sc)":                                                         "",
+		"open('x.py')\nget_ipython().magic('%run x.py')\nprint(sc)":                                           "",
 		"get_ipython().magic(path)\nprint(sc)":                                                                "",
 		"%aimport sc\nprint(sc)":                                                                              "",
 		"get_ipython().run_cell_magic('sh', '--out=Out', 'ls')\nprint(Out)":                                   "",
@@ -753,6 +816,39 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"os.environ['PYTHONBREAKPOINT'] = '0'\nbreakpoint()":                                                  "",
 		"from unittest.mock import patch\npatch('builtins.input', x).start()\ny = input()":                    "",
 		"get_ipython().run_cell_magic('writefile', 'kaggle_secrets.py', 'x = 1')\nimport kaggle_secrets as k": "",
+		// Modules that the image has not.
+		"x = 1\nimport pandas as pd":                        "cell 3, line 2: a step has no module pandas: give it with --file, take it out, or tag the cell \"skip\" (the image has Python's own, joblib, numpy",
+		"import os, torch.nn as nn":                         "cell 3, line 1: a step has no module torch.nn",
+		"!pip install pandas\nfrom pandas import DataFrame": "cell 3, line 2: a step has no module pandas",
+		"%%time\nimport pandas":                             "cell 3, line 2: a step has no module pandas",
+		"from IPython.utils.capture import capture_output":  "cell 3, line 1: IPython.utils.capture is IPython's, and a step is a script without it: take it out",
+		"import IPython.lib as l":                           "cell 3, line 1: IPython.lib is IPython's",
+		"import os.path as p, sklearn.svm, numpy, tkinter":  "",
+		"from IPython.core.getipython import get_ipython":   "",
+		"import IPython\nIPython.embed":                     "",
+		"try:\n    import pandas\nexcept ImportError: pass": "",
+		"if x:\n    import pandas":                          "",
+		"from . import pandas":                              "",
+		"open('helper.py', 'w').write(x)\nimport helper":    "",
+		"os.makedirs('own/sub')\nimport own.sub":            "",
+		"!PIP_NO_INDEX=0 pip install pandas\nimport pandas": "",
+		"!pip install /tmp/x-1.whl\nimport x":               "",
+		"sys.modules['pandas'] = x\nimport pandas":          "",
+		// Files that %run does not find.
+		"%run helper.py":                      `cell 3, line 1: %run helper.py: a step has no file helper.py: give it with --file, whose files have no folder, or tag the cell "skip"`,
+		"%run -i src/helper.py a":             "cell 3, line 1: %run -i src/helper.py a: a step has no file src/helper.py",
+		"%run helper":                         "cell 3, line 1: %run helper: a step has no file helper",
+		"open('helper.py', 'w')\n%run helper": "",
+		"%run /opt/helper.py":                 "",
+		"%run ~/helper.py":                    "",
+		// What asks a person in other words.
+		"from getpass import getpass\nx = getpass()":        "cell 3, line 2: getpass() needs a person, and none is at a step",
+		"import getpass\nx = getpass.getpass('token? ')":    "cell 3, line 2: getpass.getpass() needs a person",
+		"import pdb; pdb.set_trace()":                       "cell 3, line 1: pdb.set_trace() needs a person",
+		"def getpass(): return 1\nx = getpass()":            "",
+		"x.set_trace()":                                     "",
+		"import getpass\nx = getpass.getuser()":             "",
+		"import getpass\ndef f(): return getpass.getpass()": "",
 		// However deep its tree is.
 		"x = " + strings.Repeat("'a' + ", 1000) + "_":                       "cell 3, line 1: _ is set by IPython",
 		"if x: pass\n" + strings.Repeat("elif x: pass\n", 1000) + "else: _": "",
@@ -777,7 +873,7 @@ for program in json.load(sys.stdin):
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("python3", "-I", "-c", ask)
+	cmd := exec.Command("python3", "-I", "-c", ask, "check")
 	cmd.Stdin = bytes.NewReader(text)
 	out, err := cmd.Output()
 	if err != nil {

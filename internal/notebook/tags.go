@@ -108,6 +108,9 @@ func (t *tags) add(word, value string) error {
 		case !slices.Contains([]string{"cpu", "memory", "ephemeral-storage"}, parts[0]):
 			return fmt.Errorf("must limit cpu, memory or ephemeral-storage: the lab's node has no %s, and the step would wait for one", parts[0])
 		}
+		if least := resource.MustParse("32Mi"); parts[0] != "cpu" && amount.Cmp(least) < 0 {
+			return fmt.Errorf("must be at least %s, or no pod with Python begins: got %s bytes; M and Mi are megabytes, and m is a thousandth", least.String(), amount.AsDec())
+		}
 		set(&t.pod.Limits, parts[0], parts[1])
 	case "secret":
 		if len(parts) != 3 || validation.IsDNS1123Subdomain(parts[0]) != nil || validation.IsConfigMapKey(parts[1]) != nil || !parameterName.MatchString(parts[2]) {

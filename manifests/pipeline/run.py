@@ -20,6 +20,7 @@ python3 run.py check reads STEPS from stdin, with the texts of the notebook's ow
 what no step can run: the first syntax error, magic that no step can run, or use of what only IPython has.
 """
 
+import __future__
 import argparse
 import ast
 import asyncio
@@ -30,6 +31,7 @@ import importlib.util
 import inspect
 import io
 import json
+import linecache
 import os
 import re
 import shlex
@@ -40,6 +42,7 @@ import subprocess
 import sys
 import time
 import timeit
+import tokenize
 import traceback
 import types
 from pathlib import Path
@@ -47,6 +50,13 @@ from pathlib import Path
 NO_VALUES = types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type
 TEMP_FAIL = 75  # EX_TEMPFAIL of sysexits.h: also what modelcar says of a registry that fails
 MOST = 256 << 10  # bytes of a result: Argo keeps it in the Workflow's status
+FUTURES = functools.reduce(lambda flags, name: flags | getattr(__future__, name).compiler_flag, __future__.all_feature_names, 0)
+# What can be imported in the lab's Python image, besides Python's own: its packages, and what stands in for IPython's modules.
+PACKAGES = "joblib numpy pip scipy sklearn threadpoolctl".split()
+IPYTHON = "IPython IPython.display IPython.core IPython.core.display IPython.core.error IPython.core.getipython IPython.core.interactiveshell IPython.core.magic".split()
+CHECKS = sys.argv[1:] == ["check"]  # this Python is not that of the steps
+# Functions of Python's that ask a person, by their modules.
+ASKING = {"getpass.getpass", "pdb.set_trace"}
 # What IPython sets for every notebook: https://ipython.readthedocs.io/en/8.31.0/interactive/reference.html#output-caching-system
 IPYTHONS = r"_{1,3}|_i{1,3}|_i?\d+|_[iod]h|In|Out|__IPYTHON__|__session__"
 # All names that a place sets for its notebooks, and the modules that are there only.
@@ -80,6 +90,8 @@ ANY_NAMES = "exec", "eval", "globals", "locals", "vars", "setattr", "__builtins_
 ANY_ATTRIBUTES = "__dict__", "user_ns", "f_globals", "setattr", "patch"
 # What some calls set: those of gettext, sys, doctest, and os.
 SET_BY_CALLS = {**dict.fromkeys(["install", "displayhook", "testmod", "testfile", "run_docstring_examples"], "_"), "dup2": "stdin"}
+# With these, a notebook may install modules where there is no package index.
+BRINGS = re.compile(r"PIP_NO_INDEX|git\+|\.(whl|zip|egg|tar\.gz)\b")
 # With these, another file may set what the notebook has.
 ELSEWHERE = re.compile(r"builtins|displayhook|f_globals|gettext|stdin|sys\.modules|user_ns")
 # IPython's magics that no step can run, by the reason.
@@ -131,19 +143,24 @@ def failed(code, step, where, error):
     return code
 
 
-def compiled(code, where, mode="exec"):
-    """Compiles Python that may await outside of a function, as in Jupyter."""
-    return compile(code, where, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+def compiled(code, where, mode="exec", future=0):
+    """Compiles Python that may await outside of a function, as in Jupyter. future are the flags of the cells before."""
+    return compile(code, where, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | future, dont_inherit=True)
 
 
-def compiled_tree(tree, where, mode="exec"):
+def compiled_tree(tree, where, mode="exec", future=0):
     """Compiles a tree: also one of more levels than functions may have, as when it compiles a text."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 4000))
     try:
-        return compile(tree, where, mode, dont_inherit=True)
+        return compile(tree, where, mode, flags=future, dont_inherit=True)
     finally:
         sys.setrecursionlimit(limit)
+
+
+def keep_source(code, where):
+    """Keeps a cell's text for tracebacks and inspect.getsource, as Jupyter does."""
+    linecache.cache[where] = len(code), None, code.splitlines(True), where
 
 
 def untimed(line):
@@ -235,13 +252,16 @@ def sets(node):
     if isinstance(node, (ast.Name, ast.Attribute)):
         return [] if isinstance(node.ctx, ast.Load) else [getattr(node, "id", None) or node.attr]
     if isinstance(node, (ast.Import, ast.ImportFrom)):
-        names = {(each.asname or each.name).split(".")[0] for each in node.names}
-        return names - {"get_ipython"} if "IPython" in (getattr(node, "module", None) or "") else names
+        names, of = {(each.asname or each.name).split(".")[0] for each in node.names}, getattr(node, "module", None) or ""
+        return names - {"get_ipython"} if "IPython" in of else names | (ASKING & {f"{of}.{name}" for name in names})
     if isinstance(node, ast.alias):
         return ["*"] if node.name == "patch" else []  # of unittest.mock
     if isinstance(node, ast.Constant):
         text = str(node.value)  # such as a file's below %%writefile
-        return ["breakpoint"] if "PYTHONBREAKPOINT" in text else ["%"] if any(name in text for name in REGISTERS) else []
+        if "PYTHONBREAKPOINT" in text:
+            return ["breakpoint"]
+        # A file or a folder that it may write, and what may bring any module.
+        return ["%"] if any(name in text for name in REGISTERS) else ["*.py"] if BRINGS.search(text) else re.findall(r"\w+(?:\.py\b|/)", text)
     if isinstance(node, (ast.Global, ast.Nonlocal)):
         return node.names
     if isinstance(node, ast.Call):
@@ -274,9 +294,33 @@ def needs(node, known):
         for module in [each for a in node.names for each in ([of, f"{of}.{a.name}"] if of else [a.name, ".".join(a.name.split(".")[:2])])]:
             if (place := place_of(module)) and not known & {f"{module}.py", "*.py"}:
                 return f'{module} is there in {place} only: take it out, or tag the cell "skip"'
-    called = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
-    if called in ("input", "breakpoint") and not known & {called, "stdin", "breakpointhook"}:
+        for module in [] if getattr(node, "level", 0) else [of] if of else [a.name for a in node.names]:
+            if absent(module, known):
+                if module.startswith("IPython"):
+                    return f'{module} is IPython\'s, and a step is a script without it: take it out, or tag the cell "skip"'
+                return f'a step has no module {module}: give it with --file, take it out, or tag the cell "skip" (the image has Python\'s own, {", ".join(PACKAGES)})'
+    if isinstance(node, ast.Call) and (called := asks(node.func, known)) and "stdin" not in known:
         return f'{called}() needs a person, and none is at a step: take it out, or tag the cell "skip"'
+
+
+def absent(module, known):
+    """Returns whether a step has no such module. known has the notebook's files, also those that its code may write."""
+    top = module.split(".")[0]
+    if known & {"*.py", f"{top}.py", f"{top}/"} or module in IPYTHON:
+        return False
+    if top == "IPython" or CHECKS:
+        return top not in sys.stdlib_module_names and top not in PACKAGES
+    return top not in sys.modules and importlib.util.find_spec(top) is None
+
+
+def asks(function, known):
+    """Returns what a call asks a person by, or None."""
+    if isinstance(function, ast.Name):
+        if function.id in ("input", "breakpoint"):
+            return None if known & {function.id, "breakpointhook"} else function.id
+        return function.id if any(f"{module}.{function.id}" in ASKING & known for module in ("getpass", "pdb")) else None
+    dotted = f"{getattr(getattr(function, 'value', None), 'id', '')}.{getattr(function, 'attr', '')}"
+    return dotted if dotted in ASKING and dotted.split(".")[0] in known else None
 
 
 def of_ipython(node):
@@ -306,10 +350,14 @@ def broken(steps, files={}):
 
     def check(code, where, compiled, runs=True):
         try:
+            if "\0" in code:
+                raise SyntaxError("a null byte", (where, code[: code.index("\0")].count("\n") + 1, None, None))
             # A newer Python here has a newer grammar than the pods'.
             tree = ast.parse(code, feature_version=(3, 11))
             compiled(code, where)
-        except (SyntaxError, ValueError):
+            if line := newer_string(code):
+                raise SyntaxError("an f-string of Python 3.12: the steps' 3.11 takes no quote of its own, no backslash and no comment in its { }", (where, line, None, None))
+        except SyntaxError:
             if runs:
                 raise
             return
@@ -327,32 +375,60 @@ def broken(steps, files={}):
         except SyntaxError as e:
             line = e.lineno or 1
             return cell, *(magic_above(line, cell["code"], magics.union(*map(sets, every))) or (line, f"syntax error: {e.msg}"))
-        except ValueError as e:  # a null byte
-            return cell, 1, f"syntax error: {e}"
         except (RecursionError, MemoryError):  # too deep for this machine's Python, and maybe not for the pods'
             return None
     known = magics.union(files, *map(sets, every))
     if any(step.get("image") for step in steps["steps"].values()):  # an image of one's own may have any module
         known.add("*.py")
+    ran = {id(arg) for node in every if (call := magic_call(node)) and call[1] == "run" for arg in node.args}
+    texts = [node.value for node in every if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in ran]
     if any(ELSEWHERE.search(text) for text in files.values()):
         known.add("*")
     for cell, sure in judged:
         for node in sure:
-            if why := needs(node, known):
+            if why := needs(node, known) or missing(node, files, texts):
                 return cell, node.lineno, why
 
 
-def definitions(cells):
-    """Returns what cells import and define, outside of all blocks: by name, code that does it again."""
+def missing(node, files, texts):
+    """Returns why %run fails for want of its file, or None. texts are those of the notebook: its code may write the file."""
+    _, magic, line = (*(magic_call(node) or ()), None, None, None)[:3]
+    given = magic == "run" and not re.search(r"[{$~]", line) and FILE.match(line)
+    file = os.path.normpath(given[2].strip("\"'")) if given else "/"
+    if file.startswith("/") or {file, f"{file}.py"} & set(files) or any(os.path.basename(file) in text for text in texts):
+        return None
+    return f"%run {line}: a step has no file {file}: give it with --file, whose files have no folder, or tag the cell \"skip\""
+
+
+def newer_string(code):
+    """Returns the line of an f-string that only a Python from 3.12 on reads, or None. It needs such a Python to see one."""
+    around = []  # what ends the f-strings around
+    for each in tokenize.generate_tokens(io.StringIO(code).readline) if sys.version_info >= (3, 12) else []:
+        kind = tokenize.tok_name[each.type]
+        if kind == "FSTRING_END":
+            around.pop()
+        outer = around[:-1] if kind == "FSTRING_MIDDLE" else around  # text is in its own f-string, too
+        if outer and (kind == "COMMENT" or "\\" in each.string or any(quote in each.string or len(quote) == 1 and "\n" in each.string for quote in outer)):
+            return each.start[0]
+        if kind == "FSTRING_START":
+            around.append(each.string.lstrip("rRfFuUbB"))
+    return None
+
+
+def definitions(cells, future=0):
+    """Returns what cells import and define, outside of all blocks: by name, code that does it again. future are the flags of the cells before."""
     kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
     found = []
     for cell in cells:
+        where = f"cell {cell['cell']}"
         for node in ast.parse(cell["code"]).body:
             if isinstance(node, (ast.Expr, ast.Assign)):
-                found += definitions({**cell, "code": text} for text in in_magics(ast.walk(node), leaving=True))
+                found += definitions(({**cell, "code": text} for text in in_magics(ast.walk(node), leaving=True)), future)
             elif isinstance(node, kinds):
                 names = [node.name] if hasattr(node, "name") else [(n.asname or n.name).split(".")[0] for n in node.names]
-                found.append((names, compiled_tree(ast.Module([node], []), f"cell {cell['cell']}")))
+                made = compiled_tree(ast.Module([node], []), where, future=future)
+                future |= made.co_flags & FUTURES
+                found.append((names, made))
     return found
 
 
@@ -478,12 +554,17 @@ class Shell:
         self.loop = asyncio.new_event_loop()
         self.left = "."  # the folder before %cd
         self.own = {}  # the notebook's magics, by kind and name
+        self.future = 0  # flags of what cells have imported from __future__: in Jupyter they hold for all cells after
 
     def cell(self, code, where):
         """Runs a cell, with a loop of events around it, as in Jupyter."""
 
+        keep_source(code, where)
+        made = compiled(code, where, future=self.future)
+        self.future |= made.co_flags & FUTURES
+
         async def run():
-            value = eval(compiled(code, where), self.user_ns)
+            value = eval(made, self.user_ns)
             if inspect.iscoroutine(value):
                 await value
 
@@ -494,8 +575,8 @@ class Shell:
         scope = scope or self.user_ns
         body = ast.parse(code, where).body
         last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
-        exec(compiled_tree(ast.Module(body, []), where), self.user_ns, scope)
-        return eval(compiled_tree(last, where, "eval"), self.user_ns, scope) if last else None
+        exec(compiled_tree(ast.Module(body, []), where, future=self.future), self.user_ns, scope)
+        return eval(compiled_tree(last, where, "eval", self.future), self.user_ns, scope) if last else None
 
     def var_expand(self, text, scope):
         """Puts values for {EXPRESSION} and $NAME; if one has none, all of the text stays as it is."""
@@ -751,8 +832,7 @@ def ipython(shell):
     """Returns modules in the place of IPython's that notebooks import to show things; none if the image has IPython."""
     if importlib.util.find_spec("IPython"):
         return {}
-    names = "IPython", "IPython.display", "IPython.core", "IPython.core.display", "IPython.core.error", "IPython.core.interactiveshell", "IPython.core.magic"
-    modules = {name: types.ModuleType(name) for name in names}
+    modules = {name: types.ModuleType(name) for name in IPYTHON}
 
     def shown(name):
         if name.startswith("_"):
@@ -761,8 +841,7 @@ def ipython(shell):
 
     for name, module in modules.items():
         module.get_ipython, module.display, module.clear_output, module.__path__ = lambda: shell, display, lambda wait=False: None, []
-        if name.count("."):
-            module.__getattr__ = shown
+        module.__getattr__ = shown
     modules["IPython"].display = modules["IPython.display"]
     modules["IPython.core.error"].UsageError = UsageError
     for kind in "line", "cell", "line_cell":
@@ -770,6 +849,7 @@ def ipython(shell):
     for name, mark in ("needs_local_scope",) * 2, ("no_var_expand", "_ipython_magic_no_var_expand"):
         setattr(modules["IPython.core.magic"], name, lambda function, mark=mark: setattr(function, mark, True) or function)
     modules["IPython"].version_info = 8, 31, 0, ""  # matplotlib asks for it, and for the events
+    modules["IPython"].__version__ = "8.31.0"
     return modules
 
 
@@ -809,7 +889,12 @@ def main(file, step, before):
                 parameters = [each for each in parameters if each != name]
         shared = dict(names)
         # Classes come before their values, and definitions that need a value after it.
-        again = definitions([cell for before in own["after"] for cell in steps["steps"][before]["cells"]])
+        cells = [cell for before in own["after"] for cell in steps["steps"][before]["cells"]]
+        for cell in cells:
+            keep_source(cell["code"], f"cell {cell['cell']}")
+        again = definitions(cells, shell.future)
+        for _, made in again:
+            shell.future |= made.co_flags & FUTURES
         undefined, values = define(again, names), {}
         for name in left:
             where = f"the names that step {name} has left"
@@ -875,7 +960,7 @@ def check():
 
 if __name__ == "__main__":
     BEGAN = time.monotonic()
-    if sys.argv[1:] == ["check"]:
+    if CHECKS:
         sys.exit(check())
     # Process 1 of a container has no default action for SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
