@@ -131,6 +131,7 @@ type stream struct {
 	step string
 	file *os.File // nil: none is kept
 	err  error    // of the first write that failed
+	n    int      // answers so far
 }
 
 // openStream makes the folder of the evidence and the file in it; without a
@@ -157,6 +158,8 @@ func (s *stream) emit(e Event) {
 	switch {
 	case e.Type == EventBegin:
 		s.step = e.Step
+	case e.Type == EventAnswer:
+		s.n++
 	case e.Type == EventWait && s.step == "":
 		return // a control breaks the world before the first step: nobody waits for that
 	}
@@ -173,6 +176,13 @@ func (s *stream) emit(e Event) {
 	if s.to != nil {
 		s.to(e)
 	}
+}
+
+// answered returns how many answers were passed on.
+func (s *stream) answered() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n
 }
 
 // failed returns why the file is not whole.

@@ -5,12 +5,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"mllab.local/internal/kube"
+	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
 
@@ -169,6 +174,30 @@ func TestWhoAsksSeveralModelsSaysSo(t *testing.T) {
 		if p, err := s.Plan(Options{}); err != nil || p.SeveralModels != want {
 			t.Errorf("%s: %+v, %v", second, p, err)
 		}
+	}
+}
+
+// A step that takes several samples has the last one as its evidence, and what only keeps a model busy is none.
+func TestAResultCountsEveryRequest(t *testing.T) {
+	server := gateway(t, "v1")
+	story := Scenario{Name: "story", New: func(Options) (*Plan, error) {
+		return &Plan{Admitted: func(ctx context.Context, l *Session) error {
+			for _, n := range []int{30, 10} {
+				if _, _, err := l.burst(ctx, l.send, l.to("model"), n); err != nil {
+					return err
+				}
+			}
+			return errors.New("enough")
+		}}, nil
+	}}
+	env := &Env{Gateway: server.Gateway, Kube: &kube.Client{Client: fake.NewClientBuilder().Build()}}
+	r, err := Job{Scenario: story}.run(t.Context(), env, newCPUMeter(nil), false, nil)
+	if err == nil || !strings.Contains(err.Error(), "enough") || r.Answers != 40 || r.Sent() != 40 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	kept := Result{Steps: []StepResult{{Evidence: &Evidence{Tally: &probe.Tally{Sent: 7}}}}} // by a former version
+	if got := kept.Sent(); got != 7 {
+		t.Errorf("of a result without the count: %d, want 7", got)
 	}
 }
 

@@ -30,6 +30,8 @@ type Result struct {
 	// CPUSeconds is the CPU time that the node has used during the run; of what it used for several runs at once each has
 	// the same share. 0: not measured.
 	CPUSeconds float64 `json:"cpuSeconds,omitempty"`
+	// Answers counts the requests that the run sent, those of its evidence and those that only were events. 0: see Sent.
+	Answers int `json:"requests,omitempty"`
 }
 
 // StepResult is the result of one step. Barrier is the time that its change took to
@@ -61,7 +63,14 @@ func (r Result) Err() error {
 	return fmt.Errorf("%s: control %s was caught for the wrong reason: %q instead of %q: %s", r.Scenario, r.Control, r.Refuted, r.Catches, strings.Join(r.Reasons, "; "))
 }
 
-// Requests counts what was sent: requests of samples, and those of a watcher.
+// Sent returns how many requests the run sent. Kept results of former versions have no other count than their evidence.
+func (r Result) Sent() int {
+	sampled, watched := r.Requests()
+	return max(r.Answers, sampled+watched)
+}
+
+// Requests counts what evidence was made of: requests of samples, and those of a watcher. A step that takes several
+// samples has the last one as its evidence.
 func (r Result) Requests() (sampled, watched int) {
 	for _, s := range r.Steps {
 		switch e := s.Evidence; {
@@ -136,6 +145,8 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 	l.events = openStream(l.title, l.evidence, env.Events)
 	defer func() {
 		r.Seconds, r.CPUSeconds = l.now().Sub(began).Seconds(), used()
+		r.Answers = l.events.answered()
+		r.Answers = r.Sent()
 		err = errors.Join(err, l.events.failed())
 		if err != nil {
 			r.Pass, r.Error = false, err.Error()

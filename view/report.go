@@ -31,10 +31,6 @@ func (r *Record) HTML(w io.Writer) error {
 		"color":   func(leg int) int { return leg % legColors },
 		"diff":    diffLines,
 		"ms":      milliseconds,
-		"sent": func(r *scenarios.Result) int {
-			sampled, watched := r.Requests()
-			return sampled + watched
-		},
 	}).Parse(reportPage)
 	if err == nil {
 		err = t.Execute(w, r)

@@ -30,8 +30,7 @@ func printTable(w io.Writer, results []scenarios.Result, asked []plan) {
 		if r.CPUSeconds > 0 {
 			cpu = fmt.Sprintf("%.1f", r.CPUSeconds)
 		}
-		sampled, watched := r.Requests()
-		rows = append(rows, []string{r.Title(), r.Verdict(), steps, fmt.Sprint(sampled + watched), fmt.Sprintf("%.1f", r.Seconds), cpu, basis(r)})
+		rows = append(rows, []string{r.Title(), r.Verdict(), steps, fmt.Sprint(r.Sent()), fmt.Sprintf("%.1f", r.Seconds), cpu, basis(r)})
 	}
 	report.Table(w, rows...)
 	fmt.Fprintln(w)
