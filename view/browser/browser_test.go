@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -746,5 +747,25 @@ func TestTheLabsRequestsAreShownAgainstItsCapacity(t *testing.T) {
 	until(t, ctx, `document.querySelector("#lab table") !== null`)
 	if got, want := asked[string](t, ctx, `document.querySelector("#lab table").innerText.replace(/\s+/g, " ").trim()`), "lab ready CPUs requested 1.25 of 2 Memory requested 1.5 of 4.0 GiB"; got != want {
 		t.Errorf("of the lab the page says %q, want %q", got, want)
+	}
+}
+
+func TestTheSystemsBrowserIsOpenedAtThePage(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "opened")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"xdg-open", "open"} { // Linux', and macOS'
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\nprintf %s \"$*\" >"+pipe+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	address := serve(t, "--state-dir="+dir, "--name=lab", "--open")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if opened, err := exec.CommandContext(ctx, "cat", pipe).Output(); err != nil || string(opened) != address {
+		t.Errorf("opened is %q, want %q: %v", opened, address, err)
 	}
 }
