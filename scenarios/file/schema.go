@@ -196,9 +196,11 @@ func limit(other float64, given ...*big.Rat) float64 {
 
 // formats has checks that no pattern can express.
 var formats = map[string]func(string) bool{
-	"istio-time":   isTime,
-	"cookie-ttl":   func(s string) bool { return s == "0s" || isTime(s) },
-	"header-value": func(s string) bool { return !strings.Contains(commands.ReplaceAllString(s, ""), "%") },
+	"istio-time": isTime,
+	"cookie-ttl": func(s string) bool { return s == "0s" || isTime(s) },
+	"header-value": func(s string) bool {
+		return len(s) <= maxHeader && !strings.Contains(commands.ReplaceAllString(s, ""), "%")
+	},
 	"retry-on": func(s string) bool {
 		return !slices.ContainsFunc(strings.Split(s, ","), func(each string) bool {
 			code, _ := strconv.Atoi(each)
@@ -220,6 +222,10 @@ func isTime(s string) bool {
 	d, err := time.ParseDuration(s)
 	return err == nil && d >= time.Millisecond && d%time.Millisecond == 0
 }
+
+// maxHeader is the largest value of a header, in bytes, that Envoy sets. It refuses all routes because of a larger one.
+// https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/core/v3/base.proto#config-core-v3-headervalue
+const maxHeader = 16384
 
 // commands matches what Envoy fills in in the value of a header, and %%. It refuses all routes because of another percent sign. The names
 // of commands are Envoy's to know: a wait says which object has one that it refuses. An argument may have brackets of its own, as CEL's do.

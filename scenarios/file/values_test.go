@@ -64,6 +64,7 @@ var valueCases = []struct{ at, right, wrong, says string }{
 	{"MORE", "headers: {response: {set: {x-peer: \"%DOWNSTREAM_REMOTE_ADDRESS%\"}}}", "headers: {response: {set: {x-peer: \"100% of it\"}}}", "is not a header's value"},
 	{"MORE", "headers: {request: {set: {x-was: \"%REQ(x-user):8% %START_TIME(%s)% %TRACE_ID%\"}}}", "headers: {request: {set: {x-was: \"%REQ(x-user%\"}}}", "is not a header's value"},
 	{"MORE", "headers: {response: {set: {x-size: \"%CEL(request.headers['a'].size())%\"}}}", "headers: {response: {set: {x-size: \"%CEL(request.headers['a'].size()%\"}}}", "is not a header's value"},
+	{"MORE", "headers: {response: {set: {x-a: " + strings.Repeat("a", 16384) + "}}}", "headers: {response: {set: {x-a: " + strings.Repeat("a", 16385) + "}}}", "is not a header's value of up to 16384 bytes"},
 	{"number: 80", "number: 80", "number: 8080", "8080 is not one of: 80"},
 	{"\"${host:web}\"]}]}", "\"${host:web}\"]}]}", "${host:web}]}]}", "in brackets a text with ${…} must be in quotes"},
 	{"containerPort: 8080}]", "containerPort: 8080}], readinessProbe: {httpGet: {path: /readyz, port: http}}", "containerPort: 8080}], readinessProbe: {httpGet: {path: /readyz, port: web}}", "no port of the container is called web, so the probe could not pass; there are: http"},
