@@ -46,6 +46,8 @@ type Kustomization struct {
 
 	object  *unstructured.Unstructured
 	ignore  string // spec.ignore of its source
+	other   string // what its source follows instead of main, such as "tag v1"
+	mixed   string // what its source adds to a commit, or leaves out, such as "spec.include"
 	history []Applied
 }
 
@@ -194,6 +196,7 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 			k.NotReady = kube.Name(source) + " is " + reason
 		}
 		k.ignore, _, _ = unstructured.NestedString(source.Object, "spec", "ignore")
+		k.other, k.mixed = otherThanMain(source), mixedWith(source)
 		k.Path, _, _ = unstructured.NestedString(o.Object, "spec", "path")
 		k.Suspended, _, _ = unstructured.NestedBool(o.Object, "spec", "suspend")
 		revision, _, _ := unstructured.NestedString(o.Object, "status", "lastAppliedRevision")
@@ -204,6 +207,31 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 		list = append(list, k)
 	}
 	return list, nil
+}
+
+// otherThanMain returns what a GitRepository follows if that is not the branch main.
+// https://fluxcd.io/flux/components/source/gitrepositories/#reference
+func otherThanMain(source *unstructured.Unstructured) string {
+	ref, _, _ := unstructured.NestedStringMap(source.Object, "spec", "ref")
+	for _, kind := range []string{"commit", "name", "semver", "tag", "branch"} { // the first one counts
+		if what := ref[kind]; what == git.Main || what == "refs/heads/"+git.Main {
+			return ""
+		} else if what != "" {
+			return kind + " " + what
+		}
+	}
+	return ""
+}
+
+// mixedWith returns the field by which a GitRepository has other files than a commit of its repository.
+func mixedWith(source *unstructured.Unstructured) string {
+	for _, field := range []string{"recurseSubmodules", "include", "sparseCheckout"} {
+		value, _, _ := unstructured.NestedFieldNoCopy(source.Object, "spec", field)
+		if list, is := value.([]any); value == true || is && len(list) > 0 {
+			return "spec." + field
+		}
+	}
+	return ""
 }
 
 // commitOf returns the commit of a Flux revision: "main@sha1:…".
@@ -405,7 +433,11 @@ func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization)
 			return err
 		}
 		change := Change{Folder: kustomize.Folder(k.object), By: k.Name}
-		change.compare(ctx, before, after, k.object)
+		if k.mixed != "" {
+			change.NotBuilt = notBuilt(k.mixed).Error()
+		} else {
+			change.compare(ctx, before, after, k.object)
+		}
 		touched := slices.ContainsFunc(c.Files, func(f string) bool { return below(change.Folder, f) })
 		if len(change.Objects) > 0 || change.Error != change.Before || change.NotBuilt != "" && touched {
 			list = append(list, change)
@@ -414,6 +446,9 @@ func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization)
 	}
 	followed := map[string]bool{}
 	for _, k := range all {
+		if k.other != "" {
+			continue
+		}
 		if err := add(k); err != nil {
 			return nil, err
 		}
@@ -431,6 +466,10 @@ func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization)
 		}
 	}
 	return list, nil
+}
+
+func notBuilt(field string) error {
+	return fmt.Errorf("%w: its source has %s, and so other files than the commit", kustomize.ErrNotBuilt, field)
 }
 
 func below(folder, name string) bool { return folder == "" || strings.HasPrefix(name, folder+"/") }
@@ -528,9 +567,18 @@ func (k Kustomization) desired(ctx context.Context, b builder) ([]*unstructured.
 	if k.Applied == "" {
 		return nil, errors.New("nothing was applied yet")
 	}
+	if k.mixed != "" {
+		return nil, notBuilt(k.mixed)
+	}
 	t, err := b.at(k.Applied, k.ignore)
-	if err = cmp.Or(err, t.err); err != nil {
+	if err != nil {
 		return nil, err
+	}
+	if t.err != nil && k.other != "" {
+		return nil, fmt.Errorf("its source follows %s, and mllab reads branch %s: %w", k.other, git.Main, t.err)
+	}
+	if t.err != nil {
+		return nil, t.err
 	}
 	objs, err := kustomize.Build(ctx, t.dir, k.object)
 	if err != nil {

@@ -289,6 +289,19 @@ func TestBrokenIsWhatIsBrokenForFlux(t *testing.T) {
 		"a key":                           {resource("a.yaml"), []entry{{name: "x/a.yaml", content: config}}, "decryption: {provider: sops}", unknown},
 		"a manifest elsewhere":            {resource("https://example.com/a.yaml"), nil, "", unknown},
 		"a repository elsewhere":          {resource("github.com/fluxcd/flux2"), nil, "", unknown},
+		"two kustomization files":         {resource("a.yaml"), []entry{{name: "x/a.yaml", content: config}, {name: "x/Kustomization", content: resource("a.yaml")}}, "", broken},
+		"a list of objects":               {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "apiVersion: v1\nkind: List\nitems:\n  - " + config}}, "", made},
+		"a ConfigMapList":                 {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "apiVersion: v1\nkind: ConfigMapList\nitems:\n  - " + config}}, "", made},
+		"empty documents":                 {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "---\n# nothing\n---\n" + config + "---\n---\n# end\n"}}, "", made},
+		"a manifest of comments only":     {"resources: [a.yaml, b.yaml]\n", []entry{{name: "x/a.yaml", content: config}, {name: "x/b.yaml", content: "# later\n"}}, "", made},
+		"lines of Windows":                {"resources:\r\n- a.yaml\r\n", []entry{{name: "x/a.yaml", content: strings.ReplaceAll("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  b: c\n", "\n", "\r\n")}}, "", made},
+		"a byte order mark":               {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "\ufeff" + config}}, "", made},
+		"a key twice":                     {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {b: c, b: d}}\n"}}, "", broken},
+		"an object twice":                 {"resources: [a.yaml, b.yaml]\n", []entry{{name: "x/a.yaml", content: config}, {name: "x/b.yaml", content: config}}, "", broken},
+		"a secret of SOPS":                {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {b: 'ENC[AES256_GCM,data:a,iv:b,tag:c,type:str]'}\nsops: {version: 3.9.0}\n"}}, "", made},
+		"composed and decomposed letters": {resource("\u00e9.yaml"), []entry{{name: "x/\u00e9.yaml", content: config}, {name: "x/e\u0301.yaml", content: "no: object\n"}}, "", made},
+		"JSON":                            {resource("a.json"), []entry{{name: "x/a.json", content: `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}`}}, "", made},
+		"anchors":                         {resource("a.yaml"), []entry{{name: "x/a.yaml", content: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: &n a}\ndata: {b: *n}\n"}}, "", made},
 		"what Helm would make":            {"helmCharts: [{name: a, repo: 'https://example.com'}]\n", nil, "", broken},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -468,6 +481,43 @@ func TestReadTiesCommitsToTheClusterAndFindsDrift(t *testing.T) {
 	defer cancel()
 	if _, err := Read(ctx, clusterOf(t, text), &gone, inside, 0); err == nil {
 		t.Error("a repository that is not there was read")
+	}
+}
+
+// What follows the repository, but not its main or not it alone, is not said to have applied main's commits.
+func TestWhatDoesNotFollowMainIsNotAttributed(t *testing.T) {
+	r := newRepository(t)
+	first := r.commit("first", settings("green"))
+	second := r.commit("second", settings("red"))
+	const inside = "http://git.example/lab.git"
+	for spec, want := range map[string]struct{ changes, drift string }{
+		"ref: {branch: main}":                    {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
+		"ref: {name: refs/heads/main}":           {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
+		"ref: {branch: dev}":                     {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows branch dev, and mllab reads branch main: commit "},
+		"ref: {branch: main, tag: v1}":           {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows tag v1, and"},
+		"ref: {branch: main, commit: ab}":        {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows commit ab, and"},
+		"recurseSubmodules: true":                {"", "mllab does not build this folder: its source has spec.recurseSubmodules, and so other files than the commit"},
+		"include: [{repository: {name: other}}]": {"", "mllab does not build this folder: its source has spec.include"},
+		"sparseCheckout: [base]":                 {"", "mllab does not build this folder: its source has spec.sparseCheckout"},
+		"recurseSubmodules: false":               {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
+	} {
+		applied := second
+		if strings.HasPrefix(spec, "ref:") && want.drift != "" {
+			applied = strings.Repeat("ab", 20)
+		}
+		text := strings.NewReplacer("INSIDE, ", "INSIDE, "+spec+", ", "APPLIED", applied, "FIRST", first).Replace(cluster)
+		report, err := Read(t.Context(), clusterOf(t, strings.ReplaceAll(text, "INSIDE", inside)), r.remote, inside, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := told(report.Commits[0].Changes); got != want.changes {
+			t.Errorf("%s: changes are %q, want %q", spec, got, want.changes)
+		}
+		for _, d := range report.Drift {
+			if d.By == "Kustomization/team/model" && !strings.HasPrefix(d.Error, want.drift) {
+				t.Errorf("%s: drift is %+v, want %q", spec, d, want.drift)
+			}
+		}
 	}
 }
 
