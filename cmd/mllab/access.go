@@ -44,7 +44,11 @@ current again.`,
 			if err != nil && a.getenv("KUBECONFIG") == "" {
 				return fault.Usage("set HOME or KUBECONFIG", "finding your kubeconfig: %w", err)
 			}
-			m, err := bootstrap.MergeKubeconfig(a.options(), kubeconfig.Default(a.getenv("KUBECONFIG"), home))
+			path := kubeconfig.Default(a.getenv("KUBECONFIG"), home)
+			if unexpanded(path) {
+				return fault.Usage("write $HOME instead of ~", "KUBECONFIG must have paths, got %q, whose ~ no shell has replaced", path)
+			}
+			m, err := bootstrap.MergeKubeconfig(a.options(), path)
 			if err != nil {
 				return err
 			}

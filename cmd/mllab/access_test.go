@@ -163,6 +163,14 @@ func TestKubeconfigPrintsTheLabsOrMergesItIntoTheOneThatKubectlUses(t *testing.T
 	if st, err := os.Stat(env["KUBECONFIG"]); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", st, err)
 	}
+	env["KUBECONFIG"] = "~/.kube/none"
+	t.Chdir(t.TempDir())
+	if code, _, stderr := call(t, env, "kubeconfig", "--merge"); code != 2 || !strings.HasPrefix(stderr, "error: KUBECONFIG must have paths, got \"~/.kube/none\", whose ~ no shell has replaced\n") {
+		t.Errorf("code %d, %s", code, stderr)
+	}
+	if _, err := os.Stat("~"); !os.IsNotExist(err) {
+		t.Errorf("it made a folder: %v", err)
+	}
 	for _, verb := range []string{"kubeconfig", "kubeconfig --merge", "env", "curl sample"} {
 		code, stdout, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir(), "KUBECONFIG": "/nowhere/config"}, strings.Fields(verb)...)
 		if code != 3 || stdout != "" || !strings.HasPrefix(stderr, "error: there is no lab \"mllab\"\nhint:  mllab up\nmore:  mllab diagnose ") {
@@ -198,7 +206,7 @@ func TestACloneNeverAsksAProxyForTheLabsGit(t *testing.T) {
 	}
 	proxy := record(t)
 	gitconfig := filepath.Join(t.TempDir(), "gitconfig")
-	if err := os.WriteFile(gitconfig, []byte("[http]\n\tproxy = "+proxy.URL+"\n\textraHeader = X-Token: t\n[clone]\n\tdefaultRemoteName = upstream\n[url \"https://127\"]\n\tinsteadOf = http://127\n[user]\n\tname = me\n\temail = me@example.com\n"), 0o600); err != nil {
+	if err := os.WriteFile(gitconfig, []byte("[http]\n\tproxy = "+proxy.URL+"\n\textraHeader = X-Token: t\n[clone]\n\tdefaultRemoteName = upstream\n[url \"https://127\"]\n\tinsteadOf = http://127\n[url \"ssh://git@127\"]\n\tpushInsteadOf = http://127\n[user]\n\tname = me\n\temail = me@example.com\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("GIT_CONFIG_GLOBAL", gitconfig)

@@ -154,6 +154,7 @@ func (a *app) cloneFrom(ctx context.Context, r run.Runner, at *url.URL, dir stri
 		// insteadOf counts.
 		"http." + here + ".extraHeader=",
 		"url." + here + "/.insteadOf=" + here + "/",
+		"url." + here + "/.pushInsteadOf=" + here + "/",
 		"remote.origin.fetch=+refs/notes/*:refs/notes/*",
 		"notes.displayRef=refs/notes/*",
 	} {

@@ -35,6 +35,8 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"ver":                        "error: mllab has no command \"ver\"\nhint:  did you mean `mllab version`?\n",
 		"sc":                         "error: mllab has no command \"sc\"\nhint:  did you mean `mllab scenario`?\n",
 		"status --name=":             "error: --name must not be empty\nhint:  leave it out for mllab\n",
+		"down --state-dir=~/lab":     "error: --state-dir must be a path, got \"~/lab\", whose ~ no shell has replaced\nhint:  write $HOME instead of ~\n",
+		"images list --cache-dir=~":  "error: --cache-dir must be a path, got \"~\", whose ~ no shell has replaced\n",
 		"down --state-dir=":          "error: --state-dir must not be empty\nhint:  leave it out for ",
 		"images list --cache-dir=":   "error: --cache-dir must not be empty\nhint:  leave it out for ",
 		"frobnicate":                 "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",

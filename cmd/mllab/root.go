@@ -85,11 +85,17 @@ proves with real requests that a delivery does what it claims, and states the er
 			if given.Changed && given.Value.String() == "" { // a variable of a script that is not set: the default is another lab
 				err = fault.Usage("leave it out for "+cmp.Or(given.DefValue, "the default"), "--%s must not be empty", given.Name)
 			}
+			if unexpanded(given.Value.String()) { // a shell replaces a ~ that begins a word, and not in --state-dir=~/x
+				err = fault.Usage("write $HOME instead of ~", "--%s must be a path, got %q, whose ~ no shell has replaced", given.Name, given.Value)
+			}
 		})
 		return err
 	}
 	return root
 }
+
+// unexpanded reports whether a path begins with the ~ that only a shell reads as the home folder.
+func unexpanded(path string) bool { return path == "~" || strings.HasPrefix(path, "~/") }
 
 // usage is cobra's template in fewer lines.
 const usage = `Usage:

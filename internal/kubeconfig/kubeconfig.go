@@ -78,8 +78,8 @@ type Merged struct {
 // Merge puts the entries of a renamed config into the file at path and, if use is true, makes its context the current
 // one. Entries of the same name are replaced. The file is replaced as a whole or not at all and keeps its mode and owner; a new one has mode 0600.
 //
-// Errors: fault.Usage when the file is not a kubeconfig, cannot be written, or has a cluster of that name that is not on
-// this computer.
+// Errors: fault.Usage when the file is not a kubeconfig, is read-only or cannot be written, or has a cluster of that name
+// that is not on this computer, or a context or a user of that name without a cluster.
 func Merge(path string, config []byte, use bool) (Merged, error) {
 	add, err := parse(config)
 	if err != nil {
@@ -91,6 +91,12 @@ func Merge(path string, config []byte, use bool) (Merged, error) {
 		if old := find(doc, "clusters", m.Name); old != nil && !local(old) {
 			return fault.Usage("rename that cluster in the file, or set KUBECONFIG to another file",
 				"%s must have no other cluster %s, got one at %s", path, m.Name, text(child(child(old, "cluster"), "server")))
+		} else if old == nil {
+			for _, list := range lists[1:] {
+				if find(doc, list, m.Name) != nil { // it may have a person's own key
+					return fault.Usage("rename it in the file, or set KUBECONFIG to another file", "%s must have no entry %s of its own, got one in its %s", path, m.Name, list)
+				}
+			}
 		}
 		for _, list := range lists {
 			put(doc, list, m.Name, find(add, list, m.Name))
@@ -178,6 +184,9 @@ func edit(path string, change func(doc *yaml.Node, isNew bool) error) (err error
 	if err == nil && !before.Mode().IsRegular() { // a new file would take the place of /dev/null
 		return fault.Usage("set KUBECONFIG to a file", "%s must be a regular file", path)
 	}
+	if err == nil && before.Mode().Perm()&0o200 == 0 { // a new file in its place would ask nobody
+		return fault.Usage("make it writable, or set KUBECONFIG to another file", "%s must not be read-only, got mode %s", path, before.Mode())
+	}
 	if !isNew {
 		if old, err = os.ReadFile(path); err != nil {
 			return fmt.Errorf("reading %s: %w", path, err)
@@ -233,7 +242,7 @@ func parse(data []byte) (*yaml.Node, error) {
 	var doc, more yaml.Node
 	switch err := dec.Decode(&doc); {
 	case errors.Is(err, io.EOF):
-		empty := &yaml.Node{Kind: yaml.MappingNode}
+		empty := &yaml.Node{Kind: yaml.MappingNode, HeadComment: strings.TrimSpace(string(data))} // there can be comments only
 		set(empty, "apiVersion", "v1")
 		set(empty, "kind", "Config")
 		return empty, nil
@@ -246,6 +255,9 @@ func parse(data []byte) (*yaml.Node, error) {
 		return nil, errors.New("it has more than one document")
 	}
 	root := doc.Content[0]
+	if err := root.Decode(&map[string]any{}); err != nil { // such as a key that is there twice: kubectl reads the last one
+		return nil, err
+	}
 	for _, list := range lists {
 		if entries := child(root, list); entries != nil && entries.Kind != yaml.SequenceNode && entries.Tag != "!!null" {
 			return nil, fmt.Errorf("its %s are not a list", list)
@@ -256,6 +268,7 @@ func parse(data []byte) (*yaml.Node, error) {
 
 // format writes a kubeconfig in kubectl's own style.
 func format(doc *yaml.Node) ([]byte, error) {
+	plainMerges(doc)
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
@@ -264,6 +277,16 @@ func format(doc *yaml.Node) ([]byte, error) {
 		return nil, err
 	}
 	return b.Bytes(), nil
+}
+
+// plainMerges takes off the tags that yaml.v3 writes for keys <<: https://github.com/go-yaml/yaml/issues/642
+func plainMerges(n *yaml.Node) {
+	if n.Tag == "!!merge" {
+		n.Tag = ""
+	}
+	for _, each := range n.Content {
+		plainMerges(each)
+	}
 }
 
 // child returns the value of a key in a mapping, nil when there is none.

@@ -85,6 +85,8 @@ func TestOnlyTheLabIsTakenOfItsFileWhateverOthersAdded(t *testing.T) {
 func TestALabComesIntoAPersonsFileAndLeavesItAsItWas(t *testing.T) {
 	for name, before := range map[string]string{
 		"kubectl's own style": others,
+		"merged keys":         strings.NewReplacer("apiVersion: v1\n", "apiVersion: v1\nx: &all\n  proxy-url: http://p\n", "  cluster:\n", "  cluster:\n    <<: *all\n", "- cluster:\n", "- cluster:\n    <<: *all\n").Replace(others),
+		"comments only":       "# mine\n# and yours\n",
 		"no lists yet":        "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: null\n",
 		"another lab is in it": strings.NewReplacer("clusters:\n", "clusters:\n- cluster:\n    server: https://127.0.0.1:40002\n  name: mllab-lab-2\n",
 			"contexts:\n", "contexts:\n- context:\n    cluster: mllab-lab-2\n    user: mllab-lab-2\n  name: mllab-lab-2\n").Replace(others),
@@ -119,6 +121,9 @@ func TestALabComesIntoAPersonsFileAndLeavesItAsItWas(t *testing.T) {
 				t.Fatal(removed, err)
 			}
 			got, err := os.ReadFile(path)
+			if name == "comments only" {
+				before += "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n"
+			}
 			if name == "no lists yet" {
 				before = "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n"
 			}
@@ -221,7 +226,11 @@ func TestAFileThatIsNotALabsIsRefusedUnharmed(t *testing.T) {
 		"- a":              "must be a kubeconfig: its top level is not a mapping",
 		"a: 1\n---\nb: 2":  "must be a kubeconfig: it has more than one document",
 		"clusters: {a: 1}": "must be a kubeconfig: its clusters are not a list",
-		strings.ReplaceAll(others, "name: prod", "name: mllab-lab"): "must have no other cluster mllab-lab, got one at https://prod.example.com",
+		"a: 1\nclusters: []\nclusters: []\n": `must be a kubeconfig: yaml: unmarshal errors:
+  line 3: mapping key "clusters" already defined at line 2`,
+		"contexts:\n- name: mllab-lab\n  context: {cluster: prod}\n": "must have no entry mllab-lab of its own, got one in its contexts",
+		"users:\n- name: mllab-lab\n  user: {token: mine}\n":         "must have no entry mllab-lab of its own, got one in its users",
+		strings.ReplaceAll(others, "name: prod", "name: mllab-lab"):  "must have no other cluster mllab-lab, got one at https://prod.example.com",
 	} {
 		path := filepath.Join(t.TempDir(), "config")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -237,6 +246,20 @@ func TestAFileThatIsNotALabsIsRefusedUnharmed(t *testing.T) {
 		if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
 			t.Errorf("left beside it: %v, %v", left, err)
 		}
+	}
+}
+
+// kubectl could not write to it either.
+func TestAReadOnlyFileIsRefusedUnharmed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(path, []byte(others), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Merge(path, renamed(t), true); fault.Code(err) != 2 || !strings.Contains(err.Error(), path+" must not be read-only, got mode -r--------") {
+		t.Errorf("got %v", err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != others {
+		t.Errorf("%v, it became %q", err, got)
 	}
 }
 
