@@ -46,23 +46,24 @@ function plotter(box, columns, options) {
 // samples, watched, lost}. Legs are their colors, times are seconds. A sample has the places of its legs, for each
 // of them the accepted region or null, and points [time, answers, count of each
 // leg]; the watcher's have all legs. A step is [time, its number].
-const perLeg = 6; // a line, two bands of two edges, and the watcher's line
+// In the columns come first the edges of each leg's two bands, then its two lines.
+const edge = (leg) => 1 + 4 * leg, line = (legs, leg) => 1 + 4 * legs.length + 2 * leg;
 
 function sharesPlotter(box) {
   return plotter(box, shareColumns, (p, zoom, {legs, title}, now) => ({
     title, scales: {x: {time: false, range: () => [0, now().end]}, y: {range: [-.01, 1.1]}},
     x: {values: (_, all) => all.map((v) => v + " s")},
     axes: [{side: 0, scale: "x", size: 16 * zoom, gap: 0, grid: {stroke: p.soft, dash: [2 * zoom, 4 * zoom]}, splits: () => now().steps.map(([at]) => at), values: () => now().steps.map(([, n]) => n)}],
-    series: [...legs.flatMap((color) => {
-      const line = {stroke: p.legs[color], dash: dashes[color].map((d) => d * zoom)};
-      return [{}, {}, {}, {}, {...line, width: 2 * zoom}, {...line, width: zoom}];
-    }), {stroke: p.bad, width: 2 * zoom, paths: (u, i, from, to) => crosses(u, i, from, to, 3 * zoom * devicePixelRatio)}],
-    bands: legs.flatMap((color, i) => [{series: [perLeg * i + 1, perLeg * i + 2], fill: p.legs[color] + "40"}, {series: [perLeg * i + 3, perLeg * i + 4], fill: p.legs[color] + "2e"}]),
+    series: [...legs.flatMap(() => [{}, {}, {}, {}]), ...legs.flatMap((color) => {
+      const look = {stroke: p.legs[color], dash: dashes[color].map((d) => d * zoom)};
+      return [{...look, width: 2 * zoom, paths: lines}, {...look, width: zoom}];
+    }), {stroke: p.bad, width: 2 * zoom, paths: (...of) => crosses(3 * zoom * devicePixelRatio, ...of)}],
+    bands: legs.flatMap((color, i) => [{series: [edge(i), edge(i) + 1], fill: p.legs[color] + "40"}, {series: [edge(i) + 2, edge(i) + 3], fill: p.legs[color] + "2e"}]),
   }));
 }
 
 function shareColumns({legs, end, samples, watched, lost}) {
-  const rows = [], width = 2 + perLeg * legs.length;
+  const rows = [], width = 2 + 6 * legs.length;
   const row = (at) => { const r = new Array(width); r[0] = at; rows.push(r); return r; };
   samples = samples.filter((s) => s.points.length);
   samples.forEach((s, place) => {
@@ -71,24 +72,24 @@ function shareColumns({legs, end, samples, watched, lost}) {
     const accept = (r) => s.legs.forEach((leg, i) => {
       if (!s.accepted[i]) return;
       const [low, high] = s.accepted[i], thin = Math.max(0, .02 - (high - low)) / 2; // what is exact is seen, too
-      r[perLeg * leg + 1] = high + thin;
-      r[perLeg * leg + 2] = low - thin;
+      r[edge(leg)] = high + thin;
+      r[edge(leg) + 1] = low - thin;
     });
     accept(row(first));
-    for (const [at, n, ...counts] of s.points) {
+    for (const [at, n, ...counts] of [...s.points, [past, ...s.points.at(-1).slice(1)]]) {
       const r = row(at);
       s.legs.forEach((leg, i) => {
-        [r[perLeg * leg + 4], r[perLeg * leg + 3]] = interval(counts[i], n);
-        r[perLeg * leg + 5] = counts[i] / n;
+        [r[edge(leg) + 3], r[edge(leg) + 2]] = interval(counts[i], n);
+        r[line(legs, leg)] = counts[i] / n;
       });
     }
     accept(row(past));
     const gap = row(past); // up to the next sample
-    legs.forEach((_, leg) => gap.fill(null, perLeg * leg + 1, perLeg * leg + 6));
+    legs.forEach((_, leg) => gap.fill(null, edge(leg), edge(leg + 1))[line(legs, leg)] = null);
   });
   for (const [at, n, ...counts] of watched) {
     const r = row(Math.min(at, end));
-    legs.forEach((_, leg) => { r[perLeg * leg + 6] = counts[leg] / n; });
+    legs.forEach((_, leg) => { r[line(legs, leg) + 1] = counts[leg] / n; });
   }
   for (const at of lost) row(at)[width - 1] = 1.05;
   rows.sort((a, b) => a[0] - b[0]);
@@ -98,17 +99,32 @@ function shareColumns({legs, end, samples, watched, lost}) {
   });
 }
 
-function crosses(u, series, from, to, r) {
+// drawn are paths of a series: what mark adds for each value, and for null.
+function drawn(u, series, from, to, mark) {
   const stroke = new Path2D();
   for (let i = from; i <= to; i++) {
-    if (u.data[series][i] === undefined) continue;
-    const x = u.valToPos(u.data[0][i], "x", true), y = u.valToPos(u.data[series][i], "y", true);
-    stroke.moveTo(x - r, y - r);
-    stroke.lineTo(x + r, y + r);
-    stroke.moveTo(x - r, y + r);
-    stroke.lineTo(x + r, y - r);
+    const value = u.data[series][i];
+    if (value !== undefined) mark(stroke, value, u.valToPos(u.data[0][i], "x", true), u.valToPos(value, "y", true));
   }
   return {stroke, fill: null, clip: null, band: null, gaps: null, flags: 0};
+}
+
+// lines end at null. uPlot's own go on where a gap is narrower than a pixel.
+function lines(...of) {
+  let on = false;
+  return drawn(...of, (path, value, x, y) => {
+    if (value !== null) path[on ? "lineTo" : "moveTo"](x, y);
+    on = value !== null;
+  });
+}
+
+function crosses(r, ...of) {
+  return drawn(...of, (path, value, x, y) => {
+    path.moveTo(x - r, y - r);
+    path.lineTo(x + r, y + r);
+    path.moveTo(x - r, y + r);
+    path.lineTo(x + r, y - r);
+  });
 }
 
 // latencyPlotter shows which part of each leg's answers came within a time: {legs,

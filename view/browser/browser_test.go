@@ -618,15 +618,19 @@ func TestThePageDoesNotGrowWithTheAnswers(t *testing.T) {
 	}
 }
 
-// red counts where the shares' plot has the color of losses, near its top.
-const red = `((box) => {
-	const canvas = box.querySelector("canvas"), ink = palette().bad, want = [1, 3, 5].map((i) => parseInt(ink.slice(i, i + 2), 16));
-	const {data, width} = canvas.getContext("2d").getImageData(0, 0, canvas.width, Math.round(canvas.height / 4)), columns = new Set();
-	for (let i = 0; i < data.length; i += 4) if (want.every((v, c) => Math.abs(data[i + c] - v) < 8)) columns.add(i / 4 % width);
-	let crosses = 0;
-	for (const x of columns) if (!columns.has(x - 1)) crosses++;
-	return crosses;
-})`
+// inked is a function of the page that counts what has a color in a plot, between two parts of its height: what is
+// next to each other counts once.
+func inked(color string, from, to float64) string {
+	return fmt.Sprintf(`((box) => {
+		const canvas = box.querySelector("canvas"), ink = %s, want = [1, 3, 5].map((i) => parseInt(ink.slice(i, i + 2), 16)), top = Math.round(%g * canvas.height);
+		const {data, width} = canvas.getContext("2d").getImageData(0, top, canvas.width, Math.round(%g * canvas.height) - top), columns = new Set();
+		for (let i = 0; i < data.length; i += 4) if (want.every((v, c) => Math.abs(data[i + c] - v) < 8)) columns.add(i / 4 %% width);
+		return [...columns].filter((x) => !columns.has(x - 1)).length;
+	})`, color, from, to)
+}
+
+// red counts the crosses.
+var red = inked(`palette().bad`, 0, 0.25)
 
 // What a plot shows of a run is on its canvas, on the page and in a report: losses as crosses, at any resolution, in the
 // colors of the screen and of paper, and where a step began. Neither runs what is not its own.
@@ -705,6 +709,25 @@ func TestPlotsShowTheRun(t *testing.T) {
 	}
 	fits(t, ctx, "the report")
 	onPaper(t, ctx)
+}
+
+// Two samples are two lines, also where there is less than a pixel between them.
+func TestSamplesAreNotConnected(t *testing.T) {
+	p := play(t)
+	for at, by := range []string{"v1", "v2"} { // first all of v1, then none
+		p.say(p.began, fmt.Sprintf(`"type":"claim","step":"90/10","claim":{"by":"target","n":9,"alpha":0.001,"regions":[{"leg":"v1","lo":%[1]d,"hi":%[1]d}]}`, 9-9*at))
+		for n := range 9 {
+			p.say(p.began.Add(10*time.Second+time.Duration(801*at+100*n)*time.Millisecond), fmt.Sprintf(`"type":"answer","step":"90/10","answer":{"from":"sample","id":"i","target":%q,"pod":"p","ms":1}`, by))
+		}
+	}
+	p.say(p.began.Add(20*time.Second), `"type":"begin","step":"50/50"`)
+	until(t, p.ctx, `shown !== null && shown.answers === 18 && shown.steps.length === 2 && timer === 0`)
+	if n := asked[int](t, p.ctx, inked(`palette().legs[0]`, 0.3, 0.7)+`(document.querySelector("#shares"))`); n > 0 {
+		t.Errorf("in %d columns there is a line from one sample to the next", n)
+	}
+	if n := asked[int](t, p.ctx, inked(`palette().legs[0]`, 0, 1)+`(document.querySelector("#shares"))`); n == 0 {
+		t.Error("no line is drawn at all")
+	}
 }
 
 // From the evidence of a step one comes back to where one was, with Escape and with the button.
