@@ -41,7 +41,7 @@ func testProgressive(t *testing.T, c cli) {
 	var versions []prom.Version
 	c.run("top", "-o", "json").ok(t, &versions)
 	if !slices.ContainsFunc(versions, func(v prom.Version) bool {
-		return v.Namespace == "mllab-progressive" && v.Version == "v1" && v.Requests > 100 && v.P95.At > 0
+		return v.Namespace == "mllab-progressive" && v.Model == "slow" && v.Version == "v1" && v.Requests > 100 && v.P95.At > 0
 	}) {
 		t.Errorf("top says of the last minute %+v", versions)
 	}
