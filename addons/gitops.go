@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"mllab.local/internal/fault"
 	labgit "mllab.local/internal/git"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/report"
@@ -254,7 +255,8 @@ func deleted(ctx context.Context, c *kube.Client, addon string) error {
 type byGit struct {
 	env       Env
 	list      []Rendered        // their objects are Flux's Kustomizations; without those that are not in Git
-	removed   []string          // those that Flux has removed, as they are not in Git
+	gone      []string          // those that are not in Git
+	removed   []string          // those of gone that Flux has removed
 	changed   map[string]string // what became of a Kustomization: "created", "configured"; none: "unchanged"
 	committed string            // what was committed
 }
@@ -316,7 +318,7 @@ func publish(ctx context.Context, env Env, list []Rendered, first bool, r report
 // Kustomization that applies it.
 func follow(env Env, list []Rendered, d decision) (byGit, error) {
 	keep := gitNeeds()
-	g := byGit{env: env, changed: d.changed, committed: "unchanged"}
+	g := byGit{env: env, gone: d.gone, changed: d.changed, committed: "unchanged"}
 	if len(d.changed) > 0 {
 		g.committed = fmt.Sprintf("committed %.7s, %s", d.head, d.subject)
 	}
@@ -371,7 +373,7 @@ const applyLimit = 5 * time.Minute
 // wait returns when Flux has applied what it has fetched, and it is ready.
 func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {
 	for _, o := range objs {
-		var final error // a read error is final
+		var final error // what Flux cannot build, or apply without what is not in Git
 		err := pollFor(ctx, applyLimit, reason, "having Flux apply it", func(ctx context.Context) error {
 			want, err := sourceRevision(ctx, g.env.Kube)
 			if err != nil {
@@ -384,6 +386,10 @@ func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reas
 			_, why, _ := conditionReady(k) // what is wrong with it, applied has said
 			if tried, _, _ := unstructured.NestedString(k.Object, "status", "lastAttemptedRevision"); why == "BuildFailed" && tried == want {
 				final = err
+				return nil
+			}
+			if lacks := g.lacks(k); why == "DependencyNotReady" && lacks != "" {
+				final = fault.Hinted(fmt.Errorf("%w; a commit took %s out of the lab's Git", err, lacks), "bring "+lacks+" back: revert that commit, push, and `mllab up`")
 				return nil
 			}
 			if has, _, _ := unstructured.NestedString(k.Object, "status", "lastAppliedRevision"); err == nil && has != want {
@@ -399,6 +405,17 @@ func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reas
 		}
 	}
 	return nil
+}
+
+// lacks returns an addon that a Kustomization depends on and that is not in Git, or "".
+func (g byGit) lacks(k *unstructured.Unstructured) string {
+	depends, _, _ := unstructured.NestedSlice(k.Object, "spec", "dependsOn")
+	for _, each := range depends {
+		if on, _ := each.(map[string]any); slices.Contains(g.gone, fmt.Sprint(on["name"])) {
+			return fmt.Sprint(on["name"])
+		}
+	}
+	return ""
 }
 
 // ReadyByGit returns when the objects that Flux applied for an addon are ready. It

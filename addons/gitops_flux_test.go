@@ -107,7 +107,7 @@ func (lab *gitLab) get(ctx context.Context, c client.WithWatch, key client.Objec
 	}
 	o.SetGeneration(1)
 	o.Object["status"] = status
-	o.Object["spec"] = map[string]any{"suspend": lab.suspended == key.Name}
+	o.Object["spec"] = map[string]any{"suspend": lab.suspended == key.Name, "dependsOn": []any{map[string]any{"name": "one"}}}
 	return nil
 }
 
@@ -203,10 +203,18 @@ func TestByGitFluxsReasonIsTheError(t *testing.T) {
 		final bool
 		want  string
 	}{
-		"what cannot be built is final":     {func(lab *gitLab) { lab.broken["two"] = "BuildFailed" }, true, "two: waiting: Kustomization/flux-system/two: BuildFailed: words"},
-		"a suspended Kustomization":         {func(lab *gitLab) { lab.suspended = "two" }, false, "it is suspended"},
-		"an addon that Flux cannot apply":   {func(lab *gitLab) { lab.broken["one"] = "ReconciliationFailed" }, false, "ReconciliationFailed: words"},
-		"a commit that Flux does not fetch": {func(lab *gitLab) { lab.behind = lab.git("", "rev-parse", labgit.Main) }, false, "not yet"},
+		"what cannot be built is final": {func(lab *gitLab) { lab.broken["two"] = "BuildFailed" }, true, "two: waiting: Kustomization/flux-system/two: BuildFailed: words"},
+		"what depends on an addon that is not in Git is final": {func(lab *gitLab) {
+			if _, err := InstallByGit(lab.Context(), lab.env, noPods, two(new(atomic.Int32)), report.Discard()); err != nil {
+				lab.Fatal(err)
+			}
+			lab.commit("jane", files{"lab/one.yaml": nil, "addons/one/configmap_default_one.yaml": nil})
+			lab.broken["two"] = "DependencyNotReady"
+		}, true, "DependencyNotReady: words; a commit took one out of the lab's Git"},
+		"what depends on another may be applied later": {func(lab *gitLab) { lab.broken["two"] = "DependencyNotReady" }, false, "DependencyNotReady: words"},
+		"a suspended Kustomization":                    {func(lab *gitLab) { lab.suspended = "two" }, false, "it is suspended"},
+		"an addon that Flux cannot apply":              {func(lab *gitLab) { lab.broken["one"] = "ReconciliationFailed" }, false, "ReconciliationFailed: words"},
+		"a commit that Flux does not fetch":            {func(lab *gitLab) { lab.behind = lab.git("", "rev-parse", labgit.Main) }, false, "not yet"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab := newGitLab(t)
