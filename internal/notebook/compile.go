@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"time"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -244,6 +245,9 @@ func (p Pipeline) workflow(book *Notebook) (objs []*unstructured.Unstructured, e
 // first step of a run judges them, before it runs one.
 var ErrUnchecked = errors.New("no python3 from 3.11 on checked the cells")
 
+// checkBound is how long this machine's python3 may judge the cells.
+const checkBound = time.Minute
+
 // CheckSyntax judges all cells with this machine's python3, and runs none. Its
 // error names the cell and the line of the first syntax error, or of the first
 // magic or name that no step has; or it is ErrUnchecked with the reason.
@@ -264,10 +268,14 @@ func (p Pipeline) CheckSyntax(ctx context.Context, r run.Runner) error {
 		return err
 	}
 	var out bytes.Buffer
-	err = r.Run(ctx, run.Cmd{Path: "python3", Args: []string{"-IS", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(text), Stdout: &out})
+	bounded, cancel := context.WithTimeout(ctx, checkBound)
+	defer cancel()
+	err = r.Run(bounded, run.Cmd{Path: "python3", Args: []string{"-IS", "-c", string(p.Runner), "check"}, Stdin: bytes.NewReader(text), Stdout: &out})
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case bounded.Err() != nil:
+		return fmt.Errorf("%w: python3 has not ended after %s", ErrUnchecked, checkBound)
 	case err != nil: // such as a pyenv shim without a version
 		return fmt.Errorf("%w: %w", ErrUnchecked, err)
 	}

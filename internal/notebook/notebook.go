@@ -145,9 +145,8 @@ func brokenAt(data []byte, after int, err error) error {
 	return fmt.Errorf("line %d, column %d: %w", 1+bytes.Count(before, []byte("\n")), 1+utf8.RuneCount(before[start:]), err)
 }
 
-// unwritable matches the numbers that JSON has not, and the strings, which may have
-// their words. Jupyter, in Python, writes these numbers in outputs.
-var unwritable = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?Infinity|NaN`)
+// unwritable are the numbers that JSON has not. Jupyter, in Python, writes them in outputs.
+var unwritable = [][]byte{[]byte("NaN"), []byte("Infinity"), []byte("-Infinity")}
 
 // clean returns a notebook's text as JSON.
 func clean(data []byte) ([]byte, error) {
@@ -160,12 +159,23 @@ func clean(data []byte) ([]byte, error) {
 	case json.Valid(data):
 		return data, nil
 	}
-	return unwritable.ReplaceAllFunc(data, func(found []byte) []byte {
-		if found[0] == '"' {
-			return found
+	var made []byte
+	for inString := false; len(data) > 0; {
+		n := 1
+		switch c := data[0]; {
+		case inString && c == '\\':
+			n = min(2, len(data))
+		case c == '"':
+			inString = !inString
+		case !inString:
+			if i := slices.IndexFunc(unwritable, func(word []byte) bool { return bytes.HasPrefix(data, word) }); i >= 0 {
+				made, data = append(made, "null"...), data[len(unwritable[i]):]
+				continue
+			}
 		}
-		return []byte("null")
-	}), nil
+		made, data = append(made, data[:n]...), data[n:]
+	}
+	return made, nil
 }
 
 // otherKernels matches the names of kernels that are not Python's and may have no

@@ -341,9 +341,11 @@ func TestAMagicThatNoStepCanRunFailsWhereItIsReached(t *testing.T) {
 		t.Errorf("%d\n%s", exit, out)
 	}
 	for cell, want := range map[string]string{
-		"if True:\n    %tensorflow_version 2.x":   `UsageError: "%tensorflow_version 2.x" is not known to a step`,
-		"if True:\n    who?":                      `UsageError: "who?" asks for help`,
-		"for name in 'a.ipynb',:\n    %run $name": `UsageError: "%run a.ipynb" must name a Python file (.py)`,
+		"if True:\n    %tensorflow_version 2.x": `UsageError: "%tensorflow_version 2.x" is not known to a step`,
+		"if True:\n    who?":                    `UsageError: "who?" asks for help`,
+		"raise KeyboardInterrupt":               "KeyboardInterrupt: ",
+		"import asyncio\nt = asyncio.create_task(asyncio.sleep(9))\nt.cancel()\nawait t": "CancelledError: ",
+		"for name in 'a.ipynb',:\n    %run $name":                                        `UsageError: "%run a.ipynb" must name a Python file (.py)`,
 	} {
 		if exit, out, _ := b.step(notebook(t, code(cell, "step:a")), "a"); exit != 1 || last(out).Where != "cell 1" || !strings.HasPrefix(last(out).Error, want) {
 			t.Errorf("%q: %d\n%s", cell, exit, out)
@@ -527,6 +529,8 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		"%%time\nawait f()":                                    "cell 3, line 2: syntax error: 'await' outside function", // Jupyter, too
 		"%timeit  -r 1 -n  1   x":                              "",
 		"get_ipython().run_line_magic()\nf.run_cell_magic(*x)": "",
+		"x = '" + strings.Repeat("a", 1<<19) + "'\ny = = 1":    "cell 3, line 2: syntax error: invalid syntax",
+		"x = '" + strings.Repeat("a", 1<<19) + "'":             "",
 		// Its second line is too deep to be judged alone.
 		"x = 1\nx = a" + strings.Repeat(".b", 3000) + "\ny = = 1": "cell 3, line 3: syntax error: invalid syntax",
 	} {
@@ -550,6 +554,15 @@ func TestWhatIsNoPythonIsFoundBeforeAnythingRuns(t *testing.T) {
 		if err := (Pipeline{Runner: runner, Notebook: notebook(t, cells...)}).CheckSyntax(t.Context(), run.Exec{}); !strings.HasPrefix(fmt.Sprint(err), want) {
 			t.Errorf("%q: got %v, want %q", cells, err, want)
 		}
+	}
+	late := run.Func(func(ctx context.Context, _ run.Cmd) error {
+		if _, bounded := ctx.Deadline(); !bounded {
+			t.Error("python3 has no bound")
+		}
+		return nil
+	})
+	if err := (Pipeline{Runner: runner, Notebook: notebook(t, code("x = 1", "step:a"))}).CheckSyntax(t.Context(), late); err != nil {
+		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

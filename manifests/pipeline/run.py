@@ -261,7 +261,7 @@ def sets(node):
         if "PYTHONBREAKPOINT" in text:
             return ["breakpoint"]
         # A file or a folder that it may write, and what may bring any module.
-        return ["%"] if any(name in text for name in REGISTERS) else ["*.py"] if BRINGS.search(text) else re.findall(r"\w+(?:\.py\b|/)", text)
+        return ["%"] if any(name in text for name in REGISTERS) else ["*.py"] if BRINGS.search(text) else re.findall(r"\b\w+(?:\.py\b|/)", text)
     if isinstance(node, (ast.Global, ast.Nonlocal)):
         return node.names
     if isinstance(node, ast.Call):
@@ -915,7 +915,7 @@ def main(file, step, before):
             where = f"metric {name}"
             measured[name] = float(names[name])
         hand_out("metrics", json.dumps(measured))
-    except (Exception, SystemExit) as e:  # a cell that exits has not ended
+    except BaseException as e:  # also of a cell that exits, interrupts itself, or awaits what is canceled: it has not ended
         traceback.print_exc()
         if isinstance(e, subprocess.CalledProcessError) and e.returncode == TEMP_FAIL:  # the cell's own modelcar
             return failed(TEMP_FAIL, step, where, (e.stderr or str(e)).strip())
