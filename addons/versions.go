@@ -39,8 +39,10 @@ type pin struct {
 // https://github.com/knative/community/blob/main/mechanics/RELEASE-SCHEDULE.md,
 // https://fluxcd.io/flux/releases/,
 // https://argo-workflows.readthedocs.io/en/latest/releases/,
-// https://prometheus.io/docs/introduction/release-cycle/.
+// https://prometheus.io/docs/introduction/release-cycle/,
+// https://helm.sh/blog/helm-4-released/.
 var pins = []pin{
+	{"kind", "sigs.k8s.io/kind", plain, "0.33", ""},
 	{"kubernetes", "k8s.io/kubernetes", plain, "1.36", "2027-06-28"},
 	{"gateway-api", "sigs.k8s.io/gateway-api", plain, "1.4", ""},
 	// Istio's own module has only pseudo-versions. Its API's, which each
@@ -51,6 +53,7 @@ var pins = []pin{
 	{"source-controller", "github.com/fluxcd/source-controller", plain, "1.9", "with Flux 2.12"},
 	{"kustomize-controller", "github.com/fluxcd/kustomize-controller", plain, "1.9", "with Flux 2.12"},
 	{"helm-controller", "github.com/fluxcd/helm-controller", plain, "1.6", "with Flux 2.12"},
+	{"helm", "helm.sh/helm/v3", plain, "3.21", "2026-11-11"},
 	{"jobset", "sigs.k8s.io/jobset", plain, "0.12", ""},
 	{"trainer", "github.com/kubeflow/trainer/v2", plain, "2.3", ""},
 	{"kserve", "github.com/kserve/kserve", plain, "0.20", ""},
@@ -61,7 +64,7 @@ var pins = []pin{
 	{"alertmanager", "github.com/prometheus/alertmanager", plain, "0.35", ""},
 }
 
-// Versions returns the versions of what the addons install. They come from
+// Versions returns the versions of what a lab is made of. They come from
 // the list that manifests/render writes of the modules it rendered from, so
 // that go.mod files are the only place where a version is chosen.
 func Versions() ([]Version, error) {

@@ -195,7 +195,7 @@ func TestVersionNamesWhatIsInstalled(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &v); err != nil || code != 0 {
 		t.Fatalf("code %d, %v: %s", code, err, stdout)
 	}
-	for _, name := range []string{"istio", "knative", "gateway-api"} {
+	for _, name := range []string{"istio", "knative", "gateway-api", "kind", "helm"} {
 		if v.Components[name] == "" {
 			t.Errorf("no version of %s in %s", name, stdout)
 		}

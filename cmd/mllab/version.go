@@ -40,20 +40,11 @@ func newVersion(a *app) *cobra.Command {
 
 func readVersion() (versionInfo, error) {
 	v := versionInfo{Version: "unknown", Components: map[string]string{}, Ends: map[string]string{}}
-	add := func(name, version string) {
-		v.Components[name] = version
-		v.order = append(v.order, name)
-	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		v.Version, v.Go = info.Main.Version, info.GoVersion
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				v.Revision = s.Value
-			}
-		}
-		for _, d := range info.Deps {
-			if d.Path == "sigs.k8s.io/kind" {
-				add("kind", d.Version)
 			}
 		}
 	}
@@ -62,7 +53,8 @@ func readVersion() (versionInfo, error) {
 		return v, err
 	}
 	for _, i := range installed {
-		add(i.Name, i.Version)
+		v.Components[i.Name] = i.Version
+		v.order = append(v.order, i.Name)
 		if i.End != "" {
 			v.Ends[i.Name] = i.End
 		}

@@ -143,6 +143,7 @@ var shown = []source{
 	// Istio's own module has no release tags; its API's version carries the number.
 	{pin: nested + "/istio", module: "istio.io/client-go"},
 	// Their manifests are ours, or they have none.
+	{pin: ".", module: "helm.sh/helm/v3"},
 	{pin: nested + "/kubernetes", module: "k8s.io/kubernetes"},
 	{pin: nested + "/registry", module: "github.com/distribution/distribution/v3"},
 	{pin: nested + "/prometheus", module: "github.com/prometheus/prometheus"},
