@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -242,6 +243,17 @@ func TestLab(t *testing.T) {
 			if !strings.Contains(line, "127.0.0.1:") {
 				t.Errorf("published: %s", line)
 			}
+		}
+	})
+
+	// A pattern that no longer matches kind's configuration changes nothing, and says so nowhere.
+	c.part(t, "containerd has the lab's settings, and kubeadm made elliptic keys", func(t *testing.T) {
+		got := engine(t, "exec", c.node(), "sh", "-c", `containerd config dump 2>/dev/null | grep -E 'restrict_oom_score_adj|SystemdCgroup' | sort -u
+			echo "cgroup v2 $(test -f /sys/fs/cgroup/cgroup.controllers && echo true || echo false)"
+			openssl x509 -in /etc/kubernetes/pki/ca.crt -noout -text | grep Algorithm:.id`)
+		got = strings.Join(strings.Fields(got), " ")
+		if want := regexp.MustCompile(`^SystemdCgroup = (true restrict_oom_score_adj = true cgroup v2 true|false restrict_oom_score_adj = true cgroup v2 false) .*id-ecPublicKey$`); !want.MatchString(got) {
+			t.Errorf("got %s, want %s", got, want)
 		}
 	})
 
