@@ -2,7 +2,6 @@ package file
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -109,20 +108,9 @@ func (t *validator) object(v *value) Object {
 	case ref.Group == serving:
 		t.need("knative")
 		t.w.hosts[ref.Name] = true
-		if name := v.get("spec").get("template").get("metadata").get("name"); name != nil {
-			t.revisions[ref.Name] = appended(t.revisions[ref.Name], name.text)
-		}
 		for _, each := range v.get("spec").get("traffic").list() {
 			if tag := each.get("tag"); tag != nil {
 				t.w.hosts[tag.text+"-"+ref.Name] = true
-			}
-			// Knative waits for one that is not there. It gives a revision without a name a number.
-			name, number := each.get("revisionName"), ""
-			if name != nil {
-				number, _ = strings.CutPrefix(name.text, ref.Name+"-")
-			}
-			if name != nil && !slices.Contains(t.revisions[ref.Name], name.text) && !numbered.MatchString(number) {
-				t.wrong(name, "no step up to here makes revision %s, so Knative would wait for it%s", name.text, there(t.revisions[ref.Name]))
 			}
 		}
 	case ref.Kind == "Deployment":
@@ -131,9 +119,6 @@ func (t *validator) object(v *value) Object {
 	t.note(ref, v)
 	return o
 }
-
-// numbered matches what Knative adds to a Service's name for the name of a revision.
-var numbered = regexp.MustCompile(`^[0-9]{5}$`)
 
 // note keeps what an object says that others refer to.
 func (t *validator) note(ref Ref, object *value) {

@@ -194,6 +194,7 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"names with dots":        strings.NewReplacer("{name: own, namespace", "{name: 2.own.routes, namespace", "{name: web}", "{name: web.v1}").Replace(story),
 		"the version of YAML":    "%YAML 1.2\n---\n" + story,
 		"a model that ends":      strings.Replace(story, "steps:\n", "steps:\n  - apply: [{model: {name: late, version: v1, env: {FAIL_PERCENT: abc}}}]\n    wait: false\n", 1),
+		"an absent revision":     strings.Replace(story, "steps:\n", "steps:\n  - apply: [{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: typo}, spec: {template: {spec: {containers: [{image: \"${image}\"}]}}, traffic: [{revisionName: typo-v2, percent: 100}]}}]\n    wait: false\n", 1),
 		"a variable of another":  strings.Replace(story, "{name: AT,", "{name: DELAY, value: $(AT)}, {name: AT,", 1),
 		"amounts":                strings.Replace(story, `image: "${image}"`, `resources: {requests: {cpu: .5, memory: 1e6}, limits: {cpu: 1, memory: 64Mi}}, image: "${image}"`, 1),
 		"parts of pods":          strings.Replace(story, "selector: {matchLabels", "strategy: {rollingUpdate: {maxSurge: 25%, maxUnavailable: 0}}\n          selector: {matchLabels", 1),

@@ -219,14 +219,19 @@ func (t *validator) checkBackends(root *value) {
 			empty[name.text] = true
 		}
 	}
-	said := map[*value]bool{}
+	said, revisions := map[*value]bool{}, map[string][]string{}
 	for _, step := range root.get("steps").list() {
 		wait := step.get("wait")
 		for _, item := range step.get("apply").list() {
+			name := item.get("metadata").get("name").str()
+			if revision := item.get("spec").get("template").get("metadata").get("name"); revision != nil {
+				revisions[name] = append(revisions[name], revision.text)
+			}
 			if wait == nil || wait.kind != boolean { // with `wait: false` a pod may be meant never to become ready
 				t.checkMaps(item)
 				containers := item.get("spec").get("template").get("spec").get("containers").list()
 				t.checkAsked(containers)
+				t.checkRevisions(name, item.get("spec").get("traffic").list(), revisions[name])
 				if item.get("kind").str() == "Deployment" {
 					t.checkProbes(containers)
 				}
@@ -248,6 +253,19 @@ func (t *validator) checkBackends(root *value) {
 		}
 	}
 }
+
+// checkRevisions checks that the traffic of a Knative Service goes to revisions that the steps have made: Knative waits for
+// one that is not there. It gives a revision without a name a number.
+func (t *validator) checkRevisions(service string, traffic []*value, made []string) {
+	for _, each := range traffic {
+		name := each.get("revisionName")
+		if number, _ := strings.CutPrefix(name.str(), service+"-"); name != nil && !slices.Contains(made, name.text) && !numbered.MatchString(number) {
+			t.wrong(name, "no step up to here makes revision %s, so Knative would wait for it%s", name.text, there(made))
+		}
+	}
+}
+
+var numbered = regexp.MustCompile(`^[0-9]{5}$`)
 
 // allNamed returns the fields of that name at any depth.
 func allNamed(v *value, name string) (all []*value) {

@@ -34,11 +34,10 @@ type validator struct {
 	made map[Ref]bool // by any step
 
 	// What the steps' objects say of themselves.
-	ports     map[string][]string // of a Service
-	subsets   map[string][]string // of a Service, by DestinationRules
-	serves    map[string][]string // hosts of a Gateway, as hostName has them
-	revisions map[string][]string // names of a Knative Service's, up to here
-	marks     map[string]bool     // that VirtualServices give answers
+	ports   map[string][]string // of a Service
+	subsets map[string][]string // of a Service, by DestinationRules
+	serves  map[string][]string // hosts of a Gateway, as hostName has them
+	marks   map[string]bool     // that VirtualServices give answers
 
 	backends backends
 }
@@ -48,7 +47,7 @@ func (r *reader) story(name string, root *value) *File {
 	var d document
 	fill(root, reflect.ValueOf(&d).Elem())
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
-	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}, backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}}}
+	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}, backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}}}
 	t.checkNamespace(root.get("name"), f.Name)
 	for _, addon := range d.Needs {
 		t.need(addon)
