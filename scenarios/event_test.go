@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -136,7 +137,11 @@ func TestEventsSayWhichOfSeveralModelsWasAsked(t *testing.T) {
 			}
 			var w prober
 			w.start(ctx, l, l.to("two"), watchRate)
-			<-watched
+			select {
+			case <-watched:
+			case <-time.After(time.Minute):
+				return Evidence{}, errors.New("no answer of the watcher became an event")
+			}
 			w.Stop()
 			return Evidence{}, nil
 		}}}}

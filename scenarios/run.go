@@ -30,7 +30,8 @@ type Result struct {
 	// CPUSeconds is the CPU time that the node has used during the run; of what it used for several runs at once each has
 	// the same share. 0: not measured.
 	CPUSeconds float64 `json:"cpuSeconds,omitempty"`
-	// Answers counts the requests that the run sent, those of its evidence and those that only were events. 0: see Sent.
+	// Answers counts the requests of samples and watchers, also of those that are no evidence; what only waited for a state is not
+	// counted. 0: see Sent.
 	Answers int `json:"requests,omitempty"`
 }
 
@@ -63,7 +64,7 @@ func (r Result) Err() error {
 	return fmt.Errorf("%s: control %s was caught for the wrong reason: %q instead of %q: %s", r.Scenario, r.Control, r.Refuted, r.Catches, strings.Join(r.Reasons, "; "))
 }
 
-// Sent returns how many requests the run sent. Kept results of former versions have no other count than their evidence.
+// Sent returns how many requests samples and watchers sent. Kept results of former versions have no other count than their evidence.
 func (r Result) Sent() int {
 	sampled, watched := r.Requests()
 	return max(r.Answers, sampled+watched)

@@ -156,9 +156,9 @@ func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
 // A control may break the world just before the watch is judged.
 func TestTheWatcherSeesTheNewestChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broken := false
+		var broken atomic.Bool
 		l := &Session{Env: &Env{}, evidence: t.TempDir(), stepName: "no request lost", send: &numbered{answering: func(n int64) probe.Answer {
-			if broken && n%2 == 0 {
+			if broken.Load() && n%2 == 0 {
 				return probe.Answer{Status: http.StatusServiceUnavailable}
 			}
 			return probe.Answer{Status: http.StatusOK, Target: "v1"}
@@ -167,7 +167,7 @@ func TestTheWatcherSeesTheNewestChange(t *testing.T) {
 		p.start(t.Context(), l, l.to("model"), 50)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		broken = true
+		broken.Store(true)
 		e, err := p.lostNone(t.Context(), l)
 		var refuted *ClaimError
 		if !errors.As(err, &refuted) || refuted.Claim != NoLoss || e.Watch.Lost < sentAfter/2-1 {

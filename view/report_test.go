@@ -153,6 +153,8 @@ func TestAReportNeedsNothingElse(t *testing.T) {
 		if run != nil || !strings.Contains(words(page), "built without its plotting library") {
 			t.Error("without its library it does not say so, or runs something")
 		}
+	} else if run == nil {
+		t.Fatal("it has its library, and no script")
 	} else {
 		policy += "; script-src " + allowed(run[1])
 		page = strings.Replace(page, run[0], "", 1)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -217,7 +218,9 @@ spec:
 	call := func() (body, status string) {
 		// A message of 2 bytes, not compressed: a ServerReflectionRequest with list_services.
 		// https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", strings.NewReader("\x00\x00\x00\x00\x02\x3a\x00"))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", strings.NewReader("\x00\x00\x00\x00\x02\x3a\x00"))
 		if err != nil {
 			t.Fatal(err)
 		}
