@@ -13,17 +13,17 @@ import (
 	"mllab.local/internal/split"
 )
 
-// library has uPlot (https://github.com/leeoniya/uPlot), which draws the plots. npm
-// puts it below node_modules when mllab is built, so only its pins are surely here.
+// library has uPlot (https://github.com/leeoniya/uPlot), which draws the plots, where
+// scripts/build has fetched it.
 //
-//go:embed all:uplot
+//go:embed all:uplot/embedded
 var library embed.FS
 
 // What of it is used.
 const (
-	libraryFolder  = "uplot/node_modules/uplot/"
-	libraryScript  = libraryFolder + "dist/uPlot.iife.min.js"
-	libraryStyle   = libraryFolder + "dist/uPlot.min.css"
+	libraryFolder  = "uplot/embedded/"
+	libraryScript  = libraryFolder + "uPlot.iife.min.js"
+	libraryStyle   = libraryFolder + "uPlot.min.css"
 	libraryLicense = libraryFolder + "LICENSE"
 )
 
