@@ -6,12 +6,14 @@ package kubeconfig
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -236,8 +238,9 @@ func replace(path string, data []byte, before fs.FileInfo) error {
 	return nil
 }
 
-// parse returns the mapping of a kubeconfig; an empty file is an empty kubeconfig.
+// parse returns the mapping of a kubeconfig, with the comments before and after it; an empty file is an empty kubeconfig.
 func parse(data []byte) (*yaml.Node, error) {
+	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n")) // yaml.v3 takes them in comments for two line breaks each
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, more yaml.Node
 	switch err := dec.Decode(&doc); {
@@ -255,6 +258,7 @@ func parse(data []byte) (*yaml.Node, error) {
 		return nil, errors.New("it has more than one document")
 	}
 	root := doc.Content[0]
+	root.HeadComment, root.FootComment = doc.HeadComment, doc.FootComment
 	if err := root.Decode(&map[string]any{}); err != nil { // such as a key that is there twice: kubectl reads the last one
 		return nil, err
 	}
@@ -269,11 +273,13 @@ func parse(data []byte) (*yaml.Node, error) {
 // format writes a kubeconfig in kubectl's own style.
 func format(doc *yaml.Node) ([]byte, error) {
 	plainMerges(doc)
+	file := &yaml.Node{Kind: yaml.DocumentNode, HeadComment: doc.HeadComment, FootComment: doc.FootComment, Content: []*yaml.Node{doc}}
+	doc.HeadComment, doc.FootComment = "", "" // the document keeps their blank lines
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	enc.CompactSeqIndent()
-	if err := errors.Join(enc.Encode(doc), enc.Close()); err != nil {
+	if err := errors.Join(enc.Encode(file), enc.Close()); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
@@ -291,15 +297,21 @@ func plainMerges(n *yaml.Node) {
 
 // child returns the value of a key in a mapping, nil when there is none.
 func child(mapping *yaml.Node, key string) *yaml.Node {
+	_, value := pair(mapping, key)
+	return value
+}
+
+// pair returns a key of a mapping and its value, nil when there are none.
+func pair(mapping *yaml.Node, key string) (k, value *yaml.Node) {
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
-		return nil
+		return nil, nil
 	}
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == key {
-			return mapping.Content[i+1]
+			return mapping.Content[i], mapping.Content[i+1]
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 func text(n *yaml.Node) string {
@@ -340,31 +352,50 @@ func find(doc *yaml.Node, list, name string) *yaml.Node {
 	return nil
 }
 
-// put replaces the entry of a list that has the name, or adds it; a nil entry removes it.
+// put replaces the entry of a list that has the name, or adds it; a nil entry removes it. The comments above
+// it stay.
 func put(doc *yaml.Node, list, name string, entry *yaml.Node) {
-	entries := child(doc, list)
+	key, entries := pair(doc, list)
 	if entries == nil {
-		var k yaml.Node
-		k.SetString(list)
-		entries = &yaml.Node{Kind: yaml.SequenceNode}
-		doc.Content = append(doc.Content, &k, entries)
+		key, entries = new(yaml.Node), &yaml.Node{Kind: yaml.SequenceNode}
+		key.SetString(list)
+		doc.Content = append(doc.Content, key, entries)
 	}
 	if entries.Kind != yaml.SequenceNode || len(entries.Content) == 0 { // null, or []
-		*entries = yaml.Node{Kind: yaml.SequenceNode}
+		*entries = yaml.Node{Kind: yaml.SequenceNode, LineComment: entries.LineComment}
 	}
 	kept := entries.Content[:0:0]
+	above := "" // comments above removed entries
 	for _, e := range entries.Content {
 		if text(child(e, "name")) != name {
+			e.HeadComment = paragraphs(above, e.HeadComment)
+			above = ""
 			kept = append(kept, e)
-		} else if entry != nil {
+			continue
+		}
+		above = paragraphs(above, e.Content[0].FootComment, e.HeadComment) // yaml.v3 has the first of two at the first key
+		if entry != nil {
+			entry.HeadComment, above = above, ""
 			kept = append(kept, entry)
 			entry = nil
 		}
 	}
+	key.FootComment = paragraphs(above, key.FootComment)
 	if entry != nil {
 		kept = append(kept, entry)
 	}
 	entries.Content = kept
+	at, other := key, entries // the comment of the line with the key
+	if len(kept) == 0 {
+		at, other = entries, key
+	}
+	at.LineComment, other.LineComment = cmp.Or(at.LineComment, other.LineComment), ""
+}
+
+// paragraphs joins comments by blank lines.
+func paragraphs(comments ...string) string {
+	comments = slices.DeleteFunc(comments, func(c string) bool { return c == "" })
+	return strings.Join(comments, "\n\n")
 }
 
 // local reports whether a cluster's server is on this computer's loopback, as every lab's is.

@@ -122,7 +122,7 @@ func TestALabComesIntoAPersonsFileAndLeavesItAsItWas(t *testing.T) {
 			}
 			got, err := os.ReadFile(path)
 			if name == "comments only" {
-				before += "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n"
+				before += "\napiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n"
 			}
 			if name == "no lists yet" {
 				before = "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n"
@@ -140,6 +140,66 @@ func TestALabComesIntoAPersonsFileAndLeavesItAsItWas(t *testing.T) {
 				t.Errorf("again: %t, %v", removed, err)
 			}
 		})
+	}
+}
+
+// mllab writes no comment, so each is a person's.
+func TestAPersonsCommentsStay(t *testing.T) {
+	for before, want := range map[string]string{
+		"# my clusters: ask Ada\n\n# second\n" + others + "\n# the end\n": "",
+		"# a\r\n# b\r\n":            "# a\n# b\n\napiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n",
+		"# a\r\n# b\r\n\r\n# c\r\n": "# a\n# b\n\n# c\n\napiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n",
+		"# only\n\n# comments\n":    "# only\n\n# comments\n\napiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\"\n",
+		"clusters: [] # none\ncontexts: null # none yet\nusers: # nobody\ncurrent-context: \"\" # none\n": "clusters: [] # none\ncontexts: [] # none yet\nusers: [] # nobody\ncurrent-context: \"\" # none\n",
+		strings.ReplaceAll(others, "  name: prod\n", "  name: prod\n# after it\n\n"):                      "",
+	} {
+		if want == "" {
+			want = before
+		}
+		path := filepath.Join(t.TempDir(), "config")
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		first, err := Merge(path, renamed(t), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Merge(path, renamed(t), true); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Remove(first); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%v, got\n%s\nwant\n%s", err, got, want)
+		}
+	}
+	// Comments at the lab's own entries.
+	path := filepath.Join(t.TempDir(), "config")
+	lab := strings.NewReplacer("users:\n", "users:\n# over\n\n# its own\n",
+		"contexts:\n", "contexts:\n- name: mine\n# above\n\n# his\n", "current-context", "- name: next\n# far\n\n# below\n- name: last\ncurrent-context").Replace(string(renamed(t)))
+	if err := os.WriteFile(path, []byte(lab), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := Merge(path, renamed(t), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, state := range []string{"merged", "removed"} {
+		if i == 1 {
+			if _, err := Remove(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, comment := range []string{"# over\n", "# its own\n", "# above\n", "# his\n", "# far\n", "# below\n"} {
+			if strings.Count(string(got), comment) != 1 {
+				t.Errorf("%s: not once %q in\n%s", state, comment, got)
+			}
+		}
 	}
 }
 
