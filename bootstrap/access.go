@@ -101,17 +101,15 @@ func (o Options) merge(path string, use bool) (kubeconfig.Merged, error) {
 	if err != nil {
 		return kubeconfig.Merged{}, err
 	}
-	m, err := kubeconfig.Merge(path, config, use)
+	i := slices.IndexFunc(all, func(m kubeconfig.Merged) bool { return m.Path == path })
+	m, err := kubeconfig.Merge(path, config, use, i >= 0)
 	if err != nil {
 		return kubeconfig.Merged{}, err
 	}
-	for i, old := range all {
-		if old.Path == path { // keep what was there before the first merge
-			m.Made = m.Made || old.Made
-			m.Before = cmp.Or(m.Before, old.Before)
-			all = slices.Delete(all, i, i+1)
-			break
-		}
+	if i >= 0 { // keep what was there before the first merge
+		m.Made = m.Made || all[i].Made
+		m.Before = cmp.Or(m.Before, all[i].Before)
+		all = slices.Delete(all, i, i+1)
 	}
 	return m, writeJSON(o.store().mergedFile(), append(all, m))
 }

@@ -53,6 +53,49 @@ func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
 	w.clean(o)
 }
 
+// kubectl config delete-cluster leaves the context and the user.
+func TestWhatIsLeftOfAMergedContextIsRepairedAndGoesWithTheLab(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	mustUp(t, w, o)
+	mine := filepath.Join(t.TempDir(), "config")
+	const left = "contexts:\n- name: mllab-mllab\n  context: {cluster: mllab-mllab, user: mllab-mllab}\nusers:\n- name: mllab-mllab\n  user: {}\n"
+	leave := func() {
+		t.Helper()
+		if err := writeFile(mine, []byte(left), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave()
+	if _, err := MergeKubeconfig(o.Options, mine); fault.Code(err) != 2 {
+		t.Errorf("what no lab was merged into: %v", err)
+	}
+	if err := os.Remove(mine); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := MergeKubeconfig(o.Options, mine); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	w.dead["mllab-control-plane"] = true
+	mustUp(t, w, o)
+	if got, err := os.ReadFile(mine); err != nil || !strings.Contains(string(got), "https://127.0.0.1:2") {
+		t.Errorf("up with a new cluster: %v, made\n%s", err, got)
+	}
+	leave()
+	if _, err := MergeKubeconfig(o.Options, mine); err != nil {
+		t.Error(err)
+	}
+	leave()
+	if r := mustDown(t, w, o.down()); !slices.Contains(r.Removed, "context mllab-mllab in "+mine) {
+		t.Errorf("removed %v, kept %v", r.Removed, r.Kept)
+	}
+	if got, err := os.ReadFile(mine); !os.IsNotExist(err) { // Merge made it
+		t.Errorf("down left %v\n%s", err, got)
+	}
+	w.clean(o)
+}
+
 func TestALabIsNotMergedIntoItsOwnKubeconfig(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()

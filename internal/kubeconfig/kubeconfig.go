@@ -78,11 +78,11 @@ type Merged struct {
 }
 
 // Merge puts the entries of a renamed config into the file at path and, if use is true, makes its context the current
-// one. Entries of the same name are replaced. The file is replaced as a whole or not at all and keeps its mode and owner; a new one has mode 0600.
+// one. again says that Merge did so before. Entries of the same name are replaced. The file is replaced as a whole or not at all and keeps its mode and owner; a new one has mode 0600.
 //
 // Errors: fault.Usage when the file is not a kubeconfig, is read-only or cannot be written, or has a cluster of that name
-// that is not on this computer, or a context or a user of that name without a cluster.
-func Merge(path string, config []byte, use bool) (Merged, error) {
+// that is not on this computer, or, the first time, a context or a user of that name without a cluster.
+func Merge(path string, config []byte, use, again bool) (Merged, error) {
 	add, err := parse(config)
 	if err != nil {
 		return Merged{}, fmt.Errorf("merging a kubeconfig: %w", err)
@@ -93,7 +93,7 @@ func Merge(path string, config []byte, use bool) (Merged, error) {
 		if old := find(doc, "clusters", m.Name); old != nil && !local(old) {
 			return fault.Usage("rename that cluster in the file, or set KUBECONFIG to another file",
 				"%s must have no other cluster %s, got one at %s", path, m.Name, text(child(child(old, "cluster"), "server")))
-		} else if old == nil {
+		} else if old == nil && !again {
 			for _, list := range lists[1:] {
 				if find(doc, list, m.Name) != nil { // it may have a person's own key
 					return fault.Usage("rename it in the file, or set KUBECONFIG to another file", "%s must have no entry %s of its own, got one in its %s", path, m.Name, list)
@@ -122,13 +122,17 @@ func Remove(m Merged) (removed bool, err error) {
 	}
 	empty := false
 	err = edit(m.Path, func(doc *yaml.Node, _ bool) error {
-		cluster := find(doc, "clusters", m.Name)
-		if cluster == nil || !local(cluster) {
+		if cluster := find(doc, "clusters", m.Name); cluster != nil && !local(cluster) { // a person's
 			return errUnchanged
 		}
-		removed = true
 		for _, list := range lists {
-			put(doc, list, m.Name, nil)
+			if find(doc, list, m.Name) != nil { // a person may have deleted the others
+				removed = true
+				put(doc, list, m.Name, nil)
+			}
+		}
+		if !removed {
+			return errUnchanged
 		}
 		if text(child(doc, "current-context")) == m.Name {
 			before := m.Before

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
+
 	"mllab.local/internal/fault"
 )
 
@@ -102,7 +104,7 @@ func TestALabComesIntoAPersonsFileAndLeavesItAsItWas(t *testing.T) {
 			}
 			var first Merged
 			for i := range 2 { // the second time changes nothing
-				m, err := Merge(link, renamed(t), true)
+				m, err := Merge(link, renamed(t), true, false)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -160,11 +162,11 @@ func TestAPersonsCommentsStay(t *testing.T) {
 		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		first, err := Merge(path, renamed(t), true)
+		first, err := Merge(path, renamed(t), true, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Merge(path, renamed(t), true); err != nil {
+		if _, err := Merge(path, renamed(t), true, false); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Remove(first); err != nil {
@@ -181,7 +183,7 @@ func TestAPersonsCommentsStay(t *testing.T) {
 	if err := os.WriteFile(path, []byte(lab), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m, err := Merge(path, renamed(t), true)
+	m, err := Merge(path, renamed(t), true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +207,7 @@ func TestAPersonsCommentsStay(t *testing.T) {
 
 func TestAFileThatMergeMadeIsPrivateAndGoesWithTheLab(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "config")
-	m, err := Merge(path, renamed(t), true)
+	m, err := Merge(path, renamed(t), true, false)
 	if err != nil || !m.Made {
 		t.Fatal(m, err)
 	}
@@ -223,6 +225,52 @@ func TestAFileThatMergeMadeIsPrivateAndGoesWithTheLab(t *testing.T) {
 	}
 }
 
+// kubectl deletes a cluster, a context or a user, and leaves the two others.
+func TestWhatAPersonLeftOfALabIsTheLabs(t *testing.T) {
+	for _, deleted := range [][]string{{"clusters"}, {"clusters", "contexts"}, {"contexts", "users"}} {
+		path := filepath.Join(t.TempDir(), "config")
+		if err := os.WriteFile(path, []byte(others), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, err := Merge(path, renamed(t), false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		remove := func() {
+			t.Helper()
+			if err := edit(path, func(doc *yaml.Node, _ bool) error {
+				for _, list := range deleted {
+					put(doc, list, m.Name, nil)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		remove()
+		if _, err := Merge(path, renamed(t), false, true); err != nil {
+			t.Errorf("without its %v: %v", deleted, err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != string(whole) {
+			t.Errorf("without its %v: %v, merged again\n%s", deleted, err, got)
+		}
+		remove()
+		if removed, err := Remove(m); err != nil || !removed {
+			t.Errorf("without its %v: %t, %v", deleted, removed, err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != others {
+			t.Errorf("without its %v: %v, left\n%s", deleted, err, got)
+		}
+		if removed, err := Remove(m); err != nil || removed {
+			t.Errorf("without its %v, again: %t, %v", deleted, removed, err)
+		}
+	}
+}
+
 // A person's link stays, wherever it leads.
 func TestALinkStays(t *testing.T) {
 	dir := t.TempDir()
@@ -236,11 +284,11 @@ func TestALinkStays(t *testing.T) {
 			t.Errorf("the link leads to %q, %v", to, err)
 		}
 	}
-	if _, err := Merge(path, renamed(t), true); fault.Code(err) != 2 || !strings.Contains(err.Error(), "a symbolic link that leads nowhere") {
+	if _, err := Merge(path, renamed(t), true, false); fault.Code(err) != 2 || !strings.Contains(err.Error(), "a symbolic link that leads nowhere") {
 		t.Errorf("got %v", err)
 	}
 	stays()
-	m, err := Merge(kept, renamed(t), true) // which mllab makes, and the person names by the link later
+	m, err := Merge(kept, renamed(t), true, false) // which mllab makes, and the person names by the link later
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +304,7 @@ func TestAContextThatAPersonChoseStaysCurrent(t *testing.T) {
 	if err := os.WriteFile(path, []byte(others), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m, err := Merge(path, renamed(t), true)
+	m, err := Merge(path, renamed(t), true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +344,7 @@ func TestAFileThatIsNotALabsIsRefusedUnharmed(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Merge(path, renamed(t), true)
+		_, err := Merge(path, renamed(t), true, false)
 		if fault.Code(err) != 2 || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}
@@ -315,7 +363,7 @@ func TestAReadOnlyFileIsRefusedUnharmed(t *testing.T) {
 	if err := os.WriteFile(path, []byte(others), 0o400); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Merge(path, renamed(t), true); fault.Code(err) != 2 || !strings.Contains(err.Error(), path+" must not be read-only, got mode -r--------") {
+	if _, err := Merge(path, renamed(t), true, false); fault.Code(err) != 2 || !strings.Contains(err.Error(), path+" must not be read-only, got mode -r--------") {
 		t.Errorf("got %v", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != others {
@@ -335,7 +383,7 @@ func TestWhatIsNoRegularFileIsRefusedUnharmed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Merge(path, renamed(t), true); fault.Code(err) != 2 || !strings.Contains(err.Error(), path+" must be a regular file") {
+		if _, err := Merge(path, renamed(t), true, false); fault.Code(err) != 2 || !strings.Contains(err.Error(), path+" must be a regular file") {
 			t.Errorf("%s: %v", path, err)
 		}
 		if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
@@ -355,7 +403,7 @@ func TestAFileKeepsItsOwnerUnderSudo(t *testing.T) {
 	if err := errors.Join(os.WriteFile(path, []byte(others), 0o600), os.Chown(path, 1234, 5678)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Merge(path, renamed(t), true); err != nil {
+	if _, err := Merge(path, renamed(t), true, false); err != nil {
 		t.Fatal(err)
 	}
 	st, err := os.Stat(path)
@@ -372,7 +420,7 @@ func TestAFileThatIsBeingWrittenIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(path+".lock", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Merge(path, renamed(t), true); err == nil || !strings.Contains(err.Error(), "holds "+path+".lock") || fault.Hint(err) == "" {
+	if _, err := Merge(path, renamed(t), true, false); err == nil || !strings.Contains(err.Error(), "holds "+path+".lock") || fault.Hint(err) == "" {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(path + ".lock"); err != nil {
