@@ -214,13 +214,15 @@ func followers(ctx context.Context, c *kube.Client, url string) ([]Kustomization
 func otherThanMain(source *unstructured.Unstructured) string {
 	ref, _, _ := unstructured.NestedStringMap(source.Object, "spec", "ref")
 	for _, kind := range []string{"commit", "name", "semver", "tag", "branch"} { // the first one counts
-		if what := ref[kind]; what == git.Main || what == "refs/heads/"+git.Main {
+		switch what := ref[kind]; {
+		case what == "":
+		case kind == "branch" && what == git.Main, kind == "name" && what == "refs/heads/"+git.Main:
 			return ""
-		} else if what != "" {
+		default:
 			return kind + " " + what
 		}
 	}
-	return ""
+	return "branch master" // Flux's default
 }
 
 // mixedWith returns the field by which a GitRepository has other files than a commit of its repository.

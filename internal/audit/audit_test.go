@@ -341,7 +341,7 @@ func TestBrokenIsWhatIsBrokenForFlux(t *testing.T) {
 const cluster = `apiVersion: source.toolkit.fluxcd.io/v1
 kind: GitRepository
 metadata: {name: lab, namespace: team}
-spec: {url: INSIDE, ignore: "# none\n*.bin\n"}
+spec: {url: INSIDE, ref: {branch: main}, ignore: "# none\n*.bin\n"}
 ---
 apiVersion: source.toolkit.fluxcd.io/v1
 kind: GitRepository
@@ -491,21 +491,26 @@ func TestWhatDoesNotFollowMainIsNotAttributed(t *testing.T) {
 	second := r.commit("second", settings("red"))
 	const inside = "http://git.example/lab.git"
 	for spec, want := range map[string]struct{ changes, drift string }{
-		"ref: {branch: main}":                    {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
-		"ref: {name: refs/heads/main}":           {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
-		"ref: {branch: dev}":                     {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows branch dev, and mllab reads branch main: commit "},
-		"ref: {branch: main, tag: v1}":           {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows tag v1, and"},
-		"ref: {branch: main, commit: ab}":        {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows commit ab, and"},
-		"recurseSubmodules: true":                {"", "mllab does not build this folder: its source has spec.recurseSubmodules, and so other files than the commit"},
-		"include: [{repository: {name: other}}]": {"", "mllab does not build this folder: its source has spec.include"},
-		"sparseCheckout: [base]":                 {"", "mllab does not build this folder: its source has spec.sparseCheckout"},
-		"recurseSubmodules: false":               {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
+		"ref: {branch: main}":                          {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
+		"ref: {name: refs/heads/main}":                 {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
+		"interval: 1m":                                 {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows branch master, and mllab reads branch main: commit "},
+		"ref: {}":                                      {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows branch master, and"},
+		"ref: {tag: main}":                             {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows tag main, and"},
+		"ref: {name: main}":                            {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows name main, and"},
+		"ref: {branch: refs/heads/main}":               {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows branch refs/heads/main, and"},
+		"ref: {branch: dev}":                           {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows branch dev, and mllab reads branch main: commit "},
+		"ref: {branch: main, tag: v1}":                 {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows tag v1, and"},
+		"ref: {branch: main, commit: ab}":              {"runs/a/overlays/lab  changed ConfigMap/settings data.color green->red", "its source follows commit ab, and"},
+		"ref: {branch: main}, recurseSubmodules: true": {"", "mllab does not build this folder: its source has spec.recurseSubmodules, and so other files than the commit"},
+		"ref: {branch: main}, include: [{repository: {name: other}}]": {"", "mllab does not build this folder: its source has spec.include"},
+		"ref: {branch: main}, sparseCheckout: [base]":                 {"", "mllab does not build this folder: its source has spec.sparseCheckout"},
+		"ref: {branch: main}, recurseSubmodules: false":               {"runs/a/overlays/lab Kustomization/team/model changed ConfigMap/team/settings data.color green->red", ""},
 	} {
 		applied := second
-		if strings.HasPrefix(spec, "ref:") && want.drift != "" {
+		if strings.HasPrefix(want.drift, "its source follows") {
 			applied = strings.Repeat("ab", 20)
 		}
-		text := strings.NewReplacer("INSIDE, ", "INSIDE, "+spec+", ", "APPLIED", applied, "FIRST", first).Replace(cluster)
+		text := strings.NewReplacer("ref: {branch: main}", spec, "APPLIED", applied, "FIRST", first).Replace(cluster)
 		report, err := Read(t.Context(), clusterOf(t, strings.ReplaceAll(text, "INSIDE", inside)), r.remote, inside, 1)
 		if err != nil {
 			t.Fatal(err)
