@@ -316,15 +316,16 @@ function drawAlerts() {
   }));
 }
 
-// A canvas's width is in pixels of a text of 16 pixels: on a large screen text is
-// larger. Both are asked for when they change, not for each picture.
-let zoom = 1, squaresWidth = 0;
+// The squares' width is in pixels of a text of 16 pixels: on a large screen text is
+// larger. All are asked for when they change, not for each picture.
+let zoom = 1, squaresWidth = 0, sharesWidth = 0;
 
 function measure() {
-  zoom = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
-  const width = $("squares").clientWidth / zoom;
-  if (width !== squaresWidth) redraw(soon);
-  squaresWidth = width;
+  const before = [squaresWidth, sharesWidth];
+  zoom = zoomed();
+  squaresWidth = $("squares").clientWidth / zoom;
+  if (window.uPlot) sharesWidth = $("shares").clientWidth;
+  if (squaresWidth !== before[0] || sharesWidth !== before[1]) redraw(soon);
 }
 
 // prepared is a canvas at the screen's resolution, and whether it is empty.
@@ -395,7 +396,7 @@ function drawShares(run, p) {
         };
       }),
       watched: [...part.watch].map(([second, by]) => [second + .5, by.get(""), ...legs.map((leg) => by.get(leg.name) || 0)]),
-    }, p);
+    }, p, zoom, sharesWidth);
   });
 }
 

@@ -10,20 +10,42 @@ function palette() {
   return {legs: Array.from({length: colors}, (_, i) => of("--c" + i)), soft: of("--soft"), rule: of("--rule"), bad: of("--bad"), paper: of("--paper")};
 }
 
-// interval is Wilson's for a share, at 95 %.
-function interval(k, n) {
-  const z = 1.96, p = k / n, d = 1 + z * z / n, middle = (p + z * z / (2 * n)) / d;
-  const half = z * Math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d;
-  return [Math.max(0, middle - half), Math.min(1, middle + half)];
+// bound is the share that is too high, with 97.5 %, where k of n were seen: then at
+// most k are seen with 2.5 %. Chances are in relation to that of just k.
+function bound(k, n) {
+  let low = k / n, high = 1;
+  for (let i = 0; i < 24 && k < n; i++) {
+    const p = (low + high) / 2, odds = p / (1 - p), nothing = 1e-9;
+    let atMost = 0, more = 0;
+    for (let j = k, chance = 1; chance > nothing * atMost; j--) { atMost += chance; chance *= j / (n - j + 1) / odds; }
+    for (let j = k, chance = 1; chance > nothing * more; j++) { chance *= (n - j) / (j + 1) * odds; more += chance; }
+    if (atMost / (atMost + more) > .025) low = p; else high = p;
+  }
+  return high;
 }
 
-// plotter returns a function that shows what it is given in a box; one with a title
-// has others next to it, and is lower. A plot is made
+const intervals = new Map(); // of what is drawn again and again
+
+// interval is the exact one of a share at 95 %, as split.Interval has it.
+// Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
+function interval(k, n) {
+  const key = k + n * 2 ** 26;
+  if (!intervals.has(key)) {
+    if (intervals.size > 50000) intervals.clear();
+    intervals.set(key, [1 - bound(n - k, n), bound(k, n)]);
+  }
+  return intervals.get(key);
+}
+
+// zoomed is how large text is: 1 is a text of 16 pixels.
+const zoomed = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+
+// plotter returns a function that shows what it is given in a box of a width, in
+// pixels; one with a title has others next to it, and is lower. A plot is made
 // again only when its legs, its colors or its size are others.
 function plotter(box, columns, options) {
   let plot = null, made = "", given;
-  return (what, p) => {
-    const zoom = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16, width = box.clientWidth;
+  return (what, p, zoom, width) => {
     const key = JSON.stringify([what.legs, what.title, p, zoom, width]);
     given = what;
     if (plot && key === made) { plot.setData(columns(what)); return; }

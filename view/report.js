@@ -2,12 +2,12 @@
 const plots = [...document.querySelectorAll("[data-plot]")].map((box) => {
   const data = JSON.parse(box.previousElementSibling.textContent);
   const show = {shares: sharesPlotter, latency: latencyPlotter}[box.dataset.plot](box);
-  return (p) => show(data, p);
+  return {box, show: (...how) => show(data, ...how)};
 });
 
 function showPlots() {
-  const p = palette();
-  for (const show of plots) show(p);
+  const p = palette(), zoom = zoomed(), widths = plots.map(({box}) => box.clientWidth); // all before the first is drawn
+  plots.forEach(({show}, i) => show(p, zoom, widths[i]));
 }
 
 new ResizeObserver(showPlots).observe(document.body);

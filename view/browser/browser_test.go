@@ -710,6 +710,69 @@ func TestPlotsShowTheRun(t *testing.T) {
 	onPaper(t, ctx)
 }
 
+// The page computes its intervals itself. The report's tables have those of mllab.
+func TestThePageHasTheIntervalsOfTheReport(t *testing.T) {
+	p := play(t)
+	sent := 0
+	var shown []string
+	for _, counts := range [][]int{{90, 10, 0}, {1, 0, 0}, {0, 1000, 0}, {1500, 499, 1}} {
+		var answers []string
+		for leg, n := range counts {
+			answers = append(answers, slices.Repeat([]string{fmt.Sprintf("v%d", leg+1)}, n)...)
+		}
+		p.say(p.began, fmt.Sprintf(`"type":"claim","step":"90/10","claim":{"by":"target","n":%d,"alpha":0.001,"regions":[{"leg":"v1","lo":0,"hi":1},{"leg":"v2","lo":0,"hi":1},{"leg":"v3","lo":0,"hi":1}]}`, len(answers)))
+		p.say(p.began, fmt.Sprintf(`"type":"sample","step":"90/10","n":%d`, len(answers)))
+		for i, by := range answers {
+			p.say(p.began.Add(time.Duration(i)*time.Millisecond), fmt.Sprintf(`"type":"answer","step":"90/10","answer":{"from":"sample","id":"i","target":%q,"pod":"p","ms":1}`, by))
+		}
+		sent += len(answers)
+		until(t, p.ctx, fmt.Sprintf(`shown !== null && shown.answers === %d && timer === 0`, sent))
+		shown = append(shown, asked[[]string](t, p.ctx, `[...document.querySelectorAll("#counts tbody tr")].map((row) => [0, 1, 3].map((i) => row.cells[i].textContent).join(" ").replaceAll(" %", ""))`)...)
+	}
+	p.say(p.began.Add(2*time.Second), `"type":"end","step":"90/10","checked":{"name":"90/10","pass":true}`)
+	report, err := mllab(t.Context(), "report", p.folder).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	html := filepath.Join(t.TempDir(), "report.html")
+	if err := os.WriteFile(html, report, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	do(t, p.ctx, chromedp.Navigate("file://"+html), chromedp.WaitVisible("[data-plot=shares] canvas"))
+	want := asked[[]string](t, p.ctx, `[...document.querySelectorAll(".steps table tbody tr")].filter((row) => row.cells.length === 5).map((row) => [0, 1, 3].map((i) => row.cells[i].textContent).join(" ").replaceAll(" %", ""))`)
+	if !slices.Contains(want, "v1 90 82.4 to 95.1") {
+		t.Errorf("the report has %q", want)
+	}
+	if !slices.Equal(shown, want) {
+		t.Errorf("the page has %q,\nthe report %q", shown, want)
+	}
+}
+
+// A picture asks for no layout, which the browser would have to compute first: the plots are as wide as they were.
+func TestAPictureAsksForNoLayout(t *testing.T) {
+	p := play(t)
+	for range 10 {
+		p.answer(time.Now(), "sample", "")
+	}
+	until(t, p.ctx, `shown !== null && shown.answers === 10 && timer === 0 && document.querySelector("#shares canvas") !== null`)
+	if n := asked[int](t, p.ctx, `((asked) => {
+		getComputedStyle = ((own) => (...of) => { asked++; return own(...of); })(getComputedStyle);
+		const width = Object.getOwnPropertyDescriptor(Element.prototype, "clientWidth");
+		Object.defineProperty(Element.prototype, "clientWidth", {get() { asked++; return width.get.call(this); }});
+		draw();
+		const drawn = asked;
+		measure();
+		return asked > drawn ? drawn : -1;
+	})(0)`); n != 0 {
+		t.Errorf("it asks %d times", n)
+	}
+	// What it does not ask for, it is told.
+	for _, width := range []int64{500, 1400} {
+		do(t, p.ctx, emulation.SetDeviceMetricsOverride(width, 900, 1, false))
+		until(t, p.ctx, fmt.Sprintf(`innerWidth === %d && document.querySelector("#shares canvas").width === document.querySelector("#shares").clientWidth`, width))
+	}
+}
+
 // Two samples are two lines, also where there is less than a pixel between them.
 func TestSamplesAreNotConnected(t *testing.T) {
 	p := play(t)
