@@ -4,6 +4,8 @@
 BIN := bin/mllab
 # One build mode for mllab and for the images it compiles: they share the cache.
 export CGO_ENABLED ?= 0
+# As it was written: a pattern's $ is not make's.
+override export RUN := $(value RUN)
 
 help: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
