@@ -93,6 +93,33 @@ func TestThePinsAreWhatTheModulesAreThereFor(t *testing.T) {
 	}
 }
 
+func TestTheLibraryOfPlotsIsAskedForAtNpm(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	npm := func(script string) {
+		if err := os.WriteFile(filepath.Join(bin, "npm"), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mine, err := plots(t.Context(), "../..")
+	if err != nil || mine.path != "uplot" || mine.version == "" || mine.err == nil {
+		t.Errorf("without npm: %+v, %v", mine, err)
+	}
+	npm(`[ "$*" = "view uplot version" ] && echo ` + mine.version)
+	if r, err := plots(t.Context(), "../.."); err != nil || r.err != nil || r.newest != "" {
+		t.Errorf("the newest: %+v, %v", r, err)
+	}
+	npm("echo 9.9.9")
+	if r, err := plots(t.Context(), "../.."); err != nil || r.newest != "9.9.9" {
+		t.Errorf("an older one: %+v, %v", r, err)
+	}
+	root := t.TempDir()
+	write(t, root, map[string]string{"view/uplot/package.json": `{"dependencies": {"other": "1.0.0"}}`})
+	if _, err := plots(t.Context(), root); err == nil {
+		t.Error("a file without the pin is taken")
+	}
+}
+
 func TestTheTableSaysWhatHasPassed(t *testing.T) {
 	var out strings.Builder
 	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
