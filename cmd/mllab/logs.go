@@ -25,7 +25,8 @@ each to its end. A model captures nothing until its container has CAPTURE_PERCEN
 see docs/capture.md.
 
 NAME is the name of a Knative Service or of an InferenceService, or the value of the
-pods' label app. Without NAME it prints the requests of all models.`,
+pods' label app; Flagger's copy NAME-primary is one of NAME. Without NAME it prints
+the requests of all models.`,
 		Example: `  mllab logs --model
   mllab logs --model sample --since 10m
   mllab logs --model model.mllab-canary --version v2 --follow | jq .input`,

@@ -20,16 +20,21 @@ import (
 // Query says which captured requests to read. An empty field takes all.
 type Query struct {
 	Image     string // the sample model's, with any tag; must be set
-	Model     string // the name of a Knative Service, a KServe InferenceService, or the label app of the pods
+	Model     string // the name of a Knative Service, a KServe InferenceService, or the label app of the pods; Flagger's copy of a model has its name, too
 	Namespace string
 	Version   string // a target or a revision
 	Since     time.Time
 	Follow    bool
+
+	primaries map[string]string // kube.Client.Primaries
 }
 
 // Read calls each with every captured request, one JSON object of api.Captured with one more field, the pod's namespace.
 // What it misses and in which order lines come is written at kube.Client.Logs.
-func Read(ctx context.Context, k *kube.Client, q Query, each func(line []byte) error) error {
+func Read(ctx context.Context, k *kube.Client, q Query, each func(line []byte) error) (err error) {
+	if q.primaries, err = k.Primaries(ctx); err != nil {
+		return err
+	}
 	return k.Logs(ctx, kube.Logs{Of: q.container, Keep: q.takes, Since: q.Since, Follow: q.Follow}, func(l kube.LogLine) error {
 		return each(fmt.Appendf(nil, `{"namespace":%q,%s`, l.Namespace, l.Text[1:]))
 	})
@@ -40,7 +45,7 @@ func (q Query) container(pod *corev1.Pod) string {
 	if q.Namespace != "" && pod.Namespace != q.Namespace {
 		return ""
 	}
-	names := []string{pod.Labels["serving.knative.dev/service"], pod.Labels["serving.kserve.io/inferenceservice"], pod.Labels["app"]}
+	names := []string{pod.Labels["serving.knative.dev/service"], pod.Labels["serving.kserve.io/inferenceservice"], pod.Labels["app"], q.primaries[pod.Namespace+"/"+pod.Labels["app"]]}
 	if q.Model != "" && !slices.Contains(names, q.Model) {
 		return ""
 	}

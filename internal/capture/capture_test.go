@@ -1,10 +1,22 @@
 package capture
 
 import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"mllab.local/internal/kube"
 )
 
 func TestAModelIsWhatRunsTheSamplesImageUnderItsName(t *testing.T) {
@@ -38,6 +50,52 @@ func TestAModelIsWhatRunsTheSamplesImageUnderItsName(t *testing.T) {
 	} {
 		if got := c.q.container(c.pod); got != c.want {
 			t.Errorf("%s: container %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestFlaggersCopyOfAModelIsTheModel(t *testing.T) {
+	const image = "kind.local/sampleapp:abc"
+	objects := []runtime.Object{&unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": map[string]any{"namespace": "team", "name": "c"},
+		"spec": map[string]any{"targetRef": map[string]any{"kind": "Deployment", "name": "model"}},
+	}}}
+	for _, at := range []string{"team/model", "team/model-primary", "team/eu-primary", "other/model-primary"} {
+		namespace, app, _ := strings.Cut(at, "/")
+		objects = append(objects, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: app, UID: "u", Labels: map[string]string{"app": app}},
+			Spec:       corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{Name: "model", Image: image}}},
+			Status:     corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "model", ContainerID: "containerd://1"}}},
+		})
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a kubelet
+		if strings.HasSuffix(r.URL.Path, "/") {
+			fmt.Fprint(w, `<a href="0.log">0.log</a>`)
+			return
+		}
+		fmt.Fprintf(w, "2026-11-29T13:30:00.1Z stdout F {\"msg\":\"captured\",\"pod\":%q}\n", strings.Split(r.URL.Path, "_")[1])
+	}))
+	defer server.Close()
+	k, err := kube.New(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Client = fake.NewClientBuilder().WithRuntimeObjects(objects...).Build()
+	for model, want := range map[string][]string{
+		"model": {"team/model", "team/model-primary"}, "model-primary": {"other/model-primary", "team/model-primary"}, "eu": nil,
+	} {
+		var got []string
+		if err := Read(t.Context(), k, Query{Image: image, Model: model}, func(line []byte) error {
+			var c struct{ Namespace, Pod string }
+			err := json.Unmarshal(line, &c)
+			got = append(got, c.Namespace+"/"+c.Pod)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("of %s: %q, want %q", model, got, want)
 		}
 	}
 }

@@ -10,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -65,25 +67,64 @@ func TestVersionsHaveTheirRequestsSharesAndErrors(t *testing.T) {
 		answer("model", "v1", "code", "200", 269.6), answer("model", "v1", "code", "404", 0),
 		answer("model", "v2", "code", "200", 24), answer("model", "v2", "code", "503", 6.2),
 		answer("other", "v1", "code", "200", 7), answer("idle", "v1", "code", "200", 0),
+		answer("eu", "v1", "code", "200", 3), answer("eu-primary", "v1", "code", "200", 2), // a person's: the Canary is in another namespace
 		answer("judged-primary", "v1", "code", "200", 75), answer("judged", "v2", "code", "200", 20), answer("judged-primary", "v2", "code", "200", 5),
 	}
-	got := top(requests, nil)
+	got := top(requests, nil, map[string]string{"team/judged-primary": "judged", "team2/eu-primary": "eu"})
 	var told []string
 	for _, v := range got {
 		told = append(told, fmt.Sprintf("%s/%s/%s %d %.2f %.2f", v.Namespace, v.Model, v.Version, v.Requests, v.Share.Rate, v.Errors.Rate))
 	}
-	want := []string{"team/idle/v1 0 0.00 0.00", "team/judged/v1 75 0.75 0.00", "team/judged/v2 25 0.25 0.00", "team/model/v1 270 0.90 0.00", "team/model/v2 30 0.10 0.20", "team/other/v1 7 1.00 0.00"}
+	want := []string{"team/eu/v1 3 1.00 0.00", "team/eu-primary/v1 2 1.00 0.00", "team/idle/v1 0 0.00 0.00", "team/judged/v1 75 0.75 0.00", "team/judged/v2 25 0.25 0.00", "team/model/v1 270 0.90 0.00", "team/model/v2 30 0.10 0.20", "team/other/v1 7 1.00 0.00"}
 	if !slices.Equal(told, want) {
 		t.Errorf("got %q, want %q", told, want)
 	}
-	if e := got[4].Errors; e.Low < 0.077 || e.Low > 0.078 || e.High < 0.385 || e.High > 0.386 { // Clopper-Pearson, 6 of 30
+	if e := got[6].Errors; e.Low < 0.077 || e.Low > 0.078 || e.High < 0.385 || e.High > 0.386 { // Clopper-Pearson, 6 of 30
 		t.Errorf("the errors of v2 are %+v", e)
 	}
-	if idle := got[0].Share; idle.Low != 0 || idle.High != 1 {
+	if idle := got[2].Share; idle.Low != 0 || idle.High != 1 {
 		t.Errorf("of no request something is known: %+v", idle)
 	}
-	if nobody := top(nil, nil); nobody == nil || len(nobody) > 0 {
+	if nobody := top(nil, nil, nil); nobody == nil || len(nobody) > 0 {
 		t.Errorf("of nobody: %v", nobody)
+	}
+}
+
+// A Canary that is there says so, and Flagger's metric after it is gone; a person's model of such a name is its own.
+func TestFlaggersCopyIsKnownByItsCanary(t *testing.T) {
+	canary := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": map[string]any{"namespace": "team", "name": "c"},
+		"spec": map[string]any{"targetRef": map[string]any{"kind": "Deployment", "name": "now"}},
+	}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		result := ""
+		switch query := r.URL.Query().Get("query"); {
+		case strings.Contains(query, "sampleapp_requests_total"):
+			for _, app := range []string{"now", "now-primary", "before-primary", "eu", "eu-primary", "c-primary"} {
+				result += fmt.Sprintf(`,{"metric":{"namespace":"team","app":%q,"target":"v1","code":"200"},"value":[1,"5"]}`, app)
+			}
+		case query == "last_over_time(flagger_canary_status[60s])":
+			result = `,{"metric":{"namespace":"flagger-system","exported_namespace":"team","name":"before"},"value":[1,"1"]}` +
+				`,{"metric":{"namespace":"flagger-system","exported_namespace":"other","name":"eu"},"value":[1,"1"]}`
+		}
+		fmt.Fprintf(w, `{"data":{"result":[%s]}}`, strings.TrimPrefix(result, ","))
+	}))
+	defer server.Close()
+	k, err := kube.New(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Client = fake.NewClientBuilder().WithRuntimeObjects(canary, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: "p", Labels: map[string]string{"app": "prometheus"}}}).Build()
+	versions, err := Top(t.Context(), k, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, v := range versions {
+		told = append(told, fmt.Sprintf("%s %d", v.Model, v.Requests))
+	}
+	if want := []string{"before 5", "c-primary 5", "eu 5", "eu-primary 5", "now 10"}; !slices.Equal(told, want) {
+		t.Errorf("got %q, want %q", told, want)
 	}
 }
 
@@ -92,7 +133,7 @@ func TestTheTimesOfFlaggersCopyAreTheModels(t *testing.T) {
 		answer("m", "v2", "le", "0.1", 90), answer("m", "v2", "le", "+Inf", 90),
 		answer("m-primary", "v2", "le", "0.1", 0), answer("m-primary", "v2", "le", "1", 10), answer("m-primary", "v2", "le", "+Inf", 10), answer("m", "v2", "le", "1", 90),
 	}
-	got := top([]Value{answer("m", "v2", "code", "200", 90), answer("m-primary", "v2", "code", "200", 10)}, both)
+	got := top([]Value{answer("m", "v2", "code", "200", 90), answer("m-primary", "v2", "code", "200", 10)}, both, map[string]string{"team/m-primary": "m"})
 	if len(got) != 1 || got[0].Requests != 100 || math.Abs(got[0].P95.At-0.55) > 1e-9 {
 		t.Errorf("got %+v", got)
 	}

@@ -49,11 +49,11 @@ type Time struct {
 
 // Top returns what each version of each sample model was asked in the last
 // window, by namespace, model and version. Counts are Prometheus' estimates:
-// increase extends what lies between two looks to the whole window. NAME-primary is
-// Flagger's copy of the model NAME, and counts as that.
+// increase extends what lies between two looks to the whole window. Flagger's copy of
+// a model counts as that.
 //
 // https://prometheus.io/docs/prometheus/latest/querying/functions/#increase
-// https://docs.flagger.app/usage/how-it-works#canary-target
+// https://docs.flagger.app/usage/monitoring#metrics
 func Top(ctx context.Context, k *kube.Client, window time.Duration) ([]Version, error) {
 	seconds := fmt.Sprintf("[%ds]", int(window.Seconds()))
 	requests, err := Query(ctx, k, "sum by (namespace, app, target, code) (increase(sampleapp_requests_total"+seconds+"))")
@@ -64,17 +64,29 @@ func Top(ctx context.Context, k *kube.Client, window time.Duration) ([]Version, 
 	if err != nil {
 		return nil, err
 	}
-	return top(requests, buckets), nil
+	primaries, err := k.Primaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	judged, err := Query(ctx, k, "last_over_time(flagger_canary_status"+seconds+")") // of Canaries that are gone, too
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range judged { // Prometheus renames a label that the scrape of Flagger's own pod has
+		primaries[kube.Primary(v.Labels["exported_namespace"], v.Labels["name"])] = v.Labels["name"]
+	}
+	return top(requests, buckets, primaries), nil
 }
 
-func top(requests, buckets []Value) []Version {
+func top(requests, buckets []Value, primaries map[string]string) []Version {
 	type model struct{ namespace, app string }
 	type key struct {
 		model
 		version string
 	}
 	of := func(v Value) key {
-		return key{model{v.Labels["namespace"], strings.TrimSuffix(v.Labels["app"], "-primary")}, v.Labels["target"]}
+		namespace, app := v.Labels["namespace"], v.Labels["app"]
+		return key{model{namespace, cmp.Or(primaries[namespace+"/"+app], app)}, v.Labels["target"]}
 	}
 	all, errors, histograms, total := map[key]int{}, map[key]int{}, map[key]histogram{}, map[model]int{}
 	for _, v := range requests {
