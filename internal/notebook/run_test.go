@@ -656,6 +656,14 @@ func TestWhatIsOnesOwnIsThere(t *testing.T) {
 		{other, "prev:a", map[string][]byte{"stub.py": []byte("x = 1")}, "cell 2, line 2: sc is set by Databricks"},
 		{other, "prev:a", file, "cell 2, line 1: a step has no module stub: give it with --file, take it out"},
 		{other, "prev:a", stub, "<nil>"},
+		// A file may make modules, or replace what asks.
+		{"import made, more.sub", "prev:a", map[string][]byte{"made.py": []byte("import os\nfor n in ['more']: os.mkdir(n); open(n + '/sub.py', 'w')")}, "<nil>"},
+		{"import made, more", "prev:a", map[string][]byte{"made.py": []byte("open('more.py', 'w').write('x = 1')")}, "<nil>"},
+		{"!sh make.sh\nimport more.sub", "prev:a", map[string][]byte{"make.sh": []byte("set -e\nmkdir more\n>more/sub.py")}, "<nil>"},
+		{"import made\n%run more.py", "prev:a", map[string][]byte{"made.py": []byte("open('more.py', 'w').write('x = 1')")}, "<nil>"},
+		{"import made, pandas", "prev:a", map[string][]byte{"made.py": []byte("open('more.py', 'w').write('x = 1')")}, "cell 2, line 1: a step has no module pandas"},
+		{"import quiet, getpass\nx = getpass.getpass()", "prev:a", map[string][]byte{"quiet.py": []byte("import getpass\ngetpass.getpass = str")}, "<nil>"},
+		{"from getpass import getpass\nx = getpass()", "prev:a", map[string][]byte{"getpass.py": []byte("getpass = str")}, "<nil>"},
 	} {
 		p := Pipeline{Runner: runner, Files: tc.files, Notebook: notebook(t, code("x = 1", "step:a"), code(tc.cell, "step:b", tc.tag))}
 		if err := p.CheckSyntax(t.Context(), run.Exec{}); !strings.HasPrefix(fmt.Sprint(err), tc.want) {
@@ -676,6 +684,8 @@ func TestWhatIsOnesOwnIsThere(t *testing.T) {
 // What only IPython, or the place that a notebook is from, has is found before
 // anything runs, but where the notebook sets the name itself, or may not run.
 func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
+	const removed = "asynchat, asyncore, distutils, imp, smtpd, aifc, audioop, cgi, cgitb, chunk, crypt, imghdr, lib2to3, mailcap, msilib, nis, nntplib," +
+		" ossaudiodev, pipes, sndhdr, spwd, sunau, telnetlib, uu, xdrlib, sre_compile, sre_constants, sre_parse"
 	cases := map[string]string{
 		"for x in [y for y in _]: pass":                         "cell 3, line 1: _ is set by IPython",
 		"f = lambda x=_: 3":                                     "cell 3, line 1: _ is set by IPython",
@@ -847,6 +857,46 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"!PIP_NO_INDEX=0 pip install pandas\nimport pandas": "",
 		"!pip install /tmp/x-1.whl\nimport x":               "",
 		"sys.modules['pandas'] = x\nimport pandas":          "",
+		// What Python 3.11 has and a newer one lacks, and the program itself.
+		"import " + removed:                       "",
+		"import __main__\nfrom __main__ import x": "",
+		// What may bring a module, make one, or find it elsewhere.
+		"Path('pkg').mkdir(); (Path('pkg')/'__init__.py').write_text('')\nimport pkg":   "",
+		"os.makedirs('pkg')\nfrom pkg import mod":                                       "",
+		"os.mkdir('pkg')\nimport pkg":                                                   "",
+		"Path(d, '__init__.py').touch()\nimport pkg":                                    "",
+		"open(name + '.py', 'w').write('x = 1')\nimport helper":                         "",
+		"open(f'{name}.py', 'w').write('x = 1')\nimport helper":                         "",
+		"open('%s.py' % name, 'w')\nimport helper":                                      "",
+		"open(f'{name}_gen.py', 'w')\nimport helper":                                    "",
+		"import tarfile\ntarfile.open('m.tgz').extractall()\nimport helper":             "",
+		"!tar xf lib.tgz\nimport helper":                                                "",
+		"!cd /tmp\n!unzip lib\nimport helper":                                           "",
+		"!cp -r /x/pkg .\nimport pkg":                                                   "",
+		"!mv /x/pkg .\nimport pkg":                                                      "",
+		"!ln -s /x/pkg\nimport pkg":                                                     "",
+		"!git clone http://gitea/lab/own\nimport own":                                   "",
+		"!wget -q http://x/lib\nimport lib":                                             "",
+		"subprocess.run(['cp', '-r', '/x/pkg', '.'])\nimport pkg":                       "",
+		"get_ipython().run_cell_magic('sh', '', 'x\\ncp -r /x/pkg .')\nimport pkg":      "",
+		"!modelcar pull x pkg\nimport pkg":                                              "",
+		"!pip install --no-index --find-links=/x pandas\nimport pandas":                 "",
+		"shutil.copytree(x, y)\nimport pkg":                                             "",
+		"from urllib.request import urlretrieve as get\nget(x, y)\nimport lib":          "",
+		"import sys\nsys.path.append('/x')\nimport lib":                                 "",
+		"import sys\nsys.path[:0] = [x]\nimport lib":                                    "",
+		"from sys import path\npath.insert(0, '/x')\nimport lib":                        "",
+		"site.addsitedir('/x')\nimport lib":                                             "",
+		"os.rename(x, y)\nimport lib":                                                   "",
+		"os.chdir('/x')\nimport lib":                                                    "",
+		"%cd /x\nimport lib":                                                            "",
+		"import sys\nsys.meta_path.append(x)\nimport lib":                               "",
+		"import importlib.util\nx = importlib.util.module_from_spec(y)\nimport lib":     "",
+		"m = sys.modules\nm['lib'] = x\nimport lib":                                     "",
+		"!pip install -q pandas\nx = 'sys' in sys.modules\nimport pandas":               "cell 3, line 3: a step has no module pandas",
+		"open('helper.py', 'w')\nimport pandas":                                         "cell 3, line 2: a step has no module pandas",
+		"import getpass, os\ndf = os.path.join('x', 'y.csv')\nimport pandas":            "cell 3, line 3: a step has no module pandas",
+		"!echo 'PYTHONBREAKPOINT = register_line_magic = 0' > helper.py\nimport helper": "",
 		// Files that %run does not find.
 		"%run helper.py":                      `cell 3, line 1: %run helper.py: a step has no file helper.py: give it with --file, whose files have no folder, or tag the cell "skip"`,
 		"%run -i src/helper.py a":             "cell 3, line 1: %run -i src/helper.py a: a step has no file src/helper.py",
@@ -854,22 +904,36 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"open('helper.py', 'w')\n%run helper": "",
 		"%run /opt/helper.py":                 "",
 		"%run ~/helper.py":                    "",
+		"%run absent.py":                      "cell 3, line 1: %run absent.py: a step has no file absent.py",
+		"%cd /x\n%run helper.py":              "",
+		"import os\nos.chdir(x)\n%run x.py":   "",
+		"!git clone x\n%run helper.py":        "",
 		// What asks a person in other words.
-		"from getpass import getpass\nx = getpass()":        "cell 3, line 2: getpass() needs a person, and none is at a step",
-		"import getpass\nx = getpass.getpass('token? ')":    "cell 3, line 2: getpass.getpass() needs a person",
-		"import pdb; pdb.set_trace()":                       "cell 3, line 1: pdb.set_trace() needs a person",
-		"def getpass(): return 1\nx = getpass()":            "",
-		"x.set_trace()":                                     "",
-		"import getpass\nx = getpass.getuser()":             "",
-		"import getpass\ndef f(): return getpass.getpass()": "",
+		"from getpass import getpass\nx = getpass()":                                        "cell 3, line 2: getpass() needs a person, and none is at a step",
+		"import getpass\nx = getpass.getpass('token? ')":                                    "cell 3, line 2: getpass.getpass() needs a person",
+		"import pdb; pdb.set_trace()":                                                       "cell 3, line 1: pdb.set_trace() needs a person",
+		"def getpass(): return 1\nx = getpass()":                                            "",
+		"x.set_trace()":                                                                     "",
+		"from pdb import set_trace\nset_trace()":                                            "cell 3, line 2: set_trace() needs a person",
+		"import getpass\ngetpass.getpass = lambda *a: 'x'\ny = getpass.getpass()":           "",
+		"import pdb\npdb.set_trace = lambda: None\npdb.set_trace()":                         "",
+		"class pdb:\n    set_trace = print\npdb.set_trace()":                                "",
+		"from getpass import getpass\ndef getpass(): return 'x'\ny = getpass()":             "",
+		"import own as pdb\nimport own as getpass\npdb.set_trace(), getpass.getpass()":      "cell 3, line 1: a step has no module own",
+		"import numpy as pdb, numpy as getpass\npdb.set_trace(), getpass.getpass()":         "",
+		"from numpy import getpass, set_trace\ngetpass(), set_trace()":                      "",
+		"sys.stdin = x\nimport getpass\ny = getpass.getpass()":                              "",
+		"open('getpass.py', 'w').write('getpass = str')\nimport getpass\ngetpass.getpass()": "",
+		"import getpass\nx = getpass.getuser()":                                             "",
+		"import getpass\ndef f(): return getpass.getpass()":                                 "",
 		// However deep its tree is.
 		"x = " + strings.Repeat("'a' + ", 1000) + "_":                       "cell 3, line 1: _ is set by IPython",
 		"if x: pass\n" + strings.Repeat("elif x: pass\n", 1000) + "else: _": "",
 		"x = " + strings.Repeat("'a' + ", 5000) + "_":                       "",
 	}
 	runner := runner(t)
-	// One Python for all of them.
-	ask := string(runner[:strings.Index(string(runner), "\nif __name__")]) + `
+	// One Python for all of them, with the modules of a newer one.
+	ask := "import sys\nsys.stdlib_module_names -= {*'" + removed + "'.split(', ')}\n" + string(runner[:strings.Index(string(runner), "\nif __name__")]) + `
 for program in json.load(sys.stdin):
     bad = broken(json.loads(program))
     say(says=f"cell {bad[0]['cell']}, line {bad[1]}: {bad[2]}" if bad else "")`

@@ -55,8 +55,15 @@ FUTURES = functools.reduce(lambda flags, name: flags | getattr(__future__, name)
 PACKAGES = "joblib numpy pip scipy sklearn threadpoolctl".split()
 IPYTHON = "IPython IPython.display IPython.core IPython.core.display IPython.core.error IPython.core.getipython IPython.core.interactiveshell IPython.core.magic".split()
 CHECKS = sys.argv[1:] == ["check"]  # this Python is not that of the steps
-# Functions of Python's that ask a person, by their modules.
-ASKING = {"getpass.getpass", "pdb.set_trace"}
+# Modules of the steps' Python, 3.11: a newer one here lacks those that 3.12, 3.13 (PEP 594) and 3.15 took out.
+# https://docs.python.org/3/whatsnew/3.12.html https://docs.python.org/3/whatsnew/3.13.html https://docs.python.org/3.15/whatsnew/3.15.html
+MODULES = {
+    *sys.stdlib_module_names,
+    *"__main__ asynchat asyncore distutils imp smtpd sre_compile sre_constants sre_parse".split(),
+    *"aifc audioop cgi cgitb chunk crypt imghdr lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sndhdr spwd sunau telnetlib uu xdrlib".split(),
+}
+# What asks a person, and its module.
+ASKING = {"breakpoint", "getpass", "getpass.getpass", "input", "pdb", "pdb.set_trace", "set_trace"}
 # What IPython sets for every notebook: https://ipython.readthedocs.io/en/8.31.0/interactive/reference.html#output-caching-system
 IPYTHONS = r"_{1,3}|_i{1,3}|_i?\d+|_[iod]h|In|Out|__IPYTHON__|__session__"
 # All names that a place sets for its notebooks, and the modules that are there only.
@@ -90,10 +97,16 @@ ANY_NAMES = "exec", "eval", "globals", "locals", "vars", "setattr", "__builtins_
 ANY_ATTRIBUTES = "__dict__", "user_ns", "f_globals", "setattr", "patch"
 # What some calls set: those of gettext, sys, doctest, and os.
 SET_BY_CALLS = {**dict.fromkeys(["install", "displayhook", "testmod", "testfile", "run_docstring_examples"], "_"), "dup2": "stdin"}
-# With these, a notebook may install modules where there is no package index.
-BRINGS = re.compile(r"PIP_NO_INDEX|git\+|\.(whl|zip|egg|tar\.gz)\b")
+# With these, a notebook or its files may bring modules, make them under a name that only a run knows, or have Python find them elsewhere.
+BRINGS = re.compile(
+    r"PIP_NO_INDEX|find-links|FIND_LINKS|git\+|\.(whl|zip|egg|tar\.gz)\b|(%\S{,20}|\b_\w*|(?<!\w))\.py\b|sys\.path"
+    r"|\bpath\.(append|insert|extend)|[=(]\s*sys\.modules|sys import modules"
+    r"|(\b|\\[nt])(tar|unzip|git|curl|wget|cp|mv|ln|cd|pushd|mkdir|modelcar)\b"
+    r"|\b(chdir|makedirs|rename|symlink\w*|shutil|\w*copytree|copy_tree|\w*extractall|unpack_archive|urlretrieve|addsitedir|distutils|setuptools)\b"
+    r"|\b(importlib|__import__|meta_path|path_hooks|zipimport\w*)\b"
+)
 # With these, another file may set what the notebook has.
-ELSEWHERE = re.compile(r"builtins|displayhook|f_globals|gettext|stdin|sys\.modules|user_ns")
+ELSEWHERE = re.compile(r"builtins|displayhook|f_globals|getpass|gettext|pdb|stdin|sys\.modules|user_ns")
 # IPython's magics that no step can run, by the reason.
 UNABLE = {
     "needs a person at a terminal": "clear connect_info debug ed edit gui less load loadpy man more notebook page pastebin qtconsole quickref recall rep rerun tb",
@@ -252,16 +265,15 @@ def sets(node):
     if isinstance(node, (ast.Name, ast.Attribute)):
         return [] if isinstance(node.ctx, ast.Load) else [getattr(node, "id", None) or node.attr]
     if isinstance(node, (ast.Import, ast.ImportFrom)):
-        names, of = {(each.asname or each.name).split(".")[0] for each in node.names}, getattr(node, "module", None) or ""
-        return names - {"get_ipython"} if "IPython" in of else names | (ASKING & {f"{of}.{name}" for name in names})
+        of = getattr(node, "module", None) or ""
+        names = {(each.asname or each.name).split(".")[0] for each in node.names if each.asname or f"{of}.{each.name}".lstrip(".") not in ASKING}
+        return names - {"get_ipython"} if "IPython" in of else names
     if isinstance(node, ast.alias):
         return ["*"] if node.name == "patch" else []  # of unittest.mock
     if isinstance(node, ast.Constant):
         text = str(node.value)  # such as a file's below %%writefile
-        if "PYTHONBREAKPOINT" in text:
-            return ["breakpoint"]
-        # A file or a folder that it may write, and what may bring any module.
-        return ["%"] if any(name in text for name in REGISTERS) else ["*.py"] if BRINGS.search(text) else re.findall(r"\b\w+(?:\.py\b|/)", text)
+        found = ["breakpoint"] * ("PYTHONBREAKPOINT" in text) + ["%"] * any(name in text for name in REGISTERS)
+        return found + re.findall(r"\b\w+\.py\b", text)  # files that it may write
     if isinstance(node, (ast.Global, ast.Nonlocal)):
         return node.names
     if isinstance(node, ast.Call):
@@ -306,21 +318,19 @@ def needs(node, known):
 def absent(module, known):
     """Returns whether a step has no such module. known has the notebook's files, also those that its code may write."""
     top = module.split(".")[0]
-    if known & {"*.py", f"{top}.py", f"{top}/"} or module in IPYTHON:
+    if known & {"*.py", "import", f"{top}.py"} or module in IPYTHON:
         return False
     if top == "IPython" or CHECKS:
-        return top not in sys.stdlib_module_names and top not in PACKAGES
+        return top not in MODULES and top not in PACKAGES
     return top not in sys.modules and importlib.util.find_spec(top) is None
 
 
 def asks(function, known):
     """Returns what a call asks a person by, or None."""
-    if isinstance(function, ast.Name):
-        if function.id in ("input", "breakpoint"):
-            return None if known & {function.id, "breakpointhook"} else function.id
-        return function.id if any(f"{module}.{function.id}" in ASKING & known for module in ("getpass", "pdb")) else None
-    dotted = f"{getattr(getattr(function, 'value', None), 'id', '')}.{getattr(function, 'attr', '')}"
-    return dotted if dotted in ASKING and dotted.split(".")[0] in known else None
+    of = getattr(getattr(function, "value", None), "id", "")
+    names = [of, function.attr] if of and isinstance(function, ast.Attribute) else [getattr(function, "id", "")]
+    called = ".".join(names)
+    return called if called in ASKING and not known & {*names, f"{names[0]}.py", "breakpointhook"} else None
 
 
 def of_ipython(node):
@@ -346,7 +356,7 @@ def magic_above(line, code, known):
 def broken(steps, files={}):
     """Returns the first cell that no step can run, its line, and why; or None. files are the notebook's own: texts by name."""
     every, judged = [], []
-    magics = {"%" for text in files.values() for name in REGISTERS if name in text}
+    by_files = {name for text in files.values() for name in sets(ast.Constant(text))}
 
     def check(code, where, compiled, runs=True):
         try:
@@ -374,24 +384,26 @@ def broken(steps, files={}):
             check(cell["code"], f"cell {cell['cell']}", compiled)
         except SyntaxError as e:
             line = e.lineno or 1
-            return cell, *(magic_above(line, cell["code"], magics.union(*map(sets, every))) or (line, f"syntax error: {e.msg}"))
+            return cell, *(magic_above(line, cell["code"], by_files.union(*map(sets, every))) or (line, f"syntax error: {e.msg}"))
         except (RecursionError, MemoryError):  # too deep for this machine's Python, and maybe not for the pods'
             return None
-    known = magics.union(files, *map(sets, every))
+    known = by_files.union(files, *map(sets, every))
+    if any(BRINGS.search(text) for text in [*files.values(), *(cell["code"] for cell in cells)]):
+        known.add("import")
     if any(step.get("image") for step in steps["steps"].values()):  # an image of one's own may have any module
         known.add("*.py")
     ran = {id(arg) for node in every if (call := magic_call(node)) and call[1] == "run" for arg in node.args}
-    texts = [node.value for node in every if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in ran]
+    texts = [node.value for node in every if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in ran] + list(files.values())
     if any(ELSEWHERE.search(text) for text in files.values()):
         known.add("*")
     for cell, sure in judged:
         for node in sure:
-            if why := needs(node, known) or missing(node, files, texts):
+            if why := needs(node, known) or "import" not in known and missing(node, files, texts):
                 return cell, node.lineno, why
 
 
 def missing(node, files, texts):
-    """Returns why %run fails for want of its file, or None. texts are those of the notebook: its code may write the file."""
+    """Returns why %run fails for want of its file, or None. texts are those of the notebook and its files: its code may write the file."""
     _, magic, line = (*(magic_call(node) or ()), None, None, None)[:3]
     given = magic == "run" and not re.search(r"[{$~]", line) and FILE.match(line)
     file = os.path.normpath(given[2].strip("\"'")) if given else "/"
@@ -870,7 +882,8 @@ def main(file, step, before):
     hand_out("result", "null")
     hand_out("metrics", "{}")
     hand_out("names", "")
-    if bad := broken(steps, {each.name: each.read_text("utf-8", "replace") for each in Path().glob("*.py") if each.name != "run.py"}):
+    files = [each for each in Path().glob("*") if each.is_file() and each.name not in ("run.py", Path(file).name)]
+    if bad := broken(steps, {each.name: each.read_text("utf-8", "replace") for each in files}):
         cell, line, why = bad
         return failed(1, step, f"cell {cell['cell']}", f"line {line}: {why}")
     where = "the registry"
