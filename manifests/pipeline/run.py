@@ -99,10 +99,10 @@ ANY_ATTRIBUTES = "__dict__", "user_ns", "f_globals", "setattr", "patch"
 SET_BY_CALLS = {**dict.fromkeys(["install", "displayhook", "testmod", "testfile", "run_docstring_examples"], "_"), "dup2": "stdin"}
 # With these, a notebook or its files may bring modules, make them under a name that only a run knows, or have Python find them elsewhere.
 BRINGS = re.compile(
-    r"PIP_NO_INDEX|find-links|FIND_LINKS|git\+|\.(whl|zip|egg|tar\.gz)\b|(%\S{,20}|\b_\w*|(?<!\w))\.py\b|sys\.path"
+    r"PIP_NO_INDEX|find-links|FIND_LINKS|git\+|\.(whl|zip|egg|tar\.gz|pyc|so)\b|(%\S{,20}|\b_\w*|(?<!\w))\.py\b|sys\.path"
     r"|\bpath\.(append|insert|extend)|[=(]\s*sys\.modules|sys import modules"
     r"|(\b|\\[nt])(tar|unzip|git|curl|wget|cp|mv|ln|cd|pushd|mkdir|modelcar)\b"
-    r"|\b(chdir|makedirs|rename|symlink\w*|shutil|\w*copytree|copy_tree|\w*extractall|unpack_archive|urlretrieve|addsitedir|distutils|setuptools)\b"
+    r"|\b(chdir|makedirs|rename|symlink\w*|shutil|\w*copytree|copy_tree|\w*extract(all)?|unpack_archive|urlretrieve|addsitedir|distutils|setuptools)\b"
     r"|\b(importlib|__import__|meta_path|path_hooks|zipimport\w*)\b"
 )
 # With these, another file may set what the notebook has.
