@@ -213,6 +213,8 @@ func TestABadNotebookIsRefusedWithTheCell(t *testing.T) {
 		"no amount":                 {notebook(t, code("a = 1", "step:a", "limit:memory:lots")), `cell 1: tag "limit:memory:lots" must be limit:RESOURCE:AMOUNT`},
 		"an amount in milli":        {notebook(t, code("a = 1", "step:a", "limit:memory:512m")), `cell 1: tag "limit:memory:512m" must be at least 32Mi, or no pod with Python begins: got 0.512 bytes`},
 		"an amount of bytes":        {notebook(t, code("a = 1", "step:a", "limit:ephemeral-storage:512")), `cell 1: tag "limit:ephemeral-storage:512" must be at least 32Mi, or no pod with Python begins: got 512 bytes`},
+		"an image's capitals":       {notebook(t, code("a = 1", "step:a", "image:team/Python:v1")), `cell 1: tag "image:team/Python:v1" must name an image, such as`},
+		"an image with a space":     {notebook(t, code("a = 1", "step:a", "image:team/a b")), `cell 1: tag "image:team/a b" must name an image, such as`},
 		"a limit without one":       {notebook(t, code("a = 1", "step:a", "limit:memory")), `cell 1: tag "limit:memory" must be limit:RESOURCE:AMOUNT`},
 		"a bad label":               {notebook(t, code("a = 1", "step:a", "label:a:b c")), `cell 1: tag "label:a:b c" must have a value`},
 		"a label without value":     {notebook(t, code("a = 1", "step:a", "label:a")), `cell 1: tag "label:a" must be label:KEY:VALUE`},

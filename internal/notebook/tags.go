@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -121,8 +122,8 @@ func (t *tags) add(word, value string) error {
 		}
 		set(&t.pod.Secrets, parts[2], Secret{parts[0], parts[1]})
 	case "image":
-		if value == "" {
-			return errors.New("must name an image")
+		if _, err := name.ParseReference(value); err != nil {
+			return errors.New("must name an image, such as team/python:3.11, with capital letters in its tag only")
 		}
 		t.pod.Image = value
 	case "cache": // no step is cached, which both allow
