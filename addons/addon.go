@@ -123,12 +123,13 @@ func Select(names ...string) ([]Addon, error) {
 	for _, a := range all {
 		known = append(known, a.Name)
 	}
-	if slices.Contains(names, "all") {
-		names = known
-	}
 	wanted := map[string]bool{}
 	for _, name := range names {
-		if !slices.Contains(known, name) {
+		if name == "all" {
+			for _, each := range known {
+				wanted[each] = true
+			}
+		} else if !slices.Contains(known, name) {
 			return nil, fault.Usage("addons are: "+strings.Join(known, ", ")+"; or all", "no addon is called %q", name)
 		}
 		wanted[name] = true

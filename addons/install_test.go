@@ -347,6 +347,9 @@ func TestSelectAddsWhatIsNeededInAnOrderThatWorks(t *testing.T) {
 }
 
 func TestSelectRefusesAnUnknownNameAsWrongUse(t *testing.T) {
+	if _, err := Select("all", "typo"); err == nil {
+		t.Error("an unknown name beside all is taken")
+	}
 	_, err := Select("knativ")
 	if fault.Code(err) != 2 || !strings.Contains(fault.Hint(err), "knative") {
 		t.Errorf("error is %v (code %d, hint %q), want code 2 and the known names", err, fault.Code(err), fault.Hint(err))

@@ -11,9 +11,11 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -300,7 +302,9 @@ func CheckMirror(host string) error {
 	}
 	ref, err := name.ParseReference(host + "/any:tag")
 	first, _, _ := strings.Cut(host, "/")
-	if err != nil || ref.Context().RegistryStr() != first || strings.Contains(host, "//") { // a mere word is a folder of Docker Hub
+	_, port, _ := net.SplitHostPort(first)
+	_, large := strconv.ParseUint(cmp.Or(port, "0"), 10, 16)
+	if err != nil || large != nil || ref.Context().RegistryStr() != first || strings.Contains(host, "//") { // a mere word is a folder of Docker Hub
 		return fault.Usage("such as --registry-mirror 127.0.0.1:5000", "--registry-mirror must be a host, with its port if it has one, got %q", host)
 	}
 	return nil

@@ -75,6 +75,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"up --dry-run --timeout=-5s": "error: --timeout must be positive, got -5s\nhint:  such as --timeout 10m\n",
 		"up --core=maybe":            "error: mllab up: --core must be true or false, got \"maybe\"\n",
 		"up --dry-run --registry-mirror http://x": "error: --registry-mirror must be a host, with its port if it has one, got \"http://x\"\nhint:  such as --registry-mirror 127.0.0.1:5000\n",
+		"up --dry-run --registry-mirror x:65536":  "error: --registry-mirror must be a host, with its port if it has one, got \"x:65536\"\nhint:  such as --registry-mirror 127.0.0.1:5000\n",
 		"images lock --registry-mirror x:y":       "error: --registry-mirror must be a host, with its port if it has one, got \"x:y\"\n",
 		"scenario canary --requests 1e3":          "error: mllab scenario canary: --requests must be a whole number, got \"1e3\"\nhint:  see `mllab scenario canary --help`\n",
 		"scenario canary --alpha tiny":            "error: mllab scenario canary: --alpha must be a number, got \"tiny\"\n",
