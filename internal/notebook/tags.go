@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/distribution/reference"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -122,7 +122,7 @@ func (t *tags) add(word, value string) error {
 		}
 		set(&t.pod.Secrets, parts[2], Secret{parts[0], parts[1]})
 	case "image":
-		if _, err := name.ParseReference(value); err != nil {
+		if _, err := reference.ParseNormalizedNamed(value); err != nil { // as the kubelet does
 			return errors.New("must name an image, such as team/python:3.11, with capital letters in its tag only")
 		}
 		t.pod.Image = value
