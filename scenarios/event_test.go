@@ -182,7 +182,7 @@ func TestWhoAsksSeveralModelsSaysSo(t *testing.T) {
 	}
 }
 
-// A step that takes several samples has the last one as its evidence, and what only keeps a model busy is none.
+// A step that takes several samples has the last one as its evidence, and what only keeps a model busy is not kept.
 func TestAResultCountsEveryRequest(t *testing.T) {
 	server := gateway(t, "v1")
 	story := Scenario{Name: "story", New: func(Options) (*Plan, error) {

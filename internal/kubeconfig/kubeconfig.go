@@ -305,7 +305,7 @@ func child(mapping *yaml.Node, key string) *yaml.Node {
 	return value
 }
 
-// pair returns a key of a mapping and its value, nil when there are none.
+// pair returns a key of a mapping and its value, or two times nil.
 func pair(mapping *yaml.Node, key string) (k, value *yaml.Node) {
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
 		return nil, nil
