@@ -165,7 +165,7 @@ func TestTheWatcherSeesTheNewestChange(t *testing.T) {
 		}}}
 		var p prober
 		p.start(t.Context(), l, l.to("model"), 50)
-		time.Sleep(time.Second)
+		p.More(t.Context(), 50)
 		synctest.Wait()
 		broken.Store(true)
 		e, err := p.lostNone(t.Context(), l)
