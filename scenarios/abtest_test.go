@@ -38,7 +38,7 @@ func arms(t *testing.T, s *abStory, b string) *Session {
 		w.Header().Set(probe.HeaderConverted, strconv.FormatBool(converted))
 	}))
 	t.Cleanup(srv.Close)
-	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), stepName: "arms"}
+	return &Session{Env: &Env{Gateway: srv.URL}, Sender: probe.NewHTTP(0), record: record{evidence: t.TempDir(), stepName: "arms"}}
 }
 
 func story() *abStory {

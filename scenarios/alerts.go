@@ -147,8 +147,7 @@ func (s *alertsStory) deploy(ctx context.Context, l *Session) error {
 }
 
 func (s *alertsStory) heard(ctx context.Context, l *Session) (all []api.Alert, err error) {
-	body, err := l.Kube.FromPod(ctx, l.Namespace, s.pod, modelPort, "alerts")
-	err = readJSON(body, err, "the alerts of Pod/"+s.pod, &all)
+	err = l.askPod(ctx, s.pod, "alerts", "the alerts of Pod/"+s.pod, &all)
 	return all, err
 }
 

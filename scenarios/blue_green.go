@@ -180,7 +180,7 @@ func (s *blueGreenStory) switchTo(color string) Change {
 		if err := s.point(ctx, l, color); err != nil {
 			return err
 		}
-		s.turns = append(s.turns, turn{color, l.lastApply, time.Now()})
+		s.turns = append(s.turns, turn{color, l.newestApply(), time.Now()})
 		return nil
 	}
 }
@@ -192,7 +192,7 @@ func (s *blueGreenStory) switched(ctx context.Context, l *Session) (Evidence, er
 	if err := pause(ctx, time.Until(now.active.Add(s.drain))); err != nil {
 		return Evidence{}, err
 	}
-	sample, e, err := l.burst(ctx, l.send, s.shared(l), s.Requests)
+	sample, e, err := l.burst(ctx, l, s.shared(l), s.Requests)
 	if err != nil {
 		return e, err
 	}

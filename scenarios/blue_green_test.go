@@ -51,7 +51,7 @@ func (b *switchboard) point(_ context.Context, l *Session, color string) error {
 }
 
 func (b *switchboard) lab(t *testing.T) *Session {
-	return &Session{Env: &Env{}, send: b, evidence: t.TempDir()}
+	return &Session{Env: &Env{}, Sender: b, record: record{evidence: t.TempDir()}}
 }
 
 // Send answers after 10 ms.

@@ -6,7 +6,6 @@ import (
 	"strconv"
 
 	"mllab.local/internal/fault"
-	"mllab.local/internal/split"
 )
 
 // noticed is what the prober of a canary is for.
@@ -178,7 +177,8 @@ func (s *canaryStory) split(percents ...int64) Check {
 // byTag tries v2 at its own address while the service's address still has
 // only v1.
 func (s *canaryStory) byTag(ctx context.Context, l *Session) (Evidence, error) {
-	only := split.Claim{Legs: []split.Leg{{Name: "v1", Share: 0}, {Name: "v2", Share: 1}}, N: tagRequests, Alpha: s.Alpha}
+	only := s.claim([]int64{0, 100})
+	only.N = tagRequests
 	e, err := l.sample(ctx, l.to("v2-"+s.model.name()), only)
 	if err != nil {
 		return e, err

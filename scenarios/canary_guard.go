@@ -123,9 +123,10 @@ func (s *guardedStory) watched(percents []int64) Check {
 		if err != nil {
 			return Evidence{}, err
 		}
-		l.events.claims("target", "", s.claim(percents))
+		r := l.to(s.model.name())
+		l.claims("target", r, s.claim(percents))
 		// What is in flight at an alarm is still waited for: it is part of what users lose.
-		answers, e, err := l.burstUntil(ctx, l.send, l.to(s.model.name()), s.Requests, sampleWorkers, func(a probe.Answer) bool {
+		answers, e, err := l.burstUntil(ctx, l, r, s.Requests, sampleWorkers, func(a probe.Answer) bool {
 			return !s.asleep && shown(guard, a)
 		})
 		if err != nil {
@@ -177,9 +178,9 @@ func (s *guardedStory) takeBack(ctx context.Context, l *Session) error {
 
 // back judges that every answer is v1's, whatever v1 answers.
 func (s *guardedStory) back(ctx context.Context, l *Session) (Evidence, error) {
-	only := s.claim([]int64{100, 0})
-	l.events.claims("target", "", only)
-	answers, e, err := l.burst(ctx, l.send, l.to(s.model.name()), s.Requests)
+	r, only := l.to(s.model.name()), s.claim([]int64{100, 0})
+	l.claims("target", r, only)
+	answers, e, err := l.burst(ctx, l, r, s.Requests)
 	if err != nil {
 		return e, err
 	}

@@ -67,7 +67,7 @@ func TestAGuardEndsTheSampleOfAWorseVersionAndOfNoOther(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.world.random = rand.New(rand.NewPCG(3, 4))
 			s := &guardedStory{canaryStory: &canaryStory{Options: Options{}.withDefaults(), model: &revisions{}}, slow: 15 * time.Millisecond, asleep: tc.asleep}
-			l := &Session{Env: &Env{}, send: tc.world}
+			l := &Session{Env: &Env{}, Sender: tc.world}
 			e, err := s.watched([]int64{90, 10})(t.Context(), l)
 			var refuted *ClaimError
 			if errors.As(err, &refuted); (tc.refutes == "") != (err == nil) || err != nil && (refuted == nil || refuted.Claim != tc.refutes) {
@@ -87,7 +87,7 @@ func TestAnInterruptedGuardIsNoVerdict(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s := &guardedStory{canaryStory: &canaryStory{Options: Options{}.withDefaults(), model: &revisions{}}, slow: time.Second}
-	l := &Session{Env: &Env{}, send: &drawn{random: rand.New(rand.NewPCG(3, 4))}}
+	l := &Session{Env: &Env{}, Sender: &drawn{random: rand.New(rand.NewPCG(3, 4))}}
 	if _, err := s.watched([]int64{90, 10})(ctx, l); fault.Code(err) != 130 {
 		t.Errorf("%v (exit %d)", err, fault.Code(err))
 	}
@@ -107,7 +107,7 @@ func TestARollbackIsJudgedByWhoAnswersAndNotByWhat(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.world.random = rand.New(rand.NewPCG(5, 6))
 			s := &guardedStory{canaryStory: &canaryStory{Options: Options{}.withDefaults(), model: &revisions{}}}
-			l := &Session{Env: &Env{}, send: tc.world}
+			l := &Session{Env: &Env{}, Sender: tc.world}
 			s.prober.Watcher = probe.Watch(t.Context(), tc.world, probe.Request{}, 1, nil)
 			_, err := s.back(t.Context(), l)
 			s.prober.Stop()

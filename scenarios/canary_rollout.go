@@ -98,7 +98,7 @@ func (s *rolloutStory) begin(ctx context.Context, l *Session) error {
 
 // settled returns when Knative calls the rollout done.
 func (s *rolloutStory) settled(ctx context.Context, l *Session) error {
-	return l.wait(ctx, l.applied...)
+	return l.allReady(ctx)
 }
 
 // rampWindows is in how many parts of the rollout's time the shares are judged,
@@ -121,7 +121,7 @@ func (s *rolloutStory) ramp(ctx context.Context, l *Session) (Evidence, error) {
 	inRow := 0
 	err := l.until(ctx, "the end of the rollout", func() string {
 		for ; inRow < streak; inRow++ {
-			if a := l.send.Send(ctx, l.to(s.model.name())); a.Target != "v2" {
+			if a := l.Send(ctx, l.to(s.model.name())); a.Target != "v2" {
 				inRow = 0
 				return fmt.Sprintf("%q still answers", a.Target)
 			}
@@ -138,9 +138,8 @@ func (s *rolloutStory) ramp(ctx context.Context, l *Session) (Evidence, error) {
 		return Evidence{}, err
 	}
 	record := rollout.Stop()
-	tally := probe.Count(record.Answers)
-	e := Evidence{Tally: &tally}
-	if e.File, err = l.keep(record.Answers); err != nil {
+	e, err := l.evidenceOf(record.Answers)
+	if err != nil {
 		return e, err
 	}
 	if record.Missed > 0 {

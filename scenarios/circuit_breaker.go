@@ -2,7 +2,6 @@ package scenarios
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -111,35 +110,6 @@ func (s *circuitBreakerStory) route(ctx context.Context, l *Session, most int) e
 	})
 }
 
-// askGateway asks the admin interface of the gateway's Envoy.
-// https://www.envoyproxy.io/docs/envoy/latest/operations/admin
-func (l *Session) askGateway(ctx context.Context, path string) ([]byte, error) {
-	const namespace, adminPort = "istio-system", 15000
-	pods, err := l.Kube.Pods(ctx, namespace, map[string]string{"istio": "ingressgateway"})
-	if err == nil && len(pods) != 1 {
-		err = fmt.Errorf("the gateway has %d pods instead of one", len(pods))
-	}
-	if err != nil {
-		return nil, err
-	}
-	return l.Kube.FromLoopback(ctx, namespace, pods[0].Name, adminPort, path)
-}
-
-// gatewayWorkers is how many threads of the gateway's Envoy pass requests on.
-func (l *Session) gatewayWorkers(ctx context.Context) (int, error) {
-	body, err := l.askGateway(ctx, "/server_info")
-	if err != nil {
-		return 0, err
-	}
-	var info struct {
-		Options struct{ Concurrency int } `json:"command_line_options"`
-	}
-	if err := json.Unmarshal(body, &info); err != nil || info.Options.Concurrency < 1 {
-		return 0, fmt.Errorf("the gateway's Envoy does not say how many workers it has: %v %s", err, body)
-	}
-	return info.Options.Concurrency, nil
-}
-
 func (s *circuitBreakerStory) deploy(ctx context.Context, l *Session) error {
 	m := model{Name: "model", Version: "v1", Env: map[string]string{"ADMIN_PORT": strconv.Itoa(adminPort), "DELAY": crowdDelay.String()}}
 	err := l.deploy(ctx, m)
@@ -159,7 +129,7 @@ func (s *circuitBreakerStory) swarm(ctx context.Context, l *Session) ([]probe.An
 	if err != nil {
 		return nil, seen{}, Evidence{}, err
 	}
-	answers, e, err := l.burstUntil(ctx, l.send, l.to("model"), crowd, crowd, nil)
+	answers, e, err := l.burstUntil(ctx, l, l.to("model"), crowd, crowd, nil)
 	if err != nil {
 		return nil, seen{}, e, err
 	}

@@ -137,7 +137,7 @@ func (w selectorWay) makeGreenUnready(ctx context.Context, l *Session) error {
 // untilFails returns when what a control has broken can be seen.
 func (l *Session) untilFails(ctx context.Context, r probe.Request) error {
 	return l.until(ctx, r.Host+" to fail", func() string {
-		if l.send.Send(ctx, r).OK() {
+		if l.Send(ctx, r).OK() {
 			return "it is answered"
 		}
 		return ""

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mllab.local/internal/alerts"
+	"mllab.local/internal/prom"
 )
 
 // detector watches a model: what it is asked, and the labels that come later.
@@ -81,8 +82,7 @@ func (t *detector) ask(ctx context.Context, l *Session, pod string) (d detected,
 		return d, err
 	}
 	t.users.taken(taken)
-	state, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, "state")
-	err = readJSON(state, err, "what the detector knows", &d)
+	err = l.askPod(ctx, pod, "state", "what the detector knows", &d)
 	return d, err
 }
 
@@ -106,6 +106,11 @@ func (t *detector) follow(ctx context.Context, l *Session, enough func(detected)
 	}
 	_, err = l.keepJSON(d)
 	return d, err
+}
+
+func (l *Session) hasAlertmanager(ctx context.Context) (bool, error) {
+	pods, err := l.Kube.Pods(ctx, prom.Namespace, map[string]string{"app": "alertmanager"})
+	return len(pods) > 0, err
 }
 
 // alert waits until Prometheus' alert about the concept fires, and Alertmanager has

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"mllab.local/internal/alerts"
-	"mllab.local/internal/prom"
 )
 
 const (
@@ -147,7 +146,7 @@ func (s *driftStory) deploy(ctx context.Context, l *Session) error {
 		return err
 	}
 	s.first = files
-	if s.users, err = newPopulation(l.send, files); err != nil {
+	if s.users, err = newPopulation(l, files); err != nil {
 		return err
 	}
 	if err := s.serve(ctx, l, s.Alpha, "first", image, files); err != nil {
@@ -187,11 +186,10 @@ func (s *driftStory) retrain(ctx context.Context, l *Session) error {
 	if state != "Complete" {
 		return refute(Recovery, "the training that the detector started has not completed: %s", workers[0].says())
 	}
-	watched, err := l.Kube.Pods(ctx, prom.Namespace, map[string]string{"app": "alertmanager"})
-	if err != nil {
+	if s.alerts, err = l.hasAlertmanager(ctx); err != nil {
 		return err
 	}
-	if s.alerts = len(watched) > 0; s.alerts {
+	if s.alerts {
 		if err := s.alert(ctx, l, true); err != nil {
 			return err
 		}

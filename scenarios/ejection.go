@@ -49,7 +49,7 @@ func (j *ejection) without(ctx context.Context, l *Session, n int) (e Evidence, 
 	if j.at.IsZero() {
 		return e, fault.CannotTest("", "Pod/%s got no request from the beginning: nothing was ejected", j.broken())
 	}
-	answers, e, err := l.burst(ctx, l.send, j.request, min(n, ejectRequests))
+	answers, e, err := l.burst(ctx, l, j.request, min(n, ejectRequests))
 	if err != nil {
 		return e, err
 	}

@@ -41,9 +41,8 @@ func eventsIn(t *testing.T, folder string) (all []Event) {
 
 func TestTheEventsOfARunAreAllThatItSaw(t *testing.T) {
 	l := gateway(t, mix(1)...)
-	l.title = "story"
 	var heard []Event
-	l.events = openStream(l.title, l.evidence, func(e Event) { heard = append(heard, e) })
+	l.events = openStream("story", l.evidence, func(e Event) { heard = append(heard, e) })
 	claim := nineToOne(1000)
 	p := &Plan{Steps: []Step{{
 		Name: "90/10", Why: "why",
@@ -188,7 +187,7 @@ func TestAResultCountsEveryRequest(t *testing.T) {
 	story := Scenario{Name: "story", New: func(Options) (*Plan, error) {
 		return &Plan{Admitted: func(ctx context.Context, l *Session) error {
 			for _, n := range []int{30, 10} {
-				if _, _, err := l.burst(ctx, l.send, l.to("model"), n); err != nil {
+				if _, _, err := l.burst(ctx, l, l.to("model"), n); err != nil {
 					return err
 				}
 			}
@@ -196,7 +195,7 @@ func TestAResultCountsEveryRequest(t *testing.T) {
 		}}, nil
 	}}
 	env := &Env{Gateway: server.Gateway, Kube: &kube.Client{Client: fake.NewClientBuilder().Build()}}
-	r, err := Job{Scenario: story}.run(t.Context(), env, newCPUMeter(nil), false, nil)
+	r, err := Job{Scenario: story}.run(t.Context(), env, newCPUMeter(nil), false, func() {})
 	if err == nil || !strings.Contains(err.Error(), "enough") || r.Answers != 40 || r.Sent() != 40 {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -208,7 +207,7 @@ func TestAResultCountsEveryRequest(t *testing.T) {
 
 func TestARefutedStepSaysSoInItsEnd(t *testing.T) {
 	l := gateway(t, mix(5)...)
-	l.title, l.evidence = "story", ""
+	l.evidence = ""
 	var ends []Event
 	l.events = openStream("story", "", func(e Event) {
 		if e.Type == EventEnd {

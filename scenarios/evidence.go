@@ -83,9 +83,12 @@ type Evidence struct {
 	File    string         `json:"file,omitempty"` // every answer with its request ID, one JSON object a line
 }
 
-// after is e with what is said before it, and more figures.
+// after is e with what is said before it, if anything, and more figures.
 func (e Evidence) after(says string, more ...Figure) Evidence {
-	e.Summary, e.Figures = says+"; "+e.Summary, append(e.Figures, more...)
+	if says != "" {
+		e.Summary = says + "; " + e.Summary
+	}
+	e.Figures = append(e.Figures, more...)
 	return e
 }
 
@@ -133,9 +136,16 @@ func removeEvidence(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// keep writes the answers to a file of the evidence folder, named by number
-// and step, and returns its path.
-func (l *Session) keep(answers []probe.Answer) (string, error) {
+// record is a run's folder of evidence, in which each file is named by number and
+// step.
+type record struct {
+	evidence string // the folder; empty: nothing is kept
+	files    int    // so far
+	stepName string
+}
+
+// keep writes the answers to a file, and returns its path.
+func (l *record) keep(answers []probe.Answer) (string, error) {
 	var lines bytes.Buffer
 	enc := json.NewEncoder(&lines)
 	for _, a := range answers {
@@ -146,8 +156,15 @@ func (l *Session) keep(answers []probe.Answer) (string, error) {
 	return l.keepText(".jsonl", lines.Bytes())
 }
 
+// evidenceOf keeps the answers and counts them.
+func (l *record) evidenceOf(answers []probe.Answer) (Evidence, error) {
+	tally := probe.Count(answers)
+	file, err := l.keep(answers)
+	return Evidence{Tally: &tally, File: file}, err
+}
+
 // keepJSON is keep for a value of any kind.
-func (l *Session) keepJSON(v any) (string, error) {
+func (l *record) keepJSON(v any) (string, error) {
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
@@ -156,16 +173,16 @@ func (l *Session) keepJSON(v any) (string, error) {
 }
 
 // keepText is keep for a text of any kind, which the name's end says.
-func (l *Session) keepText(end string, text []byte) (string, error) {
+func (l *record) keepText(end string, text []byte) (string, error) {
 	if l.evidence == "" {
 		return "", nil
 	}
 	if err := os.MkdirAll(l.evidence, 0o700); err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
 	}
-	l.evidenceSeq++
+	l.files++
 	words := strings.FieldsFunc(l.stepName, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	path := filepath.Join(l.evidence, fmt.Sprintf("%02d-%s%s", l.evidenceSeq, strings.Join(words, "-"), end))
+	path := filepath.Join(l.evidence, fmt.Sprintf("%02d-%s%s", l.files, strings.Join(words, "-"), end))
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return "", fmt.Errorf("keeping evidence: %w", err)
 	}

@@ -123,6 +123,42 @@ func (d deliveries) those(names ...string) (all deliveries) {
 	return all
 }
 
+// only is a control's break of one model before any is deployed. No other comes
+// with it: each takes as much of the lab as a scenario.
+func (d *deliveries) only(name string, how func(*delivered)) Change {
+	return func(context.Context, *Session) error {
+		*d = d.those(name)
+		how((*d)[0])
+		return nil
+	}
+}
+
+// gateway is the Gateway for the models, whose hosts begin with these prefixes and
+// their names, and for marks.
+func (d deliveries) gateway(l *Session, prefixes ...string) ([]*unstructured.Unstructured, error) {
+	hosts := []string{l.host(markName)}
+	for _, m := range d {
+		for _, prefix := range prefixes {
+			hosts = append(hosts, l.host(prefix+m.name))
+		}
+	}
+	return render("progressive/gateway.yaml", map[string]any{"Hosts": hosts})
+}
+
+// renew gives each model its v2.
+func (d deliveries) renew(ctx context.Context, l *Session) error {
+	var deployments []*unstructured.Unstructured
+	for _, m := range d {
+		objs, err := m.objects(l, "v2")
+		if err != nil {
+			return err
+		}
+		deployments = append(deployments, objs[0]) // the Canary stays as it is
+		m.changed = time.Now()
+	}
+	return l.write(ctx, deployments...)
+}
+
 // ask reads what Flagger says of each model now.
 func (d deliveries) ask(ctx context.Context, l *Session) error {
 	for _, m := range d {

@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/split"
@@ -20,8 +17,8 @@ import (
 // the copies of their requests that its strategy says.
 func (m *delivered) sample(ctx context.Context, l *Session, u *audience, weight int, c split.Claim) (Evidence, error) {
 	r := u.request(l, m)
-	l.events.claims("target", l.asked(r), c)
-	answers, e, err := l.burst(ctx, l.send, r, c.N)
+	l.claims("target", r, c)
+	answers, e, err := l.burst(ctx, l, r, c.N)
 	if err != nil {
 		return e, err
 	}
@@ -60,7 +57,7 @@ func (m *delivered) moveByHand(ctx context.Context, l *Session) error {
 	if m.strategy == strategyMirror {
 		patch = `[{"op": "remove", "path": "/spec/http/0/mirror"}]`
 	}
-	if err := l.Kube.Patch(ctx, route, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
+	if err := l.patch(ctx, route, patch); err != nil {
 		return err
 	}
 	return l.gatewayFollows(ctx)

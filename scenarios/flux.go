@@ -227,7 +227,7 @@ func (f *followed) compared(ctx context.Context, l *Session) error {
 // ready returns when Flux has applied the newest commit, and the Service and
 // more objects that came of it are ready.
 func (f *followed) ready(ctx context.Context, l *Session, more ...*unstructured.Unstructured) error {
-	if err := f.applied(ctx, l, f.within()); err != nil {
+	if err := f.applied(ctx, l, f.bound); err != nil {
 		return err
 	}
 	if err := f.settled(ctx, l, f.newest.began, more...); err != nil {
@@ -242,11 +242,11 @@ func (f *followed) ready(ctx context.Context, l *Session, more ...*unstructured.
 // settled returns when the Service and more objects are ready, which must be
 // within the bound of what was begun then.
 func (f *followed) settled(ctx context.Context, l *Session, began time.Time, more ...*unstructured.Unstructured) error {
-	bounded, cancel := context.WithDeadline(ctx, began.Add(f.within()))
+	bounded, cancel := context.WithDeadline(ctx, began.Add(f.bound))
 	defer cancel()
 	err := l.wait(bounded, append(more, l.service())...)
 	if timedOut(ctx, err) {
-		return f.late(f.within(), err.Error())
+		return f.late(f.bound, err.Error())
 	}
 	if err != nil {
 		return err
@@ -258,9 +258,9 @@ func (f *followed) settled(ctx context.Context, l *Session, began time.Time, mor
 // answeredBy returns when the newest commit has all answers come from one
 // version, and notes how long that took.
 func (f *followed) answeredBy(ctx context.Context, l *Session, version string) error {
-	first, err := l.firstOf(ctx, l.to(serviceName), version, f.newest.began.Add(f.within()))
+	first, err := l.firstOf(ctx, l.to(serviceName), version, f.newest.began.Add(f.bound))
 	if err != nil {
-		return f.blame(ctx, l, err, func(status string) error { return f.late(f.within(), status) })
+		return f.blame(ctx, l, err, func(status string) error { return f.late(f.bound, status) })
 	}
 	f.newest.activeAfter = first.Sub(f.newest.began)
 	return nil
@@ -277,7 +277,7 @@ func (l *Session) firstOf(ctx context.Context, r probe.Request, version string, 
 	streak := 0
 	err := l.untilEvery(ctx, 20*time.Millisecond, "answers of "+version, func() string {
 		for ; streak <= inForceStreak; streak++ {
-			a := l.send.Send(ctx, r)
+			a := l.Send(ctx, r)
 			if !a.OK() || a.Target != version {
 				streak = 0
 				return fmt.Sprintf("answered by %q (%s)", a.Target, cmp.Or(a.Problem(), "200"))

@@ -1,7 +1,6 @@
 package scenarios
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,11 +30,10 @@ const serviceName = "model"
 
 // followed is a run's folder in the lab's Git, and Flux that follows it.
 type followed struct {
-	scenario string
-	flux     fluxSettings
-	bound    time.Duration                     // how long a commit may take; zero: deliveryBound
-	prober   prober                            // whose record is to say when a commit was made; from the first step on
-	tree     func() (map[string][]byte, error) // the files of the folder, as the story's state says
+	flux   fluxSettings
+	bound  time.Duration                     // how long a commit may take to be active
+	prober prober                            // whose record is to say when a commit was made; from the first step on
+	tree   func() (map[string][]byte, error) // the files of the folder, as the story's state says
 
 	repo          *git.Repo
 	folder        string      // in the repository
@@ -47,12 +45,9 @@ type followed struct {
 
 // follow is a folder in which only the run's commits have Flux do something, and
 // what Flux does every interval by itself.
-func follow(scenario, every string) followed {
-	return followed{scenario: scenario, flux: fluxSettings{Poll: seldom, Every: every, Asked: true}}
+func follow(every string) followed {
+	return followed{bound: deliveryBound, flux: fluxSettings{Poll: seldom, Every: every, Asked: true}}
 }
-
-// within is how long a commit may take to be active.
-func (f *followed) within() time.Duration { return cmp.Or(f.bound, deliveryBound) }
 
 // pushed is a commit of the run.
 type pushed struct {
@@ -262,13 +257,13 @@ type Proof = delivery.Proof[Evidence]
 
 // proofOf returns the proof of a commit, whose check returned e and err. What could not
 // be tested has no proof: judged is false.
-func proofOf(l *Session, scenario string, p pushed, e Evidence, err error) (proof Proof, judged bool) {
+func proofOf(l *Session, p pushed, e Evidence, err error) (proof Proof, judged bool) {
 	var refuted *ClaimError
 	if err != nil && !errors.As(err, &refuted) {
 		return proof, false
 	}
 	proof = Proof{
-		Scenario: scenario, Control: l.control, Step: l.stepName, Pass: err == nil,
+		Scenario: l.job.Scenario.Name, Control: l.job.Control, Step: l.stepName, Pass: err == nil,
 		Applied: p.applied, SecondsToTraffic: p.activeAfter.Seconds(), Evidence: e,
 	}
 	if refuted != nil {
@@ -296,7 +291,7 @@ func (f *followed) proveRefuted(verdict func(Evidence) error) prover {
 
 // note is prove that returns only why there is no note.
 func (f *followed) note(ctx context.Context, l *Session, p pushed, e Evidence, err error) error {
-	proof, judged := proofOf(l, f.scenario, p, e, err)
+	proof, judged := proofOf(l, p, e, err)
 	if !judged {
 		return nil
 	}

@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 type gitopsStory struct {
@@ -65,7 +62,7 @@ var gitops = Scenario{
 }
 
 func newGitops(o Options) (*Plan, error) {
-	s := &gitopsStory{Options: o, followed: follow("gitops", putBack.String()), missing: neverBuilt}
+	s := &gitopsStory{Options: o, followed: follow(putBack.String()), missing: neverBuilt}
 	s.tree = func() (map[string][]byte, error) { return fillAll("gitops/tree", s.state) }
 	if err := enough("gitops", s.claim([]int64{90, 10})); err != nil {
 		return nil, err
@@ -178,11 +175,10 @@ func (s *gitopsStory) byHand(ctx context.Context, l *Session) error {
 			return err
 		}
 		began = time.Now()
-		if err := l.Kube.Patch(ctx, l.service(),
-			client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("kubectl-edit")); err != nil {
+		if err := l.patch(ctx, l.service(), patch, byKubectl); err != nil {
 			return err
 		}
-		l.events.wait("changed by hand")
+		l.progress("changed by hand")
 		first, err := l.firstOf(ctx, l.to(serviceName), "v2", began.Add(2*putBack))
 		if err == nil {
 			s.seen = first.Sub(began)
@@ -233,6 +229,5 @@ func (s *gitopsStory) isGone(ctx context.Context, l *Session) (Evidence, error) 
 // leaveAlone marks the live Service as users of Flux do who want to change it by
 // hand. https://fluxcd.io/flux/components/kustomize/kustomizations/#suspending-and-resuming
 func (s *gitopsStory) leaveAlone(ctx context.Context, l *Session) error {
-	const patch = `{"metadata":{"annotations":{"kustomize.toolkit.fluxcd.io/reconcile":"disabled"}}}`
-	return l.Kube.Patch(ctx, l.service(), client.RawPatch(types.MergePatchType, []byte(patch)))
+	return l.patch(ctx, l.service(), `{"metadata":{"annotations":{"kustomize.toolkit.fluxcd.io/reconcile":"disabled"}}}`)
 }

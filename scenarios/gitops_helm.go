@@ -4,9 +4,6 @@ import (
 	"context"
 	"io/fs"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
-	"mllab.local/internal/chart"
 	"mllab.local/internal/fault"
 	"mllab.local/manifests"
 )
@@ -49,7 +46,7 @@ func newGitopsHelm(o Options) (*Plan, error) {
 	if o.Requests < 1 {
 		return nil, fault.Usage("such as --requests 1000", "gitops-helm: %d requests prove nothing", o.Requests)
 	}
-	s := &gitopsHelmStory{helmStory: helmStory{Options: o}, followed: follow("gitops-helm", "1m"), state: gitHelmState{Remediate: true}}
+	s := &gitopsHelmStory{helmStory: helmStory{Options: o}, followed: follow("1m"), state: gitHelmState{Remediate: true}}
 	s.tree = s.files
 	const rolledBack = "1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"
 	return &Plan{
@@ -74,7 +71,7 @@ func newGitopsHelm(o Options) (*Plan, error) {
 				Why:      "Until now Git asks for what does not run. The revert asks for what the rollback has already brought, so there is nothing to do.",
 				WatchFor: "The history has not grown, and the HelmRelease is ready.",
 			}),
-			s.helmStory.prober.lastStep("The watcher has sent through all of it."),
+			s.followed.prober.lastStep("The watcher has sent through all of it."),
 		},
 		Controls: []Control{
 			{
@@ -110,32 +107,23 @@ func (s *gitopsHelmStory) files() (map[string][]byte, error) {
 func (s *gitopsHelmStory) start(ctx context.Context, l *Session) error {
 	s.state.Chart, s.state.Image, s.state.Version, s.state.Memory = "./scenarios/"+l.Namespace+"/chart", l.Image, "v1", "32Mi"
 	var err error
-	if s.release, err = chart.NewRelease(l.Kube, l.Namespace, releaseName); err != nil {
+	if s.release, err = l.release(); err != nil {
 		return err
 	}
 	if err := s.begin(ctx, l, "release", "v1 serves"); err != nil {
 		return err
 	}
-	// Flux deletes it with the rest, and does not wait until Helm has come to the
-	// end of that.
-	l.removal(func(ctx context.Context) error {
-		return l.Kube.Delete(ctx, []*unstructured.Unstructured{s.helmRelease(l)})
-	})
-	if err := s.ready(ctx, l, s.helmRelease(l)); err != nil {
+	l.removeRelease()
+	if err := s.ready(ctx, l, l.helmRelease()); err != nil {
 		return err
 	}
-	s.helmStory.prober.start(ctx, l, l.to(serviceName), watchRate)
-	s.followed.prober = s.helmStory.prober
+	s.followed.prober.start(ctx, l, l.to(serviceName), watchRate)
 	return nil
-}
-
-func (s *gitopsHelmStory) helmRelease(l *Session) *unstructured.Unstructured {
-	return l.object("helm.toolkit.fluxcd.io/v2", "HelmRelease", releaseName)
 }
 
 func (s *gitopsHelmStory) upgradeByCommit(ctx context.Context, l *Session) error {
 	s.state.Version = "v2"
-	return s.change(ctx, l, "v2", s.helmRelease(l))
+	return s.change(ctx, l, "v2", l.helmRelease())
 }
 
 // failByCommit commits what cannot be installed, and returns when Flux has done
@@ -146,28 +134,13 @@ func (s *gitopsHelmStory) failByCommit(ctx context.Context, l *Session) error {
 		return err
 	}
 	s.bad = s.newest
-	if err := s.applied(ctx, l, deliveryBound); err != nil {
-		return err
-	}
-	return s.waitForFlux(ctx, l, deliveryBound, "helm-controller to end", func(ctx context.Context, _ fluxStatus) (string, error) {
-		o, err := l.live(ctx, s.helmRelease(l))
-		if err != nil {
-			return "", err
-		}
-		observed, _, _ := unstructured.NestedInt64(o.Object, "status", "observedGeneration")
-		stalled, _ := conditionOf(o, "Stalled")
-		ready, why := conditionOf(o, "Ready")
-		if observed != o.GetGeneration() || stalled != "True" && ready != "True" {
-			return why, nil
-		}
-		return "", nil
-	})
+	return s.releaseEnded(ctx, l)
 }
 
 // says puts what helm-controller says of the release before what a check saw.
 func (s *gitopsHelmStory) says(check Check) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		o, err := l.live(ctx, s.helmRelease(l))
+		o, err := l.live(ctx, l.helmRelease())
 		if err != nil {
 			return Evidence{}, err
 		}
@@ -178,5 +151,5 @@ func (s *gitopsHelmStory) says(check Check) Check {
 }
 
 func (s *gitopsHelmStory) undeliver(ctx context.Context, l *Session) error {
-	return s.takeBack(ctx, l, s.bad, s.helmRelease(l))
+	return s.takeBack(ctx, l, s.bad, l.helmRelease())
 }

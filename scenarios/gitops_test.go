@@ -161,7 +161,7 @@ func TestTheFirstAnswerIsThatOfAStreak(t *testing.T) {
 	targets := append([]string{"v1", "v2", "v1", "", "v2", "v2", "v1"}, slices.Repeat([]string{"v2"}, inForceStreak+1)...)
 	l := gateway(t, append(targets, "v1")...)
 	var sent []time.Time
-	l.send = counted{l.send, func() { sent = append(sent, time.Now()) }}
+	l.Sender = counted{l.Sender, func() { sent = append(sent, time.Now()) }}
 	first, err := l.firstOf(t.Context(), l.to("model"), "v2", time.Now().Add(time.Minute))
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +273,7 @@ func TestAProofIsWhatTheAuditReads(t *testing.T) {
 		{"it was not tested", errors.New("no API"), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			proof, judged := proofOf(&Session{Env: &Env{}, control: "off", stepName: "90/10"}, "gitops", p, e, tc.err)
+			proof, judged := proofOf(&Session{job: Job{Scenario: Scenario{Name: "gitops"}, Control: "off"}, record: record{stepName: "90/10"}}, p, e, tc.err)
 			text, err := json.Marshal(proof)
 			if err != nil {
 				t.Fatal(err)

@@ -117,7 +117,7 @@ func (s *gitopsStory) defaults(ctx context.Context, l *Session) error {
 		return err
 	}
 	s.byDefault = s.newest
-	s.flux, s.bound = usual, 0
+	s.flux, s.bound = usual, deliveryBound
 	if err := s.configure(ctx, l.apply); err != nil {
 		return err
 	}

@@ -7,9 +7,6 @@ import (
 	"io/fs"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"mllab.local/internal/chart"
 	"mllab.local/internal/fault"
 	"mllab.local/manifests"
@@ -22,9 +19,6 @@ type helmStory struct {
 	release *chart.Release
 	prober  prober
 }
-
-// releaseName is also the Knative Service's.
-const releaseName = "model"
 
 // helmRelease: v1 is installed, v2 takes its place, v3 does not start and is
 // undone by Helm, and a rollback brings v1 back. A watcher runs through all of
@@ -102,7 +96,6 @@ func (s *helmStory) helm(ctx context.Context, l *Session, words string, do func(
 		return err
 	}
 	s.prober.mark("helm " + words)
-	s.release.Reason = l.events.wait
 	if err := do(); err != nil {
 		return err
 	}
@@ -121,7 +114,7 @@ func (s *helmStory) values(version, image string) (values map[string]any, words 
 }
 
 func (s *helmStory) install(ctx context.Context, l *Session) (err error) {
-	if s.release, err = chart.NewRelease(l.Kube, l.Namespace, releaseName); err != nil {
+	if s.release, err = l.release(); err != nil {
 		return err
 	}
 	l.removal(s.release.Uninstall)
@@ -160,12 +153,12 @@ func (s *helmStory) agrees(history string) Check {
 		if err != nil {
 			return Evidence{}, err
 		}
-		_, e, err := l.served(ctx, l.send, l.to(releaseName), s.Requests)
+		_, e, err := l.served(ctx, l, l.to(releaseName), s.Requests)
 		if err != nil {
 			return e, err
 		}
 		e.Summary = "history " + historyText(revisions)
-		drifted, err := l.Kube.Drift(ctx, newest(revisions).Objects)
+		drifted, err := l.drifted(ctx, newest(revisions))
 		if err != nil {
 			return e, err
 		}
@@ -213,24 +206,4 @@ func disagree(revisions []chart.Revision, claimed string, counts map[string]int,
 		say("%s is not as revision %d says", strings.Join(drifted, ", "), deployed.Number)
 	}
 	return reasons
-}
-
-// countsText is a tally in words, such as "v1 1000".
-func countsText(counts map[string]int) string {
-	var parts []string
-	for _, target := range sortedKeys(counts) {
-		parts = append(parts, fmt.Sprintf("%s %d", target, counts[target]))
-	}
-	return strings.Join(parts, ", ")
-}
-
-// changeByHand edits the live Service, and returns when that is active.
-func changeByHand(ctx context.Context, l *Session) error {
-	live := l.object("serving.knative.dev/v1", "Service", releaseName)
-	// A JSON patch: a merge would replace the container, and an update could come after another one's.
-	const patch = `[{"op":"add","path":"/spec/template/spec/containers/0/env","value":[{"name":"TARGET","value":"by-hand"}]}]`
-	if err := l.Kube.Patch(ctx, live, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
-		return err
-	}
-	return l.wait(ctx, live)
 }

@@ -77,12 +77,9 @@ func (s *inferenceService) apply(ctx context.Context, l *Session, spec inference
 }
 
 func (s *inferenceService) write(ctx context.Context, l *Session, spec inference) error {
-	objs, err := render("kserve/service.yaml", spec)
-	if err != nil {
-		return err
-	}
 	s.spec = spec
-	return l.write(ctx, objs...)
+	_, err := l.writeFile(ctx, "kserve/service.yaml", spec)
+	return err
 }
 
 // knative is the Knative Service that KServe makes.
@@ -91,7 +88,8 @@ func (s *inferenceService) knative(ctx context.Context, l *Session) (service ser
 	if err != nil {
 		return service, err
 	}
-	return service, kube.Into(o.Object, &service)
+	err = kube.Into(o.Object, &service)
+	return service, err
 }
 
 // failure is the reason in an InferenceService's status.

@@ -16,6 +16,9 @@ type Job struct {
 	Control  string // empty: the scenario itself
 }
 
+// result is that of a run which has not been made yet.
+func (j Job) result() Result { return Result{Scenario: j.Scenario.Name, Control: j.Control} }
+
 // alone reports whether no other job may run in parallel with it.
 func (j Job) alone() bool {
 	return j.Scenario.Serial && (j.Control == "" || !j.Scenario.ParallelControls)
@@ -78,7 +81,7 @@ func runAll(ctx context.Context, jobs []Job, workers int, events func(Event), ru
 
 // notBegun is the result of a job whose turn came after the end of the context.
 func (j Job) notBegun(ended error) (Result, error) {
-	r := Result{Scenario: j.Scenario.Name, Control: j.Control}
+	r := j.result()
 	err := fmt.Errorf("not begun: %w", ended)
 	r.Error = err.Error()
 	if errors.Is(ended, context.Canceled) {

@@ -184,7 +184,7 @@ func (s *kserveStory) wake(ctx context.Context, l *Session) (Evidence, error) {
 	if err != nil {
 		return Evidence{}, err
 	}
-	cold := l.send.Send(ctx, l.to(kserveHost))
+	cold := l.Send(ctx, l.to(kserveHost))
 	if !cold.OK() {
 		return Evidence{}, refute(Answers, "the first request at zero: %s (request %s)", cold.Problem(), cold.ID)
 	}

@@ -182,7 +182,7 @@ func (s *meshSecurityStory) secure(ctx context.Context, l *Session, want map[str
 	err := l.until(bounded, "the policies", func() string {
 		for _, c := range meshCallers {
 			for range inForceStreak {
-				if got := c.fate(l.send.Send(bounded, l.by(c.Name))); got != want[c.Name] {
+				if got := c.fate(l.Send(bounded, l.by(c.Name))); got != want[c.Name] {
 					return fmt.Sprintf("a request of %s was %s", c.Name, got)
 				}
 			}

@@ -31,7 +31,7 @@ func callers(t *testing.T, fates map[string]string) *Session {
 		}
 	}))
 	t.Cleanup(srv.Close)
-	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), stepName: "callers"}
+	return &Session{Env: &Env{Gateway: srv.URL}, Sender: probe.NewHTTP(0), record: record{evidence: t.TempDir(), stepName: "callers"}}
 }
 
 func TestEachCallersRequestsEndAsClaimed(t *testing.T) {
@@ -90,7 +90,7 @@ func TestARefusedRequestThatReachedTheModelRefutes(t *testing.T) {
 	l := callers(t, want)
 	var answers [][]probe.Answer
 	for _, c := range meshCallers {
-		answers = append(answers, []probe.Answer{l.send.Send(t.Context(), l.by(c.Name))})
+		answers = append(answers, []probe.Answer{l.Send(t.Context(), l.by(c.Name))})
 	}
 	s := &meshSecurityStory{each: 1, Options: Options{Alpha: 1e-6}}
 	_, err := s.judge(Evidence{}, want, answers, []string{answers[2][0].ID}, Encryption)

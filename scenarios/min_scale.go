@@ -14,8 +14,7 @@ import (
 type minStory struct {
 	model, twin *idleService
 	idle        *idle
-	annotations map[string]string // the model's
-	pod         string            // the model's, before the quiet time
+	pod         string // the model's, before the quiet time
 }
 
 // minScale: both serve; nobody asks them, and the twin goes to zero while the
@@ -29,8 +28,7 @@ var minScale = Scenario{
 
 func newMinScale(Options) (*Plan, error) {
 	s := &minStory{
-		model: &idleService{name: "model"}, twin: &idleService{name: "twin"},
-		annotations: map[string]string{"min-scale": "1"},
+		model: &idleService{name: "model", annotations: map[string]string{"min-scale": "1"}}, twin: &idleService{name: "twin"},
 	}
 	return &Plan{
 		Steps: []Step{
@@ -55,24 +53,14 @@ func newMinScale(Options) (*Plan, error) {
 		},
 		Controls: []Control{{
 			Name: "no-annotation", Summary: "the annotation is missing where a kept pod is claimed",
-			Break: set(&s.annotations, nil), Catches: Warm,
+			Break: set(&s.model.annotations, nil), Catches: Warm,
 		}},
 	}, nil
 }
 
 func (s *minStory) deploy(ctx context.Context, l *Session) (err error) {
-	if s.idle, err = l.watchIdle(ctx); err != nil {
-		return err
-	}
-	model, err := s.model.object(l.Image, s.annotations)
-	if err != nil {
-		return err
-	}
-	twin, err := s.twin.object(l.Image, nil)
-	if err != nil {
-		return err
-	}
-	return l.apply(ctx, model, twin)
+	s.idle, err = l.serveIdle(ctx, s.model, s.twin)
+	return err
 }
 
 func (s *minStory) serve(ctx context.Context, l *Session) (Evidence, error) {
@@ -153,9 +141,8 @@ func (s *minStory) answers(ctx context.Context, l *Session) (Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return Evidence{}, err
 	}
-	tally := probe.Count([]probe.Answer{warm, cold})
-	e := Evidence{Tally: &tally}
-	if e.File, err = l.keep([]probe.Answer{warm, cold}); err != nil {
+	e, err := l.evidenceOf([]probe.Answer{warm, cold})
+	if err != nil {
 		return e, err
 	}
 	if refuted := lost(Answers, probe.Count([]probe.Answer{warm})); refuted != nil {

@@ -59,7 +59,7 @@ var mlops = Scenario{
 
 func newMlops(o Options) (*Plan, error) {
 	s := &mlopsStory{Options: o, notebooks: notebooks{state: mlopsState{Percent: canaryPercent}}}
-	s.followed = follow("mlops", seldom)
+	s.followed = follow(seldom)
 	s.bound = modelBound
 	if err := enough("mlops", s.claimFor("model-old", "model-new")); err != nil {
 		return nil, err
@@ -164,10 +164,10 @@ func (s *mlopsStory) tenth(ctx context.Context, l *Session) (Evidence, error) {
 	if s.canary.Rows != s.serving.Rows && !slices.EqualFunc(s.canary.held.Instances, s.serving.held.Instances, slices.Equal) {
 		return Evidence{}, errors.New("the two models were not evaluated with the same rows")
 	}
-	by := l.inRows(s.canary.held)
+	r, by := l.to(serviceName), l.inRows(s.canary.held)
 	claim := s.claimFor(s.serving.revision, s.canary.revision)
-	l.events.claims("target", "", claim)
-	answers, e, err := l.served(ctx, by, l.to(serviceName), s.Requests)
+	l.claims("target", r, claim)
+	answers, e, err := l.served(ctx, by, r, s.Requests)
 	if err != nil {
 		return e, err
 	}

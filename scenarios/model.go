@@ -101,10 +101,16 @@ func readJSON(answer []byte, err error, about string, into any) error {
 	return nil
 }
 
+// askPod reads what a pod answers at a path, by the API server and not by the
+// traffic's own way.
+func (l *Session) askPod(ctx context.Context, pod, path, about string, into any) error {
+	answer, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, path)
+	return readJSON(answer, err, about, into)
+}
+
 // seenBy asks one pod what reached it after the first n requests.
 func (l *Session) seenBy(ctx context.Context, pod string, n int) (s seen, err error) {
-	body, err := l.Kube.FromPod(ctx, l.Namespace, pod, modelPort, fmt.Sprintf("seen?since=%d", n))
-	err = readJSON(body, err, "what Pod/"+pod+" has seen", &s)
+	err = l.askPod(ctx, pod, fmt.Sprintf("seen?since=%d", n), "what Pod/"+pod+" has seen", &s)
 	return s, err
 }
 
@@ -153,6 +159,24 @@ func (l *Session) podOf(ctx context.Context, labels map[string]string) (string, 
 		return "", err
 	}
 	return pods[0], nil
+}
+
+// podTemplate is what a Deployment has its pods be.
+type podTemplate = corev1.PodTemplateSpec
+
+// podTemplate returns that of a model's Deployment, without the image of its init
+// container, and that image.
+func (l *Session) podTemplate(ctx context.Context, name string) (spec podTemplate, model string, err error) {
+	var d appsv1.Deployment
+	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: name}, &d); err != nil {
+		return spec, "", err
+	}
+	inits := d.Spec.Template.Spec.InitContainers
+	if len(inits) != 1 {
+		return spec, "", fmt.Errorf("the number of init containers of Deployment/%s must be 1, got %d", name, len(inits))
+	}
+	model, inits[0].Image = inits[0].Image, ""
+	return d.Spec.Template, model, nil
 }
 
 // rolledOut returns when the rollout of a version of a Deployment is done, or is stuck

@@ -4,20 +4,18 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 type modelCanaryStory struct {
 	Options
 	followed
 	models     deliveries
-	containers map[string]modelContainer         // by version: v1's, and that of each model's v2, by the model's name
-	inGit      map[string]string                 // the version of each model in Git
-	commits    map[string]pushed                 // that brought each model's v2
-	pods       map[string]corev1.PodTemplateSpec // each model's, before that
-	right      string                            // which status codes Flagger takes for right
-	also       bool                              // the commits change more than the model container
+	containers map[string]modelContainer // by version: v1's, and that of each model's v2, by the model's name
+	inGit      map[string]string         // the version of each model in Git
+	commits    map[string]pushed         // that brought each model's v2
+	pods       map[string]podTemplate    // each model's, before that
+	right      string                    // which status codes Flagger takes for right
+	also       bool                      // the commits change more than the model container
 }
 
 // modelContainer is the image of a model that takes its files out of itself.
@@ -52,9 +50,9 @@ var modelCanary = Scenario{
 func newModelCanary(o Options) (*Plan, error) {
 	s := &modelCanaryStory{
 		Options: o, models: deliveries{{name: "good"}, {name: "bad"}}, right: "2..",
-		containers: map[string]modelContainer{}, inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]corev1.PodTemplateSpec{},
+		containers: map[string]modelContainer{}, inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]podTemplate{},
 	}
-	s.followed = follow("model-canary", seldom)
+	s.followed = follow(seldom)
 	return &Plan{
 		SeveralModels: true,
 		Steps: []Step{
@@ -95,24 +93,15 @@ func newModelCanary(o Options) (*Plan, error) {
 		Controls: []Control{
 			{
 				Name: "hidden", Summary: "Flagger takes a refusal (4xx) for an answer, and does not see what is wrong with the bad model",
-				Break: s.alone("bad", func() { s.right = "[24].." }), Catches: Rollback,
+				Break: s.models.only("bad", func(*delivered) { s.right = "[24].." }), Catches: Rollback,
 			},
 			{
 				Name: "suspended", Summary: "Flux is suspended, and the commits are made all the same",
 				After: "v1 serves from Git", Break: s.suspend, Catches: Delivery,
 			},
-			{Name: "server-too", Summary: "the commit changes the server, too", Break: s.alone("good", func() { s.also = true }), Catches: Delivery},
+			{Name: "server-too", Summary: "the commit changes the server, too", Break: s.models.only("good", func(*delivered) { s.also = true }), Catches: Delivery},
 		},
 	}, nil
-}
-
-// alone is a control's break before anything is deployed: the other model is left out.
-func (s *modelCanaryStory) alone(name string, how func()) Change {
-	return func(context.Context, *Session) error {
-		s.models = s.models.those(name)
-		how()
-		return nil
-	}
 }
 
 // start trains v1, has Flux bring it from Git to both models, and Flagger take them
@@ -160,11 +149,7 @@ func (s *modelCanaryStory) start(ctx context.Context, l *Session) error {
 
 // judge has Flagger take the models over.
 func (s *modelCanaryStory) judge(ctx context.Context, l *Session) error {
-	hosts := []string{l.host(markName)}
-	for _, m := range s.models {
-		hosts = append(hosts, l.host(m.name))
-	}
-	objs, err := render("progressive/gateway.yaml", map[string]any{"Hosts": hosts})
+	objs, err := s.models.gateway(l, "")
 	if err != nil {
 		return err
 	}

@@ -7,10 +7,6 @@ import (
 	"reflect"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"mllab.local/internal/probe"
 )
 
@@ -55,21 +51,6 @@ func (s *modelCanaryStory) row(l *Session, m *delivered) probe.Request {
 	return r
 }
 
-// podTemplate is that of a model's Deployment, without the image of its init
-// container, and that image.
-func (l *Session) podTemplate(ctx context.Context, name string) (spec corev1.PodTemplateSpec, model string, err error) {
-	var d appsv1.Deployment
-	if err := l.Kube.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: name}, &d); err != nil {
-		return spec, "", err
-	}
-	inits := d.Spec.Template.Spec.InitContainers
-	if len(inits) != 1 {
-		return spec, "", fmt.Errorf("the number of init containers of Deployment/%s must be 1, got %d", name, len(inits))
-	}
-	model, inits[0].Image = inits[0].Image, ""
-	return d.Spec.Template, model, nil
-}
-
 // rowsBy has every held-out row answered by a version's model, as its trainer did.
 func (s *modelCanaryStory) rowsBy(ctx context.Context, l *Session, m *delivered, version string) (Evidence, error) {
 	c := s.containers[version]
@@ -79,11 +60,9 @@ func (s *modelCanaryStory) rowsBy(ctx context.Context, l *Session, m *delivered,
 }
 
 func (s *modelCanaryStory) firstAnswers(ctx context.Context, l *Session) (all Evidence, err error) {
-	var says []string
 	for _, m := range s.models {
 		e, err := s.rowsBy(ctx, l, m, "v1")
-		says = append(says, e.Summary)
-		all, all.Summary = e, strings.Join(says, "; ")
+		all = e.after(all.Summary)
 		if err != nil {
 			return all, err
 		}
@@ -166,13 +145,12 @@ func (s *modelCanaryStory) agrees(ctx context.Context, l *Session) (Evidence, er
 // loss stops the watchers, and refutes that nothing was lost, and that the bad model
 // has answered no user.
 func (s *modelCanaryStory) loss(ctx context.Context, l *Session) (all Evidence, err error) {
-	var says []string
 	for _, m := range s.models {
 		watcher := &m.users[0].prober
 		e, lost := watcher.lostNone(ctx, l)
 		by, met := s.byModel(m, watcher.Stop().Answers)
-		says = append(says, fmt.Sprintf("%s, answered by %s: %s", m.name, countsText(by), e.Summary))
-		all, all.Summary = e, strings.Join(says, "; ")
+		e.Summary = fmt.Sprintf("%s, answered by %s: %s", m.name, countsText(by), e.Summary)
+		all = e.after(all.Summary)
 		err = cmp.Or(err, met, lost)
 	}
 	return all, err

@@ -39,7 +39,8 @@ const keptFor = "mllab.local/kept-for"
 
 // keptByOthers returns an error if a run of another file, whose scenario has the
 // same name, keeps its namespace. One of another scenario is removeNamespace's to refuse.
-func (l *Session) keptByOthers(ctx context.Context, s Scenario) error {
+func (l *Session) keptByOthers(ctx context.Context) error {
+	s := l.job.Scenario
 	var ns corev1.Namespace
 	err := l.Kube.Get(ctx, client.ObjectKey{Name: l.Namespace}, &ns) // the run's next request says what is wrong with the server
 	if file := ns.Annotations[keptFor]; err == nil && ns.Labels[scenarioLabel] == s.Name && file != "" && file != cmp.Or(s.File, managedBy) {
@@ -52,11 +53,11 @@ func (l *Session) keptByOthers(ctx context.Context, s Scenario) error {
 // freshNamespace makes the run's namespace; one that an interrupted run left, or
 // one of the same file kept, is removed first, one that the scenario has not made
 // is left alone.
-func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
+func (l *Session) freshNamespace(ctx context.Context) error {
 	l.events.begin("namespace")
-	l.runID = uuid.NewString()
+	s, id := l.job.Scenario, uuid.NewString()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.Namespace, Labels: map[string]string{
-		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: l.runID,
+		managedLabel: managedBy, scenarioLabel: s.Name, runLabel: id,
 	}}}
 	if s.SidecarInjection {
 		ns.Labels["istio-injection"] = "enabled"
@@ -77,7 +78,7 @@ func (l *Session) freshNamespace(ctx context.Context, s Scenario) error {
 		if err = l.Kube.Create(ctx, ns); err != nil {
 			err = fmt.Errorf("making namespace %s: %w", l.Namespace, err)
 		} else {
-			l.namespaceCreated = true
+			l.runID = id
 		}
 	}
 	if err == nil && s.Untrusted {

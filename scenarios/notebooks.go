@@ -157,7 +157,7 @@ func (n *notebooks) ended(ctx context.Context, l *Session) error {
 		if word.Error != "" {
 			reason = "an attempt failed: " + word.Error + "; "
 		}
-		w, err := l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", n.trained.run))
+		w, err := l.workflow(ctx, n.trained.run)
 		if err != nil {
 			return reason + "no Workflow yet", nil
 		}
@@ -167,7 +167,7 @@ func (n *notebooks) ended(ctx context.Context, l *Session) error {
 		return err
 	}
 	n.trained.commit, n.trained.refusal, n.trained.took = word.Commit, word.Error, time.Since(n.trained.pushed.began)
-	n.trained.steps, err = l.workflow(ctx, l.object("argoproj.io/v1alpha1", "Workflow", cmp.Or(word.Workflow, n.trained.run)))
+	n.trained.steps, err = l.workflow(ctx, cmp.Or(word.Workflow, n.trained.run))
 	return err
 }
 

@@ -1,12 +1,9 @@
 package scenarios
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 type pipelineStory struct {
@@ -15,9 +12,6 @@ type pipelineStory struct {
 	model  modelFiles // of its image
 	prober prober
 }
-
-// pipelineSteps are the steps of the workflow, in their order.
-var pipelineSteps = []string{"prepare", "train", "evaluate", "package", "deploy", "verify"}
 
 // pipeline: a workflow trains a model, packs it into an image and deploys it;
 // another one, whose model is worse, ends at the gate and changes nothing.
@@ -94,65 +88,12 @@ func (s *pipelineStory) deploy(ctx context.Context, l *Session) error {
 	return nil
 }
 
+// run runs the pipeline under a name, with a share of wrong labels.
 func (s *pipelineStory) run(ctx context.Context, l *Session, name string, seed int, noise float64) (workflow, error) {
-	objs, err := render("pipeline/workflow.yaml", map[string]any{
+	return l.runWorkflow(ctx, name, "pipeline/workflow.yaml", map[string]any{
 		"Run": name, "Python": l.Python, "Image": l.Image, "Host": l.host("model"), "Seed": seed, "Noise": noise, "Threshold": gateThreshold,
 		"Store": l.Registry + "/" + l.Namespace + "/store", "Models": repository(l),
 	})
-	if err != nil {
-		return workflow{}, err
-	}
-	if err := l.write(ctx, objs...); err != nil {
-		return workflow{}, err
-	}
-	// Argo writes defaults into the spec's lists; ignore that drift.
-	l.applied = slices.Delete(l.applied, l.find(objs[0]), l.find(objs[0])+1)
-	var w workflow
-	reason := "no step yet"
-	err = l.untilError(ctx, untilInterval, "workflow "+name, func() (string, error) {
-		now, err := l.workflow(ctx, objs[0])
-		switch {
-		case ctx.Err() != nil: // it is out of time, and what it was waiting for is of interest
-			return reason, nil
-		case err != nil || now.phase == "Succeeded" || now.phase == "Failed" || now.phase == "Error":
-			w = now
-			return "", err
-		}
-		reason = cmp.Or(now.progress(), reason)
-		return reason, nil
-	})
-	if err != nil {
-		return w, err
-	}
-	w.training, err = l.printed(ctx, name)
-	return w, err
-}
-
-// printed returns the output of a workflow's steps, with that of the training.
-func (l *Session) printed(ctx context.Context, name string) (training, error) {
-	pods, err := l.Kube.Pods(ctx, l.Namespace, nil)
-	if err != nil {
-		return nil, err
-	}
-	all := ""
-	for _, p := range pods {
-		container := ""
-		switch {
-		case p.Labels["workflows.argoproj.io/workflow"] == name:
-			container = "main"
-		case p.Labels["jobset.sigs.k8s.io/jobset-name"] == name+"-train":
-			container = "node"
-		default:
-			continue
-		}
-		log, err := l.Kube.PodLogs(ctx, l.Namespace, p.Name, container, 0)
-		if err != nil && p.Status.Phase != corev1.PodFailed { // one that did not start says nothing
-			return nil, err
-		}
-		all += log
-	}
-	_, err = l.keepText("-"+name+".log", []byte(all))
-	return readTraining(all), err
 }
 
 // serves sends the held-out rows, and compares what answers with what the

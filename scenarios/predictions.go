@@ -2,13 +2,13 @@ package scenarios
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 
 	"mllab.local/internal/oci"
 	"mllab.local/internal/probe"
@@ -38,7 +38,7 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 	if err != nil {
 		return modelFiles{}, err
 	}
-	m := modelFiles{Model: sha256Of(files["model.json"]), Rows: sha256Of(files["heldout.json"])}
+	m := modelFiles{Model: digest.FromBytes(files["model.json"]).String(), Rows: digest.FromBytes(files["heldout.json"]).String()}
 	if err := json.Unmarshal(files["heldout.json"], &m.held); err != nil {
 		return m, fmt.Errorf("%s: heldout.json: %w", image, err)
 	}
@@ -63,11 +63,6 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 
 func (l *Session) has(ctx context.Context, image string) (bool, error) {
 	return oci.Has(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
-}
-
-func sha256Of(data []byte) string {
-	sum := sha256.Sum256(data)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // asRecorded is an error unless the image has the files that the trainer said
@@ -169,7 +164,7 @@ func (l *Session) byProtocols(ctx context.Context, model string, held heldOut) (
 		}
 		r := l.to(kserveHost)
 		r.URL, r.Method, r.Body, r.Header = r.URL+path, http.MethodPost, text, http.Header{"Content-Type": {"application/json"}}
-		a := l.send.Send(ctx, r)
+		a := l.Send(ctx, r)
 		if !a.OK() {
 			return refute(Answers, "%s: %s", path, a.Problem())
 		}

@@ -19,7 +19,7 @@ type prober struct {
 
 // start has it send r from now on. It ends with the run at last.
 func (p *prober) start(ctx context.Context, l *Session, r probe.Request, rate float64) {
-	p.startBy(ctx, l, l.send, r, rate)
+	p.startBy(ctx, l, l, r, rate)
 }
 
 // startBy is start by a sender of its own, such as one that gives each request

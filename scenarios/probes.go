@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"mllab.local/internal/split"
 )
 
@@ -29,6 +27,9 @@ type probesStory struct {
 	v1, v2  probed
 	hanging // of v1: the first pod turns unready, the last hangs
 }
+
+// probedFile is the manifest of a version.
+const probedFile = "probes/model.yaml"
 
 // probed is a version of the model as the manifest takes it.
 type probed struct {
@@ -123,14 +124,10 @@ func newProbes(o Options) (*Plan, error) {
 	}, nil
 }
 
-func (p probed) objects(l *Session) ([]*unstructured.Unstructured, error) {
-	p.Image = l.Image
-	return render("probes/model.yaml", p)
-}
-
 // serve returns when each pod of v1 has answered through the gateway.
 func (s *probesStory) serve(ctx context.Context, l *Session) error {
-	v1, err := s.v1.objects(l)
+	s.v1.Image, s.v2.Image = l.Image, l.Image
+	v1, err := render(probedFile, s.v1)
 	if err != nil {
 		return err
 	}
@@ -196,11 +193,7 @@ func (s *probesStory) anotherFails(ctx context.Context, l *Session) error {
 // rollOut returns when the rollout is stuck, or done.
 func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
 	s.prober.start(ctx, l, l.to("model"), watchRate)
-	v2, err := s.v2.objects(l)
-	if err != nil {
-		return err
-	}
-	if err := l.write(ctx, v2...); err != nil {
+	if _, err := l.writeFile(ctx, probedFile, s.v2); err != nil {
 		return err
 	}
 	return l.rolledOut(ctx, "model", "v2")
@@ -208,26 +201,16 @@ func (s *probesStory) rollOut(ctx context.Context, l *Session) error {
 
 func (s *probesStory) shallow(ctx context.Context, l *Session) error {
 	s.v2.Ready = s.v1.Ready
-	v2, err := s.v2.objects(l)
-	if err != nil {
-		return err
-	}
-	return l.apply(ctx, v2...)
+	return l.applyFile(ctx, probedFile, s.v2)
 }
 
 func (s *probesStory) rollBack(ctx context.Context, l *Session) error {
-	v1, err := s.v1.objects(l)
-	if err != nil {
-		return err
-	}
 	s.prober.mark("rollback")
-	return l.apply(ctx, v1...)
+	return l.applyFile(ctx, probedFile, s.v1)
 }
 
 func (s *probesStory) onlyV1(ctx context.Context, l *Session) (Evidence, error) {
-	e, err := l.sample(ctx, l.to("model"), split.Claim{
-		N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: "v1", Share: 1}, {Name: "v2", Share: 0}},
-	})
+	e, err := l.sample(ctx, l.to("model"), s.claim([]int64{100, 0}))
 	if err != nil {
 		return e, err
 	}

@@ -14,7 +14,8 @@ import (
 // probedModel is the manifest's Deployment.
 func probedModel(t *testing.T, p probed) appsv1.Deployment {
 	t.Helper()
-	objs, err := p.objects(&Session{Env: &Env{Image: "img"}})
+	p.Image = "img"
+	objs, err := render(probedFile, p)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 type progressiveStory struct {
@@ -77,7 +75,7 @@ func newProgressive(o Options) (*Plan, error) {
 	}
 	byHand := Control{
 		Name: "by-hand", Summary: "somebody moves the good version's weight in the route behind Flagger's back",
-		Break: s.broken("good", func(m *delivered) { m.moved = true }), Catches: Shares,
+		Break: s.models.only("good", func(m *delivered) { m.moved = true }), Catches: Shares,
 	}
 	if o.Strategy == strategyMirror {
 		byHand.Summary, byHand.Catches = "somebody takes the copies out of the good version's route behind Flagger's back", Mirror
@@ -120,15 +118,15 @@ func newProgressive(o Options) (*Plan, error) {
 			byHand,
 			{
 				Name: "unmeasured", Summary: "Prometheus does not look at the good version",
-				Break: s.broken("good", func(m *delivered) { m.unmeasured = true }), Catches: Promotion,
+				Break: s.models.only("good", func(m *delivered) { m.unmeasured = true }), Catches: Promotion,
 			},
 			{
 				Name: "unjudged", Summary: "Flagger is given no metrics for the erring version",
-				Break: s.broken("erring", func(m *delivered) { m.unjudged = true }), Catches: Rollback,
+				Break: s.models.only("erring", func(m *delivered) { m.unjudged = true }), Catches: Rollback,
 			},
 			{
 				Name: "load", Summary: "the model without users has some",
-				Break: s.broken("quiet", func(m *delivered) { m.users = usersOf(o.Strategy) }), Catches: Rollback,
+				Break: s.models.only("quiet", func(m *delivered) { m.users = usersOf(o.Strategy) }), Catches: Rollback,
 			},
 		},
 	}, nil
@@ -137,24 +135,10 @@ func newProgressive(o Options) (*Plan, error) {
 // shares are the percents of v1 and v2 when v2 has this weight.
 func shares(weight int) []int64 { return []int64{int64(100 - weight), int64(weight)} }
 
-// broken is a control's break of one model before any is deployed. No other comes
-// with it: each takes as much of the lab as a scenario.
-func (s *progressiveStory) broken(name string, how func(*delivered)) Change {
-	return func(context.Context, *Session) error {
-		s.models = s.models.those(name)
-		how(s.models[0])
-		return nil
-	}
-}
-
 // deploy brings all models with v1, and returns when Flagger has made them its
 // own and the gateway answers.
 func (s *progressiveStory) deploy(ctx context.Context, l *Session) error {
-	hosts := []string{l.host(markName)}
-	for _, m := range s.models {
-		hosts = append(hosts, l.host(m.name), l.host(canaryHost+m.name))
-	}
-	objs, err := render("progressive/gateway.yaml", map[string]any{"Hosts": hosts})
+	objs, err := s.models.gateway(l, "", canaryHost)
 	if err != nil {
 		return err
 	}
@@ -184,16 +168,7 @@ func (s *progressiveStory) deploy(ctx context.Context, l *Session) error {
 
 // deliver gives each model its v2, and returns when it has the first weight.
 func (s *progressiveStory) deliver(ctx context.Context, l *Session) error {
-	var objs []*unstructured.Unstructured
-	for _, m := range s.models {
-		all, err := m.objects(l, "v2")
-		if err != nil {
-			return err
-		}
-		objs = append(objs, all[0]) // the Deployment: the Canary stays as it is
-		m.changed = time.Now()
-	}
-	if err := l.write(ctx, objs...); err != nil {
+	if err := s.models.renew(ctx, l); err != nil {
 		return err
 	}
 	names := []string{"good"}

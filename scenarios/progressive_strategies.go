@@ -3,7 +3,6 @@ package scenarios
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"mllab.local/internal/probe"
 )
@@ -69,21 +68,20 @@ func (s *progressiveStory) tries(gets string) Step {
 // tried judges who answers each kind of users while Flagger waits before the good
 // version's promotion.
 func (s *progressiveStory) tried(ctx context.Context, l *Session) (all Evidence, err error) {
-	says := []string{}
 	for _, m := range s.models.those("good") {
 		if m.over() {
 			return s.promoted(ctx, l)
 		}
 		for _, u := range m.users {
 			e, err := m.sample(ctx, l, u, 0, s.claim(shares(u.first)))
-			says = append(says, u.name+": "+e.Summary)
-			all, all.Summary = e, strings.Join(says, "; ")
+			e.Summary = u.name + ": " + e.Summary
+			all = e.after(all.Summary)
 			if err != nil {
 				return all, err
 			}
 		}
 	}
-	if len(says) == 0 {
+	if all.Summary == "" {
 		return Evidence{Summary: leftOut}, nil
 	}
 	if s.Strategy == strategyMirror {

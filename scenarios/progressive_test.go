@@ -27,7 +27,7 @@ func flaggerSays(t *testing.T, m *delivered, phase string, weight int64, by prob
 		log += flaggerSaid(1000+int64(i), m.name+".ns", said) + flaggerSaid(1000+int64(i), "another.ns", "of another")
 	}
 	l := &Session{
-		Env: &Env{Domain: "test"}, Namespace: "ns", send: by, events: openStream("", "", nil),
+		Env: &Env{Domain: "test"}, Namespace: "ns", Sender: by, events: openStream("", "", nil),
 		flaggerLog: func(context.Context) (string, error) { return log, nil },
 	}
 	canary := l.object("flagger.app/v1beta1", "Canary", m.name)

@@ -17,7 +17,6 @@ import (
 // counted judges who answers while v2 of each of these models has this weight.
 func (s *progressiveStory) counted(weight int, names ...string) Check {
 	return func(ctx context.Context, l *Session) (all Evidence, err error) {
-		var says []string
 		for _, m := range s.models.those(names...) {
 			c := s.claim(shares(weight))
 			if m.env != nil {
@@ -26,13 +25,13 @@ func (s *progressiveStory) counted(weight int, names ...string) Check {
 				return s.promoted(ctx, l)
 			}
 			e, err := m.sample(ctx, l, &audience{}, weight, c)
-			says = append(says, m.name+": "+e.Summary)
-			all, all.Summary = e, strings.Join(says, "; ")
+			e.Summary = m.name + ": " + e.Summary
+			all = e.after(all.Summary)
 			if err != nil {
 				return all, err
 			}
 		}
-		if len(says) == 0 {
+		if all.Summary == "" {
 			return Evidence{Summary: leftOut}, nil
 		}
 		all.Summary += fmt.Sprintf("; alpha %.0e each", s.Alpha)
@@ -80,16 +79,15 @@ func (s *progressiveStory) ended(name, phase, why string, claim Claim) Check {
 
 // loss stops the watchers, and judges what the users lost.
 func (s *progressiveStory) loss(ctx context.Context, l *Session) (all Evidence, err error) {
-	var says []string
 	for _, m := range s.models {
 		for _, u := range m.users {
 			e, lost := u.prober.lostNone(ctx, l)
 			if u.atCanary {
 				continue
 			}
-			e.Summary, lost = s.excused(m, u, u.prober.Stop().Answers, e, lost)
-			says = append(says, m.name+", "+u.name+": "+e.Summary)
-			all, all.Summary = e, strings.Join(says, "; ")
+			summary, lost := s.excused(m, u, u.prober.Stop().Answers, e, lost)
+			e.Summary = m.name + ", " + u.name + ": " + summary
+			all = e.after(all.Summary)
 			err = cmp.Or(err, lost) // all answers are kept as evidence
 		}
 	}

@@ -40,6 +40,15 @@ func (l *Session) applyFile(ctx context.Context, file string, data any, more ...
 	return l.apply(ctx, append(objs, more...)...)
 }
 
+// writeFile is write of a manifest that is filled in with data. It returns the objects.
+func (l *Session) writeFile(ctx context.Context, file string, data any) ([]*unstructured.Unstructured, error) {
+	objs, err := render(file, data)
+	if err != nil {
+		return nil, err
+	}
+	return objs, l.write(ctx, objs...)
+}
+
 // fill fills a file of the stories in, as a Go template. What data does not have
 // is an error.
 func fill(file string, data any) ([]byte, error) {

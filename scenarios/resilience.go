@@ -156,7 +156,7 @@ func (s *resilienceStory) slow(ctx context.Context, l *Session) error {
 
 // waits shows what the timeout is there for.
 func (s *resilienceStory) waits(ctx context.Context, l *Session) (Evidence, error) {
-	_, e, err := l.served(ctx, l.send, l.to("model"), slowRequests)
+	_, e, err := l.served(ctx, l, l.to("model"), slowRequests)
 	if err != nil {
 		return e, err
 	}
@@ -168,7 +168,7 @@ func (s *resilienceStory) waits(ctx context.Context, l *Session) (Evidence, erro
 }
 
 func (s *resilienceStory) bounded(ctx context.Context, l *Session) (Evidence, error) {
-	answers, e, err := l.burst(ctx, l.send, l.to("model"), boundedRequests)
+	answers, e, err := l.burst(ctx, l, l.to("model"), boundedRequests)
 	if err != nil {
 		return e, err
 	}
@@ -196,7 +196,7 @@ func (s *resilienceStory) flaky(ctx context.Context, l *Session) error {
 // errors judges the share of errors without any help.
 func (s *resilienceStory) errors(share float64) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		answers, e, err := l.burst(ctx, l.send, l.to("model"), s.Requests)
+		answers, e, err := l.burst(ctx, l, l.to("model"), s.Requests)
 		if err != nil {
 			return e, err
 		}
@@ -207,7 +207,7 @@ func (s *resilienceStory) errors(share float64) Check {
 // retried judges the errors that are left, from above only: fewer are no harm.
 // What they cost is how often the pods say that each request came to them.
 func (s *resilienceStory) retried(ctx context.Context, l *Session) (Evidence, error) {
-	answers, e, err := l.burst(ctx, l.send, l.to("model"), s.Requests)
+	answers, e, err := l.burst(ctx, l, l.to("model"), s.Requests)
 	if err != nil {
 		return e, err
 	}

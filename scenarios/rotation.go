@@ -58,7 +58,7 @@ func (r rotation) allAnswer(ctx context.Context, l *Session) error {
 	missing := slices.Clone(r.pods)
 	return l.until(ctx, "an answer of each pod", func() string {
 		for i := 0; i < outStreak && len(missing) > 0; i++ {
-			if a := l.send.Send(ctx, r.request); a.OK() {
+			if a := l.Send(ctx, r.request); a.OK() {
 				missing = slices.DeleteFunc(missing, func(p string) bool { return p == a.Pod })
 			}
 		}
@@ -105,7 +105,7 @@ func (r rotation) leaves(ctx context.Context, l *Session, pod string, bound time
 	streak := 0
 	err = l.within(ctx, bound, claim, "no request for "+pod, func() (string, error) {
 		for ; streak < outStreak; streak++ {
-			a := l.send.Send(ctx, r.request)
+			a := l.Send(ctx, r.request)
 			switch {
 			case a.Err != "":
 				streak = 0
@@ -127,7 +127,7 @@ const backTries = 5
 func (r rotation) comesBack(ctx context.Context, l *Session, pod string, bound time.Duration, claim Claim) error {
 	return l.within(ctx, bound, claim, "an answer of "+pod, func() (string, error) {
 		for range backTries {
-			if a := l.send.Send(ctx, r.request); a.OK() && a.Pod == pod {
+			if a := l.Send(ctx, r.request); a.OK() && a.Pod == pod {
 				return "", nil
 			}
 		}

@@ -24,7 +24,7 @@ func (s *numbered) Send(context.Context, probe.Request) probe.Answer { return s.
 
 func answersOf(t *testing.T, f answering) *Session {
 	l := gateway(t, "v1")
-	l.send = &numbered{answering: f}
+	l.Sender = &numbered{answering: f}
 	return l
 }
 
@@ -80,7 +80,7 @@ func TestAPodHasLeftAfterAStreakOfOthers(t *testing.T) {
 		return from("m-b")
 	})
 	last, err := (rotation{}).leaves(t.Context(), l, "m-a", time.Minute, Readiness)
-	if sent := l.send.(*numbered).n.Load(); err != nil || last.IsZero() || sent != 2*outStreak {
+	if sent := l.Sender.(*numbered).n.Load(); err != nil || last.IsZero() || sent != 2*outStreak {
 		t.Errorf("got %v after %d requests, last answer %v", err, sent, last)
 	}
 	// Neither a pod that answers nor requests without an answer are a streak.

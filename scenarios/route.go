@@ -117,7 +117,7 @@ func (l *Session) routeState(ctx context.Context, host string) (string, error) {
 }
 
 // mark is a new name for the state of a route, for its answers to carry.
-func (l *Session) mark() string {
+func (l *writes) mark() string {
 	l.routeVersion++
 	return strconv.Itoa(l.routeVersion)
 }
@@ -148,7 +148,7 @@ func (l *Session) unmarked(ctx context.Context, mark string, by func(probe.Answe
 		r.Fresh = true
 		why = ""
 		for range inForceStreak {
-			if a := l.send.Send(ctx, r); a.Route != mark || !by(a) {
+			if a := l.Send(ctx, r); a.Route != mark || !by(a) {
 				why = fmt.Sprintf("answered by state %q instead of %q (%s)", a.Route, mark, cmp.Or(a.Problem(), "200"))
 				break
 			}

@@ -54,7 +54,7 @@ func TestTheGatewayFollowsOnceAllItsWorkersDo(t *testing.T) {
 			}
 			return probe.Answer{Status: 200, Route: "tr-new"}
 		}}
-		l := &Session{Env: &Env{Kube: &kube.Client{Client: cluster}, Domain: "test"}, Namespace: "ns", send: s}
+		l := &Session{Env: &Env{Kube: &kube.Client{Client: cluster}, Domain: "test"}, Namespace: "ns", Sender: s}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := l.routed(ctx, "v2-model"); err != nil {
@@ -84,7 +84,7 @@ func TestAGatewayThatDoesNotFollowIsNoSuccess(t *testing.T) {
 				l := &Session{
 					Env:       &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.route...).Build()}, Domain: "test"},
 					Namespace: "ns", events: openStream("", "", func(e Event) { said = e.Text }),
-					send: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }},
+					Sender: &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 200, Route: "old"} }},
 				}
 				l.events.begin("a step")
 				ctx, cancel := context.WithTimeout(t.Context(), stepBound)
@@ -117,7 +117,7 @@ func TestARouteIsInForceOnceTheApplicationAnswersByIt(t *testing.T) {
 			// The gateway has the route before it knows the endpoints.
 			return probe.Answer{Status: 200, Route: "1", Router: sent <= 5}
 		}}
-		l := &Session{send: s}
+		l := &Session{Sender: s}
 		if err := l.waitActive(t.Context(), probe.Request{}, "1"); err != nil || s.sent != 5+inForceStreak {
 			t.Errorf("%v after %d requests, want %d", err, s.sent, 5+inForceStreak)
 		}

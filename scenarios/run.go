@@ -108,12 +108,12 @@ const stepBound = 6 * time.Minute
 const cleanupBound = 3 * time.Minute
 
 func (env *Env) session(j Job) *Session {
-	l := &Session{Env: env, title: Result{Scenario: j.Scenario.Name, Control: j.Control}.Title(), control: j.Control, Namespace: Namespace(j.Scenario.Name)}
+	l := &Session{Env: env, job: j, Namespace: Namespace(j.Scenario.Name)}
 	if j.Control != "" {
 		l.Namespace += "-" + j.Control
 	}
 	if env.Evidence != "" {
-		l.evidence = filepath.Join(env.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(l.title))
+		l.evidence = filepath.Join(env.Evidence, strings.NewReplacer(", ", "-", " ", "-").Replace(j.result().Title()))
 	}
 	l.rejections = func(ctx context.Context) ([]proxy.Rejection, error) { return proxy.Rejections(ctx, env.Kube) }
 	l.flaggerLog = func(ctx context.Context) (string, error) { return flaggerLog(ctx, env.Kube) }
@@ -129,12 +129,12 @@ func (env *Env) session(j Job) *Session {
 // clean-up that fails is an error too, returned with the Result. When ctx ends by
 // kube.ErrGone, that is the error, and what the run made stays.
 func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsDone func()) (r Result, err error) {
-	r = Result{Scenario: j.Scenario.Name, Control: j.Control}
+	r = j.result()
 	used := cpu.begin(ctx)
 	l := env.session(j)
-	l.stepsDone, l.keepNamespace = stepsDone, keep
+	l.keepNamespace = keep
 	began := l.now()
-	refused := l.keptByOthers(ctx, j.Scenario)
+	refused := l.keptByOthers(ctx)
 	if refused == nil {
 		if refused = removeEvidence(l.evidence); refused != nil {
 			refused = fmt.Errorf("removing the last run's evidence: %w", refused)
@@ -143,7 +143,7 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 	if refused != nil {
 		l.evidence = "" // it is not ours: nothing is written there either
 	}
-	l.events = openStream(l.title, l.evidence, env.Events)
+	l.events = openStream(r.Title(), l.evidence, env.Events)
 	defer func() {
 		r.Seconds, r.CPUSeconds = l.now().Sub(began).Seconds(), used()
 		r.Answers = l.events.answered()
@@ -172,15 +172,18 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 	l.events.emit(Event{Type: EventRun, Story: env.story(j, p, c)})
 	sender := probe.NewHTTP(requestBound)
 	defer sender.Close()
-	l.send = sender
+	l.Sender = sender
 	return l.runIn(ctx, p, c, r,
 		func(ctx context.Context) error {
 			if err := l.admitted(ctx, p); err != nil {
 				return err
 			}
-			return l.freshNamespace(ctx, j.Scenario)
+			return l.freshNamespace(ctx)
 		},
-		l.cleanUp)
+		func(ctx context.Context) error {
+			stepsDone()
+			return l.cleanUp(ctx)
+		})
 }
 
 // story returns the description of a run.
@@ -203,9 +206,6 @@ func (l *Session) runIn(ctx context.Context, p *Plan, c *Control, r Result, open
 	if err == nil {
 		broken, err = l.runSteps(ctx, p, c, &r)
 	}
-	if l.stepsDone != nil {
-		l.stepsDone()
-	}
 	unclean := clean(ctx)
 
 	var refuted *ClaimError
@@ -219,7 +219,7 @@ func (l *Session) runIn(ctx context.Context, p *Plan, c *Control, r Result, open
 	case err != nil && fault.Code(err) != 1:
 		return r, errors.Join(err, unclean)
 	case err != nil:
-		return r, fault.CannotTest(fault.Hint(err), "%s: %w", l.title, errors.Join(err, unclean))
+		return r, fault.CannotTest(fault.Hint(err), "%s: %w", r.Title(), errors.Join(err, unclean))
 	}
 	// A claim that fails before the world is broken catches nothing.
 	r.Pass = r.Refuted == r.Catches && broken == (c != nil)
@@ -228,7 +228,7 @@ func (l *Session) runIn(ctx context.Context, p *Plan, c *Control, r Result, open
 		r.Pass = r.Pass && r.Steps[len(r.Steps)-1].Pass
 	}
 	if unclean != nil {
-		return r, fault.CannotTest("", "cleaning up after %s: %w", l.title, unclean)
+		return r, fault.CannotTest("", "cleaning up after %s: %w", r.Title(), unclean)
 	}
 	return r, nil
 }
@@ -291,7 +291,7 @@ func (l *Session) cleanUp(ctx context.Context) error {
 	for _, f := range slices.Backward(l.cleanups) {
 		f()
 	}
-	if !l.namespaceCreated || errors.Is(context.Cause(ctx), kube.ErrGone) {
+	if l.runID == "" || errors.Is(context.Cause(ctx), kube.ErrGone) {
 		return nil
 	}
 	l.events.begin("clean up")

@@ -203,7 +203,7 @@ func TestAStepEndsWithTheReasonThatTheAPIServerIsGone(t *testing.T) {
 		"a claim it spoils": func() error { return refute(Answers, "no answer") },
 	} {
 		p := &Plan{Steps: []Step{{Name: "first", Check: func(context.Context, *Session) (Evidence, error) { end(kube.ErrGone); return Evidence{}, w() }}}}
-		l := &Session{Env: &Env{}, title: "story"}
+		l := &Session{Env: &Env{}}
 		none := func(context.Context) error { return nil }
 		r, err := l.runIn(ctx, p, nil, Result{Scenario: "story"}, none, none)
 		if !errors.Is(err, kube.ErrGone) || fault.Code(err) != 3 || r.Pass || r.Refuted != "" || len(r.Steps) != 1 {

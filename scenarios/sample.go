@@ -21,12 +21,17 @@ func (l *Session) sample(ctx context.Context, r probe.Request, claim split.Claim
 	if err := claim.Check(); err != nil {
 		return Evidence{}, err
 	}
-	l.events.claims("target", l.asked(r), claim)
-	_, e, err := l.served(ctx, l.send, r, claim.N)
+	l.claims("target", r, claim)
+	_, e, err := l.served(ctx, l, r, claim.N)
 	if err != nil {
 		return e, err
 	}
 	return e.judge(claim, e.Tally.Counts, Shares)
+}
+
+// claims says by what a sample of r is going to be judged; by is what names a leg.
+func (l *Session) claims(by string, r probe.Request, c split.Claim) {
+	l.events.claims(by, l.asked(r), c)
 }
 
 // served is burst, of which each request must be answered 200 by the application.
@@ -55,10 +60,12 @@ func (l *Session) burstUntil(ctx context.Context, by probe.Sender, r probe.Reque
 	if err := ctx.Err(); err != nil {
 		return answers, Evidence{}, err
 	}
-	tally := probe.Count(answers)
-	file, err := l.keep(answers)
-	return answers, Evidence{Tally: &tally, File: file}, err
+	e, err := l.evidenceOf(answers)
+	return answers, e, err
 }
+
+// saw shows an answer that a check has asked for by itself.
+func (l *Session) saw(a probe.Answer) { l.events.saw(FromSample, "", a) }
 
 // refute says that a claim does not hold, and why.
 func refute(claim Claim, format string, args ...any) error {
@@ -122,8 +129,8 @@ func (e Evidence) judge(c split.Claim, counts map[string]int, refutes Claim) (Ev
 // sampleByPod sends n requests once. Each must be answered 200, and the pods'
 // counts must fit the claim.
 func (l *Session) sampleByPod(ctx context.Context, r probe.Request, c split.Claim, refutes Claim) (Evidence, error) {
-	l.events.claims("pod", l.asked(r), c)
-	answers, e, err := l.served(ctx, l.send, r, c.N)
+	l.claims("pod", r, c)
+	answers, e, err := l.served(ctx, l, r, c.N)
 	if err != nil {
 		return e, err
 	}
@@ -198,7 +205,7 @@ type turns struct {
 }
 
 func (l *Session) inOrder(n int, vary func(turn int, r *probe.Request)) *turns {
-	return &turns{Sender: l.send, n: n, vary: vary, turn: map[string]int{}}
+	return &turns{Sender: l, n: n, vary: vary, turn: map[string]int{}}
 }
 
 func (t *turns) Send(ctx context.Context, r probe.Request) probe.Answer {
@@ -229,6 +236,15 @@ func countBy(answers []probe.Answer, name func(probe.Answer) string) map[string]
 		counts[name(a)]++
 	}
 	return counts
+}
+
+// countsText is a tally in words, such as "v1 1000".
+func countsText(counts map[string]int) string {
+	var parts []string
+	for _, target := range sortedKeys(counts) {
+		parts = append(parts, fmt.Sprintf("%s %d", target, counts[target]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // short is the part of a pod's name that differs from its siblings'.

@@ -1,13 +1,12 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
@@ -16,9 +15,8 @@ import (
 
 type zeroStory struct {
 	Options
-	services    []*idleService
-	idle        *idle
-	annotations map[string]string // of a control's world
+	services []*idleService
+	idle     *idle
 }
 
 // atOnce is how many Services a run has at most: they wait for zero together,
@@ -74,28 +72,28 @@ func newScaleToZero(o Options) (*Plan, error) {
 			},
 		},
 		Controls: []Control{
-			{Name: "warm", Summary: "min-scale 1 keeps a pod where zero is claimed", Break: set(&s.annotations, map[string]string{"min-scale": "1"}), Catches: Zero},
+			{Name: "warm", Summary: "min-scale 1 keeps a pod where zero is claimed", Break: s.annotate("min-scale", "1"), Catches: Zero},
 			{
 				Name: "two-pods", Summary: "activation-scale 2 starts two pods where one is claimed",
-				Break: set(&s.annotations, map[string]string{"activation-scale": "2"}), Catches: OnePod,
+				Break: s.annotate("activation-scale", "2"), Catches: OnePod,
 			},
 		},
 	}, nil
 }
 
-func (s *zeroStory) deploy(ctx context.Context, l *Session) (err error) {
-	if s.idle, err = l.watchIdle(ctx); err != nil {
-		return err
-	}
-	var objs []*unstructured.Unstructured
-	for _, each := range s.services {
-		obj, err := each.object(l.Image, s.annotations)
-		if err != nil {
-			return err
+// annotate is a control's break.
+func (s *zeroStory) annotate(name, value string) Change {
+	return func(context.Context, *Session) error {
+		for _, each := range s.services {
+			each.annotations = map[string]string{name: value}
 		}
-		objs = append(objs, obj)
+		return nil
 	}
-	return l.apply(ctx, objs...)
+}
+
+func (s *zeroStory) deploy(ctx context.Context, l *Session) (err error) {
+	s.idle, err = l.serveIdle(ctx, s.services...)
+	return err
 }
 
 func (s *zeroStory) wait(ctx context.Context, l *Session) error {
@@ -135,24 +133,19 @@ func (s *zeroStory) cold(ctx context.Context, l *Session) (Evidence, error) {
 		}
 		a, life, err := s.idle.coldStart(ctx, l, to)
 		answers = append(answers, a)
-		l.events.saw(FromSample, "", a)
+		l.saw(a)
 		if failed = err; failed != nil {
 			break
 		}
 		lives = append(lives, life)
-		l.events.wait(fmt.Sprintf("%d of %d cold starts", i+1, s.Samples))
+		l.progress(fmt.Sprintf("%d of %d cold starts", i+1, s.Samples))
 	}
 	if err := ctx.Err(); err != nil {
 		return Evidence{}, err
 	}
-	tally := probe.Count(answers)
-	e := Evidence{Tally: &tally}
-	var err error
-	if e.File, err = l.keep(answers); err != nil {
+	e, err := l.evidenceOf(answers)
+	if err = cmp.Or(err, failed); err != nil {
 		return e, err
-	}
-	if failed != nil {
-		return e, failed
 	}
 	e.Summary, e.Figures = describeCold(answers, lives)
 	return e, nil

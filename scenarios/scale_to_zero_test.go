@@ -271,7 +271,7 @@ func TestTheP95BoundHoldsAsOftenAsItSays(t *testing.T) {
 
 func TestASleeperIsAServiceThatKnativeTakes(t *testing.T) {
 	for _, annotations := range []map[string]string{nil, {"min-scale": "1"}, {"activation-scale": "2"}} {
-		obj, err := (&idleService{name: "model"}).object("kind.local/sampleapp:x", annotations)
+		obj, err := (&idleService{name: "model", annotations: annotations}).object("kind.local/sampleapp:x")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,7 +34,7 @@ func gateway(t *testing.T, targets ...string) *Session {
 		w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
 	}))
 	t.Cleanup(srv.Close)
-	return &Session{Env: &Env{Gateway: srv.URL}, send: probe.NewHTTP(0), evidence: t.TempDir(), stepName: "90/10"}
+	return &Session{Env: &Env{Gateway: srv.URL}, Sender: probe.NewHTTP(0), record: record{evidence: t.TempDir(), stepName: "90/10"}}
 }
 
 // planned plans a run of the named scenario.
@@ -131,7 +131,7 @@ func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
 	}{{"none lost", 0, ""}, {"one in ten lost", 10, NoLoss}} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := &Session{Env: &Env{}, evidence: t.TempDir(), stepName: "90/10", send: &numbered{answering: func(n int64) probe.Answer {
+				l := &Session{Env: &Env{}, record: record{evidence: t.TempDir(), stepName: "90/10"}, Sender: &numbered{answering: func(n int64) probe.Answer {
 					if tc.lost > 0 && n%tc.lost == 0 {
 						return probe.Answer{Status: http.StatusServiceUnavailable}
 					}
@@ -157,7 +157,7 @@ func TestALostRequestOfTheWatcherIsRefuted(t *testing.T) {
 func TestTheWatcherSeesTheNewestChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var broken atomic.Bool
-		l := &Session{Env: &Env{}, evidence: t.TempDir(), stepName: "no request lost", send: &numbered{answering: func(n int64) probe.Answer {
+		l := &Session{Env: &Env{}, record: record{evidence: t.TempDir(), stepName: "no request lost"}, Sender: &numbered{answering: func(n int64) probe.Answer {
 			if broken.Load() && n%2 == 0 {
 				return probe.Answer{Status: http.StatusServiceUnavailable}
 			}
@@ -190,7 +190,7 @@ func TestAWatcherThatSentNothingProvesNothing(t *testing.T) {
 	l := gateway(t, "v1")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (&prober{probe.Watch(ended, l.send, l.to("model"), 0.01, nil), 0.01}).lostNone(t.Context(), l); err == nil {
+	if _, err := (&prober{probe.Watch(ended, l, l.to("model"), 0.01, nil), 0.01}).lostNone(t.Context(), l); err == nil {
 		t.Error("what was due and not sent passed")
 	}
 	if _, err := judgeLoss(probe.Record{}, 50); err == nil {
@@ -215,7 +215,7 @@ func TestALossSaysWhenItWas(t *testing.T) {
 func TestAWatcherOutlivesItsStepAndEndsWithTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent atomic.Int64
-		l := &Session{Env: &Env{}, send: &numbered{answering: func(n int64) probe.Answer { sent.Store(n); return probe.Answer{Status: http.StatusOK} }}}
+		l := &Session{Env: &Env{}, Sender: &numbered{answering: func(n int64) probe.Answer { sent.Store(n); return probe.Answer{Status: http.StatusOK} }}}
 		step, cancel := context.WithCancel(t.Context())
 		var p prober
 		p.start(step, l, l.to("model"), 50)

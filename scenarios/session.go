@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"knative.dev/networking/pkg/apis/networking"
 	"knative.dev/serving/pkg/apis/serving"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
@@ -41,46 +43,50 @@ type Env struct {
 	Teach func(ctx context.Context, lesson Lesson) error
 }
 
-// Session is one run on a lab: what it has made there, what it has seen, and
-// what has to be taken back.
+// Session is one run on a lab. What it does there are its verbs, and below is what
+// they keep: no story reads or writes it, a test of internal/arch says so.
 type Session struct {
 	*Env
-	Namespace string       // the run's own
-	title     string       // of the run
-	control   string       // that is run; empty: the scenario itself
-	runID     string       // labels the namespace
-	writer    *kube.Client // writes the objects of a user's scenario; nil: Kube does
+	probe.Sender         // of the run's requests
+	Namespace     string // the run's own
+	job           Job    // that is run
+	severalModels bool   // as Plan says
+	events        *stream
 
-	send   probe.Sender
-	events *stream
+	writes
+	leftovers
+	record
+	teacher
 
-	severalModels    bool // as Plan says
-	keepNamespace    bool // after the run
-	namespaceCreated bool
-	applied          []*unstructured.Unstructured // the newest state of each object, in the order of their first apply
-	lastApply        time.Time                    // when the newest change was sent: a person who is taught reads before that
-	routeVersion     int                          // of the newest state of a route
-	cleanups         []func()
-	removals         []func(context.Context) error
-	untouched        []func(context.Context) error // what checkInterference asks, too: about what apply does not know of
-	stepsDone        func()                        // called after the last step, before the clean-up; may be nil
-	// rejections asks which proxies refuse their configuration.
+	// rejections asks which proxies refuse their configuration, and flaggerLog what
+	// Flagger has logged.
 	rejections func(context.Context) ([]proxy.Rejection, error)
 	flaggerLog func(context.Context) (string, error)
+}
 
-	stepName    string
-	evidence    string        // folder for the answers of every sample; empty keeps none
-	evidenceSeq int           // files so far
-	lesson      Lesson        // of the step, until it is shown
-	paused      time.Duration // what a person took for the lessons so far
+// writes is what a run has written to the API server.
+type writes struct {
+	writer       *kube.Client                  // of the objects of a user's scenario; nil: Kube writes them
+	applied      []*unstructured.Unstructured  // the newest state of each object, in the order of their first apply
+	lastApply    time.Time                     // when the newest change was sent: a person who is taught reads before that
+	routeVersion int                           // of the newest state of a route
+	untouched    []func(context.Context) error // what checkInterference asks, too: about what apply does not know of
+}
+
+// leftovers is what has to be taken back after a run.
+type leftovers struct {
+	runID         string // labels the namespace; empty: there is none
+	keepNamespace bool
+	cleanups      []func()
+	removals      []func(context.Context) error
 }
 
 // cleanup has f called after the run, however that ends; the last one first.
-func (l *Session) cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
+func (l *leftovers) cleanup(f func()) { l.cleanups = append(l.cleanups, f) }
 
 // removal has f called before the namespace is removed, unless that is kept: it
 // removes what was not made by apply.
-func (l *Session) removal(f func(context.Context) error) { l.removals = append(l.removals, f) }
+func (l *leftovers) removal(f func(context.Context) error) { l.removals = append(l.removals, f) }
 
 // host is the name under which the gateway serves something of the run's: a
 // Knative Service, or the hosts of a VirtualService.
@@ -136,6 +142,9 @@ func (l *Session) wait(ctx context.Context, objs ...*unstructured.Unstructured) 
 	}
 	return nil
 }
+
+// allReady is wait for all that the run has applied.
+func (l *Session) allReady(ctx context.Context) error { return l.wait(ctx, l.applied...) }
 
 // write is apply without the wait, for what is not meant to become ready.
 func (l *Session) write(ctx context.Context, objs ...*unstructured.Unstructured) error {
@@ -202,8 +211,11 @@ func (l *Session) remove(ctx context.Context, objs ...*unstructured.Unstructured
 	return nil
 }
 
+// newestApply is when the newest change was sent.
+func (l *writes) newestApply() time.Time { return l.lastApply }
+
 // find is the place of o among what was applied, or -1.
-func (l *Session) find(o *unstructured.Unstructured) int {
+func (l *writes) find(o *unstructured.Unstructured) int {
 	return slices.IndexFunc(l.applied, func(has *unstructured.Unstructured) bool {
 		return has.GroupVersionKind() == o.GroupVersionKind() && has.GetName() == o.GetName()
 	})
@@ -246,6 +258,22 @@ func pause(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
+
+// patch changes a live object as somebody else would: the run takes no note of it. A
+// list is a JSON patch, and anything else is merged.
+func (l *Session) patch(ctx context.Context, o client.Object, patch string, by ...client.PatchOption) error {
+	kind := types.MergePatchType
+	if strings.HasPrefix(patch, "[") {
+		kind = types.JSONPatchType
+	}
+	return l.Kube.Patch(ctx, o, client.RawPatch(kind, []byte(patch)), by...)
+}
+
+// byKubectl has a patch come from `kubectl edit`.
+const byKubectl = client.FieldOwner("kubectl-edit")
+
+// progress says how far a step has come.
+func (l *Session) progress(text string) { l.events.wait(text) }
 
 // untilInterval is how often most waits ask.
 const untilInterval = 100 * time.Millisecond

@@ -164,7 +164,7 @@ func (s *shadowStory) differences() split.Claim {
 // only, and that v2 received percent of the requests.
 func (s *shadowStory) check(host string, n int, percent float64) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		sample, err := s.observe(ctx, l, l.send, l.to(host), s.copies(n, percent))
+		sample, err := s.observe(ctx, l, l, l.to(host), s.copies(n, percent))
 		if err != nil {
 			return Evidence{}, err
 		}
@@ -176,7 +176,7 @@ func (s *shadowStory) check(host string, n int, percent float64) Check {
 func (s *shadowStory) bodies(ctx context.Context, l *Session) (Evidence, error) {
 	r := l.to("model")
 	r.Method, r.Body = http.MethodPost, padded(largeBody)
-	sample, err := s.observe(ctx, l, l.send, r, s.copies(bodyRequests, 100))
+	sample, err := s.observe(ctx, l, l, r, s.copies(bodyRequests, 100))
 	if err != nil {
 		return Evidence{}, err
 	}

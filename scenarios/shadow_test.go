@@ -133,7 +133,7 @@ func (l *lastRequest) Send(_ context.Context, r probe.Request) probe.Answer {
 
 func TestEveryInputIsAnother(t *testing.T) {
 	last := &lastRequest{}
-	by, was := (&Session{send: last}).inputs(100), map[string]bool{}
+	by, was := (&Session{Sender: last}).inputs(100), map[string]bool{}
 	for range 100 {
 		by.Send(t.Context(), probe.Request{})
 		var in struct{ Instances [][]float64 }

@@ -73,7 +73,7 @@ func (s *shadowed) deploy(ctx context.Context, l *Session) error {
 		r := direct(l.to(by))
 		r.URL += aside
 		err := l.until(ctx, "v2 to be reached by "+r.Host, func() string {
-			if a := l.send.Send(ctx, r); !a.OK() || a.Target != "v2" {
+			if a := l.Send(ctx, r); !a.OK() || a.Target != "v2" {
 				return fmt.Sprintf("answered by %q (%s)", a.Target, a.Problem())
 			}
 			return ""
@@ -132,7 +132,7 @@ func (s *shadowed) sleep(ctx context.Context, l *Session) error {
 	}
 	short, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if a := l.send.Send(short, direct(l.to("model"))); a.Status != 0 {
+	if a := l.Send(short, direct(l.to("model"))); a.Status != 0 {
 		return fmt.Errorf("v2 does not sleep: it answered %d after %s", a.Status, a.Latency)
 	}
 	return nil
@@ -142,7 +142,7 @@ func (s *shadowed) fail(ctx context.Context, l *Session) error {
 	if err := l.breakPod(ctx, s.pods["v2"], faults{FailPercent: new(100.0), Delay: "0s"}); err != nil {
 		return err
 	}
-	if a := l.send.Send(ctx, direct(l.to("model"))); a.Status != http.StatusInternalServerError || a.Target != "v2" {
+	if a := l.Send(ctx, direct(l.to("model"))); a.Status != http.StatusInternalServerError || a.Target != "v2" {
 		return fmt.Errorf("v2 does not fail: status %d from %q %s", a.Status, a.Target, a.Err)
 	}
 	return nil
@@ -166,7 +166,7 @@ func (s *shadowed) scaleToZero(ctx context.Context, l *Session) error {
 		return err
 	}
 	return l.until(ctx, "v2 to be gone", func() string {
-		if a := l.send.Send(ctx, direct(l.to("model"))); a.Status != http.StatusServiceUnavailable || !a.Router {
+		if a := l.Send(ctx, direct(l.to("model"))); a.Status != http.StatusServiceUnavailable || !a.Router {
 			return fmt.Sprintf("status %d from %q %s", a.Status, a.Target, a.Err)
 		}
 		return ""

@@ -44,12 +44,18 @@ func (l *Session) teach(ctx context.Context, change string) error {
 	return l.Teach(ctx, lesson)
 }
 
+// teacher explains a run to a person.
+type teacher struct {
+	lesson Lesson        // of the step, until it is shown
+	paused time.Duration // what they took for the lessons so far
+}
+
 // now is a clock that stands still while a person thinks.
-func (l *Session) now() time.Time { return time.Now().Add(-l.paused) }
+func (l *teacher) now() time.Time { return time.Now().Add(-l.paused) }
 
 // changes is what applying objs would change of what the run has applied, as a
 // unified diff of their YAML.
-func (l *Session) changes(objs []*unstructured.Unstructured) string {
+func (l *writes) changes(objs []*unstructured.Unstructured) string {
 	var b strings.Builder
 	for _, o := range objs {
 		before, from := "", "not there yet"

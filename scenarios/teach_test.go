@@ -105,7 +105,7 @@ func TestAStepIsExplainedOnceAndEveryChangeIsShown(t *testing.T) {
 
 func TestAPersonWhoStopsIsHeardBeforeTheChange(t *testing.T) {
 	stop := errors.New("stop")
-	l := &Session{Env: &Env{Teach: func(context.Context, Lesson) error { return stop }}, Namespace: "ns", applied: objects(t, before)}
+	l := &Session{Env: &Env{Teach: func(context.Context, Lesson) error { return stop }}, Namespace: "ns", writes: writes{applied: objects(t, before)}}
 	// Without a cluster a change that is made would panic.
 	if err := l.write(t.Context(), objects(t, strings.Replace(before, "90", "80", 1))...); !errors.Is(err, stop) {
 		t.Errorf("apply: %v", err)
@@ -126,7 +126,7 @@ func TestAPersonsTimeIsNotTheSteps(t *testing.T) {
 		l := &Session{Env: &Env{Teach: func(context.Context, Lesson) error {
 			time.Sleep(time.Hour)
 			return nil
-		}}, lesson: Lesson{Name: "x"}}
+		}}, teacher: teacher{lesson: Lesson{Name: "x"}}}
 		began := l.now()
 		if err := l.teach(t.Context(), ""); err != nil {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func TestAPersonsTimeIsNotTheSteps(t *testing.T) {
 }
 
 func TestNobodyIsTaughtWithoutAsking(t *testing.T) {
-	l := &Session{Env: &Env{}, lesson: Lesson{Name: "x"}, applied: objects(t, before)}
+	l := &Session{Env: &Env{}, teacher: teacher{lesson: Lesson{Name: "x"}}, writes: writes{applied: objects(t, before)}}
 	if err := l.teach(t.Context(), "+ a\n"); err != nil || l.changes(objects(t, before)) != "" {
 		t.Errorf("%v", err)
 	}

@@ -87,7 +87,7 @@ func (s *trainStory) begin(ctx context.Context, l *Session) error {
 		return err
 	}
 	if s.first = workers[0]; !completed || s.first["push"].Image == "" {
-		return fmt.Errorf("TrainJob first has not completed: %s; its log is in %s", s.first.says(), l.evidence)
+		return l.failedJob("first", "has not completed: "+s.first.says())
 	}
 	return nil
 }
@@ -129,12 +129,13 @@ func (s *trainStory) shared(ctx context.Context, l *Session) (Evidence, error) {
 	var fits [3]int
 	var scored [3]scores
 	for n := 1; n <= 2; n++ {
-		workers, completed, err := l.run(ctx, trainJob{"workers-" + strconv.Itoa(n), n, trainArgs(0, "--folds", strconv.Itoa(folds))})
+		job := trainJob{"workers-" + strconv.Itoa(n), n, trainArgs(0, "--folds", strconv.Itoa(folds))}
+		workers, completed, err := l.run(ctx, job)
 		if err != nil {
 			return Evidence{}, err
 		}
 		if !completed {
-			return Evidence{}, fmt.Errorf("TrainJob workers-%d has not completed; its log is in %s", n, l.evidence)
+			return Evidence{}, l.failedJob(job.Name, "has not completed")
 		}
 		for _, w := range workers {
 			slowest[n] = max(slowest[n], w["shard"].Seconds)
@@ -161,7 +162,7 @@ func (s *trainStory) stopped(ctx context.Context, l *Session) (Evidence, error) 
 	worse := workers[0]
 	e := Evidence{Figures: worse.figures(), Summary: worse.says()}
 	if worse["evaluate"].HeldOut == 0 {
-		return e, fmt.Errorf("TrainJob worse did not come to its evaluation; its log is in %s", l.evidence)
+		return e, l.failedJob("worse", "did not come to its evaluation")
 	}
 	if completed || worse["push"].Image != "" || worse["gate"].Passed {
 		return e, refute(Gate, "a model of %s passed where %.2f is asked for", worse.says(), gateThreshold)

@@ -143,11 +143,8 @@ func trainArgs(noise float64, more ...string) []string {
 // run applies a TrainJob, shows what its workers print, and returns that, by
 // worker, when it has ended, and whether it has completed.
 func (l *Session) run(ctx context.Context, j trainJob) (workers []training, completed bool, err error) {
-	objs, err := render("train/trainjob.yaml", j)
+	objs, err := l.writeFile(ctx, "train/trainjob.yaml", j)
 	if err != nil {
-		return nil, false, err
-	}
-	if err := l.write(ctx, objs...); err != nil {
 		return nil, false, err
 	}
 	state := ""
@@ -194,11 +191,16 @@ func (l *Session) train(ctx context.Context, name string, args ...string) (image
 		return "", m, err
 	}
 	if !completed {
-		return "", m, fmt.Errorf("TrainJob %s has not completed; its log is in %s", name, l.evidence)
+		return "", m, l.failedJob(name, "has not completed")
 	}
 	image = workers[0]["push"].Image
 	m, err = l.pull(ctx, image)
 	return image, m, err
+}
+
+// failedJob says what is wrong with a TrainJob, and where its log is.
+func (l *Session) failedJob(name, what string) error {
+	return fmt.Errorf("TrainJob %s %s; its log is in %s", name, what, l.evidence)
 }
 
 // newestPods are the newest pod of each worker of a TrainJob, by the workers'

@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/alerts"
 	"mllab.local/internal/prom"
@@ -86,7 +85,7 @@ func (l *Session) setRules(ctx context.Context, t alerts.Thresholds) error {
 		// The kubelet writes a ConfigMap's files when it looks at the pod anyway, which
 		// takes it a minute; a change of the pod has it look now.
 		patch := fmt.Sprintf(`{"metadata":{"annotations":{"mllab.local/rules":%q}}}`, uuid.NewString())
-		if err := l.Kube.Patch(ctx, &pods[i], client.RawPatch("application/merge-patch+json", []byte(patch))); err != nil {
+		if err := l.patch(ctx, &pods[i], patch); err != nil {
 			return fmt.Errorf("having the kubelet look at Pod/%s: %w", pods[i].Name, err)
 		}
 	}

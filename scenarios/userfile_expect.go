@@ -93,7 +93,7 @@ const copiesQuiet = 2 * time.Second
 // mirrored sends requests that are all answered, and claims that this part of
 // them reached the shadow, each once.
 func (u *userStory) mirrored(ctx context.Context, l *Session, x file.ExpectMirror) (Evidence, error) {
-	answers, e, err := l.served(ctx, l.send, l.to(x.Of), x.Requests)
+	answers, e, err := l.served(ctx, l, l.to(x.Of), x.Requests)
 	if err != nil {
 		return e, err
 	}

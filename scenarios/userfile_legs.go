@@ -234,7 +234,7 @@ func (u *userStory) legAnswered(ctx context.Context, l *Session, g leg, empty bo
 		pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
 		none := empty || u.broken && !slices.ContainsFunc(pods, isReady)
 		for range inForceStreak {
-			a := l.send.Send(ctx, r)
+			a := l.Send(ctx, r)
 			if refused(a) {
 				since = cmp.Or(since, time.Now())
 			} else {

@@ -136,7 +136,7 @@ func TestALegsPodsAreThoseOfItsServiceAndSubset(t *testing.T) {
 	} {
 		u := newUserStory(&file.File{}, 0)
 		u.gone = tc.gone
-		b := u.behind(&Session{Env: &Env{}, applied: shop(t, 1, 0)}, tc.leg)
+		b := u.behind(&Session{Env: &Env{}, writes: writes{applied: shop(t, 1, 0)}}, tc.leg)
 		got := b.labels.String()
 		if b.pods {
 			got += " pods"
@@ -198,7 +198,7 @@ func TestALegIsInForceOnceItsOwnPodsThatStayAnswer(t *testing.T) {
 				if tc.pods == nil {
 					tc.pods = []client.Object{podOf("v2", "new", false), podOf("v2", "ends", true), podOf("v1", "other", false)}
 				}
-				l := &Session{Env: &Env{Gateway: "http://gateway/", Domain: "test", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()}}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
+				l := &Session{Env: &Env{Gateway: "http://gateway/", Domain: "test", Kube: &kube.Client{Client: fake.NewClientBuilder().WithObjects(tc.pods...).Build()}}, Namespace: "ns", Sender: s, writes: writes{applied: shop(t, 1, 1)}}
 				u := newUserStory(&file.File{}, 0)
 				u.legs, u.broken = []leg{{Name: "shop/v2"}}, tc.broken
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -260,7 +260,7 @@ func TestALegThatIsNotAnsweredSaysWhyAndWhatToDo(t *testing.T) {
 						&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "new.2"}, InvolvedObject: about, LastTimestamp: metav1.Now(), Reason: "Unhealthy", Message: "Readiness probe failed: HTTP probe failed with statuscode: 404"})
 				}
 				s := &senderFunc{answer: func(int) probe.Answer { return probe.Answer{Status: 503, Router: true, Route: "0", Body: tc.body} }}
-				l := &Session{Env: &Env{Image: "kind.local/app:1", Kube: &kube.Client{Client: cluster.Build()}}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
+				l := &Session{Env: &Env{Image: "kind.local/app:1", Kube: &kube.Client{Client: cluster.Build()}}, Namespace: "ns", Sender: s, writes: writes{applied: shop(t, 1, 1)}}
 				u := newUserStory(&file.File{}, 0)
 				u.legs = []leg{{Name: "shop/v2"}}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -324,7 +324,7 @@ func TestAPodThatIsRepairedDuringTheWaitEndsItWell(t *testing.T) {
 					}
 					return probe.Answer{Status: 503, Router: true, Route: "0", Body: "no healthy upstream"}
 				}}
-				l := &Session{Env: &Env{Image: "kind.local/app:1", Kube: k}, Namespace: "ns", send: s, applied: shop(t, 1, 1)}
+				l := &Session{Env: &Env{Image: "kind.local/app:1", Kube: k}, Namespace: "ns", Sender: s, writes: writes{applied: shop(t, 1, 1)}}
 				u := newUserStory(&file.File{}, 0)
 				u.legs = []leg{{Name: "shop/v2"}}
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -341,7 +341,7 @@ func TestAPodThatIsRepairedDuringTheWaitEndsItWell(t *testing.T) {
 func TestALegWithoutAnyDeploymentMustBeSaidToBeEmpty(t *testing.T) {
 	u, g := newUserStory(&file.File{}, 0), leg{Name: "shop/v3"}
 	u.legs = []leg{g}
-	err := u.legAnswered(t.Context(), &Session{Env: &Env{}, applied: shop(t, 1, 1)}, g, false)
+	err := u.legAnswered(t.Context(), &Session{Env: &Env{}, writes: writes{applied: shop(t, 1, 1)}}, g, false)
 	if fault.Code(err) != 3 || !strings.Contains(err.Error(), "app=model,version=v3") || !strings.Contains(fault.Hint(err), "empty: [shop/v3]") {
 		t.Errorf("got %v, hint %q", err, fault.Hint(err))
 	}
@@ -355,8 +355,8 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 		{"sample", "namespace mllab-sample must have label mllab.local/scenario=sample"},
 		{"a-b", `namespace mllab-a-b must have label mllab.local/scenario=a-b to be removed, got "a"`},
 	} {
-		l := &Session{Env: &Env{Kube: c}, Namespace: Namespace(tc.scenario)}
-		if err := l.freshNamespace(t.Context(), Scenario{Name: tc.scenario}); fault.Code(err) != 3 || !strings.Contains(err.Error(), tc.says) || l.namespaceCreated {
+		l := &Session{Env: &Env{Kube: c}, Namespace: Namespace(tc.scenario), job: Job{Scenario: Scenario{Name: tc.scenario}}}
+		if err := l.freshNamespace(t.Context()); fault.Code(err) != 3 || !strings.Contains(err.Error(), tc.says) || l.runID != "" {
 			t.Errorf("%s: got %v", tc.scenario, err)
 		}
 		if removed, err := Reset(t.Context(), c, tc.scenario, nil); err != nil || len(removed) > 0 {
@@ -368,13 +368,12 @@ func TestOnlyWhatARunHasMadeIsRemovedByIt(t *testing.T) {
 	if err := c.Update(t.Context(), others); err != nil {
 		t.Fatal(err)
 	}
-	l := &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b"}
-	s := Scenario{Name: "a-b", File: "/a-b.yaml"}
-	if err := errors.Join(l.keptByOthers(t.Context(), s), l.freshNamespace(t.Context(), s)); fault.Code(err) != 3 || strings.Contains(err.Error(), "--keep") || !strings.Contains(fault.Hint(err), "remove it, or") {
+	l := &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b", job: Job{Scenario: Scenario{Name: "a-b", File: "/a-b.yaml"}}}
+	if err := errors.Join(l.keptByOthers(t.Context()), l.freshNamespace(t.Context())); fault.Code(err) != 3 || strings.Contains(err.Error(), "--keep") || !strings.Contains(fault.Hint(err), "remove it, or") {
 		t.Errorf("got %v, hint %q", err, fault.Hint(err))
 	}
 	// Somebody else has made the namespace again while the run was there.
-	l = &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b", runID: "2", namespaceCreated: true}
+	l = &Session{Env: &Env{Kube: c}, Namespace: "mllab-a-b", leftovers: leftovers{runID: "2"}}
 	if err := l.cleanUp(t.Context()); fault.Code(err) != 3 {
 		t.Errorf("got %v", err)
 	}
@@ -389,8 +388,8 @@ func TestAKeptNamespaceSaysForWhomAndStays(t *testing.T) {
 	mapper := meta.NewDefaultRESTMapper(nil) // what no API has need not be deleted
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
 	for file, want := range map[string]string{"/a/shop.yaml": "/a/shop.yaml", "": managedBy} {
-		l := &Session{Env: &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithRESTMapper(mapper).Build()}}, Namespace: "mllab-shop", keepNamespace: true}
-		err := errors.Join(l.freshNamespace(t.Context(), Scenario{Name: "shop", File: file}), l.cleanUp(t.Context()))
+		l := &Session{Env: &Env{Kube: &kube.Client{Client: fake.NewClientBuilder().WithRESTMapper(mapper).Build()}}, Namespace: "mllab-shop", leftovers: leftovers{keepNamespace: true}, job: Job{Scenario: Scenario{Name: "shop", File: file}}}
+		err := errors.Join(l.freshNamespace(t.Context()), l.cleanUp(t.Context()))
 		var ns corev1.Namespace
 		if err := errors.Join(err, l.Kube.Get(t.Context(), client.ObjectKey{Name: "mllab-shop"}, &ns)); err != nil || ns.Annotations[keptFor] != want {
 			t.Errorf("%q: kept for %q, %v", file, ns.Annotations[keptFor], err)

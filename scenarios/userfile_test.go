@@ -266,7 +266,7 @@ func TestARequestCarriesItsHeadersAndCookies(t *testing.T) {
 		w.Header().Set(probe.HeaderPod, "pod")
 	}))
 	t.Cleanup(srv.Close)
-	l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, send: probe.NewHTTP(0), Namespace: "ns"}
+	l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, Sender: probe.NewHTTP(0), Namespace: "ns"}
 	_, refuted, err := expected(t, l, file.ExpectAll{Of: "m", Version: "v2", Requests: 5, Headers: map[string]string{"x-user": "me"}, Cookies: map[string]string{"lang": "de", "group": "b"}})
 	if err != nil || refuted != nil {
 		t.Errorf("got %v, %v", refuted, err)
@@ -354,7 +354,7 @@ func TestAFileThatTheClusterRefusesChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := &Env{Kube: &kube.Client{Client: cluster}, Image: "kind.local/app:1", Domain: "mllab.test"}
-	r, err := Job{Scenario: s}.run(t.Context(), env, nil, false, nil)
+	r, err := Job{Scenario: s}.run(t.Context(), env, nil, false, func() {})
 	if fault.Code(err) != 2 || !strings.HasPrefix(err.Error(), "mine.yaml:14:13: VirtualService/mllab-mine/bad: admission webhook") || r.Pass || len(r.Steps) > 0 {
 		t.Errorf("got %v, %+v", err, r)
 	}
@@ -404,7 +404,7 @@ func TestAMarkIsSeenByARequestOfTheFilesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for of, limit := range map[string]time.Duration{"m": time.Minute, "v1-m": 2 * time.Second} {
-		l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, send: probe.NewHTTP(0), Namespace: "ns"}
+		l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, Sender: probe.NewHTTP(0), Namespace: "ns"}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		err := newUserStory(f, 1e-6).wait(ctx, l, file.Wait{Mark: "mine", Of: of})
 		cancel()

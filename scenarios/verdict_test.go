@@ -34,7 +34,7 @@ func (w world) run(ctx context.Context, after string, control, undo bool) (Resul
 		c = &Control{Name: "off", Summary: "it is off", After: after, Catches: Shares, Break: func(context.Context, *Session) error { return w.breaks }}
 		r.Control, r.Catches = c.Name, c.Catches
 	}
-	l := &Session{Env: &Env{}, title: "story"}
+	l := &Session{Env: &Env{}}
 	l.untouched = append(l.untouched, func(context.Context) error { return w.foreign })
 	return l.runIn(ctx, p, c, r,
 		func(context.Context) error { return w.open }, func(context.Context) error { return w.clean })

@@ -1,17 +1,23 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/notebook"
 )
+
+// pipelineSteps are the steps of a workflow that delivers a model, in their order.
+var pipelineSteps = []string{"prepare", "train", "evaluate", "package", "deploy", "verify"}
 
 // workflow is what has become of a Workflow: the phase of each step, what it
 // printed, and what it handed on.
@@ -46,8 +52,8 @@ func (w workflow) progress() string {
 	return w.says() + "; a try failed: " + w.lastError
 }
 
-func (l *Session) workflow(ctx context.Context, o *unstructured.Unstructured) (workflow, error) {
-	live, err := l.live(ctx, l.object(o.GetAPIVersion(), o.GetKind(), o.GetName()))
+func (l *Session) workflow(ctx context.Context, name string) (workflow, error) {
+	live, err := l.live(ctx, l.object("argoproj.io/v1alpha1", "Workflow", name))
 	if err != nil {
 		return workflow{}, err
 	}
@@ -83,4 +89,61 @@ func readWorkflow(live *unstructured.Unstructured) (workflow, error) {
 		}
 	}
 	return w, nil
+}
+
+// runWorkflow applies the manifest of a Workflow, and returns what has become of it
+// when it has ended.
+func (l *Session) runWorkflow(ctx context.Context, name, manifest string, data any) (workflow, error) {
+	objs, err := l.writeFile(ctx, manifest, data)
+	if err != nil {
+		return workflow{}, err
+	}
+	// Argo writes defaults into the spec's lists; ignore that drift.
+	l.applied = slices.Delete(l.applied, l.find(objs[0]), l.find(objs[0])+1)
+	var w workflow
+	reason := "no step yet"
+	err = l.untilError(ctx, untilInterval, "workflow "+name, func() (string, error) {
+		now, err := l.workflow(ctx, name)
+		switch {
+		case ctx.Err() != nil: // it is out of time, and what it was waiting for is of interest
+			return reason, nil
+		case err != nil || now.phase == "Succeeded" || now.phase == "Failed" || now.phase == "Error":
+			w = now
+			return "", err
+		}
+		reason = cmp.Or(now.progress(), reason)
+		return reason, nil
+	})
+	if err != nil {
+		return w, err
+	}
+	w.training, err = l.printed(ctx, name)
+	return w, err
+}
+
+// printed returns the output of a workflow's steps, with that of the training.
+func (l *Session) printed(ctx context.Context, name string) (training, error) {
+	pods, err := l.Kube.Pods(ctx, l.Namespace, nil)
+	if err != nil {
+		return nil, err
+	}
+	all := ""
+	for _, p := range pods {
+		container := ""
+		switch {
+		case p.Labels["workflows.argoproj.io/workflow"] == name:
+			container = "main"
+		case p.Labels["jobset.sigs.k8s.io/jobset-name"] == name+"-train":
+			container = "node"
+		default:
+			continue
+		}
+		log, err := l.Kube.PodLogs(ctx, l.Namespace, p.Name, container, 0)
+		if err != nil && p.Status.Phase != corev1.PodFailed { // one that did not start says nothing
+			return nil, err
+		}
+		all += log
+	}
+	_, err = l.keepText("-"+name+".log", []byte(all))
+	return readTraining(all), err
 }

@@ -21,7 +21,9 @@ import (
 
 // idleService is a Knative Service that may go to zero. It has one revision.
 type idleService struct {
-	name   string
+	name        string
+	annotations map[string]string // of its autoscaling, without Knative's prefix
+
 	last   time.Time     // its last answer
 	slept  time.Duration // from its last answer until it was seen at zero, or until that was given up
 	first  int           // pods that it had before its first cold request
@@ -35,9 +37,9 @@ const zeroWindow = 6 * time.Second
 
 // object is the Service. A request may take as long as it is waited for; that
 // is the grace period of its pods too, so longer would be a longer way to zero.
-func (s *idleService) object(image string, annotations map[string]string) (*unstructured.Unstructured, error) {
+func (s *idleService) object(image string) (*unstructured.Unstructured, error) {
 	objs, err := render("scale-to-zero/service.yaml", map[string]any{
-		"Name": s.name, "Image": image, "Window": zeroWindow, "Seconds": requestBound.Seconds(), "Annotations": annotations,
+		"Name": s.name, "Image": image, "Window": zeroWindow, "Seconds": requestBound.Seconds(), "Annotations": s.annotations,
 	})
 	if err != nil {
 		return nil, err
@@ -56,10 +58,9 @@ func (l *Session) answerOnce(ctx context.Context, all []*idleService) (Evidence,
 		}
 		answers = append(answers, a)
 	}
-	tally := probe.Count(answers)
-	e := Evidence{Tally: &tally, Summary: fmt.Sprintf("%d of %d Services answered, with a pod and an endpoint each", len(all), len(all))}
-	var err error
-	if e.File, err = l.keep(answers); err != nil {
+	e, err := l.evidenceOf(answers)
+	e.Summary = fmt.Sprintf("%d of %d Services answered, with a pod and an endpoint each", len(all), len(all))
+	if err != nil {
 		return e, err
 	}
 	if err := e.answered(); err != nil {
@@ -81,7 +82,7 @@ func (l *Session) answerOnce(ctx context.Context, all []*idleService) (Evidence,
 func (s *idleService) ask(ctx context.Context, l *Session) (probe.Answer, error) {
 	r := l.to(s.name)
 	r.Fresh = true
-	a := l.send.Send(ctx, r)
+	a := l.Send(ctx, r)
 	s.last = time.Now()
 	return a, ctx.Err()
 }
@@ -127,6 +128,23 @@ func (l *Session) watchIdle(ctx context.Context) (*idle, error) {
 	}
 	pods, err := l.watchPods(ctx)
 	return &idle{pods, config.ScaleToZeroGracePeriod}, err
+}
+
+// serveIdle begins to watch, and applies the Services.
+func (l *Session) serveIdle(ctx context.Context, all ...*idleService) (*idle, error) {
+	i, err := l.watchIdle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var objs []*unstructured.Unstructured
+	for _, s := range all {
+		obj, err := s.object(l.Image)
+		if err != nil {
+			return nil, err
+		}
+		objs = append(objs, obj)
+	}
+	return i, l.apply(ctx, objs...)
 }
 
 // zeroSlack is what a way to zero may take beyond its settings: the autoscaler

@@ -41,39 +41,6 @@ func sizes(t *testing.T) (rows map[string]int, of map[string]string, total int) 
 	return rows, of, number(sum)
 }
 
-// A story is read from its beginning to its end. What several of them do is a verb.
-func TestAStoryIsShort(t *testing.T) {
-	const most = 280
-	text, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	verbs := map[string]bool{} // and the engine, and users' files
-	for _, row := range regexp.MustCompile(`(?m)^\| (?:engine|verbs|users' files) \| (.*?) \|`).FindAllStringSubmatch(string(text), -1) {
-		for _, file := range regexp.MustCompile("`([^`]+[.]go)`").FindAllStringSubmatch(row[1], -1) {
-			verbs["scenarios/"+file[1]] = true
-		}
-	}
-	set, stories := token.NewFileSet(), 0
-	for _, s := range program(t, set) {
-		switch lines := set.File(s.syntax.Pos()).LineCount(); {
-		case path.Dir(s.path) != "scenarios":
-		case verbs[s.path]:
-			delete(verbs, s.path)
-		case lines > most:
-			t.Errorf("%s has %d lines, and a story has at most %d", s.path, lines, most)
-		default:
-			stories++
-		}
-	}
-	for file := range verbs {
-		t.Errorf("docs/architecture.md names %s, which does not exist", file)
-	}
-	if stories < 20 {
-		t.Errorf("only %d stories were found", stories)
-	}
-}
-
 func TestThePageSaysWhereTheLinesAre(t *testing.T) {
 	said, of, total := sizes(t)
 	lines, all := map[string]int{}, 0
