@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mllab.local/internal/split"
+	"mllab.local/scenarios"
 )
 
 // library has uPlot (https://github.com/leeoniya/uPlot), which draws the plots, where
@@ -36,12 +37,9 @@ var reportScript string
 // script is all that the report runs: the library, with its license, and how it is
 // used. It is empty where mllab was built without the library.
 func script() string {
-	license, err := library.ReadFile(libraryLicense)
-	if err != nil {
-		return ""
-	}
-	code, err := library.ReadFile(libraryScript)
-	if err != nil {
+	license, noLicense := library.ReadFile(libraryLicense)
+	code, noCode := library.ReadFile(libraryScript)
+	if noLicense != nil || noCode != nil {
 		return ""
 	}
 	return fmt.Sprintf("/*\n%s*/\n%s\n%s%s", license, code, plotsScript, reportScript)
@@ -115,10 +113,10 @@ func (r *run) Shares() *sharesPlot {
 	}
 	for n, s := range r.Steps {
 		if s.Checked != nil {
-			p.Steps = append(p.Steps, [2]float64{seconds(s.Began.Sub(r.Began)), float64(r.number(n))})
+			p.Steps = append(p.Steps, [2]float64{seconds(s.Began.Sub(r.Began)), float64(r.Number(n))})
 		}
-		for i, each := range s.Samples {
-			p.Samples = append(p.Samples, each.plotted(r.sampled(n, i), legs))
+		for i, claim := range s.Claims {
+			p.Samples = append(p.Samples, plotted(claim, r.sampled(n, i), legs))
 		}
 	}
 	p.Watched = r.watched(legs)
@@ -131,14 +129,14 @@ func (r *run) Shares() *sharesPlot {
 }
 
 // plotted is a sample as it grows, of the legs that are claimed or have answered.
-func (s *sample) plotted(own []answer, legs []string) plottedSample {
+func plotted(claim *scenarios.ClaimedSplit, own []answer, legs []string) plottedSample {
 	p := plottedSample{Legs: []int{}, Accepted: []*[2]float64{}, Points: [][]float64{}}
 	for i, leg := range legs {
 		var accepted *[2]float64
-		if s.Claim != nil {
-			for _, region := range s.Claim.Regions {
+		if claim != nil {
+			for _, region := range claim.Regions {
 				if region.Leg == leg {
-					accepted = &[2]float64{float64(region.Lo) / float64(s.Claim.N), float64(region.Hi) / float64(s.Claim.N)}
+					accepted = &[2]float64{float64(region.Lo) / float64(claim.N), float64(region.Hi) / float64(claim.N)}
 				}
 			}
 		}
@@ -185,17 +183,6 @@ func (r *run) watched(legs []string) [][]float64 {
 		points = append(points, by[second])
 	}
 	return points
-}
-
-// Number is the place of a step among those that are judged, from 1.
-func (r *run) number(n int) int {
-	number := 0
-	for _, s := range r.Steps[:n+1] {
-		if s.Checked != nil {
-			number++
-		}
-	}
-	return number
 }
 
 // latency is how long the answers of one version took.
@@ -286,7 +273,7 @@ type counted struct {
 // what was accepted.
 func (r *run) Counted(n int) (all []counted) {
 	legs := r.Legs()
-	for i, each := range r.Steps[n].Samples {
+	for i, claim := range r.Steps[n].Claims {
 		own, counts := r.sampled(n, i), map[string]int{}
 		for _, a := range own {
 			if !a.lost {
@@ -294,9 +281,9 @@ func (r *run) Counted(n int) (all []counted) {
 			}
 		}
 		accepted := map[string]string{}
-		if each.Claim != nil {
-			for _, region := range each.Claim.Regions {
-				accepted[region.Leg] = fmt.Sprintf("%d to %d of %d", region.Lo, region.Hi, each.Claim.N)
+		if claim != nil {
+			for _, region := range claim.Regions {
+				accepted[region.Leg] = fmt.Sprintf("%d to %d of %d", region.Lo, region.Hi, claim.N)
 				counts[region.Leg] += 0 // who answers nothing is listed, too
 			}
 		}

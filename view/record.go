@@ -23,7 +23,7 @@ import (
 // Record is what events say about runs, in the order of their beginnings. The zero
 // value is one without a run.
 type Record struct {
-	runs []*run
+	Runs []*run
 }
 
 type run struct {
@@ -34,22 +34,17 @@ type run struct {
 	Steps  []*step
 
 	answers []answer
-	of      string   // a part of a run: the model that was asked for its answers
+	Of      string   // of a part of a run: the model that was asked; empty: the run asks no other
 	legs    []string // of a part: those of all its run, which have their colors by their places
-}
-
-// sample is what a step sends at once. A step may have several.
-type sample struct {
-	Claim *scenarios.ClaimedSplit // nil: it is judged otherwise
 }
 
 // step is one that the plan has, or its undo: what it is about and what it saw.
 type step struct {
 	scenarios.StoryStep
 	Began, Ended time.Time
-	Changes      []string // diffs of YAML
-	Samples      []*sample
-	Checked      *scenarios.StepResult // nil: it was not judged
+	Changes      []string                  // diffs of YAML
+	Claims       []*scenarios.ClaimedSplit // of each of its samples; nil: it is judged otherwise
+	Checked      *scenarios.StepResult     // nil: it was not judged
 	Text, Error  string
 	Lost         []scenarios.Answered // the first mostLost answers that do not count
 	LostMore     int
@@ -72,12 +67,12 @@ type answer struct {
 
 // Add takes up an event. Those of one run must come in their order.
 func (r *Record) Add(e scenarios.Event) {
-	i := slices.IndexFunc(r.runs, func(each *run) bool { return each.Title == e.Run && each.Result == nil })
+	i := slices.IndexFunc(r.Runs, func(each *run) bool { return each.Title == e.Run && each.Result == nil })
 	if i < 0 {
-		i = len(r.runs)
-		r.runs = append(r.runs, &run{Title: e.Run, Began: e.At, Story: scenarios.Story{Scenario: e.Run}})
+		i = len(r.Runs)
+		r.Runs = append(r.Runs, &run{Title: e.Run, Began: e.At, Story: scenarios.Story{Scenario: e.Run}})
 	}
-	r.runs[i].add(e)
+	r.Runs[i].add(e)
 }
 
 func (r *run) add(e scenarios.Event) {
@@ -103,10 +98,10 @@ func (r *run) add(e scenarios.Event) {
 	case scenarios.EventChange:
 		s.Changes = append(s.Changes, e.Text)
 	case scenarios.EventClaim:
-		s.Samples = append(s.Samples, &sample{e.Claim})
+		s.Claims = append(s.Claims, e.Claim)
 	case scenarios.EventSample:
-		if n := len(s.Samples); n == 0 || r.has(len(r.Steps)-1, n-1) { // it has no claim
-			s.Samples = append(s.Samples, &sample{})
+		if n := len(s.Claims); n == 0 || len(r.sampled(len(r.Steps)-1, n-1)) > 0 { // it has no claim
+			s.Claims = append(s.Claims, nil)
 		}
 	case scenarios.EventAnswer:
 		r.count(s, e)
@@ -121,11 +116,11 @@ func (r *run) count(s *step, e scenarios.Event) {
 		lost: e.Answer.Problem != "", step: len(r.Steps) - 1, sample: -1,
 	}
 	if e.Answer.From == scenarios.FromSample {
-		if len(s.Samples) == 0 { // requests one by one
-			s.Samples = append(s.Samples, &sample{})
+		if len(s.Claims) == 0 { // requests one by one
+			s.Claims = append(s.Claims, nil)
 		}
-		a.sample = len(s.Samples) - 1
-		if c := s.Samples[a.sample].Claim; c != nil && c.By == "pod" {
+		a.sample = len(s.Claims) - 1
+		if c := s.Claims[a.sample]; c != nil && c.By == "pod" {
 			a.leg = e.Answer.Pod
 		}
 	}
@@ -145,20 +140,17 @@ func (r *run) count(s *step, e scenarios.Event) {
 func (r *run) Parts() []*run {
 	var parts []*run
 	for _, a := range r.answers {
-		i := slices.IndexFunc(parts, func(p *run) bool { return p.of == a.of })
+		i := slices.IndexFunc(parts, func(p *run) bool { return p.Of == a.of })
 		if i < 0 {
 			i = len(parts)
 			part := *r
-			part.of, part.legs, part.answers = a.of, r.Legs(), nil
+			part.Of, part.legs, part.answers = a.of, r.Legs(), nil
 			parts = append(parts, &part)
 		}
 		parts[i].answers = append(parts[i].answers, a)
 	}
 	return parts
 }
-
-// Of is the model that a part of a run asked; empty: the run asks no other.
-func (r *run) Of() string { return r.of }
 
 // sampled are the answers of one of a step's samples.
 func (r *run) sampled(step, sample int) (own []answer) {
@@ -168,10 +160,6 @@ func (r *run) sampled(step, sample int) (own []answer) {
 		}
 	}
 	return own
-}
-
-func (r *run) has(step, sample int) bool {
-	return slices.ContainsFunc(r.answers, func(a answer) bool { return a.step == step && a.sample == sample })
 }
 
 // Read reads the events that are kept in a folder of evidence and the folders in
@@ -199,7 +187,7 @@ func Read(dir string) (*Record, error) {
 			return nil, fault.Usage("name a folder without this file, or remove it", "reading %s: %w", path, err)
 		}
 	}
-	slices.SortStableFunc(r.runs, func(a, b *run) int { return a.Began.Compare(b.Began) })
+	slices.SortStableFunc(r.Runs, func(a, b *run) int { return a.Began.Compare(b.Began) })
 	return &r, nil
 }
 

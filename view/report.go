@@ -41,12 +41,9 @@ func (r *Record) HTML(w io.Writer) error {
 	return nil
 }
 
-// Runs are the record's.
-func (r *Record) Runs() []*run { return r.runs }
-
 // Calls are the commands that asked for the runs, each once, with what they met.
 func (r *Record) Calls() (all []scenarios.Call) {
-	for _, each := range r.runs {
+	for _, each := range r.Runs {
 		if c := each.Story.Call; c.Command != "" && !slices.ContainsFunc(all, func(has scenarios.Call) bool {
 			return has.Command == c.Command && has.Lab == c.Lab && maps.Equal(has.Versions, c.Versions)
 		}) {
@@ -59,7 +56,7 @@ func (r *Record) Calls() (all []scenarios.Call) {
 // Passed counts the runs with each verdict, as a sentence.
 func (r *Record) Passed() string {
 	counts := map[string]int{}
-	for _, each := range r.runs {
+	for _, each := range r.Runs {
 		counts[each.Verdict()]++
 	}
 	var words []string
@@ -84,11 +81,16 @@ func (r *run) Shown() (places []int) {
 func (r *run) At(n int) *step { return r.Steps[n] }
 
 // Number is a step's number among those that were judged, and 0 for another one.
-func (r *run) Number(n int) int {
+func (r *run) Number(n int) (number int) {
 	if r.Steps[n].Checked == nil {
 		return 0
 	}
-	return r.number(n)
+	for _, s := range r.Steps[:n+1] {
+		if s.Checked != nil {
+			number++
+		}
+	}
+	return number
 }
 
 // Mark reports whether a step's claim holds.

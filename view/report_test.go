@@ -109,7 +109,7 @@ func TestAReportHasTheFactsOfItsEvents(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", fact, text)
 		}
 	}
-	for _, want := range []any{r.runs[0].Shares(), r.runs[0].Distribution()} {
+	for _, want := range []any{r.Runs[0].Shares(), r.Runs[0].Distribution()} {
 		data, err := json.Marshal(want)
 		if err != nil || !strings.Contains(page, `<script type="application/json">`+string(data)+`</script>`) {
 			t.Errorf("it has no plot of %s, %v", data, err)
@@ -119,7 +119,7 @@ func TestAReportHasTheFactsOfItsEvents(t *testing.T) {
 
 func TestAPlotHasTheCountsOfItsEvents(t *testing.T) {
 	_, r := reportOf(t, told(t, 12))
-	p := r.runs[0].Shares()
+	p := r.Runs[0].Shares()
 	if got := fmt.Sprint(p.Legs, p.Steps, p.Lost, p.End); got != "[0 1] [[0.01 1]] [1.24] 1.24" {
 		t.Errorf("got %s", got)
 	}
@@ -133,7 +133,7 @@ func TestAPlotHasTheCountsOfItsEvents(t *testing.T) {
 	if got := fmt.Sprint(p.Watched); got != "[[0.5 16 16 0] [1.5 4 4 0]]" {
 		t.Errorf("the watcher's shares are %s", got)
 	}
-	l := r.runs[0].Distribution()
+	l := r.Runs[0].Distribution()
 	if last := len(l.MS) - 1; l.MS[0] != 1 || l.Parts[0][last] != 1 || l.Parts[1][last] != 1 {
 		t.Errorf("all answers came within %g ms: %g and %g", l.MS[last], l.Parts[0][last], l.Parts[1][last])
 	}
@@ -195,7 +195,7 @@ func TestEachSampleOfAStepHasItsOwnCounts(t *testing.T) {
 			e(scenarios.Event{Type: scenarios.EventAnswer, Answer: &scenarios.Answered{From: scenarios.FromSample, Target: target}})
 		}
 	}
-	got := r.runs[0].Counted(0)
+	got := r.Runs[0].Counted(0)
 	if len(got) != 2 || len(got[0].Shares) != 1 || got[0].Shares[0].Leg != "v2" || got[0].Shares[0].Percent != 100 || got[1].Shares[0].Leg != "v1" || got[1].Shares[0].Count != 2 {
 		t.Errorf("got %+v", got)
 	}
@@ -268,7 +268,7 @@ func TestAFolderOfEvidenceIsReadAsItWasWritten(t *testing.T) {
 	}
 	killed := text.String()[:text.Len()/2]
 	write("canary", killed)
-	if r, err = Read(dir); err != nil || len(r.runs) != 1 || r.runs[0].Verdict() != "NOT FINISHED" {
+	if r, err = Read(dir); err != nil || len(r.Runs) != 1 || r.Runs[0].Verdict() != "NOT FINISHED" {
 		t.Errorf("a run that was killed: %+v, %v", r, err)
 	}
 	write("broken", "{\n")
@@ -283,7 +283,7 @@ func TestAFolderOfEvidenceIsReadAsItWasWritten(t *testing.T) {
 
 func TestASkippedRunHasItsReason(t *testing.T) {
 	page, r := reportOf(t, []scenarios.Event{scenarios.Result{Scenario: "gitops", Skipped: "it needs flux"}.Event()})
-	if text := words(page); !strings.Contains(text, "1 SKIPPED") || !strings.Contains(text, "SKIPPED gitops it needs flux") || r.runs[0].Shares() != nil {
+	if text := words(page); !strings.Contains(text, "1 SKIPPED") || !strings.Contains(text, "SKIPPED gitops it needs flux") || r.Runs[0].Shares() != nil {
 		t.Errorf("it says %s", text)
 	}
 }
