@@ -5,7 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
+
+	"github.com/prometheus/common/model"
 
 	"mllab.local/internal/kube"
 )
@@ -13,23 +14,18 @@ import (
 // Namespace is where Prometheus is, and where users look for it.
 const Namespace = "monitoring"
 
-// Value is one element of an instant vector.
-type Value struct {
-	Labels map[string]string
-	Value  float64
-}
-
 // Query has Prometheus answer a query whose result is an instant vector. Nobody
 // measured is no values, and no error.
 //
 // https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
-func Query(ctx context.Context, k *kube.Client, query string) ([]Value, error) {
-	var v vector
-	if err := Ask(ctx, k, "prometheus", 9090, "api/v1/query?query="+query, &v); err != nil {
-		return nil, err
-	}
-	return v.values()
+func Query(ctx context.Context, k *kube.Client, query string) (model.Vector, error) {
+	var answer vector
+	err := Ask(ctx, k, "prometheus", 9090, "api/v1/query?query="+query, &answer)
+	return answer.Data.Result, err
 }
+
+// vector is Prometheus' answer.
+type vector struct{ Data struct{ Result model.Vector } }
 
 // Ask decodes what the one pod of a program in Namespace answers, which is JSON.
 func Ask(ctx context.Context, k *kube.Client, app string, port int, path string, answer any) error {
@@ -48,25 +44,4 @@ func Ask(ctx context.Context, k *kube.Client, app string, port int, path string,
 		return fmt.Errorf("reading what %s says: %w", app, err)
 	}
 	return nil
-}
-
-// vector is Prometheus' answer.
-type vector struct {
-	Data struct {
-		Result []struct {
-			Metric map[string]string
-			Value  [2]any // Unix time, and a number as text
-		}
-	}
-}
-
-func (v vector) values() (values []Value, err error) {
-	for _, r := range v.Data.Result {
-		number, err := strconv.ParseFloat(fmt.Sprint(r.Value[1]), 64)
-		if err != nil {
-			return nil, fmt.Errorf("reading what prometheus says: %w", err)
-		}
-		values = append(values, Value{r.Metric, number})
-	}
-	return values, nil
 }

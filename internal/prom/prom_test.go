@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,16 +23,14 @@ import (
 )
 
 func TestAnAnswerOfPrometheusIsRead(t *testing.T) {
-	read := func(text string) ([]Value, error) {
+	read := func(text string) (model.Vector, error) {
 		var v vector
-		if err := json.Unmarshal([]byte(text), &v); err != nil {
-			t.Fatal(err)
-		}
-		return v.values()
+		err := json.Unmarshal([]byte(text), &v)
+		return v.Data.Result, err
 	}
 	values, err := read(`{"status":"success","data":{"resultType":"vector","result":[
 		{"metric":{"app":"model","code":"200"},"value":[1764400000.1,"12.5"]},{"metric":{},"value":[1764400000.1,"NaN"]}]}}`)
-	if err != nil || len(values) != 2 || values[0].Value != 12.5 || values[0].Labels["code"] != "200" || !math.IsNaN(values[1].Value) {
+	if err != nil || len(values) != 2 || values[0].Value != 12.5 || values[0].Metric["code"] != "200" || !math.IsNaN(float64(values[1].Value)) {
 		t.Errorf("%+v, %v", values, err)
 	}
 	if values, err := read(`{"data":{"result":[]}}`); err != nil || len(values) != 0 {
@@ -58,12 +57,12 @@ func TestAnAnswerThatIsNoJSONIsAnError(t *testing.T) {
 }
 
 // answer is what Prometheus says of one series.
-func answer(app, version, label, value string, n float64) Value {
-	return Value{map[string]string{"namespace": "team", "app": app, "target": version, label: value}, n}
+func answer(app, version, label, value model.LabelValue, n model.SampleValue) *model.Sample {
+	return &model.Sample{Metric: model.Metric{"namespace": "team", "app": app, "target": version, model.LabelName(label): value}, Value: n}
 }
 
 func TestVersionsHaveTheirRequestsSharesAndErrors(t *testing.T) {
-	requests := []Value{
+	requests := model.Vector{
 		answer("model", "v1", "code", "200", 269.6), answer("model", "v1", "code", "404", 0),
 		answer("model", "v2", "code", "200", 24), answer("model", "v2", "code", "503", 6.2),
 		answer("other", "v1", "code", "200", 7), answer("idle", "v1", "code", "200", 0),
@@ -129,11 +128,11 @@ func TestFlaggersCopyIsKnownByItsCanary(t *testing.T) {
 }
 
 func TestTheTimesOfFlaggersCopyAreTheModels(t *testing.T) {
-	both := []Value{
+	both := model.Vector{
 		answer("m", "v2", "le", "0.1", 90), answer("m", "v2", "le", "+Inf", 90),
 		answer("m-primary", "v2", "le", "0.1", 0), answer("m-primary", "v2", "le", "1", 10), answer("m-primary", "v2", "le", "+Inf", 10), answer("m", "v2", "le", "1", 90),
 	}
-	got := top([]Value{answer("m", "v2", "code", "200", 90), answer("m-primary", "v2", "code", "200", 10)}, both, map[string]string{"team/m-primary": "m"})
+	got := top(model.Vector{answer("m", "v2", "code", "200", 90), answer("m-primary", "v2", "code", "200", 10)}, both, map[string]string{"team/m-primary": "m"})
 	if len(got) != 1 || got[0].Requests != 100 || math.Abs(got[0].P95.At-0.55) > 1e-9 {
 		t.Errorf("got %+v", got)
 	}

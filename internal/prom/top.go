@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"mllab.local/internal/kube"
 	"mllab.local/internal/split"
 )
@@ -73,33 +75,34 @@ func Top(ctx context.Context, k *kube.Client, window time.Duration) ([]Version, 
 		return nil, err
 	}
 	for _, v := range judged { // Prometheus renames a label that the scrape of Flagger's own pod has
-		primaries[kube.Primary(v.Labels["exported_namespace"], v.Labels["name"])] = v.Labels["name"]
+		name := string(v.Metric["name"])
+		primaries[kube.Primary(string(v.Metric["exported_namespace"]), name)] = name
 	}
 	return top(requests, buckets, primaries), nil
 }
 
-func top(requests, buckets []Value, primaries map[string]string) []Version {
-	type model struct{ namespace, app string }
+func top(requests, buckets model.Vector, primaries map[string]string) []Version {
+	type app struct{ namespace, name string }
 	type key struct {
-		model
+		app
 		version string
 	}
-	of := func(v Value) key {
-		namespace, app := v.Labels["namespace"], v.Labels["app"]
-		return key{model{namespace, cmp.Or(primaries[namespace+"/"+app], app)}, v.Labels["target"]}
+	of := func(v *model.Sample) key {
+		namespace, name := string(v.Metric["namespace"]), string(v.Metric["app"])
+		return key{app{namespace, cmp.Or(primaries[namespace+"/"+name], name)}, string(v.Metric["target"])}
 	}
-	all, errors, histograms, total := map[key]int{}, map[key]int{}, map[key]histogram{}, map[model]int{}
+	all, errors, histograms, total := map[key]int{}, map[key]int{}, map[key]histogram{}, map[app]int{}
 	for _, v := range requests {
-		n := int(math.Round(v.Value))
+		n := int(math.Round(float64(v.Value)))
 		all[of(v)] += n
-		total[of(v).model] += n
-		if strings.HasPrefix(v.Labels["code"], "5") {
+		total[of(v).app] += n
+		if strings.HasPrefix(string(v.Metric["code"]), "5") {
 			errors[of(v)] += n
 		}
 	}
 	for _, v := range buckets {
-		if le, err := strconv.ParseFloat(v.Labels["le"], 64); err == nil {
-			h, n := histograms[of(v)], int(math.Round(v.Value))
+		if le, err := strconv.ParseFloat(string(v.Metric["le"]), 64); err == nil {
+			h, n := histograms[of(v)], int(math.Round(float64(v.Value)))
 			if i := slices.IndexFunc(h, func(b bucket) bool { return b.le == le }); i >= 0 {
 				h[i].count += n
 			} else {
@@ -112,8 +115,8 @@ func top(requests, buckets []Value, primaries map[string]string) []Version {
 		h := histograms[k]
 		slices.SortFunc(h, func(a, b bucket) int { return cmp.Compare(a.le, b.le) })
 		versions = append(versions, Version{
-			Namespace: k.namespace, Model: k.app, Version: k.version, Requests: n,
-			Share: rate(n, total[k.model]), Errors: rate(errors[k], n),
+			Namespace: k.namespace, Model: k.name, Version: k.version, Requests: n,
+			Share: rate(n, total[k.app]), Errors: rate(errors[k], n),
 			P50: h.percentile(0.50), P95: h.percentile(0.95), P99: h.percentile(0.99),
 		})
 	}
