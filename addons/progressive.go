@@ -23,7 +23,7 @@ func prometheus() Addon {
 		Summary: "Prometheus: metrics of the pods that are annotated for it",
 		Images:  []string{"prometheus"},
 		Render: func(Images) ([]*unstructured.Unstructured, error) {
-			rules, err := alerts.ConfigMap(alerts.Rules(alerts.Default)) // by which it alerts
+			rules, err := alerts.ConfigMap(alerts.Default) // by which it alerts
 			return []*unstructured.Unstructured{rules}, err
 		},
 		Verify: verifyPrometheus,
@@ -64,12 +64,16 @@ func verifyAlertmanager(ctx context.Context, env Env, reason func(string)) error
 		if err != nil {
 			return err
 		}
-		rules, err := alerts.Evaluated(ctx, env.Kube)
+		states, err := alerts.Evaluated(ctx, env.Kube)
 		if err != nil {
 			return err
 		}
-		for _, r := range alerts.Rules(alerts.Default) {
-			if state, known := rules[r.Alert]; !known {
+		rules, err := alerts.Rules(alerts.Default)
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			if state, known := states[r.Alert]; !known {
 				return fmt.Errorf("it does not have rule %s yet", r.Alert)
 			} else if state.Problem != "" {
 				return fmt.Errorf("rule %s: %s", r.Alert, state.Problem)

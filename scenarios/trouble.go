@@ -69,8 +69,7 @@ func inWords(a api.Alert) string {
 
 // setRules has Prometheus alert by these thresholds, and returns when it does.
 func (l *Session) setRules(ctx context.Context, t alerts.Thresholds) error {
-	rules := alerts.Rules(t)
-	config, err := alerts.ConfigMap(rules)
+	config, err := alerts.ConfigMap(t)
 	if err != nil {
 		return err
 	}

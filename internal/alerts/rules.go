@@ -3,7 +3,9 @@
 package alerts
 
 import (
+	_ "embed" // rules.yaml
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -65,35 +67,28 @@ type Rule struct {
 	Annotations map[string]string `json:"annotations"`
 }
 
+//go:embed rules.yaml
+var rulesYAML string
+
 // Rules returns the rules with these thresholds.
-func Rules(t Thresholds) []Rule {
-	rule := func(name, summary, expr string, args ...any) Rule {
-		return Rule{Alert: name, Expr: fmt.Sprintf(expr, args...), For: For.String(), Annotations: map[string]string{"summary": summary}}
+func Rules(t Thresholds) (rules []Rule, err error) {
+	text := strings.NewReplacer("${window}", Window.String(), "${namespace}", prom.Namespace, "${errorPercent}", fmt.Sprint(t.ErrorPercent),
+		"${seconds}", fmt.Sprint(t.Latency.Seconds()), "${diskPercent}", fmt.Sprint(t.DiskPercent)).Replace(rulesYAML)
+	if err := yaml.Unmarshal([]byte(text), &rules); err != nil {
+		return nil, fmt.Errorf("reading the alerts' rules: %w", err)
 	}
-	const model = "{{ $labels.app }} in {{ $labels.namespace }}"
-	return []Rule{
-		rule(ModelErrors, `{{ printf "%.1f" $value }} % of the requests to `+model+` are answered 5xx`,
-			`100 * sum by (namespace, app) (rate(sampleapp_requests_total{code=~"5.."}[%[1]s])) / sum by (namespace, app) (rate(sampleapp_requests_total[%[1]s])) > %[2]g`,
-			Window, t.ErrorPercent),
-		rule(ModelSlow, `5 % of the requests to `+model+` take {{ printf "%.2f" $value }} s or more`,
-			`histogram_quantile(0.95, sum by (namespace, app, le) (rate(sampleapp_request_duration_seconds_bucket[%s]))) > %g`,
-			Window, t.Latency.Seconds()),
-		rule(ModelUnused, model+` had requests, and has none now`,
-			`sum by (namespace, app) (increase(sampleapp_requests_total[%s])) == 0 and sum by (namespace, app) (sampleapp_requests_total) > 0`, Window),
-		rule(ReplicaDown, `Pod {{ $labels.pod }} of `+model+` does not answer Prometheus`,
-			`max by (namespace, app, pod) (up{pod!=""}) == 0`),
-		rule(ModelDrift, `{{ $labels.kind }} drift of {{ $labels.model }} in {{ $labels.namespace }}{{ with $labels.feature }}: {{ . }}{{ end }}`,
-			`max by (namespace, app, model, kind, feature) (mllab_drift_alarm) == 1`),
-		// A node's disk has no namespace: its alert goes where the lab's own parts are.
-		rule(DiskFull, `{{ printf "%.0f" $value }} % of {{ with $labels.mountpoint }}{{ . }} of Pod {{ $labels.pod }}{{ else }}the disk of {{ $labels.instance }}{{ end }} is used`,
-			`(max by (namespace, app, pod, mountpoint) (100 * (1 - node_filesystem_avail_bytes / node_filesystem_size_bytes)) or `+
-				`label_replace(max by (instance) (100 * container_fs_usage_bytes{id="/"} / (container_fs_limit_bytes{id="/"} > 0)), "namespace", "%s", "", "")) > %g`,
-			prom.Namespace, t.DiskPercent),
+	for i := range rules {
+		rules[i].For = For.String()
 	}
+	return rules, nil
 }
 
-// ConfigMap returns the rules as Prometheus reads them.
-func ConfigMap(rules []Rule) (*unstructured.Unstructured, error) {
+// ConfigMap returns the rules with these thresholds as Prometheus reads them.
+func ConfigMap(t Thresholds) (*unstructured.Unstructured, error) {
+	rules, err := Rules(t)
+	if err != nil {
+		return nil, err
+	}
 	type group struct {
 		Name     string `json:"name"`
 		Interval string `json:"interval"`

@@ -13,7 +13,7 @@ import (
 // read returns the rules as Prometheus reads them.
 func read(t *testing.T, thresholds Thresholds) map[string]Rule {
 	t.Helper()
-	config, err := ConfigMap(Rules(thresholds))
+	config, err := ConfigMap(thresholds)
 	if err != nil {
 		t.Fatal(err)
 	}
