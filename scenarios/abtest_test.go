@@ -14,6 +14,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
+	"mllab.local/sampleapp/api"
 )
 
 // arms is a gateway that routes as the manifest says: by a header's exact
@@ -32,10 +33,10 @@ func arms(t *testing.T, s *abStory, b string) *Session {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		w.Header().Set(probe.HeaderTarget, target)
+		w.Header().Set(api.HeaderTarget, target)
 		users[target]++
 		converted := users[target]*s.converts[target]/100 > (users[target]-1)*s.converts[target]/100
-		w.Header().Set(probe.HeaderConverted, strconv.FormatBool(converted))
+		w.Header().Set(api.HeaderConverted, strconv.FormatBool(converted))
 	}))
 	t.Cleanup(srv.Close)
 	return &Session{Env: &Env{Gateway: srv.URL}, Sender: probe.NewHTTP(0), record: record{evidence: t.TempDir(), stepName: "arms"}}

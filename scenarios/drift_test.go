@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"mllab.local/internal/probe"
+	"mllab.local/sampleapp/api"
 )
 
 // twoFeatures is a model of two rows, of which the second was held out.
@@ -50,9 +51,9 @@ func TestUsersSendRowsAsTheyAreNow(t *testing.T) {
 			t.Error(err)
 		}
 		bodies = append(bodies, fmt.Sprint(in.Instances))
-		w.Header().Set(probe.HeaderTarget, "first")
-		w.Header().Set(probe.HeaderModel, digestA)
-		w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
+		w.Header().Set(api.HeaderTarget, "first")
+		w.Header().Set(api.HeaderModel, digestA)
+		w.Header().Set(api.HeaderID, r.Header.Get(api.HeaderID))
 		fmt.Fprint(w, `{"prediction": [1]}`)
 	}))
 	defer srv.Close()

@@ -10,6 +10,7 @@ import (
 
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
+	"mllab.local/sampleapp/api"
 )
 
 // callers is a gateway behind which each caller's requests end as fates says.
@@ -17,16 +18,16 @@ func callers(t *testing.T, fates map[string]string) *Session {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller := r.Header.Get(callerHeader)
-		w.Header().Set(probe.HeaderRelay, caller+"-relay-7d9-x2x")
+		w.Header().Set(api.HeaderRelay, caller+"-relay-7d9-x2x")
 		switch fates[caller] {
 		case wasServed:
-			w.Header().Set(probe.HeaderTarget, "v1")
+			w.Header().Set(api.HeaderTarget, "v1")
 		case wasDenied:
 			w.WriteHeader(http.StatusForbidden)
 		case wasCut:
 			w.WriteHeader(http.StatusBadGateway)
 		default: // the gateway's own answer
-			w.Header().Del(probe.HeaderRelay)
+			w.Header().Del(api.HeaderRelay)
 			w.WriteHeader(http.StatusForbidden)
 		}
 	}))

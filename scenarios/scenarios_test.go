@@ -16,6 +16,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
+	"mllab.local/sampleapp/api"
 )
 
 // gateway answers as the n-th of targets says, over and over; "" is a proxy's
@@ -29,9 +30,9 @@ func gateway(t *testing.T, targets ...string) *Session {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
-		w.Header().Set(probe.HeaderTarget, target)
-		w.Header().Set(probe.HeaderPod, "pod")
-		w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
+		w.Header().Set(api.HeaderTarget, target)
+		w.Header().Set(api.HeaderPod, "pod")
+		w.Header().Set(api.HeaderID, r.Header.Get(api.HeaderID))
 	}))
 	t.Cleanup(srv.Close)
 	return &Session{Env: &Env{Gateway: srv.URL}, Sender: probe.NewHTTP(0), record: record{evidence: t.TempDir(), stepName: "90/10"}}

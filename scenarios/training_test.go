@@ -24,7 +24,7 @@ import (
 
 	"mllab.local/internal/kube"
 	"mllab.local/internal/oci"
-	"mllab.local/internal/probe"
+	"mllab.local/sampleapp/api"
 )
 
 const (
@@ -160,9 +160,9 @@ func classifier(t *testing.T, f func(row float64) (class float64, digest string,
 			return
 		}
 		class, digest, status := f(in.Instances[0][0])
-		w.Header().Set(probe.HeaderTarget, "good")
-		w.Header().Set(probe.HeaderModel, digest)
-		w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
+		w.Header().Set(api.HeaderTarget, "good")
+		w.Header().Set(api.HeaderModel, digest)
+		w.Header().Set(api.HeaderID, r.Header.Get(api.HeaderID))
 		w.WriteHeader(status)
 		json.NewEncoder(w).Encode(map[string]any{"prediction": []float64{class}})
 	}))
@@ -253,9 +253,9 @@ func TestTheStandardProtocolsAreAnsweredByTheModelAndExactly(t *testing.T) {
 		"another class, v1": {"[1, 1]", "[1, 0]", digestA, Predictions},
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set(probe.HeaderTarget, "good")
-			w.Header().Set(probe.HeaderModel, c.digest)
-			w.Header().Set(probe.HeaderID, r.Header.Get(probe.HeaderID))
+			w.Header().Set(api.HeaderTarget, "good")
+			w.Header().Set(api.HeaderModel, c.digest)
+			w.Header().Set(api.HeaderID, r.Header.Get(api.HeaderID))
 			if strings.HasSuffix(r.URL.Path, ":predict") {
 				fmt.Fprintf(w, `{"predictions": %s}`, c.v1)
 				return

@@ -24,6 +24,7 @@ import (
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
 	"mllab.local/internal/probe"
+	"mllab.local/sampleapp/api"
 	"mllab.local/scenarios/file"
 )
 
@@ -261,9 +262,9 @@ func TestARequestCarriesItsHeadersAndCookies(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// One header, as a browser sends it: a route matches its whole text.
 		if sent := r.Header.Values("Cookie"); len(sent) == 1 && sent[0] == "group=b; lang=de" && r.Header.Get("X-User") == "me" && r.Host == "m.ns.mllab.test" {
-			w.Header().Set(probe.HeaderTarget, "v2")
+			w.Header().Set(api.HeaderTarget, "v2")
 		}
-		w.Header().Set(probe.HeaderPod, "pod")
+		w.Header().Set(api.HeaderPod, "pod")
 	}))
 	t.Cleanup(srv.Close)
 	l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, Sender: probe.NewHTTP(0), Namespace: "ns"}

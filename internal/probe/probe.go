@@ -22,18 +22,6 @@ import (
 	"mllab.local/sampleapp/api"
 )
 
-// What the application says in every answer's header. An answer without any of the first three is a proxy's own.
-const (
-	HeaderTarget    = api.HeaderTarget
-	HeaderRevision  = api.HeaderRevision
-	HeaderPod       = api.HeaderPod
-	HeaderRequestID = api.HeaderRequestID
-	HeaderID        = api.HeaderID
-	HeaderConverted = api.HeaderConverted
-	HeaderModel     = api.HeaderModel
-	HeaderRelay     = api.HeaderRelay
-)
-
 // headerOverloaded is set by Envoy on its own answer when a circuit breaker refused a request.
 // https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#x-envoy-overloaded
 const headerOverloaded = "X-Envoy-Overloaded"
@@ -72,7 +60,7 @@ type Answer struct {
 	Status    int           `json:"status,omitempty"` // 0: no answer came
 	Body      string        `json:"body,omitempty"`
 	Err       string        `json:"err,omitempty"`
-	Router    bool          `json:"router,omitempty"` // answered, but by a proxy: no identity header
+	Router    bool          `json:"router,omitempty"` // answered, but by a proxy: no target, no revision and no pod
 	Fresh     bool          `json:"fresh,omitempty"`
 	Scheduled time.Time     `json:"scheduled"` // when it should have been sent
 	Sent      time.Time     `json:"sent"`
@@ -143,8 +131,8 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	if r.Header != nil {
 		req.Header = r.Header.Clone()
 	}
-	req.Header.Set(HeaderRequestID, a.ID)
-	req.Header.Set(HeaderID, a.ID)
+	req.Header.Set(api.HeaderRequestID, a.ID)
+	req.Header.Set(api.HeaderID, a.ID)
 
 	transport := h.kept
 	if r.Fresh {
@@ -158,13 +146,13 @@ func (h *HTTP) Send(ctx context.Context, r Request) (a Answer) {
 	}
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
-	a.Target, a.Revision, a.Pod = resp.Header.Get(HeaderTarget), resp.Header.Get(HeaderRevision), resp.Header.Get(HeaderPod)
+	a.Target, a.Revision, a.Pod = resp.Header.Get(api.HeaderTarget), resp.Header.Get(api.HeaderRevision), resp.Header.Get(api.HeaderPod)
 	a.Route = cmp.Or(resp.Header.Get(HeaderRoute), resp.Header.Get(HeaderKnativeRoute))
-	a.Converted, a.Model, a.Relay = resp.Header.Get(HeaderConverted), resp.Header.Get(HeaderModel), resp.Header.Get(HeaderRelay)
+	a.Converted, a.Model, a.Relay = resp.Header.Get(api.HeaderConverted), resp.Header.Get(api.HeaderModel), resp.Header.Get(api.HeaderRelay)
 	a.Shed = resp.Header.Get(headerOverloaded) != ""
 	a.Router = a.Target == "" && a.Revision == "" && a.Pod == ""
-	if a.Echo = resp.Header.Get(HeaderID); a.Echo == "" && !a.Router {
-		a.Echo = resp.Header.Get(HeaderRequestID)
+	if a.Echo = resp.Header.Get(api.HeaderID); a.Echo == "" && !a.Router {
+		a.Echo = resp.Header.Get(api.HeaderRequestID)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	switch {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"mllab.local/sampleapp/api"
 )
 
 // server is an application over real TCP that counts what reaches it.
@@ -53,10 +55,10 @@ func serve(t *testing.T, handle http.HandlerFunc) *server {
 
 // identify is what the application adds to each answer.
 func identify(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set(HeaderTarget, "v1")
-	w.Header().Set(HeaderRevision, "model-00001")
-	w.Header().Set(HeaderPod, "pod-a")
-	w.Header().Set(HeaderRequestID, r.Header.Get(HeaderRequestID))
+	w.Header().Set(api.HeaderTarget, "v1")
+	w.Header().Set(api.HeaderRevision, "model-00001")
+	w.Header().Set(api.HeaderPod, "pod-a")
+	w.Header().Set(api.HeaderRequestID, r.Header.Get(api.HeaderRequestID))
 }
 
 func hello(w http.ResponseWriter, r *http.Request) {
@@ -127,15 +129,15 @@ func TestARequestArrivesAsAskedForAndWithNothingElse(t *testing.T) {
 		hello(w, r)
 	})
 	h := newHTTP(t, time.Minute)
-	header := http.Header{"X-Team": {"red"}, HeaderRequestID: {"mine"}}
+	header := http.Header{"X-Team": {"red"}, api.HeaderRequestID: {"mine"}}
 	a := h.Send(t.Context(), Request{URL: s.URL + "/predict?x=1", Host: "model.mllab.test", Method: "PUT", Header: header, Body: []byte("data")})
 	got := <-seen
 	body, _ := io.ReadAll(got.Body)
 	if got.Host != "model.mllab.test" || got.Method != "PUT" || got.RequestURI != "/predict?x=1" || string(body) != "data" || got.ContentLength != 4 ||
-		got.Header.Get("X-Team") != "red" || got.Header.Get(HeaderRequestID) != a.ID || got.Header.Get(HeaderID) != a.ID {
+		got.Header.Get("X-Team") != "red" || got.Header.Get(api.HeaderRequestID) != a.ID || got.Header.Get(api.HeaderID) != a.ID {
 		t.Errorf("got %+v with body %q", got, body)
 	}
-	if header.Get(HeaderRequestID) != "mine" {
+	if header.Get(api.HeaderRequestID) != "mine" {
 		t.Error("the caller's header was written to")
 	}
 	h.Send(t.Context(), Request{URL: s.URL})
@@ -148,7 +150,7 @@ func TestARequestArrivesAsAskedForAndWithNothingElse(t *testing.T) {
 func TestAProxysOwnAnswerIsNotTheApplications(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Server", "istio-envoy")
-		w.Header().Set(HeaderRequestID, r.Header.Get(HeaderRequestID))
+		w.Header().Set(api.HeaderRequestID, r.Header.Get(api.HeaderRequestID))
 		http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
 	})
 	a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL})
@@ -164,7 +166,7 @@ func TestAnAnswerSaysWhoPassedItOnAndWhetherABreakerRefusedIt(t *testing.T) {
 	}{{"", "", false}, {"shop-1", "", false}, {"", "true", true}} {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			if tc.relay != "" {
-				w.Header().Set(HeaderRelay, tc.relay)
+				w.Header().Set(api.HeaderRelay, tc.relay)
 			}
 			if tc.overloaded != "" {
 				w.Header().Set("x-envoy-overloaded", tc.overloaded)
@@ -300,7 +302,7 @@ func TestASlowAnswerEndsInATimeout(t *testing.T) {
 
 func TestATruncatedAnswerIsNotOK(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		cut(t, w, "HTTP/1.1 200 OK\r\n"+HeaderTarget+": v1\r\nContent-Length: 100\r\n\r\nhello")
+		cut(t, w, "HTTP/1.1 200 OK\r\n"+api.HeaderTarget+": v1\r\nContent-Length: 100\r\n\r\nhello")
 	})
 	for _, fresh := range []bool{false, true} {
 		a := newHTTP(t, time.Minute).Send(t.Context(), Request{URL: s.URL, Fresh: fresh})

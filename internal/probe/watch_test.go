@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"mllab.local/sampleapp/api"
 )
 
 func sleep(t *testing.T, d time.Duration) {
@@ -131,7 +133,7 @@ func TestWatchAlternatesKeptAliveAndFreshConnections(t *testing.T) {
 	from := map[string]net.Conn{} // request ID to its connection; not to the client's address, which the kernel uses again
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
-		from[r.Header.Get(HeaderID)] = r.Context().Value(connKey{}).(net.Conn)
+		from[r.Header.Get(api.HeaderID)] = r.Context().Value(connKey{}).(net.Conn)
 		mu.Unlock()
 		hello(w, r)
 	})
