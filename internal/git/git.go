@@ -126,24 +126,21 @@ func (r *Repo) retry(ctx context.Context, try func() error) error {
 
 // isTransient reports whether an error comes from the network and not from the repository.
 func isTransient(err error) bool {
-	// These two types of go-git hide the error that they wrap.
-	var unexpected *plumbing.UnexpectedError
-	var permanent *plumbing.PermanentError
-	switch {
-	case errors.As(err, &unexpected):
+	// The first two types of go-git hide the error that they wrap.
+	if unexpected, is := errors.AsType[*plumbing.UnexpectedError](err); is {
 		return isTransient(unexpected.Err)
-	case errors.As(err, &permanent):
+	}
+	if permanent, is := errors.AsType[*plumbing.PermanentError](err); is {
 		return isTransient(permanent.Err)
 	}
-	var answer *githttp.Err
-	if errors.As(err, &answer) {
+	if answer, is := errors.AsType[*githttp.Err](err); is {
 		return answer.StatusCode() >= http.StatusInternalServerError || answer.StatusCode() == http.StatusNotFound
 	}
 	if errors.Is(err, transport.ErrRepositoryNotFound) { // a gateway that has just started has no routes yet
 		return true
 	}
-	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	_, ofNetwork := errors.AsType[net.Error](err)
+	return ofNetwork || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // Head returns the newest commit of main in the clone.

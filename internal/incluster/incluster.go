@@ -56,8 +56,8 @@ func (e *Error) Final() bool {
 
 // Is reports whether err holds an answer of the API with that code of HTTP.
 func Is(err error, code int) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Code == code
+	e, is := errors.AsType[*Error](err)
+	return is && e.Code == code
 }
 
 // New returns a client with the account in a folder, such as Account.

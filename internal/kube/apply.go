@@ -320,8 +320,7 @@ func retry(ctx context.Context, obj *unstructured.Unstructured, fresh bool, try 
 
 // serverError returns the cluster's own error, without the prefix of the apply library.
 func serverError(err error) error {
-	var dryRun *ssaerrors.DryRunErr
-	if errors.As(err, &dryRun) {
+	if dryRun, is := errors.AsType[*ssaerrors.DryRunErr](err); is {
 		return dryRun.Unwrap()
 	}
 	if status := apierrors.APIStatus(nil); errors.As(err, &status) {

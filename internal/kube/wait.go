@@ -293,8 +293,7 @@ func (v *snapshot) complete() bool {
 // ErrorText returns the text of an error of the API: without the port of this side, which is another one for each
 // connection, so that the same reason has the same text.
 func ErrorText(err error) string {
-	var failed *net.OpError
-	if errors.As(err, &failed) && failed.Addr != nil {
+	if failed, is := errors.AsType[*net.OpError](err); is && failed.Addr != nil {
 		return fmt.Sprintf("%s %s: %v", failed.Op, failed.Addr, failed.Err)
 	}
 	return err.Error()

@@ -121,11 +121,11 @@ func parse(data []byte, into any) error {
 		return nil
 	}
 	err := json.Unmarshal(data, into)
-	var other *json.UnmarshalTypeError
-	if broken := (*json.SyntaxError)(nil); errors.As(err, &broken) {
+	if broken, is := errors.AsType[*json.SyntaxError](err); is {
 		return brokenAt(data, int(broken.Offset), err)
 	}
-	if !errors.As(err, &other) {
+	other, is := errors.AsType[*json.UnmarshalTypeError](err)
+	if !is {
 		return err
 	}
 	want := map[reflect.Kind]string{reflect.Slice: "an array", reflect.String: "a string"}[other.Type.Kind()]

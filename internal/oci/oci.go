@@ -118,8 +118,7 @@ func Has(ctx context.Context, gateway, image string) (bool, error) {
 		return false, err
 	}
 	_, err = remote.Head(ref, remote.WithContext(ctx))
-	var answer *transport.Error
-	if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
+	if answer, is := errors.AsType[*transport.Error](err); is && answer.StatusCode == http.StatusNotFound {
 		return false, nil
 	}
 	if err != nil {
