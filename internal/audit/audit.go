@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"mllab.local/internal/delivery"
 	"mllab.local/internal/fault"
@@ -539,9 +540,6 @@ func (t *tree) build(ctx context.Context, k *unstructured.Unstructured) (map[str
 	return b.objects, b.err
 }
 
-// controller is the field manager of Flux.
-const controller = "kustomize-controller"
-
 // readDrift compares the objects that each Kustomization has applied with the live ones.
 func (r *Report) readDrift(ctx context.Context, c *kube.Client, b builder) error {
 	for _, k := range r.Kustomizations {
@@ -549,7 +547,7 @@ func (r *Report) readDrift(ctx context.Context, c *kube.Client, b builder) error
 		objs, err := k.desired(ctx, b)
 		if err == nil {
 			r.Compared += len(objs)
-			d.Objects, err = c.DriftOf(ctx, controller, objs)
+			d.Objects, err = c.DriftOf(ctx, objs)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -586,13 +584,9 @@ func (k Kustomization) desired(ctx context.Context, b builder) ([]*unstructured.
 	if err != nil {
 		return nil, fmt.Errorf("building %s of commit %s: %w", k.Path, k.Applied, err)
 	}
+	own := labels.Set{"kustomize.toolkit.fluxcd.io/name": k.object.GetName(), "kustomize.toolkit.fluxcd.io/namespace": k.object.GetNamespace()}
 	for _, o := range objs {
-		labels := o.GetLabels()
-		if labels == nil {
-			labels = map[string]string{}
-		}
-		labels["kustomize.toolkit.fluxcd.io/name"], labels["kustomize.toolkit.fluxcd.io/namespace"] = k.object.GetName(), k.object.GetNamespace()
-		o.SetLabels(labels)
+		o.SetLabels(labels.Merge(o.GetLabels(), own))
 	}
 	return objs, nil
 }

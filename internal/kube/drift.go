@@ -34,14 +34,14 @@ type DriftedField struct {
 	Undone  bool       `json:"undone"`
 }
 
-// DriftOf compares objs with the live ones and returns those that differ. It makes a server-side dry run of the apply of
-// manager, so that defaults do not count. Fields that others have added count too, except labels and annotations of the
+// DriftOf compares objs, which Flux applies, with the live ones and returns those that differ. It makes a server-side dry run
+// of Flux's apply, so that defaults do not count. Fields that others have added count too, except labels and annotations of the
 // object's own controller: the manager that writes its status. DriftOf writes nothing.
-func (c *Client) DriftOf(ctx context.Context, manager string, objs []*unstructured.Unstructured) ([]Drifted, error) {
-	by := ssa.NewResourceManager(c.Client, nil, ssa.Owner{Field: manager})
+func (c *Client) DriftOf(ctx context.Context, objs []*unstructured.Unstructured) ([]Drifted, error) {
+	by := ssa.NewResourceManager(c.Client, nil, ssa.Owner{Field: fluxOwner})
 	all := make([]Drifted, len(objs))
 	err := inParallel(ctx, objs, func(ctx context.Context, i int, obj *unstructured.Unstructured) (err error) {
-		if all[i], err = c.driftOf(ctx, by, manager, obj); err != nil { // the others can be compared
+		if all[i], err = c.driftOf(ctx, by, obj); err != nil { // the others can be compared
 			all[i] = Drifted{Object: Name(obj), Error: serverError(err).Error()}
 		}
 		return ctx.Err()
@@ -49,7 +49,7 @@ func (c *Client) DriftOf(ctx context.Context, manager string, objs []*unstructur
 	return slices.DeleteFunc(all, func(d Drifted) bool { return !d.Missing && len(d.Fields) == 0 && d.Error == "" }), err
 }
 
-func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager string, obj *unstructured.Unstructured) (Drifted, error) {
+func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, obj *unstructured.Unstructured) (Drifted, error) {
 	d := Drifted{Object: Name(obj)}
 	obj = obj.DeepCopy()
 	if err := normalize.Unstructured(obj); err != nil { // as Flux does: stringData becomes data
@@ -68,7 +68,7 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager s
 		return d, err
 	}
 	var desired *unstructured.Unstructured // nil if an apply would change nothing
-	if !hasApplied(manager, obj, live) {
+	if !hasApplied(fluxOwner, obj, live) {
 		if _, _, desired, err = by.Diff(ctx, obj, ssa.DefaultDiffOptions()); err != nil {
 			return d, err
 		}
@@ -77,7 +77,7 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager s
 		compare(nil, content(desired), content(live), func(at []any, git, is any) {
 			f := DriftedField{Path: formatPath(at), Wished: git, Live: is, Undone: true}
 			for _, m := range holders {
-				if m.Manager != manager && is != nil && owns(m.fields, live.Object, at) {
+				if m.Manager != fluxOwner && is != nil && owns(m.fields, live.Object, at) {
 					f.Manager, f.When = m.Manager, m.when()
 				}
 			}
@@ -86,7 +86,7 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, manager s
 	}
 	for _, m := range holders {
 		own := slices.ContainsFunc(holders, func(h holder) bool { return h.Manager == m.Manager && h.Subresource == "status" })
-		if m.Manager != manager && m.Subresource != "status" {
+		if m.Manager != fluxOwner && m.Subresource != "status" {
 			d.Fields = append(d.Fields, m.added(obj, live, own)...)
 		}
 	}

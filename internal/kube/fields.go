@@ -114,22 +114,6 @@ func compare(at []any, b, a any, differ func(at []any, b, a any)) {
 	}
 }
 
-// same reports whether b and a are the same number. Decoders return different types.
-func same(b, a any) bool {
-	number := func(v any) (float64, bool) {
-		switch v := v.(type) {
-		case int64:
-			return float64(v), true
-		case float64:
-			return v, true
-		}
-		return 0, false
-	}
-	x, isX := number(b)
-	y, isY := number(a)
-	return isX && isY && x == y
-}
-
 func elementAt(list []any, i int) any {
 	if i < 0 || i >= len(list) {
 		return nil
@@ -245,7 +229,16 @@ func matches(k string, e any, defaults bool) bool {
 	return isValue && json.Unmarshal([]byte(text), &want) == nil && equal(e, want)
 }
 
-func equal(a, b any) bool { return reflect.DeepEqual(a, b) || same(a, b) }
+// equal reports whether two values are the same. Decoders return different types of numbers.
+func equal(a, b any) bool {
+	number := func(v any) any {
+		if n, whole := v.(int64); whole {
+			return float64(n)
+		}
+		return v
+	}
+	return reflect.DeepEqual(number(a), number(b))
+}
 
 // hasApplied reports whether an apply of obj by manager would surely leave live as it is. If not, only the server knows.
 //

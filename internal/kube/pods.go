@@ -222,13 +222,9 @@ func concerns(e *corev1.Event, container string) bool {
 // imageMissing reports whether an image does not exist, as opposed to a registry that may answer later. No registry serves
 // kind.local: its images are loaded into the node, so one that must be pulled was not loaded.
 func imageMissing(image, message string) bool {
-	text := strings.ToLower(message)
-	for _, sign := range []string{"not found", "manifest unknown", "does not exist", "pull access denied", "name unknown"} {
-		if strings.Contains(text, sign) {
-			return true
-		}
-	}
-	return strings.HasPrefix(image, "kind.local/")
+	signs := []string{"not found", "manifest unknown", "does not exist", "pull access denied", "name unknown"}
+	says := func(sign string) bool { return strings.Contains(strings.ToLower(message), sign) }
+	return slices.ContainsFunc(signs, says) || strings.HasPrefix(image, "kind.local/")
 }
 
 // line returns the first line of a text, at most 300 bytes of it.

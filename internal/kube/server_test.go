@@ -362,7 +362,7 @@ func crdIsEstablished(t *testing.T, c *Client) {
 
 // The applier of these objects takes over what kubectl writes, as Flux does.
 func driftIsToldByField(t *testing.T, c *Client) {
-	const applier = client.FieldOwner("kustomize-controller")
+	const applier = client.FieldOwner(fluxOwner)
 	namespace(t, c, "tampered")
 	objs := decode(t, `
 apiVersion: v1
@@ -402,7 +402,7 @@ metadata: {name: x, namespace: tampered}
 	}
 	drift := func() map[string]Drifted {
 		t.Helper()
-		all, err := c.DriftOf(t.Context(), string(applier), objs)
+		all, err := c.DriftOf(t.Context(), objs)
 		must(t, err)
 		byName := map[string]Drifted{}
 		for _, d := range all {
