@@ -4,7 +4,6 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 )
 
@@ -55,14 +54,6 @@ type junitSeconds float64
 // MarshalText writes milliseconds' precision: readers refuse "1e-05".
 func (s junitSeconds) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%.3f", float64(s)), nil }
 
-// duration returns 0 for invalid values.
-func duration(seconds float64) junitSeconds {
-	if math.IsNaN(seconds) || math.IsInf(seconds, 0) || seconds < 0 {
-		return 0
-	}
-	return junitSeconds(seconds)
-}
-
 // JUnit writes cases as a JUnit XML report (the form CI systems read: https://github.com/testmoapp/junitxml), grouped
 // by suite in the order of first appearance. Terminal escapes are dropped; other characters that XML cannot hold
 // become U+FFFD. Errors are the writer's.
@@ -82,7 +73,7 @@ func JUnit(w io.Writer, cases []Case) error {
 			suites[c.Suite] = s
 			all.Suites = append(all.Suites, s)
 		}
-		jc := junitCase{Class: s.Name, Name: text(c.Name), Time: duration(c.Seconds), Output: text(c.Output)}
+		jc := junitCase{Class: s.Name, Name: text(c.Name), Time: junitSeconds(c.Seconds), Output: text(c.Output)}
 		switch {
 		case c.Failure != "":
 			jc.Failure = reason(c.Failure)

@@ -24,7 +24,7 @@ import (
 // Reporter shows progress. It is safe for concurrent use, and a failure to write is not an error.
 type Reporter interface {
 	Step(name string) Task           // a piece of work begins
-	Note(format string, args ...any) // one remark on its own line
+	Note(format string, args ...any) // a remark on lines of its own
 	Close()                          // clears the live area and names the steps that never ended; more calls do nothing
 }
 
@@ -123,7 +123,6 @@ type reporter struct {
 	closed  bool
 }
 
-// Step begins a step.
 func (r *reporter) Step(name string) Task {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,7 +138,6 @@ func (r *reporter) Step(name string) Task {
 	return t
 }
 
-// Note writes a remark; it may have several lines.
 func (r *reporter) Note(format string, args ...any) {
 	text := strings.TrimRight(clean(fmt.Sprintf(format, args...)), "\n")
 	r.mu.Lock()
@@ -147,7 +145,6 @@ func (r *reporter) Note(format string, args ...any) {
 	r.show(text + "\n")
 }
 
-// Close clears the live area and names the steps that never ended.
 func (r *reporter) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -309,7 +306,6 @@ func (t *task) state(now time.Time) string {
 	return t.meter.text(now) + ", " + t.reason
 }
 
-// Update sets the newest reason.
 func (t *task) Update(reason string) {
 	reason = oneLine(reason)
 	t.r.mu.Lock()
@@ -320,7 +316,6 @@ func (t *task) Update(reason string) {
 	}
 }
 
-// Progress sets how far it is.
 func (t *task) Progress(done, total int64, unit string) {
 	t.r.mu.Lock()
 	defer t.r.mu.Unlock()
@@ -332,7 +327,6 @@ func (t *task) Progress(done, total int64, unit string) {
 	}
 }
 
-// Bars sets what the step counts; the live area takes it up with its next drawing.
 func (t *task) Bars(bars func() []Bar) {
 	t.r.mu.Lock()
 	defer t.r.mu.Unlock()
@@ -347,10 +341,8 @@ func (t *task) news() {
 	}
 }
 
-// Done ends the step well.
 func (t *task) Done(result string) { t.end(good, oneLine(result)) }
 
-// Fail ends the step badly.
 func (t *task) Fail(err error) {
 	if err == nil {
 		err = errors.New("failed without a reason")
