@@ -25,9 +25,8 @@ import (
 // Default returns the file that kubectl would write to: the first file of $KUBECONFIG that exists, else its last, else
 // ~/.kube/config.
 func Default(env, home string) string {
-	files := filepath.SplitList(env)
 	last := ""
-	for _, f := range files {
+	for _, f := range filepath.SplitList(env) {
 		if f == "" {
 			continue
 		}
@@ -36,10 +35,7 @@ func Default(env, home string) string {
 		}
 		last = f
 	}
-	if last == "" {
-		last = filepath.Join(home, ".kube", "config")
-	}
-	return last
+	return cmp.Or(last, filepath.Join(home, ".kube", "config"))
 }
 
 // lists are the three lists whose entries have names.
@@ -141,12 +137,10 @@ func Remove(m Merged) (removed bool, err error) {
 			}
 			set(doc, "current-context", before)
 		}
-		empty = m.Made
-		for _, list := range lists {
-			if entries := child(doc, list); entries != nil && len(entries.Content) > 0 {
-				empty = false
-			}
-		}
+		empty = m.Made && !slices.ContainsFunc(lists, func(list string) bool {
+			entries := child(doc, list)
+			return entries != nil && len(entries.Content) > 0
+		})
 		return nil
 	})
 	if err == nil && empty && !isLink(m.Path) { // a link is a person's

@@ -188,7 +188,9 @@ func (p Pipeline) Objects() ([]*unstructured.Unstructured, error) {
 	if len(workflow) > maxCode { // etcd takes one and a half of it, and Argo adds what it knows of each step
 		return nil, fmt.Errorf("the Workflow must have at most %d bytes, got %d: make fewer than %d steps", maxCode, len(workflow), len(book.Steps))
 	}
-	text := p.object("v1", "ConfigMap", p.Workflow(), map[string]any{"data": code})
+	text := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"namespace": p.Space, "name": p.Workflow()}, "data": code,
+	}}
 	return slices.Insert(objs, len(objs)-1, text), nil
 }
 
@@ -338,14 +340,4 @@ func resources(own map[string]string) (requests, limits map[string]string) {
 		}
 	}
 	return requests, limits
-}
-
-func (p Pipeline) object(apiVersion, kind, name string, fields map[string]any) *unstructured.Unstructured {
-	o := &unstructured.Unstructured{Object: map[string]any{}}
-	maps.Copy(o.Object, fields)
-	o.SetAPIVersion(apiVersion)
-	o.SetKind(kind)
-	o.SetNamespace(p.Space)
-	o.SetName(name)
-	return o
 }

@@ -62,7 +62,7 @@ func routes(objs []*unstructured.Unstructured) ([]Route, error) {
 	for _, o := range objs {
 		if o.GetKind() == "VirtualService" {
 			var s virtualService
-			if err := spec(o, &s); err != nil {
+			if err := read(o, "spec", &s); err != nil {
 				return nil, err
 			}
 			services[kube.Name(o)] = s
@@ -83,9 +83,9 @@ func routes(objs []*unstructured.Unstructured) ([]Route, error) {
 	return all, nil
 }
 
-// spec reads an object's field of this name into a value.
-func spec(o *unstructured.Unstructured, into any) error {
-	if err := kube.Into(o.Object["spec"], into); err != nil {
+// read reads an object's spec or status into a value.
+func read(o *unstructured.Unstructured, field string, into any) error {
+	if err := kube.Into(o.Object[field], into); err != nil {
 		return fmt.Errorf("reading %s: %w", kube.Name(o), err)
 	}
 	return nil
@@ -130,7 +130,7 @@ func (r *Route) fromGatewayAPI(o *unstructured.Unstructured) error {
 			}
 		}
 	}
-	if err := spec(o, &s); err != nil {
+	if err := read(o, "spec", &s); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(s.ParentRefs, func(p struct{ Kind string }) bool { return cmp.Or(p.Kind, "Gateway") == "Gateway" }) {
@@ -177,8 +177,8 @@ func (r *Route) fromGatewayAPI(o *unstructured.Unstructured) error {
 func refused(o *unstructured.Unstructured) (bool, error) {
 	type parent struct{ Conditions []kube.Condition }
 	var status struct{ Parents []parent }
-	if err := kube.Into(o.Object["status"], &status); err != nil {
-		return false, fmt.Errorf("reading %s: %w", kube.Name(o), err)
+	if err := read(o, "status", &status); err != nil {
+		return false, err
 	}
 	return len(status.Parents) > 0 && !slices.ContainsFunc(status.Parents, func(p parent) bool {
 		return slices.ContainsFunc(p.Conditions, func(c kube.Condition) bool { return c.Type == "Accepted" && c.True() })
