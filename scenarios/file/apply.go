@@ -30,7 +30,7 @@ func (t *validator) apply(items []itemForm) Apply {
 
 func (t *validator) model(v *value, m Model) Model {
 	m.Where = t.where(v)
-	was, again := t.w.models[m.Name]
+	was, again := t.state.models[m.Name]
 	switch {
 	case again && was.knative:
 		t.wrong(v.get("name"), "%s is a Knative Service already; use another name", m.Name)
@@ -45,10 +45,10 @@ func (t *validator) model(v *value, m Model) Model {
 		t.need("istio")
 		t.addObject(v, "model", Ref{istio, "Gateway", m.Name}, again)
 		t.addObject(v, "model", Ref{istio, "VirtualService", m.Name}, again)
-		t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
+		t.state.hosts[m.Name], t.state.hosts[m.Version+"-"+m.Name] = true, true
 		t.serves[m.Name] = appended(appended(t.serves[m.Name], m.Name), m.Version+"-"+m.Name)
 	}
-	t.w.models[m.Name] = modelState{false, m.Route, appended(was.versions, m.Version)}
+	t.state.models[m.Name] = modelState{false, m.Route, appended(was.versions, m.Version)}
 	return m
 }
 
@@ -59,7 +59,7 @@ const (
 
 func (t *validator) knative(v *value, m Model) Model {
 	m.Where, m.Knative = t.where(v), true
-	was, again := t.w.models[m.Name]
+	was, again := t.state.models[m.Name]
 	switch {
 	case again && !was.knative:
 		t.wrong(v.get("name"), "%s is a Deployment already; use another name", m.Name)
@@ -70,8 +70,8 @@ func (t *validator) knative(v *value, m Model) Model {
 	}
 	t.need("knative")
 	t.addObject(v, "knative", Ref{serving, "Service", m.Name}, again)
-	t.w.hosts[m.Name], t.w.hosts[m.Version+"-"+m.Name] = true, true
-	t.w.models[m.Name] = modelState{true, true, appended(was.versions, m.Version)}
+	t.state.hosts[m.Name], t.state.hosts[m.Version+"-"+m.Name] = true, true
+	t.state.models[m.Name] = modelState{true, true, appended(was.versions, m.Version)}
 	return m
 }
 
@@ -86,10 +86,10 @@ func appended(list []string, one string) []string {
 // addObject records an object. It reports a problem if another field applies the
 // same object: the two would overwrite each other.
 func (t *validator) addObject(v *value, field string, ref Ref, again bool) {
-	if by, there := t.w.objects[ref]; there && !(again && by == field) {
+	if by, there := t.state.objects[ref]; there && !(again && by == field) {
 		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
 	}
-	t.w.objects[ref] = field
+	t.state.objects[ref] = field
 	t.made[ref] = true
 }
 
@@ -107,10 +107,10 @@ func (t *validator) object(v *value) Object {
 		}
 	case ref.Group == serving:
 		t.need("knative")
-		t.w.hosts[ref.Name] = true
+		t.state.hosts[ref.Name] = true
 		for _, each := range v.get("spec").get("traffic").list() {
 			if tag := each.get("tag"); tag != nil {
-				t.w.hosts[tag.text+"-"+ref.Name] = true
+				t.state.hosts[tag.text+"-"+ref.Name] = true
 			}
 		}
 	case ref.Kind == "Deployment":
@@ -157,7 +157,7 @@ func (t *validator) note(ref Ref, object *value) {
 		}
 		for _, h := range v.get("hosts").list() {
 			if name := t.hostName(h.text); name != "" {
-				t.w.hosts[name] = true
+				t.state.hosts[name] = true
 			}
 		}
 	}

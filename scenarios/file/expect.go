@@ -12,7 +12,7 @@ import (
 
 // shares checks the field percent of v, and reports whether it adds up. Its field of names the model.
 func (t *validator) shares(v *value) bool {
-	m, ok := t.w.models[v.get("of").text]
+	m, ok := t.state.models[v.get("of").text]
 	sum := 0.0
 	for _, f := range v.get("percent").fields {
 		if ok && !slices.Contains(m.versions, f.name) {
@@ -60,19 +60,19 @@ func (t *validator) expect(f stepForm) Expect {
 		return x
 	case f.ExpectZeroPods != nil:
 		of := f.At.get("expect-zero-pods").get("of")
-		if _, there := t.w.objects[Ref{serving, "Service", of.text}]; !there {
+		if _, there := t.state.objects[Ref{serving, "Service", of.text}]; !there {
 			t.wrong(of, "%s is no Knative Service at this point of the story, and only those go down to no pod", of.text)
 		}
-		if t.w.watching[of.text] {
+		if t.state.watching[of.text] {
 			t.wrong(of, "the watch of %s keeps it awake; end that with expect-no-loss first", of.text)
 		}
 		return *f.ExpectZeroPods
 	case f.ExpectNoLoss != nil:
 		of := f.At.get("expect-no-loss").get("of")
-		if !t.w.watching[of.text] {
+		if !t.state.watching[of.text] {
 			t.wrong(of, "nobody watches %s at this point of the story; begin with watch", of.text)
 		}
-		delete(t.w.watching, of.text)
+		delete(t.state.watching, of.text)
 		return *f.ExpectNoLoss
 	}
 	return nil

@@ -142,7 +142,7 @@ func (t *validator) ref(v *value) (Ref, bool) {
 	want := Ref{group, kind, name}
 	var found []Ref
 	var all []string
-	for ref := range t.w.objects {
+	for ref := range t.state.objects {
 		all = append(all, ref.String())
 		if ref.Kind == want.Kind && ref.Name == want.Name && (want.Group == "" || want.Group == ref.Group) {
 			found = append(found, ref)
@@ -161,10 +161,10 @@ func (t *validator) ref(v *value) (Ref, bool) {
 
 // host checks that an applied object answers to a name.
 func (t *validator) host(of *value) bool {
-	if t.w.hosts[of.text] || t.w.hosts["*"] {
+	if t.state.hosts[of.text] || t.state.hosts["*"] {
 		return true
 	}
-	t.wrong(of, "nothing is served as %q at this point of the story%s", of.text, there(sorted(t.w.hosts)))
+	t.wrong(of, "nothing is served as %q at this point of the story%s", of.text, there(sorted(t.state.hosts)))
 	return false
 }
 
@@ -177,12 +177,12 @@ func there(names []string) string {
 
 // checkRoutable checks that mllab routes the traffic of a model.
 func (t *validator) checkRoutable(of *value) bool {
-	m, ok := t.w.models[of.text]
+	m, ok := t.state.models[of.text]
 	if ok && m.routed {
 		return true
 	}
 	var names []string
-	for name, m := range t.w.models {
+	for name, m := range t.state.models {
 		if m.routed {
 			names = append(names, name)
 		}
@@ -194,7 +194,7 @@ func (t *validator) checkRoutable(of *value) bool {
 
 // checkVersion checks that a model of mllab has a version.
 func (t *validator) checkVersion(of string, v *value) {
-	m, ok := t.w.models[of]
+	m, ok := t.state.models[of]
 	if ok && !slices.Contains(m.versions, v.str()) {
 		t.wrong(v, "%s has no version %s at this point of the story; there are: %s", of, v.str(), strings.Join(m.versions, ", "))
 	}

@@ -21,17 +21,17 @@ type modelState struct {
 	versions        []string
 }
 
-func (w fileState) clone() fileState {
-	return fileState{maps.Clone(w.models), maps.Clone(w.hosts), maps.Clone(w.objects), maps.Clone(w.watching)}
+func (s fileState) clone() fileState {
+	return fileState{maps.Clone(s.models), maps.Clone(s.hosts), maps.Clone(s.objects), maps.Clone(s.watching)}
 }
 
 // validator checks the steps of one file.
 type validator struct {
 	*reader
-	name string
-	file *File
-	w    fileState
-	made map[Ref]bool // by any step
+	name  string
+	file  *File
+	state fileState
+	made  map[Ref]bool // by any step
 
 	// What the steps' objects say of themselves.
 	ports   map[string][]string // of a Service
@@ -47,7 +47,12 @@ func (r *reader) story(name string, root *value) *File {
 	var d document
 	fill(root, reflect.ValueOf(&d).Elem())
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
-	t := &validator{r, name, f, fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}}, map[Ref]bool{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}, backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}}}
+	t := &validator{
+		reader: r, name: name, file: f, made: map[Ref]bool{},
+		state: fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}},
+		ports: map[string][]string{}, subsets: map[string][]string{}, serves: map[string][]string{}, marks: map[string]bool{},
+		backends: backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}},
+	}
 	t.checkNamespace(root.get("name"), f.Name)
 	for _, addon := range d.Needs {
 		t.need(addon)
@@ -55,14 +60,14 @@ func (r *reader) story(name string, root *value) *File {
 	if f.Mesh {
 		t.need("istio")
 	}
-	after := []fileState{t.w.clone()} // before the first step, after it, …
+	after := []fileState{t.state.clone()} // before the first step, after it, …
 	for i, form := range d.Steps {
 		s := t.step(i, form)
 		if slices.ContainsFunc(f.Steps, func(each Step) bool { return each.Name == s.Name }) {
 			r.wrong(form.At, "another step is called %q; give each a name of its own", s.Name)
 		}
 		f.Steps = append(f.Steps, s)
-		after = append(after, t.w.clone())
+		after = append(after, t.state.clone())
 	}
 	for _, step := range root.get("steps").items {
 		t.checkRoutes(step.get("apply"))
@@ -71,7 +76,7 @@ func (r *reader) story(name string, root *value) *File {
 	t.checkVariables(root)
 	t.checkUnfilled(root)
 	// Each watch must be judged.
-	for _, of := range sorted(t.w.watching) {
+	for _, of := range sorted(t.state.watching) {
 		f.Steps = append(f.Steps, Step{Where: name, Name: "no request to " + of + " lost", Expect: ExpectNoLoss{of}})
 	}
 	if !slices.ContainsFunc(f.Steps, func(s Step) bool { return s.Expect != nil }) {
@@ -144,10 +149,10 @@ func (t *validator) step(i int, f stepForm) Step {
 	if s.Change = t.change(f.changeForm); f.Watch != nil {
 		of := f.At.get("watch").get("of")
 		t.host(of)
-		if t.w.watching[of.text] {
+		if t.state.watching[of.text] {
 			t.wrong(of, "%s is being watched already; end that with expect-no-loss first", of.text)
 		}
-		t.w.watching[of.text] = true
+		t.state.watching[of.text] = true
 		s.Change = *f.Watch
 	}
 	s.Wait = t.wait(f.changeForm)
@@ -185,7 +190,7 @@ func (t *validator) change(f changeForm) Change {
 		for _, item := range f.At.get("delete").items {
 			if ref, ok := t.ref(item); ok {
 				refs = append(refs, ref)
-				delete(t.w.objects, ref)
+				delete(t.state.objects, ref)
 			}
 		}
 		return Delete{refs}
@@ -203,7 +208,7 @@ func (t *validator) change(f changeForm) Change {
 // checkMirror checks that a model's version can mirror requests to another one.
 func (t *validator) checkMirror(v *value) {
 	of := v.get("of")
-	if t.checkRoutable(of) && t.w.models[of.text].knative {
+	if t.checkRoutable(of) && t.state.models[of.text].knative {
 		t.wrong(of, "%s is a Knative Service, and Knative mirrors nothing; make it with `model:`", of.text)
 	}
 	t.checkVersion(of.text, v.get("to"))
@@ -227,9 +232,9 @@ func (t *validator) control(f controlForm, after []fileState) Control {
 			t.wrong(v.get("after"), "no step is called %q; steps are: %s", c.After, strings.Join(names, ", "))
 			return c
 		}
-		t.w = after[first+1].clone()
+		t.state = after[first+1].clone()
 	} else {
-		t.w = after[0].clone()
+		t.state = after[0].clone()
 	}
 	claims := map[string]bool{}
 	for _, s := range t.file.Steps[first:] {
