@@ -48,8 +48,8 @@ func verifyArgo(ctx context.Context, env Env, reason func(string)) error {
 	// collected, it is taken for this one's, then collected, and the Workflow runs on.
 	objs[0].SetName(objs[0].GetName() + "-" + rand.String(5))
 	return use(ctx, env, reason, "running a Workflow", objs, func(ctx context.Context) error {
-		live := objs[0].DeepCopy()
-		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(live), live); err != nil {
+		live, err := read(ctx, env.Kube, objs[0])
+		if err != nil {
 			return err
 		}
 		phase, _, err := unstructured.NestedString(live.Object, "status", "phase")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
 )
@@ -49,35 +48,25 @@ func verifyFlux(ctx context.Context, env Env, reason func(string)) error {
 	answers := map[string]string{"GitRepository": "GitOperationFailed", "Kustomization": "ArtifactFailed", "HelmRelease": "SourceNotReady"}
 	return use(ctx, env, reason, "waiting for the answer of each controller", objs, func(ctx context.Context) error {
 		for _, o := range objs {
-			_, why, message, err := fluxReady(ctx, env.Kube, o)
+			live, err := read(ctx, env.Kube, o)
 			if err != nil {
 				return err
 			}
-			if want := answers[o.GetKind()]; why != want {
-				return fmt.Errorf("%s: it says %q (%s), not yet %q", kube.Name(o), why, message, want)
+			if ready, want := fluxReady(live), answers[o.GetKind()]; ready.Reason != want {
+				return fmt.Errorf("%s: it says %q (%s), not yet %q", kube.Name(o), ready.Reason, ready.Message, want)
 			}
 		}
 		return nil
 	})
 }
 
-// fluxReady reads the condition Ready that a controller has written for the
+// fluxReady returns the condition Ready that a controller has written for the
 // newest spec; it is empty before that.
-func fluxReady(ctx context.Context, c client.Reader, o *unstructured.Unstructured) (status, why, message string, err error) {
-	live := object(o.GetAPIVersion(), o.GetKind(), "", "")
-	if err := c.Get(ctx, client.ObjectKeyFromObject(o), live); err != nil {
-		return "", "", "", err
-	}
-	status, why, message = conditionReady(live)
-	return status, why, message, nil
-}
-
-// conditionReady is fluxReady for an object that was read.
-func conditionReady(live *unstructured.Unstructured) (status, why, message string) {
+func fluxReady(live *unstructured.Unstructured) kube.Condition {
 	if c, ok := kube.ConditionOf(live, "Ready"); ok && c.Of == live.GetGeneration() {
-		return c.Status, c.Reason, c.Message
+		return c
 	}
-	return "", "", ""
+	return kube.Condition{}
 }
 
 // Unready is an object of Flux that is not ready, and Flux's reason.

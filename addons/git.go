@@ -128,10 +128,13 @@ func verifyGitByFlux(ctx context.Context, env Env, reason func(string), revision
 		return err
 	}
 	return use(ctx, env, reason, "having Flux fetch the repository", objs, func(ctx context.Context) error {
-		status, _, message, err := fluxReady(ctx, env.Kube, objs[0])
-		if err == nil && (status != "True" || !strings.Contains(message, revision)) {
-			err = fmt.Errorf("%s: %s, not yet %s", kube.Name(objs[0]), message, revision)
+		live, err := read(ctx, env.Kube, objs[0])
+		if err != nil {
+			return err
 		}
-		return err
+		if ready := fluxReady(live); !ready.True() || !strings.Contains(ready.Message, revision) {
+			return fmt.Errorf("%s: %s, not yet %s", kube.Name(live), ready.Message, revision)
+		}
+		return nil
 	})
 }

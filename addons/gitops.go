@@ -383,7 +383,7 @@ func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reas
 			if err == nil {
 				err = applied(k)
 			}
-			_, why, _ := conditionReady(k) // what is wrong with it, applied has said
+			why := fluxReady(k).Reason // what is wrong with it, applied has said
 			if tried, _, _ := unstructured.NestedString(k.Object, "status", "lastAttemptedRevision"); why == "BuildFailed" && tried == want {
 				final = err
 				return nil
@@ -464,8 +464,8 @@ func Followed(ctx context.Context, c client.Reader) (string, error) {
 
 // sourceRevision returns the revision of the lab's Git that Flux has fetched.
 func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
-	source := object(fluxSources, "GitRepository", fluxNamespace, gitopsRoot)
-	if err := c.Get(ctx, client.ObjectKeyFromObject(source), source); err != nil {
+	source, err := read(ctx, c, object(fluxSources, "GitRepository", fluxNamespace, gitopsRoot))
+	if err != nil {
 		return "", err
 	}
 	revision, _, err := unstructured.NestedString(source.Object, "status", "artifact", "revision")
@@ -475,8 +475,7 @@ func sourceRevision(ctx context.Context, c client.Reader) (string, error) {
 // readKustomization reads one of the lab's Kustomizations. If it or its kind does
 // not exist, the error is ErrNotInGit.
 func readKustomization(ctx context.Context, c client.Reader, name string) (*unstructured.Unstructured, error) {
-	k := object(fluxKustomizations, "Kustomization", fluxNamespace, name)
-	err := c.Get(ctx, client.ObjectKeyFromObject(k), k)
+	k, err := read(ctx, c, object(fluxKustomizations, "Kustomization", fluxNamespace, name))
 	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
 		return k, fmt.Errorf("%s: %w", kube.Name(k), ErrNotInGit)
 	}
@@ -489,14 +488,14 @@ func applied(o *unstructured.Unstructured) error {
 	if suspended, _, _ := unstructured.NestedBool(o.Object, "spec", "suspend"); suspended {
 		return fmt.Errorf("%s: it is suspended", kube.Name(o))
 	}
-	status, why, message := conditionReady(o)
-	switch status {
+	ready := fluxReady(o)
+	switch ready.Status {
 	case "True", "Unknown":
 		return nil
 	case "":
 		return fmt.Errorf("%s: Flux has not looked at it yet", kube.Name(o))
 	}
-	return fmt.Errorf("%s: %s: %s", kube.Name(o), why, message)
+	return fmt.Errorf("%s: %s: %s", kube.Name(o), ready.Reason, ready.Message)
 }
 
 // decision is what one commit of mllab changes, and what it leaves unchanged.

@@ -2,6 +2,7 @@ package addons
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 
@@ -98,24 +99,21 @@ const certificateOwner = client.FieldOwner("certificates.mllab")
 
 // trust sets the CA of a configuration's webhooks where it is another one.
 func trust(ctx context.Context, env Env, configuration *unstructured.Unstructured, ca []byte) error {
-	live := object(configuration.GetAPIVersion(), configuration.GetKind(), "", "")
-	if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(configuration), live); err != nil {
+	live, err := read(ctx, env.Kube, configuration)
+	if err != nil {
 		return err
 	}
 	hooks, _, err := unstructured.NestedSlice(live.Object, "webhooks")
 	if err != nil {
 		return fmt.Errorf("%s: %w", kube.Name(live), err)
 	}
+	want := base64.StdEncoding.EncodeToString(ca)
 	var patch []map[string]any
-	text, err := json.Marshal(ca) // as the API writes bytes
-	if err != nil {
-		return err
-	}
 	for i, each := range hooks {
 		hook, _ := each.(map[string]any)
 		have, _, _ := unstructured.NestedString(hook, "clientConfig", "caBundle")
-		if fmt.Sprintf("%q", have) != string(text) {
-			patch = append(patch, map[string]any{"op": "add", "path": fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i), "value": ca})
+		if have != want {
+			patch = append(patch, map[string]any{"op": "add", "path": fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i), "value": want})
 		}
 	}
 	if len(patch) == 0 {
@@ -137,6 +135,7 @@ func verifyKServe(ctx context.Context, env Env, reason func(string)) error {
 	}
 	made := object("serving.knative.dev/v1", "Service", verifyNamespace, objs[0].GetName()+"-predictor")
 	return use(ctx, env, reason, "having an InferenceService made a Knative Service", objs, func(ctx context.Context) error {
-		return env.Kube.Get(ctx, client.ObjectKeyFromObject(made), made)
+		_, err := read(ctx, env.Kube, made)
+		return err
 	})
 }

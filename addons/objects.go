@@ -2,12 +2,14 @@ package addons
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
 	"mllab.local/manifests"
@@ -93,6 +95,13 @@ func (im Images) get(component string) (string, error) {
 		return ref, nil
 	}
 	return "", fmt.Errorf("no image is given for component %s", component)
+}
+
+// read returns the object of o's kind and name as the cluster has it; with an
+// error, one that has no more than these.
+func read(ctx context.Context, c client.Reader, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	live := object(o.GetAPIVersion(), o.GetKind(), o.GetNamespace(), o.GetName())
+	return live, c.Get(ctx, client.ObjectKeyFromObject(o), live)
 }
 
 // object returns an object with only its name, to be read.

@@ -101,8 +101,8 @@ func verifyFlagger(ctx context.Context, env Env, reason func(string)) error {
 		return err
 	}
 	return use(ctx, env, reason, "having Flagger look for a Deployment", objs, func(ctx context.Context) error {
-		live := objs[0].DeepCopy()
-		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(live), live); err != nil {
+		live, err := read(ctx, env.Kube, objs[0])
+		if err != nil {
 			return err
 		}
 		var events corev1.EventList

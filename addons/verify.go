@@ -106,8 +106,8 @@ func use(ctx context.Context, env Env, reason func(string), what string, objs []
 // wantCondition returns an error with the last condition that is known, until an
 // object has this condition and it is True.
 func wantCondition(ctx context.Context, env Env, o *unstructured.Unstructured, kind string) error {
-	live := object(o.GetAPIVersion(), o.GetKind(), "", "")
-	if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(o), live); err != nil {
+	live, err := read(ctx, env.Kube, o)
+	if err != nil {
 		return err
 	}
 	known := "it says nothing yet"
