@@ -28,17 +28,13 @@ func Ask(ctx context.Context, env Env, addon string) (asked, answer string, err 
 	case "registry":
 		a := env.Send.Send(ctx, probe.Request{URL: env.Gateway + "/v2/", Fresh: true})
 		asked = "GET " + env.Gateway + "/v2/"
-		if a.Status != 200 {
-			return asked, "", fmt.Errorf("status %d%s", a.Status, prefixed(": ", a.Err))
+		switch {
+		case a.Status == 200:
+			return asked, "200", nil
+		case a.Err != "":
+			return asked, "", fmt.Errorf("status %d: %s", a.Status, a.Err)
 		}
-		return asked, "200", nil
+		return asked, "", fmt.Errorf("status %d", a.Status)
 	}
 	return "", "", nil
-}
-
-func prefixed(prefix, text string) string {
-	if text == "" {
-		return ""
-	}
-	return prefix + text
 }

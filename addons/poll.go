@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 const (
@@ -24,29 +26,25 @@ func poll(ctx context.Context, reason func(string), what string, try func(ctx co
 
 // pollFor is poll with a limit of its own.
 func pollFor(ctx context.Context, limit time.Duration, reason func(string), what string, try func(ctx context.Context) error) error {
-	pctx, stop := context.WithTimeout(ctx, limit)
-	defer stop()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
 	var last error
-	for {
+	err := wait.PollUntilContextTimeout(ctx, pollEvery, limit, true, func(pctx context.Context) (bool, error) {
 		err := try(pctx)
 		if err == nil {
-			return nil
+			return true, nil
 		}
 		if pctx.Err() == nil || last == nil { // else it only says that the time is over
 			last = err
 		}
 		reason(what + ": " + oneLine(last))
-		select {
-		case <-tick.C:
-		case <-pctx.Done():
-			if ctx.Err() != nil {
-				return fmt.Errorf("%s: %w (last: %s)", what, ctx.Err(), oneLine(last))
-			}
-			return &lateError{what, limit, last}
-		}
+		return false, nil
+	})
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w (last: %s)", what, ctx.Err(), oneLine(last))
 	}
+	return &lateError{what, limit, last}
 }
 
 // lateError says that something was not so within its limit.
@@ -67,7 +65,7 @@ func patiently(ctx context.Context, progress func(context.Context) (string, erro
 	for {
 		before, unknown := progress(ctx)
 		err := do()
-		if late := (*lateError)(nil); !errors.As(err, &late) || unknown != nil || ctx.Err() != nil {
+		if !errors.As(err, new(*lateError)) || unknown != nil || ctx.Err() != nil {
 			return err
 		}
 		if after, unknown := progress(ctx); unknown != nil || after == before {

@@ -11,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"mllab.local/addons"
 	"mllab.local/internal/fault"
@@ -34,23 +35,22 @@ func connect(kubeconfig string) (lab, error) {
 }
 
 func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)) (string, error) {
-	poll := time.NewTicker(200 * time.Millisecond)
-	defer poll.Stop()
-	last := "not asked yet"
+	version, last := "", "not asked yet"
 	dropped := since.IsZero() // only a cluster that was stopped has old leases and addresses
 	repeated := repeated{began: time.Now()}
 	var loop crashLoop
-	for {
+	err := wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 		if !dropped {
 			// An error means that the API does not answer yet; nodeReady reports that.
 			dropped = errors.Join(l.kube.DropLeases(ctx, since), addons.Restarted(ctx, l.kube)) == nil
 		}
-		version, why, warning := l.nodeReady(ctx, since)
+		running, why, warning := l.nodeReady(ctx, since)
 		if err := l.crashed(ctx, since, &loop); err != nil {
-			return "", err
+			return false, err
 		}
 		if why == "" && !loop.recent {
-			return version, nil
+			version = running
+			return true, nil
 		}
 		if why == "" {
 			why = fmt.Sprintf("kube-proxy crashed, and has not run for %s yet", proxySteady)
@@ -60,17 +60,14 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 			reason(why)
 		}
 		if repeated.final(warning) {
-			return "", errors.New(last)
+			return false, errors.New(last)
 		}
-		select {
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return "", ctx.Err()
-			}
-			return "", fmt.Errorf("waiting for Kubernetes: %w (last: %s)", ctx.Err(), last)
-		case <-poll.C:
-		}
+		return false, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("waiting for Kubernetes: %w (last: %s)", err, last)
 	}
+	return version, err
 }
 
 // nodeReady returns the Kubernetes version of the node, or why it is not ready for pods. No pod is scheduled until kind
@@ -83,44 +80,43 @@ func (l liveLab) nodeReady(ctx context.Context, since time.Time) (version, why s
 	if err := l.kube.List(ctx, &nodes); err != nil {
 		return "", "API: " + kube.ErrorText(err), warning
 	}
-	for _, n := range nodes.Items {
-		for _, c := range n.Status.Conditions {
-			if c.Type != corev1.NodeReady {
-				continue
-			}
-			switch {
-			case c.Status != corev1.ConditionTrue:
-				return "", fmt.Sprintf("Node/%s: not ready, %s", n.Name, c.Message), warning
-			case c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)): // Kubernetes has whole seconds
-				return "", fmt.Sprintf("Node/%s: the kubelet has not reported since the start", n.Name), warning
-			}
-			if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == controlPlane }) {
-				return "", fmt.Sprintf("Node/%s: it still has the taint of the control plane", n.Name), warning
-			}
-			var sets appsv1.DaemonSetList
-			if err := l.kube.List(ctx, &sets); err != nil {
-				return "", "API: " + kube.ErrorText(err), warning
-			}
-			if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
-				warning = l.lastWarning(ctx)
-				return "", "kube-proxy does not run yet" + prefixed(": ", warning.Message), warning
-			}
-			if since.IsZero() {
-				return n.Status.NodeInfo.KubeletVersion, "", warning
-			}
-			var pods corev1.PodList
-			if err := l.kube.List(ctx, &pods); err != nil {
-				return "", "API: " + kube.ErrorText(err), warning
-			}
-			if !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
-				warning = l.lastWarning(ctx)
-				return "", "kube-proxy has not started again yet" + prefixed(": ", warning.Message), warning
-			}
-			return n.Status.NodeInfo.KubeletVersion, "", warning
-		}
-		return "", fmt.Sprintf("Node/%s: the kubelet has not reported yet", n.Name), warning
+	if len(nodes.Items) == 0 {
+		return "", "no node has registered yet", warning
 	}
-	return "", "no node has registered yet", warning
+	n := nodes.Items[0] // a lab has no other
+	node := "Node/" + n.Name + ": "
+	i := slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
+	if i < 0 {
+		return "", node + "the kubelet has not reported yet", warning
+	}
+	switch ready := n.Status.Conditions[i]; {
+	case ready.Status != corev1.ConditionTrue:
+		return "", node + "not ready, " + ready.Message, warning
+	case ready.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)): // Kubernetes has whole seconds
+		return "", node + "the kubelet has not reported since the start", warning
+	case slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == controlPlane }):
+		return "", node + "it still has the taint of the control plane", warning
+	}
+	var sets appsv1.DaemonSetList
+	if err := l.kube.List(ctx, &sets); err != nil {
+		return "", "API: " + kube.ErrorText(err), warning
+	}
+	if !slices.ContainsFunc(sets.Items, func(d appsv1.DaemonSet) bool { return d.Name == "kube-proxy" && d.Status.NumberReady > 0 }) {
+		warning = l.lastWarning(ctx)
+		return "", "kube-proxy does not run yet" + prefixed(": ", warning.Message), warning
+	}
+	if since.IsZero() {
+		return n.Status.NodeInfo.KubeletVersion, "", warning
+	}
+	var pods corev1.PodList
+	if err := l.kube.List(ctx, &pods); err != nil {
+		return "", "API: " + kube.ErrorText(err), warning
+	}
+	if !proxySince(pods.Items, since) { // the DaemonSet still counts the old pod
+		warning = l.lastWarning(ctx)
+		return "", "kube-proxy has not started again yet" + prefixed(": ", warning.Message), warning
+	}
+	return n.Status.NodeInfo.KubeletVersion, "", warning
 }
 
 // proxySince reports whether a kube-proxy among the pods is ready and has started after since.
