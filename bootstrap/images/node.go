@@ -24,7 +24,7 @@ const nodeComponent = "node"
 
 // nodeConfig follows the end of kind's images/base/Dockerfile.
 var nodeConfig = v1.Config{
-	Env:        []string{"container=docker", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+	Env:        []string{"container=docker", debianPath},
 	Entrypoint: []string{"/usr/local/bin/entrypoint", "/sbin/init"},
 	StopSignal: "SIGRTMIN+3",
 }

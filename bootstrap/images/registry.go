@@ -141,16 +141,14 @@ const buildHere = "or build the images here with --image-source source"
 func explain(err error) error {
 	var known *refusal
 	var answer *transport.Error
-	var sent *url.Error
-	var file *fs.PathError
 	switch {
-	case errors.Is(err, context.Canceled) || fault.Hint(err) != "" || errors.As(err, &file):
+	case errors.Is(err, context.Canceled) || fault.Hint(err) != "" || errors.As(err, new(*fs.PathError)):
 		return err
 	case errors.As(err, &known):
 		return fault.Hinted(known, known.hint)
 	case errors.As(err, &answer):
 		return answerError(answer)
-	case errors.As(err, &sent):
+	case errors.As(err, new(*url.Error)):
 		return fault.Hinted(err, "check the network, and HTTPS_PROXY and NO_PROXY if it has a proxy; "+buildHere)
 	}
 	return fault.Hinted(err, "try again: what was pulled stays in the cache. If this error returns, a proxy or mirror changes what it passes on: "+
@@ -163,13 +161,14 @@ func answerError(e *transport.Error) error {
 	if len(e.Errors) > 0 && e.Errors[0].Message != "" {
 		said += ": " + e.Errors[0].Message
 	}
+	does, hint := "gives no image", "try again: what was pulled stays in the cache; "
 	switch e.StatusCode {
 	case http.StatusUnauthorized:
-		return fault.Hinted(fmt.Errorf("%s requires a login %s", host, said), "`docker login` to that registry, "+buildHere)
+		does, hint = "requires a login", "`docker login` to that registry, "
 	case http.StatusForbidden:
-		return fault.Hinted(fmt.Errorf("%s refuses this pull %s", host, said), "`docker login` to that registry, "+buildHere)
+		does, hint = "refuses this pull", "`docker login` to that registry, "
 	case http.StatusNotFound:
-		return fault.Hinted(fmt.Errorf("%s does not have this image %s", host, said), "check --registry-mirror, if you use one, "+buildHere)
+		does, hint = "does not have this image", "check --registry-mirror, if you use one, "
 	}
-	return fault.Hinted(fmt.Errorf("%s gives no image %s", host, said), "try again: what was pulled stays in the cache; "+buildHere)
+	return fault.Hinted(fmt.Errorf("%s %s %s", host, does, said), hint+buildHere)
 }

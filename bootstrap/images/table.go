@@ -134,6 +134,9 @@ var modules = map[string]module{
 	"pause":       {flags: flags{pattern: "."}},
 }
 
+// debianPath is the PATH of images that are based on Debian.
+const debianPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // iptablesPackages are the packages, with dependencies, that kube-proxy and
 // Istio's init container need for iptables. They come from the node's archive.
 var iptablesPackages = []string{
@@ -204,7 +207,7 @@ var table = []Component{
 				"/usr/local/bin/envoy":       {"envoy", "envoy"},
 			},
 			Files:      map[string]string{"/var/lib/istio/envoy/envoy_bootstrap_tmpl.json": "envoy_bootstrap.json"},
-			Env:        []string{"ISTIO_META_ISTIO_PROXY_SHA=envoy-" + envoyVersion, "ISTIO_META_ISTIO_VERSION=" + istioVersion, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			Env:        []string{"ISTIO_META_ISTIO_PROXY_SHA=envoy-" + envoyVersion, "ISTIO_META_ISTIO_VERSION=" + istioVersion, debianPath},
 			Entrypoint: []string{"/usr/local/bin/pilot-agent"}, User: "1337:1337",
 			Dirs: []string{"/tmp", "/var/lib/istio/data", "/etc/istio/proxy"},
 		},
@@ -245,24 +248,15 @@ var table = []Component{
 	},
 	{
 		Name: "registry", Upstream: "docker.io/library/registry:3.1.2",
-		Build: Recipe{
-			Binaries: map[string]Binary{"/bin/registry": {"registry", "registry"}}, Env: []string{"PATH=/bin"},
-			Entrypoint: []string{"registry"}, User: "65532:65532", Dirs: []string{"/tmp"},
-		},
+		Build: inBin("registry", "registry"),
 	},
 	{
 		Name: "prometheus", Upstream: "quay.io/prometheus/prometheus:v" + prometheusVersion,
-		Build: Recipe{
-			Binaries: map[string]Binary{"/bin/prometheus": {"prometheus", "prometheus"}}, Env: []string{"PATH=/bin"},
-			Entrypoint: []string{"/bin/prometheus"}, User: "65532:65532", Dirs: []string{"/tmp"},
-		},
+		Build: inBin("prometheus", "/bin/prometheus"),
 	},
 	{
 		Name: "alertmanager", Upstream: "quay.io/prometheus/alertmanager:v" + alertmanagerVersion,
-		Build: Recipe{
-			Binaries: map[string]Binary{"/bin/alertmanager": {"alertmanager", "alertmanager"}}, Env: []string{"PATH=/bin"},
-			Entrypoint: []string{"/bin/alertmanager"}, User: "65532:65532", Dirs: []string{"/tmp"},
-		},
+		Build: inBin("alertmanager", "/bin/alertmanager"),
 	},
 	{
 		Name: "flagger", Upstream: "ghcr.io/fluxcd/flagger:1.44.0",
@@ -275,7 +269,7 @@ var table = []Component{
 			Python:   true,
 			Binaries: map[string]Binary{"/usr/local/bin/modelcar": {"modelcar", "modelcar"}},
 			Env: []string{
-				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + pythonHome, "PYTHONUNBUFFERED=1",
+				debianPath, "HOME=" + pythonHome, "PYTHONUNBUFFERED=1",
 				// Use one thread each: the lab's pods share few cores.
 				"OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1",
 				// Ignore any index that a client names: a lab sends nothing out.
@@ -313,7 +307,7 @@ func kube(name string, debian []string) Component {
 		Build: Recipe{
 			Debian:   debian,
 			Binaries: map[string]Binary{"/usr/local/bin/" + name: {"kubernetes", name}},
-			Env:      []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			Env:      []string{debianPath},
 		},
 	}
 }
@@ -345,19 +339,20 @@ func withGit(r Recipe) Recipe {
 }
 
 // static is an image of one static binary, run by a user without rights.
-func static(mod, name string) Recipe {
-	path := "/usr/local/bin/" + name
-	return Recipe{
-		Binaries:   map[string]Binary{path: {mod, name}},
-		Entrypoint: []string{path}, User: "65532:65532", Dirs: []string{"/tmp"},
-	}
-}
+func static(mod, name string) Recipe { return staticAt("/usr/local/bin/"+name, mod, name) }
 
 // manager is static at the path that upstream's manifests call.
-func manager(mod, name string) Recipe {
-	r := static(mod, name)
-	r.Binaries, r.Entrypoint = map[string]Binary{"/manager": {mod, name}}, []string{"/manager"}
+func manager(mod, name string) Recipe { return staticAt("/manager", mod, name) }
+
+// inBin is static in /bin, which is in its PATH.
+func inBin(name, entrypoint string) Recipe {
+	r := staticAt("/bin/"+name, name, name)
+	r.Env, r.Entrypoint = []string{"PATH=/bin"}, []string{entrypoint}
 	return r
+}
+
+func staticAt(path, mod, name string) Recipe {
+	return Recipe{Binaries: map[string]Binary{path: {mod, name}}, Entrypoint: []string{path}, User: "65532:65532", Dirs: []string{"/tmp"}}
 }
 
 // Select returns the cluster's own components and the named ones, in the
