@@ -17,7 +17,7 @@ func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
 	mustUp(t, w, o)
 	mine := filepath.Join(t.TempDir(), "config")
 	own := "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\ncurrent-context: \"\" # none\n"
-	if err := writeFile(mine, []byte(own), 0o600); err != nil {
+	if err := writeFile(mine, []byte(own)); err != nil {
 		t.Fatal(err)
 	}
 	read := func() string {
@@ -33,7 +33,7 @@ func TestAMergedContextFollowsItsClusterAndGoesWithIt(t *testing.T) {
 	}
 	// The same cluster: a person's choice of a context stays.
 	chosen := strings.Replace(read(), "current-context: mllab-mllab", "current-context: other", 1)
-	if err := writeFile(mine, []byte(chosen), 0o600); err != nil {
+	if err := writeFile(mine, []byte(chosen)); err != nil {
 		t.Fatal(err)
 	}
 	mustUp(t, w, o)
@@ -62,7 +62,7 @@ func TestWhatIsLeftOfAMergedContextIsRepairedAndGoesWithTheLab(t *testing.T) {
 	const left = "contexts:\n- name: mllab-mllab\n  context: {cluster: mllab-mllab, user: mllab-mllab}\nusers:\n- name: mllab-mllab\n  user: {}\n"
 	leave := func() {
 		t.Helper()
-		if err := writeFile(mine, []byte(left), 0o600); err != nil {
+		if err := writeFile(mine, []byte(left)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,7 +178,7 @@ func TestDownSaysWhichContextItCouldNotRemove(t *testing.T) {
 	if _, err := MergeKubeconfig(o.Options, mine); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeFile(mine, []byte("a: ["), 0o600); err != nil {
+	if err := writeFile(mine, []byte("a: [")); err != nil {
 		t.Fatal(err)
 	}
 	w.dead["mllab-control-plane"] = true

@@ -153,7 +153,7 @@ func (u *upRun) restart(ctx context.Context, e *engine, t report.Task) error {
 
 func (u *upRun) loadNodeImage(ctx context.Context, e *engine) error {
 	return u.timed("node image", func(t report.Task) (string, error) {
-		if e.hasImage(ctx, u.node.Ref) {
+		if e.has(ctx, "image", u.node.Ref) {
 			return "unchanged", nil
 		}
 		err := e.loadImage(ctx, func(w io.Writer) error { return u.write(u.node, ctx, &counter{w: w, task: t}) })
@@ -263,7 +263,7 @@ func (u *upRun) createHostRecord(ctx context.Context, e *engine) error {
 		return err
 	}
 	before := hostRecord{slices.Clone(m.Networks), m.LibModules}
-	if !slices.Contains(m.Networks, e.networkKey()) && !e.hasNetwork(ctx) {
+	if !slices.Contains(m.Networks, e.networkKey()) && !e.has(ctx, "network", e.Network) {
 		m.Networks = append(m.Networks, e.networkKey())
 	}
 	mkdir := u.inspection.Machine.OS == "linux" && u.inspection.Machine.Root && !u.inspection.Machine.LibModules

@@ -196,10 +196,7 @@ var kubeconfigSecret = regexp.MustCompile(`(?m)^\s*(?:client-key-data|token|pass
 
 // newestFolder returns the folder in dir that was changed last, "" if dir has no folder.
 func newestFolder(dir string) (newest string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return ""
-	}
+	entries, _ := os.ReadDir(dir) // what cannot be read has none
 	var at time.Time
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && e.IsDir() && info.ModTime().After(at) {

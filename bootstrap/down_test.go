@@ -25,8 +25,8 @@ func TestDownRemovesEverythingButTheImages(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o)
 	if err := errors.Join(
-		writeFile(filepath.Join(o.Cache, "images", "blob"), make([]byte, 3<<20), 0o600),
-		writeFile(filepath.Join(o.Cache, "work.lock"), nil, 0o600)); err != nil {
+		writeFile(filepath.Join(o.Cache, "images", "blob"), make([]byte, 3<<20)),
+		writeFile(filepath.Join(o.Cache, "work.lock"), nil)); err != nil {
 		t.Fatal(err)
 	}
 	r := mustDown(t, w, o.down())
@@ -61,7 +61,7 @@ func TestDownWithPurgeRemovesTheImagesAndNothingElseInTheCacheFolder(t *testing.
 	o := w.options()
 	mustUp(t, w, o)
 	for _, f := range []string{"images/blob", "work/x", "work.lock", "mine.txt"} {
-		if err := writeFile(filepath.Join(o.Cache, f), []byte("x"), 0o600); err != nil {
+		if err := writeFile(filepath.Join(o.Cache, f), []byte("x")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -254,7 +254,7 @@ func TestDownRemovesNoFolderAndNoLinkThatAPersonMade(t *testing.T) {
 
 func TestAFolderOfOtherThingsIsNoStateFolder(t *testing.T) {
 	home := t.TempDir()
-	if err := writeFile(filepath.Join(home, "documents", "thesis.tex"), []byte("x"), 0o600); err != nil {
+	if err := writeFile(filepath.Join(home, "documents", "thesis.tex"), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	for verb, call := range map[string]func(*world, UpOptions) error{
@@ -280,7 +280,7 @@ func TestARecordOfAnotherProgramStays(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
 	file := filepath.Join(o.State, "game", "state.json")
-	if err := errors.Join(writeFile(file, []byte(`{"level":7}`), 0o600), writeFile(filepath.Join(o.State, "made.json"), []byte("{}"), 0o600)); err != nil {
+	if err := errors.Join(writeFile(file, []byte(`{"level":7}`)), writeFile(filepath.Join(o.State, "made.json"), []byte("{}"))); err != nil {
 		t.Fatal(err)
 	}
 	o.Name = "game"

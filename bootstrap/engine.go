@@ -75,8 +75,7 @@ func findEngine(ctx context.Context, p deps, flag string, st *state) (*engine, e
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		var ee *engineError
-		if errors.As(err, &ee) && (best == nil || ee.misled && !best.misled || ee.installed && !best.installed) {
+		if ee, is := errors.AsType[*engineError](err); is && (best == nil || ee.misled && !best.misled || ee.installed && !best.installed) {
 			best = ee
 		}
 		tried = append(tried, err.Error())
@@ -100,7 +99,7 @@ func findEngine(ctx context.Context, p deps, flag string, st *state) (*engine, e
 // openEngine returns an engine if its `info` works, else an engineError with the reason.
 func openEngine(ctx context.Context, p deps, name string) (*engine, error) {
 	if _, err := p.lookPath(name); err != nil {
-		return nil, &engineError{name: name, what: "is not in PATH", fix: installFix(name, p.os)}
+		return nil, &engineError{name: name, what: "is not in PATH", fix: cmp.Or(installFixes[name+" on "+p.os], installFixes[name])}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // the daemon may hang
 	defer cancel()
@@ -283,20 +282,13 @@ func diagnose(name string, err error, goos string, getenv func(string) string) e
 // podmanMachine makes podman's virtual machine, which macOS needs, with what a lab takes.
 const podmanMachine = "`podman machine init --cpus 4 --memory 8192 --disk-size 60`"
 
-func installFix(name, goos string) string {
-	switch {
-	case goos == "darwin" && name == "docker":
-		return "install Docker Desktop (https://docs.docker.com/desktop/setup/install/mac-install), or use another --engine"
-	case goos == "darwin" && name == "podman":
-		return "`brew install podman`, then " + podmanMachine + " and `podman machine start`; or use another --engine"
-	}
-	switch name {
-	case "docker":
-		return "install Docker (https://docs.docker.com/engine/install), or use another --engine"
-	case "podman":
-		return "`sudo apt-get install podman` (https://podman.io/docs/installation), or use another --engine"
-	}
-	return "install nerdctl and containerd (https://github.com/containerd/nerdctl/releases), or use another --engine"
+// installFixes say how to install an engine, on a system of its own way or on any.
+var installFixes = map[string]string{
+	"docker on darwin": "install Docker Desktop (https://docs.docker.com/desktop/setup/install/mac-install), or use another --engine",
+	"podman on darwin": "`brew install podman`, then " + podmanMachine + " and `podman machine start`; or use another --engine",
+	"docker":           "install Docker (https://docs.docker.com/engine/install), or use another --engine",
+	"podman":           "`sudo apt-get install podman` (https://podman.io/docs/installation), or use another --engine",
+	"nerdctl":          "install nerdctl and containerd (https://github.com/containerd/nerdctl/releases), or use another --engine",
 }
 
 // podmanConf returns the settings that podman needs to start a node on this machine; "" if it needs none.
@@ -332,7 +324,7 @@ func (e *engine) prepare(p deps, s store, m machine) error {
 	if major, _, _ := strings.Cut(e.Version, "."); len(major) == 1 && major < "5" {
 		key = "CONTAINERS_CONF"
 	}
-	if err := writeFile(s.podmanConf(), []byte("# written by mllab for its own podman calls\n"+conf), 0o600); err != nil {
+	if err := writeFile(s.podmanConf(), []byte("# written by mllab for its own podman calls\n"+conf)); err != nil {
 		return fmt.Errorf("writing %s: %w", s.podmanConf(), err)
 	}
 	return p.setenv(key, s.podmanConf())
@@ -472,8 +464,9 @@ func networkVariable(engine string) string {
 	return ""
 }
 
-func (e *engine) hasNetwork(ctx context.Context) bool {
-	_, err := e.out(ctx, "network", "inspect", e.Network)
+// has reports whether the engine has a "network" or an "image" of that name.
+func (e *engine) has(ctx context.Context, kind, name string) bool {
+	_, err := e.out(ctx, kind, "inspect", name)
 	return err == nil
 }
 
@@ -491,16 +484,11 @@ func (e *engine) removeNetwork(ctx context.Context, name string) (removed bool, 
 	if err != nil || len(users) > 0 {
 		return false, err
 	}
-	if _, err := e.out(ctx, "network", "inspect", name); err != nil {
+	if !e.has(ctx, "network", name) {
 		return true, nil
 	}
 	_, err = e.out(ctx, "network", "rm", name)
 	return err == nil, err
-}
-
-func (e *engine) hasImage(ctx context.Context, ref string) bool {
-	_, err := e.out(ctx, "image", "inspect", ref)
-	return err == nil
 }
 
 // nodeImages lists the node images that mllab built.

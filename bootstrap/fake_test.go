@@ -258,7 +258,7 @@ func (k *fakeKind) writeKubeconfig() error {
 clusters: [{name: kind-%[1]s, cluster: {server: "https://127.0.0.1:%[2]d"}}]
 contexts: [{name: kind-%[1]s, context: {cluster: kind-%[1]s, user: kind-%[1]s}}]
 users: [{name: kind-%[1]s}]
-`, k.name, len(k.w.created)), 0o600)
+`, k.name, len(k.w.created)))
 }
 
 func (k *fakeKind) load(_ context.Context, write func(io.Writer) error) error {

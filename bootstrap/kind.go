@@ -172,7 +172,7 @@ func (k *kindCluster) writeKubeconfig() error {
 	if err != nil {
 		return kindError(err)
 	}
-	return writeFile(k.kubeconfig, []byte(text), 0o600)
+	return writeFile(k.kubeconfig, []byte(text))
 }
 
 func (k *kindCluster) load(ctx context.Context, write func(io.Writer) error) error {

@@ -176,7 +176,7 @@ func readMachine(ctx context.Context, p deps, o UpOptions, e *engine, port int) 
 	m.CacheUsed = usedBytes(o.Cache)
 	if port != 0 {
 		if m.PortErr = listen(port); errors.Is(m.PortErr, syscall.EADDRINUSE) {
-			m.PortHolder = portHolder("/proc", port)
+			m.PortHolder = portHolder(port)
 		}
 	}
 	if e != nil {
@@ -281,10 +281,10 @@ func listen(port int) error {
 }
 
 // portHolder returns the process that listens on the port; "" if unknown (without root it may be another user's).
-func portHolder(proc string, port int) string {
+func portHolder(port int) string {
 	inodes := map[string]bool{}
 	for _, table := range []string{"net/tcp", "net/tcp6"} {
-		for _, line := range strings.Split(readText(filepath.Join(proc, table)), "\n") {
+		for _, line := range strings.Split(readText(filepath.Join("/proc", table)), "\n") {
 			// columns: sl local_address rem_address st ... inode; 0A is LISTEN
 			if f := strings.Fields(line); len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
 				inodes["socket:["+f[9]+"]"] = true
@@ -294,7 +294,7 @@ func portHolder(proc string, port int) string {
 	if len(inodes) == 0 {
 		return ""
 	}
-	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*")) // the pattern is well-formed
+	fds, _ := filepath.Glob(filepath.Join("/proc", "[0-9]*", "fd", "*")) // the pattern is well-formed
 	for _, fd := range fds {
 		if target, err := os.Readlink(fd); err == nil && inodes[target] {
 			pid := filepath.Dir(filepath.Dir(fd))

@@ -20,7 +20,7 @@ import (
 func tree(t *testing.T, files map[string]string) string {
 	root := t.TempDir() + "/"
 	for name, text := range files {
-		if err := writeFile(root+name, []byte(text), 0o600); err != nil {
+		if err := writeFile(root+name, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -65,18 +65,18 @@ func TestTheHolderOfAPortIsFound(t *testing.T) {
 	if err := listen(port); err == nil {
 		t.Error("the port can be listened on twice")
 	}
-	if got, want := portHolder("/proc", port), fmt.Sprintf("(process %d)", os.Getpid()); !strings.HasSuffix(got, want) {
+	if got, want := portHolder(port), fmt.Sprintf("(process %d)", os.Getpid()); !strings.HasSuffix(got, want) {
 		t.Errorf("holder %q, want …%s", got, want)
 	}
 	free, err := freePort()
-	if err != nil || listen(free) != nil || portHolder("/proc", free) != "" {
-		t.Errorf("free port %d: %v, %v, %q", free, err, listen(free), portHolder("/proc", free))
+	if err != nil || listen(free) != nil || portHolder(free) != "" {
+		t.Errorf("free port %d: %v, %v, %q", free, err, listen(free), portHolder(free))
 	}
 }
 
 func TestUsedDiskIsThatOfTheFiles(t *testing.T) {
 	dir := t.TempDir()
-	if err := writeFile(filepath.Join(dir, "a", "b"), make([]byte, 1000), 0o600); err != nil {
+	if err := writeFile(filepath.Join(dir, "a", "b"), make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
 	if usedBytes(dir) != 1000 || usedBytes(dir+"/nothing") != 0 {

@@ -253,13 +253,14 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	if err := writeFile(path, append(data, '\n'), 0o600); err != nil {
+	if err := writeFile(path, append(data, '\n')); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
 }
 
-func writeFile(path string, data []byte, mode os.FileMode) (err error) {
+// writeFile replaces a file, which only this user may read.
+func writeFile(path string, data []byte) (err error) {
 	if err := folder.NoLink(path); err != nil {
 		return err
 	}
@@ -277,7 +278,7 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := errors.Join(errorOf(f.Write(data)), f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(errorOf(f.Write(data)), f.Chmod(0o600), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

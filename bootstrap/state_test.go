@@ -135,7 +135,7 @@ func TestABrokenRecordSaysHowToMendIt(t *testing.T) {
 	if st, err := s.load(); st != nil || err != nil {
 		t.Errorf("no record: %v, %v", st, err)
 	}
-	if err := writeFile(s.stateFile(), []byte(`{"phase":`), 0o600); err != nil {
+	if err := writeFile(s.stateFile(), []byte(`{"phase":`)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.load(); err == nil || !strings.Contains(fault.Hint(err), "mllab down --name x") {
@@ -164,7 +164,7 @@ func TestALinkInAStateFolderAndWhatItLeadsToStay(t *testing.T) {
 		"x/state.json":    func(s store) error { return s.save(state{}) },
 		"x/kubeconfig":    func(s store) error { return (&kindCluster{kubeconfig: s.kubeconfig()}).create(t.Context(), "", "") },
 		"made.json":       func(s store) error { return s.saveHostRecord(hostRecord{LibModules: true}) },
-		"containers.conf": func(s store) error { return writeFile(s.podmanConf(), nil, 0o600) },
+		"containers.conf": func(s store) error { return writeFile(s.podmanConf(), nil) },
 	} {
 		s := store{root: t.TempDir(), name: "x"}
 		mine, link := filepath.Join(t.TempDir(), "mine"), filepath.Join(s.root, name)
