@@ -131,17 +131,21 @@ func noArgs(c *cobra.Command, args []string) error {
 	if !c.HasAvailableSubCommands() {
 		return fault.Usage(seeHelp(c), "%s takes no argument, and got %q", c.CommandPath(), args[0])
 	}
+	return fault.Usage(cmp.Or(nearCommand(c, args[0]), seeHelp(c)), "%s has no command %q", c.CommandPath(), args[0])
+}
+
+// nearCommand is a hint that names the command that word was meant to be, or "".
+func nearCommand(c *cobra.Command, word string) string {
 	var names []string
 	for _, sub := range c.Commands() {
 		if sub.IsAvailableCommand() {
 			names = append(names, sub.Name())
 		}
 	}
-	hint := seeHelp(c)
-	if near := nearest(args[0], names); near != "" {
-		hint = fmt.Sprintf("did you mean `%s %s`?", c.CommandPath(), near)
+	if near := nearest(word, names); near != "" {
+		return fmt.Sprintf("did you mean `%s %s`?", c.CommandPath(), near)
 	}
-	return fault.Usage(hint, "%s has no command %q", c.CommandPath(), args[0])
+	return ""
 }
 
 // one wants one argument, which is this.
@@ -159,14 +163,12 @@ func seeHelp(c *cobra.Command) string { return fmt.Sprintf("see `%s --help`", c.
 // flagError names the flag that was meant, if one is near.
 func flagError(c *cobra.Command, err error) error {
 	hint := seeHelp(c)
-	var wrong *pflag.InvalidValueError
-	if errors.As(err, &wrong) {
+	if wrong, is := errors.AsType[*pflag.InvalidValueError](err); is {
 		if must := mustBe[wrong.GetFlag().Value.Type()]; must != "" { // pflag says it in Go's words
 			return fault.Usage(hint, "%s: --%s must be %s, got %q", c.CommandPath(), wrong.GetFlag().Name, must, wrong.GetValue())
 		}
 	}
-	var unknown *pflag.NotExistError
-	if errors.As(err, &unknown) {
+	if unknown, is := errors.AsType[*pflag.NotExistError](err); is {
 		var names []string
 		c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		if near := nearest(unknown.GetSpecifiedName(), names); near != "" {

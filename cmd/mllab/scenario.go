@@ -45,12 +45,8 @@ func noScenario(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	var names []string
-	for _, sub := range c.Commands() {
-		names = append(names, sub.Name())
-	}
-	if near := nearest(args[0], names); near != "" {
-		return fault.Usage(fmt.Sprintf("did you mean `%s %s`?", c.CommandPath(), near), "no scenario is called %q", args[0])
+	if hint := nearCommand(c, args[0]); hint != "" {
+		return fault.Usage(hint, "no scenario is called %q", args[0])
 	}
 	_, err := scenarios.Find(args[0])
 	return err

@@ -406,8 +406,7 @@ func createReport(flag, path string) (*reportFile, error) {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".mllab-report-*")
 	if err != nil {
-		var about *fs.PathError // which names a file that nobody asked for
-		if errors.As(err, &about) {
+		if about, is := errors.AsType[*fs.PathError](err); is { // it names a file that nobody asked for
 			err = about.Err
 		}
 		return nil, fault.Usage("name a file in a folder that can be written to", "%s %s: %w", flag, path, err)

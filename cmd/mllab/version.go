@@ -19,7 +19,7 @@ type versionInfo struct {
 	// are no fixes for it, or what ends them.
 	Ends map[string]string `json:"ends,omitempty"`
 
-	order []string
+	parts []addons.Version
 }
 
 func newVersion(a *app) *cobra.Command {
@@ -48,18 +48,15 @@ func readVersion() (versionInfo, error) {
 			}
 		}
 	}
-	installed, err := addons.Versions()
-	if err != nil {
-		return v, err
-	}
-	for _, i := range installed {
-		v.Components[i.Name] = i.Version
-		v.order = append(v.order, i.Name)
-		if i.End != "" {
-			v.Ends[i.Name] = i.End
+	var err error
+	v.parts, err = addons.Versions()
+	for _, p := range v.parts {
+		v.Components[p.Name] = p.Version
+		if p.End != "" {
+			v.Ends[p.Name] = p.End
 		}
 	}
-	return v, nil
+	return v, err
 }
 
 func printVersion(w io.Writer, v versionInfo) {
@@ -67,10 +64,10 @@ func printVersion(w io.Writer, v versionInfo) {
 	if v.Revision != "" {
 		fmt.Fprintf(w, "%-20s %s\n", "revision", v.Revision)
 	}
-	for _, name := range v.order {
-		line := fmt.Sprintf("%-20s %s", name, v.Components[name])
-		if end := v.Ends[name]; end != "" {
-			line = fmt.Sprintf("%-30s  fixes end %s", line, end)
+	for _, p := range v.parts {
+		line := fmt.Sprintf("%-20s %s", p.Name, p.Version)
+		if p.End != "" {
+			line = fmt.Sprintf("%-30s  fixes end %s", line, p.End)
 		}
 		fmt.Fprintln(w, line)
 	}
