@@ -219,9 +219,8 @@ func (a *app) hello(http.ResponseWriter, *http.Request) (in, prediction []byte, 
 func (a *app) input(f func(body []byte) (prediction []float64, out any, err error)) modelPath {
 	return func(w http.ResponseWriter, r *http.Request) (in, prediction []byte, out answer) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.maxBody))
-		var tooLarge *http.MaxBytesError
 		switch {
-		case errors.As(err, &tooLarge):
+		case errors.As(err, new(*http.MaxBytesError)):
 			return body, nil, refusal(http.StatusRequestEntityTooLarge, fmt.Errorf("the input is larger than %d bytes", a.maxBody))
 		case err != nil:
 			return body, nil, refusal(http.StatusBadRequest, fmt.Errorf("reading the input: %w", err))
@@ -271,12 +270,10 @@ func wait(ctx context.Context, d time.Duration) error {
 	if d == 0 {
 		return nil
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-t.C:
+	case <-time.After(d):
 		return nil
 	}
 }

@@ -79,11 +79,10 @@ func run(ctx context.Context, args []string, account, message string, stdout io.
 			end.Workflow = r.pipeline.Workflow()
 		}
 	}
-	var notebooks notebookError
 	switch {
 	case err == nil:
 		code = 0
-	case errors.As(err, &notebooks):
+	case errors.As(err, new(notebookError)):
 		code = 4
 	}
 	if err != nil {
@@ -215,12 +214,11 @@ func (r *runner) deliver(ctx context.Context) (commit string, err error) {
 			return "", err
 		}
 		found, err := resultOf(status, tasks)
-		var notebooks notebookError
 		switch {
 		case err == nil:
 			r.log.Info("trained", "run", r.pipeline.Run(), "image", found.Image, "model", found.Model, "data", found.Data, "accuracy", found.Accuracy)
 			return r.commit(ctx, found)
-		case made, errors.As(err, &notebooks):
+		case made, errors.As(err, new(notebookError)):
 			return "", err
 		}
 		r.log.Info("failed before", "kind", "Workflow", "name", r.pipeline.Workflow(), "error", err.Error())

@@ -397,8 +397,7 @@ func goRun(ctx context.Context, dir string, args ...string) (string, error) {
 	// A workspace would overrule the pins of the nested modules.
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, is := errors.AsType[*exec.ExitError](err); is {
 		err = fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, bytes.TrimSpace(exit.Stderr))
 	}
 	return string(out), err
