@@ -62,10 +62,10 @@ func (t *detector) drifted(kind string, look int) int {
 }
 
 // serve has a model answer, and a detector of its own watch it.
-func (t *detector) serve(ctx context.Context, l *Session, alpha float64, target, image string, files modelFiles) error {
-	t.model = files
+func (t *detector) serve(ctx context.Context, l *Session, alpha float64, target string, m modelFiles) error {
+	t.model = m
 	return l.applyFile(ctx, "drift/watched.yaml", map[string]any{
-		"Namespace": l.Namespace, "Target": target, "Image": l.Image, "Model": image, "Python": l.Python, "Scrape": scrapeEvery.String(),
+		"Namespace": l.Namespace, "Target": target, "Image": l.Image, "Model": m.image, "Python": l.Python, "Scrape": scrapeEvery.String(),
 		"Alpha": alpha, "Window": driftWindow, "Retrain": retrainRows,
 	})
 }

@@ -141,15 +141,13 @@ func (s *driftStory) deploy(ctx context.Context, l *Session) error {
 	if err := l.apply(ctx, code); err != nil {
 		return err
 	}
-	image, files, err := l.train(ctx, "first", "--reference")
-	if err != nil {
+	if s.first, err = l.train(ctx, "first", "--reference"); err != nil {
 		return err
 	}
-	s.first = files
-	if s.users, err = newPopulation(l, files); err != nil {
+	if s.users, err = newPopulation(l, s.first); err != nil {
 		return err
 	}
-	if err := s.serve(ctx, l, s.Alpha, "first", image, files); err != nil {
+	if err := s.serve(ctx, l, s.Alpha, "first", s.first); err != nil {
 		return err
 	}
 	s.prober.startBy(ctx, l, s.users, l.to("model"), watchRate)
@@ -194,12 +192,11 @@ func (s *driftStory) retrain(ctx context.Context, l *Session) error {
 			return err
 		}
 	}
-	image := workers[0]["push"].Image
-	files, err := l.pull(ctx, image)
+	again, err := l.pull(ctx, workers[0]["push"].Image)
 	if err != nil {
 		return err
 	}
-	return s.serve(ctx, l, s.Alpha, retrained, image, files)
+	return s.serve(ctx, l, s.Alpha, retrained, again)
 }
 
 func (s *driftStory) recovered(ctx context.Context, l *Session) (Evidence, error) {

@@ -12,7 +12,6 @@ import (
 type kserveStory struct {
 	Options
 	models map[string]modelFiles // by version
-	images map[string]string
 	served inferenceService
 	prober prober
 }
@@ -31,7 +30,7 @@ var kserve = Scenario{
 }
 
 func newKserve(o Options) (*Plan, error) {
-	s := &kserveStory{Options: o, models: map[string]modelFiles{}, images: map[string]string{}}
+	s := &kserveStory{Options: o, models: map[string]modelFiles{}}
 	if err := enough("kserve", s.claim([]int64{100 - kserveCanary, kserveCanary})); err != nil {
 		return nil, err
 	}
@@ -77,7 +76,7 @@ func newKserve(o Options) (*Plan, error) {
 					"The next request starts one, which fetches the model first.",
 				WatchFor: "How long that request takes, and that the model is the same.",
 				Change: func(ctx context.Context, l *Session) error {
-					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"]})
+					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.models["v2"].image})
 				},
 				Check: s.wake,
 			},
@@ -86,7 +85,7 @@ func newKserve(o Options) (*Plan, error) {
 			{
 				Name: "swapped", Summary: "somebody has the InferenceService serve another model under v1's name",
 				After: "serve v1", Break: func(ctx context.Context, l *Session) error {
-					return s.served.apply(ctx, l, inference{Version: "v1", Model: s.images["v2"], MinReplicas: 1})
+					return s.served.apply(ctx, l, inference{Version: "v1", Model: s.models["v2"].image, MinReplicas: 1})
 				}, Catches: Model,
 			},
 			{Name: "half", Summary: "the canary gets half of the requests", After: "canary 10 %", Break: s.shift(50), Catches: Shares},
@@ -108,11 +107,11 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 		return err
 	}
 	for version, c := range map[string]string{"v1": "1", "v2": "0.05"} {
-		if s.images[version], s.models[version], err = l.train(ctx, version, "--c", c); err != nil {
+		if s.models[version], err = l.train(ctx, version, "--c", c); err != nil {
 			return err
 		}
 	}
-	if err := s.served.apply(ctx, l, inference{Version: "v1", Model: s.images["v1"], MinReplicas: 1}); err != nil {
+	if err := s.served.apply(ctx, l, inference{Version: "v1", Model: s.models["v1"].image, MinReplicas: 1}); err != nil {
 		return err
 	}
 	s.prober.start(ctx, l, l.to(kserveHost), watchRate)
@@ -122,7 +121,7 @@ func (s *kserveStory) begin(ctx context.Context, l *Session) error {
 // shift returns the change that gives v2 a share of the requests; 0: all.
 func (s *kserveStory) shift(percent int) Change {
 	return func(ctx context.Context, l *Session) error {
-		return s.served.apply(ctx, l, inference{Version: "v2", Model: s.images["v2"], MinReplicas: 1, Canary: percent})
+		return s.served.apply(ctx, l, inference{Version: "v2", Model: s.models["v2"].image, MinReplicas: 1, Canary: percent})
 	}
 }
 

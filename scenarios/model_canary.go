@@ -10,18 +10,12 @@ type modelCanaryStory struct {
 	Options
 	followed
 	models     deliveries
-	containers map[string]modelContainer // by version: v1's, and that of each model's v2, by the model's name
-	inGit      map[string]string         // the version of each model in Git
-	commits    map[string]pushed         // that brought each model's v2
-	pods       map[string]podTemplate    // each model's, before that
-	right      string                    // which status codes Flagger takes for right
-	also       bool                      // the commits change more than the model container
-}
-
-// modelContainer is the image of a model that takes its files out of itself.
-type modelContainer struct {
-	image string
-	modelFiles
+	containers map[string]modelFiles  // by version: v1's, and that of each model's v2, by the model's name
+	inGit      map[string]string      // the version of each model in Git
+	commits    map[string]pushed      // that brought each model's v2
+	pods       map[string]podTemplate // each model's, before that
+	right      string                 // which status codes Flagger takes for right
+	also       bool                   // the commits change more than the model container
 }
 
 // judgedModel fills model-canary/canary.yaml in.
@@ -50,7 +44,7 @@ var modelCanary = Scenario{
 func newModelCanary(o Options) (*Plan, error) {
 	s := &modelCanaryStory{
 		Options: o, models: deliveries{{name: "good"}, {name: "bad"}}, right: "2..",
-		containers: map[string]modelContainer{}, inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]podTemplate{},
+		containers: map[string]modelFiles{}, inGit: map[string]string{}, commits: map[string]pushed{}, pods: map[string]podTemplate{},
 	}
 	s.followed = follow(seldom)
 	return &Plan{

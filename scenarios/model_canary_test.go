@@ -22,12 +22,12 @@ import (
 )
 
 // containersOf are model containers of two models; a row's class is its number.
-func containersOf() map[string]modelContainer {
-	of := func(digit string) modelContainer {
+func containersOf() map[string]modelFiles {
+	of := func(digit string) modelFiles {
 		digest := "sha256:" + strings.Repeat(digit, 64)
-		return modelContainer{"registry:5000/ns/m@" + digest, modelFiles{Model: digest, held: heldOut{Instances: [][]float64{{0}, {1}}, Predictions: []int{0, 1}}}}
+		return modelFiles{image: "registry:5000/ns/m@" + digest, Model: digest, held: heldOut{Instances: [][]float64{{0}, {1}}, Predictions: []int{0, 1}}}
 	}
-	return map[string]modelContainer{"v1": of("1"), "good": of("2"), "bad": of("3")}
+	return map[string]modelFiles{"v1": of("1"), "good": of("2"), "bad": of("3")}
 }
 
 func newModelCanaryStory(models ...string) *modelCanaryStory {
@@ -40,7 +40,7 @@ func newModelCanaryStory(models ...string) *modelCanaryStory {
 }
 
 // server answers rows as a version's model does.
-type server struct{ of modelContainer }
+type server struct{ of modelFiles }
 
 func (s server) Send(_ context.Context, r probe.Request) probe.Answer {
 	var in struct{ Instances [][]float64 }

@@ -33,8 +33,8 @@ func (s *modelCanaryStory) train(ctx context.Context, l *Session, version string
 	if err := l.apply(ctx, code); err != nil {
 		return err
 	}
-	var c modelContainer
-	if c.image, c.modelFiles, err = l.train(ctx, version, "--c", strength); err != nil {
+	c, err := l.train(ctx, version, "--c", strength)
+	if err != nil {
 		return err
 	}
 	s.containers[version] = c

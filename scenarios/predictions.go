@@ -17,6 +17,7 @@ import (
 // modelFiles are a model's two files, as its image in the lab's registry has
 // them.
 type modelFiles struct {
+	image       string // REGISTRY/REPOSITORY@sha256:…, or with a tag
 	Model, Rows string // digests of the files
 	Data        string // that the model says it is of
 	features    []string
@@ -32,13 +33,13 @@ type heldOut struct {
 	Labels      []int       `json:"labels"`
 }
 
-// pull reads a model's image, REGISTRY/REPOSITORY:TAG or with @sha256:…
+// pull reads a model's image.
 func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 	files, err := oci.Pull(ctx, l.Gateway, strings.TrimPrefix(image, l.Registry+"/"))
 	if err != nil {
 		return modelFiles{}, err
 	}
-	m := modelFiles{Model: digest.FromBytes(files["model.json"]).String(), Rows: digest.FromBytes(files["heldout.json"]).String()}
+	m := modelFiles{image: image, Model: digest.FromBytes(files["model.json"]).String(), Rows: digest.FromBytes(files["heldout.json"]).String()}
 	if err := json.Unmarshal(files["heldout.json"], &m.held); err != nil {
 		return m, fmt.Errorf("%s: heldout.json: %w", image, err)
 	}

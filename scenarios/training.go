@@ -183,19 +183,16 @@ func (l *Session) workers(ctx context.Context, j trainJob) (workers []training, 
 	return workers, nil
 }
 
-// train has a TrainJob of this name train a model and push it, and returns its image
-// and its files.
-func (l *Session) train(ctx context.Context, name string, args ...string) (image string, m modelFiles, err error) {
+// train has a TrainJob of this name train a model and push it.
+func (l *Session) train(ctx context.Context, name string, args ...string) (m modelFiles, err error) {
 	workers, completed, err := l.run(ctx, trainJob{name, 1, trainArgs(0, append(args, "--push", repository(l))...)})
 	if err != nil {
-		return "", m, err
+		return m, err
 	}
 	if !completed {
-		return "", m, l.failedJob(name, "has not completed")
+		return m, l.failedJob(name, "has not completed")
 	}
-	image = workers[0]["push"].Image
-	m, err = l.pull(ctx, image)
-	return image, m, err
+	return l.pull(ctx, workers[0]["push"].Image)
 }
 
 // failedJob says what is wrong with a TrainJob, and where its log is.

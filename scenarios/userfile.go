@@ -265,7 +265,7 @@ func (u *userStory) wait(ctx context.Context, l *Session, w file.Wait) error {
 		if subset != "" {
 			destination["subset"] = subset
 		}
-		each, err := legOf(map[string]any{"destination": destination}, nil)
+		each, err := legOf(destination, nil, nil)
 		if err != nil {
 			return err
 		}

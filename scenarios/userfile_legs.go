@@ -31,6 +31,12 @@ type leg struct {
 func legsOf(objs []*unstructured.Unstructured, host string) (legs []leg, err error) {
 	type percentage struct{ Value *float64 }
 	type part = map[string]any
+	type way struct {
+		Destination part
+		Headers     struct{ Request part }
+		Weight      float64
+		Percentage  percentage // of a mirror
+	}
 	_, parent, _ := strings.Cut(host, ".")
 	for _, o := range objs {
 		var v struct {
@@ -41,13 +47,9 @@ func legsOf(objs []*unstructured.Unstructured, host string) (legs []leg, err err
 						Authority struct{ Exact string }
 						Gateways  []string
 					}
-					Headers struct{ Request part }
-					Route   []part
-					Mirror  part
-					Mirrors []struct {
-						Destination part
-						Percentage  percentage
-					}
+					Headers          struct{ Request part }
+					Route, Mirrors   []way
+					Mirror           part
 					MirrorPercentage percentage
 				}
 			}
@@ -70,25 +72,13 @@ func legsOf(objs []*unstructured.Unstructured, host string) (legs []leg, err err
 			if !reached {
 				continue
 			}
-			var routes []part
-			for _, route := range rule.Route {
-				if weight, _ := route["weight"].(float64); weight > 0 || len(rule.Route) == 1 {
-					routes = append(routes, route)
-				}
-			}
 			if rule.Mirror != nil {
-				rule.Mirrors = append(rule.Mirrors, struct {
-					Destination part
-					Percentage  percentage
-				}{rule.Mirror, rule.MirrorPercentage})
+				rule.Mirrors = append(rule.Mirrors, way{Destination: rule.Mirror, Percentage: rule.MirrorPercentage})
 			}
-			for _, m := range rule.Mirrors {
-				if m.Percentage.Value == nil || *m.Percentage.Value > 0 {
-					routes = append(routes, part{"destination": m.Destination})
-				}
-			}
-			for _, route := range routes {
-				each, err := legOf(route, rule.Headers.Request)
+			used := slices.DeleteFunc(rule.Route, func(w way) bool { return w.Weight == 0 && len(rule.Route) > 1 })
+			copied := slices.DeleteFunc(rule.Mirrors, func(w way) bool { return w.Percentage.Value != nil && *w.Percentage.Value == 0 })
+			for _, to := range append(used, copied...) {
+				each, err := legOf(to.Destination, to.Headers.Request, rule.Headers.Request)
 				if err != nil {
 					return nil, err
 				}
@@ -101,23 +91,23 @@ func legsOf(objs []*unstructured.Unstructured, host string) (legs []leg, err err
 	return legs, nil
 }
 
-// legOf is the leg of one route of a rule whose requests change so.
-func legOf(route, request map[string]any) (leg, error) {
-	destination, _ := route["destination"].(map[string]any)
+// legOf is the leg of a destination whose requests change so, by their route and by
+// their rule.
+func legOf(destination, route, rule map[string]any) (leg, error) {
 	host, _ := destination["host"].(string)
 	name, _, _ := strings.Cut(host, ".")
 	if subset, _ := destination["subset"].(string); subset != "" {
 		name += "/" + subset
 	}
 	only := map[string]any{"destination": destination}
-	if headers, _ := route["headers"].(map[string]any); headers["request"] != nil {
-		only["headers"] = map[string]any{"request": headers["request"]}
+	if route != nil {
+		only["headers"] = map[string]any{"request": route}
 	}
 	to, err := json.Marshal([]any{only})
-	if request == nil {
-		request = map[string]any{} // Istio takes no null
+	if rule == nil {
+		rule = map[string]any{} // Istio takes no null
 	}
-	changes, err2 := json.Marshal(request)
+	changes, err2 := json.Marshal(rule)
 	return leg{name, string(to), string(changes)}, errors.Join(err, err2)
 }
 

@@ -91,7 +91,7 @@ spec:
 	}
 	text := asYAML(made[1])
 	contains(t, text, "exact: \"0\"", "number: 81", "remove:", "- x\n", "Host: other", "X-Mllab-Route: \"1\"", "subset: v1")
-	if each, err := legOf(map[string]any{"destination": map[string]any{"host": "a"}}, nil); err != nil || each.Request != "{}" {
+	if each, err := legOf(map[string]any{"host": "a"}, nil, nil); err != nil || each.Request != "{}" {
 		t.Errorf("got %+v, %v", each, err) // Istio takes no null
 	}
 	if strings.Contains(text, "mine") || strings.Contains(text, "weight") {
