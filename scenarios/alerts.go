@@ -172,13 +172,15 @@ func (s *alertsStory) judgeSilence(all []api.Alert) (Evidence, error) {
 	return e, nil
 }
 
+// wrong are the models that are there to go wrong.
+func (s *alertsStory) wrong() []*trouble {
+	return slices.DeleteFunc(slices.Clone(s.troubles), func(t *trouble) bool { return t.alert == "" })
+}
+
 // turn makes every model wrong that is there to go wrong, or well again.
 func (s *alertsStory) turn(wrong bool) Change {
 	return func(ctx context.Context, l *Session) error {
-		for _, t := range s.troubles {
-			if t.alert == "" {
-				continue
-			}
+		for _, t := range s.wrong() {
 			if err := t.turn(ctx, l, wrong); err != nil {
 				return err
 			}
@@ -209,8 +211,8 @@ func (s *alertsStory) until(status string) Check {
 // or the last one was late.
 func (s *alertsStory) await(ctx context.Context, l *Session, status string) (all []api.Alert, err error) {
 	var last time.Time
-	for _, t := range s.troubles {
-		if end := t.at.Add(t.within); t.alert != "" && end.After(last) {
+	for _, t := range s.wrong() {
+		if end := t.at.Add(t.within); end.After(last) {
 			last = end
 		}
 	}
@@ -230,8 +232,8 @@ func (s *alertsStory) await(ctx context.Context, l *Session, status string) (all
 
 // missing are the alerts that the receiver does not know of yet.
 func (s *alertsStory) missing(all []api.Alert, status string) (missing []string) {
-	for _, t := range s.troubles {
-		if _, known := t.first(all, status); t.alert != "" && !known {
+	for _, t := range s.wrong() {
+		if _, known := t.first(all, status); !known {
 			missing = append(missing, fmt.Sprintf("%s of %s is not %s", t.alert, t.model, status))
 		}
 	}
@@ -243,10 +245,7 @@ func (s *alertsStory) judge(all []api.Alert, status string) (Evidence, error) {
 	var e Evidence
 	var says []string
 	late := &ClaimError{Claim: Alarm}
-	for _, t := range s.troubles {
-		if t.alert == "" {
-			continue
-		}
+	for _, t := range s.wrong() {
 		when, known := t.first(all, status)
 		took := when.Sub(t.at)
 		switch {

@@ -54,12 +54,12 @@ func (w selectorWay) begin(ctx context.Context, l *Session, color string) error 
 }
 
 func (w selectorWay) deploy(ctx context.Context, l *Session, color string) error {
-	deployment, err := l.deployment(w.model(color))
+	deployment, err := l.deployments(w.model(color))
 	if err != nil {
 		return err
 	}
 	own := w.name + "-" + color
-	if err := w.service(ctx, l, own, color, deployment); err != nil {
+	if err := w.service(ctx, l, own, color, deployment...); err != nil {
 		return err
 	}
 	return w.route(ctx, l, own, own)
@@ -70,11 +70,11 @@ func (w selectorWay) point(ctx context.Context, l *Session, color string) error 
 }
 
 func (w selectorWay) removeBlue(ctx context.Context, l *Session) error {
-	deployment, err := l.deployment(w.model(blue))
+	deployment, err := l.deployments(w.model(blue))
 	if err != nil {
 		return err
 	}
-	return l.remove(ctx, deployment)
+	return l.remove(ctx, deployment...)
 }
 
 // service has a Service select a color, applied with other objects, and returns when

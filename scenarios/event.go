@@ -226,11 +226,11 @@ func (s *stream) wait(reason string) { s.emit(Event{Type: EventWait, Text: reaso
 
 // end ends a step that is not of the plan, and returns err.
 func (s *stream) end(says string, err error) error {
+	e := Event{Type: EventEnd, Text: says}
 	if err != nil {
-		s.emit(Event{Type: EventEnd, Error: err.Error()})
-	} else {
-		s.emit(Event{Type: EventEnd, Text: says})
+		e.Text, e.Error = "", err.Error()
 	}
+	s.emit(e)
 	return err
 }
 

@@ -130,11 +130,11 @@ func TestThePoliciesSayOnlyWhatTheyAreGiven(t *testing.T) {
 func TestTheOutsiderHasAnAllowedAccountAndNoSidecar(t *testing.T) {
 	l := &Session{Env: &Env{Image: "kind.local/sampleapp:x"}}
 	for _, c := range meshCallers {
-		obj, err := l.deployment(model{Name: c.Name, Version: "relay", Account: c.Account, NoSidecar: c.Outside})
+		objs, err := l.deployments(model{Name: c.Name, Version: "relay", Account: c.Account, NoSidecar: c.Outside})
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := asYAML(obj)
+		text := asYAML(objs[0])
 		if strings.Contains(text, `sidecar.istio.io/inject: "false"`) != c.Outside || !strings.Contains(text, "serviceAccountName: "+c.Account+"\n") {
 			t.Errorf("%+v:\n%s", c, text)
 		}

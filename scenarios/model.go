@@ -20,7 +20,7 @@ import (
 // the labels app and version.
 type model struct {
 	Name, Version string
-	Image         string // the lab's when empty
+	Image         string // the lab's: deployments sets it
 	Env           map[string]string
 	Replicas      int    // 1 when zero
 	NoReadiness   bool   // no readiness probe
@@ -28,22 +28,15 @@ type model struct {
 	NoSidecar     bool   // none in a namespace whose pods get one
 }
 
-func (l *Session) deployment(m model) (*unstructured.Unstructured, error) {
-	m.Image, m.Replicas = cmp.Or(m.Image, l.Image), cmp.Or(m.Replicas, 1)
-	objs, err := render("model.yaml", m)
-	if err != nil {
-		return nil, err
-	}
-	return objs[0], nil
-}
-
+// deployments are one for each model.
 func (l *Session) deployments(models ...model) (objs []*unstructured.Unstructured, err error) {
 	for _, m := range models {
-		obj, err := l.deployment(m)
+		m.Image, m.Replicas = l.Image, cmp.Or(m.Replicas, 1)
+		more, err := render("model.yaml", m)
 		if err != nil {
 			return nil, err
 		}
-		objs = append(objs, obj)
+		objs = append(objs, more...)
 	}
 	return objs, nil
 }

@@ -132,19 +132,13 @@ func (p *population) distance(m modelFiles) (most float64) {
 		for _, row := range rows {
 			c = append(c, row[p.shifts]*by)
 		}
-		slices.Sort(c)
 		return c
 	}
-	trained, asked := column(m.reference.Instances, 1), column(p.rows, shiftedBy)
 	upTo := func(c []float64, x float64) float64 {
-		n, _ := slices.BinarySearchFunc(c, x, func(value, x float64) int { // the first that is larger
-			if value <= x {
-				return -1
-			}
-			return 1
-		})
-		return float64(n) / float64(len(c))
+		larger := slices.DeleteFunc(slices.Clone(c), func(value float64) bool { return value <= x })
+		return float64(len(c)-len(larger)) / float64(len(c))
 	}
+	trained, asked := column(m.reference.Instances, 1), column(p.rows, shiftedBy)
 	for _, x := range slices.Concat(trained, asked) {
 		most = max(most, math.Abs(upTo(trained, x)-upTo(asked, x)))
 	}

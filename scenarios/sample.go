@@ -95,18 +95,19 @@ func (e *Evidence) answered() error {
 
 // describe is a verdict in one line: counts, accepted interval, error rates.
 func describe(v split.Verdict) string {
-	var legs, caught []string
+	var legs []string
+	caught := "" // of the first leg that is not the larger one
 	for _, r := range v.Regions {
 		legs = append(legs, fmt.Sprintf("%s %d (accepted %d..%d)", r.Leg, v.Counts[r.Leg], r.Lo, r.Hi))
-		if r.Share > 0 && r.Share < 1 && r.Share <= 0.5 {
-			caught = append(caught, fmt.Sprintf("%s at <= %.1f %% or >= %.1f %%", r.Leg, 100*r.CaughtBelow, 100*r.CaughtAbove))
+		if caught == "" && r.Share > 0 && r.Share <= 0.5 {
+			caught = fmt.Sprintf("%s at <= %.1f %% or >= %.1f %%", r.Leg, 100*r.CaughtBelow, 100*r.CaughtAbove)
 		}
 	}
-	s := fmt.Sprintf("n=%d %s, alpha %.0e", v.N, strings.Join(legs, ", "), v.Alpha)
-	if len(caught) == 0 {
-		return fmt.Sprintf("n=%d %s, exact: one stray answer fails", v.N, strings.Join(legs, ", "))
+	counts := fmt.Sprintf("n=%d %s", v.N, strings.Join(legs, ", "))
+	if caught == "" {
+		return counts + ", exact: one stray answer fails"
 	}
-	return s + fmt.Sprintf(", power %.2f against %s", split.Power, strings.Join(caught[:1], ", "))
+	return fmt.Sprintf("%s, alpha %.0e, power %.2f against %s", counts, v.Alpha, split.Power, caught)
 }
 
 // confidence of the bounds and intervals that are stated.

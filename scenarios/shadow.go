@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"mllab.local/internal/probe"
@@ -185,7 +186,8 @@ func (s *shadowStory) bodies(ctx context.Context, l *Session) (Evidence, error) 
 		return e, err
 	}
 	// The model refuses an input that breaks off.
-	if cut := count(sample.v2.Outputs, ""); cut > 0 {
+	whole := slices.DeleteFunc(slices.Clone(sample.v2.Outputs), func(output string) bool { return output == "" })
+	if cut := len(sample.v2.Outputs) - len(whole); cut > 0 {
 		return e, refute(Mirror, "v2 could not predict from %d of %d bodies of %d bytes", cut, bodyRequests, largeBody)
 	}
 	e.Summary += fmt.Sprintf(", and predicted from each body of %d bytes", largeBody)
@@ -196,15 +198,6 @@ func (s *shadowStory) bodies(ctx context.Context, l *Session) (Evidence, error) 
 func padded(size int) []byte {
 	input := []byte(`{"instances":[[1]]}`)
 	return append(input, bytes.Repeat([]byte(" "), size-len(input))...)
-}
-
-func count(all []string, one string) (n int) {
-	for _, each := range all {
-		if each == one {
-			n++
-		}
-	}
-	return n
 }
 
 // inputs gives each of n requests an input that no other has, at random.

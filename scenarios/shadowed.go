@@ -154,15 +154,15 @@ func (s *shadowed) heal(ctx context.Context, l *Session) error {
 
 // scaleToZero takes v2's pod away and returns when the gateway knows.
 func (s *shadowed) scaleToZero(ctx context.Context, l *Session) error {
-	obj, err := l.deployment(s.version("v2"))
+	v2, err := l.deployments(s.version("v2"))
 	if err != nil {
 		return err
 	}
-	if err := unstructured.SetNestedField(obj.Object, int64(0), "spec", "replicas"); err != nil {
+	if err := unstructured.SetNestedField(v2[0].Object, int64(0), "spec", "replicas"); err != nil {
 		return err
 	}
 	delete(s.pods, "v2")
-	if err := l.apply(ctx, obj); err != nil {
+	if err := l.apply(ctx, v2...); err != nil {
 		return err
 	}
 	return l.until(ctx, "v2 to be gone", func() string {

@@ -41,10 +41,11 @@ func (l *Session) confine(ctx context.Context) error {
 	if l.writer, err = l.Kube.As(l.Namespace, author); err != nil {
 		return err
 	}
-	bad, err := l.deployment(model{Name: "fence", Version: "v1"})
+	objs, err := l.deployments(model{Name: "fence", Version: "v1"})
 	if err != nil {
 		return err
 	}
+	bad := objs[0]
 	bad.SetNamespace(l.Namespace)
 	if err := unstructured.SetNestedField(bad.Object, true, "spec", "template", "spec", "hostNetwork"); err != nil {
 		return err

@@ -100,7 +100,7 @@ func (u *userStory) applied(l *Session, a file.Apply) (objs []*unstructured.Unst
 			objs = append(objs, o)
 			continue
 		}
-		deployment, err := l.deployment(model{Name: m.Name, Version: m.Version, Env: env, Replicas: m.Replicas})
+		deployment, err := l.deployments(model{Name: m.Name, Version: m.Version, Env: env, Replicas: m.Replicas})
 		if err != nil {
 			return nil, inFile(m.Where, err)
 		}
@@ -108,7 +108,7 @@ func (u *userStory) applied(l *Session, a file.Apply) (objs []*unstructured.Unst
 		if err != nil {
 			return nil, inFile(m.Where, err)
 		}
-		objs = append(append(objs, deployment), service...)
+		objs = slices.Concat(objs, deployment, service)
 		if !m.Route {
 			continue
 		}
