@@ -27,14 +27,6 @@ const (
 	armB    = "v2"
 )
 
-const (
-	armHeader = "x-group"
-	// A whole cookie of the list that the header holds, which has "; " between
-	// cookies: https://www.rfc-editor.org/rfc/rfc6265#section-4.2.1
-	// Envoy matches a regex with the whole value.
-	armCookie = "(.*; ?)?group=b(;.*)?"
-)
-
 // missRate is how often the real difference may be missed: as seldom as a
 // default alpha gives a false alarm.
 const missRate = 1e-6

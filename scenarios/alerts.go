@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	alertsRate    = 5 // requests per second to each model that has users
 	alertedFails  = 50
 	alertedSlow   = 2 * alerts.MaxLatency
 	filledPercent = 95 // of the volume of the one that is full

@@ -31,7 +31,7 @@ func newRollout(of *canaryStory) (*Plan, error) {
 	took := fmt.Sprintf("v2 takes over in %s", s.RolloutDuration)
 	steps := []Step{
 		{
-			Name: "v1 serves", Change: s.latest("v1"), Check: s.split(100),
+			Name: "v1 serves", Change: s.first, Check: s.split(100),
 			Why:      "All traffic goes to the newest revision, whichever that is.",
 			WatchFor: "Every answer says v1.",
 		},
@@ -73,16 +73,13 @@ func CheckRollout(d time.Duration) error {
 	return nil
 }
 
-// latest deploys a version as the newest revision, which gets all traffic in
-// the end.
-func (s *rolloutStory) latest(version string) Change {
-	return func(ctx context.Context, l *Session) error {
-		s.model.version, s.model.env = version, s.env[version]
-		if !s.atOnce {
-			s.model.rollout = s.RolloutDuration
-		}
-		return s.shift()(ctx, l)
+// first deploys v1 as the newest revision, which gets all traffic in the end.
+func (s *rolloutStory) first(ctx context.Context, l *Session) error {
+	s.model.version, s.model.env = "v1", s.env["v1"]
+	if !s.atOnce {
+		s.model.rollout = s.RolloutDuration
 	}
+	return s.shift()(ctx, l)
 }
 
 // begin writes v2 and does not wait: the Service is Ready only when the rollout

@@ -35,6 +35,9 @@ type driftAlarm struct {
 }
 
 const (
+	driftWindow = 100 // rows, or labels, that the detector looks at together
+	retrainRows = 300 // with labels of the new kind have it start the training
+
 	covariate = "covariate"
 	concept   = "concept"
 )

@@ -10,24 +10,13 @@ import (
 )
 
 const (
-	driftWindow = 100 // rows, or labels, that the detector looks at together
-	// shiftedBy is what the values of shiftedFeature are multiplied with, as by another unit.
-	shiftedFeature = "mean smoothness"
-	shiftedBy      = 1.5
-	// A larger value of movedFeature is malignant by the other criterion.
-	movedFeature = "worst area"
-	movedLimit   = 450
-	malignant    = 0
-	// labelsLate is by how many requests a label comes later than its row.
-	labelsLate = 2 * driftWindow
 	// A shift is found in the window that it begins in, or in the next one; other
 	// labels, which are harder to see, in one more.
 	shiftBound = 2 * driftWindow
 	movedBound = 3 * driftWindow
 
-	// retrainRows have labels of the new kind when the detector starts the training. A quarter is held out:
-	// so few that a good model may have the accuracy of a bad one, and the gate is lower than elsewhere.
-	retrainRows   = 300
+	// Of retrainRows a quarter is held out: so few that a good model may have the accuracy of a bad one, and
+	// the gate is lower than elsewhere.
 	retrainedGate = 0.8
 	retrained     = "retrained" // the TrainJob
 	trainBound    = movedBound + retrainRows + 2*driftWindow

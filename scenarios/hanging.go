@@ -9,6 +9,20 @@ import (
 	"mllab.local/internal/split"
 )
 
+// What the probes of manifests/scenarios/probes/model.yaml come to: the first
+// one of a pod that hangs begins up to a period later, and each then fails by
+// its timeout, which is as long.
+const (
+	unreadyAfter = (1 + 2) * time.Second     // period, failureThreshold timeouts
+	killedAfter  = (1 + 5 + 1) * time.Second // the same of liveness, and the grace period
+	// On a small busy machine. From the kubelet to the gateway there are the API
+	// server, the EndpointSlice, istiod and its push.
+	toGateway = 4 * time.Second
+	toStart   = 20 * time.Second
+
+	outBound = unreadyAfter + toGateway
+)
+
 const (
 	costWatched  = outBound + 5*time.Second // after the hang: what goes on failing must be seen to
 	restartBound = killedAfter + toStart

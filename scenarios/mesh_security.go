@@ -30,6 +30,13 @@ type meshCaller struct {
 	Outside bool // it has no sidecar, and so no certificate of the mesh
 }
 
+// request is one that c passes on to the model.
+func (c meshCaller) request(l *Session) probe.Request {
+	r := l.to("model")
+	r.Header = http.Header{callerHeader: {c.Name}}
+	return r
+}
+
 const (
 	allowedAccount = "shop"
 	otherAccount   = "shop-test" // begins as the allowed one does
@@ -133,13 +140,6 @@ func (s *meshSecurityStory) fate(want string) split.Claim {
 	return c
 }
 
-// by is a request that the named caller passes on to the model.
-func (l *Session) by(caller string) probe.Request {
-	r := l.to("model")
-	r.Header = http.Header{callerHeader: {caller}}
-	return r
-}
-
 // deploy brings the model and its callers, and returns when each caller is
 // answered.
 func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
@@ -156,7 +156,7 @@ func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
 	}
 	var asked []probe.Request
 	for _, c := range meshCallers {
-		asked = append(asked, l.by(c.Name))
+		asked = append(asked, c.request(l))
 	}
 	if err := l.routes(ctx, "mesh-security/callers.yaml", asked, &struct {
 		routeState
@@ -182,7 +182,7 @@ func (s *meshSecurityStory) secure(ctx context.Context, l *Session, want map[str
 	err := l.until(bounded, "the policies", func() string {
 		for _, c := range meshCallers {
 			for range inForceStreak {
-				if got := c.fate(l.Send(bounded, l.by(c.Name))); got != want[c.Name] {
+				if got := c.fate(l.Send(bounded, c.request(l))); got != want[c.Name] {
 					return fmt.Sprintf("a request of %s was %s", c.Name, got)
 				}
 			}
@@ -217,7 +217,7 @@ func (s *meshSecurityStory) check(want map[string]string, claim Claim) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
 		var headers []http.Header
 		for _, c := range meshCallers {
-			headers = append(headers, l.by(c.Name).Header)
+			headers = append(headers, c.request(l).Header)
 		}
 		before, err := l.seenInside(ctx, s.pod, math.MaxInt)
 		if err != nil {

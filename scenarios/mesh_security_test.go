@@ -64,7 +64,7 @@ func TestEachCallersRequestsEndAsClaimed(t *testing.T) {
 			s := &meshSecurityStory{each: n, Options: Options{Alpha: 1e-6}}
 			var headers []http.Header
 			for _, c := range meshCallers {
-				headers = append(headers, l.by(c.Name).Header)
+				headers = append(headers, c.request(l).Header)
 			}
 			answers, e, err := l.inTurn(t.Context(), headers, n)
 			if err != nil {
@@ -91,7 +91,7 @@ func TestARefusedRequestThatReachedTheModelRefutes(t *testing.T) {
 	l := callers(t, want)
 	var answers [][]probe.Answer
 	for _, c := range meshCallers {
-		answers = append(answers, []probe.Answer{l.Send(t.Context(), l.by(c.Name))})
+		answers = append(answers, []probe.Answer{l.Send(t.Context(), c.request(l))})
 	}
 	s := &meshSecurityStory{each: 1, Options: Options{Alpha: 1e-6}}
 	_, err := s.judge(Evidence{}, want, answers, []string{answers[2][0].ID}, Encryption)

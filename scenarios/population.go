@@ -12,6 +12,18 @@ import (
 	"mllab.local/internal/split"
 )
 
+const (
+	// shiftedBy is what the values of shiftedFeature are multiplied with, as by another unit.
+	shiftedFeature = "mean smoothness"
+	shiftedBy      = 1.5
+	// A larger value of movedFeature is malignant by the other criterion.
+	movedFeature = "worst area"
+	movedLimit   = 450
+	malignant    = 0
+	// labelsLate is by how many requests a label comes later than its row.
+	labelsLate = 2 * driftWindow
+)
+
 // population is a Sender whose requests each have a row drawn from all rows of a
 // data set: the training's, and those that were held out. It knows the true labels.
 type population struct {

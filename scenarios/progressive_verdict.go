@@ -39,6 +39,44 @@ func (s *progressiveStory) counted(weight int, names ...string) Check {
 	}
 }
 
+// tries is the one step of a strategy that gives v2 no weights.
+func (s *progressiveStory) tries(gets string) Step {
+	return Step{
+		Name: "v2 is tried", Change: s.deliver, Check: s.tried,
+		Why: gets + "A webhook that nobody answers holds the good one before its promotion, until the answers are counted.",
+		WatchFor: map[string]string{
+			strategyAB:        "Those with the header or the cookie get v2, and nobody else does.",
+			strategyBlueGreen: "No user gets v2; those who try it do so at an address of its own.",
+			strategyMirror:    "No user gets v2, and it receives a copy of each request, once.",
+		}[s.Strategy],
+	}
+}
+
+// tried judges who answers each kind of users while Flagger waits before the good
+// version's promotion.
+func (s *progressiveStory) tried(ctx context.Context, l *Session) (all Evidence, err error) {
+	for _, m := range s.models.those("good") {
+		if m.over() {
+			return s.promoted(ctx, l)
+		}
+		for _, u := range m.users {
+			e, err := m.sample(ctx, l, u, 0, s.claim(shares(u.first)))
+			e.Summary = u.name + ": " + e.Summary
+			all = e.after(all.Summary)
+			if err != nil {
+				return all, err
+			}
+		}
+	}
+	if all.Summary == "" {
+		return Evidence{Summary: leftOut}, nil
+	}
+	if s.Strategy == strategyMirror {
+		all.Summary += ", and received a copy of each"
+	}
+	return all, nil
+}
+
 // promoted is what must come of the good version.
 func (s *progressiveStory) promoted(ctx context.Context, l *Session) (Evidence, error) {
 	return s.ended("good", flaggerSucceeded, "", Promotion)(ctx, l)

@@ -116,6 +116,15 @@ func (l *Session) routeState(ctx context.Context, host string) (string, error) {
 	return "", nil
 }
 
+// A header or a cookie by which a route picks an arm.
+const (
+	armHeader = "x-group"
+	// A whole cookie of the list that the header holds, which has "; " between
+	// cookies: https://www.rfc-editor.org/rfc/rfc6265#section-4.2.1
+	// Envoy matches a regex with the whole value.
+	armCookie = "(.*; ?)?group=b(;.*)?"
+)
+
 // mark is a new name for the state of a route, for its answers to carry.
 func (l *writes) mark() string {
 	l.routeVersion++

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"slices"
-	"time"
 
-	"mllab.local/internal/probe"
 	"mllab.local/internal/split"
 )
 
@@ -27,8 +24,6 @@ const (
 	// faultRequests are enough to say that less than 1 % was lost (with 95 %).
 	// Each of them waits in the proxies for as long as v2 sleeps.
 	faultRequests = 300
-	shadowSleep   = 16 * time.Second
-	callerBound   = shadowSleep / 2 // a caller who waits for v2 is over it
 
 	// largeBody is the largest input that the model takes. Envoy before 1.33 did
 	// not mirror bodies over 1 MiB:
@@ -198,13 +193,6 @@ func (s *shadowStory) bodies(ctx context.Context, l *Session) (Evidence, error) 
 func padded(size int) []byte {
 	input := []byte(`{"instances":[[1]]}`)
 	return append(input, bytes.Repeat([]byte(" "), size-len(input))...)
-}
-
-// inputs gives each of n requests an input that no other has, at random.
-func (l *Session) inputs(n int) *turns {
-	return l.inOrder(n, func(turn int, r *probe.Request) {
-		r.Method, r.Body = http.MethodPost, fmt.Appendf(nil, `{"instances":[[%v,%d]]}`, rand.Float64(), turn)
-	})
 }
 
 // compare sends an input with each request and judges how often the versions'

@@ -3,6 +3,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
@@ -26,6 +27,9 @@ const (
 	versionHeader = "X-Mllab-Version"
 	// aside is a path of the model that /seen does not list.
 	aside = "/metrics"
+
+	shadowSleep = 16 * time.Second
+	callerBound = shadowSleep / 2 // a caller who waits for v2 is over it
 )
 
 // newShadowed returns a model for samples of so many requests, whose v2 differs for
@@ -120,6 +124,13 @@ func (s *shadowed) route(to shadowRoute) Change {
 		}
 		return l.waitActive(ctx, sidecar, inside)
 	}
+}
+
+// inputs gives each of n requests an input that no other has, at random.
+func (l *Session) inputs(n int) *turns {
+	return l.inOrder(n, func(turn int, r *probe.Request) {
+		r.Method, r.Body = http.MethodPost, fmt.Appendf(nil, `{"instances":[[%v,%d]]}`, rand.Float64(), turn)
+	})
 }
 
 // sleep mirrors everything to a v2 that sleeps.

@@ -71,9 +71,6 @@ func newTrain(Options) (*Plan, error) {
 	}, nil
 }
 
-// repository is where a story's models are, in the lab's registry.
-func repository(l *Session) string { return l.Registry + "/" + l.Namespace + "/breast-cancer" }
-
 func (s *trainStory) begin(ctx context.Context, l *Session) error {
 	code, err := l.code(s.edits)
 	if err != nil {

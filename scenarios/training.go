@@ -200,6 +200,9 @@ func (l *Session) failedJob(name, what string) error {
 	return fmt.Errorf("TrainJob %s %s; its log is in %s", name, what, l.evidence)
 }
 
+// repository is where a story's models are, in the lab's registry.
+func repository(l *Session) string { return l.Registry + "/" + l.Namespace + "/breast-cancer" }
+
 // newestPods are the newest pod of each worker of a TrainJob, by the workers'
 // numbers: a pod that ended by no fault of its code has others before it.
 func newestPods(pods []corev1.Pod) (newest []corev1.Pod) {

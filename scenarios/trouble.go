@@ -18,6 +18,9 @@ import (
 // from the rule to the receiver, on a small busy machine.
 const alertSlack = 30 * time.Second
 
+// alertsRate is how many requests per second go to each model that has users.
+const alertsRate = 5
+
 // trouble is what goes wrong with one model, and the alert that it must cause.
 type trouble struct {
 	model, alert string

@@ -3,6 +3,7 @@ package arch
 import (
 	"fmt"
 	"go/ast"
+	"go/parser"
 	"go/token"
 	"os"
 	"path"
@@ -99,15 +100,16 @@ func belowVerbs(set *token.FileSet, s source, hidden []string) (says []string) {
 			say(i, p)
 		}
 	}
+	for _, d := range s.syntax.Decls {
+		if f, ok := d.(*ast.FuncDecl); ok && f.Recv != nil && isSession(f.Recv.List[0].Type) {
+			say(f, "a method of its own, "+f.Name.Name)
+		}
+	}
 	sessions := map[string]bool{}
 	ast.Inspect(s.syntax, func(n ast.Node) bool {
-		if f, ok := n.(*ast.Field); ok {
-			if p, ok := f.Type.(*ast.StarExpr); ok {
-				if of, ok := p.X.(*ast.Ident); ok && of.Name == "Session" {
-					for _, name := range f.Names {
-						sessions[name.Name] = true
-					}
-				}
+		if f, ok := n.(*ast.Field); ok && isSession(f.Type) {
+			for _, name := range f.Names {
+				sessions[name.Name] = true
 			}
 		}
 		return true
@@ -121,6 +123,15 @@ func belowVerbs(set *token.FileSet, s source, hidden []string) (says []string) {
 		return true
 	})
 	return says
+}
+
+func isSession(e ast.Expr) bool {
+	p, ok := e.(*ast.StarExpr)
+	if !ok {
+		return false
+	}
+	of, ok := p.X.(*ast.Ident)
+	return ok && of.Name == "Session"
 }
 
 // A story changes the lab and looks at it by verbs: who reads it need not know what those are made of.
@@ -150,7 +161,7 @@ func TestWhatIsBelowTheVerbsIsFound(t *testing.T) {
 		`func f(l *Session) { l.Kube.Pods() }`:                                       "l.Kube",
 		`func (s *story) f(ctx context.Context, run *Session) { run.events.x() }`:    "run.events",
 		`var f = func(_ context.Context, l *Session) error { l.kept++; return nil }`: "l.kept",
-		`func (l *Session) f() string { return l.events.x }`:                         "l.events",
+		`func (l *Session) f() {}`:                                                   "a method of its own, f",
 		`import "k8s.io/api/core/v1"`:                                                "k8s.io/api/core/v1",
 		`import . "mllab.local/internal/kube"`:                                       "mllab.local/internal/kube",
 		`func f(l *Session, s *story) { l.apply(s.events, l.Namespace) }`:            "",
@@ -170,4 +181,59 @@ func TestWhatIsBelowTheVerbsIsFound(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", text, says, want)
 		}
 	}
+}
+
+// A verb serves any story, so it needs none: what both name, the verb declares.
+func TestAVerbNeedsNoStory(t *testing.T) {
+	set := token.NewFileSet()
+	all, others := stories(t, set)
+	of := map[string]string{} // name that a story declares -> the story
+	for _, s := range all {
+		for _, name := range declared(s.syntax) {
+			of[name] = s.path
+		}
+	}
+	checked := 0
+	for _, s := range others {
+		if path.Base(s.path) == "list.go" {
+			continue
+		}
+		f, err := parser.ParseFile(set, filepath.Join(root, s.path), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range f.Unresolved { // here: it is the package's, an import's or the language's
+			checked++
+			if story := of[id.Name]; story != "" {
+				t.Errorf("%s:%d: uses %s of %s: declare it in a verb's file", s.path, set.Position(id.Pos()).Line, id.Name, story)
+			}
+		}
+	}
+	if len(of) < 100 || checked < 1000 {
+		t.Errorf("%d names and %d uses were found: this test sees too little", len(of), checked)
+	}
+}
+
+// declared returns the names that a file declares in its package.
+func declared(f *ast.File) (names []string) {
+	for _, d := range f.Decls {
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			if d.Recv == nil {
+				names = append(names, d.Name.Name)
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				switch spec := spec.(type) {
+				case *ast.TypeSpec:
+					names = append(names, spec.Name.Name)
+				case *ast.ValueSpec:
+					for _, name := range spec.Names {
+						names = append(names, name.Name)
+					}
+				}
+			}
+		}
+	}
+	return names
 }
