@@ -124,6 +124,8 @@ type list[T any] struct {
 	Items    []T
 }
 
+func (l *list[T]) version() string { return l.Metadata.ResourceVersion }
+
 // addresses reconciles the cluster, and again after every change, until ctx ends.
 func addresses(ctx context.Context) error {
 	api, err := incluster.New(incluster.Account)
@@ -165,16 +167,13 @@ func follow(ctx context.Context, api *incluster.Client) error {
 		var services list[service]
 		var gateways list[gateway]
 		var httpRoutes, grpcRoutes list[route]
-		for path, into := range map[string]any{servicesPath: &services, gatewaysPath: &gateways, httpRoutesPath: &httpRoutes, grpcRoutesPath: &grpcRoutes} {
-			if err := get(ctx, api, path, into); err != nil {
+		for path, list := range map[string]interface{ version() string }{servicesPath: &services, gatewaysPath: &gateways, httpRoutesPath: &httpRoutes, grpcRoutesPath: &grpcRoutes} {
+			if err := get(ctx, api, path, list); err != nil {
 				return err
 			}
-		}
-		if first {
-			watch(servicesPath, services.Metadata.ResourceVersion)
-			watch(gatewaysPath, gateways.Metadata.ResourceVersion)
-			watch(httpRoutesPath, httpRoutes.Metadata.ResourceVersion)
-			watch(grpcRoutesPath, grpcRoutes.Metadata.ResourceVersion)
+			if first {
+				watch(path, list.version())
+			}
 		}
 		if err := reconcile(ctx, api, world{owner{"v1", "Namespace", namespace, own.Metadata.UID}, services.Items, gateways.Items, append(httpRoutes.Items, grpcRoutes.Items...)}); err != nil {
 			return err
