@@ -126,7 +126,7 @@ func (r *registrySource) look(ctx context.Context, upstream string, was pin, rea
 	if err != nil {
 		return pin{}, err
 	}
-	opts := r.options(ctx, reason)
+	opts := r.options(ctx, pullTries, reason)
 	head, err := remote.Head(tag, opts...)
 	if err != nil {
 		return pin{}, err
@@ -195,12 +195,13 @@ func (r *registrySource) unpinned(list []Component) (byTag, all int) {
 	return byTag, all
 }
 
-func (r *registrySource) options(ctx context.Context, reason func(string)) []remote.Option {
+// options are those of each request, which is sent so many times at most.
+func (r *registrySource) options(ctx context.Context, tries int, reason func(string)) []remote.Option {
 	return []remote.Option{
 		remote.WithContext(ctx),
 		remote.WithAuthFromKeychain(authn.DefaultKeychain),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
-		remote.WithTransport(&retryTransport{remote.DefaultTransport, r.patience, pullTries, reason}),
+		remote.WithTransport(&retryTransport{remote.DefaultTransport, r.patience, tries, reason}),
 		once,
 	}
 }

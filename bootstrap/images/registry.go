@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -107,7 +106,7 @@ func (r *registrySource) pull(ctx context.Context, c Component, reason func(stri
 	if err != nil {
 		return nil, err
 	}
-	return remote.Image(ref, r.options(ctx, reason)...)
+	return remote.Image(ref, r.options(ctx, pullTries, reason)...)
 }
 
 // once turns the library's own retries off: they say nothing, wait when the user
@@ -120,8 +119,7 @@ func (r *registrySource) reachable(ctx context.Context, c Component) error {
 	if err != nil {
 		return err
 	}
-	_, err = remote.Head(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(&retryTransport{next: remote.DefaultTransport, tries: 1}), once)
+	_, err = remote.Head(ref, r.options(ctx, 1, nil)...)
 	return err
 }
 
