@@ -116,13 +116,19 @@ func Core() []string { return []string{"gateway-api", "istio", "network", "knati
 // comes with them. The others are optional.
 func Whole() []string { return append(Core(), "git", "kubeflow") }
 
+// Names returns the names of a list's addons.
+func Names(list []Addon) []string {
+	var names []string
+	for _, a := range list {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
 // Select returns the named addons with everything they need, in the order of All. An unknown name is wrong use.
 func Select(names ...string) ([]Addon, error) {
 	all := All()
-	var known []string
-	for _, a := range all {
-		known = append(known, a.Name)
-	}
+	known := Names(all)
 	wanted := map[string]bool{}
 	for _, name := range names {
 		if name == "all" {

@@ -41,12 +41,9 @@ var ErrNotInGit = errors.New("it is not in the lab's Git")
 
 // gitNeeds names the addons that Git itself needs. Pruning one of these would
 // disconnect Git.
-func gitNeeds() (names []string) {
+func gitNeeds() []string {
 	list, _ := Select("git") // an addon's name
-	for _, a := range list {
-		names = append(names, a.Name)
-	}
-	return names
+	return Names(list)
 }
 
 // rootObjects are what Flux follows: the lab's Git, and the Kustomization of all

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"cmp"
 
+	"mllab.local/addons"
 	"mllab.local/bootstrap/images"
 )
 
@@ -33,7 +34,7 @@ func Plan(o UpOptions) (PlanDoc, error) {
 	if err != nil {
 		return PlanDoc{}, err
 	}
-	list, err := selectAddons(o.addons(), nil)
+	list, err := addons.Select(o.addons()...)
 	if err != nil {
 		return PlanDoc{}, err
 	}

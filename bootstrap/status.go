@@ -193,11 +193,11 @@ func (r *StatusReport) askAddons(ctx context.Context, l lab, st *state) error {
 		})
 	}
 	var unasked error
-	if slices.ContainsFunc(list, func(a addons.Addon) bool { return a.Name == "flux" }) {
+	if slices.Contains(addons.Names(list), "flux") {
 		wg.Go(func() { r.Flux, unasked = l.fluxUnready(ctx) })
 	}
 	var unknown error
-	if slices.ContainsFunc(list, func(a addons.Addon) bool { return a.Name == "istio" }) {
+	if slices.Contains(addons.Names(list), "istio") {
 		wg.Go(func() { r.Proxies, unknown = l.rejections(ctx) })
 	}
 	wg.Wait()

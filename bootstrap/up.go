@@ -61,7 +61,7 @@ func up(ctx context.Context, o UpOptions, p deps) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	if _, err := selectAddons(o.addons(), nil); err != nil {
+	if _, err := addons.Select(o.addons()...); err != nil {
 		return Summary{}, err
 	}
 	unlock, done, err := o.store().lockAll("up")
@@ -168,7 +168,7 @@ func (u *upRun) checkMachine(ctx context.Context) error {
 		}
 		u.GitOps = u.GitOps || u.st.GitOps
 		u.st.GitOps = u.GitOps
-		if u.list, err = selectAddons(u.addons(), u.st.Addons); err != nil {
+		if u.list, err = addons.Select(append(u.addons(), u.st.Addons...)...); err != nil {
 			return "", err
 		}
 		u.noteKept()
@@ -197,23 +197,13 @@ func (o UpOptions) addons() []string {
 	return append(names, o.Addons...)
 }
 
-// selectAddons returns the requested addons and those that the cluster has, in install order.
-func selectAddons(names, have []string) ([]addons.Addon, error) {
-	return addons.Select(append(slices.Clone(names), have...)...)
-}
-
 // noteKept says what --core does not remove.
 func (u *upRun) noteKept() {
-	asked, err := selectAddons(u.addons(), nil)
+	asked, err := addons.Select(u.addons()...)
 	if err != nil || !u.Core {
 		return
 	}
-	var kept []string
-	for _, a := range u.list {
-		if !slices.ContainsFunc(asked, func(b addons.Addon) bool { return a.Name == b.Name }) {
-			kept = append(kept, a.Name)
-		}
-	}
+	kept := slices.DeleteFunc(addons.Names(u.list), func(name string) bool { return slices.Contains(addons.Names(asked), name) })
 	if len(kept) > 0 {
 		u.Report.Note("the lab keeps %s: --core removes nothing. For a small lab: `%s`, then `%s`", strings.Join(kept, ", "), u.command("down"), u.command("up --core"))
 	}
@@ -222,11 +212,8 @@ func (u *upRun) noteKept() {
 // Components returns the images that `up` needs on the node for the whole lab, or for its core, and the addons of with. An
 // unknown addon is a fault.Usage.
 func Components(core bool, with []string) ([]string, error) {
-	list, err := selectAddons(UpOptions{Core: core, Addons: with}.addons(), nil)
-	if err != nil {
-		return nil, err
-	}
-	return components(list), nil
+	list, err := addons.Select(UpOptions{Core: core, Addons: with}.addons()...)
+	return components(list), err
 }
 
 func components(list []addons.Addon) []string {
@@ -433,10 +420,7 @@ func whenVerified(list []addons.Rendered, names []string) <-chan struct{} {
 }
 
 func (u *upRun) recordContent() {
-	u.st.Images, u.st.ImageSource, u.st.Addons = u.node.Images, u.node.Source, nil
-	for _, a := range u.list {
-		u.st.Addons = append(u.st.Addons, a.Name)
-	}
+	u.st.Images, u.st.ImageSource, u.st.Addons = u.node.Images, u.node.Source, addons.Names(u.list)
 }
 
 // upAgain returns the command that completes, starts or repairs the lab of this record, if there is one, and adds nothing.

@@ -408,7 +408,7 @@ func TestUpBringsTheWholeLabAndCoreTheSmallOne(t *testing.T) {
 		{UpOptions{Core: true}, whole, whole},
 		{UpOptions{}, core, whole},
 	} {
-		list, err := selectAddons(c.o.addons(), c.have)
+		list, err := addons.Select(append(c.o.addons(), c.have...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
