@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"io"
 
@@ -24,25 +23,17 @@ a test: the exit code is 0 even with alerts. It needs the addon alertmanager.`,
   mllab alerts -o json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			list, err := a.alerts(c.Context())
+			lab, err := a.labWith(c.Context(), "alertmanager")
 			if err != nil {
 				return err
+			}
+			list, err := alerts.Active(c.Context(), lab.Kube)
+			if err != nil {
+				return fault.CannotTest("see `mllab status`", "reading the alerts: %w", err)
 			}
 			return a.print(map[string][]alerts.Alert{"alerts": list}, func(w io.Writer) { printAlerts(w, list) })
 		},
 	}
-}
-
-func (a *app) alerts(ctx context.Context) ([]alerts.Alert, error) {
-	lab, err := a.labWith(ctx, "alertmanager")
-	if err != nil {
-		return nil, err
-	}
-	list, err := alerts.Active(ctx, lab.Kube)
-	if err != nil {
-		return nil, fault.CannotTest("see `mllab status`", "reading the alerts: %w", err)
-	}
-	return list, nil
 }
 
 func printAlerts(w io.Writer, list []alerts.Alert) {

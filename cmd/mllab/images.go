@@ -34,8 +34,8 @@ wheel and Debian packages. ` + "`mllab up`" + ` gets missing images by itself.`,
 }
 
 func imageFlags(c *cobra.Command, mode, mirror *string) {
-	*mode = "auto"
-	c.Flags().Var(&choice{mode, []string{"auto", "source", "registry"}}, "image-source", "where images come from")
+	*mode = bootstrap.DefaultMode
+	c.Flags().Var(&choice{mode, bootstrap.Modes}, "image-source", "where images come from")
 	c.Flags().StringVar(mirror, "registry-mirror", "", "host that replaces every registry, such as 127.0.0.1:5000")
 }
 
