@@ -8,7 +8,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
@@ -40,13 +39,10 @@ func verifyArgo(ctx context.Context, env Env, reason func(string)) error {
 	if i < 0 || i+1 == len(args) {
 		return fmt.Errorf("the controller names no image for its executor: %q", args)
 	}
-	objs, err := manifest("argo-workflows/verify.yaml", "$(executor)", args[i+1])
+	objs, err := verification("argo-workflows", "$(executor)", args[i+1])
 	if err != nil {
 		return err
 	}
-	// Argo names the result of a step after the Workflow. If the result of an earlier one of that name is still being
-	// collected, it is taken for this one's, then collected, and the Workflow runs on.
-	objs[0].SetName(objs[0].GetName() + "-" + rand.String(5))
 	return use(ctx, env, reason, "running a Workflow", objs, func(ctx context.Context) error {
 		live, err := read(ctx, env.Kube, objs[0])
 		if err != nil {

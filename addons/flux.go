@@ -41,7 +41,7 @@ func flux() Addon {
 // a repository at an address that serves no repository, and a Kustomization and a
 // HelmRelease of it. What they say must be just that.
 func verifyFlux(ctx context.Context, env Env, reason func(string)) error {
-	objs, err := manifest("flux/verify.yaml")
+	objs, err := verification("flux")
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func gitRefs(ctx context.Context, send probe.Sender, remote *url.URL, token bool
 }
 
 func verifyGitByFlux(ctx context.Context, env Env, reason func(string), revision string) error {
-	objs, err := manifest("git/verify.yaml")
+	objs, err := verification("git")
 	if err != nil {
 		return err
 	}

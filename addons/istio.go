@@ -122,7 +122,7 @@ func verifyInjection(ctx context.Context, env Env, reason func(string)) error {
 func verifyGateway(ctx context.Context, env Env, reason func(string)) error {
 	marker := uuid.NewString()
 	const host = "verify." + Domain
-	objs, err := manifest("istio/verify.yaml", "$(marker)", marker)
+	objs, err := verification("istio", "$(marker)", marker)
 	if err != nil {
 		return err
 	}

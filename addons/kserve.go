@@ -129,7 +129,7 @@ func trust(ctx context.Context, env Env, configuration *unstructured.Unstructure
 // verifyKServe has the controller make a Knative Service of an
 // InferenceService, whose pods nobody waits for.
 func verifyKServe(ctx context.Context, env Env, reason func(string)) error {
-	objs, err := manifest("kserve/verify.yaml")
+	objs, err := verification("kserve")
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func network() Addon {
 }
 
 func verifyNetwork(ctx context.Context, env Env, reason func(string)) error {
-	objs, err := manifest("network/verify.yaml")
+	objs, err := verification("network")
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -179,6 +180,67 @@ func TestEveryManifestThatIsUsedWhileAnAddonRunsCanBeRead(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What an earlier verification's objects owned must not count for a later one.
+func TestEachVerificationHasNamesOfItsOwn(t *testing.T) {
+	files, err := fs.Glob(manifests.Addons, "addons/*/verify.yaml")
+	if err != nil || len(files) < 12 {
+		t.Fatalf("there are %q: %v", files, err)
+	}
+	for _, file := range files {
+		addon := strings.Split(file, "/")[1]
+		var names [2][]string
+		for i := range names {
+			objs, err := verification(addon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := objs[0].GetName()
+			prefix := name[:min(len(name), len(verifyName+"-12345"))]
+			for _, o := range objs {
+				names[i] = append(names[i], kube.Name(o))
+				if o.GetLabels()[verifyLabel] != addon {
+					t.Errorf("%s has labels %v", kube.Name(o), o.GetLabels())
+				}
+				walk("", o.Object, func(key, s string) {
+					if strings.Contains(s, verifyName) && !strings.HasPrefix(s, prefix) {
+						t.Errorf("%s: %s is %s, and names nothing of this verification", file, key, s)
+					}
+				})
+			}
+		}
+		for i, name := range names[0] {
+			if name == names[1][i] {
+				t.Errorf("%s: two verifications have %s", file, name)
+			}
+		}
+	}
+}
+
+func TestAVerificationRemovesWhatAKilledOneLeft(t *testing.T) {
+	killed, err := verification("network")
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := killed[0].DeepCopy()
+	users.SetName("of-a-user")
+	users.SetLabels(nil)
+	others := killed[0].DeepCopy()
+	others.SetName("of-another-addon")
+	others.SetLabels(map[string]string{verifyLabel: "other"})
+	env := cluster(t, killed[0], users, others)
+	objs, err := verification("network")
+	if err == nil {
+		err = removeKilled(t.Context(), env, objs)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left corev1.ServiceList
+	if err := env.Kube.List(t.Context(), &left); err != nil || len(left.Items) != 2 {
+		t.Errorf("%d Services are left, %v", len(left.Items), err)
 	}
 }
 

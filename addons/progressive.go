@@ -96,7 +96,7 @@ func flagger() Addon {
 }
 
 func verifyFlagger(ctx context.Context, env Env, reason func(string)) error {
-	objs, err := manifest("flagger/verify.yaml")
+	objs, err := verification("flagger")
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func verifyRegistry(ctx context.Context, env Env, reason func(string)) error {
 	if err != nil {
 		return err
 	}
-	objs, err := manifest("registry/verify.yaml", "$(image)", Registry+"/"+verifyName+"-registry@"+digest)
+	objs, err := verification("registry", "$(image)", Registry+"/"+verifyName+"-registry@"+digest)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
@@ -17,6 +19,9 @@ import (
 // Addons are verified with objects of this namespace whose names begin so. Several
 // are verified at a time.
 const verifyNamespace, verifyName = "default", "mllab-verify"
+
+// verifyLabel is a label of the objects that an addon is verified with: the addon.
+const verifyLabel = "mllab.local/verify"
 
 // manifest decodes a file of manifests/addons that is not installed, such as
 // "flux/verify.yaml". values are pairs of an old text and a new one.
@@ -30,6 +35,17 @@ func manifest(file string, values ...string) ([]*unstructured.Unstructured, erro
 		return nil, fmt.Errorf("reading manifests/addons/%s: %w", file, err)
 	}
 	return objs, nil
+}
+
+// verification decodes the objects of an addon's verify.yaml. Each call gives them names of their own: what an
+// earlier verification's objects owned may still be there, and would be taken for this one's. In the first half
+// minute of a cluster the garbage collector does not know the addons' kinds.
+func verification(addon string, values ...string) ([]*unstructured.Unstructured, error) {
+	objs, err := manifest(addon+"/verify.yaml", append(values, verifyName, verifyName+"-"+rand.String(5))...)
+	for _, o := range objs {
+		o.SetLabels(map[string]string{verifyLabel: addon})
+	}
+	return objs, err
 }
 
 // accepted returns nil if the API server accepts the objects of an addon's
@@ -76,7 +92,7 @@ func judged(addon, what, words string) Use {
 // reaches returns a Use that applies an addon's verify.yaml, and waits until its first object has a condition.
 func reaches(addon, what, condition string) Use {
 	return func(ctx context.Context, env Env, reason func(string)) error {
-		objs, err := manifest(addon + "/verify.yaml")
+		objs, err := verification(addon)
 		if err != nil {
 			return err
 		}
@@ -84,7 +100,8 @@ func reaches(addon, what, condition string) Use {
 	}
 }
 
-// use applies objects, polls done, and removes the objects.
+// use applies objects of verification, polls done, and removes the objects. It first removes those of a verification that was
+// killed.
 func use(ctx context.Context, env Env, reason func(string), what string, objs []*unstructured.Unstructured, done func(context.Context) error) (err error) {
 	defer func() {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second) // also after ^C
@@ -93,6 +110,10 @@ func use(ctx context.Context, env Env, reason func(string), what string, objs []
 			err = errors.Join(err, fmt.Errorf("removing the objects of the verification: %w", gone))
 		}
 	}()
+	err = poll(ctx, reason, what, func(ctx context.Context) error { return removeKilled(ctx, env, objs) })
+	if err != nil {
+		return err
+	}
 	err = poll(ctx, reason, what, func(ctx context.Context) error {
 		_, err := env.Kube.Apply(ctx, objs) // a webhook may come a moment after its pod
 		return err
@@ -101,6 +122,18 @@ func use(ctx context.Context, env Env, reason func(string), what string, objs []
 		return err
 	}
 	return poll(ctx, reason, what, done)
+}
+
+// removeKilled removes what has the kinds, namespaces and labels of objs.
+func removeKilled(ctx context.Context, env Env, objs []*unstructured.Unstructured) error {
+	for _, o := range objs {
+		err := env.Kube.DeleteAllOf(ctx, o, client.InNamespace(o.GetNamespace()), client.MatchingLabels(o.GetLabels()),
+			client.PropagationPolicy(metav1.DeletePropagationBackground))
+		if err != nil {
+			return fmt.Errorf("removing what an earlier verification left: %w", err)
+		}
+	}
+	return nil
 }
 
 // wantCondition returns an error with the last condition that is known, until an

@@ -45,9 +45,19 @@ func TestLabDelivery(t *testing.T) {
 	c.up(t, "--with", "all")
 
 	c.part(t, "up --with all again replaces no pod", func(t *testing.T) {
-		pods := c.kubectl(t, "get", "pods", "-A", "-o", "name")
+		trained := func() int { // Jobs that ran a pod for the verification of Trainer; a Job may be gone, and its events are not
+			jobs := map[string]bool{}
+			for _, job := range strings.Fields(c.kubectl(t, "get", "events", "--field-selector", "reason=SuccessfulCreate,involvedObject.kind=Job", "-o", "jsonpath={.items[*].involvedObject.name}")) {
+				if strings.HasPrefix(job, "mllab-verify-") && strings.Contains(job, "python") {
+					jobs[job] = true
+				}
+			}
+			return len(jobs)
+		}
+		pods, before := c.kubectl(t, "get", "pods", "-A", "-o", "name"), trained()
 		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 		after := c.kubectl(t, "get", "pods", "-A", "-o", "name")
+		c.became(t, time.Minute, "the second up trains, too", func() bool { return trained() > before }) // an event may come late
 		for _, pod := range strings.Fields(pods) {
 			// The sample may go to zero, and what was verified with is on its way out.
 			if !strings.Contains(after, pod) && !strings.Contains(pod, "sample-") && !strings.Contains(pod, "mllab-verify") {
