@@ -155,33 +155,82 @@ func (p plan) node(list []Component) (Node, error) {
 		Source: p.source.Name(), Why: p.why, Images: map[string]string{},
 		cache: p.cache, images: map[string]v1.Image{}, base: p.cached[nodeComponent],
 	}
-	lock := []string{nodeFormat}
 	for _, comp := range p.list {
 		if comp.Name != nodeComponent {
 			n.Images[comp.Name] = comp.reference(p.keys[comp.Name])
 		}
 	}
 	for _, comp := range list {
-		lock = append(lock, comp.Name, p.keys[comp.Name])
 		if comp.Name == nodeComponent {
 			continue
 		}
 		n.images[n.Images[comp.Name]] = p.cached[comp.Name]
 		for _, alias := range comp.Aliases {
-			lock = append(lock, alias)
 			n.images[alias] = p.cached[comp.Name]
+		}
+	}
+	var err error
+	n.Key, err = nodeKey(list, p.keys)
+	n.Ref = nodeRef(n.Key)
+	return n, err
+}
+
+// nodeKey returns the key of a node image with the components of list, which have these keys.
+func nodeKey(list []Component, keys map[string]string) (string, error) {
+	lock := []string{nodeFormat}
+	for _, comp := range list {
+		lock = append(lock, comp.Name, keys[comp.Name])
+		if comp.Name != nodeComponent {
+			lock = append(lock, comp.Aliases...)
 		}
 	}
 	files, err := nodeFiles()
 	if err != nil {
-		return Node{}, err
+		return "", err
 	}
 	for _, f := range slices.Sorted(maps.Keys(files)) {
 		lock = append(lock, f, string(files[f].data))
 	}
-	n.Key = shortHash("node", lock...)
-	n.Ref = "localhost/mllab-node:" + n.Key
-	return n, nil
+	return shortHash("node", lock...), nil
+}
+
+func nodeRef(key string) string { return "localhost/mllab-node:" + key }
+
+// NodeRefs returns what Node.Ref is with these components, from each source.
+func NodeRefs(components []string) ([]string, error) {
+	list, err := Select(components)
+	if err != nil {
+		return nil, err
+	}
+	pull, err := Options{}.registry(nil)
+	if err != nil {
+		return nil, err
+	}
+	var refs []string
+	for _, s := range []Source{&pull.built, pull} {
+		keys, err := keysOf(s, list)
+		if err != nil {
+			return nil, err
+		}
+		key, err := nodeKey(list, keys)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, nodeRef(key))
+	}
+	return refs, nil
+}
+
+// keysOf returns the keys of components by their names.
+func keysOf(s Source, list []Component) (map[string]string, error) {
+	keys := map[string]string{}
+	for _, comp := range list {
+		var err error
+		if keys[comp.Name], err = s.Key(comp); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
 }
 
 // make gets the missing images from the source and stores them in the cache. It
@@ -275,11 +324,11 @@ func (o Options) needed(c *cache) (map[string]bool, error) {
 		return nil, err
 	}
 	for _, s := range []Source{&pull.built, pull} {
-		for _, comp := range table {
-			key, err := s.Key(comp)
-			if err != nil {
-				return nil, err
-			}
+		of, err := keysOf(s, table)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range of {
 			keys[key] = true
 		}
 	}
@@ -357,14 +406,13 @@ func (o Options) plan(ctx context.Context) (plan, error) {
 }
 
 func (o Options) planFor(c *cache, s Source, why string, list []Component) (plan, error) {
-	p := plan{opts: o, cache: c, source: s, why: why, list: list, keys: map[string]string{}, cached: map[string]v1.Image{}}
+	p := plan{opts: o, cache: c, source: s, why: why, list: list, cached: map[string]v1.Image{}}
+	var err error
+	if p.keys, err = keysOf(s, list); err != nil {
+		return p, err
+	}
 	for _, comp := range list {
-		key, err := s.Key(comp)
-		if err != nil {
-			return p, err
-		}
-		p.keys[comp.Name] = key
-		img, err := c.get(comp.Name, key)
+		img, err := c.get(comp.Name, p.keys[comp.Name])
 		if err != nil {
 			return p, err
 		}

@@ -107,21 +107,37 @@ func newImagesBuild(a *app) *cobra.Command {
 func newImagesPrune(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "prune [flags]",
-		Short: "Remove the cached images for labs of another Kubernetes",
-		Args:  noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			other, err := images.Prune(images.Options{Cache: a.global.cache})
+		Short: "Remove the images that no lab needs",
+		Long: `Remove the images that no lab needs. Of the node images in the engine, those stay
+that a container uses, and those that this mllab uses for a small lab, a whole one and
+all addons. Of the cached images, those for labs of this Kubernetes stay.`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := bootstrap.Prune(c.Context(), a.options())
 			if err != nil {
 				return err
 			}
-			return a.print(other, func(w io.Writer) {
-				if other.Images == 0 {
-					fmt.Fprintln(w, "the cache has no images for labs of another Kubernetes")
-					return
-				}
-				fmt.Fprintf(w, "removed %s\n", other)
-			})
+			a.report.Close()
+			return a.print(r, func(w io.Writer) { printPrune(w, r) })
 		},
+	}
+}
+
+func printPrune(w io.Writer, r bootstrap.PruneReport) {
+	if r.Images == 0 && len(r.Nodes) == 0 {
+		fmt.Fprintln(w, "nothing to remove")
+	}
+	if r.Images > 0 {
+		fmt.Fprintf(w, "removed  %s\n", r.Other)
+	}
+	for _, ref := range r.Nodes {
+		fmt.Fprintf(w, "removed  node image %s\n", ref)
+	}
+	for _, ref := range r.Kept {
+		fmt.Fprintf(w, "kept     node image %s\n", ref)
+	}
+	if r.Freed > 0 {
+		fmt.Fprintf(w, "freed    %.1f GB by the node images\n", float64(r.Freed)/1e9)
 	}
 }
 
