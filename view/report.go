@@ -77,9 +77,6 @@ func (r *run) Shown() (places []int) {
 	return places
 }
 
-// At is the step at a place.
-func (r *run) At(n int) *step { return r.Steps[n] }
-
 // Number is a step's number among those that were judged, and 0 for another one.
 func (r *run) Number(n int) (number int) {
 	if r.Steps[n].Checked == nil {
@@ -102,22 +99,6 @@ func (s *step) Mark() string {
 		return "FAIL"
 	}
 	return "-"
-}
-
-// File is the name of the file with every answer of a step.
-func (s *step) File() string {
-	if s.Checked == nil || s.Checked.Evidence == nil {
-		return ""
-	}
-	return s.Checked.Evidence.File
-}
-
-// Figures are what a step measured besides.
-func (s *step) Figures() []scenarios.Figure {
-	if s.Checked == nil || s.Checked.Evidence == nil {
-		return nil
-	}
-	return s.Checked.Evidence.Figures
 }
 
 // milliseconds has three digits, and no exponent.
