@@ -54,14 +54,6 @@ func Image(layers []v1.Layer, config v1.Config, arch string) (v1.Image, error) {
 // URL, and returns the image's digest (sha256:…). The same files have the same
 // digest.
 func Push(ctx context.Context, gateway, repository string, files map[string][]byte) (string, error) {
-	host, err := hostOf(gateway)
-	if err != nil {
-		return "", err
-	}
-	repo, err := name.NewRepository(host+"/"+repository, name.Insecure)
-	if err != nil {
-		return "", fmt.Errorf("the repository %q: %w", repository, err)
-	}
 	var layer bytes.Buffer
 	tw := tar.NewWriter(&layer)
 	for _, f := range slices.Sorted(maps.Keys(files)) {
@@ -83,8 +75,12 @@ func Push(ctx context.Context, gateway, repository string, files map[string][]by
 	if err != nil {
 		return "", err
 	}
-	if err := remote.Write(repo.Digest(digest.String()), img, remote.WithContext(ctx)); err != nil {
-		return "", fmt.Errorf("pushing to %s: %w", repo, err)
+	ref, err := reference(gateway, repository+"@"+digest.String())
+	if err != nil {
+		return "", err
+	}
+	if err := remote.Write(ref, img, remote.WithContext(ctx)); err != nil {
+		return "", fmt.Errorf("pushing to %s: %w", ref.Context(), err)
 	}
 	return digest.String(), nil
 }
@@ -128,11 +124,11 @@ func Has(ctx context.Context, gateway, image string) (bool, error) {
 }
 
 func reference(gateway, image string) (name.Reference, error) {
-	host, err := hostOf(gateway)
+	u, err := url.Parse(gateway)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the gateway's address: %w", err)
 	}
-	ref, err := name.ParseReference(host+"/"+image, name.Insecure)
+	ref, err := name.ParseReference(u.Host+"/"+image, name.Insecure)
 	if err != nil {
 		return nil, fmt.Errorf("the image %q: %w", image, err)
 	}
@@ -192,12 +188,4 @@ func readLayer(l v1.Layer, files map[string][]byte, left *int64) error {
 			return err
 		}
 	}
-}
-
-func hostOf(gateway string) (string, error) {
-	u, err := url.Parse(gateway)
-	if err != nil {
-		return "", fmt.Errorf("the gateway's address: %w", err)
-	}
-	return u.Host, nil
 }
