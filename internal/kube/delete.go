@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -45,19 +46,14 @@ const speedUpInterval = 500 * time.Millisecond
 // the pods without grace and changes an annotation of the namespace.
 // https://github.com/kubernetes/kubernetes/blob/v1.36.5/pkg/controller/namespace/namespace_controller.go
 func (c *Client) speedUpDelete(ctx context.Context, name string) {
-	tick := time.NewTicker(speedUpInterval)
-	defer tick.Stop()
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	for n := 0; ; n++ {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	ns, n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, 0
+	_ = wait.PollUntilContextCancel(ctx, speedUpInterval, false, func(ctx context.Context) (bool, error) {
 		// The wait that runs at the same time reports such errors.
 		_ = c.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(name), client.GracePeriodSeconds(0))
 		_ = c.Patch(ctx, ns, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"mllab/hurry":"%d"}}}`, n)))
-	}
+		n++
+		return false, nil
+	})
 }
 
 func (c *Client) remove(ctx context.Context, objs []*unstructured.Unstructured, reason func(string)) error {

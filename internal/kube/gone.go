@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 
 	"mllab.local/internal/fault"
@@ -28,22 +29,15 @@ func (c *Client) UntilGone(ctx context.Context) (context.Context, context.Cancel
 
 func untilGone(ctx context.Context, refuses func(context.Context) bool) (context.Context, context.CancelFunc) {
 	ctx, end := context.WithCancelCause(ctx)
-	go func() {
-		tick := time.NewTicker(goneEvery)
-		defer tick.Stop()
-		for last := time.Now(); ; { // when it did not refuse
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
-			if !refuses(ctx) {
-				last = time.Now()
-			} else if time.Since(last) >= goneAfter {
-				end(ErrGone)
-			}
+	last := time.Now() // when it did not refuse
+	go wait.PollUntilContextCancel(ctx, goneEvery, false, func(ctx context.Context) (gone bool, _ error) {
+		if !refuses(ctx) {
+			last = time.Now()
+		} else if gone = time.Since(last) >= goneAfter; gone {
+			end(ErrGone)
 		}
-	}()
+		return gone, nil
+	})
 	return ctx, func() { end(nil) }
 }
 

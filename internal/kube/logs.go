@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -142,13 +143,12 @@ func ran(pod *corev1.Pod, container string) (id string, ended bool) {
 
 // run reads the log on until ctx ends or the pod is gone. A stream outlives its pod: it ends where the log does.
 func (t *tail) run(ctx context.Context, out func(LogLine)) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for read := ""; ctx.Err() == nil; { // the run that is read to its end
+	read := "" // the run that is read to its end
+	_ = wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (gone bool, _ error) {
 		var pod corev1.Pod
 		err := t.Get(ctx, client.ObjectKeyFromObject(t.pod), &pod)
 		if apierrors.IsNotFound(err) || err == nil && pod.UID != t.pod.UID {
-			return
+			return true, nil
 		}
 		if id, ended := ran(&pod, t.container); err == nil && id != "" && id != read {
 			// An error is tried again, by the position that it left.
@@ -156,11 +156,8 @@ func (t *tail) run(ctx context.Context, out func(LogLine)) {
 				read = id
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
-	}
+		return false, nil
+	})
 }
 
 // stream reads what the container has written and writes, until the container ends.
