@@ -4,12 +4,9 @@
 package kube
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -20,17 +17,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/kubernetes/scheme"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
-	"sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/fault"
 )
@@ -139,61 +130,4 @@ func (c *Client) CreateAccounts(ctx context.Context) error {
 		}
 	}
 	return g.Wait()
-}
-
-// Decode reads the objects of a YAML or JSON text with any number of documents, in their order. It skips empty documents.
-// A document with a duplicate key, or without apiVersion, kind or name, is an error that has the document's number.
-func Decode(data []byte) ([]*unstructured.Unstructured, error) {
-	var objs []*unstructured.Unstructured
-	docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
-	for n := 1; ; n++ {
-		doc, err := docs.Read()
-		if errors.Is(err, io.EOF) {
-			return objs, nil
-		}
-		obj := &unstructured.Unstructured{}
-		if err == nil {
-			obj.Object, err = decodeDocument(doc)
-		}
-		if err == nil && obj.Object == nil {
-			continue
-		}
-		if err == nil && (obj.GetAPIVersion() == "" || obj.GetKind() == "" || obj.GetName() == "") {
-			err = fmt.Errorf("%s %q has no apiVersion, no kind or no name", obj.GetKind(), obj.GetName())
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading document %d: %w", n, err)
-		}
-		objs = append(objs, obj)
-	}
-}
-
-// decodeDocument returns one document's map, or nil if it is empty. A document in JSON, as the build writes them, is read
-// as such: as YAML it takes many times as long.
-func decodeDocument(doc []byte) (object map[string]any, err error) {
-	if bytes.HasPrefix(doc, []byte("{")) {
-		if twice, err := json.UnmarshalStrict(doc, &object); err == nil && len(twice) == 0 {
-			return object, nil
-		}
-		object = nil // YAML between braces, or the error that YAML has words for
-	}
-	text, err := yaml.YAMLToJSONStrict(doc)
-	if err == nil {
-		err = json.UnmarshalCaseSensitivePreserveInts(text, &object)
-	}
-	return object, err
-}
-
-// Name returns "Kind/namespace/name", or "Kind/name" for an object without a namespace.
-func Name(obj client.Object) string {
-	kind := obj.GetObjectKind().GroupVersionKind().Kind
-	if kind == "" { // a typed object that was read from the server does not know its kind
-		if gvk, err := apiutil.GVKForObject(obj, scheme.Scheme); err == nil {
-			kind = gvk.Kind
-		}
-	}
-	if obj.GetNamespace() == "" {
-		return kind + "/" + obj.GetName()
-	}
-	return kind + "/" + obj.GetNamespace() + "/" + obj.GetName()
 }

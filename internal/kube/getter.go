@@ -38,12 +38,10 @@ func (c *Client) Getter(namespace string) (*Getter, error) {
 // ToRESTConfig returns a copy of the configuration, because callers write into it.
 func (g *Getter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.config), nil }
 
-// ToDiscoveryClient returns the cached discovery client.
 func (g *Getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
 	return g.discovered, nil
 }
 
-// ToRESTMapper returns the mapper of kinds to resources.
 func (g *Getter) ToRESTMapper() (meta.RESTMapper, error) { return g.mapper, nil }
 
 // ToRawKubeConfigLoader returns a kubeconfig that has only the namespace.

@@ -88,6 +88,12 @@ func condition(obj *unstructured.Unstructured, kind string) (bool, string) {
 	return false, join(": ", "not "+kind, c.Reason, c.Message)
 }
 
+// NotReady returns why an object's condition Ready is not True, in its controller's words; "" if it is True.
+func NotReady(obj *unstructured.Unstructured) string {
+	_, why := condition(obj, "Ready")
+	return why
+}
+
 // observed reports whether status.observedGeneration is up to date. A kind without that field is always observed. A Knative
 // Service is up to date before its Configuration is: until then its status names the last revision, whose pods say nothing
 // about the next. https://github.com/knative/serving/blob/v0.50.0/pkg/reconciler/service/service.go
