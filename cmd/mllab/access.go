@@ -49,10 +49,7 @@ current again.`,
 				return fault.Usage("write $HOME instead of ~", "KUBECONFIG must have paths, got %q, whose ~ no shell has replaced", path)
 			}
 			m, err := bootstrap.MergeKubeconfig(a.options(), path)
-			if err != nil {
-				return err
-			}
-			return a.print(m, func(w io.Writer) {
+			return show(a, m, err, func(w io.Writer, m kubeconfig.Merged) {
 				before := ""
 				if m.Before != "" {
 					before = " (before: " + m.Before + ")"

@@ -41,10 +41,7 @@ code is 0 even with drift.`,
 				return fault.Usage("such as --last 20, or --last 0 for all", "--last must be 0 or more, got %d", last)
 			}
 			r, err := a.audit(c.Context(), last)
-			if err != nil {
-				return err
-			}
-			return a.print(r, func(w io.Writer) { printAudit(w, r) })
+			return show(a, r, err, printAudit)
 		},
 	}
 	c.Flags().IntVar(&last, "last", last, "number of commits, 0 for all")

@@ -36,10 +36,7 @@ It changes nothing, and needs no lab that works.`,
 				to = "mllab-diagnosis-" + time.Now().Format("20060102-150405") + ".tar.gz"
 			}
 			d, err := bootstrap.Diagnose(c.Context(), a.options(), to, version.String())
-			if err != nil {
-				return err
-			}
-			return a.print(d, func(w io.Writer) { printDiagnosis(w, d) })
+			return show(a, d, err, printDiagnosis)
 		},
 	}
 	c.Flags().StringVar(&to, "to", "", "the archive (default: mllab-diagnosis-TIME.tar.gz, here)")

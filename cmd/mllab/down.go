@@ -23,11 +23,7 @@ the node image stay, so that the next mllab up is quick.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Options = a.options()
 			r, err := bootstrap.Down(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			a.report.Close()
-			return a.print(r, func(w io.Writer) { printDown(w, r, o.Purge) })
+			return show(a, r, err, func(w io.Writer, r bootstrap.DownReport) { printDown(w, r, o.Purge) })
 		},
 	}
 	c.Flags().SortFlags = false

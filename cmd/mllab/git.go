@@ -95,10 +95,7 @@ of scenarios come along as notes, and git log shows them.`,
 				dir = args[0]
 			}
 			done, err := a.gitClone(c.Context(), run.Exec{}, dir)
-			if err != nil {
-				return err
-			}
-			return a.print(done, func(w io.Writer) {
+			return show(a, done, err, func(w io.Writer, done cloned) {
 				fmt.Fprintf(w, "cloned  %s\ninto    %s\nnext    %s, change something, git commit, git push\n", done.URL, done.Dir, cd(dir))
 			})
 		},

@@ -247,6 +247,15 @@ func (c *choice) Set(s string) error {
 	return fmt.Errorf("it must be %s or %s", strings.Join(c.of[:len(c.of)-1], ", "), c.of[len(c.of)-1])
 }
 
+// show ends a verb: with the error, if there is one, or with the result.
+func show[T any](a *app, result T, err error, text func(io.Writer, T)) error {
+	if err != nil {
+		return err
+	}
+	a.report.Close()
+	return a.print(result, func(w io.Writer) { text(w, result) })
+}
+
 // print writes a result: JSON for machines, or what text writes.
 func (a *app) print(result any, text func(io.Writer)) error {
 	if a.global.output != "json" {

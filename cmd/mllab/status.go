@@ -24,10 +24,7 @@ it. It also lists your Flux objects that are not ready, with Flux's reason.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := bootstrap.Status(c.Context(), a.options())
-			if err != nil {
-				return err
-			}
-			if err := a.print(r, func(w io.Writer) { printStatus(w, r) }); err != nil {
+			if err := show(a, r, err, printStatus); err != nil {
 				return err
 			}
 			if !r.Ready {

@@ -37,17 +37,10 @@ Then: mllab scenario canary`,
 			}
 			if dry {
 				plan, err := bootstrap.Plan(o)
-				if err != nil {
-					return err
-				}
-				return a.print(plan, func(w io.Writer) { printPlan(w, plan) })
+				return show(a, plan, err, printPlan)
 			}
 			sum, err := bootstrap.Up(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			a.report.Close()
-			return a.print(sum, func(w io.Writer) { printSummary(w, sum) })
+			return show(a, sum, err, printSummary)
 		},
 	}
 	f := c.Flags()

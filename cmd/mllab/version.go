@@ -30,10 +30,7 @@ func newVersion(a *app) *cobra.Command {
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v, err := readVersion()
-			if err != nil {
-				return err
-			}
-			return a.print(v, func(w io.Writer) { printVersion(w, v) })
+			return show(a, v, err, printVersion)
 		},
 	}
 }
