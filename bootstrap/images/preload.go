@@ -83,7 +83,6 @@ func preload(ctx context.Context, dir string, list map[string]v1.Image) (layers 
 
 type containerdStore struct {
 	db          *bolt.DB
-	meta        *metadata.DB
 	content     content.Store
 	snapshotter snapshots.Snapshotter
 	images      cimages.Store
@@ -142,7 +141,7 @@ func openContainerd(root string) (*containerdStore, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return &containerdStore{
-		db: db, meta: meta, content: meta.ContentStore(),
+		db: db, content: meta.ContentStore(),
 		snapshotter: meta.Snapshotter("overlayfs"), images: metadata.NewImageStore(meta),
 		unpacked: map[string]string{},
 	}, nil
