@@ -274,12 +274,10 @@ func (l *Session) firstOf(ctx context.Context, r probe.Request, version string, 
 	defer cancel()
 	r.Fresh = true
 	var first time.Time
-	streak := 0
 	err := l.untilEvery(ctx, 20*time.Millisecond, "answers of "+version, func() string {
-		for ; streak <= inForceStreak; streak++ {
+		for streak := range inForceStreak + 1 {
 			a := l.Send(ctx, r)
 			if !a.OK() || a.Target != version {
-				streak = 0
 				return fmt.Sprintf("answered by %q (%s)", a.Target, cmp.Or(a.Problem(), "200"))
 			}
 			if streak == 0 {

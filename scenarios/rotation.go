@@ -66,34 +66,6 @@ func (r rotation) allAnswer(ctx context.Context, l *Session) error {
 	})
 }
 
-// within is until with a bound that is part of a claim: what is not so in time
-// refutes it. An error of ready ends it, for then nothing was seen.
-func (l *Session) within(ctx context.Context, bound time.Duration, claim Claim, what string, ready func() (string, error)) error {
-	bounded, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
-	why, seen := "", true
-	err := l.untilError(bounded, untilInterval, what, func() (_ string, err error) {
-		why, err = ready()
-		seen = err == nil
-		return why, err
-	})
-	if err != nil && seen && ctx.Err() == nil {
-		return refute(claim, "%s: not within %s: %s", what, bound, why)
-	}
-	return err
-}
-
-// noPod refutes Zero unless in time none of a model's pods is left. It returns how
-// long that took.
-func (l *Session) noPod(ctx context.Context, bound time.Duration, of string, pods func() ([]string, error)) (time.Duration, error) {
-	began := time.Now()
-	err := l.within(ctx, bound, Zero, "no pod of "+of+" left", func() (string, error) {
-		left, err := pods()
-		return strings.Join(left, ", "), err
-	})
-	return time.Since(began), err
-}
-
 // outStreak is how many answers in a row must be other pods' until a pod is
 // taken to be out of the rotation: one that still has its third of the requests
 // then hides with a chance of (2/3)^60, 3 in 10^11.
@@ -102,16 +74,14 @@ const outStreak = 60
 // leaves returns when a pod answers no more, with the time of its last answer
 // since the call; zero if there was none.
 func (r rotation) leaves(ctx context.Context, l *Session, pod string, bound time.Duration, claim Claim) (last time.Time, err error) {
-	streak := 0
 	err = l.within(ctx, bound, claim, "no request for "+pod, func() (string, error) {
-		for ; streak < outStreak; streak++ {
+		for range outStreak {
 			a := l.Send(ctx, r.request)
 			switch {
 			case a.Err != "":
-				streak = 0
 				return a.Err, ctx.Err()
 			case a.Pod == pod:
-				streak, last = 0, time.Now()
+				last = time.Now()
 				return "it still answers", nil
 			}
 		}

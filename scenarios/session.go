@@ -3,7 +3,6 @@ package scenarios
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -249,16 +248,6 @@ func (l *Session) interference(what string) error {
 		"somebody else %s meanwhile: what was seen proves nothing", what)
 }
 
-// pause returns after d, or with ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // patch changes a live object as somebody else would: the run takes no note of it. A
 // list is a JSON patch, and anything else is merged.
 func (l *Session) patch(ctx context.Context, o client.Object, patch string, by ...client.PatchOption) error {
@@ -271,51 +260,3 @@ func (l *Session) patch(ctx context.Context, o client.Object, patch string, by .
 
 // byKubectl has a patch come from `kubectl edit`.
 const byKubectl = client.FieldOwner("kubectl-edit")
-
-// progress says how far a step has come.
-func (l *Session) progress(text string) { l.events.wait(text) }
-
-// untilInterval is how often most waits ask.
-const untilInterval = 100 * time.Millisecond
-
-// until asks again and again until ready has no reason left why it is not, or
-// ctx ends.
-func (l *Session) until(ctx context.Context, what string, ready func() string) error {
-	return l.untilEvery(ctx, untilInterval, what, ready)
-}
-
-// untilEvery is until that asks at this interval, for what is timed by it.
-func (l *Session) untilEvery(ctx context.Context, interval time.Duration, what string, ready func() string) error {
-	return l.untilError(ctx, interval, what, func() (string, error) { return ready(), nil })
-}
-
-// untilError is untilEvery that also ends with an error of ready.
-func (l *Session) untilError(ctx context.Context, interval time.Duration, what string, ready func() (string, error)) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		why, err := ready()
-		if why == "" || err != nil {
-			return err
-		}
-		l.events.wait("waiting for " + what + ": " + why)
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w (last: %s)", what, ctx.Err(), why)
-		}
-	}
-}
-
-// timedOut reports whether err is that a limit below ctx's own has passed.
-func timedOut(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
-}
-
-// lasting is a context for what outlives its step, whose own is bounded. It ends
-// with the run, or by the function.
-func (l *Session) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
-	l.cleanup(end)
-	return ctx, end
-}

@@ -382,3 +382,14 @@ func (p *podTimes) whole() error {
 	}
 	return nil
 }
+
+// noPod refutes Zero unless in time none of a model's pods is left. It returns how
+// long that took.
+func (l *Session) noPod(ctx context.Context, bound time.Duration, of string, pods func() ([]string, error)) (time.Duration, error) {
+	began := time.Now()
+	err := l.within(ctx, bound, Zero, "no pod of "+of+" left", func() (string, error) {
+		left, err := pods()
+		return strings.Join(left, ", "), err
+	})
+	return time.Since(began), err
+}
