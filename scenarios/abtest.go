@@ -51,25 +51,22 @@ func newABTest(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "a tag picks the arm",
+				Name: "a tag picks the arm", Change: s.deploy, Check: s.routes,
 				Why: "In an A/B test a user stays in one arm, so the route looks at something that the user keeps: a header or a cookie. " +
 					"Such a route is not left to chance, so one stray answer refutes it.",
 				WatchFor: "The near misses: a value in capitals, a longer one, another cookie that ends alike. All must stay in arm A.",
-				Change:   s.deploy, Check: s.routes,
 			},
 			{
-				Name: "A/A: no difference",
+				Name: "A/A: no difference", Change: s.routed(armCopy), Check: s.outcome(armCopy, split.NoDifference),
 				Why: "Before two models are compared, one is compared with itself. " +
 					"A difference would come from the routes, the counting or the test.",
 				WatchFor: "The p-value is as likely to be high as low, and a difference is claimed once in 1/alpha runs.",
-				Change:   s.routed(armCopy), Check: s.outcome(armCopy, split.NoDifference),
 			},
 			{
-				Name: "A/B: B converts more",
+				Name: "A/B: B converts more", Change: s.routed(armB), Check: s.outcome(armB, split.BMore),
 				Why: "How many users are needed follows from the difference that shall be found, before the first one comes. " +
 					"The test is done once, when they all have come.",
 				WatchFor: "The difference with its interval: the p-value only says that there is one, not how large it is.",
-				Change:   s.routed(armB), Check: s.outcome(armB, split.BMore),
 			},
 		},
 		Controls: []Control{

@@ -61,23 +61,20 @@ func newAlerts(o Options) (*Plan, error) {
 		SeveralModels: true,
 		Steps: []Step{
 			{
-				Name:     "all is well",
+				Name: "all is well", Change: s.deploy, Check: s.silent,
 				Why:      fmt.Sprintf("Six models, and a receiver that Alertmanager notifies of this namespace. Prometheus looks at its rules every %s.", alerts.Every),
 				WatchFor: fmt.Sprintf("For %s no alert comes. A rule that cries without need is soon ignored.", calmFor),
-				Change:   s.deploy, Check: s.silent,
 			},
 			{
-				Name: "each fault alerts",
+				Name: "each fault alerts", Change: s.turn(true), Check: s.until("firing"),
 				Why: fmt.Sprintf("One model answers %d %% of its requests with an error, one takes %s, one loses its users, one hangs, and the volume of one is %d %% full. "+
 					"An alert is pending for %s before it fires: a short trouble wakes nobody.", alertedFails, alertedSlow, filledPercent, alerts.For),
 				WatchFor: "One alert for each fault, how long it took to the receiver, and none for the model that is well.",
-				Change:   s.turn(true), Check: s.until("firing"),
 			},
 			{
-				Name:     "each alert ends",
+				Name: "each alert ends", Change: s.turn(false), Check: s.until("resolved"),
 				Why:      fmt.Sprintf("The faults are taken back. A rule about requests still sees the bad ones of the last %s.", alerts.Window),
 				WatchFor: "The receiver learns that each is resolved.",
-				Change:   s.turn(false), Check: s.until("resolved"),
 			},
 		},
 		Controls: []Control{
@@ -246,14 +243,14 @@ func (s *alertsStory) judge(all []api.Alert, status string) (Evidence, error) {
 	late := &ClaimError{Claim: Alarm}
 	for _, t := range s.wrong() {
 		when, known := t.first(all, status)
-		took := when.Sub(t.at)
+		took, that := when.Sub(t.at), fmt.Sprintf("that %s of %s is %s", t.alert, t.model, status)
 		switch {
 		case !known:
-			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was not notified within %s that %s of %s is %s", t.within, t.alert, t.model, status))
+			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was not notified within %s %s", t.within, that))
 		case took < 0:
-			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was notified that %s of %s is %s %.1f s before there was a cause", t.alert, t.model, status, -took.Seconds()))
+			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was notified %s %.1f s before there was a cause", that, -took.Seconds()))
 		case took > t.within:
-			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was notified after %.1f s that %s of %s is %s: later than %s", took.Seconds(), t.alert, t.model, status, t.within))
+			late.Reasons = append(late.Reasons, fmt.Sprintf("the receiver was notified after %.1f s %s: later than %s", took.Seconds(), that, t.within))
 		default:
 			says = append(says, fmt.Sprintf("%s after %.1f s (at most %s)", t.alert, took.Seconds(), t.within))
 			e.Figures = append(e.Figures, Figure{t.alert + " " + status, took.Seconds(), "s"})

@@ -42,23 +42,26 @@ func newCanary(o Options) (*Plan, error) {
 	case o.RolloutDuration != 0:
 		return newRollout(s)
 	}
-	splits, err := s.splits()
+	weights, err := s.weights()
 	if err != nil {
 		return nil, err
 	}
-	first := splitName(splits[0])
-	return &Plan{Steps: s.steps(splits), Undo: s.undo(s.rollBack), Controls: []Control{
+	first := splitName(weights[0])
+	return &Plan{Steps: s.steps(weights), Undo: s.undo(s.rollBack), Controls: []Control{
 		{Name: "weights", Summary: "traffic is 50/50 where " + first + " is claimed", After: first, Break: s.shift(50, 50), Catches: Shares},
 		{Name: "empty-leg", Summary: "v2 receives nothing where " + first + " is claimed", After: first, Break: s.shift(100, 0), Catches: Shares},
 		{Name: "errors", Summary: fmt.Sprintf("v2 answers 500 to %d %% of the requests", failPercent), Break: s.failing, Catches: Answers},
 	}}, nil
 }
 
-// steps are the story with these splits: two before them, three after.
-func (s *canaryStory) steps(splits [][]int64) []Step {
+// splitName is that of the step in which v2 has this weight, such as "90/10".
+func splitName(v2 int) string { return fmt.Sprintf("%d/%d", 100-v2, v2) }
+
+// steps are the story in which v2 has these weights: two before them, three after.
+func (s *canaryStory) steps(weights []int) []Step {
 	steps := []Step{
 		{
-			Name: "v1 serves", Change: s.deploy("v1", 100), Check: s.split(100),
+			Name: "v1 serves", Change: s.deploy("v1", 100), Check: s.share(0),
 			Why:      "A Knative Service holds revisions of a model and a traffic block that says which of them answers. A watcher begins to send requests at a fixed rate, and goes on until the end.",
 			WatchFor: "Every answer says v1.",
 		},
@@ -68,21 +71,21 @@ func (s *canaryStory) steps(splits [][]int64) []Step {
 			WatchFor: "The tag's address answers v2, the Service's own still v1 only.",
 		},
 	}
-	for _, percents := range splits {
+	for _, v2 := range weights {
 		steps = append(steps, Step{
-			Name: splitName(percents), Change: s.shift(percents...), Check: s.split(percents...),
-			Why:      fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", percents[1]),
+			Name: splitName(v2), Change: s.shift(int64(100-v2), int64(v2)), Check: s.share(v2),
+			Why:      fmt.Sprintf("The gateway draws a version for each request: %d %% of them shall reach v2.", v2),
 			WatchFor: "Both counts lie in the interval that a right split leaves only once in " + s.oneIn() + " samples.",
 		})
 	}
 	return append(steps,
 		Step{
-			Name: "v2 serves", Change: s.shift(0, 100), Check: s.split(0, 100),
+			Name: "v2 serves", Change: s.shift(0, 100), Check: s.share(100),
 			Why:      "The new version has proven itself and takes everything. The old one stays, with its tag, at 0 %.",
 			WatchFor: "Every answer says v2: with 100 % a single other one fails.",
 		},
 		Step{
-			Name: "rollback to v1", Change: s.shift(100, 0), Check: s.split(100, 0),
+			Name: "rollback to v1", Change: s.shift(100, 0), Check: s.share(0),
 			Why:      "Going back is the same change as going on, because the old revision is still there.",
 			WatchFor: "How many seconds it took to be active, and that every answer says v1.",
 		},
@@ -92,16 +95,15 @@ func (s *canaryStory) steps(splits [][]int64) []Step {
 // undo is the step that takes the traffic back when a claim has failed.
 func (s *canaryStory) undo(rollBack Change) *Step {
 	return &Step{
-		Name: "automatic rollback to v1", Change: rollBack, Check: s.split(100, 0),
+		Name: "automatic rollback to v1", Change: rollBack, Check: s.share(0),
 		Why: "A claim failed, so the old version gets all the traffic back before anybody looks into it.",
 	}
 }
 
-// splits are those that the story goes through before v2 has all: the
-// first share and half, or those asked for. They are judged before anything is
-// touched.
-func (s *canaryStory) splits() ([][]int64, error) {
-	var all [][]int64
+// weights are those of v2 before it has all: its first share and half, or those
+// asked for. They are judged before anything is touched.
+func (s *canaryStory) weights() ([]int, error) {
+	var all []int
 	if len(s.Weights) > 0 {
 		last := 0
 		for _, w := range s.Weights {
@@ -109,7 +111,7 @@ func (s *canaryStory) splits() ([][]int64, error) {
 				return nil, fault.Usage("use rising whole percents of the new version, such as --weights 1,5,25,50,100", "%d %% cannot follow %d %%", w, last)
 			}
 			if last = w; w < 100 { // the story ends there by itself
-				all = append(all, []int64{int64(100 - w), int64(w)})
+				all = append(all, w)
 			}
 		}
 		if len(all) == 0 {
@@ -123,15 +125,15 @@ func (s *canaryStory) splits() ([][]int64, error) {
 		if len(first) != 2 {
 			return nil, fault.Usage("use two shares, old version first, such as --shares 90/10", "a canary has two versions, and %d shares were given", len(first))
 		}
-		if all = [][]int64{first}; first[0] != 50 {
-			all = append(all, []int64{50, 50})
+		if all = []int{int(first[1])}; all[0] != 50 {
+			all = append(all, 50)
 		}
 	}
-	for _, percents := range all {
-		if c := s.claim(percents); s.raise && c.Check() == nil {
+	for _, v2 := range all {
+		if c := s.claim(v2); s.raise && c.Check() == nil {
 			s.Requests = max(s.Requests, c.Needed())
 		}
-		if err := enough("canary", s.claim(percents)); err != nil {
+		if err := enough("canary", s.claim(v2)); err != nil {
 			return nil, err
 		}
 	}
@@ -168,22 +170,23 @@ func (s *canaryStory) rollBack(ctx context.Context, l *Session) error {
 	return s.shift(percents...)(ctx, l)
 }
 
-func (s *canaryStory) split(percents ...int64) Check {
+// share checks that v2 answers this percent of the requests.
+func (s *canaryStory) share(v2 int) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		return l.sample(ctx, l.to(s.model.name()), s.claim(percents))
+		return l.sample(ctx, l.to(s.model.name()), s.claim(v2))
 	}
 }
 
 // byTag tries v2 at its own address while the service's address still has
 // only v1.
 func (s *canaryStory) byTag(ctx context.Context, l *Session) (Evidence, error) {
-	only := s.claim([]int64{0, 100})
+	only := s.claim(100)
 	only.N = tagRequests
 	e, err := l.sample(ctx, l.to("v2-"+s.model.name()), only)
 	if err != nil {
 		return e, err
 	}
-	return s.split(100, 0)(ctx, l)
+	return s.share(0)(ctx, l)
 }
 
 // tagRequests are enough to see that the address works; what v2 does under its

@@ -43,19 +43,19 @@ func newGuarded(of *canaryStory) (*Plan, error) {
 	s := &guardedStory{canaryStory: of}
 	admin := map[string]string{"ADMIN_PORT": fmt.Sprint(adminPort)}
 	s.env = map[string]map[string]string{"v1": admin, "v2": admin}
-	splits, err := s.splits()
+	weights, err := s.weights()
 	if err != nil {
 		return nil, err
 	}
-	steps := s.steps(splits)
+	steps := s.steps(weights)
 	steps[0].Check = s.warmUp
-	for i, percents := range splits {
+	for i, v2 := range weights {
 		step := &steps[2+i]
-		step.Check = s.watched(percents)
+		step.Check = s.watched(v2)
 		step.Why += " A judge looks at each answer, and v1 gets everything back as soon as v2 is shown to be worse."
 		step.WatchFor += " E says how much better the failures so far are explained by a v2 that is worse."
 	}
-	first := splitName(splits[0])
+	first := splitName(weights[0])
 	fail := faults{FailPercent: new(float64(guardFails))}
 	v2Fails := s.breaks(fail, "v2")
 	return &Plan{
@@ -99,7 +99,7 @@ func (s *guardedStory) breaks(f faults, versions ...string) Change {
 
 // warmUp is v1's sample, and sets what a slow answer is.
 func (s *guardedStory) warmUp(ctx context.Context, l *Session) (Evidence, error) {
-	e, err := s.split(100)(ctx, l)
+	e, err := s.share(0)(ctx, l)
 	if err == nil {
 		s.slow = e.Tally.P95
 	}
@@ -116,15 +116,15 @@ func shown(g *split.Guard, a probe.Answer) (alarm bool) {
 }
 
 // watched is a sample that the judge may end.
-func (s *guardedStory) watched(percents []int64) Check {
+func (s *guardedStory) watched(v2 int) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		config := split.GuardConfig{Share: float64(percents[1]) / 100, Alpha: s.Alpha, Slow: s.slow, SlowFactor: slowTolerated}
+		config := split.GuardConfig{Share: float64(v2) / 100, Alpha: s.Alpha, Slow: s.slow, SlowFactor: slowTolerated}
 		guard, err := split.NewGuard(config)
 		if err != nil {
 			return Evidence{}, err
 		}
 		r := l.to(s.model.name())
-		l.claims("target", r, s.claim(percents))
+		l.claims("target", r, s.claim(v2))
 		// What is in flight at an alarm is still waited for: it is part of what users lose.
 		answers, e, err := l.burstUntil(ctx, l, r, s.Requests, sampleWorkers, func(a probe.Answer) bool {
 			return !s.asleep && shown(guard, a)
@@ -147,7 +147,7 @@ func (s *guardedStory) watched(percents []int64) Check {
 		if err := e.answered(); err != nil {
 			return e, err
 		}
-		e, err = e.judge(s.claim(percents), e.Tally.Counts, Shares)
+		e, err = e.judge(s.claim(v2), e.Tally.Counts, Shares)
 		e.Summary += "; " + guard.String()
 		return e, err
 	}
@@ -178,7 +178,7 @@ func (s *guardedStory) takeBack(ctx context.Context, l *Session) error {
 
 // back judges that every answer is v1's, whatever v1 answers.
 func (s *guardedStory) back(ctx context.Context, l *Session) (Evidence, error) {
-	r, only := l.to(s.model.name()), s.claim([]int64{100, 0})
+	r, only := l.to(s.model.name()), s.claim(0)
 	l.claims("target", r, only)
 	answers, e, err := l.burst(ctx, l, r, s.Requests)
 	if err != nil {

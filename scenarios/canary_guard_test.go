@@ -68,7 +68,7 @@ func TestAGuardEndsTheSampleOfAWorseVersionAndOfNoOther(t *testing.T) {
 			tc.world.random = rand.New(rand.NewPCG(3, 4))
 			s := &guardedStory{canaryStory: &canaryStory{Options: Options{}.withDefaults(), model: &revisions{}}, slow: 15 * time.Millisecond, asleep: tc.asleep}
 			l := &Session{Env: &Env{}, Sender: tc.world}
-			e, err := s.watched([]int64{90, 10})(t.Context(), l)
+			e, err := s.watched(10)(t.Context(), l)
 			var refuted *ClaimError
 			if errors.As(err, &refuted); (tc.refutes == "") != (err == nil) || err != nil && (refuted == nil || refuted.Claim != tc.refutes) {
 				t.Fatalf("got %v, want claim %q refuted", err, tc.refutes)
@@ -88,7 +88,7 @@ func TestAnInterruptedGuardIsNoVerdict(t *testing.T) {
 	cancel()
 	s := &guardedStory{canaryStory: &canaryStory{Options: Options{}.withDefaults(), model: &revisions{}}, slow: time.Second}
 	l := &Session{Env: &Env{}, Sender: &drawn{random: rand.New(rand.NewPCG(3, 4))}}
-	if _, err := s.watched([]int64{90, 10})(ctx, l); fault.Code(err) != 130 {
+	if _, err := s.watched(10)(ctx, l); fault.Code(err) != 130 {
 		t.Errorf("%v (exit %d)", err, fault.Code(err))
 	}
 }

@@ -25,13 +25,13 @@ func newRollout(of *canaryStory) (*Plan, error) {
 	if err := CheckRollout(s.RolloutDuration); err != nil {
 		return nil, err
 	}
-	if err := enough("canary", s.claim([]int64{0, 100})); err != nil {
+	if err := enough("canary", s.claim(100)); err != nil {
 		return nil, err
 	}
 	took := fmt.Sprintf("v2 takes over in %s", s.RolloutDuration)
 	steps := []Step{
 		{
-			Name: "v1 serves", Change: s.first, Check: s.split(100),
+			Name: "v1 serves", Change: s.first, Check: s.share(0),
 			Why:      "All traffic goes to the newest revision, whichever that is.",
 			WatchFor: "Every answer says v1.",
 		},
@@ -41,7 +41,7 @@ func newRollout(of *canaryStory) (*Plan, error) {
 			WatchFor: "How v2's share grows from one fifth of the time to the next.",
 		},
 		{
-			Name: "v2 serves", Change: s.settled, Check: s.split(0, 100),
+			Name: "v2 serves", Change: s.settled, Check: s.share(100),
 			Why:      "When the time is over, the old revision has nothing left.",
 			WatchFor: "Every answer says v2.",
 		},

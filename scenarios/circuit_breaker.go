@@ -47,19 +47,17 @@ func newCircuitBreaker(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "no limit",
+				Name: "no limit", Change: s.deploy, Check: s.swamped,
 				Why: fmt.Sprintf("The model takes %s to answer, and %d requests come at once. Without a limit it gets all of them: "+
 					"a real model would run out of memory, or of time.", crowdDelay, crowd),
 				WatchFor: "How many requests the model says that it had at once.",
-				Change:   s.deploy, Check: s.swamped,
 			},
 			{
-				Name: "limit",
+				Name: "limit", Change: func(ctx context.Context, l *Session) error { return s.route(ctx, l, s.limit) },
+				Check: s.limited,
 				Why: fmt.Sprintf("The DestinationRule's connection pool gets a limit of %d requests at once. "+
 					"The gateway refuses what is over it, and says so with the header x-envoy-overloaded: nobody waits in vain, and a caller may try elsewhere.", limit),
 				WatchFor: fmt.Sprintf("%d requests reach the model. The others get 503 at once, and not after %s.", limit, crowdDelay),
-				Change:   func(ctx context.Context, l *Session) error { return s.route(ctx, l, s.limit) },
-				Check:    s.limited,
 			},
 			{
 				Name:     "below the limit",

@@ -90,12 +90,10 @@ func (w selectorWay) service(ctx context.Context, l *Session, name, color string
 		}
 		why := "none is ready"
 		for _, e := range all {
-			switch {
-			case !getsRequests(e) || e.TargetRef == nil:
-			case !strings.HasPrefix(e.TargetRef.Name, w.name+"-"+color+"-"):
-				return "Pod/" + e.TargetRef.Name + " is one"
-			default:
-				why = ""
+			if getsRequests(e) && e.TargetRef != nil {
+				if why = ""; !strings.HasPrefix(e.TargetRef.Name, w.name+"-"+color+"-") {
+					return "Pod/" + e.TargetRef.Name + " is one"
+				}
 			}
 		}
 		return why

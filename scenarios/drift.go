@@ -53,14 +53,13 @@ func newDrift(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "no drift",
-				Why: fmt.Sprintf("A model is served with the rows of its training next to it. A detector reads what the model is asked, %d rows at a time. "+
-					"Each test that it makes may be wrong, so they share one error rate, however many there are.", driftWindow),
-				WatchFor: "It looks again and again, and never alarms. The smallest p-value of all features and looks is corrected for their number.",
-				Change:   s.deploy,
+				Name: "no drift", Change: s.deploy,
 				Check: s.once(func(d detected) bool {
 					return len(d.Alarms) > 0 || d.Looks[covariate] >= s.quiet() && d.Looks[concept] >= s.quiet()
 				}, s.judgeSilence),
+				Why: fmt.Sprintf("A model is served with the rows of its training next to it. A detector reads what the model is asked, %d rows at a time. "+
+					"Each test that it makes may be wrong, so they share one error rate, however many there are.", driftWindow),
+				WatchFor: "It looks again and again, and never alarms. The smallest p-value of all features and looks is corrected for their number.",
 			},
 			{
 				Name:     "one feature shifts",
@@ -82,11 +81,9 @@ func newDrift(o Options) (*Plan, error) {
 				}, s.judgeMoved),
 			},
 			{
-				Name:     "the model is trained again",
+				Name: "the model is trained again", Change: s.retrain, Check: s.recovered,
 				Why:      fmt.Sprintf("After %d labels of the new kind the detector itself creates a TrainJob with those rows; its account may create nothing else. The new model is deployed.", retrainRows),
 				WatchFor: "The accuracy before, during and after, each with its interval, and a test whether the last two differ.",
-				Change:   s.retrain,
-				Check:    s.recovered,
 			},
 			s.prober.lastStep("Another model, too, may cost no request."),
 		},

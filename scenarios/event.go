@@ -178,21 +178,14 @@ func (s *stream) emit(e Event) {
 	}
 }
 
-// answered returns how many answers were passed on.
-func (s *stream) answered() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.n
-}
-
-// failed returns why the file is not whole.
-func (s *stream) failed() error {
+// soFar returns how many answers were passed on, and why the file is not whole.
+func (s *stream) soFar() (answers int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		return fmt.Errorf("keeping events: %w", s.err)
+		err = fmt.Errorf("keeping events: %w", s.err)
 	}
-	return nil
+	return s.n, err
 }
 
 // close ends the file; each write has had its own error.

@@ -59,7 +59,7 @@ func TestTheEventsOfARunAreAllThatItSaw(t *testing.T) {
 	}
 	l.events.emit(r.Event())
 	l.events.close()
-	if err := l.events.failed(); err != nil {
+	if _, err := l.events.soFar(); err != nil {
 		t.Fatal(err)
 	}
 	events := eventsIn(t, l.evidence)
@@ -234,7 +234,7 @@ func TestEventsThatCannotBeKeptAreAnError(t *testing.T) {
 	}
 	s := openStream("story", blocked, nil)
 	s.emit(Event{Type: EventBegin, Step: "a"})
-	if err := s.failed(); err == nil || !strings.Contains(err.Error(), "keeping events") {
+	if _, err := s.soFar(); err == nil || !strings.Contains(err.Error(), "keeping events") {
 		t.Errorf("%v", err)
 	}
 	s.close()
@@ -244,7 +244,7 @@ func TestEventsThatCannotBeKeptAreAnError(t *testing.T) {
 	}
 	s = &stream{file: full}
 	s.emit(Event{Type: EventBegin})
-	if s.failed() == nil {
+	if _, err := s.soFar(); err == nil {
 		t.Error("a full disk is no error")
 	}
 	s.close()

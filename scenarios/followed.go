@@ -258,15 +258,15 @@ type Proof = delivery.Proof[Evidence]
 // proofOf returns the proof of a commit, whose check returned e and err. What could not
 // be tested has no proof: judged is false.
 func proofOf(l *Session, p pushed, e Evidence, err error) (proof Proof, judged bool) {
-	var refuted *ClaimError
-	if err != nil && !errors.As(err, &refuted) {
+	refuted, is := errors.AsType[*ClaimError](err)
+	if err != nil && !is {
 		return proof, false
 	}
 	proof = Proof{
 		Scenario: l.job.Scenario.Name, Control: l.job.Control, Step: l.stepName, Pass: err == nil,
 		Applied: p.applied, SecondsToTraffic: p.activeAfter.Seconds(), Evidence: e,
 	}
-	if refuted != nil {
+	if is {
 		proof.Reasons = refuted.Reasons
 	}
 	return proof, true

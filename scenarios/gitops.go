@@ -64,18 +64,18 @@ var gitops = Scenario{
 func newGitops(o Options) (*Plan, error) {
 	s := &gitopsStory{Options: o, followed: follow(putBack.String()), missing: neverBuilt}
 	s.tree = func() (map[string][]byte, error) { return fillAll("gitops/tree", s.state) }
-	if err := enough("gitops", s.claim([]int64{90, 10})); err != nil {
+	if err := enough("gitops", s.claim(10)); err != nil {
 		return nil, err
 	}
 	return &Plan{
 		Steps: slices.Concat([]Step{
 			s.proven(Step{
-				Name: "v1 serves from Git", Change: s.start, Check: s.split(100, 0),
+				Name: "v1 serves from Git", Change: s.start, Check: s.share(0),
 				Why:      "The model is files in Git: a base, and an overlay that says which version it is and who gets how much of the traffic. Flux applies them; nobody else touches the cluster.",
 				WatchFor: "Every answer says v1. From here on a watcher sends " + fmt.Sprint(watchRate) + " requests a second.",
 			}),
 			s.proven(Step{
-				Name: "a commit moves 10 % to v2", Change: s.tenth, Check: s.split(90, 10),
+				Name: "a commit moves 10 % to v2", Change: s.tenth, Check: s.share(10),
 				Why:      "One commit adds v2 without traffic, the next gives it a tenth. It is active when Flux says that it has applied just that commit, and Knative that every gateway answers by it.",
 				WatchFor: "Both counts lie in the interval that a right split leaves only once in " + o.oneIn() + " samples.",
 			}),
@@ -117,9 +117,10 @@ func newGitops(o Options) (*Plan, error) {
 	}, nil
 }
 
-func (s *gitopsStory) split(percents ...int64) Check {
+// share checks that v2 answers this percent of the requests.
+func (s *gitopsStory) share(v2 int) Check {
 	return func(ctx context.Context, l *Session) (Evidence, error) {
-		return l.sample(ctx, l.to(serviceName), s.claim(percents))
+		return l.sample(ctx, l.to(serviceName), s.claim(v2))
 	}
 }
 
@@ -154,7 +155,7 @@ func (s *gitopsStory) undeliver(ctx context.Context, l *Session) error {
 
 func (s *gitopsStory) tookBack(ctx context.Context, l *Session) (Evidence, error) {
 	forth, back := s.split10.activeAfter.Seconds(), s.newest.activeAfter.Seconds()
-	e, err := s.split(100, 0)(ctx, l)
+	e, err := s.share(0)(ctx, l)
 	return e.after(fmt.Sprintf("%s (%s) was active after %.2f s, its revert %s after %.2f s", s.split10.short(), s.split10.message, forth, s.newest.short(), back),
 		Figure{"revert", back, "s"}), err
 }
@@ -200,7 +201,7 @@ func (s *gitopsStory) byHand(ctx context.Context, l *Session) error {
 }
 
 func (s *gitopsStory) undone(ctx context.Context, l *Session) (Evidence, error) {
-	e, err := s.split(100, 0)(ctx, l)
+	e, err := s.share(0)(ctx, l)
 	return e.after(fmt.Sprintf("by hand v2 got everything: in the traffic after %.2f s, gone after %.2f s, with an interval of %s", s.seen.Seconds(), s.gone.Seconds(), putBack),
 		Figure{"in the traffic", s.seen.Seconds(), "s"}, Figure{"gone", s.gone.Seconds(), "s"}), err
 }
@@ -221,7 +222,7 @@ func (s *gitopsStory) prune(ctx context.Context, l *Session) error {
 }
 
 func (s *gitopsStory) isGone(ctx context.Context, l *Session) (Evidence, error) {
-	e, err := s.split(100, 0)(ctx, l)
+	e, err := s.share(0)(ctx, l)
 	took := s.newest.activeAfter.Seconds()
 	return e.after(fmt.Sprintf("ConfigMap/%s/model-card is gone %.2f s after the commit", l.Namespace, took), Figure{"gone", took, "s"}), err
 }

@@ -48,7 +48,7 @@ func (s *gitopsStory) unchanged(ctx context.Context, l *Session) (Evidence, erro
 		reason := fmt.Sprintf("commit %s (%s) was taken for good", bad.short(), bad.message)
 		return Evidence{Summary: reason}, refute(Refusal, "%s", reason)
 	}
-	e, err := s.split(100, 0)(ctx, l)
+	e, err := s.share(0)(ctx, l)
 	e.Summary = s.why + "; " + e.Summary
 	if err != nil {
 		return e, err

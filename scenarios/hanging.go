@@ -95,7 +95,7 @@ func (h *hanging) cost(ctx context.Context, l *Session, alpha float64) (Evidence
 		return Evidence{}, err
 	}
 	e, err := h.prober.lostNone(ctx, l)
-	if lossy := (*ClaimError)(nil); err != nil && !errors.As(err, &lossy) {
+	if _, lossy := errors.AsType[*ClaimError](err); err != nil && !lossy {
 		return e, err
 	}
 	err = h.judgeCost(&e, alpha)

@@ -42,28 +42,24 @@ func newHelmRelease(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "install v1",
+				Name: "install v1", Change: s.install, Check: s.agrees("1 v1 deployed"),
 				Why: "A release is a chart with values, under a name. " +
 					"Helm keeps each revision of it in a Secret next to what it installed.",
 				WatchFor: "The history says what should run; the answers say what does. Both must name v1.",
-				Change:   s.install,
-				Check:    s.agrees("1 v1 deployed"),
 			},
 			{
-				Name: "upgrade to v2",
+				Name: "upgrade to v2", Check: s.agrees("1 v1 superseded, 2 v2 deployed"),
+				Change: func(ctx context.Context, l *Session) error { return s.upgrade(ctx, l, "v2", l.Image, true) },
 				Why: "An upgrade writes the chart with new values. " +
 					"Knative keeps the old version until the new one is ready.",
 				WatchFor: "Revision 1 is superseded, not gone: it can be returned to.",
-				Change:   func(ctx context.Context, l *Session) error { return s.upgrade(ctx, l, "v2", l.Image, true) },
-				Check:    s.agrees("1 v1 superseded, 2 v2 deployed"),
 			},
 			{
-				Name: "v3 does not start and is undone",
+				Name: "v3 does not start and is undone", Change: s.upgradeToNothing,
+				Check: s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"),
 				Why: "With --atomic Helm waits until what it wrote is ready, and else writes the last good revision again. " +
 					"Helm itself takes a Knative Service for ready at once, so the lab brings the wait.",
 				WatchFor: "Revision 3 failed, revision 4 is a copy of 2. No user has noticed.",
-				Change:   s.upgradeToNothing,
-				Check:    s.agrees("1 v1 superseded, 2 v2 superseded, 3 v3 failed, 4 v2 deployed"),
 			},
 			{
 				Name:     "rollback to revision 1",

@@ -31,54 +31,46 @@ var kserve = Scenario{
 
 func newKserve(o Options) (*Plan, error) {
 	s := &kserveStory{Options: o, models: map[string]modelFiles{}}
-	if err := enough("kserve", s.claim([]int64{100 - kserveCanary, kserveCanary})); err != nil {
+	if err := enough("kserve", s.claim(kserveCanary)); err != nil {
 		return nil, err
 	}
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "serve v1",
+				Name: "serve v1", Change: s.begin, Check: s.predicts("v1", true),
 				Why: "An InferenceService names a model and its format; a ServingRuntime says how that is served. " +
 					"KServe fetches the model before the server starts.",
 				WatchFor: "Every held-out row, by KServe's v1 protocol and by the Open Inference Protocol: the trainer's own predictions.",
-				Change:   s.begin,
-				Check:    s.predicts("v1", true),
 			},
 			{
-				Name: "canary 10 %",
+				Name: "canary 10 %", Change: s.shift(kserveCanary),
+				Check: func(ctx context.Context, l *Session) (Evidence, error) {
+					return l.sample(ctx, l.to(kserveHost), s.claim(kserveCanary))
+				},
 				Why: "canaryTrafficPercent keeps the old revision and gives the new one a share of the requests. " +
 					"KServe writes it into the Knative Service's traffic.",
 				WatchFor: "The share that v2 gets, judged like any split.",
-				Change:   s.shift(kserveCanary),
-				Check: func(ctx context.Context, l *Session) (Evidence, error) {
-					return l.sample(ctx, l.to(kserveHost), s.claim([]int64{100 - kserveCanary, kserveCanary}))
-				},
 			},
 			{
-				Name:     "promote",
+				Name: "promote", Change: s.shift(0), Check: s.predicts("v2", false),
 				Why:      "Without the percent the newest revision gets everything.",
 				WatchFor: "All rows are answered by v2's model.",
-				Change:   s.shift(0),
-				Check:    s.predicts("v2", false),
 			},
 			{
-				Name: "a missing model",
+				Name: "a missing model", Change: s.missing, Check: s.refused,
 				Why: "v3 names a model that is not in the registry. " +
 					"Its pod does not start, and Knative gives it no request.",
 				WatchFor: "The reason, where a user of KServe looks for it. v2 answers everything.",
-				Change:   s.missing,
-				Check:    s.refused,
 			},
 			s.prober.lastStep("A new version, and one whose model is missing, may cost no request."),
 			{
-				Name: "to zero and back", Long: true,
-				Why: "With minReplicas 0 a quiet model has no pod. " +
-					"The next request starts one, which fetches the model first.",
-				WatchFor: "How long that request takes, and that the model is the same.",
+				Name: "to zero and back", Long: true, Check: s.wake,
 				Change: func(ctx context.Context, l *Session) error {
 					return s.served.apply(ctx, l, inference{Version: "v2", Model: s.models["v2"].image})
 				},
-				Check: s.wake,
+				Why: "With minReplicas 0 a quiet model has no pod. " +
+					"The next request starts one, which fetches the model first.",
+				WatchFor: "How long that request takes, and that the model is the same.",
 			},
 		},
 		Controls: []Control{
@@ -162,7 +154,7 @@ func (s *kserveStory) refused(ctx context.Context, l *Session) (Evidence, error)
 	if err != nil {
 		return Evidence{}, err
 	}
-	e, err := l.sample(ctx, l.to(kserveHost), s.claim([]int64{0, 100}))
+	e, err := l.sample(ctx, l.to(kserveHost), s.claim(100))
 	return e.after(fmt.Sprintf("KServe says %q", said)), err
 }
 

@@ -87,27 +87,24 @@ func newMeshSecurity(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "no policy",
+				Name: "no policy", Change: s.deploy, Check: s.check(all, Answers),
 				Why: "Istio gives each pod with a sidecar a certificate that names its service account. " +
 					"By default a sidecar takes plain text, too, so that a mesh can grow pod by pod: anybody in the cluster reaches the model.",
 				WatchFor: "The outsider has no sidecar. It is served like the others.",
-				Change:   s.deploy, Check: s.check(all, Answers),
 			},
 			{
-				Name: "strict mTLS",
+				Name: "strict mTLS", Check: s.check(meshed, Encryption),
+				Change: func(ctx context.Context, l *Session) error { return s.secure(ctx, l, meshed, "") },
 				Why: "A PeerAuthentication has the model's sidecar require mTLS. The callers' sidecars used it before, so nobody in the mesh changes anything. " +
 					"The outsider's service account is one that is served, but an account without its certificate proves nothing.",
 				WatchFor: "The outsider gets no answer at all: its connections are closed. The model has received none of its requests.",
-				Change:   func(ctx context.Context, l *Session) error { return s.secure(ctx, l, meshed, "") },
-				Check:    s.check(meshed, Encryption),
 			},
 			{
-				Name: "one identity",
+				Name: "one identity", Check: s.check(one, Identity),
+				Change: func(ctx context.Context, l *Session) error { return s.secure(ctx, l, one, s.account) },
 				Why: fmt.Sprintf("An AuthorizationPolicy admits one identity, that of service account %s. All others are refused, though they have a certificate. "+
 					"Account %s is a near miss.", allowedAccount, otherAccount),
 				WatchFor: fmt.Sprintf("%s gets 403 from the model's sidecar. The model has not received its requests either.", otherAccount),
-				Change:   func(ctx context.Context, l *Session) error { return s.secure(ctx, l, one, s.account) },
-				Check:    s.check(one, Identity),
 			},
 		},
 		Controls: []Control{

@@ -33,22 +33,19 @@ func newMinScale(Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name:     "both serve",
+				Name: "both serve", Change: s.deploy, Check: s.serve,
 				Why:      "The annotation min-scale 1 keeps one pod, whatever the traffic. The twin is the same Service without it.",
 				WatchFor: "One answer from each: from now on nobody asks.",
-				Change:   s.deploy, Check: s.serve,
 			},
 			{
-				Name:     "quiet",
+				Name: "quiet", Change: s.wait, Check: s.kept,
 				Why:      "The same quiet time takes the twin to zero. Without the twin, a pod that is still there could be one that is just about to go.",
 				WatchFor: "The model's pod has the same name as before, and no other was started.",
-				Change:   s.wait, Check: s.kept,
 			},
 			{
-				Name:     "warm and cold",
+				Name: "warm and cold", Check: s.answers,
 				Why:      "The kept pod answers at once; the twin's caller waits for a start. That wait is what the pod's memory buys.",
 				WatchFor: "Who answers, and the two latencies.",
-				Check:    s.answers,
 			},
 		},
 		Controls: []Control{{
@@ -165,8 +162,7 @@ func (s *minStory) answers(ctx context.Context, l *Session) (Evidence, error) {
 // twinProvesNothing makes a plain error of a claim that did not hold for the
 // twin: it is not this story's, but without it nothing is shown.
 func twinProvesNothing(err error) error {
-	var refuted *ClaimError
-	if errors.As(err, &refuted) {
+	if refuted, is := errors.AsType[*ClaimError](err); is {
 		return fmt.Errorf("the twin shows nothing about the quiet time: %s", strings.Join(refuted.Reasons, "; "))
 	}
 	return err

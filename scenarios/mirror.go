@@ -101,11 +101,7 @@ func (l *Session) settle(ctx context.Context, short time.Duration, count func() 
 // for a while: a short one when there are enough.
 func (l *Session) copies(ctx context.Context, labels map[string]string, sent []probe.Answer, short time.Duration, enough float64) (a arrivals, err error) {
 	count := func() (int, error) {
-		pods, err := l.seen(ctx, labels)
-		var ids []string
-		for _, pod := range pods {
-			ids = append(ids, pod.IDs...)
-		}
+		ids, err := l.reached(ctx, labels)
 		a = received(sent, ids)
 		return a.once + a.again, err
 	}

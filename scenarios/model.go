@@ -65,22 +65,17 @@ const (
 	adminPort = 9900 // 9090 is that of Knative's queue-proxy
 )
 
-// seen asks each pod with these labels what reached it, by the API server and
-// not by the traffic's own way.
-func (l *Session) seen(ctx context.Context, labels map[string]string) ([]seen, error) {
+// reached returns the IDs of the requests that reached the pods with these labels.
+func (l *Session) reached(ctx context.Context, labels map[string]string) (ids []string, err error) {
 	pods, err := l.Kube.Pods(ctx, l.Namespace, labels)
-	if err != nil {
-		return nil, err
-	}
-	var all []seen
 	for _, p := range pods {
 		s, err := l.seenBy(ctx, p.Name, 0)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, s)
+		ids = append(ids, s.IDs...)
 	}
-	return all, nil
+	return ids, err
 }
 
 // readJSON reads a pod's answer, which is JSON about something, unless there was an error.

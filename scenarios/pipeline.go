@@ -27,18 +27,15 @@ func newPipeline(Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "from data to traffic",
+				Name: "from data to traffic", Change: s.deploy, Check: s.serves,
 				Why: "A workflow is a graph of steps, each in a pod of its own. " +
 					"What one makes goes to the lab's registry; the model becomes an image, and an init container of the server.",
 				WatchFor: "Every held-out row is sent through the gateway: the answers must be the trainer's own, from the model that the gate has judged.",
-				Change:   s.deploy,
-				Check:    s.serves,
 			},
 			{
-				Name:     "a worse model ends at the gate",
+				Name: "a worse model ends at the gate", Check: s.stopped,
 				Why:      fmt.Sprintf("The same pipeline with %.0f %% of the training labels wrong. Its gate fails, and no step after it is begun.", 100*noisyLabels),
 				WatchFor: "Which steps ran. The model that serves is the first one still.",
-				Check:    s.stopped,
 			},
 			s.prober.lastStep("A second pipeline, which ends at its gate, may cost no request."),
 		},

@@ -40,20 +40,18 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 		return modelFiles{}, err
 	}
 	m := modelFiles{image: image, Model: digest.FromBytes(files["model.json"]).String(), Rows: digest.FromBytes(files["heldout.json"]).String()}
-	if err := json.Unmarshal(files["heldout.json"], &m.held); err != nil {
-		return m, fmt.Errorf("%s: heldout.json: %w", image, err)
-	}
-	if rows := files["reference.json"]; rows != nil {
-		if err := json.Unmarshal(rows, &m.reference); err != nil {
-			return m, fmt.Errorf("%s: reference.json: %w", image, err)
-		}
-	}
 	var model struct {
 		Data     string
 		Features []string
 	}
-	if err := json.Unmarshal(files["model.json"], &model); err != nil {
-		return m, fmt.Errorf("%s: model.json: %w", image, err)
+	for name, into := range map[string]any{"model.json": &model, "heldout.json": &m.held, "reference.json": &m.reference} {
+		text, there := files[name]
+		if !there && name == "reference.json" {
+			continue
+		}
+		if err := json.Unmarshal(text, into); err != nil {
+			return m, fmt.Errorf("%s: %s: %w", image, name, err)
+		}
 	}
 	m.Data, m.features = model.Data, model.Features
 	if len(m.held.Instances) == 0 || len(m.held.Instances) != len(m.held.Predictions) {

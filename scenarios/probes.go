@@ -59,15 +59,13 @@ func newProbes(o Options) (*Plan, error) {
 				WatchFor: "How long that takes, and that it then answers nothing.", Change: s.unready, Check: s.out,
 			},
 			{
-				Name:     "it is ready again",
+				Name: "it is ready again", Change: s.ready, Check: s.back,
 				WatchFor: "It answers its third again.",
-				Change:   s.ready, Check: s.back,
 			},
 			{
-				Name:     "no request lost",
+				Name: "no request lost", Check: s.prober.lostNone,
 				Why:      "A pod that says in time that it is not ready still answers what reaches it.",
 				WatchFor: "Leaving and coming back have cost no request.",
-				Check:    s.prober.lostNone,
 			},
 			{
 				Name:     hangs,
@@ -196,7 +194,7 @@ func (s *probesStory) rollBack(ctx context.Context, l *Session) error {
 }
 
 func (s *probesStory) onlyV1(ctx context.Context, l *Session) (Evidence, error) {
-	e, err := l.sample(ctx, l.to("model"), s.claim([]int64{100, 0}))
+	e, err := l.sample(ctx, l.to("model"), s.claim(0))
 	if err != nil {
 		return e, err
 	}

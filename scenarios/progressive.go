@@ -52,7 +52,7 @@ func newProgressive(o Options) (*Plan, error) {
 			m.users = usersOf(o.Strategy)
 		}
 	}
-	if err := enough("progressive", s.claim(shares(firstWeight)), s.claim(shares(secondWeight))); err != nil {
+	if err := enough("progressive", s.claim(firstWeight), s.claim(secondWeight)); err != nil {
 		return nil, err
 	}
 	gets := fmt.Sprintf("All four get a v2. Every %s Flagger asks Prometheus about the requests of the last %s, and goes one step on, or notes a failed check; after %d of them it goes back. ",
@@ -131,9 +131,6 @@ func newProgressive(o Options) (*Plan, error) {
 		},
 	}, nil
 }
-
-// shares are the percents of v1 and v2 when v2 has this weight.
-func shares(weight int) []int64 { return []int64{int64(100 - weight), int64(weight)} }
 
 // deploy brings all models with v1, and returns when Flagger has made them its
 // own and the gateway answers.

@@ -18,7 +18,7 @@ import (
 func (s *progressiveStory) counted(weight int, names ...string) Check {
 	return func(ctx context.Context, l *Session) (all Evidence, err error) {
 		for _, m := range s.models.those(names...) {
-			c := s.claim(shares(weight))
+			c := s.claim(weight)
 			if m.env != nil {
 				c.N = min(c.N, badRequests)
 			} else if m.over() {
@@ -60,7 +60,7 @@ func (s *progressiveStory) tried(ctx context.Context, l *Session) (all Evidence,
 			return s.promoted(ctx, l)
 		}
 		for _, u := range m.users {
-			e, err := m.sample(ctx, l, u, 0, s.claim(shares(u.first)))
+			e, err := m.sample(ctx, l, u, 0, s.claim(u.first))
 			e.Summary = u.name + ": " + e.Summary
 			all = e.after(all.Summary)
 			if err != nil {
@@ -103,8 +103,8 @@ func (s *progressiveStory) ended(name, phase, why string, claim Claim) Check {
 			if u.atCanary {
 				continue
 			}
-			e, err = l.sample(ctx, u.request(l, m), s.claim(shares(weight)))
-			if refuted := (*ClaimError)(nil); errors.As(err, &refuted) {
+			e, err = l.sample(ctx, u.request(l, m), s.claim(weight))
+			if refuted, is := errors.AsType[*ClaimError](err); is {
 				err = refute(claim, "Flagger ended with %s, and the answers say: %s", phase, strings.Join(refuted.Reasons, ", "))
 			}
 			if err != nil {
@@ -137,12 +137,12 @@ func (s *progressiveStory) loss(ctx context.Context, l *Session) (all Evidence, 
 // which a bad version is taken back. Those of whom a bad version has no share, it
 // must not have answered at all.
 func (s *progressiveStory) excused(m *delivered, u *audience, sent []probe.Answer, e Evidence, lost error) (summary string, err error) {
-	var refuted *ClaimError
+	_, refuted := errors.AsType[*ClaimError](lost)
 	i := slices.IndexFunc(sent, func(a probe.Answer) bool { return a.Target == "v2" })
 	switch {
 	case m.env != nil && u.first == 0 && i >= 0:
 		return e.Summary, refute(Answers, "%s, %s: v2 has answered one of them (request %s)", m.name, u.name, sent[i].ID)
-	case m.env == nil || !errors.As(lost, &refuted):
+	case m.env == nil || !refuted:
 		return e.Summary, lost
 	}
 	rest := slices.DeleteFunc(slices.Clone(e.Tally.Failed), m.takenAway)

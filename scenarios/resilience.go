@@ -223,11 +223,11 @@ func (s *resilienceStory) retried(ctx context.Context, l *Session) (Evidence, er
 	if failed > most {
 		return e, refute(Bounds, "%d of %d requests failed, with %d retries at most %d are accepted (alpha %g)", failed, len(answers), routeRetries, most, s.Alpha)
 	}
-	pods, err := l.seen(ctx, map[string]string{"app": "model"})
+	ids, err := l.reached(ctx, map[string]string{"app": "model"})
 	if err != nil {
 		return e, err
 	}
-	tries := triesOf(answers, pods)
+	tries := triesOf(answers, ids)
 	total, again := 0, 0
 	for _, n := range tries {
 		total += n

@@ -25,7 +25,7 @@ func TestOutcomesTellTheModelsErrorsFromTheGateways(t *testing.T) {
 
 func TestTriesAreCountedOverAllPods(t *testing.T) {
 	got := triesOf([]probe.Answer{{ID: "a"}, {ID: "b"}, {ID: "c"}},
-		[]seen{{IDs: []string{"a", "b", "other"}}, {IDs: []string{"b", "b"}}})
+		[]string{"a", "b", "other", "b", "b"})
 	if !slices.Equal(got, []int{1, 3, 0}) {
 		t.Errorf("got %v", got)
 	}

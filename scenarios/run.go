@@ -146,9 +146,10 @@ func (j Job) run(ctx context.Context, env *Env, cpu *cpuMeter, keep bool, stepsD
 	l.events = openStream(r.Title(), l.evidence, env.Events)
 	defer func() {
 		r.Seconds, r.CPUSeconds = l.now().Sub(began).Seconds(), used()
-		r.Answers = l.events.answered()
+		answers, notKept := l.events.soFar()
+		r.Answers = answers
 		r.Answers = r.Sent()
-		err = errors.Join(err, l.events.failed())
+		err = errors.Join(err, notKept)
 		if err != nil {
 			r.Pass, r.Error = false, err.Error()
 		}

@@ -153,20 +153,12 @@ func enough(scenario string, claims ...split.Claim) error {
 	return nil
 }
 
-// claim is that v1 and v2 answer in these percents.
-func (o Options) claim(percents []int64) split.Claim {
-	c := split.Claim{N: o.Requests, Alpha: o.Alpha}
-	for i, version := range []string{"v1", "v2"} {
-		share := 0.0
-		if i < len(percents) {
-			share = float64(percents[i]) / 100
-		}
-		c.Legs = append(c.Legs, split.Leg{Name: version, Share: share})
-	}
-	return c
+// claim is that v2 answers this percent of the requests, and v1 the others.
+func (o Options) claim(v2 int) split.Claim {
+	return split.Claim{N: o.Requests, Alpha: o.Alpha, Legs: []split.Leg{
+		{Name: "v1", Share: float64(100-v2) / 100}, {Name: "v2", Share: float64(v2) / 100},
+	}}
 }
-
-func splitName(percents []int64) string { return fmt.Sprintf("%d/%d", percents[0], percents[1]) }
 
 // inTurn sends n requests with each of the headers, one after the other, so
 // that what changes with time meets all alike. It returns the answers by
@@ -276,13 +268,11 @@ func outcomes(answers []probe.Answer) map[string]int {
 	})
 }
 
-// triesOf is how often each request came to the pods.
-func triesOf(answers []probe.Answer, pods []seen) []int {
+// triesOf is how often each request came to pods, which say that these did.
+func triesOf(answers []probe.Answer, ids []string) []int {
 	came := map[string]int{}
-	for _, p := range pods {
-		for _, id := range p.IDs {
-			came[id]++
-		}
+	for _, id := range ids {
+		came[id]++
 	}
 	tries := make([]int, len(answers))
 	for i, a := range answers {

@@ -46,29 +46,25 @@ func newScaleToZero(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name:     "serves",
+				Name: "serves", Change: s.deploy,
+				Check:    func(ctx context.Context, l *Session) (Evidence, error) { return l.answerOnce(ctx, s.services) },
 				Why:      fmt.Sprintf("A Knative Service starts with one pod. Its window of %s is the shortest: quiet for longer, it may go to zero.", zeroWindow),
 				WatchFor: "One answer, one pod, one endpoint for each Service: what must be gone later is seen now.",
-				Change:   s.deploy,
-				Check:    func(ctx context.Context, l *Session) (Evidence, error) { return l.answerOnce(ctx, s.services) },
 			},
 			{
-				Name:     "to zero",
+				Name: "to zero", Change: s.wait, Check: s.zero,
 				Why:      "Nobody asks, so the autoscaler takes the last pod away. A model that is rarely asked then costs nothing.",
 				WatchFor: "No pod, not even a Terminating one, and no endpoint; and how long that took.",
-				Change:   s.wait, Check: s.zero,
 			},
 			{
-				Name:     "cold start",
+				Name: "cold start", Check: s.cold,
 				Why:      "The activator holds a request to a Service at zero until a pod is there. The caller pays with its latency.",
 				WatchFor: "How long it takes to the last byte, and which part of the way takes it.",
-				Check:    s.cold,
 			},
 			{
-				Name:     "back to zero",
+				Name: "back to zero", Change: s.wait, Check: s.backToZero,
 				Why:      "What one request started goes away again after it.",
 				WatchFor: "No pod is left, and each cold request had started one and no more.",
-				Change:   s.wait, Check: s.backToZero,
 			},
 		},
 		Controls: []Control{

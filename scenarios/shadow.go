@@ -57,28 +57,24 @@ func newShadow(o Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name:     "v1 alone",
+				Name: "v1 alone", Change: s.deploy, Check: s.check("model", o.Requests, 0),
 				Why:      "v2 is deployed and can be reached, but no traffic goes to it. The VirtualService holds for the gateway and for the mesh.",
 				WatchFor: "Every answer is v1's, and v2 has received nothing.",
-				Change:   s.deploy, Check: s.check("model", o.Requests, 0),
 			},
 			{
-				Name:     outside,
+				Name: outside, Change: s.route(shadowRoute{Mirrored: 100}), Check: s.check("model", o.Requests, 100),
 				Why:      "The gateway sends a copy of each request to v2 and throws its answers away: v2 meets real traffic, and nobody depends on it.",
 				WatchFor: "The caller gets v1's answers only; by their IDs all requests reached v1 once, and v2 once.",
-				Change:   s.route(shadowRoute{Mirrored: 100}), Check: s.check("model", o.Requests, 100),
 			},
 			{
-				Name:     inside,
+				Name: inside, Check: s.check("client", o.Requests, 100),
 				Why:      "A client in the mesh calls http://model, and it is its own sidecar that mirrors. That needs the gateway \"mesh\" in the VirtualService.",
 				WatchFor: "The same as before, for requests that came by the client's pod.",
-				Check:    s.check("client", o.Requests, 100),
 			},
 			{
-				Name:     "predictions compared",
+				Name: "predictions compared", Check: s.compare,
 				Why:      "This is what a shadow is for: both versions answer the same inputs, so their predictions can be compared before anybody depends on v2's.",
 				WatchFor: fmt.Sprintf("v2 was made to differ for %d %% of all inputs; how often did it in the sample?", claimedDrift),
-				Check:    s.compare,
 			},
 			{
 				Name:     partly,
@@ -87,29 +83,24 @@ func newShadow(o Options) (*Plan, error) {
 				Change:   s.route(shadowRoute{Mirrored: partlyMirrored}), Check: s.check("model", o.Requests, partlyMirrored),
 			},
 			{
-				Name:     sleeps,
+				Name: sleeps, Change: s.sleep, Check: s.check("model", s.few(), 100),
 				Why:      "The proxy does not wait for the shadow.",
 				WatchFor: fmt.Sprintf("The slowest answer of v1: well below v2's %s.", shadowSleep),
-				Change:   s.sleep, Check: s.check("model", s.few(), 100),
 			},
 			{
-				Name:     "v2 answers 500",
+				Name: "v2 answers 500", Change: s.fail, Check: s.check("model", s.few(), 100),
 				Why:      "Errors of the shadow end at the proxy.",
 				WatchFor: "All answers are 200 and v1's, though v2 received every request.",
-				Change:   s.fail, Check: s.check("model", s.few(), 100),
 			},
 			{
-				Name:     fmt.Sprintf("bodies of %d MiB", largeBody>>20),
+				Name: fmt.Sprintf("bodies of %d MiB", largeBody>>20), Long: true, Change: s.heal, Check: s.bodies,
 				Why:      "Large inputs are mirrored while they arrive. Envoy before 1.33 silently left out of the mirror what was over 1 MiB.",
 				WatchFor: "v2 received every request, and could predict from each: no body was cut.",
-				Long:     true,
-				Change:   s.heal, Check: s.bodies,
 			},
 			{
-				Name:     "v2 scaled to zero",
+				Name: "v2 scaled to zero", Change: s.scaleToZero, Check: s.check("model", s.few(), 0),
 				Why:      "A shadow that is gone is no outage.",
 				WatchFor: "All answers are 200 and v1's, while the route still mirrors to v2.",
-				Change:   s.scaleToZero, Check: s.check("model", s.few(), 0),
 			},
 		},
 		Controls: []Control{

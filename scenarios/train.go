@@ -27,31 +27,26 @@ func newTrain(Options) (*Plan, error) {
 	return &Plan{
 		Steps: []Step{
 			{
-				Name: "train",
+				Name: "train", Change: s.begin, Check: s.recorded,
 				Why: "A TrainJob says what to run; the runtime it names says where and how. " +
 					"The model's files go to the lab's registry as an image.",
 				WatchFor: "The accuracy on rows that training never saw, with its interval, and the digests of data and model.",
-				Change:   s.begin,
-				Check:    s.recorded,
 			},
 			{
-				Name:     "train again",
+				Name: "train again", Check: s.reproduced,
 				Why:      "The same code, data and seed must give the same model, byte for byte. Else no digest would mean anything.",
 				WatchFor: "The model's digest is the first one's.",
-				Check:    s.reproduced,
 			},
 			{
-				Name: "two workers", Long: true,
+				Name: "two workers", Long: true, Check: s.shared,
 				Why: "numNodes has a job run on several pods, each of which knows its number. " +
 					"Here they share the fits of a cross-validation.",
 				WatchFor: "That two score each setting as one does; how long one worker takes for all fits, and how long the slower of two for half of them.",
-				Check:    s.shared,
 			},
 			{
-				Name:     "a worse model is stopped by the gate",
+				Name: "a worse model is stopped by the gate", Check: s.stopped,
 				Why:      fmt.Sprintf("%.0f %% of the training labels are made wrong. The code compares the model with a threshold before it writes anything.", 100*noisyLabels),
 				WatchFor: "The job fails with the model's numbers, and the registry has nothing under its name.",
-				Check:    s.stopped,
 			},
 		},
 		Controls: []Control{

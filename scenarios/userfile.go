@@ -135,7 +135,7 @@ func (e *fileError) Unwrap() error { return e.err }
 
 // inFile adds the line of the file that an error is from, if it has none: that one is the more precise.
 func inFile(where string, err error) error {
-	if has := (*fileError)(nil); err == nil || where == "" || errors.As(err, &has) {
+	if _, has := errors.AsType[*fileError](err); err == nil || where == "" || has {
 		return err
 	}
 	return &fileError{where, err}

@@ -50,7 +50,7 @@ func (u *userStory) all(ctx context.Context, l *Session, x file.ExpectAll) (Evid
 	r := l.to(x.Of)
 	r.Header = headerOf(x)
 	e, err := l.sample(ctx, r, split.Claim{Legs: []split.Leg{{Name: x.Version, Share: 1}}, N: x.Requests, Alpha: u.alpha})
-	if refuted := (*ClaimError)(nil); errors.As(err, &refuted) && refuted.Claim == Shares {
+	if refuted, is := errors.AsType[*ClaimError](err); is && refuted.Claim == Shares {
 		refuted.Claim = Claim(x.Claim())
 	}
 	return e, err
