@@ -89,19 +89,12 @@ func terminalOptions(f *os.File, getenv func(string) string) Options {
 	return Options{Live: live, Color: live && getenv("NO_COLOR") == ""}
 }
 
-// Discard returns a Reporter that shows nothing.
-func Discard() Reporter { return silent{} }
-
-type silent struct{}
-
-func (silent) Step(string) Task              { return silent{} }
-func (silent) Note(string, ...any)           {}
-func (silent) Close()                        {}
-func (silent) Update(string)                 {}
-func (silent) Progress(int64, int64, string) {}
-func (silent) Bars(func() []Bar)             {}
-func (silent) Done(string)                   {}
-func (silent) Fail(error)                    {}
+// Discard returns a Reporter that shows nothing: it is closed.
+func Discard() Reporter {
+	r := newReporter(io.Discard, Options{})
+	r.closed = true
+	return r
+}
 
 const (
 	liveEvery   = 150 * time.Millisecond // redraw: fast enough for a moving clock
