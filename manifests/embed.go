@@ -30,6 +30,11 @@ var Node embed.FS
 //go:embed addons/*/verify.yaml addons/*/refused.yaml addons/istio/injected.yaml addons/git/follow.yaml addons/git/addon.yaml
 var Addons embed.FS
 
+// AlertRules are the rules by which Prometheus alerts, with places for what they compare with.
+//
+//go:embed addons/prometheus/rules.yaml
+var AlertRules string
+
 // NotebookRunner is the program that runs one step of a notebook.
 //
 //go:embed pipeline/run.py

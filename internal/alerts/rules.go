@@ -3,7 +3,6 @@
 package alerts
 
 import (
-	_ "embed" // rules.yaml
 	"fmt"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/prom"
+	"mllab.local/manifests"
 )
 
 // rulesName is the ConfigMap that has the rules, and rulesFile its one file.
@@ -67,13 +67,10 @@ type Rule struct {
 	Annotations map[string]string `json:"annotations"`
 }
 
-//go:embed rules.yaml
-var rulesYAML string
-
 // Rules returns the rules with these thresholds.
 func Rules(t Thresholds) (rules []Rule, err error) {
 	text := strings.NewReplacer("${window}", Window.String(), "${namespace}", prom.Namespace, "${errorPercent}", fmt.Sprint(t.ErrorPercent),
-		"${seconds}", fmt.Sprint(t.Latency.Seconds()), "${diskPercent}", fmt.Sprint(t.DiskPercent)).Replace(rulesYAML)
+		"${seconds}", fmt.Sprint(t.Latency.Seconds()), "${diskPercent}", fmt.Sprint(t.DiskPercent)).Replace(manifests.AlertRules)
 	if err := yaml.Unmarshal([]byte(text), &rules); err != nil {
 		return nil, fmt.Errorf("reading the alerts' rules: %w", err)
 	}

@@ -47,7 +47,8 @@ func healthOf(obj *unstructured.Unstructured) health {
 	case !h.observed:
 		h.why = "its controller has not seen the newest spec yet"
 	case short && !h.failed: // kstatus says the same in other words
-		h.why = join(", ", count, replicaFailure(obj))
+		failure, _ := ConditionOf(obj, "ReplicaFailure") // why pods cannot be created: a quota, a webhook, a missing service account
+		h.why = join(", ", count, failure.Message)
 	case count != "":
 		h.why = count + ", " + h.why
 	case h.why == "": // a condition may have no message, and an empty reason would mean ready
@@ -116,14 +117,6 @@ func replicas(obj *unstructured.Unstructured) (text string, short bool) {
 		return "", false
 	}
 	return fmt.Sprintf("%d/%d ready", ready, want), ready < want
-}
-
-// replicaFailure returns why a Deployment's pods cannot be created (a quota, a webhook, a missing service account).
-func replicaFailure(obj *unstructured.Unstructured) string {
-	if c, _ := ConditionOf(obj, "ReplicaFailure"); c.True() {
-		return c.Message
-	}
-	return ""
 }
 
 // join joins the texts that are not empty.

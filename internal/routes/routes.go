@@ -227,7 +227,7 @@ func (d destination) name() string {
 
 // fromVirtualService takes up a VirtualService of a namespace. Others may be its delegates.
 func (r *Route) fromVirtualService(s virtualService, namespace string, others map[string]virtualService) {
-	if !slices.ContainsFunc(s.Gateways, outside) {
+	if !slices.ContainsFunc(s.Gateways, func(g string) bool { return g != "mesh" }) {
 		return // of the sidecars, or a delegate
 	}
 	if !slices.Contains(s.Hosts, "*") {
@@ -255,9 +255,6 @@ func (r *Route) fromVirtualService(s virtualService, namespace string, others ma
 		r.addRule("TCP", rule)
 	}
 }
-
-// outside reports whether a VirtualService's gateway is one, and not the sidecars.
-func outside(gateway string) bool { return gateway != "mesh" }
 
 // full reports whether a host has a domain.
 func full(host string) bool { return strings.Contains(host, ".") }
