@@ -142,18 +142,16 @@ func (s *meshSecurityStory) fate(want string) split.Claim {
 func (s *meshSecurityStory) deploy(ctx context.Context, l *Session) error {
 	v1 := model{Name: "model", Version: "v1", Env: map[string]string{"SEEN_KEEP": strconv.Itoa(max(api.SeenKeep, 2*s.Requests))}}
 	models := []model{v1}
+	var asked []probe.Request
 	for _, c := range meshCallers {
 		models = append(models, model{
 			Name: c.Name, Version: "relay", Account: c.Account, NoSidecar: c.Outside, Env: map[string]string{"RELAY": "http://model", "DRAIN": "0s"},
 		})
+		asked = append(asked, c.request(l))
 	}
 	objs, err := l.deployments(models...)
 	if err != nil {
 		return err
-	}
-	var asked []probe.Request
-	for _, c := range meshCallers {
-		asked = append(asked, c.request(l))
 	}
 	if err := l.routes(ctx, "mesh-security/callers.yaml", asked, &struct {
 		routeState

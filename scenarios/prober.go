@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,12 +74,9 @@ func (p *prober) lostNone(ctx context.Context, l *Session) (Evidence, error) {
 	p.More(ctx, sentAfter)
 	record := p.Stop()
 	e, err := judgeLoss(record, p.rate)
-	file, kept := l.keep(record.Answers)
-	if kept != nil {
-		return e, kept
-	}
-	e.File = file
-	return e, err
+	var notKept error
+	e.File, notKept = l.keep(record.Answers)
+	return e, cmp.Or(notKept, err)
 }
 
 // judgeLoss refutes that a record at this rate has no lost request.

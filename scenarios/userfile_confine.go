@@ -78,37 +78,33 @@ func refusedFile(err error) error {
 // of the file.
 func rehearsed(f *file.File, l *Session, each func(*unstructured.Unstructured) error) error {
 	for _, control := range append([]file.Control{{}}, f.Controls...) {
-		u := newUserStory(f, DefaultAlpha)
-		l := &Session{Env: l.Env, Namespace: l.Namespace}
-		made := func(where string, c file.Change) error {
-			objs, err := u.objects(l, c)
+		type made struct {
+			where  string
+			change file.Change
+		}
+		var all []made
+		broken := func(after string) {
+			for _, b := range control.Break {
+				if control.After == after {
+					all = append(all, made{control.Where, b.Change})
+				}
+			}
+		}
+		broken("")
+		for _, s := range f.Steps {
+			all = append(all, made{s.Where, s.Change})
+			broken(s.Name)
+		}
+		u, l := newUserStory(f, DefaultAlpha), &Session{Env: l.Env, Namespace: l.Namespace}
+		for _, m := range all {
+			objs, err := u.objects(l, m.change)
 			for _, o := range objs {
 				if err == nil {
-					err = inFile(whereOf(c, o), each(o))
+					err = inFile(whereOf(m.change, o), each(o))
 				}
 			}
-			return inFile(where, err)
-		}
-		broken := func(after string) error {
-			if control.After != after {
-				return nil
-			}
-			for _, b := range control.Break {
-				if err := made(control.Where, b.Change); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-		if err := broken(""); err != nil {
-			return err
-		}
-		for _, s := range f.Steps {
-			if err := made(s.Where, s.Change); err != nil {
-				return err
-			}
-			if err := broken(s.Name); err != nil {
-				return err
+			if err != nil {
+				return inFile(m.where, err)
 			}
 		}
 	}
