@@ -242,12 +242,10 @@ func (i *idle) coldStart(ctx context.Context, l *Session, s *idleService) (probe
 // judgeCold reports whether an answer is from the one pod that its request
 // started, by the pods that there were before the request and after it.
 func judgeCold(a probe.Answer, before, after map[string]podLife) error {
-	var started []string
-	for _, name := range sortedKeys(after) {
-		if _, old := before[name]; !old {
-			started = append(started, name)
-		}
-	}
+	started := slices.DeleteFunc(sortedKeys(after), func(name string) bool {
+		_, old := before[name]
+		return old
+	})
 	if !slices.Contains(started, a.Pod) {
 		return refute(OnePod, "the answer is from Pod/%s, which was there before the request", a.Pod)
 	}
