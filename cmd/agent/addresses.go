@@ -160,7 +160,7 @@ func follow(ctx context.Context, api *incluster.Client) error {
 		}()
 	}
 	var own struct{ Metadata meta }
-	if err := get(ctx, api, namespacePath, &own); err != nil {
+	if err := api.Get(ctx, namespacePath, &own); err != nil {
 		return err
 	}
 	for first := true; ; first = false {
@@ -168,7 +168,7 @@ func follow(ctx context.Context, api *incluster.Client) error {
 		var gateways list[gateway]
 		var httpRoutes, grpcRoutes list[route]
 		for path, list := range map[string]interface{ version() string }{servicesPath: &services, gatewaysPath: &gateways, httpRoutesPath: &httpRoutes, grpcRoutesPath: &grpcRoutes} {
-			if err := get(ctx, api, path, list); err != nil {
+			if err := api.Get(ctx, path, list); err != nil {
 				return err
 			}
 			if first {
@@ -189,17 +189,6 @@ func follow(ctx context.Context, api *incluster.Client) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-func get(ctx context.Context, api *incluster.Client, path string, into any) error {
-	text, err := api.Call(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("reading %s: %w", path, err)
-	}
-	return nil
 }
 
 // reconcile gives addresses to the Services that have none, and writes the routes.
@@ -226,7 +215,7 @@ func reconcile(ctx context.Context, api *incluster.Client, w world) error {
 // replace makes the agent's objects at path those that are wanted, by name.
 func replace[S any](ctx context.Context, api *incluster.Client, path string, want map[string]object[S]) error {
 	var have list[object[S]]
-	if err := get(ctx, api, path, &have); err != nil {
+	if err := api.Get(ctx, path, &have); err != nil {
 		return err
 	}
 	for _, h := range have.Items {

@@ -85,15 +85,12 @@ func (f *flux) reconcile(ctx context.Context) error {
 			Spec     struct{ URL string }
 		}
 	}
-	answer, err := f.api.Call(ctx, http.MethodGet, repositories+"gitrepositories", nil)
+	err := f.api.Get(ctx, repositories+"gitrepositories", &list)
 	if incluster.Is(err, http.StatusNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	if err := json.Unmarshal(answer, &list); err != nil {
-		return fmt.Errorf("reading the GitRepositories: %w", err)
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{
 		"reconcile.fluxcd.io/requestedAt": time.Now().UTC().Format(time.RFC3339Nano),

@@ -37,15 +37,11 @@ func (a api) create(ctx context.Context, kind string, object []byte) (bool, erro
 
 // workflow returns the UID and the status of a Workflow.
 func (a api) workflow(ctx context.Context, name string) (string, notebook.Status, error) {
-	text, err := a.Call(ctx, http.MethodGet, fmt.Sprintf(kinds["Workflow"], a.Namespace)+"/"+name, nil)
 	var object struct {
 		Metadata struct{ UID string }
 		Status   json.RawMessage
 	}
-	if err == nil {
-		err = json.Unmarshal(text, &object)
-	}
-	if err != nil {
+	if err := a.Get(ctx, fmt.Sprintf(kinds["Workflow"], a.Namespace)+"/"+name, &object); err != nil {
 		return "", notebook.Status{}, fmt.Errorf("reading Workflow %s: %w", name, err)
 	}
 	status, err := notebook.ReadStatus(object.Status)

@@ -99,6 +99,20 @@ func (c *Client) Call(ctx context.Context, method, path string, body []byte) ([]
 	return c.call(ctx, method, path, kind, body)
 }
 
+// Get reads the object or the list at path.
+//
+// Errors: *Error for an answer that is not a success.
+func (c *Client) Get(ctx context.Context, path string, into any) error {
+	text, err := c.Call(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
+}
+
 // Apply creates the object at path, or changes it, by server-side apply. It takes the fields that others manage.
 //
 // Errors: *Error for an answer that is not a success.
