@@ -39,20 +39,12 @@ func verifyArgo(ctx context.Context, env Env, reason func(string)) error {
 	if i < 0 || i+1 == len(args) {
 		return fmt.Errorf("the controller names no image for its executor: %q", args)
 	}
-	objs, err := verification("argo-workflows", "$(executor)", args[i+1])
-	if err != nil {
-		return err
-	}
-	return use(ctx, env, reason, "running a Workflow", objs, func(ctx context.Context) error {
-		live, err := read(ctx, env.Kube, objs[0])
-		if err != nil {
-			return err
-		}
+	return use(ctx, env, reason, "running a Workflow", "argo-workflows", func(_ context.Context, live *unstructured.Unstructured) error {
 		phase, _, err := unstructured.NestedString(live.Object, "status", "phase")
 		message, _, _ := unstructured.NestedString(live.Object, "status", "message")
 		if phase != "Succeeded" {
 			err = errors.Join(err, fmt.Errorf("%s: %q (%s)", kube.Name(live), phase, message))
 		}
 		return err
-	})
+	}, "$(executor)", args[i+1])
 }

@@ -46,7 +46,7 @@ func verifyFlux(ctx context.Context, env Env, reason func(string)) error {
 		return err
 	}
 	answers := map[string]string{"GitRepository": "GitOperationFailed", "Kustomization": "ArtifactFailed", "HelmRelease": "SourceNotReady"}
-	return use(ctx, env, reason, "waiting for the answer of each controller", objs, func(ctx context.Context) error {
+	return useAll(ctx, env, reason, "waiting for the answer of each controller", objs, func(ctx context.Context) error {
 		for _, o := range objs {
 			live, err := read(ctx, env.Kube, o)
 			if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"mllab.local/internal/kube"
@@ -123,15 +124,7 @@ func gitRefs(ctx context.Context, send probe.Sender, remote *url.URL, token bool
 }
 
 func verifyGitByFlux(ctx context.Context, env Env, reason func(string), revision string) error {
-	objs, err := verification("git")
-	if err != nil {
-		return err
-	}
-	return use(ctx, env, reason, "having Flux fetch the repository", objs, func(ctx context.Context) error {
-		live, err := read(ctx, env.Kube, objs[0])
-		if err != nil {
-			return err
-		}
+	return use(ctx, env, reason, "having Flux fetch the repository", "git", func(_ context.Context, live *unstructured.Unstructured) error {
 		if ready := fluxReady(live); !ready.True() || !strings.Contains(ready.Message, revision) {
 			return fmt.Errorf("%s: %s, not yet %s", kube.Name(live), ready.Message, revision)
 		}

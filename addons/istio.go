@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -122,11 +123,7 @@ func verifyInjection(ctx context.Context, env Env, reason func(string)) error {
 func verifyGateway(ctx context.Context, env Env, reason func(string)) error {
 	marker := uuid.NewString()
 	const host = "verify." + Domain
-	objs, err := verification("istio", "$(marker)", marker)
-	if err != nil {
-		return err
-	}
-	err = use(ctx, env, reason, "asking the gateway for a route of its own", objs, func(ctx context.Context) error {
+	err := use(ctx, env, reason, "asking the gateway for a route of its own", "istio", func(ctx context.Context, _ *unstructured.Unstructured) error {
 		a := env.Send.Send(ctx, probe.Request{URL: env.Gateway, Host: host, Fresh: true})
 		if a.Err != "" {
 			return fmt.Errorf("%s: %s", env.Gateway, a.Err)
@@ -135,7 +132,7 @@ func verifyGateway(ctx context.Context, env Env, reason func(string)) error {
 			return fmt.Errorf("%s: status %d, not the route's answer yet", env.Gateway, a.Status)
 		}
 		return nil
-	})
+	}, "$(marker)", marker)
 	if err == nil {
 		return nil
 	}

@@ -129,13 +129,8 @@ func trust(ctx context.Context, env Env, configuration *unstructured.Unstructure
 // verifyKServe has the controller make a Knative Service of an
 // InferenceService, whose pods nobody waits for.
 func verifyKServe(ctx context.Context, env Env, reason func(string)) error {
-	objs, err := verification("kserve")
-	if err != nil {
-		return err
-	}
-	made := object("serving.knative.dev/v1", "Service", verifyNamespace, objs[0].GetName()+"-predictor")
-	return use(ctx, env, reason, "having an InferenceService made a Knative Service", objs, func(ctx context.Context) error {
-		_, err := read(ctx, env.Kube, made)
+	return use(ctx, env, reason, "having an InferenceService made a Knative Service", "kserve", func(ctx context.Context, live *unstructured.Unstructured) error {
+		_, err := read(ctx, env.Kube, object("serving.knative.dev/v1", "Service", verifyNamespace, live.GetName()+"-predictor"))
 		return err
 	})
 }

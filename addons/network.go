@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // network does what a cloud and a network plugin do elsewhere, or says that nobody does.
@@ -20,19 +19,12 @@ func network() Addon {
 }
 
 func verifyNetwork(ctx context.Context, env Env, reason func(string)) error {
-	objs, err := verification("network")
-	if err != nil {
+	err := use(ctx, env, reason, "waiting for the address of a Service", "network", func(_ context.Context, live *unstructured.Unstructured) error {
+		addresses, _, err := unstructured.NestedSlice(live.Object, "status", "loadBalancer", "ingress")
+		if err == nil && len(addresses) == 0 {
+			err = errors.New("it has none")
+		}
 		return err
-	}
-	err = use(ctx, env, reason, "waiting for the address of a Service", objs, func(ctx context.Context) error {
-		var live corev1.Service
-		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(objs[0]), &live); err != nil {
-			return err
-		}
-		if len(live.Status.LoadBalancer.Ingress) == 0 {
-			return errors.New("it has none")
-		}
-		return nil
 	})
 	if err != nil {
 		return err

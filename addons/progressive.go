@@ -96,15 +96,7 @@ func flagger() Addon {
 }
 
 func verifyFlagger(ctx context.Context, env Env, reason func(string)) error {
-	objs, err := verification("flagger")
-	if err != nil {
-		return err
-	}
-	return use(ctx, env, reason, "having Flagger look for a Deployment", objs, func(ctx context.Context) error {
-		live, err := read(ctx, env.Kube, objs[0])
-		if err != nil {
-			return err
-		}
+	return use(ctx, env, reason, "having Flagger look for a Deployment", "flagger", func(ctx context.Context, live *unstructured.Unstructured) error {
 		var events corev1.EventList
 		if err := env.Kube.List(ctx, &events, client.InNamespace(verifyNamespace)); err != nil {
 			return err

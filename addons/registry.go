@@ -9,8 +9,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"mllab.local/internal/kube"
 	"mllab.local/internal/oci"
 )
 
@@ -71,16 +73,12 @@ func verifyRegistry(ctx context.Context, env Env, reason func(string)) error {
 	if err != nil {
 		return err
 	}
-	objs, err := verification("registry", "$(image)", Registry+"/"+verifyName+"-registry@"+digest)
-	if err != nil {
-		return err
-	}
-	return use(ctx, env, reason, "having the node pull it", objs, func(ctx context.Context) error {
-		var live corev1.Pod
-		if err := env.Kube.Get(ctx, client.ObjectKeyFromObject(objs[0]), &live); err != nil {
+	return use(ctx, env, reason, "having the node pull it", "registry", func(_ context.Context, live *unstructured.Unstructured) error {
+		var pod corev1.Pod
+		if err := kube.Into(live.Object, &pod); err != nil {
 			return err
 		}
-		for _, s := range live.Status.ContainerStatuses {
+		for _, s := range pod.Status.ContainerStatuses {
 			switch {
 			case s.ImageID != "", s.State.Terminated != nil:
 				return nil
@@ -91,5 +89,5 @@ func verifyRegistry(ctx context.Context, env Env, reason func(string)) error {
 			}
 		}
 		return errors.New("the pod is not scheduled")
-	})
+	}, "$(image)", Registry+"/"+verifyName+"-registry@"+digest)
 }

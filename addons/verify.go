@@ -92,17 +92,28 @@ func judged(addon, what, words string) Use {
 // reaches returns a Use that applies an addon's verify.yaml, and waits until its first object has a condition.
 func reaches(addon, what, condition string) Use {
 	return func(ctx context.Context, env Env, reason func(string)) error {
-		objs, err := verification(addon)
-		if err != nil {
-			return err
-		}
-		return use(ctx, env, reason, what, objs, func(ctx context.Context) error { return wantCondition(ctx, env, objs[0], condition) })
+		return use(ctx, env, reason, what, addon, func(_ context.Context, live *unstructured.Unstructured) error { return wantCondition(live, condition) })
 	}
 }
 
-// use applies objects of verification, polls done, and removes the objects. It first removes those of a verification that was
-// killed.
-func use(ctx context.Context, env Env, reason func(string), what string, objs []*unstructured.Unstructured, done func(context.Context) error) (err error) {
+// use is useAll of an addon's verification. It gives done the first object, as the cluster has it.
+func use(ctx context.Context, env Env, reason func(string), what, addon string, done func(ctx context.Context, live *unstructured.Unstructured) error, values ...string) error {
+	objs, err := verification(addon, values...)
+	if err != nil {
+		return err
+	}
+	return useAll(ctx, env, reason, what, objs, func(ctx context.Context) error {
+		live, err := read(ctx, env.Kube, objs[0])
+		if err != nil {
+			return err
+		}
+		return done(ctx, live)
+	})
+}
+
+// useAll applies objects of verification, polls done, and removes the objects. It first removes those of a verification that
+// was killed.
+func useAll(ctx context.Context, env Env, reason func(string), what string, objs []*unstructured.Unstructured, done func(context.Context) error) (err error) {
 	defer func() {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second) // also after ^C
 		defer stop()
@@ -138,11 +149,7 @@ func removeKilled(ctx context.Context, env Env, objs []*unstructured.Unstructure
 
 // wantCondition returns an error with the last condition that is known, until an
 // object has this condition and it is True.
-func wantCondition(ctx context.Context, env Env, o *unstructured.Unstructured, kind string) error {
-	live, err := read(ctx, env.Kube, o)
-	if err != nil {
-		return err
-	}
+func wantCondition(live *unstructured.Unstructured, kind string) error {
 	known := "it says nothing yet"
 	for _, c := range kube.Conditions(live) {
 		if c.Type == kind && c.True() {
@@ -150,5 +157,5 @@ func wantCondition(ctx context.Context, env Env, o *unstructured.Unstructured, k
 		}
 		known = fmt.Sprintf("%s=%s: %s", c.Type, c.Status, c.Message)
 	}
-	return fmt.Errorf("%s: not yet %s (%s)", kube.Name(o), kind, known)
+	return fmt.Errorf("%s: not yet %s (%s)", kube.Name(live), kind, known)
 }
