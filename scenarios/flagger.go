@@ -114,13 +114,8 @@ func (m *delivered) errs(a probe.Answer) bool {
 type deliveries []*delivered
 
 // those are the models of these names, but for what a control has left out.
-func (d deliveries) those(names ...string) (all deliveries) {
-	for _, m := range d {
-		if slices.Contains(names, m.name) {
-			all = append(all, m)
-		}
-	}
-	return all
+func (d deliveries) those(names ...string) deliveries {
+	return slices.DeleteFunc(slices.Clone(d), func(m *delivered) bool { return !slices.Contains(names, m.name) })
 }
 
 // only is a control's break of one model before any is deployed. No other comes

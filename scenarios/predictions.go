@@ -152,10 +152,6 @@ func predictionOf(body string) (float64, error) {
 // the trainer's, from the model with that digest.
 // https://kserve.github.io/website/docs/concepts/architecture/data-plane
 func (l *Session) byProtocols(ctx context.Context, model string, held heldOut) (string, error) {
-	var flat []float64
-	for _, row := range held.Instances {
-		flat = append(flat, row...)
-	}
 	ask := func(path string, body, answer any) error {
 		text, err := json.Marshal(body)
 		if err != nil {
@@ -182,7 +178,7 @@ func (l *Session) byProtocols(ctx context.Context, model string, held heldOut) (
 			Data []float64
 		}
 	}
-	tensor := map[string]any{"name": "rows", "datatype": "FP64", "shape": []int{len(held.Instances), len(held.Instances[0])}, "data": flat}
+	tensor := map[string]any{"name": "rows", "datatype": "FP64", "shape": []int{len(held.Instances), len(held.Instances[0])}, "data": slices.Concat(held.Instances...)}
 	if err := ask("/v2/models/model/infer", map[string]any{"inputs": []any{tensor}}, &v2); err != nil {
 		return "", err
 	}

@@ -127,4 +127,14 @@ func splitImage(image string) (name, tag string) {
 	return image[:at], image[at+1:]
 }
 
+// union adds to a list what it does not have yet.
+func union[T comparable](list []T, more ...T) []T {
+	for _, each := range more {
+		if !slices.Contains(list, each) {
+			list = append(list, each)
+		}
+	}
+	return list
+}
+
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -94,10 +93,7 @@ func (s *revisions) name() string { return s.base.Name }
 // add makes a version the newest revision, with these variables besides TARGET.
 // It has no traffic until it is given some.
 func (s *revisions) add(version string, env map[string]string) {
-	s.version, s.env = version, env
-	if !slices.Contains(s.order, version) {
-		s.order = append(s.order, version)
-	}
+	s.version, s.env, s.order = version, env, union(s.order, version)
 }
 
 // traffic gives each version its percentage, in the order in which they came, and

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -216,11 +215,7 @@ func (u *userStory) hostsAnswered(ctx context.Context, l *Session, hosts, empty 
 		if err != nil {
 			return err
 		}
-		for _, each := range legs {
-			if !slices.Contains(all, each) {
-				all = append(all, each)
-			}
-		}
+		all = union(all, legs...)
 	}
 	return u.answered(ctx, l, all, empty)
 }

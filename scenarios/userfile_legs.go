@@ -82,9 +82,7 @@ func legsOf(objs []*unstructured.Unstructured, host string) (legs []leg, err err
 				if err != nil {
 					return nil, err
 				}
-				if !slices.Contains(legs, each) {
-					legs = append(legs, each)
-				}
+				legs = union(legs, each)
 			}
 		}
 	}
@@ -180,11 +178,7 @@ const (
 // gateway: no header that a file's route matches need be guessed, and a small
 // share is asked as often as a large one.
 func (u *userStory) answered(ctx context.Context, l *Session, legs []leg, empty []string) error {
-	for _, each := range legs {
-		if !slices.Contains(u.legs, each) {
-			u.legs = append(u.legs, each)
-		}
-	}
+	u.legs = union(u.legs, legs...)
 	objs, err := render("userfile/legs.yaml", map[string]any{"Host": l.host(legHost), "Legs": u.legs})
 	if err != nil || len(legs) == 0 {
 		return err

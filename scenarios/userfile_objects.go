@@ -124,9 +124,7 @@ func (u *userStory) applied(l *Session, a file.Apply) (objs []*unstructured.Unst
 			}
 			route.Versions = append(route.Versions, leg)
 		}
-		if !slices.Contains(routes, route) {
-			routes = append(routes, route)
-		}
+		routes = union(routes, route)
 	}
 	for _, route := range routes {
 		more, err := route.objects(l)
