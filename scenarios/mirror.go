@@ -169,10 +169,7 @@ func (a arrivals) String() string {
 }
 
 func received(sent []probe.Answer, ids []string) (a arrivals) {
-	times := map[string]int{}
-	for _, id := range ids {
-		times[id]++
-	}
+	times := countBy(ids, itself)
 	for _, s := range sent {
 		switch times[s.ID] {
 		case 0:

@@ -3,6 +3,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"mllab.local/internal/split"
@@ -145,10 +146,8 @@ func (s *probesStory) out(ctx context.Context, l *Session) (Evidence, error) {
 	if listed {
 		return Evidence{}, refute(Readiness, "Pod/%s gets no request, though its EndpointSlice says that it is ready", pod)
 	}
-	claim := split.Claim{N: s.Requests, Alpha: s.Alpha, Legs: []split.Leg{{Name: short(pod), Share: 0}}}
-	for _, other := range s.pods[1:] {
-		claim.Legs = append(claim.Legs, split.Leg{Name: short(other), Share: 1 / float64(len(s.pods)-1)})
-	}
+	claim := evenly(s.pods[1:], s.Requests, s.Alpha)
+	claim.Legs = slices.Insert(claim.Legs, 0, split.Leg{Name: short(pod), Share: 0})
 	e, err := l.sampleByPod(ctx, l.to("model"), claim, Readiness)
 	took := max(0, last.Sub(began).Seconds())
 	return e.after(fmt.Sprintf("its last answer after %.1f s", took), Figure{"last answer", took, "s"}), err

@@ -61,9 +61,8 @@ func (s *revisions) object(percents []int64) (*unstructured.Unstructured, error)
 	}
 	svc.Spec.Traffic = nil
 	for i, version := range s.order {
-		latest := false
 		svc.Spec.Traffic = append(svc.Spec.Traffic, servingv1.TrafficTarget{
-			Tag: version, RevisionName: s.revision(version), LatestRevision: &latest, Percent: &percents[i],
+			Tag: version, RevisionName: s.revision(version), LatestRevision: new(false), Percent: &percents[i],
 		})
 	}
 	if err := validService(svc.DeepCopy()); err != nil {

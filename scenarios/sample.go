@@ -223,13 +223,15 @@ func evenly(pods []string, n int, alpha float64) split.Claim {
 	return c
 }
 
-func countBy(answers []probe.Answer, name func(probe.Answer) string) map[string]int {
+func countBy[T any](all []T, name func(T) string) map[string]int {
 	counts := map[string]int{}
-	for _, a := range answers {
-		counts[name(a)]++
+	for _, each := range all {
+		counts[name(each)]++
 	}
 	return counts
 }
+
+func itself(text string) string { return text }
 
 // countsText is a tally in words, such as "v1 1000".
 func countsText(counts map[string]int) string {
@@ -270,11 +272,7 @@ func outcomes(answers []probe.Answer) map[string]int {
 
 // triesOf is how often each request came to pods, which say that these did.
 func triesOf(answers []probe.Answer, ids []string) []int {
-	came := map[string]int{}
-	for _, id := range ids {
-		came[id]++
-	}
-	tries := make([]int, len(answers))
+	came, tries := countBy(ids, itself), make([]int, len(answers))
 	for i, a := range answers {
 		tries[i] = came[a.ID]
 	}
