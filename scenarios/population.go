@@ -156,3 +156,11 @@ func (p *population) distance(m modelFiles) (most float64) {
 	}
 	return most
 }
+
+// missedShift bounds how likely a window of users' rows whose distribution is that
+// far apart from the training rows' comes not as near to it as alarms: at the point
+// where they are farthest apart, it is Hoeffding's inequality.
+// https://doi.org/10.1080/01621459.1963.10500830
+func missedShift(apart, critical float64) float64 {
+	return math.Exp(-2 * driftWindow * math.Pow(max(0, apart-critical), 2))
+}
