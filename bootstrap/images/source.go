@@ -393,32 +393,27 @@ func unpackOwn(work, name string) (string, error) {
 // assemble assembles a component's image from the folders and files of its parts.
 func (b *built) assemble(ctx context.Context, c Component, parts map[string]string, dir string) (v1.Image, error) {
 	var layers []v1.Layer
+	add := func(l v1.Layer, err error) error {
+		layers = append(layers, l)
+		return err
+	}
 	if len(c.Build.Debian) > 0 {
 		base := debianSubset
 		if c.Name == nodeComponent {
 			base = debianRoot
 		}
-		l, err := base(dir, parts[debianModule], c.Build.Debian)
-		if err != nil {
+		if err := add(base(dir, parts[debianModule], c.Build.Debian)); err != nil {
 			return nil, err
 		}
-		layers = append(layers, l)
 	}
 	files := tree{}
 	if c.Build.Git {
-		l, err := gitBase(dir, parts[gitModule])
-		if err != nil {
+		if err := add(gitBase(dir, parts[gitModule])); err != nil {
 			return nil, err
 		}
-		layers = append(layers, l)
 	}
 	if c.Build.Python {
-		l, err := pythonBase(dir, parts[pythonModule])
-		if err != nil {
-			return nil, err
-		}
-		layers = append(layers, l)
-		if err := addPython(files, parts[pythonModule]); err != nil {
+		if err := errors.Join(add(pythonBase(dir, parts[pythonModule])), addPython(files, parts[pythonModule])); err != nil {
 			return nil, err
 		}
 	}
@@ -437,11 +432,10 @@ func (b *built) assemble(ctx context.Context, c Component, parts map[string]stri
 		}
 		files[p] = node{mode: 0o644, data: data}
 	}
-	l, err := newLayer(dir, files.write)
-	if err != nil {
+	if err := add(newLayer(dir, files.write)); err != nil {
 		return nil, err
 	}
-	return oci.Image(append(layers, l), cfg, b.goarch())
+	return oci.Image(layers, cfg, b.goarch())
 }
 
 func (r Recipe) config() v1.Config {
