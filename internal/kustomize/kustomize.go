@@ -19,8 +19,8 @@ import (
 	securefs "github.com/fluxcd/pkg/kustomize/filesys"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/kustomize/api/konfig"
-	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
 
 	"mllab.local/internal/kube"
 )
@@ -156,6 +156,18 @@ func (s *sealed) ReadFile(name string) ([]byte, error) {
 	return text, nil
 }
 
+type fileRefs struct {
+	Resources, Bases, Components                []string // files or folders
+	Crds, Configurations, PatchesStrategicMerge []string // files
+	Generators, Transformers, Validators        []string
+	OpenAPI                                     struct{ Path string }
+	Patches, PatchesJson6902, Replacements      []struct{ Path string }
+	ConfigMapGenerator, SecretGenerator         []struct {
+		Files, Envs []string
+		Env         string
+	}
+}
+
 var (
 	// Names that kustomize fetches by HTTP: api/internal/loader/fileloader.go of kustomize v0.20.1.
 	address = regexp.MustCompile(`(?i)^https?:`)
@@ -168,8 +180,8 @@ var (
 
 // local returns ErrNotBuilt if text, a kustomization file in folder dir, names something that kustomize would fetch.
 func (s *sealed) local(dir string, text []byte) error {
-	var n types.Kustomization
-	if err := n.Unmarshal(text); err != nil {
+	var n fileRefs
+	if err := yaml.Unmarshal(text, &n); err != nil {
 		return nil // kustomize itself reports this error
 	}
 	either := slices.Concat(n.Resources, n.Bases, n.Components)
@@ -189,25 +201,12 @@ func (s *sealed) local(dir string, text []byte) error {
 			return mayFetch(entry)
 		}
 	}
-	files := slices.Concat(n.Crds, n.Configurations, []string{n.OpenAPI["path"]})
-	for _, p := range n.PatchesStrategicMerge {
-		files = append(files, string(p))
-	}
-	for _, p := range slices.Concat(n.Patches, n.PatchesJson6902) {
+	files := slices.Concat(n.Crds, n.Configurations, n.PatchesStrategicMerge, []string{n.OpenAPI.Path})
+	for _, p := range slices.Concat(n.Patches, n.PatchesJson6902, n.Replacements) {
 		files = append(files, p.Path)
 	}
-	for _, p := range n.Replacements {
-		files = append(files, p.Path)
-	}
-	var sources []types.KvPairSources
-	for _, g := range n.ConfigMapGenerator {
-		sources = append(sources, g.KvPairSources)
-	}
-	for _, g := range n.SecretGenerator {
-		sources = append(sources, g.KvPairSources)
-	}
-	for _, g := range sources {
-		for _, f := range slices.Concat(g.FileSources, g.EnvSources, []string{g.EnvSource}) {
+	for _, g := range slices.Concat(n.ConfigMapGenerator, n.SecretGenerator) {
+		for _, f := range slices.Concat(g.Files, g.Envs, []string{g.Env}) {
 			if _, file, keyed := strings.Cut(f, "="); keyed {
 				f = file
 			}
