@@ -34,21 +34,18 @@ type Card struct {
 }
 
 // Fields returns the card as a ConfigMap has it.
-func (c Card) Fields() (fields map[string]string, err error) {
-	text, err := json.Marshal(c)
-	if err == nil {
-		err = json.Unmarshal(text, &fields)
-	}
-	return fields, err
-}
+func (c Card) Fields() (map[string]string, error) { return as[map[string]string](c) }
 
 // ReadCard reads what Fields returned.
-func ReadCard(fields map[string]string) (c Card, err error) {
-	text, err := json.Marshal(fields)
+func ReadCard(fields map[string]string) (Card, error) { return as[Card](fields) }
+
+// as returns a value as another type that has the same JSON.
+func as[T any](value any) (to T, err error) {
+	text, err := json.Marshal(value)
 	if err == nil {
-		err = json.Unmarshal(text, &c)
+		err = json.Unmarshal(text, &to)
 	}
-	return c, err
+	return to, err
 }
 
 // Patch is one of RFC 6902; a file of an overlay is a list of them.
