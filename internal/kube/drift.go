@@ -78,7 +78,7 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, obj *unst
 			f := DriftedField{Path: formatPath(at), Wished: git, Live: is, Undone: true}
 			for _, m := range holders {
 				if m.Manager != fluxOwner && is != nil && owns(m.fields, live.Object, at) {
-					f.Manager, f.When = m.Manager, m.when()
+					f.Manager, f.When = m.Manager, m.lastWrite()
 				}
 			}
 			d.Fields = append(d.Fields, f)
@@ -127,8 +127,8 @@ func managers(live *unstructured.Unstructured) ([]holder, error) {
 	return all, nil
 }
 
-// when returns the time of the manager's last write; nil for a subresource such as scale, where Kubernetes records none.
-func (h holder) when() *time.Time {
+// lastWrite returns the time of the manager's last write; nil for a subresource such as scale, where Kubernetes records none.
+func (h holder) lastWrite() *time.Time {
 	if h.Time == nil {
 		return nil
 	}
@@ -155,7 +155,7 @@ func (h holder) added(obj, live *unstructured.Unstructured, own bool) (list []Dr
 				return
 			}
 		}
-		list = append(list, DriftedField{Path: formatPath(at), Live: is, Manager: h.Manager, When: h.when(), Undone: byHand && h.Subresource == ""})
+		list = append(list, DriftedField{Path: formatPath(at), Live: is, Manager: h.Manager, When: h.lastWrite(), Undone: byHand && h.Subresource == ""})
 	})
 	return list
 }

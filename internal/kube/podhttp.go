@@ -27,7 +27,7 @@ func (c *Client) FromPod(ctx context.Context, ns, pod string, port int, path str
 	}
 	body, err := r.DoRaw(ctx)
 	if err != nil {
-		return body, fmt.Errorf("asking Pod/%s/%s port %d for %s: %w: %s", ns, pod, port, path, err, line(string(body)))
+		return body, fmt.Errorf("asking Pod/%s/%s port %d for %s: %w: %s", ns, pod, port, path, err, firstLine(string(body)))
 	}
 	return body, nil
 }
@@ -37,7 +37,7 @@ func (c *Client) ToPod(ctx context.Context, ns, pod string, port int, path strin
 	answer, err := c.core.RESTClient().Put().Namespace(ns).Resource("pods").Name(fmt.Sprintf("%s:%d", pod, port)).SubResource("proxy").Suffix(path).
 		SetHeader("Content-Type", "application/json").Body(body).DoRaw(ctx)
 	if err != nil {
-		return answer, fmt.Errorf("sending %s to Pod/%s/%s port %d: %w: %s", path, ns, pod, port, err, line(string(answer)))
+		return answer, fmt.Errorf("sending %s to Pod/%s/%s port %d: %w: %s", path, ns, pod, port, err, firstLine(string(answer)))
 	}
 	return answer, nil
 }
@@ -92,13 +92,13 @@ func (c *Client) FromLoopback(ctx context.Context, ns, pod string, port int, pat
 	answer, err := http.ReadResponse(bufio.NewReader(data), request)
 	if err != nil {
 		if text, _ := io.ReadAll(errorStream); len(text) > 0 { // the kubelet's reason
-			err = fmt.Errorf("%s", line(string(text)))
+			err = fmt.Errorf("%s", firstLine(string(text)))
 		}
 		return nil, err
 	}
 	defer answer.Body.Close()
 	if body, err = io.ReadAll(answer.Body); err == nil && answer.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s: %s", answer.Status, line(string(body)))
+		err = fmt.Errorf("%s: %s", answer.Status, firstLine(string(body)))
 	}
 	return body, err
 }

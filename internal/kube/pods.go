@@ -92,7 +92,7 @@ func (c *Client) WhyNotReady(ctx context.Context, pod *corev1.Pod, before Before
 	var last *corev1.Event
 	_ = c.List(ctx, &events, client.InNamespace(pod.Namespace)) // the status says something without them
 	for i := range events.Items {
-		if e := &events.Items[i]; e.InvolvedObject.UID == pod.UID && (last == nil || when(last).Before(when(e))) {
+		if e := &events.Items[i]; e.InvolvedObject.UID == pod.UID && (last == nil || timeOf(last).Before(timeOf(e))) {
 			last = e
 		}
 	}
@@ -168,12 +168,12 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 		return notReadyReason{text: "ended with " + lastWords(now.Terminated), final: noCommand(now.Terminated) && restarts >= commandRestarts, container: c.Name}
 	case now.Waiting == nil:
 		if last != nil && last.Reason == "Unhealthy" && concerns(last, c.Name) {
-			return notReadyReason{text: "runs, not ready: " + line(last.Message), container: c.Name}
+			return notReadyReason{text: "runs, not ready: " + firstLine(last.Message), container: c.Name}
 		}
 		return notReadyReason{text: "runs, not ready", container: c.Name}
 	}
 	waiting := *c.State.Waiting
-	text := join(": ", waiting.Reason, line(waiting.Message))
+	text := join(": ", waiting.Reason, firstLine(waiting.Message))
 	switch waiting.Reason {
 	case "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError":
 		return notReadyReason{text: text, final: true}
@@ -193,7 +193,7 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 		case known && last.Reason == "Pulling":
 			return notReadyReason{text: "pulling " + strings.Trim(strings.TrimPrefix(last.Message, "Pulling image "), `"`)}
 		case known && last.Type == corev1.EventTypeWarning: // a volume that cannot be mounted says so only in an event
-			return notReadyReason{text: "starting: " + last.Reason + ": " + line(last.Message)}
+			return notReadyReason{text: "starting: " + last.Reason + ": " + firstLine(last.Message)}
 		}
 		return notReadyReason{text: "starting"}
 	}
@@ -202,7 +202,7 @@ func inspect(c corev1.ContainerStatus, last *corev1.Event, restarts int32) notRe
 
 // lastWords returns how a container ended, such as "exit code 1", and its message or the runtime's.
 func lastWords(t *corev1.ContainerStateTerminated) string {
-	return join(": ", fmt.Sprintf("exit code %d", t.ExitCode), line(t.Message))
+	return join(": ", fmt.Sprintf("exit code %d", t.ExitCode), firstLine(t.Message))
 }
 
 // lacksCommand reports whether a runtime says that it cannot run the container's command, such as `exec: "serve": executable
@@ -227,8 +227,8 @@ func imageMissing(image, message string) bool {
 	return slices.ContainsFunc(signs, says) || strings.HasPrefix(image, "kind.local/")
 }
 
-// line returns the first line of a text, at most 300 bytes of it.
-func line(text string) string {
+// firstLine returns the first line of a text, at most 300 bytes of it.
+func firstLine(text string) string {
 	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 	if len(first) > 300 {
 		return strings.ToValidUTF8(first[:300], "") + "…"
@@ -331,14 +331,14 @@ func (v *snapshot) lastEvent(pod *corev1.Pod) *corev1.Event {
 			continue
 		}
 		e := &corev1.Event{}
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, e) == nil && (newest == nil || when(newest).Before(when(e))) {
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, e) == nil && (newest == nil || timeOf(newest).Before(timeOf(e))) {
 			newest = e
 		}
 	}
 	return newest
 }
 
-func when(e *corev1.Event) time.Time {
+func timeOf(e *corev1.Event) time.Time {
 	if e.EventTime.After(e.LastTimestamp.Time) {
 		return e.EventTime.Time
 	}

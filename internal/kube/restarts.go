@@ -38,7 +38,7 @@ func restartsOf(pod *corev1.Pod, since time.Time) (list []string) {
 	}
 	for _, c := range pod.Status.Conditions {
 		if pod.Status.Phase == corev1.PodFailed && c.Type == corev1.DisruptionTarget && !c.LastTransitionTime.Time.Before(since) {
-			list = append(list, fmt.Sprintf("%s was evicted at %s: %s", Name(pod), c.LastTransitionTime.Format(time.TimeOnly), strings.TrimSpace(line(pod.Status.Message))))
+			list = append(list, fmt.Sprintf("%s was evicted at %s: %s", Name(pod), c.LastTransitionTime.Format(time.TimeOnly), strings.TrimSpace(firstLine(pod.Status.Message))))
 		}
 	}
 	for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {

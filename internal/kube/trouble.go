@@ -49,12 +49,12 @@ func (c *Client) Trouble(ctx context.Context, lines int64) (t Trouble, err error
 			}
 		}
 	}
-	slices.SortStableFunc(events.Items, func(a, b corev1.Event) int { return when(&a).Compare(when(&b)) })
+	slices.SortStableFunc(events.Items, func(a, b corev1.Event) int { return timeOf(&a).Compare(timeOf(&b)) })
 	newest := map[string]*corev1.Event{}
 	for i := range events.Items {
 		e := &events.Items[i]
 		newest[string(e.InvolvedObject.UID)] = e
-		t.Events = append(t.Events, fmt.Sprintf("%s %-7s %s/%s/%s %s: %s", when(e).UTC().Format(time.RFC3339), e.Type,
+		t.Events = append(t.Events, fmt.Sprintf("%s %-7s %s/%s/%s %s: %s", timeOf(e).UTC().Format(time.RFC3339), e.Type,
 			e.InvolvedObject.Kind, e.InvolvedObject.Namespace, e.InvolvedObject.Name, e.Reason, strings.ReplaceAll(e.Message, "\n", " ")))
 	}
 	for i := range pods {

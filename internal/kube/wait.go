@@ -131,7 +131,7 @@ func (c *Client) until(ctx context.Context, objs []*unstructured.Unstructured, r
 		for i, obj := range objs {
 			s := sourceOf(obj)
 			if err := seen.failed[s]; err != nil {
-				reasons[i] = line(ErrorText(err))
+				reasons[i] = firstLine(ErrorText(err))
 			} else if reasons[i], err = check(ctx, seen, obj, seen.known[s][obj.GetName()]); err != nil && ctx.Err() == nil && len(more) == 0 {
 				return err
 			}

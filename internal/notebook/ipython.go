@@ -41,7 +41,7 @@ var (
 // maxLines is the most commands that IPython translates in one cell.
 const maxLines = 500
 
-// python translates a cell to Python, line for line. Each line that only Jupyter
+// toPython translates a cell to Python, line for line. Each line that only Jupyter
 // understands becomes a call of get_ipython, which run.py implements. It finds these
 // lines as IPython does: never in a string, a comment or brackets, nor where a line
 // continues.
@@ -51,7 +51,7 @@ const maxLines = 500
 // is not a magic without its %.
 //
 // It returns an error if the cell has more than maxLines lines for Jupyter.
-func python(code string, taken func(name string) bool) (string, error) {
+func toPython(code string, taken func(name string) bool) (string, error) {
 	lines := strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(code), "\n")
 	for len(lines) > 0 && strings.TrimSpace(lines[len(lines)-1]) == "" {
 		lines = lines[:len(lines)-1]
@@ -104,7 +104,7 @@ func cellMagic(lines []string, first int, taken func(string) bool) (string, erro
 	if slices.Contains(pythonMagics, magic) {
 		// With as many lines before it as it has in its cell.
 		var err error
-		if body, err = python(strings.Repeat("\n", first+1)+body, taken); err != nil {
+		if body, err = toPython(strings.Repeat("\n", first+1)+body, taken); err != nil {
 			return "", err
 		}
 		if magic == "timeit" { // its line may have a statement, too
@@ -117,7 +117,7 @@ func cellMagic(lines []string, first int, taken func(string) bool) (string, erro
 // inLine translates the Python in a magic's arguments. Options before it stay.
 func inLine(args string, taken func(string) bool) string {
 	given := options.FindString(args)
-	code, _ := python(args[len(given):], taken) // one line has one command
+	code, _ := toPython(args[len(given):], taken) // one line has one command
 	return given + code
 }
 

@@ -157,10 +157,10 @@ func TestAMagicNeedsNoPercentSign(t *testing.T) {
 		if tc.magic != "" {
 			want = fmt.Sprintf("get_ipython().run_line_magic(%q, %q)", tc.magic, tc.args)
 		}
-		if got, err := python(tc.code, func(string) bool { return false }); got != want || err != nil {
+		if got, err := toPython(tc.code, func(string) bool { return false }); got != want || err != nil {
 			t.Errorf("got %q, %v, want %q", got, err, want)
 		}
-		if got, err := python(tc.code, func(string) bool { return true }); got != tc.code || err != nil {
+		if got, err := toPython(tc.code, func(string) bool { return true }); got != tc.code || err != nil {
 			t.Errorf("%q is Python if its name is taken, got %q, %v", tc.code, got, err)
 		}
 	}
@@ -168,7 +168,7 @@ func TestAMagicNeedsNoPercentSign(t *testing.T) {
 
 func TestLinesForJupyterBecomePython(t *testing.T) {
 	for _, tc := range lineCases {
-		got, err := python(tc.code, func(string) bool { return false })
+		got, err := toPython(tc.code, func(string) bool { return false })
 		if want := cmp.Or(tc.want, tc.code); err != nil || got != want {
 			t.Errorf("%q: got %q, %v, want %q", tc.code, got, err, want)
 		}
@@ -190,10 +190,10 @@ func TestANameOfTheNotebooksIsNoMagic(t *testing.T) {
 }
 
 func TestLinesForJupyterAreBounded(t *testing.T) {
-	if _, err := python(strings.Repeat("!ls\n", maxLines), nil); err != nil {
+	if _, err := toPython(strings.Repeat("!ls\n", maxLines), nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := python(strings.Repeat("!ls\n", maxLines+1), nil); err == nil || !strings.Contains(err.Error(), "it must have at most 500 lines for Jupyter") {
+	if _, err := toPython(strings.Repeat("!ls\n", maxLines+1), nil); err == nil || !strings.Contains(err.Error(), "it must have at most 500 lines for Jupyter") {
 		t.Errorf("%v", err)
 	}
 }
@@ -203,12 +203,12 @@ func FuzzPython(f *testing.F) {
 		f.Add(tc.code)
 	}
 	f.Fuzz(func(t *testing.T, code string) {
-		got, err := python(code, func(string) bool { return false })
+		got, err := toPython(code, func(string) bool { return false })
 		if err != nil {
 			return
 		}
 		// It is done: a second reading finds nothing.
-		if again, err := python(got, func(string) bool { return true }); err != nil || again != strings.TrimRight(got, "\n") && !strings.HasPrefix(strings.TrimSpace(code), ">>>") {
+		if again, err := toPython(got, func(string) bool { return true }); err != nil || again != strings.TrimRight(got, "\n") && !strings.HasPrefix(strings.TrimSpace(code), ">>>") {
 			t.Errorf("%q became %q, and then %q, %v", code, got, again, err)
 		}
 	})

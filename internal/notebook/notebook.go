@@ -229,7 +229,7 @@ func Read(data []byte) (*Notebook, error) {
 	if r.book.Parameters == nil { // code, which KALE refuses: it may need imports
 		r.book.Shared = slices.Concat(r.cells[tagImports], r.cells[tagParameters], r.cells[tagFunctions])
 	}
-	if r.book.Steps, err = order(r.book.Steps, r.prevs); err != nil {
+	if r.book.Steps, err = sortSteps(r.book.Steps, r.prevs); err != nil {
 		return nil, err
 	}
 	if err := r.metrics(); err != nil {
@@ -273,7 +273,7 @@ func (r *reader) mention(code string) {
 
 // cell reads a code cell.
 func (r *reader) cell(number int, code, language string, raw []any) error {
-	t, err := read(raw)
+	t, err := readTags(raw)
 	if err != nil {
 		return err
 	}
@@ -297,7 +297,7 @@ func (r *reader) cell(number int, code, language string, raw []any) error {
 	if language != "" && language != "python" {
 		return fmt.Errorf("its language must be python, got %s: tag it %q", language, tagSkip)
 	}
-	if code, err = python(code, func(name string) bool { return r.stars || r.mentioned[name] > 1 }); err != nil {
+	if code, err = toPython(code, func(name string) bool { return r.stars || r.mentioned[name] > 1 }); err != nil {
 		return err
 	}
 	made := Cell{number, code}
@@ -350,7 +350,7 @@ func (r *reader) whole(k kale) error {
 	if k.StepsDefaults != nil && !is {
 		return fmt.Errorf("%s: steps_defaults must be a list of tags", where)
 	}
-	defaults, err := read(raw)
+	defaults, err := readTags(raw)
 	if err == nil && (defaults.special != "" || defaults.step != "" || defaults.prev != nil) {
 		err = errors.New("it must have tags of a pod only, such as label:KEY:VALUE")
 	}
@@ -409,7 +409,7 @@ func (r *reader) metrics() error {
 func (r *reader) measured(metric string) bool {
 	for i := len(r.book.Steps) - 1; i >= 0; i-- {
 		s := &r.book.Steps[i]
-		if slices.ContainsFunc(slices.Concat(r.book.Shared, s.Cells), func(c Cell) bool { return has(c.Code, metric) }) {
+		if slices.ContainsFunc(slices.Concat(r.book.Shared, s.Cells), func(c Cell) bool { return hasName(c.Code, metric) }) {
 			if !slices.Contains(s.Metrics, metric) {
 				s.Metrics = append(s.Metrics, metric)
 			}
@@ -419,9 +419,9 @@ func (r *reader) measured(metric string) bool {
 	return false
 }
 
-// has reports whether a cell has a name, also in the Python that its magics run. A
+// hasName reports whether a cell has a name, also in the Python that its magics run. A
 // string that nothing closes may hide it: Python says that.
-func has(code, name string) bool {
+func hasName(code, name string) bool {
 	for _, line := range tokens(code + "\n") {
 		for i, t := range line {
 			if t.kind == unclosed || t.kind == aName && t.text == name && (i == 0 || !line[i-1].is(".")) {
@@ -434,7 +434,7 @@ func has(code, name string) bool {
 			if len(line) > i+10 && line[i+10].kind == aString {
 				last = line[i+10]
 			}
-			if inside, err := strconv.Unquote(last.text); err == nil && has(inside, name) {
+			if inside, err := strconv.Unquote(last.text); err == nil && hasName(inside, name) {
 				return true
 			}
 		}
@@ -501,9 +501,9 @@ func literal(t []token) (string, bool) {
 	return s[1 : len(s)-1], true
 }
 
-// order sorts steps, and the previous steps of each, so that each follows all its
+// sortSteps sorts steps, and the previous steps of each, so that each follows all its
 // previous steps. A value that a later step has changed is thus read last.
-func order(steps []Step, prevs []prev) ([]Step, error) {
+func sortSteps(steps []Step, prevs []prev) ([]Step, error) {
 	var sorted []Step
 	const (
 		open = iota + 1

@@ -44,8 +44,8 @@ type tags struct {
 	needs   string // a tag that only a step's cell can have
 }
 
-// read parses tags. It leaves those of other tools out.
-func read(raw []any) (t tags, err error) {
+// readTags parses tags. It leaves those of other tools out.
+func readTags(raw []any) (t tags, err error) {
 	for _, each := range raw {
 		tag, is := each.(string)
 		if !is {

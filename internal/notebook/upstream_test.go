@@ -52,7 +52,7 @@ json.dump([TransformerManager().transform_cell(cell) for cell in json.load(sys.s
 	}
 	upstream(t, program, cells, &theirs)
 	for i, tc := range lineCases {
-		got, err := python(tc.code, func(string) bool { return false })
+		got, err := toPython(tc.code, func(string) bool { return false })
 		if tc.automagic {
 			continue // IPython finds it later, when it knows the names
 		}
@@ -82,7 +82,7 @@ json.dump({"magics": sorted(shell.magics_manager.magics["line"]), "lines": lines
 		t.Errorf("upstream has %q", theirs.Magics)
 	}
 	for i, code := range asked {
-		if got, _ := python(code, func(string) bool { return false }); canonical(got) != canonical(theirs.Lines[i]) {
+		if got, _ := toPython(code, func(string) bool { return false }); canonical(got) != canonical(theirs.Lines[i]) {
 			t.Errorf("%q: we say %q, upstream says %q", code, got, theirs.Lines[i])
 		}
 	}

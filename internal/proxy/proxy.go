@@ -176,7 +176,7 @@ func candidates(ctx context.Context, c *kube.Client) ([]*unstructured.Unstructur
 
 // blame names the object that has most of the reason's words, the newest one of several; or the newest of all.
 func (r *Rejection) blame(objs []*unstructured.Unstructured) {
-	words := telling(r.Reason)
+	words := ownWords(r.Reason)
 	var best *unstructured.Unstructured
 	most := 0
 	for _, o := range objs {
@@ -188,7 +188,7 @@ func (r *Rejection) blame(objs []*unstructured.Unstructured) {
 				n++
 			}
 		}
-		if best == nil || n > most || n == most && written(o).After(written(best)) {
+		if best == nil || n > most || n == most && lastWritten(o).After(lastWritten(best)) {
 			best, most = o, n
 		}
 	}
@@ -197,8 +197,8 @@ func (r *Rejection) blame(objs []*unstructured.Unstructured) {
 	}
 }
 
-// telling are the words of Envoy's reason that can be an object's own: not those of plain prose.
-func telling(reason string) []string {
+// ownWords are the words of Envoy's reason that can be an object's own: not those of plain prose.
+func ownWords(reason string) []string {
 	var words []string
 	for _, w := range strings.Fields(reason) {
 		w = strings.Trim(w, `'"`+"`,;:.")
@@ -209,8 +209,8 @@ func telling(reason string) []string {
 	return words
 }
 
-// written is when somebody last wrote o, its status not counted.
-func written(o *unstructured.Unstructured) time.Time {
+// lastWritten is when somebody last wrote o, its status not counted.
+func lastWritten(o *unstructured.Unstructured) time.Time {
 	newest := o.GetCreationTimestamp().Time
 	for _, f := range o.GetManagedFields() {
 		if f.Subresource == "" && f.Time != nil && f.Time.After(newest) {

@@ -53,7 +53,7 @@ virtual_hosts { name: "a.b:80" }
 	if !strings.HasPrefix(got, "RouteConfigurationValidationError.VirtualHosts[2]: ") || !strings.HasSuffix(got, "reason: is required") {
 		t.Errorf("got %q", got)
 	}
-	if words := telling(got); len(words) != 2 { // Envoy's own names, which no object has
+	if words := ownWords(got); len(words) != 2 { // Envoy's own names, which no object has
 		t.Errorf("the telling words are %q", words)
 	}
 	if got := failedCheck(""); !strings.Contains(got, "the log of the proxy's pod") {

@@ -403,7 +403,7 @@ func percents(to []Backend) {
 func (r *Route) add(protocol string, matches []map[string]any, to []Backend) {
 	var sorts []string
 	for _, m := range matches {
-		sort := when(m)
+		sort := matchText(m)
 		if strings.Contains(sort, knativeProbe) {
 			return
 		}
@@ -415,8 +415,8 @@ func (r *Route) add(protocol string, matches []map[string]any, to []Backend) {
 	r.Rules = append(r.Rules, Rule{When: strings.TrimSpace(protocol + " " + strings.Join(sorts, " or ")), To: to})
 }
 
-// when returns what a match asks of a request, as words.
-func when(match map[string]any) string {
+// matchText returns what a match asks of a request, as words.
+func matchText(match map[string]any) string {
 	var words []string
 	for _, field := range slices.Sorted(maps.Keys(match)) {
 		v := match[field]
@@ -428,16 +428,16 @@ func when(match map[string]any) string {
 			case []any: // the Gateway API's
 				for _, each := range v {
 					named, _ := each.(map[string]any)
-					words = append(words, fmt.Sprintf("%s%v: %s", sort, named["name"], condition(named)))
+					words = append(words, fmt.Sprintf("%s%v: %s", sort, named["name"], conditionText(named)))
 				}
 			case map[string]any: // a VirtualService's
 				for _, name := range slices.Sorted(maps.Keys(v)) {
-					words = append(words, fmt.Sprintf("%s%s: %s", sort, name, condition(v[name])))
+					words = append(words, fmt.Sprintf("%s%s: %s", sort, name, conditionText(v[name])))
 				}
 			}
 		default:
 			name := map[string]string{"uri": "path", "sniHosts": "SNI"}[field]
-			if text := condition(v); text != "prefix /" { // every path
+			if text := conditionText(v); text != "prefix /" { // every path
 				words = append(words, cmp.Or(name, field)+" "+text)
 			}
 		}
@@ -445,8 +445,8 @@ func when(match map[string]any) string {
 	return strings.Join(words, ", ")
 }
 
-// condition is what a field, a header or a parameter must be, as words.
-func condition(v any) string {
+// conditionText is what a field, a header or a parameter must be, as words.
+func conditionText(v any) string {
 	switch v := v.(type) {
 	case []any: // one of them
 		var texts []string

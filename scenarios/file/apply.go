@@ -46,9 +46,9 @@ func (t *validator) model(v *value, m Model) Model {
 		t.addObject(v, "model", Ref{istio, "Gateway", m.Name}, again)
 		t.addObject(v, "model", Ref{istio, "VirtualService", m.Name}, again)
 		t.state.hosts[m.Name], t.state.hosts[m.Version+"-"+m.Name] = true, true
-		t.serves[m.Name] = appended(appended(t.serves[m.Name], m.Name), m.Version+"-"+m.Name)
+		t.serves[m.Name] = with(with(t.serves[m.Name], m.Name), m.Version+"-"+m.Name)
 	}
-	t.state.models[m.Name] = modelState{false, m.Route, appended(was.versions, m.Version)}
+	t.state.models[m.Name] = modelState{false, m.Route, with(was.versions, m.Version)}
 	return m
 }
 
@@ -71,12 +71,12 @@ func (t *validator) knative(v *value, m Model) Model {
 	t.need("knative")
 	t.addObject(v, "knative", Ref{serving, "Service", m.Name}, again)
 	t.state.hosts[m.Name], t.state.hosts[m.Version+"-"+m.Name] = true, true
-	t.state.models[m.Name] = modelState{true, true, appended(was.versions, m.Version)}
+	t.state.models[m.Name] = modelState{true, true, with(was.versions, m.Version)}
 	return m
 }
 
-// appended returns a new list with one more element.
-func appended(list []string, one string) []string {
+// with returns a new list that has one, too.
+func with(list []string, one string) []string {
 	if slices.Contains(list, one) {
 		return list
 	}
@@ -135,19 +135,19 @@ func (t *validator) note(ref Ref, object *value) {
 			t.backends.services[ref.Name] = append(t.backends.services[ref.Name], v)
 		}
 		for _, port := range v.get("ports").list() {
-			t.ports[ref.Name] = appended(t.ports[ref.Name], fmt.Sprint(port.get("port").int))
+			t.ports[ref.Name] = with(t.ports[ref.Name], fmt.Sprint(port.get("port").int))
 		}
 	case "DestinationRule":
 		service, _, _ := strings.Cut(v.get("host").str(), ".")
 		for _, subset := range v.get("subsets").list() {
 			name := subset.get("name").str()
-			t.subsets[service] = appended(t.subsets[service], name)
+			t.subsets[service] = with(t.subsets[service], name)
 			t.backends.subsets[service+"/"+name] = append(t.backends.subsets[service+"/"+name], subset.get("labels"))
 		}
 	case "Gateway":
 		for _, server := range v.get("servers").list() {
 			for _, h := range server.get("hosts").list() {
-				t.serves[ref.Name] = appended(t.serves[ref.Name], t.hostName(h.text))
+				t.serves[ref.Name] = with(t.serves[ref.Name], t.hostName(h.text))
 			}
 		}
 	case "VirtualService":

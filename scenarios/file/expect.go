@@ -123,7 +123,7 @@ func (t *validator) wait(f changeForm) Wait {
 		return Wait{No: true}
 	case w.Mark != "":
 		if mark := w.At.get("mark"); t.host(w.At.get("of")) && !t.marks[w.Mark] {
-			t.wrong(mark, "no VirtualService up to here sets the response header X-Mllab-Route: %s, so the wait could not end%s", w.Mark, there(sorted(t.marks)))
+			t.wrong(mark, "no VirtualService up to here sets the response header X-Mllab-Route: %s, so the wait could not end%s", w.Mark, thereAre(sorted(t.marks)))
 		}
 	case w.Ready == "" && f.Apply == nil && f.Delete == nil && f.Split == nil && f.Mirror == nil:
 		t.wrong(w.At, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")

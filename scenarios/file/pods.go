@@ -45,7 +45,7 @@ func (t *validator) checkMaps(object *value) {
 		keys := t.backends.maps[name.text]
 		if keys == nil {
 			if name.text != "istio-ca-root-cert" { // every namespace has that
-				t.wrong(name, "no step makes ConfigMap %s, %s%s", name.text, waits, there(sorted(t.backends.maps)))
+				t.wrong(name, "no step makes ConfigMap %s, %s%s", name.text, waits, thereAre(sorted(t.backends.maps)))
 			}
 			continue
 		}
@@ -55,7 +55,7 @@ func (t *validator) checkMaps(object *value) {
 		}
 		for _, key := range wanted {
 			if key != nil && !slices.Contains(keys[1:], key.text) {
-				t.wrong(key, "ConfigMap %s has no key %s, %s%s", name.text, key.text, waits, there(keys[1:]))
+				t.wrong(key, "ConfigMap %s has no key %s, %s%s", name.text, key.text, waits, thereAre(keys[1:]))
 			}
 		}
 	}
@@ -113,7 +113,7 @@ func (t *validator) checkVariables(root *value) {
 			return
 		}
 		if want := api.CheckVariable(name, v.text); want != "" {
-			t.wrong(v, "%s is not %s, and the model does not start with it; write one", short(v.text), want)
+			t.wrong(v, "%s is not %s, and the model does not start with it; write one", quote(v.text), want)
 		}
 	}
 	parts := slices.Clone(root.get("steps").list())
@@ -260,7 +260,7 @@ func (t *validator) checkRevisions(service string, traffic []*value, made []stri
 	for _, each := range traffic {
 		name := each.get("revisionName")
 		if number, _ := strings.CutPrefix(name.str(), service+"-"); name != nil && !slices.Contains(made, name.text) && !numbered.MatchString(number) {
-			t.wrong(name, "no step up to here makes revision %s, so Knative would wait for it%s", name.text, there(made))
+			t.wrong(name, "no step up to here makes revision %s, so Knative would wait for it%s", name.text, thereAre(made))
 		}
 	}
 }
@@ -329,7 +329,7 @@ func (t *validator) checkBackend(name string, number *value, said map[*value]boo
 			}
 			pods := t.backends.selected(want)
 			if pods == nil {
-				wrong(at, "no Deployment of the steps has pods with the labels %s, %s%s", labelText(want), unanswered, there(t.backends.labels()))
+				wrong(at, "no Deployment of the steps has pods with the labels %s, %s%s", labelText(want), unanswered, thereAre(t.backends.labels()))
 				continue
 			}
 			t.checkTarget(spec, number, pods, wrong)
@@ -362,14 +362,14 @@ func (t *validator) checkTarget(spec, number *value, pods []podForm, wrong func(
 			} else if open == nil {
 				return
 			}
-			names = appended(names, p.of)
+			names = with(names, p.of)
 			for _, each := range open {
-				has = appended(has, each)
+				has = with(has, each)
 			}
 		}
 		fix := "; give a port of a container that name"
 		if has != nil {
-			fix = there(has)
+			fix = thereAre(has)
 		}
 		switch one := strings.Join(names, ", "); {
 		case slices.Contains(has, target.text):
@@ -411,7 +411,7 @@ func (b *backends) selected(labels map[string]string) (found []podForm) {
 
 func (b *backends) labels() (all []string) {
 	for _, p := range b.pods {
-		all = appended(all, fmt.Sprintf("%s (%s)", p.of, labelText(p.labels)))
+		all = with(all, fmt.Sprintf("%s (%s)", p.of, labelText(p.labels)))
 	}
 	return all
 }

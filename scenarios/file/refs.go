@@ -47,7 +47,7 @@ func (t *validator) checkServed(spec *value) {
 	for _, h := range spec.get("hosts").list() {
 		name := t.hostName(h.text)
 		if name != "" && taken != nil && !slices.Contains(taken, name) && !slices.Contains(taken, "*") && name != "*" {
-			t.wrong(h, "Gateway %s takes no request to this host%s", strings.Join(gateways, ", "), there(taken))
+			t.wrong(h, "Gateway %s takes no request to this host%s", strings.Join(gateways, ", "), thereAre(taken))
 		}
 	}
 }
@@ -61,7 +61,7 @@ func (t *validator) checkNamed(v *value) {
 			for _, name := range f.items {
 				own := strings.TrimPrefix(name.text, "${namespace}/")
 				if !t.made[Ref{istio, "Gateway", own}] && own != "mesh" {
-					t.wrong(name, "no step makes Gateway %s, so nothing would be served by it%s", own, there(t.names(istio, "Gateway")))
+					t.wrong(name, "no step makes Gateway %s, so nothing would be served by it%s", own, thereAre(t.names(istio, "Gateway")))
 				}
 			}
 		case f.name == "destination" || f.name == "mirror":
@@ -84,12 +84,12 @@ func (t *validator) checkDestination(v *value) {
 	}
 	service, _, _ := strings.Cut(host.text, ".")
 	if port, known := v.get("port").get("number"), t.ports[service]; port != nil && known != nil && !slices.Contains(known, fmt.Sprint(port.int)) {
-		t.wrong(port, "Service %s has no port %d%s", service, port.int, there(known))
+		t.wrong(port, "Service %s has no port %d%s", service, port.int, thereAre(known))
 	}
 	if subset := v.get("subset"); subset != nil && !slices.Contains(t.subsets[service], subset.text) {
 		fix := "; apply a DestinationRule with it"
 		if all := t.subsets[service]; all != nil {
-			fix = there(all)
+			fix = thereAre(all)
 		}
 		t.wrong(subset, "no DestinationRule of the steps has the subset %s of Service %s, %s%s", subset.text, service, unanswered, fix)
 	}
@@ -106,7 +106,7 @@ func (t *validator) checkService(host *value, so string) bool {
 	if slices.Contains(own, service) || slices.ContainsFunc(knative, revision) {
 		return true
 	}
-	t.wrong(host, "no step makes Service %s, %s%s", service, so, there(append(own, knative...)))
+	t.wrong(host, "no step makes Service %s, %s%s", service, so, thereAre(append(own, knative...)))
 	return false
 }
 
@@ -164,11 +164,12 @@ func (t *validator) host(of *value) bool {
 	if t.state.hosts[of.text] || t.state.hosts["*"] {
 		return true
 	}
-	t.wrong(of, "nothing is served as %q at this point of the story%s", of.text, there(sorted(t.state.hosts)))
+	t.wrong(of, "nothing is served as %q at this point of the story%s", of.text, thereAre(sorted(t.state.hosts)))
 	return false
 }
 
-func there(names []string) string {
+// thereAre ends a problem with a name: which ones it could be.
+func thereAre(names []string) string {
 	if len(names) == 0 {
 		return "; apply it first"
 	}
@@ -188,7 +189,7 @@ func (t *validator) checkRoutable(of *value) bool {
 		}
 	}
 	slices.Sort(names)
-	t.wrong(of, "%q was not made by `knative:`, or by `model:` with a route%s", of.text, there(names))
+	t.wrong(of, "%q was not made by `knative:`, or by `model:` with a route%s", of.text, thereAre(names))
 	return false
 }
 

@@ -131,7 +131,7 @@ func (r *reader) check(s *jsonschema.Schema, v *value) {
 		return
 	}
 	if s.Format != nil && (v.kind == whole || v.kind == number || v.kind == boolean) { // in quotes it would be no better
-		r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
+		r.wrong(v, "%s is not %s; write one", quote(v.text), s.Description)
 		return
 	}
 	types := []string{"string"}
@@ -155,11 +155,11 @@ func (r *reader) check(s *jsonschema.Schema, v *value) {
 		switch {
 		case accepts(s, v.text):
 		case s.Const != nil:
-			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), *s.Const)
+			r.wrong(v, "%s is not one of: %s; use one of them", quote(v.text), *s.Const)
 		case s.Enum != nil:
-			r.wrong(v, "%s is not one of: %s; use one of them", short(v.text), choices(s))
+			r.wrong(v, "%s is not one of: %s; use one of them", quote(v.text), choices(s))
 		default:
-			r.wrong(v, "%s is not %s; write one", short(v.text), s.Description)
+			r.wrong(v, "%s is not %s; write one", quote(v.text), s.Description)
 		}
 	case whole, number:
 		low, high := limit(-1<<53, s.Minimum, s.ExclusiveMinimum), limit(1<<53, s.Maximum, s.ExclusiveMaximum)
@@ -254,7 +254,7 @@ func (r *reader) checkFields(s *jsonschema.Schema, v *value) {
 			r.say(f.place, f.path, "there is no such field here; use %s", strings.Join(sorted(s.Properties), ", "))
 			continue
 		case s.PropertyNames != nil && !accepts(s.PropertyNames, f.name):
-			r.say(f.place, f.path, "%s is not %s; use another name", short(f.name), follow(s.PropertyNames).Description)
+			r.say(f.place, f.path, "%s is not %s; use another name", quote(f.name), follow(s.PropertyNames).Description)
 		}
 		r.check(each, f.value)
 	}
@@ -293,7 +293,7 @@ func (r *reader) checkForms(s *jsonschema.Schema, v *value) {
 	case api == nil || kind == nil:
 		r.wrong(v, "%s", s.Description)
 	default:
-		r.say(kind.place, kind.path, "a scenario may not apply %s of %s; use %s", short(kind.str()), short(api.str()), strings.Join(kinds, ", "))
+		r.say(kind.place, kind.path, "a scenario may not apply %s of %s; use %s", quote(kind.str()), quote(api.str()), strings.Join(kinds, ", "))
 	}
 }
 
@@ -310,17 +310,17 @@ func (r *reader) is(v *value, types []string) bool {
 	got, want := v.kind.String(), strings.Join(words, " or ")
 	scalar := v.kind == text || v.kind == whole || v.kind == number || v.kind == boolean
 	if scalar {
-		got = fmt.Sprintf("%s (%s)", got, short(v.text))
+		got = fmt.Sprintf("%s (%s)", got, quote(v.text))
 	}
 	fix := "write " + want
 	if scalar && types[0] == "string" {
-		fix = "put it in quotes: " + short(v.text)
+		fix = "put it in quotes: " + quote(v.text)
 	}
 	r.wrong(v, "want %s, and this is %s; %s", want, got, fix)
 	return false
 }
 
-func short(s string) string {
+func quote(s string) string {
 	if len(s) > 40 {
 		s = strings.ToValidUTF8(s[:40], "") + "…"
 	}

@@ -245,7 +245,7 @@ func (t *validator) control(f controlForm, after []fileState) Control {
 		}
 	}
 	if !claims[c.Catches] {
-		t.wrong(v.get("catches"), "%s is claimed by no step that the break comes before; those claim: %s", short(c.Catches), strings.Join(sorted(claims), ", "))
+		t.wrong(v.get("catches"), "%s is claimed by no step that the break comes before; those claim: %s", quote(c.Catches), strings.Join(sorted(claims), ", "))
 	}
 	for _, b := range f.Break {
 		if _, does, _ := verbsOf(b.At); len(does) != 1 {

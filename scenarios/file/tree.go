@@ -150,7 +150,7 @@ func (r *reader) wrong(v *value, format string, args ...any) {
 // below returns the path of a field.
 func below(path, name string) string {
 	if !plain.MatchString(name) {
-		name = short(name)
+		name = quote(name)
 	}
 	if path == wholeFile {
 		return name
@@ -286,7 +286,7 @@ func (r *reader) build(n *yaml.Node, path string, depth int, open map[*yaml.Node
 	}
 	if n.Kind == yaml.AliasNode {
 		if open[n.Alias] {
-			r.say(at, path, "alias %s is inside of what it stands for; write it out", short("*"+n.Value))
+			r.say(at, path, "alias %s is inside of what it stands for; write it out", quote("*"+n.Value))
 			return nil
 		}
 		return r.build(n.Alias, path, depth, open)
@@ -296,7 +296,7 @@ func (r *reader) build(n *yaml.Node, path string, depth int, open map[*yaml.Node
 		defer delete(open, n)
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
-		r.say(at, path, "tag %s is not read; quote what is text, and write everything else as it is", short(n.Tag))
+		r.say(at, path, "tag %s is not read; quote what is text, and write everything else as it is", quote(n.Tag))
 		return nil
 	}
 	v := &value{place: at, path: path}
@@ -315,7 +315,7 @@ func (r *reader) build(n *yaml.Node, path string, depth int, open map[*yaml.Node
 				r.say(keyAt, below(path, name), "merge keys are not read; write the fields out")
 				continue
 			case !isText(key):
-				r.say(keyAt, below(path, name), "key %s is not text; put it in quotes", short(name))
+				r.say(keyAt, below(path, name), "key %s is not text; put it in quotes", quote(name))
 				continue
 			case twice:
 				r.say(keyAt, below(path, name), "it is here a second time, after line %d; remove one of them", first)
@@ -372,11 +372,11 @@ func (r *reader) scalar(n *yaml.Node, v *value) *value {
 	default:
 		v.kind = text
 		if bad := badPlaceholder(v.text); bad != "" {
-			r.wrong(v, "%s is no placeholder; there are ${image}, ${namespace} and ${host:NAME}", short(bad))
+			r.wrong(v, "%s is no placeholder; there are ${image}, ${namespace} and ${host:NAME}", quote(bad))
 		}
 	}
 	if err != nil {
-		r.wrong(v, "%s is not a number that can be used; write a smaller one", short(n.Value))
+		r.wrong(v, "%s is not a number that can be used; write a smaller one", quote(n.Value))
 		return nil
 	}
 	return v
