@@ -105,19 +105,6 @@ const (
 	FromWatcher = "watcher"
 )
 
-// Title names the run that r is the result of.
-func (r Result) Title() string {
-	if r.Control != "" {
-		return r.Scenario + ", control " + r.Control
-	}
-	return r.Scenario
-}
-
-// Event returns the event that ends r's run. Its steps have events of their own.
-func (r Result) Event() Event {
-	return Event{Version: EventVersion, Type: EventResult, At: time.Now(), Run: r.Title(), Result: &r}
-}
-
 // EventsFile is the name of the file in a run's evidence that has its events,
 // one JSON object a line.
 const EventsFile = "events.jsonl"
