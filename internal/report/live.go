@@ -9,7 +9,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 )
 
 // live is the area at the bottom: a line about one step, and below it what that counts. The step is the first running
@@ -105,16 +104,6 @@ func overall(ended, begun int) string {
 	_ = bar.Set(ended) // its writer cannot fail, and begun > 0
 	_ = bar.RenderBlank()
 	return strings.TrimSpace(bar.String()) + "  "
-}
-
-// terminalSize returns the size of the terminal w, or 80 columns and 24 rows.
-func terminalSize(w io.Writer) (columns, rows int) {
-	if f, ok := fileOf(w); ok {
-		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
-			return columns, rows
-		}
-	}
-	return 80, 24
 }
 
 func length(s string) int { return utf8.RuneCountInString(s) }

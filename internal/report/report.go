@@ -59,7 +59,12 @@ func newReporter(w io.Writer, o Options) *reporter {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &reporter{w: w, Options: o, room: func() (int, int) { return terminalSize(w) }}
+	return &reporter{w: w, Options: o, room: func() (columns, rows int) {
+		if columns, rows = terminalSize(w); columns == 0 || rows == 0 {
+			return 80, 24 // it does not know
+		}
+		return columns, rows
+	}}
 }
 
 // ForTerminal returns a Reporter for f: live when f is a terminal that can move its cursor (TERM is not "dumb"), and

@@ -16,7 +16,7 @@ const (
 // between words, so that no line is longer than the terminal is wide; a last column that would be too narrow to read, or
 // for a word, goes below its row. Elsewhere nothing wraps. A word is never cut, so that a path can be copied.
 func Table(w io.Writer, rows ...[]string) {
-	screen := columns(w)
+	screen, _ := terminalSize(w)
 	widths := columnWidths(rows, screen)
 	var b strings.Builder
 	for _, row := range rows {
@@ -148,17 +148,15 @@ func Paragraph(w io.Writer, indent int, text string) {
 	Table(w, []string{strings.Repeat(" ", max(indent-gap, 0)), text})
 }
 
-// columns returns the width of the terminal w, and 0 if w is not a terminal.
-func columns(w io.Writer) int {
+// terminalSize returns the size of the terminal w, and zeros if w is not a terminal.
+func terminalSize(w io.Writer) (columns, rows int) {
 	if w, ok := w.(wide); ok {
-		return w.columns
+		return w.columns, 0
 	}
 	if f, ok := fileOf(w); ok {
-		if columns, _, err := term.GetSize(int(f.Fd())); err == nil {
-			return columns
-		}
+		columns, rows, _ = term.GetSize(int(f.Fd()))
 	}
-	return 0
+	return columns, rows
 }
 
 type wide struct {
