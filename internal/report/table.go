@@ -17,6 +17,11 @@ const (
 // for a word, goes below its row. Elsewhere nothing wraps. A word is never cut, so that a path can be copied.
 func Table(w io.Writer, rows ...[]string) {
 	screen, _ := terminalSize(w)
+	_, _ = io.WriteString(w, table(screen, rows...)) // as all that is printed: work goes on when stdout is gone
+}
+
+// table returns rows for a screen of that many columns; 0 is no screen.
+func table(screen int, rows ...[]string) string {
 	widths := columnWidths(rows, screen)
 	var b strings.Builder
 	for _, row := range rows {
@@ -33,7 +38,7 @@ func Table(w io.Writer, rows ...[]string) {
 			}
 		}
 	}
-	_, _ = io.WriteString(w, b.String()) // as all that is printed: work goes on when stdout is gone
+	return b.String()
 }
 
 // leastWidth returns how wide a last column must be for text that has that much room below its row.
@@ -145,21 +150,17 @@ func phrases(text string) (list []string) {
 
 // Paragraph writes text between words wrapped behind an indent.
 func Paragraph(w io.Writer, indent int, text string) {
-	Table(w, []string{strings.Repeat(" ", max(indent-gap, 0)), text})
+	Table(w, paragraph(indent, text))
+}
+
+func paragraph(indent int, text string) []string {
+	return []string{strings.Repeat(" ", max(indent-gap, 0)), text}
 }
 
 // terminalSize returns the size of the terminal w, and zeros if w is not a terminal.
 func terminalSize(w io.Writer) (columns, rows int) {
-	if w, ok := w.(wide); ok {
-		return w.columns, 0
-	}
 	if f, ok := fileOf(w); ok {
 		columns, rows, _ = term.GetSize(int(f.Fd()))
 	}
 	return columns, rows
-}
-
-type wide struct {
-	io.Writer
-	columns int
 }

@@ -29,19 +29,16 @@ ok  90/10    1.7 s   1.6 s    n=1000 v1 901 (accepted
 -   quiet    0.0 s   0.0 s
 `,
 	} {
-		var b bytes.Buffer
-		Table(wide{&b, columns}, stepRows...)
-		if "\n"+b.String() != want {
-			t.Errorf("at %d columns\n%s\nwant\n%s", columns, b.String(), want)
+		if got := "\n" + table(columns, stepRows...); got != want {
+			t.Errorf("at %d columns\n%s\nwant\n%s", columns, got, want)
 		}
 	}
 	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
 	for columns := 60; columns <= 200; columns++ {
-		var b bytes.Buffer
-		Table(wide{&b, columns}, stepRows...)
-		evidence := strings.Index(b.String(), "evidence")
+		text := table(columns, stepRows...)
+		evidence := strings.Index(text, "evidence")
 		var seen, names []string
-		for i, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
+		for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 			if length(line) > columns || strings.TrimRight(line, " ") != line {
 				t.Errorf("at %d columns line %d is %q", columns, i, line)
 			}
@@ -69,36 +66,18 @@ func TestATableForAPipeHasOneLineForEachRow(t *testing.T) {
 
 func TestAWordIsNeverCut(t *testing.T) {
 	path := "/a/very/long/path/" + strings.Repeat("x", 80)
-	var b bytes.Buffer
-	Table(wide{&b, 60}, []string{"ok", "see " + path + " for it"})
-	if b.String() != "ok  see\n    "+path+"\n    for it\n" {
-		t.Errorf("got %q", b.String())
-	}
-	b.Reset()
-	Paragraph(wide{&b, 30}, 5, "one two three four five six seven")
-	if b.String() != "     one two three four five\n     six seven\n" {
-		t.Errorf("got %q", b.String())
-	}
-	b.Reset()
-	Table(wide{&b, 20}, []string{"a-long-name", "7", "one two three four"})
-	if b.String() != "a-long-name  7\n    one two three\n    four\n" {
-		t.Errorf("got %q", b.String())
-	}
-	b.Reset()
-	Table(wide{&b, 20}, []string{"a-long-name", "7", "x"}, []string{"", "", "one two three four"})
-	if b.String() != "a-long-name  7  x\n    one two three\n    four\n" {
-		t.Errorf("got %q", b.String())
-	}
-	b.Reset()
-	Table(wide{&b, 20}, []string{"ok", "one two\nthree four five six"})
-	if b.String() != "ok\n    one two\n    three four five\n    six\n" {
-		t.Errorf("lines run together: %q", b.String())
-	}
-	b.Reset()
-	Table(wide{&b, 60})
-	Table(wide{&b, 60}, []string{""})
-	if b.String() != "\n" {
-		t.Errorf("got %q", b.String())
+	for want, got := range map[string]string{
+		"ok  see\n    " + path + "\n    for it\n":          table(60, []string{"ok", "see " + path + " for it"}),
+		"     one two three four five\n     six seven\n":   table(30, paragraph(5, "one two three four five six seven")),
+		"a-long-name  7\n    one two three\n    four\n":    table(20, []string{"a-long-name", "7", "one two three four"}),
+		"a-long-name  7  x\n    one two three\n    four\n": table(20, []string{"a-long-name", "7", "x"}, []string{"", "", "one two three four"}),
+		"ok\n    one two\n    three four five\n    six\n":  table(20, []string{"ok", "one two\nthree four five six"}),
+		"":   table(60),
+		"\n": table(60, []string{""}),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 
