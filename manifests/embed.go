@@ -32,7 +32,7 @@ var Addons embed.FS
 
 // AlertRules are the rules by which Prometheus alerts, with places for what they compare with.
 //
-//go:embed addons/prometheus/rules.yaml
+//go:embed alerts/rules.yaml
 var AlertRules string
 
 // NotebookRunner is the program that runs one step of a notebook.

@@ -91,6 +91,16 @@ func TestTheStampChangesWithAVersionAndWithAnAddonsFile(t *testing.T) {
 	}
 }
 
+func TestTheAddonsFoldersNameOnlyModulesThatAreKnown(t *testing.T) {
+	mods := map[string]module{}
+	for _, s := range allSources() {
+		mods[s.key()] = module{version: "v1.0.0"}
+	}
+	if err := copyAddons(t.TempDir(), os.DirFS("../addons"), mods); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnAddonsFolderIsBuiltWithVersionsAndSettings(t *testing.T) {
 	const kustomization = "resources: [a.yaml]\n"
 	const config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  json: |\n    {\"a\": {\"b\": 1, \"c\": 2}}\n  yaml: |\n    d: {e: true, f: 3}\n  version: ${example.com/m/v2}\n"
