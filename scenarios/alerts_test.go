@@ -97,8 +97,8 @@ func TestSilenceIsRefutedByAnyAlert(t *testing.T) {
 }
 
 func TestTheFaultsAreWorseThanTheRulesAllow(t *testing.T) {
-	if alertedFails <= alerts.MaxErrorPercent || alertedFails >= movedErrors || alertedSlow <= alerts.MaxLatency ||
-		filledPercent <= alerts.MaxDiskPercent || filledPercent >= movedDisk {
+	if alertedFails <= alerts.Default.ErrorPercent || alertedFails >= movedErrors || alertedSlow <= alerts.MaxLatency ||
+		filledPercent <= alerts.Default.DiskPercent || filledPercent >= movedDisk {
 		t.Error("a fault does not pass its threshold, or passes the one that was moved")
 	}
 	if calmFor < alerts.Window+alerts.For {

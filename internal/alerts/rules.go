@@ -47,16 +47,11 @@ type Thresholds struct {
 	DiskPercent  float64       // of the node's disk, or of a volume, that is used
 }
 
-// The thresholds of the lab. The latency is a bound of the sample model's
-// histogram.
-const (
-	MaxErrorPercent = 5
-	MaxLatency      = time.Second
-	MaxDiskPercent  = 90
-)
+// MaxLatency is the lab's threshold, a bound of the sample model's histogram.
+const MaxLatency = time.Second
 
 // Default are the thresholds of the lab.
-var Default = Thresholds{ErrorPercent: MaxErrorPercent, Latency: MaxLatency, DiskPercent: MaxDiskPercent}
+var Default = Thresholds{ErrorPercent: 5, Latency: MaxLatency, DiskPercent: 90}
 
 // Rule is one rule of Prometheus.
 // https://prometheus.io/docs/prometheus/latest/configuration/alerting_rules/

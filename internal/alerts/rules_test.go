@@ -60,7 +60,7 @@ func TestThePageHasTheThresholds(t *testing.T) {
 	}
 	page := strings.Join(strings.Fields(string(text)), " ")
 	for name, says := range map[string]string{
-		ModelErrors: fmt.Sprintf("| %d %% |", MaxErrorPercent), ModelSlow: fmt.Sprintf("| %s |", MaxLatency), DiskFull: fmt.Sprintf("| %d %% |", MaxDiskPercent),
+		ModelErrors: fmt.Sprintf("| %g %% |", Default.ErrorPercent), ModelSlow: fmt.Sprintf("| %s |", MaxLatency), DiskFull: fmt.Sprintf("| %g %% |", Default.DiskPercent),
 		ModelUnused: fmt.Sprintf("look at the last %s.", Window), ReplicaDown: fmt.Sprintf("every %s; what a rule finds is pending for %s,", Every, For),
 	} {
 		if !strings.Contains(page, "| `"+name+"` |") || !strings.Contains(page, says) {
