@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,50 +54,43 @@ func addon(folders, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
+	objs, err := kube.Decode(built)
+	if err != nil {
+		return nil, err
+	}
 	settings, err := os.ReadFile(filepath.Join(folders, name, "settings.yaml"))
 	if err == nil {
-		built, err = configure(built, settings)
+		err = configure(objs, settings)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	err = normal(&out, built)
-	return out.Bytes(), err
+	return encode(objs)
 }
 
 // configure merges settings into documents that are texts in ConfigMaps, which
 // kustomize cannot patch. settings has the name of the ConfigMap, the key, and a
 // merge patch by RFC 7386. A document in JSON stays JSON.
-func configure(built, settings []byte) ([]byte, error) {
+func configure(objs []*unstructured.Unstructured, settings []byte) error {
 	var wanted map[string]map[string]any
 	if err := yaml.UnmarshalStrict(settings, &wanted); err != nil {
-		return nil, fmt.Errorf("settings.yaml: %w", err)
+		return fmt.Errorf("settings.yaml: %w", err)
 	}
-	objs, err := kube.Decode(built)
-	if err != nil {
-		return nil, err
-	}
-	var docs []string
 	for _, o := range objs {
-		if o.GetKind() == "ConfigMap" {
-			for key, values := range wanted[o.GetName()] {
-				if err := set(o, key, values); err != nil {
-					return nil, fmt.Errorf("settings.yaml: %s, %s: %w", kube.Name(o), key, err)
-				}
+		if o.GetKind() != "ConfigMap" {
+			continue
+		}
+		for key, values := range wanted[o.GetName()] {
+			if err := set(o, key, values); err != nil {
+				return fmt.Errorf("settings.yaml: %s, %s: %w", kube.Name(o), key, err)
 			}
-			delete(wanted, o.GetName())
 		}
-		text, err := yaml.Marshal(o.Object)
-		if err != nil {
-			return nil, err
-		}
-		docs = append(docs, string(text))
+		delete(wanted, o.GetName())
 	}
 	for name := range wanted {
-		return nil, fmt.Errorf("settings.yaml: there is no ConfigMap %s", name)
+		return fmt.Errorf("settings.yaml: there is no ConfigMap %s", name)
 	}
-	return []byte(strings.Join(docs, "---\n")), nil
+	return nil
 }
 
 // set merges values into the document under one key of a ConfigMap.

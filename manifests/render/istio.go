@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 
 	operator "istio.io/istio/operator/pkg/render"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 )
 
 // istio returns the objects that Istio's own operator library makes of operator.yaml in the istio folder, from the charts
@@ -36,15 +34,7 @@ func istio(folders string) ([]byte, error) {
 	slices.SortFunc(all, func(a, b *unstructured.Unstructured) int {
 		return cmp.Or(cmp.Compare(a.GetKind(), b.GetKind()), cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 	})
-	var out bytes.Buffer
-	for _, o := range all {
-		text, err := yaml.Marshal(o.Object)
-		if err != nil {
-			return nil, err
-		}
-		fmt.Fprintf(&out, "---\n%s", text)
-	}
-	return out.Bytes(), nil
+	return encode(all)
 }
 
 // dropNulls removes what a chart leaves behind where it had nothing to say: a
