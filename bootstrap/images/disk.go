@@ -17,21 +17,14 @@ const (
 	RegistryDisk = 6 << 30
 )
 
-func checkDisk(dir string, p plan) error {
-	free, err := Free(dir)
-	if err != nil {
-		return err
-	}
-	return checkFree(dir, p, int64(free))
-}
-
-func checkFree(dir string, p plan, free int64) error {
-	need := int64(RegistryDisk)
+// checkFree returns a fault.Usage if the free bytes at dir are too few for the missing images.
+func checkFree(dir string, p plan, free uint64) error {
+	need := uint64(RegistryDisk)
 	if p.source.Name() == "source" {
 		need = SourceDisk
 	}
 	// Missing images need their share of the space.
-	need = need * int64(len(p.missing)) / int64(len(table))
+	need = need * uint64(len(p.missing)) / uint64(len(table))
 	if free < need {
 		return fault.Usage("free some space, or name another folder with --cache-dir",
 			"building %d images needs about %.1f GB in %s, but %.1f GB are free", len(p.missing), float64(need)/1e9, dir, float64(free)/1e9)

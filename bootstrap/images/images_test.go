@@ -1173,7 +1173,7 @@ func TestTooLittleDiskIsSaidBeforeBuilding(t *testing.T) {
 		t.Errorf("enough gave %v", err)
 	}
 	p.missing = table[:1]
-	if err := checkFree("/cache", p, SourceDisk/int64(len(table))); err != nil {
+	if err := checkFree("/cache", p, SourceDisk/uint64(len(table))); err != nil {
 		t.Errorf("one image needs its share, and not that of all: %v", err)
 	}
 }

@@ -99,7 +99,11 @@ func Resolve(ctx context.Context, o Options) (Node, error) {
 		if err != nil {
 			return Node{}, err
 		}
-		if err := checkDisk(c.dir, p); err != nil {
+		free, err := Free(c.dir)
+		if err == nil {
+			err = checkFree(c.dir, p, free)
+		}
+		if err != nil {
 			return Node{}, err
 		}
 		o.Report.Note("images: %d of %d to make from %s (%s)", len(p.missing), len(p.list), p.source.Name(), p.why)
@@ -501,13 +505,18 @@ func extract(img v1.Image, from, to string) error {
 		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, tr)
-		return errors.Join(err, f.Close())
+		return writeProgram(to, tr)
 	}
+}
+
+// writeProgram writes a new file that can be executed.
+func writeProgram(path string, from io.Reader) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, from)
+	return errors.Join(err, f.Close())
 }
 
 type writerFunc func(p []byte) (int, error)

