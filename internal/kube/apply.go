@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -246,52 +245,6 @@ func prepare(obj, live *unstructured.Unstructured) (*unstructured.Unstructured, 
 		}
 	}
 	return obj, nil
-}
-
-// dropForeignFields removes from obj's webhooks the fields that belong to other managers by live's managedFields. mllab's
-// own manager stays, and Flux's, which applies for mllab when the lab is under GitOps.
-// https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management has the format.
-func dropForeignFields(obj, live *unstructured.Unstructured) error {
-	hooks, _, err := unstructured.NestedSlice(obj.Object, "webhooks")
-	if err != nil {
-		return err
-	}
-	holders, err := managers(live)
-	if err != nil {
-		return err
-	}
-	for _, h := range holders {
-		if h.Manager == owner || h.Manager == fluxOwner {
-			continue
-		}
-		webhooks, _ := h.fields["f:webhooks"].(map[string]any)
-		for _, hook := range hooks {
-			if hook, ok := hook.(map[string]any); ok {
-				name, _ := hook["name"].(string)
-				key, _ := json.Marshal(map[string]string{"name": name}) // cannot fail
-				fields, _ := webhooks["k:"+string(key)].(map[string]any)
-				drop(hook, fields)
-				hook["name"] = name // identifies the hook; every manager owns it
-			}
-		}
-	}
-	return unstructured.SetNestedSlice(obj.Object, hooks, "webhooks")
-}
-
-// drop removes the fields of a managedFields tree from value, at the tree's leaves.
-func drop(value, fields map[string]any) {
-	for key, below := range fields {
-		name, isField := strings.CutPrefix(key, "f:")
-		if !isField {
-			continue
-		}
-		inner, isMap := value[name].(map[string]any)
-		if tree, _ := below.(map[string]any); isMap && len(tree) > 0 {
-			drop(inner, tree)
-		} else {
-			delete(value, name)
-		}
-	}
 }
 
 // retry repeats try while the error is transient, until ctx ends. Errors begin with obj's Name.

@@ -3,15 +3,12 @@ package kube
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/fluxcd/pkg/ssa"
 	"github.com/fluxcd/pkg/ssa/normalize"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -97,42 +94,6 @@ func (c *Client) driftOf(ctx context.Context, by *ssa.ResourceManager, obj *unst
 	}
 	slices.SortStableFunc(d.Fields, func(a, b DriftedField) int { return cmp.Compare(a.Path, b.Path) })
 	return d, nil
-}
-
-// holder is one field manager of an object.
-type holder struct {
-	metav1.ManagedFieldsEntry
-	fields map[string]any
-}
-
-// managers returns the field managers of an object; the one that wrote last comes last.
-func managers(live *unstructured.Unstructured) ([]holder, error) {
-	var all []holder
-	for _, entry := range live.GetManagedFields() {
-		h := holder{ManagedFieldsEntry: entry}
-		if entry.FieldsV1 == nil {
-			continue
-		}
-		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &h.fields); err != nil {
-			return nil, fmt.Errorf("reading the managed fields of %s: %w", entry.Manager, err)
-		}
-		all = append(all, h)
-	}
-	slices.SortStableFunc(all, func(a, b holder) int {
-		if a.Time == nil || b.Time == nil {
-			return 0
-		}
-		return a.Time.Compare(b.Time.Time)
-	})
-	return all, nil
-}
-
-// lastWrite returns the time of the manager's last write; nil for a subresource such as scale, where Kubernetes records none.
-func (h holder) lastWrite() *time.Time {
-	if h.Time == nil {
-		return nil
-	}
-	return &h.Time.Time
 }
 
 // added returns the fields of live that h owns and obj does not have. own means that h is the object's own controller.
