@@ -45,6 +45,10 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 //     needs no election.
 //   - When a stopped node starts again, some controllers exit once or twice, until their dependencies run. The kubelet
 //     would wait up to five minutes before it restarts them; its newer setting makes that 5 s.
+//   - kubeadm's last change of the kubelet, for which it starts it again, is left out: where the kubelet finds its client certificate
+//     after a year. The others of kubeadm's certificates end then, too. kind itself skips the first phase.
+//   - kube-proxy waits a second after each change of its rules, and changes that come meanwhile wait, too. For the few Services of a lab
+//     0.1 s are enough.
 //   - The keys of its certificates are elliptic: kubeadm makes sixteen, and an RSA key takes a tenth of a second.
 //   - containerd's settings are in manifests/node, and so is the address of the lab's registry. containerd reads its folder by
 //     default from 2.2 on, if it pulls images itself, as kind's discard_unpacked_layers has it do.

@@ -45,12 +45,14 @@ func TestKindIsToldWhatALabNeeds(t *testing.T) {
 			t.Errorf("%s: nodes %+v", c.name, cfg.Nodes)
 		}
 		patches := map[string]map[string]any{}
+		var skipped []any
 		for _, text := range cfg.KubeadmConfigPatches {
 			var patch map[string]any
 			if err := yaml.UnmarshalStrict([]byte(text), &patch); err != nil {
 				t.Fatal(err)
 			}
 			patches[patch["kind"].(string)] = patch
+			skipped = append(skipped, patch["skipPhases"])
 		}
 		kubelet := patches["KubeletConfiguration"]
 		if _, progress := kubelet["failCgroupV1"]; progress != c.cgroup || kubelet["serializeImagePulls"] != false {
@@ -58,6 +60,9 @@ func TestKindIsToldWhatALabNeeds(t *testing.T) {
 		}
 		if d, set := kubelet["cgroupDriver"]; set {
 			t.Errorf("%s: the kubelet's cgroup driver is %v, whatever containerd's is", c.name, d)
+		}
+		if !slices.ContainsFunc(skipped, func(phases any) bool { return fmt.Sprint(phases) == "[preflight kubelet-finalize]" }) {
+			t.Errorf("%s: kubeadm skips %v: preflight is kind's, and for the other it starts the kubelet again", c.name, skipped)
 		}
 		if len(cfg.ContainerdConfigPatches) > 0 {
 			t.Errorf("%s: for a patch of containerd's configuration kind starts it again", c.name)

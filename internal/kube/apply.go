@@ -79,9 +79,13 @@ func inParallel(ctx context.Context, objs []*unstructured.Unstructured, do func(
 // written without a dry run. Apply restores
 // the fields that mllab set and others changed, except those that upstream leaves to its controllers (see prepare). It
 // repeats calls that fail because a webhook or the API server is not serving yet, until ctx ends; the error then has the
-// last refusal. With an error, Apply also returns the changes made before it.
+// last refusal. With an error, Apply also returns the changes made before it. After it, new kinds can be watched.
 func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) ([]Change, error) {
 	var changes []Change
+	ctx, stop := context.WithCancel(ctx)
+	var watchable errgroup.Group // the new kinds, while the other objects are written
+	defer watchable.Wait()
+	defer stop()
 	fresh := map[schema.GroupKind]bool{} // kinds that this call defines: the server may need a moment to serve them
 	for _, objs := range staged(objs) {
 		crds := make([]*unstructured.Unstructured, len(objs)) // that are not known to be served
@@ -104,15 +108,44 @@ func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) (
 				return nil
 			})
 		})
+		var created []*unstructured.Unstructured // of crds: they have no objects that a webhook would have to convert
+		for i, crd := range crds {
+			if crd != nil && made[i].Action == ssa.CreatedAction.String() {
+				created = append(created, crd)
+			}
+		}
 		changes = append(changes, slices.DeleteFunc(made, func(c Change) bool { return c.Action == "" })...)
 		if err == nil {
 			err = c.Wait(ctx, slices.DeleteFunc(crds, func(crd *unstructured.Unstructured) bool { return crd == nil }), nil)
+			watchable.Go(func() error { return inParallel(ctx, created, c.makeWatchable) })
 		}
 		if err != nil {
 			return changes, err
 		}
 	}
-	return changes, nil
+	return changes, watchable.Wait()
+}
+
+// makeWatchable returns when the server lets everybody watch a new kind. It makes the kind's cache at the first request, and
+// refuses to watch until that is filled. It names a pause of a second, so a controller that asked first would begin that much later.
+// https://github.com/kubernetes/enhancements/tree/master/keps/sig-api-machinery/4568-resilient-watchcache-initialization
+func (c *Client) makeWatchable(ctx context.Context, _ int, crd *unstructured.Unstructured) error {
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
+	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural")
+	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
+	for _, v := range versions {
+		v, _ := v.(map[string]any)
+		if name, _ := v["name"].(string); v["served"] == true {
+			err := retry(ctx, crd, true, func() error { // what has version 0 comes from the cache; no object has this name
+				return c.core.RESTClient().Get().AbsPath("/apis", group, name, plural).Param("resourceVersion", "0").
+					Param("fieldSelector", "metadata.name=-").MaxRetries(0).Do(ctx).Error()
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Accepts returns nil if the cluster would create obj: it is a dry run, in an existing namespace. The namespace of obj need

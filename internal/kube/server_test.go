@@ -79,6 +79,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"hundreds of objects take seconds", hundredsTakeSeconds},
 		{"the controllers' accounts are created", controllersAccounts},
 		{"a CRD is established when its apply returns", crdIsEstablished},
+		{"a new kind can be watched when the apply of its CRD returns", newKindCanBeWatched},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
 		{"drift is what somebody else changed or removed, and is not written", driftIsNamed},
 		{"whatever a person does to an object is seen without a dry run of the others", changesAreSeen},
@@ -356,6 +357,22 @@ func crdIsEstablished(t *testing.T, c *Client) {
 		apply(t, c, []*unstructured.Unstructured{crd})
 		if ready, why := condition(live(t, c, crd), "Established"); !ready {
 			t.Errorf("%s: %s", Name(crd), why)
+		}
+	}
+}
+
+// A controller's first request is a watch; refused, it asks again after a second.
+func newKindCanBeWatched(t *testing.T, c *Client) {
+	crd := file(t, "testdata/lab.yaml")[1]
+	for i := range 5 {
+		group := fmt.Sprintf("watched%d.mllab.test", i)
+		crd.SetName("widgets." + group)
+		must(t, unstructured.SetNestedField(crd.Object, group, "spec", "group"))
+		apply(t, c, []*unstructured.Unstructured{crd})
+		watch := c.core.RESTClient().Get().AbsPath("/apis", group, "v1", "widgets").Param("watch", "true").Param("timeoutSeconds", "1").
+			Param("resourceVersionMatch", "NotOlderThan").Param("sendInitialEvents", "true").Param("allowWatchBookmarks", "true")
+		if err := watch.MaxRetries(0).Do(t.Context()).Error(); err != nil {
+			t.Errorf("%s: %v", Name(crd), err)
 		}
 	}
 }
