@@ -4,19 +4,13 @@
 package kube
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/fluxcd/pkg/ssa"
-	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -101,33 +95,4 @@ func (c *Client) As(namespace, account string) (*Client, error) {
 	cfg := rest.CopyConfig(c.config)
 	cfg.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + namespace + ":" + account}
 	return New(cfg)
-}
-
-// Admits returns nil when the API answers and lets those in who need more than the rights of system:masters: Kubernetes' own
-// roles are written. Whoever writes to the API before that delays them, and all who wait for them.
-func (c *Client) Admits(ctx context.Context) error {
-	return c.core.RESTClient().Get().AbsPath("/readyz/poststarthook/rbac/bootstrap-roles").Do(ctx).Error()
-}
-
-// CreateAccounts creates the service accounts of Kubernetes' controllers, which its own roles are bound to. The
-// controller manager would create them one after the other, with three requests each, before its first controller works,
-// and until then nobody makes a pod. What is not created here it still creates.
-// https://github.com/kubernetes/kubernetes/blob/v1.36.0/staging/src/k8s.io/controller-manager/pkg/clientbuilder/client_builder_dynamic.go
-func (c *Client) CreateAccounts(ctx context.Context) error {
-	var bindings rbacv1.ClusterRoleBindingList
-	if err := c.List(ctx, &bindings, client.MatchingLabels{"kubernetes.io/bootstrapping": "rbac-defaults"}); err != nil {
-		return err
-	}
-	var g errgroup.Group
-	for _, b := range bindings.Items {
-		for _, s := range b.Subjects {
-			if strings.HasPrefix(b.Name, "system:controller:") && s.Kind == rbacv1.ServiceAccountKind && s.Namespace == metav1.NamespaceSystem {
-				g.Go(func() error {
-					account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name}}
-					return client.IgnoreAlreadyExists(c.Create(ctx, account))
-				})
-			}
-		}
-	}
-	return g.Wait()
 }

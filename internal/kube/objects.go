@@ -9,9 +9,11 @@ import (
 	"io"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -33,6 +35,21 @@ func (c *Client) Objects(ctx context.Context, apiVersion, kind string) ([]*unstr
 		objs[i] = &list.Items[i]
 	}
 	return objs, nil
+}
+
+// Watch reports every change of list's kind in a namespace from now on, until ctx ends, Stop is called, or the server ends
+// the watch. It does not restart the watch, so that a caller who counts changes knows when some may be missing.
+func (c *Client) Watch(ctx context.Context, ns string, list client.ObjectList) (watch.Interface, error) {
+	opts := &client.ListOptions{Namespace: ns}
+	if err := c.List(ctx, list, opts); err != nil {
+		return nil, fmt.Errorf("listing in namespace %s before watching it: %w", ns, err)
+	}
+	opts.Raw = &metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}
+	w, err := c.watcher.Watch(ctx, list, opts)
+	if err != nil {
+		return nil, fmt.Errorf("watching namespace %s: %w", ns, err)
+	}
+	return w, nil
 }
 
 // Decode reads the objects of a YAML or JSON text with any number of documents, in their order. It skips empty documents.
