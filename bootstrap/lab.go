@@ -40,13 +40,18 @@ func (l liveLab) await(ctx context.Context, since time.Time, reason func(string)
 	repeated := repeated{began: time.Now()}
 	var loop crashLoop
 	err := wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		if !dropped {
-			// An error means that the API does not answer yet; nodeReady reports that.
-			dropped = errors.Join(l.kube.DropLeases(ctx, since), addons.Restarted(ctx, l.kube)) == nil
-		}
-		running, why, warning := l.nodeReady(ctx, since)
-		if err := l.crashed(ctx, since, &loop); err != nil {
-			return false, err
+		running, why, warning := "", "", corev1.Event{}
+		if err := l.kube.Answers(ctx); err != nil {
+			why = "API: " + kube.ErrorText(err)
+		} else {
+			if !dropped {
+				// An error means that the API admits nobody yet; nodeReady reports that.
+				dropped = errors.Join(l.kube.DropLeases(ctx, since), addons.Restarted(ctx, l.kube)) == nil
+			}
+			running, why, warning = l.nodeReady(ctx, since)
+			if err := l.crashed(ctx, since, &loop); err != nil {
+				return false, err
+			}
 		}
 		if why == "" && !loop.recent {
 			version = running

@@ -1,11 +1,17 @@
 package bootstrap
 
 import (
+	"context"
+	"errors"
+	"net"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"mllab.local/internal/kube"
 )
 
 func TestAKubeProxyOfBeforeTheRestartIsNone(t *testing.T) {
@@ -32,6 +38,40 @@ func TestAKubeProxyOfBeforeTheRestartIsNone(t *testing.T) {
 		if got := proxySince(c.pods, since); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
+	}
+}
+
+// The API server of a node whose etcd does not run takes connections for a while, and answers none.
+func TestTheWaitForAnAPIThatNeverAnswersEndsWithItsContext(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		if c, err := silent.Accept(); err == nil {
+			defer c.Close()
+			stop()
+			<-t.Context().Done()
+		}
+	}()
+	client, err := kube.New(&rest.Config{Host: "http://" + silent.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := liveLab{client}.await(ctx, time.Now(), func(string) {})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the context has ended, and the wait goes on")
 	}
 }
 

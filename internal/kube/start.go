@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -10,9 +11,26 @@ import (
 	coordination "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
+
+// answerLimit is the time for one answer of an API that may be starting.
+const answerLimit = 5 * time.Second
+
+// Answers returns nil when the API answers anything, be it a refusal. A Client's first request for a kind asks for all kinds
+// of the API without a context, and would outlast ctx while nobody answers.
+// (sigs.k8s.io/controller-runtime, pkg/client/apiutil/restmapper.go.)
+func (c *Client) Answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	err := c.core.RESTClient().Get().AbsPath("/version").Do(ctx).Error()
+	if answer := apierrors.APIStatus(nil); errors.As(err, &answer) {
+		return nil
+	}
+	return err
+}
 
 // Admits returns nil when the API answers and lets those in who need more than the rights of system:masters: Kubernetes' own
 // roles are written. Whoever writes to the API before that delays them, and all who wait for them.
