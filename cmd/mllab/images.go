@@ -66,10 +66,7 @@ func newImagesList(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "list [flags]", Short: "List the images, their names on the node, and which are cached"}
 	return a.ofAddons(c, func(ctx context.Context, o images.Options) error {
 		list, err := images.List(ctx, o)
-		if err != nil {
-			return err
-		}
-		return a.print(list, func(w io.Writer) {
+		return show(a, list, err, func(w io.Writer, list []images.Row) {
 			rows := [][]string{{"NAME", "SOURCE", "CACHED", "ON THE NODE"}}
 			for _, r := range list {
 				cached := "no"
@@ -114,11 +111,7 @@ all addons. Of the cached images, those for labs of this Kubernetes stay.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := bootstrap.Prune(c.Context(), a.options())
-			if err != nil {
-				return err
-			}
-			a.report.Close()
-			return a.print(r, func(w io.Writer) { printPrune(w, r) })
+			return show(a, r, err, printPrune)
 		},
 	}
 }
