@@ -49,8 +49,7 @@ type Options struct {
 
 // Node is a node image. The components' keys determine it.
 type Node struct {
-	Ref    string            // name of the node image in the engine, tagged by the key
-	Key    string            // hash over all components' keys
+	Ref    string            // name of the node image in the engine, tagged by a hash of all components' keys
 	Source string            // "source" or "registry"
 	Why    string            // why this source, for the user
 	Images map[string]string // component -> reference on the node
@@ -174,13 +173,12 @@ func (p plan) node(list []Component) (Node, error) {
 		}
 	}
 	var err error
-	n.Key, err = nodeKey(list, p.keys)
-	n.Ref = nodeRef(n.Key)
+	n.Ref, err = nodeRef(list, p.keys)
 	return n, err
 }
 
-// nodeKey returns the key of a node image with the components of list, which have these keys.
-func nodeKey(list []Component, keys map[string]string) (string, error) {
+// nodeRef returns the name of a node image with the components of list, which have these keys.
+func nodeRef(list []Component, keys map[string]string) (string, error) {
 	lock := []string{nodeFormat}
 	for _, comp := range list {
 		lock = append(lock, comp.Name, keys[comp.Name])
@@ -195,10 +193,8 @@ func nodeKey(list []Component, keys map[string]string) (string, error) {
 	for _, f := range slices.Sorted(maps.Keys(files)) {
 		lock = append(lock, f, string(files[f].data))
 	}
-	return shortHash("node", lock...), nil
+	return "localhost/mllab-node:" + shortHash("node", lock...), nil
 }
-
-func nodeRef(key string) string { return "localhost/mllab-node:" + key }
 
 // NodeRefs returns what Node.Ref is with these components, from each source.
 func NodeRefs(components []string) ([]string, error) {
@@ -216,11 +212,11 @@ func NodeRefs(components []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		key, err := nodeKey(list, keys)
+		ref, err := nodeRef(list, keys)
 		if err != nil {
 			return nil, err
 		}
-		refs = append(refs, nodeRef(key))
+		refs = append(refs, ref)
 	}
 	return refs, nil
 }
