@@ -22,7 +22,6 @@ type engine struct {
 	Version  string
 	Arch     string // of its machine or virtual machine, as Go names it; empty if unknown
 	Root     string // folder of its images and containers
-	Cgroup   string // "v1" or "v2", as it sees it
 	Runtime  string // podman's OCI runtime
 	Rootless bool
 	Network  string // that kind attaches nodes to

@@ -109,13 +109,9 @@ func (w *world) deps() deps {
 			}
 			return "", exec.ErrNotFound
 		},
-		getenv: func(k string) string { return w.env[k] },
-		setenv: func(k, v string) error { w.env[k] = v; return nil },
-		machine: func(_ context.Context, _ UpOptions, _ *engine, port int) machine {
-			m := w.machine
-			m.Port = port
-			return m
-		},
+		getenv:   func(k string) string { return w.env[k] },
+		setenv:   func(k, v string) error { w.env[k] = v; return nil },
+		machine:  func(context.Context, UpOptions, *engine, int) machine { return w.machine },
 		freePort: func() (int, error) { return 40123, nil },
 		listen:   func(int) error { return w.portErr },
 		forget:   func(port int) { w.forgotten = append(w.forgotten, port) },

@@ -110,11 +110,10 @@ func openEngine(ctx context.Context, p deps, name string) (*engine, error) {
 func (e *engine) readPodman(out string) error {
 	var info struct {
 		Host struct {
-			Arch          string
-			CgroupVersion string
-			MemTotal      uint64
-			OCIRuntime    struct{ Name string }
-			Security      struct{ Rootless bool }
+			Arch       string
+			MemTotal   uint64
+			OCIRuntime struct{ Name string }
+			Security   struct{ Rootless bool }
 		}
 		Store   struct{ GraphRoot string }
 		Version struct{ Version string }
@@ -122,16 +121,16 @@ func (e *engine) readPodman(out string) error {
 	if err := json.Unmarshal([]byte(out), &info); err != nil {
 		return fmt.Errorf("its info cannot be read: %w", err)
 	}
-	e.Version, e.Root, e.Cgroup, e.Memory = info.Version.Version, info.Store.GraphRoot, info.Host.CgroupVersion, info.Host.MemTotal
+	e.Version, e.Root, e.Memory = info.Version.Version, info.Store.GraphRoot, info.Host.MemTotal
 	e.Rootless, e.Runtime, e.Arch = info.Host.Security.Rootless, info.Host.OCIRuntime.Name, goArch(info.Host.Arch)
 	return nil
 }
 
 func (e *engine) readDocker(out string) error {
 	var info struct {
-		ServerVersion, DockerRootDir, CgroupVersion, Architecture string
-		MemTotal                                                  uint64
-		SecurityOptions, ServerErrors                             []string
+		ServerVersion, DockerRootDir, Architecture string
+		MemTotal                                   uint64
+		SecurityOptions, ServerErrors              []string
 	}
 	if err := json.Unmarshal([]byte(out), &info); err != nil {
 		return fmt.Errorf("its info cannot be read: %w", err)
@@ -142,8 +141,7 @@ func (e *engine) readDocker(out string) error {
 	if info.ServerVersion == "" { // such as podman's replacement of docker
 		return errors.New("its info has no server version")
 	}
-	e.Version, e.Root, e.Memory, e.Cgroup = info.ServerVersion, info.DockerRootDir, info.MemTotal, "v"+cmp.Or(info.CgroupVersion, "1")
-	e.Arch = goArch(info.Architecture)
+	e.Version, e.Root, e.Memory, e.Arch = info.ServerVersion, info.DockerRootDir, info.MemTotal, goArch(info.Architecture)
 	e.Rootless = slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.Contains(o, "rootless") })
 	return nil
 }

@@ -39,7 +39,6 @@ type machine struct {
 	CacheUsed        uint64          // bytes in the image cache
 	EngineFree       uint64          // free bytes of the engine's storage
 	EngineDisk       bool            // whether that is on this machine
-	Port             int             // of the gateway
 	PortErr          error           // why mllab cannot listen on it, or nil
 	PortHolder       string          // process that listens on it, if known
 	Folders          []folderUse
@@ -159,7 +158,7 @@ func noexec(path string) bool {
 
 // readMachine measures the machine. e is nil if no engine works.
 func readMachine(ctx context.Context, p deps, o UpOptions, e *engine, port int) machine {
-	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, Port: port, SysResource: true}
+	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, Root: os.Geteuid() == 0, CPUs: runtime.NumCPU(), Tools: map[string]bool{}, SysResource: true}
 	for _, tool := range []string{"go", "cc", "gcc", "mmdebstrap", "pkg-config", "python3", "runc"} {
 		_, err := p.lookPath(tool)
 		m.Tools[tool] = err == nil
