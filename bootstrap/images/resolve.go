@@ -90,51 +90,54 @@ type plan struct {
 // missing.
 func Resolve(ctx context.Context, o Options) (Node, error) {
 	p, err := o.plan(ctx)
+	if err == nil && len(p.missing) > 0 {
+		err = p.makeMissing(ctx)
+	}
 	if err != nil {
 		return Node{}, err
 	}
-	if c := p.cache; len(p.missing) > 0 {
-		first, err := Select(o.First)
-		if err != nil {
-			return Node{}, err
-		}
-		free, err := Free(c.dir)
-		if err == nil {
-			err = checkFree(c.dir, p, free)
-		}
-		if err != nil {
-			return Node{}, err
-		}
-		o.Report.Note("images: %d of %d to make from %s (%s)", len(p.missing), len(p.list), p.source.Name(), p.why)
-		if pull, is := p.source.(*registrySource); is {
-			if byTag, all := pull.unpinned(p.missing); byTag > 0 {
-				o.Report.Note("images: %d of %d upstream references have no digest in the lock file: their tags are trusted", byTag, all)
-			}
-		}
-		task := o.Report.Step("images")
-		err = c.in(ctx, workshop, func(work string) error { return p.make(ctx, work, task, first) })
-		if err == nil {
-			err = c.prune()
-		}
-		if err != nil {
-			task.Fail(err)
-			return Node{}, err
-		}
-		task.Done(fmt.Sprintf("%d made", len(p.missing)))
-		needed, err := o.needed(c)
-		if err != nil {
-			return Node{}, err
-		}
-		other, err := c.other(needed)
-		if err != nil {
-			return Node{}, err
-		}
-		if other.Images > 0 {
-			o.Report.Note("images: the cache keeps %s; `mllab images prune` removes them", other)
+	return p.node(p.list)
+}
+
+// makeMissing makes the missing images, and says what the cache has besides.
+func (p *plan) makeMissing(ctx context.Context) error {
+	o, c := p.opts, p.cache
+	first, err := Select(o.First)
+	if err != nil {
+		return err
+	}
+	free, err := Free(c.dir)
+	if err == nil {
+		err = checkFree(c.dir, *p, free)
+	}
+	if err != nil {
+		return err
+	}
+	o.Report.Note("images: %d of %d to make from %s (%s)", len(p.missing), len(p.list), p.source.Name(), p.why)
+	if pull, is := p.source.(*registrySource); is {
+		if byTag, all := pull.unpinned(p.missing); byTag > 0 {
+			o.Report.Note("images: %d of %d upstream references have no digest in the lock file: their tags are trusted", byTag, all)
 		}
 	}
-
-	return p.node(p.list)
+	task := o.Report.Step("images")
+	err = c.in(ctx, workshop, func(work string) error { return p.make(ctx, work, task, first) })
+	if err == nil {
+		err = c.prune()
+	}
+	if err != nil {
+		task.Fail(err)
+		return err
+	}
+	task.Done(fmt.Sprintf("%d made", len(p.missing)))
+	needed, err := o.needed(c)
+	if err != nil {
+		return err
+	}
+	other, err := c.other(needed)
+	if err == nil && other.Images > 0 {
+		o.Report.Note("images: the cache keeps %s; `mllab images prune` removes them", other)
+	}
+	return err
 }
 
 // ready calls Options.Ready if the first components are there and others are not. Of these, mllab's own programs do not count:
