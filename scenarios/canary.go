@@ -125,6 +125,9 @@ func (s *canaryStory) weights() ([]int, error) {
 		if len(first) != 2 {
 			return nil, fault.Usage("use two shares, old version first, such as --shares 90/10", "a canary has two versions, and %d shares were given", len(first))
 		}
+		if first[0]+first[1] != 100 {
+			return nil, fault.Usage("use shares that add up to 100, such as --shares 90/10", "the shares add up to %d %%, not 100 %%", first[0]+first[1])
+		}
 		if all = []int{int(first[1])}; all[0] != 50 {
 			all = append(all, 50)
 		}

@@ -46,7 +46,7 @@ func TestARunWritesNothingIntoAPersonsFolder(t *testing.T) {
 	}
 	env := &Env{Evidence: dir, Kube: &kube.Client{Client: fake.NewClientBuilder().Build()}}
 	for range 2 { // a second run must not take what the first left for a run's
-		if _, err := (Job{Scenario: Scenario{Name: "canary"}}).run(t.Context(), env, nil, false, nil); fault.Code(err) != 2 {
+		if _, err := (Job{Scenario: Scenario{Name: "canary"}}).run(t.Context(), env, nil, false, func() {}); fault.Code(err) != 2 {
 			t.Errorf("got %v", err)
 		}
 		if entries, err := os.ReadDir(mine); err != nil || len(entries) != 1 {

@@ -44,13 +44,16 @@ func (l *Session) pull(ctx context.Context, image string) (modelFiles, error) {
 		Data     string
 		Features []string
 	}
-	for name, into := range map[string]any{"model.json": &model, "heldout.json": &m.held, "reference.json": &m.reference} {
-		text, there := files[name]
-		if !there && name == "reference.json" {
+	for _, part := range []struct {
+		name string
+		into any
+	}{{"heldout.json", &m.held}, {"model.json", &model}, {"reference.json", &m.reference}} {
+		text, there := files[part.name]
+		if !there && part.name == "reference.json" {
 			continue
 		}
-		if err := json.Unmarshal(text, into); err != nil {
-			return m, fmt.Errorf("%s: %s: %w", image, name, err)
+		if err := json.Unmarshal(text, part.into); err != nil {
+			return m, fmt.Errorf("%s: %s: %w", image, part.name, err)
 		}
 	}
 	m.Data, m.features = model.Data, model.Features

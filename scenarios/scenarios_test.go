@@ -281,7 +281,7 @@ func TestOptionsAreJudgedBeforeAnythingIsTouched(t *testing.T) {
 		"ab-test":    {{Alpha: 0.7}},
 		"blue-green": {{Requests: -1}, {Alpha: 0.7}},
 		"canary": {
-			{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Requests: 1000, Shares: []float64{0.99, 0.01}},
+			{Shares: []float64{0.995, 0.005}}, {Shares: []float64{0.5, 0.25, 0.25}}, {Shares: []float64{0.9, 0.2}}, {Requests: -1}, {Alpha: 0.7}, {Requests: 137}, {Requests: 1000, Shares: []float64{0.99, 0.01}},
 			{Weights: []int{10, 5}}, {Weights: []int{100}}, {RolloutDuration: 1500 * time.Millisecond}, {RolloutDuration: time.Second},
 		},
 		"circuit-breaker": {{Requests: -1}, {Requests: 10, Alpha: 2}},

@@ -416,7 +416,7 @@ func TestAnotherFileOfTheSameNameDoesNotReplaceWhatIsKept(t *testing.T) {
 		}
 		failed := errors.New("it goes on")
 		s := Scenario{Name: "shop", File: tc.file, New: func(Options) (*Plan, error) { return nil, failed }}
-		_, err := Job{Scenario: s}.run(t.Context(), env, newCPUMeter(nil), false, nil)
+		_, err := Job{Scenario: s}.run(t.Context(), env, newCPUMeter(nil), false, func() {})
 		if tc.refused != (fault.Code(err) == 3) || tc.refused && (!strings.Contains(err.Error(), "a run of /a/shop.yaml with --keep keeps namespace mllab-shop") || !strings.Contains(fault.Hint(err), "mllab scenario reset shop")) {
 			t.Errorf("%+v: got %v, hint %q", tc, err, fault.Hint(err))
 		}

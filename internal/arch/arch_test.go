@@ -69,7 +69,7 @@ func rules() []rule {
 		only("go.yaml.in/...", "only a user's YAML needs its lines; all other is Kubernetes' dialect, by sigs.k8s.io/yaml; and a person's kubeconfig keeps its comments", "scenarios/file", "internal/kubeconfig"),
 		only("github.com/schollz/progressbar/...", "only internal/report knows what a terminal is", "internal/report"),
 		only("golang.org/x/term", "only internal/report knows what a terminal is", "internal/report"),
-		only("github.com/prometheus/client_golang/...", "only the sample model has metrics of its own", "sampleapp"),
+		with(only("github.com/prometheus/...", "only the sample model has metrics of its own", "sampleapp"), "github.com/prometheus/common/..."),
 		only("github.com/prometheus/common/...", "what Prometheus answers is read in one place", "internal/prom"),
 
 		// Arrows go one way: cmd -> {bootstrap, scenarios, addons} -> internal.

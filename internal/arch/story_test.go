@@ -88,6 +88,9 @@ func parts(of string, files []source) (names []string) {
 	return names
 }
 
+// belowSession are the exported fields of a Session, and of its Env, that only verbs use.
+var belowSession = []string{"Env", "Kube", "Sender"}
+
 // belowVerbs returns a sentence for each place where a story uses what only verbs use: the cluster's client, what a
 // Session keeps, or Kubernetes' own types. hidden are the names of what a Session keeps.
 func belowVerbs(set *token.FileSet, s source, hidden []string) (says []string) {
@@ -138,7 +141,7 @@ func isSession(e ast.Expr) bool {
 func TestAStoryUsesNothingBelowTheVerbs(t *testing.T) {
 	set := token.NewFileSet()
 	all, others := stories(t, set)
-	hidden := append(parts("Session", others), "Kube")
+	hidden := append(parts("Session", others), belowSession...)
 	if !slices.Contains(hidden, "events") || !slices.Contains(hidden, "applied") {
 		t.Fatalf("a Session keeps %q: this test looks in the wrong place", hidden)
 	}
@@ -161,6 +164,8 @@ func TestWhatIsBelowTheVerbsIsFound(t *testing.T) {
 		`func f(l *Session) { l.Kube.Pods() }`:                                       "l.Kube",
 		`func (s *story) f(ctx context.Context, run *Session) { run.events.x() }`:    "run.events",
 		`var f = func(_ context.Context, l *Session) error { l.kept++; return nil }`: "l.kept",
+		`func f(l *Session) { l.Env.Kube.Pods() }`:                                   "l.Env",
+		`func f(l *Session) { l.Sender = nil }`:                                      "l.Sender",
 		`func (l *Session) f() {}`:                                                   "a method of its own, f",
 		`import "k8s.io/api/core/v1"`:                                                "k8s.io/api/core/v1",
 		`import . "mllab.local/internal/kube"`:                                       "mllab.local/internal/kube",
@@ -176,7 +181,7 @@ func TestWhatIsBelowTheVerbsIsFound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		says := belowVerbs(set, s, append(parts("Session", []source{state}), "Kube"))
+		says := belowVerbs(set, s, append(parts("Session", []source{state}), belowSession...))
 		if want == "" && len(says) > 0 || want != "" && (len(says) != 1 || !strings.Contains(says[0], "uses "+want+":")) {
 			t.Errorf("%s: got %q, want %q", text, says, want)
 		}
