@@ -291,27 +291,19 @@ func (r *Repo) Export(commit, dir, ignore string) (kept []string, err error) {
 		return nil, err
 	}
 	defer root.Close()
-	walk := object.NewTreeWalker(tree, true, nil)
-	defer walk.Close()
 	var names []string
-	for {
-		name, entry, err := walk.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
+	err = walk(tree, func(name string, entry object.TreeEntry) error {
 		switch entry.Mode {
 		case filemode.Dir, filemode.Submodule:
-			err = root.MkdirAll(name, 0o755)
+			return root.MkdirAll(name, 0o755)
 		case filemode.Regular, filemode.Executable, filemode.Deprecated:
 			names = append(names, name)
-			err = r.export(root, name, entry.Hash)
+			return r.export(root, name, entry.Hash)
 		}
-		if err != nil {
-			return nil, err
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	excluded, err := excluder(dir, ignore)
 	if err != nil {
@@ -325,6 +317,26 @@ func (r *Repo) Export(commit, dir, ignore string) (kept []string, err error) {
 		}
 	}
 	return kept, nil
+}
+
+// walk calls each for every entry below a tree, also for those that go-git would not check out, such as a name with a control
+// character.
+func walk(tree *object.Tree, each func(name string, entry object.TreeEntry) error) error {
+	w := object.NewTreeWalker(tree, true, nil)
+	defer w.Close()
+	w.SkipPathValidation()
+	for {
+		name, entry, err := w.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = each(name, entry)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 func (r *Repo) export(root *os.Root, name string, hash plumbing.Hash) error {
@@ -453,9 +465,16 @@ func (r *Repo) folder(commit plumbing.Hash, folder string) (map[string][]byte, e
 			return nil, fmt.Errorf("commit %s: %w", commit, err)
 		}
 	}
-	return files, tree.Files().ForEach(func(f *object.File) error {
-		text, err := f.Contents()
-		files[f.Name] = []byte(text)
+	return files, walk(tree, func(name string, entry object.TreeEntry) error {
+		if entry.Mode == filemode.Dir || entry.Mode == filemode.Submodule {
+			return nil
+		}
+		blob, err := object.GetBlob(r.store, entry.Hash)
+		if err != nil {
+			return fmt.Errorf("file %q: %w", name, err)
+		}
+		text, err := object.NewFile(name, entry.Mode, blob).Contents()
+		files[name] = []byte(text)
 		return err
 	})
 }

@@ -550,3 +550,10 @@ func TestAGatewayWithoutItsRouteIsAskedAgain(t *testing.T) {
 		t.Errorf("it was asked %d times", asked)
 	}
 }
+
+// go-git would not check out a name with a control character. Who reads a commit gets it.
+func TestAFileOfAnyNameIsRead(t *testing.T) {
+	s := newServer(t)
+	s.commit(s.clone("ada"), Change{Folder: "odd", Files: files("one\ntwo", "1", "\x1b[2J", "2"), Message: "names"})
+	s.has("odd", map[string]string{"one\ntwo": "1", "\x1b[2J": "2"})
+}
