@@ -127,19 +127,16 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 	case err != nil:
 		return fmt.Errorf("running %s: %w", c, err)
 	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("running %s: %w", c, err)
+	}
+
 	if path, err = filepath.Abs(path); err != nil { // a relative path is ours, not one inside Dir
 		return fmt.Errorf("running %s: %w", c, err)
 	}
 
 	last := &tail{}
-	stopped := false
-	cmd := exec.CommandContext(ctx, path, c.Args...)
-	cmd.Cancel = func() error {
-		if stopped = stopGroup(cmd.Process.Pid, grace); !stopped {
-			return os.ErrProcessDone
-		}
-		return nil
-	}
+	cmd := exec.Command(path, c.Args...)
 	cmd.Args[0] = c.Path
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, c.Stdout, io.Writer(last)
 	if c.Stderr != nil {
@@ -167,8 +164,19 @@ func (Exec) Run(ctx context.Context, c Cmd) error {
 		return fmt.Errorf("running %s: %w", c, err)
 	}
 	go feed()
+
+	exited, stopped := make(chan struct{}), make(chan bool)
+	go func() {
+		select {
+		case <-exited:
+			stopped <- false
+		case <-ctx.Done():
+			stopped <- stopGroup(cmd.Process.Pid, grace)
+		}
+	}()
 	err = cmd.Wait()
-	if stopped { // whatever it made of SIGTERM, it did not end by itself
+	close(exited)
+	if <-stopped { // whatever it made of SIGTERM, it did not end by itself
 		return fmt.Errorf("running %s: %w%s", c, ctx.Err(), last)
 	}
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
