@@ -387,19 +387,30 @@ type built struct {
 }
 
 // at returns the tree of a commit. The commit "" has no files.
-func (b builder) at(commit, ignore string) *tree {
+func (b builder) at(commit, ignore string) (*tree, error) {
 	if commit == "" {
-		return &tree{}
+		return &tree{}, nil
 	}
 	key := commit + " " + ignore
-	if b.trees[key] == nil {
-		t := &tree{built: map[*unstructured.Unstructured]built{}}
-		if t.dir, t.err = os.MkdirTemp(b.dir, commit+"-"); t.err == nil {
-			t.files, t.err = b.repo.Export(commit, t.dir, ignore)
-		}
-		b.trees[key] = t
+	if t, there := b.trees[key]; there {
+		return t, nil
 	}
-	return b.trees[key]
+	t := &tree{built: map[*unstructured.Unstructured]built{}}
+	var err error
+	if t.dir, err = os.MkdirTemp(b.dir, commit+"-"); err != nil {
+		return nil, err
+	}
+	t.files, t.err = b.repo.Export(commit, t.dir, ignore)
+	b.trees[key] = t
+	return t, nil
+}
+
+// around returns the trees before and after a commit.
+func (b builder) around(c git.Commit, ignore string) (before, after *tree, err error) {
+	if before, err = b.at(c.Parent, ignore); err == nil {
+		after, err = b.at(c.Hash, ignore)
+	}
+	return before, after, err
 }
 
 // drop removes the trees of a commit.
@@ -420,11 +431,15 @@ func (b builder) drop(commit string) error {
 func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization) ([]Change, error) {
 	var list []Change
 	add := func(k Kustomization) error {
+		before, after, err := b.around(c, k.ignore)
+		if err != nil {
+			return err
+		}
 		change := Change{Folder: kustomize.Folder(k.object), By: k.Name}
 		if k.mixed != "" {
 			change.NotBuilt = notBuilt(k.mixed).Error()
 		} else {
-			change.compare(ctx, b.at(c.Parent, k.ignore), b.at(c.Hash, k.ignore), k.object)
+			change.compare(ctx, before, after, k.object)
 		}
 		touched := slices.ContainsFunc(c.Files, func(f string) bool { return below(change.Folder, f) })
 		if len(change.Objects) > 0 || change.Error != change.Before || change.NotBuilt != "" && touched {
@@ -442,7 +457,11 @@ func (b builder) changes(ctx context.Context, c git.Commit, all []Kustomization)
 		}
 		followed[kustomize.Folder(k.object)] = true
 	}
-	for _, folder := range overlays(c.Files, b.at(c.Parent, "").files, b.at(c.Hash, "").files) {
+	before, after, err := b.around(c, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, folder := range overlays(c.Files, before.files, after.files) {
 		if !followed[folder] {
 			if err := add(Kustomization{object: kustomize.Of(folder)}); err != nil {
 				return nil, err
@@ -551,7 +570,10 @@ func (k Kustomization) desired(ctx context.Context, b builder) ([]*unstructured.
 	if k.mixed != "" {
 		return nil, notBuilt(k.mixed)
 	}
-	t := b.at(k.Applied, k.ignore)
+	t, err := b.at(k.Applied, k.ignore)
+	if err != nil {
+		return nil, err
+	}
 	if t.err != nil && k.other != "" {
 		return nil, fmt.Errorf("its source follows %s, and mllab reads branch %s: %w", k.other, git.Main, t.err)
 	}
