@@ -64,6 +64,9 @@ func TestKindIsToldWhatALabNeeds(t *testing.T) {
 		if !slices.ContainsFunc(skipped, func(phases any) bool { return fmt.Sprint(phases) == "[preflight kubelet-finalize]" }) {
 			t.Errorf("%s: kubeadm skips %v: preflight is kind's, and for the other it starts the kubelet again", c.name, skipped)
 		}
+		if proxy, _ := patches["KubeProxyConfiguration"]["iptables"].(map[string]any); proxy["minSyncPeriod"] != "100ms" {
+			t.Errorf("%s: kube-proxy has %v: a second after each change of its rules it waits", c.name, proxy)
+		}
 		if len(cfg.ContainerdConfigPatches) > 0 {
 			t.Errorf("%s: for a patch of containerd's configuration kind starts it again", c.name)
 		}

@@ -63,18 +63,21 @@ func currentNodes() (refs []string, err error) {
 	return refs, nil
 }
 
-// pruneNodes removes the node images of an engine but for the current ones and for those of a container.
+// pruneNodes removes the node images of an engine but for the current ones and for those of a container. It goes on after an
+// image that cannot be removed.
 func pruneNodes(ctx context.Context, e *engine, current []string, r *PruneReport) error {
 	refs, err := e.nodeImages(ctx)
 	if err != nil {
 		return fmt.Errorf("listing the node images: %w", err)
 	}
 	before, _ := images.Free(e.Root)
+	var errs []error
 	for _, ref := range refs {
 		used, err := e.usesImage(ctx, ref)
 		switch {
 		case err != nil:
-			return fmt.Errorf("looking for containers of %s: %w", ref, err)
+			errs = append(errs, fmt.Errorf("looking for containers of %s: %w", ref, err))
+			continue
 		case used:
 			r.Kept = append(r.Kept, ref+", which a lab uses")
 			continue
@@ -83,12 +86,13 @@ func pruneNodes(ctx context.Context, e *engine, current []string, r *PruneReport
 			continue
 		}
 		if _, err := e.out(ctx, "rmi", ref); err != nil {
-			return fmt.Errorf("removing %s: %w", ref, err)
+			errs = append(errs, fmt.Errorf("removing %s: %w", ref, err))
+			continue
 		}
 		r.Nodes = append(r.Nodes, ref)
 	}
 	if after, err := images.Free(e.Root); err == nil && exists(e.Root) && after > before {
 		r.Freed += after - before
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -47,9 +47,9 @@ func TestPruneSaysWhichNodeImageCannotBeRemoved(t *testing.T) {
 	w := newWorld(t)
 	const first, second = "localhost/mllab-node:1", "localhost/mllab-node:2"
 	w.images = []string{first, second}
-	w.failing["rmi "+second] = errors.New("image is in use by a container")
+	w.failing["rmi "+first] = errors.New("image is in use by a container")
 	r, err := prune(t.Context(), w.options().Options, w.deps())
-	if err == nil || !strings.Contains(err.Error(), "removing "+second+": ") || !slices.Equal(r.Nodes, []string{first}) {
+	if err == nil || !strings.Contains(err.Error(), "removing "+first+": ") || !slices.Equal(r.Nodes, []string{second}) {
 		t.Errorf("removed %q, %v", r.Nodes, err)
 	}
 }

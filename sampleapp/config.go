@@ -33,7 +33,7 @@ type config struct {
 const unset = -1
 
 // defaultDrain covers the way of "this pod ends" to the last proxy, which Kubernetes starts at the same moment as it
-// sends SIGTERM: EndpointSlice, at most 1 s of kube-proxy's batching, Istio's debounce (100 ms, up to 10 s only while
+// sends SIGTERM: EndpointSlice, at most 1 s of kube-proxy's batching (0.1 s in a lab), Istio's debounce (100 ms, up to 10 s only while
 // changes keep coming), the push to Envoy. On a small busy machine that is 1 to 3 s. A pod of a Knative Service can set
 // DRAIN=0s: there SIGTERM comes only when the queue-proxy has drained.
 // https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination-flow

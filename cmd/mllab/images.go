@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -111,7 +112,10 @@ all addons. Of the cached images, those for labs of this Kubernetes stay.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := bootstrap.Prune(c.Context(), a.options())
-			return show(a, r, err, printPrune)
+			if err == nil || r.Images > 0 || len(r.Nodes) > 0 { // what was removed is said, also before an error
+				err = errors.Join(show(a, r, nil, printPrune), err)
+			}
+			return err
 		},
 	}
 }

@@ -66,7 +66,7 @@ type Rule struct {
 func Rules(t Thresholds) (rules []Rule, err error) {
 	text := strings.NewReplacer("${window}", Window.String(), "${namespace}", prom.Namespace, "${errorPercent}", fmt.Sprint(t.ErrorPercent),
 		"${seconds}", fmt.Sprint(t.Latency.Seconds()), "${diskPercent}", fmt.Sprint(t.DiskPercent)).Replace(manifests.AlertRules)
-	if err := yaml.Unmarshal([]byte(text), &rules); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(text), &rules); err != nil {
 		return nil, fmt.Errorf("reading the alerts' rules: %w", err)
 	}
 	for i := range rules {

@@ -79,7 +79,7 @@ func inParallel(ctx context.Context, objs []*unstructured.Unstructured, do func(
 // written without a dry run. Apply restores
 // the fields that mllab set and others changed, except those that upstream leaves to its controllers (see prepare). It
 // repeats calls that fail because a webhook or the API server is not serving yet, until ctx ends; the error then has the
-// last refusal. With an error, Apply also returns the changes made before it. After it, new kinds can be watched.
+// last refusal. With an error, Apply also returns the changes made before it. After it, the kinds that it created can be watched.
 func (c *Client) Apply(ctx context.Context, objs []*unstructured.Unstructured) ([]Change, error) {
 	var changes []Change
 	ctx, stop := context.WithCancel(ctx)

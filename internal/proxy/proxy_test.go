@@ -54,7 +54,7 @@ virtual_hosts { name: "a.b:80" }
 		t.Errorf("got %q", got)
 	}
 	if words := ownWords(got); len(words) != 2 { // Envoy's own names, which no object has
-		t.Errorf("the telling words are %q", words)
+		t.Errorf("the own words are %q", words)
 	}
 	if got := failedCheck(""); !strings.Contains(got, "the log of the proxy's pod") {
 		t.Errorf("got %q", got)

@@ -211,6 +211,22 @@ func TestTheEndOfTheContextEndsTheWholeGroup(t *testing.T) {
 	}
 }
 
+// The command itself may have ended: what it started holds its output open, and is of the group.
+func TestTheEndOfTheContextEndsWhatACommandLeft(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	pids, result := started(t, ctx, `sleep 300 & echo $! $$`)
+	for alive(pids[1]) {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-result; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if alive(pids[0]) {
+		t.Errorf("process %d of the group is still there", pids[0])
+	}
+}
+
 func TestAGroupThatObeysIsNotWaitedForAnyLonger(t *testing.T) {
 	cmd := exec.Command("sleep", "300")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
