@@ -9,6 +9,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -43,7 +44,7 @@ func manifest(file string, values ...string) ([]*unstructured.Unstructured, erro
 func verification(addon string, values ...string) ([]*unstructured.Unstructured, error) {
 	objs, err := manifest(addon+"/verify.yaml", append(values, verifyName, verifyName+"-"+rand.String(5))...)
 	for _, o := range objs {
-		o.SetLabels(map[string]string{verifyLabel: addon})
+		o.SetLabels(labels.Merge(o.GetLabels(), labels.Set{verifyLabel: addon}))
 	}
 	return objs, err
 }
@@ -135,10 +136,10 @@ func useAll(ctx context.Context, env Env, reason func(string), what string, objs
 	return poll(ctx, reason, what, done)
 }
 
-// removeKilled removes what has the kinds, namespaces and labels of objs.
+// removeKilled removes what has the kinds and namespaces of objs, and is of a verification of their addon.
 func removeKilled(ctx context.Context, env Env, objs []*unstructured.Unstructured) error {
 	for _, o := range objs {
-		err := env.Kube.DeleteAllOf(ctx, o, client.InNamespace(o.GetNamespace()), client.MatchingLabels(o.GetLabels()),
+		err := env.Kube.DeleteAllOf(ctx, o, client.InNamespace(o.GetNamespace()), client.MatchingLabels{verifyLabel: o.GetLabels()[verifyLabel]},
 			client.PropagationPolicy(metav1.DeletePropagationBackground))
 		if err != nil {
 			return fmt.Errorf("removing what an earlier verification left: %w", err)

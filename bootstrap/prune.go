@@ -47,10 +47,14 @@ func prune(ctx context.Context, o Options, p deps) (r PruneReport, err error) {
 	return r, errors.Join(errs...)
 }
 
-// currentNodes returns the node images that `up` uses: for the small lab, the whole one, and all addons.
+// currentNodes returns the node images that `up` uses without a mirror: for the small lab (by Git, too), the whole one, and all
+// addons.
 func currentNodes() (refs []string, err error) {
-	for _, o := range []UpOptions{{Core: true}, {}, {Addons: []string{"all"}}} {
-		names, err := Components(o.Core, o.Addons)
+	for _, with := range []struct {
+		core   bool
+		addons []string
+	}{{core: true}, {core: true, addons: []string{"git"}}, {}, {addons: []string{"all"}}} {
+		names, err := Components(with.core, with.addons)
 		if err != nil {
 			return nil, err
 		}
@@ -73,6 +77,9 @@ func pruneNodes(ctx context.Context, e *engine, current []string, r *PruneReport
 	before, _ := images.Free(e.Root)
 	var errs []error
 	for _, ref := range refs {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		used, err := e.usesImage(ctx, ref)
 		switch {
 		case err != nil:

@@ -14,7 +14,7 @@ func TestPruneRemovesTheNodeImagesThatNothingUses(t *testing.T) {
 	o := w.options()
 	mustUp(t, w, o) // its container is of testRef
 	var current []string
-	for _, flags := range []UpOptions{{Core: true}, {}, {Addons: []string{"all"}}} {
+	for _, flags := range []UpOptions{{Core: true}, {Core: true, Addons: []string{"git"}}, {}, {Addons: []string{"all"}}} {
 		names, err := Components(flags.Core, flags.Addons)
 		if err != nil {
 			t.Fatal(err)

@@ -316,7 +316,10 @@ func Prune(o Options) (Other, error) {
 	if err != nil || other.Images == 0 {
 		return other, err
 	}
-	return other, c.removeOther(needed)
+	if err := c.removeOther(needed); err != nil {
+		return Other{}, err
+	}
+	return other, nil
 }
 
 // needed returns the keys of all images of this mllab, from either source.

@@ -218,7 +218,7 @@ func TestTheEndOfTheContextEndsWhatACommandLeft(t *testing.T) {
 	for alive(pids[1]) {
 		time.Sleep(time.Millisecond)
 	}
-	cancel()
+	cancel() // within the seconds that Run waits for the output's end
 	if err := <-result; !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
