@@ -155,6 +155,11 @@ func removeShared(ctx context.Context, engines []*engine, s store, r *DownReport
 			left = append(left, entry)
 			continue
 		}
+		if s.starting() { // its node is about to need the network
+			left = append(left, entry)
+			r.Kept = append(r.Kept, "network "+network+", which another up may use")
+			continue
+		}
 		gone, err := engines[i].removeNetwork(ctx, network)
 		if err != nil {
 			return fmt.Errorf("removing network %s: %w", network, err)

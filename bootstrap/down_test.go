@@ -114,6 +114,33 @@ func TestDownOfOneClusterLeavesTheOther(t *testing.T) {
 	}
 }
 
+// An `up` that has neither a record nor a container yet may be about to start its node with them.
+func TestDownLeavesWhatAStartingUpOfAnotherClusterNeeds(t *testing.T) {
+	for verb, stays := range map[string]bool{"up": true, "down": false} {
+		w := newWorld(t)
+		a := w.options()
+		mustUp(t, w, a)
+		other := a
+		other.Name = "other"
+		if err := writeFile(a.store().podmanConf(), nil); err != nil {
+			t.Fatal(err)
+		}
+		_, done, err := other.store().lockAll(verb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustDown(t, w, a.down())
+		if w.network != stays || exists(a.store().podmanConf()) != stays {
+			t.Errorf("beside %s: network %v, podman's configuration %v", verb, w.network, exists(a.store().podmanConf()))
+		}
+		done()
+		mustDown(t, w, a.down())
+		if w.network || exists(a.store().podmanConf()) {
+			t.Errorf("after %s: network %v, podman's configuration %v", verb, w.network, exists(a.store().podmanConf()))
+		}
+	}
+}
+
 func TestDownWorksWithABrokenRecord(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()

@@ -145,9 +145,17 @@ func (s store) forget() (kept []string, err error) {
 	return []string{s.dir()}, nil
 }
 
-// last reports whether no other cluster has a record in the state folder.
+// starting reports whether an `up` of another cluster of the state folder has not ended. It may have no record yet.
+func (s store) starting() bool {
+	return slices.ContainsFunc(folder.Glob(s.root, "*.up.lock"), func(lock string) bool {
+		verb, _ := os.ReadFile(lock)
+		return lock != s.upLockFile() && strings.HasPrefix(string(verb), "mllab up")
+	})
+}
+
+// last reports whether the state folder has no record of another cluster, and nobody is making one.
 func (s store) last() bool {
-	return !slices.ContainsFunc(folder.Glob(s.root, "*/state.json"), func(r string) bool { return r != s.stateFile() })
+	return !s.starting() && !slices.ContainsFunc(folder.Glob(s.root, "*/state.json"), func(r string) bool { return r != s.stateFile() })
 }
 
 // removeShared removes the files for all clusters, if this is the only one. Podman's configuration must stay while there is
