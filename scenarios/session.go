@@ -74,7 +74,7 @@ type writes struct {
 
 // leftovers is what has to be taken back after a run.
 type leftovers struct {
-	runID         string // labels the namespace; empty: there is none
+	runID         string // labels the namespace; empty until the namespace is created
 	keepNamespace bool
 	cleanups      []func()
 	removals      []func(context.Context) error

@@ -189,7 +189,7 @@ func firstLine(text string) string {
 	return first
 }
 
-// logsOf returns the last log lines of the container that is not ready, for the end of an error; "" if there are none.
+// logsOf returns the last log lines of the container that is not ready, for the end of an error. It returns "" if the container has no log.
 func (c *Client) logsOf(ctx context.Context, ns string, t notReadyReason) string {
 	if t.container == "" {
 		return ""
