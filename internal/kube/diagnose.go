@@ -189,7 +189,8 @@ func firstLine(text string) string {
 	return first
 }
 
-// logsOf returns the last log lines of the container that is not ready, for the end of an error. It returns "" if the container has no log.
+// logsOf returns the last log lines of the container that is not ready, for the end of an error. It returns "" if
+// the container has no log.
 func (c *Client) logsOf(ctx context.Context, ns string, t notReadyReason) string {
 	if t.container == "" {
 		return ""

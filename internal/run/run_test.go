@@ -214,8 +214,9 @@ func TestTheEndOfTheContextEndsTheWholeGroup(t *testing.T) {
 // The command itself may have ended: what it started holds its output open, and is of the group.
 func TestTheEndOfTheContextEndsWhatACommandLeft(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	pids, result := started(t, ctx, `sh -c 'while kill -0 $0 2>/dev/null; do :; done; echo $$; exec sleep 300' $$ &`) // it speaks when its parent is gone
-	cancel()                                                                                                          // within the seconds that Run waits for the output's end
+	// It speaks when its parent is gone.
+	pids, result := started(t, ctx, `sh -c 'while kill -0 $0 2>/dev/null; do :; done; echo $$; exec sleep 300' $$ &`)
+	cancel() // within the seconds that Run waits for the output's end
 	if err := <-result; !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
