@@ -2,6 +2,8 @@ module mllab.local
 
 go 1.26.8
 
+toolchain go1.26.11
+
 require (
 	github.com/CycloneDX/cyclonedx-go v0.9.3
 	github.com/containerd/containerd/v2 v2.2.9

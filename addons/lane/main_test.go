@@ -120,6 +120,23 @@ func TestTheLibraryOfPlotsIsAskedForAtNpm(t *testing.T) {
 	}
 }
 
+func TestGoIsAskedForFixesOfItself(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, map[string]string{"go.mod": "module mllab.local\n\ngo 1.26.0\n\ntoolchain go1.26.1\n"})
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	write(t, bin, map[string]string{"go": "#!/bin/sh\n[ \"$*\" = 'list -m -f {{.Version}} go@patch' ] && echo 1.26.2\n"})
+	if err := os.Chmod(filepath.Join(bin, "go"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := toolchain.look(t.Context(), root); err != nil || r.err != nil || r.version != "1.26.1" || r.newest != "1.26.2" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := toolchain.look(t.Context(), "../.."); err != nil || r.version == "" {
+		t.Errorf("of this repository: %+v, %v", r, err)
+	}
+}
+
 func TestTheTableSaysWhatHasPassed(t *testing.T) {
 	var out strings.Builder
 	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)

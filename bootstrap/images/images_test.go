@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	goversion "go/version"
 	"io"
 	"log"
 	"maps"
@@ -816,6 +817,43 @@ func TestArgoIsCompiledFromACopyWithWhatItLacks(t *testing.T) {
 	b.run = run.Func(func(context.Context, run.Cmd) error { return errors.New("no proxy") })
 	if err := b.patch(t.Context(), dir, module); err == nil || !strings.Contains(err.Error(), "argo-workflows/v4: no proxy") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The key of an image names the Go that compiled mllab; a user's setting must not bring another one.
+func TestImagesAreCompiledByTheGoThatCompiledMllab(t *testing.T) {
+	t.Setenv("GOTOOLCHAIN", "go1.99.0")
+	t.Setenv("GOPROXY", "off")
+	var out bytes.Buffer
+	b := &built{run: run.Exec{}}
+	err := b.run.Run(t.Context(), run.Cmd{Path: "go", Args: []string{"env", "GOVERSION"}, Dir: t.TempDir(), Env: b.goEnv(modules["pause"]), Stdout: &out})
+	if got := strings.TrimSpace(out.String()); err != nil || got != runtime.Version() {
+		t.Errorf("%q, %v; want %s", got, err, runtime.Version())
+	}
+}
+
+// So whichever Go compiled mllab, from the oldest that can, compiles its images.
+func TestNoImageNeedsANewerGoThanMllab(t *testing.T) {
+	files, err := filepath.Glob("modules/*/go.mod")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no modules", err)
+	}
+	version := func(file string) string {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := modfile.Parse(file, data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "go" + f.Go.Version
+	}
+	mllab := version("../../go.mod")
+	for _, file := range files {
+		if needs := version(file); goversion.Compare(needs, mllab) > 0 {
+			t.Errorf("%s needs %s, and mllab %s: raise `go` in go.mod", file, needs, mllab)
+		}
 	}
 }
 

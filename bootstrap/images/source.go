@@ -263,12 +263,15 @@ func (b *built) compileAll(ctx context.Context, work string, needs map[string]*a
 }
 
 // goEnv returns the settings that must not come from the user's environment.
+// Images are compiled by the Go that compiled mllab, because keyOf names it; a
+// go command of another version downloads that one.
 func (b *built) goEnv(m module) []string {
 	cgo := "CGO_ENABLED=0"
 	if m.cgo {
 		cgo = "CGO_ENABLED=1"
 	}
-	return []string{cgo, "GOWORK=off", "GOOS=linux", "GOARCH=" + b.goarch(), "GOFLAGS=-mod=readonly -buildvcs=false",
+	toolchain, _, _ := strings.Cut(runtime.Version(), " ") // without "X:" and experiments
+	return []string{cgo, "GOTOOLCHAIN=" + toolchain, "GOWORK=off", "GOOS=linux", "GOARCH=" + b.goarch(), "GOFLAGS=-mod=readonly -buildvcs=false",
 		// Less garbage collection takes less CPU time and more memory.
 		"GOGC=300"}
 }

@@ -271,6 +271,22 @@ func TestLinksInThePagesLeadSomewhere(t *testing.T) {
 	}
 }
 
+func TestTheGoThatIsNeededIsThatOfTheModule(t *testing.T) {
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	needed := regexp.MustCompile(`(?m)^go (\S+)$`).FindStringSubmatch(read("go.mod"))
+	for _, name := range []string{"README.md", "scripts/install", "docs/troubleshooting.md", "bootstrap/doctor.go"} {
+		if m := regexp.MustCompile(`Go (\S+) or newer`).FindStringSubmatch(read(name)); m == nil || m[1] != needed[1] {
+			t.Errorf("%s asks for %q, and go.mod for Go %s", name, m, needed[1])
+		}
+	}
+}
+
 func TestEveryPageIsListed(t *testing.T) {
 	list, err := os.ReadFile(filepath.Join(root, "docs", "README.md"))
 	if err != nil {
