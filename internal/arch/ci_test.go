@@ -1,11 +1,13 @@
 package arch
 
 import (
+	"errors"
 	"go/token"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -118,5 +120,71 @@ func TestTheSnippetsForCIAreScriptsThatParse(t *testing.T) {
 	}
 	if parses("if true; then") == nil {
 		t.Error("a script without its end parses")
+	}
+}
+
+// TestAJobsVerdictAndWhatItKeeps runs scripts/action with a stand-in for mllab, whose exit codes it knows, where a former
+// job left its reports.
+func TestAJobsVerdictAndWhatItKeeps(t *testing.T) {
+	const standIn = `#!/bin/sh
+echo "$1 $2 $3" >>"$CALLS"
+case "$1 $2 $3" in
+"up "*) exit $UP ;;
+"scenario list typo") exit 2 ;;
+"scenario canary --junit") echo new >"$4" ;;
+"scenario shadow --junit") echo new >"$4"; exit 1 ;;
+"diagnose --to "*) [ ! -e "$3" ] && echo new >"$3" ;;
+esac
+`
+	for name, c := range map[string]struct {
+		scenarios, up string
+		code          int
+		calls         []string // what is called of mllab, in this order, besides the lists
+		kept          []string
+	}{
+		"passed":         {"canary", "0", 0, []string{"up --core --port", "scenario canary --junit"}, []string{"canary.xml", "other.xml"}},
+		"a claim failed": {"shadow canary", "0", 1, []string{"up --core --port", "scenario shadow --junit", "scenario canary --junit", "diagnose --to"}, []string{"canary.xml", "diagnosis.tar.gz", "other.xml", "shadow.xml"}},
+		"no lab":         {"canary", "3", 3, []string{"up --core --port", "diagnose --to"}, []string{"diagnosis.tar.gz", "other.xml"}},
+		"a wrong name":   {"canary typo", "0", 2, nil, []string{"other.xml"}},
+	} {
+		dir := t.TempDir()
+		results, log := filepath.Join(dir, "results"), filepath.Join(dir, "calls")
+		err := errors.Join(os.Mkdir(results, 0o700), os.WriteFile(filepath.Join(dir, "mllab"), []byte(standIn), 0o700))
+		for _, file := range []string{"canary.xml", "canary.html", "diagnosis.tar.gz", "other.xml"} {
+			err = errors.Join(err, os.WriteFile(filepath.Join(results, file), []byte("old"), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(filepath.Join(root, "scripts", "action"), "run")
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "RESULTS="+results, "SCENARIOS="+c.scenarios, "UP="+c.up, "CALLS="+log, "WITH=", "IMAGE_SOURCE=")
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(log)
+		if err != nil {
+			t.Error(err)
+		}
+		var calls []string
+		for line := range strings.Lines(string(text)) {
+			if line = strings.TrimSpace(strings.ReplaceAll(line, results+"/diagnosis.tar.gz", "")); !strings.HasPrefix(line, "scenario list") {
+				calls = append(calls, line)
+			}
+		}
+		var kept []string
+		files, err := os.ReadDir(results)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, f := range files {
+			kept = append(kept, f.Name())
+			if text, err := os.ReadFile(filepath.Join(results, f.Name())); f.Name() != "other.xml" && string(text) != "new\n" {
+				t.Errorf("%s: %s is a former job's: %q, %v", name, f.Name(), text, err)
+			}
+		}
+		if cmd.ProcessState.ExitCode() != c.code || !slices.Equal(calls, c.calls) || !slices.Equal(kept, c.kept) {
+			t.Errorf("%s: exit code %d, want %d\ncalls %q\n want %q\n kept %q\n want %q\n%s", name, cmd.ProcessState.ExitCode(), c.code, calls, c.calls, kept, c.kept, out)
+		}
 	}
 }
