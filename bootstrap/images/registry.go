@@ -106,7 +106,14 @@ func (r *registrySource) pull(ctx context.Context, c Component, reason func(stri
 	if err != nil {
 		return nil, err
 	}
-	return remote.Image(ref, r.options(ctx, pullTries, reason)...)
+	img, err := remote.Image(ref, r.options(ctx, pullTries, reason)...)
+	if err != nil {
+		return nil, err
+	}
+	if m, err := img.Manifest(); err != nil || m.Config.Digest.Hex == "" {
+		return nil, &refusal{ref.Context().RegistryStr() + " answers with something else in place of an image's manifest", changedHint}
+	}
+	return img, nil
 }
 
 // once turns the library's own retries off: they say nothing, wait when the user
@@ -133,7 +140,11 @@ func (r *registrySource) failed(c Component, err error) error {
 	return fmt.Errorf("pulling %s%s: %w", c.Upstream, from, explain(err))
 }
 
-const buildHere = "or build the images here with --image-source source"
+const (
+	buildHere   = "or build the images here with --image-source source"
+	changedHint = "try again: what was pulled stays in the cache. If this error returns, a proxy or mirror changes what it passes on: " +
+		"use another with --registry-mirror, " + buildHere
+)
 
 // explain returns the plain reason in the error of a pull, with a hint.
 func explain(err error) error {
@@ -149,8 +160,7 @@ func explain(err error) error {
 	case errors.As(err, new(*url.Error)):
 		return fault.Hinted(err, "check the network, and HTTPS_PROXY and NO_PROXY if it has a proxy; "+buildHere)
 	}
-	return fault.Hinted(err, "try again: what was pulled stays in the cache. If this error returns, a proxy or mirror changes what it passes on: "+
-		"use another with --registry-mirror, "+buildHere)
+	return fault.Hinted(err, changedHint)
 }
 
 // answerError returns the reason in a final status, with a hint.

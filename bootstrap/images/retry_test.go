@@ -179,12 +179,19 @@ func (s *toldStep) Fail(err error) { s.Update(err.Error()) }
 
 func TestARegistryThatFailsInTheMiddle(t *testing.T) {
 	const pilot = "pulling docker.io/istio/pilot:" + istioVersion + " from HOST: "
+	const notManifest = "HOST answers with something else in place of an image's manifest"
 	status := func(code int) answer {
 		return func(_ *failing, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 	}
 	page := func(_ *failing, w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		io.WriteString(w, "<html>Log in to this network</html>")
+	}
+	manifest := func(text string) answer {
+		return func(_ *failing, w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+			io.WriteString(w, text)
+		}
 	}
 	retryAfter := func(value string) answer {
 		return func(_ *failing, w http.ResponseWriter, _ *http.Request) {
@@ -235,6 +242,9 @@ func TestARegistryThatFailsInTheMiddle(t *testing.T) {
 		}},
 		"a login page for a manifest": {manifest: true, fail: page, err: pilot + "HOST answers with a web page (text/html) in place of an image", hint: "log in there", asked: 1},
 		"a login page for a layer":    {fail: page, err: pilot + "HOST answers with a web page (text/html) in place of an image", hint: "log in there", asked: 1},
+		"a manifest of nothing":       {manifest: true, fail: manifest(`{"login":"please"}`), err: pilot + notManifest, hint: "a proxy or mirror changes what it passes on", asked: 1},
+		"an empty manifest":           {manifest: true, fail: manifest(""), err: pilot + notManifest, hint: "a proxy or mirror changes what it passes on", asked: 1},
+		"a page that does not say so": {manifest: true, fail: manifest("<html>"), err: pilot + notManifest, hint: "a proxy or mirror changes what it passes on", asked: 1},
 		"another layer of this size": {err: `got "sha256:`, hint: "a proxy or mirror changes what it passes on", asked: 1, fail: func(f *failing, w http.ResponseWriter, _ *http.Request) {
 			w.Write(make([]byte, len(f.last)))
 		}},
