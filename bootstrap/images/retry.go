@@ -28,6 +28,10 @@ func (p patience) limit() time.Duration { return cmp.Or(p.stall, time.Minute) }
 // pullTries limits how often one request of a pull is sent.
 const pullTries = 6
 
+// maxRedirects limits the redirects of one request, as Go's client does where the
+// library that pulls has no rule of its own.
+const maxRedirects = 10
+
 // maxRetryAfter limits one wait. A longer one is reported as an error.
 const maxRetryAfter = 2 * time.Minute
 
@@ -57,6 +61,13 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.next.RoundTrip(req)
 	}
 	d := &download{retryTransport: t, req: req}
+	redirects := 0
+	for r := req.Response; r != nil; r = r.Request.Response {
+		redirects++
+	}
+	if redirects > maxRedirects {
+		return nil, &refusal{d.server() + " redirects again and again", "a proxy or a login page may be between this machine and the registry: log in there, or set HTTPS_PROXY and NO_PROXY; " + buildHere}
+	}
 	resp, err := d.send()
 	if err != nil {
 		return nil, err

@@ -187,6 +187,9 @@ func TestARegistryThatFailsInTheMiddle(t *testing.T) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		io.WriteString(w, "<html>Log in to this network</html>")
 	}
+	redirect := func(_ *failing, w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+	}
 	manifest := func(text string) answer {
 		return func(_ *failing, w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
@@ -245,6 +248,8 @@ func TestARegistryThatFailsInTheMiddle(t *testing.T) {
 		"a manifest of nothing":       {manifest: true, fail: manifest(`{"login":"please"}`), err: pilot + notManifest, hint: "a proxy or mirror changes what it passes on", asked: 1},
 		"an empty manifest":           {manifest: true, fail: manifest(""), err: pilot + notManifest, hint: "a proxy or mirror changes what it passes on", asked: 1},
 		"a page that does not say so": {manifest: true, fail: manifest("<html>"), err: pilot + notManifest, hint: "a proxy or mirror changes what it passes on", asked: 1},
+		"redirects for ever":          {fail: redirect, err: pilot + "HOST redirects again and again", hint: "log in there", asked: 11},
+		"redirects, for a manifest":   {manifest: true, fail: redirect, err: pilot + "HOST redirects again and again", hint: "log in there", asked: 11},
 		"another layer of this size": {err: `got "sha256:`, hint: "a proxy or mirror changes what it passes on", asked: 1, fail: func(f *failing, w http.ResponseWriter, _ *http.Request) {
 			w.Write(make([]byte, len(f.last)))
 		}},
