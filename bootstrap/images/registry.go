@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -153,6 +154,10 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled) || fault.Hint(err) != "" || errors.As(err, new(*fs.PathError)):
 		return err
+	case errors.As(err, new(*tls.CertificateVerificationError)): // before the answer to the try without TLS, which loopback gets
+		return fault.Hinted(err, "add the authority of the registry's certificate to those that this machine trusts, "+buildHere)
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fault.Hinted(err, "a registry without TLS is taken by a loopback or private address only, not by a name: --registry-mirror 127.0.0.1:5000; "+buildHere)
 	case errors.As(err, &known):
 		return fault.Hinted(known, known.hint)
 	case errors.As(err, &answer):

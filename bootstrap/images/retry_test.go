@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -393,6 +394,26 @@ func TestAPullThatWaitsEndsWithTheUsersInterrupt(t *testing.T) {
 				t.Errorf("got code %d after %s, %v", fault.Code(err), time.Since(began), err)
 			}
 		})
+	}
+}
+
+func TestARegistryOfAnotherScheme(t *testing.T) {
+	speaksTLS := httptest.NewUnstartedServer(http.NotFoundHandler())
+	speaksTLS.Config.ErrorLog = log.New(io.Discard, "", 0) // of the refused handshakes
+	speaksTLS.StartTLS()
+	defer speaksTLS.Close()
+	var mismatch error = &url.Error{Op: "Get", URL: "https://registry.example/v2/", Err: http.ErrSchemeMismatch}
+	_, unknown := (&registrySource{mirror: speaksTLS.Listener.Addr().String()}).pull(t.Context(), table[0], func(string) {})
+	for _, c := range []struct {
+		err        error
+		what, hint string
+	}{
+		{unknown, "certificate signed by unknown authority", "add the authority of the registry's certificate"},
+		{mismatch, "server gave HTTP response to HTTPS client", "by a loopback or private address"},
+	} {
+		if err := explain(c.err); err == nil || !strings.Contains(err.Error(), c.what) || !strings.Contains(fault.Hint(err), c.hint) {
+			t.Errorf("got %v (hint %q), want %s (hint %q)", err, fault.Hint(err), c.what, c.hint)
+		}
 	}
 }
 
