@@ -1,6 +1,7 @@
 package images
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -27,9 +28,17 @@ func checkFree(dir string, p plan, free uint64) error {
 	need = need * uint64(len(p.missing)) / uint64(len(table))
 	if free < need {
 		return fault.Usage("free some space, or name another folder with --cache-dir",
-			"building %d images needs about %.1f GB in %s, but %.1f GB are free", len(p.missing), float64(need)/1e9, dir, float64(free)/1e9)
+			"%d images need about %.1f GB in %s, but %.1f GB are free", len(p.missing), float64(need)/1e9, dir, float64(free)/1e9)
 	}
 	return nil
+}
+
+// withSpaceHint returns err, with what to do if it is that of a full disk.
+func withSpaceHint(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fault.Hinted(err, "free some space, or name another folder with --cache-dir; what was made stays in the cache")
+	}
+	return err
 }
 
 // Free returns the free bytes for this user at path, or at its first existing parent. A file system that has no limit, such as

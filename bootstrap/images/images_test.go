@@ -10,6 +10,7 @@ import (
 	"fmt"
 	goversion "go/version"
 	"io"
+	"io/fs"
 	"log"
 	"maps"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -1213,6 +1215,10 @@ func TestTooLittleDiskIsSaidBeforeBuilding(t *testing.T) {
 	p.missing = table[:1]
 	if err := checkFree("/cache", p, SourceDisk/uint64(len(table))); err != nil {
 		t.Errorf("one image needs its share, and not that of all: %v", err)
+	}
+	full := fmt.Errorf("storing etcd: %w", &fs.PathError{Op: "write", Path: "/cache/x", Err: syscall.ENOSPC})
+	if err := withSpaceHint(full); !errors.Is(err, full) || !strings.Contains(fault.Hint(err), "--cache-dir") {
+		t.Errorf("a disk that is full meanwhile: %v (hint %q)", err, fault.Hint(err))
 	}
 }
 

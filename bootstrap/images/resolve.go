@@ -126,7 +126,7 @@ func (p *plan) makeMissing(ctx context.Context) error {
 	}
 	if err != nil {
 		task.Fail(err)
-		return err
+		return withSpaceHint(err)
 	}
 	task.Done(fmt.Sprintf("%d made", len(p.missing)))
 	needed, err := o.needed(c)
