@@ -26,10 +26,44 @@ func TestSecretsAreMaskedAndTheRestStays(t *testing.T) {
 		"a password in quoted JSON":    {`"{\"password\":\"s3cret\"}"`, `"{\"password\":\"[masked]\"}"`},
 		"an environment variable":      {"GIT_TOKEN=s3cret next", "GIT_TOKEN=[masked] next"},
 		"a volume's secret has a name": {"secret:\n  secretName: x", "secret:\n  secretName: x"},
+		"a password with @ and /":      {"https://me:p@ss/w@h/r and http://h:80/a@b", "https://me:[masked]@h/r and http://h:80/a@b"},
+		"a token in place of a user":   {"https://0123456789abcdef@h/r ssh://git@h/r", "https://[masked]@h/r ssh://git@h/r"},
+		"a URL's query":                {"GET /x?access_token=s3cret&n=1", "GET /x?access_token=[masked]&n=1"},
+		"a password with blanks":       {`{"password":"a s3cret, \"long\"","user":"me"}`, `{"password":"[masked]","user":"me"}`},
+		"the same in quoted JSON":      {`"{\"password\":\"a s3cret\",\"user\":\"me\"}"`, `"{\"password\":\"[masked]\",\"user\":\"me\"}"`},
+		"the same in YAML":             {"db_password: a s3cret\nuser: me", "db_password: [masked]\nuser: me"},
+		"a container's environment":    {`[{"name":"DB_PASSWORD","value":"s3cret"},{"name":"A","value":"b"}]`, `[{"name":"DB_PASSWORD","value":"[masked]"},{"name":"A","value":"b"}]`},
+		"the same, quoted":             {`{\"name\":\"DB_PASSWORD\",\"value\":\"s3cret\"}`, `{\"name\":\"DB_PASSWORD\",\"value\":\"[masked]\"}`},
+		"the same, of YAML":            {"- name: DB_PASSWORD\n  value: s3cret\n- name: A\n  value: b", "- name: DB_PASSWORD\n  value: [masked]\n- name: A\n  value: b"},
+		"a flag's argument":            {"run --db-password s3cret --n 1", "run --db-password [masked] --n 1"},
+		"the same in a list":           {`["--token", "s3cret", "--n"]`, `["--token", "[masked]", "--n"]`},
+		"the same in a list of YAML":   {"- --token\n- s3cret\n- --n", "- --token\n- [masked]\n- --n"},
+		"AWS's":                        {"AWS_SECRET_ACCESS_KEY=s3cret next", "AWS_SECRET_ACCESS_KEY=[masked] next"},
+		"a header of another scheme":   {"authorization: Token s3cret", "authorization: Token [masked]"},
+		"a cookie":                     {"Cookie: a=s3cret; b=s3cret\nHost: h", "Cookie: [masked]\nHost: h"},
+		"Docker's configuration":       {`{"auths":{"h":{"auth":"czNjcmV0OnMzY3JldA=="}}}`, `{"auths":{"h":{"auth":"[masked]"}}}`},
+		"a private key's end":          {"czNjcmV0czNjcmV0czNjcmV0\nczNjcmV0czNjcmV0\n-----END PRIVATE KEY-----\nb", "[masked]\nb"},
+		"a private key in base64":      {"LS0tLS1CRUdJTiBQUklWQVRF LS0tLS1CRUdJTiBDRVJU", "[masked] LS0tLS1CRUdJTiBDRVJU"},
+		"a Secret":                     {"kind: Secret\nstringData:\n  a: s3cret\n  b: |\n    s3cret\ntype: Opaque", "kind: Secret\nstringData:\n[masked]type: Opaque"},
+		"a Secret in JSON":             {`{"data":{"a":"czNjcmV0"},"kind":"Secret"}`, `{"data":{[masked]},"kind":"Secret"}`},
+		"a Secret in quoted JSON":      {`{\"data\":{\"a\":\"czNjcmV0\"},\"kind\":\"Secret\"}`, `{\"data\":{[masked]},\"kind\":\"Secret\"}`},
+		"a ConfigMap":                  {`{"data":{"a":"b"},"kind":"ConfigMap"}`, `{"data":{"a":"b"},"kind":"ConfigMap"}`},
+		"a folder":                     {"PWD=/home/me", "PWD=/home/me"},
 		"GitHub's":                     {"ghp_0123456789abcdef", "[masked]"},
 	} {
 		if got := m.Text(c.text); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	key := strings.Repeat("s3cret", 4)
+	m = New([]string{"password1", "password123", "-----BEGIN\n" + key + "\n\"rest of it"})
+	for text, want := range map[string]string{
+		"one begins as the other: password123 password1": "one begins as the other: [masked] [masked]",
+		"a line of it alone: " + key:                     "a line of it alone: [masked]",
+		`in JSON: -----BEGIN\n` + key + `\n\"rest of it`: "in JSON: [masked]",
+	} {
+		if got := m.Text(text); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 	if got := (New(nil)).Text(strings.Repeat("plain text\n", 3)); got != strings.Repeat("plain text\n", 3) {
