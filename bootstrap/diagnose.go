@@ -41,6 +41,7 @@ const (
 	diagnosisLines = 300     // of a log
 	diagnosisFile  = 1 << 20 // bytes of a file: its end has the news
 	diagnosisBound = 3 * time.Minute
+	podStarts      = 30 * time.Second // a pod that is younger may become ready, such as those of the control plane just after `up`
 )
 
 // Diagnose writes one archive (tar, gzip) to the path to, which must not be there, of all that helps to find out why a
@@ -86,7 +87,7 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 	d.json("doctor.json", findings, err)
 	checked := func(level string) {
 		for _, f := range findings {
-			if f.Level == level {
+			if f.Level == level && (level == LevelFail || f.ID != "cluster") { // else status says what the cluster lacks
 				d.cause(f.What, f.Fix)
 			}
 		}
@@ -98,7 +99,7 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 			if len(pod.Logs) == 0 {
 				where = "read its events in the archive, in events.txt: its containers left no log"
 			}
-			if pod.Final || !finalOnly {
+			if pod.Final || !finalOnly && pod.Age >= podStarts {
 				d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), where)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/kube"
@@ -71,7 +72,7 @@ func TestADiagnosisHasNoSecret(t *testing.T) {
 		Secrets: []string{gitPassword, data},
 		Events:  []string{"event with " + gitPassword},
 		Pods: []kube.TroubledPod{{
-			Namespace: "ns", Name: "pod", Why: "crashes over " + data,
+			Namespace: "ns", Name: "pod", Why: "crashes over " + data, Age: time.Minute,
 			Logs: map[string]string{"app": "token " + token + "\nurl http://mllab:" + gitPassword + "@127.0.0.1/\nPASSWORD=short\nlast line " + base64.StdEncoding.EncodeToString([]byte(data))},
 		}},
 	}
@@ -114,7 +115,7 @@ func TestADiagnosisHasNoSecret(t *testing.T) {
 
 func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 	pods := []kube.TroubledPod{
-		{Namespace: "a", Name: "slow", Why: "runs, not ready"},
+		{Namespace: "a", Name: "slow", Why: "runs, not ready", Age: time.Minute},
 		{Namespace: "b", Name: "broken", Why: "OOMKilled", Final: true},
 	}
 	for name, c := range map[string]struct {
@@ -122,9 +123,13 @@ func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 		up    bool
 		want  []string
 	}{
-		"nothing is wrong":              {func(*world) {}, true, nil},
-		"no lab":                        {func(*world) {}, false, []string{"there is no cluster mllab"}},
-		"a machine that cannot":         {func(w *world) { w.machine.MemoryAvailable = gib }, false, []string{"1.0 GiB available", "there is no cluster mllab"}},
+		"nothing is wrong":      {func(*world) {}, true, nil},
+		"no lab":                {func(*world) {}, false, []string{"there is no cluster mllab"}},
+		"a machine that cannot": {func(w *world) { w.machine.MemoryAvailable = gib }, false, []string{"1.0 GiB available", "there is no cluster mllab"}},
+		"a pod that starts": {func(w *world) {
+			w.troubles.Pods = []kube.TroubledPod{{Namespace: "a", Name: "new", Why: "runs, not ready", Age: time.Second}}
+		}, true, nil},
+		"a stopped node, once": {func(w *world) { w.containers[0].Status = "exited" }, true, []string{"cluster mllab: its node is stopped"}},
 		"what waiting cannot fix first": {func(w *world) { w.troubles.Pods = pods }, true, []string{"Pod/b/broken: OOMKilled", "Pod/a/slow"}},
 		"a pod, and the addon it is of": {func(w *world) {
 			w.troubles.Pods = pods[1:]

@@ -291,7 +291,7 @@ func (j *checker) cluster() {
 		j.add("cluster", LevelFail, fmt.Sprintf("`mllab down --name %[1]s`, then up, which creates a new lab on the same port; or go on with the mllab that created it, or with a second lab: `mllab up --name %[1]s-2 --port auto`", j.o.Name),
 			"cluster %s is a lab of Kubernetes %s, and this mllab brings %s: it does not change the one into the other", j.o.Name, j.otherKubernetes(), images.KubeVersion)
 	case j.Action == restart, j.Action == replace:
-		j.add("cluster", LevelWarn, "`mllab up` does it", "cluster %s has a record, but %s: up will %s it", j.o.Name, j.Why, j.Action)
+		j.add("cluster", LevelWarn, "`"+j.o.upAgain(j.State)+"` does it", "cluster %s has a record, but %s: up will %s it", j.o.Name, j.Why, j.Action)
 	case j.running():
 		j.ok("cluster", "cluster %s runs", j.o.Name)
 	default:

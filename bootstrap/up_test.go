@@ -458,6 +458,9 @@ func TestACoreLabGrowsOnlyWhenAskedAndAWholeOneNeverShrinks(t *testing.T) {
 	if r, err := status(t.Context(), o.Options, w.deps()); err != nil || r.Next != "mllab up --core" {
 		t.Errorf("a stopped core lab: next is %q, %v", r.Next, err)
 	}
+	if list, err := doctor(t.Context(), o, w.deps()); err != nil || find(list, "cluster").Fix != "`mllab up --core` does it" {
+		t.Errorf("a stopped core lab: %+v, %v", find(list, "cluster"), err)
+	}
 	o.Core = false
 	mustUp(t, w, o)
 	whole := record(t, o).Addons

@@ -21,6 +21,7 @@ type Trouble struct {
 type TroubledPod struct {
 	Namespace, Name, Why string
 	Final                bool              // waiting does not repair it
+	Age                  time.Duration     // since it was created
 	Logs                 map[string]string // container, or container.previous -> the last lines
 }
 
@@ -49,6 +50,7 @@ func (c *Client) Trouble(ctx context.Context, lines int64) (t Trouble, err error
 			}
 		}
 	}
+	now := time.Now()
 	slices.SortStableFunc(events.Items, func(a, b corev1.Event) int { return timeOf(&a).Compare(timeOf(&b)) })
 	newest := map[string]*corev1.Event{}
 	for i := range events.Items {
@@ -59,11 +61,11 @@ func (c *Client) Trouble(ctx context.Context, lines int64) (t Trouble, err error
 	}
 	for i := range pods {
 		pod := &pods[i]
-		found := diagnose(pod, newest[string(pod.UID)], time.Now(), nil)
+		found := diagnose(pod, newest[string(pod.UID)], now, nil)
 		if found.text == "" {
 			continue
 		}
-		p := TroubledPod{Namespace: pod.Namespace, Name: pod.Name, Why: found.text, Final: found.final, Logs: map[string]string{}}
+		p := TroubledPod{Namespace: pod.Namespace, Name: pod.Name, Why: found.text, Final: found.final, Age: now.Sub(pod.CreationTimestamp.Time), Logs: map[string]string{}}
 		for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 			for name, previous := range map[string]bool{container.Name: false, container.Name + ".previous": true} {
 				if text, err := c.podLogs(ctx, pod.Namespace, pod.Name, container.Name, lines, previous); err == nil && text != "" {
