@@ -129,7 +129,7 @@ func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 		"a pod that starts": {func(w *world) {
 			w.troubles.Pods = []kube.TroubledPod{{Namespace: "a", Name: "new", Why: "runs, not ready", Age: time.Second}}
 		}, true, nil},
-		"a stopped node, once": {func(w *world) { w.containers[0].Status = "exited" }, true, []string{"cluster mllab: its node is stopped"}},
+		"a stopped node, once":          {func(w *world) { w.containers[0].Status = "exited" }, true, []string{"cluster mllab: its node is stopped"}},
 		"what waiting cannot fix first": {func(w *world) { w.troubles.Pods = pods }, true, []string{"Pod/b/broken: OOMKilled", "Pod/a/slow"}},
 		"a pod, and the addon it is of": {func(w *world) {
 			w.troubles.Pods = pods[1:]
