@@ -47,7 +47,7 @@ var forms = compile(
 	`(?i)(`+named+`["']?[ \t]*[:=][ \t]*')[^'\n]+`,
 	`(?im)(^[ \t-]*`+more+named+`:[ \t]+)[^\s"'|>{\[&*][^\n]*`, // in YAML, to the line's end
 	`(?i)(`+named+`\\?["']?[ \t]*[:=][ \t]*)[^\s"',}\\{\[][^\s"',}\\&]*`,
-	// The value beside a name, as in the environment of a container.
+	// The value next to a name, as in the environment of a container.
 	`(?i)(\bname\\":\s*\\"`+more+named+`\\",\s*\\"value\\":\s*\\")`+inEscaped,
 	`(?i)(\bname["']?:\s*["']?`+more+named+`["']?\s*,?\s*["']?value["']?:\s*")`+inQuotes,
 	`(?i)(\bname:\s*["']?`+more+named+`["']?\s*,?\s*value:\s*)[^\s"',}][^\n,}]*`,
