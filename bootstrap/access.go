@@ -42,7 +42,7 @@ func (o Options) finished() (Options, *state, error) {
 	case err != nil:
 		return o, nil, err
 	case st == nil:
-		return o, nil, fault.CannotTest(o.command("up"), "there is no lab %q", o.Name)
+		return o, nil, fault.CannotTest(o.Command("up"), "there is no lab %q", o.Name)
 	case st.Phase != phaseReady && st.Phase != phaseCore:
 		return o, nil, fault.CannotTest(o.upAgain(st)+" completes it", "lab %q is not complete", o.Name)
 	}
@@ -66,11 +66,11 @@ func (o Options) kubeconfig() ([]byte, error) {
 	file := o.store().kubeconfig()
 	config, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fault.Hinted(fmt.Errorf("reading the kubeconfig of cluster %s: %w", o.Name, err), "`"+o.command("up")+"` writes it again")
+		return nil, fault.Hinted(fmt.Errorf("reading the kubeconfig of cluster %s: %w", o.Name, err), "`"+o.Command("up")+"` writes it again")
 	}
 	config, err = kubeconfig.Rename(config, ownContext(file), o.context())
 	if err != nil {
-		return nil, fault.Hinted(fmt.Errorf("%s: %w", file, err), "`"+o.command("up")+"` writes it again")
+		return nil, fault.Hinted(fmt.Errorf("%s: %w", file, err), "`"+o.Command("up")+"` writes it again")
 	}
 	return config, nil
 }

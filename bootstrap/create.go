@@ -60,7 +60,7 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 		u.watchNode(ctx, e)
 		err := u.timed("cluster", func(report.Task) (string, error) {
 			if old, now := u.st.Images["kube-apiserver"], u.node.Images["kube-apiserver"]; old != now && old != "" {
-				u.Report.Note("this cluster keeps Kubernetes %s; `%s` and then up changes it to %s", old, u.command("down"), now)
+				u.Report.Note("this cluster keeps Kubernetes %s; `%s` and then up changes it to %s", old, u.Command("down"), now)
 			}
 			if _, err := u.kubeconfig(); err != nil { // it is gone, or has another's context only
 				return "kubeconfig written", u.cluster(e, u.Name, u.store.kubeconfig(), func(string) {}).writeKubeconfig()
@@ -86,7 +86,7 @@ func (u *upRun) ensureCluster(ctx context.Context) error {
 			return err
 		}
 		if errors.Is(err, syscall.EADDRINUSE) { // a new node would lose the contents of this one
-			return fault.Usage("stop the program that listens on that port, then up again; or `"+u.command("down")+"` and up, which creates a new cluster", "%w", err)
+			return fault.Usage("stop the program that listens on that port, then up again; or `"+u.Command("down")+"` and up, which creates a new cluster", "%w", err)
 		}
 		unwatch()
 		u.Report.Note("cluster %s could not be started again, so up creates a new one: %v", u.Name, err)
@@ -299,7 +299,7 @@ func (u *upRun) awaitKubernetes(ctx context.Context, since time.Time) (l lab, er
 			if outOfInotify(err.Error()) {
 				err = u.withFix(err)
 			} else if ctx.Err() == nil {
-				err = fault.Hinted(err, "the node runs, but Kubernetes in it does not answer: `"+u.command("down")+"`, then up again")
+				err = fault.Hinted(err, "the node runs, but Kubernetes in it does not answer: `"+u.Command("down")+"`, then up again")
 			}
 			return "", err
 		}

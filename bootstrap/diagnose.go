@@ -113,7 +113,7 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 	}
 	for _, a := range report.Addons {
 		if !a.Ready && !a.Gone {
-			d.cause(a.Name+": "+a.Why, o.command("up"))
+			d.cause(a.Name+": "+a.Why, o.Command("up"))
 		}
 	}
 	if !report.Ready {

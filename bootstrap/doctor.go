@@ -318,9 +318,9 @@ func (j *checker) port() {
 	case port == 0:
 		j.ok("port", "a free one will be picked")
 	case errors.Is(m.PortErr, syscall.EACCES):
-		j.add("port", LevelFail, "use a port above 1023: `mllab up --port 8080`, or --port auto", "this user may not listen on port %d", port)
+		j.add("port", LevelFail, "use a port above 1023, such as --port 8080, or --port auto", "this user may not listen on port %d", port)
 	case m.PortErr != nil:
-		j.add("port", LevelFail, "`mllab up --port auto` picks a free one", "127.0.0.1:%d is in use%s", port, prefixed(" by ", m.PortHolder))
+		j.add("port", LevelFail, "--port auto picks a free one", "127.0.0.1:%d is in use%s", port, prefixed(" by ", m.PortHolder))
 	default:
 		j.ok("port", "127.0.0.1:%d is free", port)
 	}

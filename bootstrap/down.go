@@ -49,6 +49,9 @@ func down(ctx context.Context, o DownOptions, p deps) (DownReport, error) {
 		if st != nil || broken != nil {
 			return r, fmt.Errorf("cluster %s has a record, but its engine does not work: %w", o.Name, err)
 		}
+		if o.Engine != "" {
+			return r, err
+		}
 		o.Report.Note("no engine works, so mllab did not look for containers")
 	}
 	recorded := st != nil || broken != nil

@@ -165,7 +165,11 @@ func TestDownKeepsTheRecordWhenTheEngineCannotBeAsked(t *testing.T) {
 	}
 	w = newWorld(t)
 	w.failing["info"] = errors.New("exit status 125: Cannot connect to Podman")
-	mustDown(t, w, w.options().down()) // no record: nothing to be sorry for
+	none := w.options().down()
+	mustDown(t, w, none) // no record: nothing to be sorry for
+	if none.Engine = "podman"; errorOf(down(t.Context(), none, w.deps())) == nil {
+		t.Error("the engine that was named does not work, and down says that there is no cluster")
+	}
 }
 
 func TestLibModulesStaysWhileAnotherStateFoldersClusterMountsIt(t *testing.T) {

@@ -191,7 +191,7 @@ func (u *upRun) withFix(err error) error {
 	case outOfInotify(err.Error()):
 		return fault.Hinted(err, inotifyFix(u.inspection.Machine.InotifyWatches)+", then up again")
 	case errors.As(err, &dead) && dead.part == "etcd" && (u.inspection.Action == keep || u.inspection.Action == restart):
-		return fault.Hinted(err, "`"+u.command("down")+"`, then up: all objects of Kubernetes are in etcd, so the cluster is lost")
+		return fault.Hinted(err, "`"+u.Command("down")+"`, then up: all objects of Kubernetes are in etcd, so the cluster is lost")
 	}
 	return fault.Hinted(err, "fix that error, then up again; `mllab doctor` shows what this machine lacks")
 }

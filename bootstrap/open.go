@@ -25,8 +25,9 @@ type Running struct {
 	// in seconds. It asks the container engine.
 	CPU func(context.Context) (float64, error)
 
-	coming []string // addons that an `up` has not completed
-	up     string   // its command
+	coming  []string // addons that an `up` has not completed
+	up      string   // its command
+	options Options  // of this lab
 }
 
 // openBound limits the wait for the API: in a lab that is up it answers at once.
@@ -45,6 +46,9 @@ func Open(ctx context.Context, o Options, verb string) (Running, error) {
 	}
 	unlock, err := o.store().lock(verb)
 	if err != nil {
+		if fault.Code(err) == 1 { // locked: nothing was tested
+			err = fault.CannotTest(fault.Hint(err), "%w", err)
+		}
 		return Running{}, err
 	}
 	lab, err := OpenReadOnly(ctx, o)
@@ -78,7 +82,7 @@ func OpenReadOnly(ctx context.Context, o Options) (Running, error) {
 	}
 	lab := Running{
 		Kube: client, URL: url(st.Port), Images: st.Images, Addons: st.Addons,
-		Evidence: o.store().evidence(), up: up,
+		Evidence: o.store().evidence(), up: up, options: o,
 	}
 	lab.CPU = nodeCPU(o.Name, st, realDeps())
 	if st.Phase == phaseCore {
@@ -125,9 +129,9 @@ func (r Running) Adding(names []string) string {
 	if !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(r.coming, n) }) {
 		return r.up // it still runs, or was interrupted
 	}
-	up := "mllab up "
+	up := "up "
 	if !isWhole(r.Addons) {
 		up += "--core "
 	}
-	return up + "--with " + strings.Join(names, ",")
+	return r.options.Command(up + "--with " + strings.Join(names, ","))
 }

@@ -78,7 +78,7 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 	}
 	st, err := o.store().load()
 	if err != nil {
-		return StatusReport{Cluster: o.Name, Next: o.command("up")}, err
+		return StatusReport{Cluster: o.Name, Next: o.Command("up")}, err
 	}
 	r := StatusReport{Cluster: o.Name, Next: o.upAgain(st)}
 	e, err := findEngine(ctx, p, "", st)
@@ -144,7 +144,7 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 		r.Why = "only the core is ready, which is enough for scenarios that need no more; " + r.Why
 	}
 	if r.Ready = r.Why == ""; r.Ready {
-		r.Next = o.command("scenario canary")
+		r.Next = o.Command("scenario canary")
 	}
 	return r, nil
 }

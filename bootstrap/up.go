@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func up(ctx context.Context, o UpOptions, p deps) (Summary, error) {
 	u := &upRun{UpOptions: o, deps: p, store: o.store(), unlock: unlock, began: time.Now(), stop: stop}
 	defer u.watching.Wait()
 	defer stop(nil)
-	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.command("scenario canary")}
+	u.sum = Summary{Cluster: o.Name, Kubeconfig: u.store.kubeconfig(), Next: o.Command("scenario canary")}
 	// Each step ends as soon as the next one can begin: the addons are rendered, and a cluster is completed, meanwhile.
 	for _, step := range []func(context.Context) error{u.checkMachine, u.resolveImages, u.ensureCluster, u.loadMissing, u.installAddons, u.installRest} {
 		if err := u.cause(step(ctx)); err != nil {
@@ -205,7 +206,7 @@ func (u *upRun) noteKept() {
 	}
 	kept := slices.DeleteFunc(addons.Names(u.list), func(name string) bool { return slices.Contains(addons.Names(asked), name) })
 	if len(kept) > 0 {
-		u.Report.Note("the lab keeps %s: --core removes nothing. For a small lab: `%s`, then `%s`", strings.Join(kept, ", "), u.command("down"), u.command("up --core"))
+		u.Report.Note("the lab keeps %s: --core removes nothing. For a small lab: `%s`, then `%s`", strings.Join(kept, ", "), u.Command("down"), u.Command("up --core"))
 	}
 }
 
@@ -388,7 +389,7 @@ func (u *upRun) openCore(ctx context.Context, verified <-chan struct{}) error {
 	}
 	u.opened = true
 	u.unlock()
-	u.Report.Note("the core is ready after %.0f s: what needs no more can start, such as `%s` in another terminal", u.sum.CoreSeconds, u.command("scenario canary"))
+	u.Report.Note("the core is ready after %.0f s: what needs no more can start, such as `%s` in another terminal", u.sum.CoreSeconds, u.Command("scenario canary"))
 	return nil
 }
 
@@ -426,9 +427,9 @@ func (u *upRun) recordContent() {
 // upAgain returns the command that completes, starts or repairs the lab of this record, if there is one, and adds nothing.
 func (o Options) upAgain(st *state) string {
 	if st != nil && !isWhole(st.Addons) {
-		return o.command("up --core")
+		return o.Command("up --core")
 	}
-	return o.command("up")
+	return o.Command("up")
 }
 
 // isWhole reports whether a lab has all that `up` brings by default.
@@ -436,9 +437,9 @@ func isWhole(have []string) bool {
 	return !slices.ContainsFunc(addons.Whole(), func(name string) bool { return !slices.Contains(have, name) })
 }
 
-// command returns the command line of a verb for this cluster.
-func (o Options) command(verb string) string {
-	if o.Name == DefaultName {
+// Command returns the command line of a verb, with its flags, for this cluster.
+func (o Options) Command(verb string) string {
+	if cmp.Or(o.Name, DefaultName) == DefaultName {
 		return "mllab " + verb
 	}
 	return "mllab " + verb + " --name " + o.Name

@@ -32,8 +32,11 @@ current again.`,
 		Example: `  mllab kubeconfig > lab.yaml
   mllab kubeconfig --merge && kubectl get pods -A`,
 		Args: noArgs,
-		RunE: func(_ *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			if !merge {
+				if err := a.noJSON(c, "YAML"); err != nil {
+					return err
+				}
 				config, err := bootstrap.Kubeconfig(a.options())
 				if err == nil {
 					_, err = a.stdout.Write(config)
@@ -94,14 +97,15 @@ shell names a proxy, it also prints no_proxy, so that programs reach the lab wit
 
 func newCurl(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "curl NAME[/PATH] [CURL FLAGS]",
+		Use:   "curl [flags] NAME[/PATH] [CURL FLAGS]",
 		Short: "Send a request through the gateway with the curl program",
 		Long: `Send a request through the lab's gateway with the curl program, whose flags follow
 NAME. NAME is sample (the sample model), NAME.NAMESPACE (a Knative Service or
 another host of the lab) or a whole host name. The exit code is curl's.`,
 		Example: `  mllab curl sample
-  mllab curl sample/v1/models -i
+  mllab curl sample/healthz -i
   mllab curl model.mllab-canary -d '{"instances": [[1, 2, 3, 4]]}'`,
+		Annotations: map[string]string{writes: "what curl writes"},
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return fault.Usage(seeHelp(c), "%s must have a NAME, such as sample", c.CommandPath())

@@ -42,7 +42,7 @@ func printDown(w io.Writer, r bootstrap.DownReport, purged bool) {
 	for _, what := range r.Kept {
 		fmt.Fprintf(w, "kept     %s\n", what)
 	}
-	if len(r.Kept) > 0 && !purged {
-		fmt.Fprintln(w, "next     mllab up, or mllab down --purge to remove what was kept")
+	if o := (bootstrap.Options{Name: r.Cluster}); len(r.Kept) > 0 && !purged {
+		fmt.Fprintf(w, "next     %s, or %s to remove what was kept\n", o.Command("up"), o.Command("down --purge"))
 	}
 }

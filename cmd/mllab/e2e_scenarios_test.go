@@ -130,6 +130,9 @@ func TestLabScenarios(t *testing.T) {
 		if r := c.run("scenario", "reset", "canary"); r.code != 0 || !strings.Contains(r.out, "nothing to reset") {
 			t.Error(r)
 		}
+		if r := c.run("scenario", "reset", "canary", "-o", "json"); r.code != 0 || !strings.Contains(r.out, `"removed": []`) {
+			t.Error(r)
+		}
 	})
 
 	// What no control names.

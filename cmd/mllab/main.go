@@ -92,7 +92,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	}
 	code := fault.Code(err)
 	if code == 3 || code == 1 && c.Name() == "up" {
-		fmt.Fprintln(a.stderr, "more:  mllab diagnose writes what helps to find the cause into one file")
+		fmt.Fprintln(a.stderr, "more:  "+a.options().Command("diagnose")+" writes what helps to find the cause into one file")
 	}
 	return code
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"mllab.local/bootstrap"
 	"mllab.local/internal/report"
 )
 
@@ -39,6 +40,7 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"images list --cache-dir=~":  "error: --cache-dir must be a path, got \"~\", whose ~ no shell has replaced\n",
 		"down --state-dir=":          "error: --state-dir must not be empty\nhint:  leave it out for ",
 		"images list --cache-dir=":   "error: --cache-dir must not be empty\nhint:  leave it out for ",
+		"foo":                        "error: mllab has no command \"foo\"\nhint:  see `mllab --help`\n",
 		"frobnicate":                 "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
 		"help frobnicate":            "error: mllab has no command \"frobnicate\"\nhint:  see `mllab --help`\n",
 		"pipeline run":               "error: mllab pipeline has no command \"run\"\nhint:  see `mllab pipeline --help`\n",
@@ -77,6 +79,11 @@ func TestWrongUseIsOneClearMessageAndExitCode2(t *testing.T) {
 		"up --dry-run --registry-mirror http://x": "error: --registry-mirror must be a host, with its port if it has one, got \"http://x\"\nhint:  such as --registry-mirror 127.0.0.1:5000\n",
 		"up --dry-run --registry-mirror x:65536":  "error: --registry-mirror must be a host, with its port if it has one, got \"x:65536\"\nhint:  such as --registry-mirror 127.0.0.1:5000\n",
 		"images lock --registry-mirror x:y":       "error: --registry-mirror must be a host, with its port if it has one, got \"x:y\"\n",
+		"completion bash -o json":                 "error: mllab completion bash writes a shell script, not JSON\nhint:  leave out -o json\n",
+		"report -o json":                          "error: mllab report writes HTML, not JSON\n",
+		"kubeconfig -o json":                      "error: mllab kubeconfig writes YAML, not JSON\n",
+		"pipeline compile main.go -o json":        "error: mllab pipeline compile writes YAML, not JSON\n",
+		"-o json curl sample":                     "error: mllab curl writes what curl writes, not JSON\n",
 		"scenario canary --requests 1e3":          "error: mllab scenario canary: --requests must be a whole number, got \"1e3\"\nhint:  see `mllab scenario canary --help`\n",
 		"scenario canary --alpha tiny":            "error: mllab scenario canary: --alpha must be a number, got \"tiny\"\n",
 		"pipeline compile main.go":                "error: main.go: it is no notebook: line 1, column 1: invalid character '/' looking for beginning of value\nhint:  name a notebook (.ipynb); `jupytext --to ipynb FILE` makes one of a script\n",
@@ -163,7 +170,7 @@ func TestAResultThatCannotBeWrittenIsAFailure(t *testing.T) {
 
 func TestExitCode3NamesDiagnose(t *testing.T) {
 	code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, "status", "--name", "none-of-this-name")
-	if code != 3 || !strings.Contains(stderr, "more:  mllab diagnose ") {
+	if code != 3 || !strings.Contains(stderr, "more:  mllab diagnose --name none-of-this-name writes ") {
 		t.Errorf("code %d: %s", code, stderr)
 	}
 }
@@ -226,5 +233,13 @@ func TestANotebookThatNobodyJudgedIsSaid(t *testing.T) {
 	t.Setenv("PATH", "")
 	if code, _, stderr := call(t, env, "pipeline", "compile", file); code != 3 || !strings.Contains(stderr, "no python3 from 3.11 on checked the cells") {
 		t.Errorf("without python3: code %d: %s", code, stderr)
+	}
+}
+
+func TestDownNamesTheNextCommandOfItsLab(t *testing.T) {
+	var out bytes.Buffer
+	printDown(&out, bootstrap.DownReport{Cluster: "lab-2", Kept: []string{"image cache /cache"}}, false)
+	if want := "next     mllab up --name lab-2, or mllab down --purge --name lab-2 to remove what was kept\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("got %s want %s", out.String(), want)
 	}
 }

@@ -46,7 +46,8 @@ else by the first step, before it runs a cell. Name what the notebook imports of
 yours, or reads, with --file.`,
 		Example: `  mllab pipeline compile train.ipynb
   mllab pipeline compile train.ipynb --file helper.py | kubectl create -f -`,
-		Args: one("notebook"),
+		Annotations: map[string]string{writes: "YAML"},
+		Args:        one("notebook"),
 		RunE: func(c *cobra.Command, args []string) error {
 			text, err := input.File(args[0], notebook.MaxBytes)
 			if err != nil {

@@ -19,6 +19,7 @@ no other file and no network, as --html of a scenario writes it. DIR is a folder
 evidence, or one that holds several; without it, the lab's own.`,
 		Example: `  mllab report > report.html
   mllab report ./evidence/canary > canary.html`,
+		Annotations: map[string]string{writes: "HTML"},
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return fault.Usage(seeHelp(c), "%s takes one folder, and got %q", c.CommandPath(), args)
@@ -34,6 +35,9 @@ evidence, or one that holds several; without it, the lab's own.`,
 				return err
 			}
 			record, err := view.Read(dir)
+			if len(args) == 0 && fault.Code(err) == 2 {
+				err = fault.CannotTest(a.options().Command("scenario canary"), "no run has left evidence in %s", dir)
+			}
 			if err != nil {
 				return err
 			}

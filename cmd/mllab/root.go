@@ -57,6 +57,9 @@ proves with real requests that a delivery does what it claims, and states the er
 	root.InitDefaultCompletionCmd() // cobra's, which says nothing of a shell that it does not know
 	completion, _, _ := root.Find([]string{"completion"})
 	completion.Args, completion.RunE = noArgs, root.RunE
+	for _, shell := range completion.Commands() {
+		shell.Annotations = map[string]string{writes: "a shell script"}
+	}
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [COMMAND]",
 		Short: "Explain a command",
@@ -80,7 +83,7 @@ proves with real requests that a delivery does what it claims, and states the er
 	state, _ := bootstrap.DefaultState()
 	f.StringVar(&a.global.cache, "cache-dir", env("MLLAB_CACHE_DIR", cache), "folder of the image cache ($MLLAB_CACHE_DIR)")
 	f.StringVar(&a.global.state, "state-dir", env("MLLAB_STATE_DIR", state), "folder of kubeconfig and records ($MLLAB_STATE_DIR)")
-	root.PersistentPreRunE = func(*cobra.Command, []string) (err error) {
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) (err error) {
 		f.VisitAll(func(given *pflag.Flag) {
 			if given.Changed && given.Value.String() == "" { // a variable of a script that is not set: the default is another lab
 				err = fault.Usage("leave it out for "+cmp.Or(given.DefValue, "the default"), "--%s must not be empty", given.Name)
@@ -89,9 +92,23 @@ proves with real requests that a delivery does what it claims, and states the er
 				err = fault.Usage("write $HOME instead of ~", "--%s must be a path, got %q, whose ~ no shell has replaced", given.Name, given.Value)
 			}
 		})
+		if what := c.Annotations[writes]; what != "" && err == nil {
+			err = a.noJSON(c, what)
+		}
 		return err
 	}
 	return root
+}
+
+// writes is the annotation of a command whose result is always in one format, which the value names.
+const writes = "writes"
+
+// noJSON refuses -o json where c writes what.
+func (a *app) noJSON(c *cobra.Command, what string) error {
+	if a.global.output != "json" {
+		return nil
+	}
+	return fault.Usage("leave out -o json", "%s writes %s, not JSON", c.CommandPath(), what)
 }
 
 // unexpanded reports whether a path begins with the ~ that only a shell reads as the home folder.
@@ -184,9 +201,9 @@ var mustBe = map[string]string{
 }
 
 // nearest returns the name that word was meant to be: the only one that begins so, or else one that is near. It is ""
-// when none is: more than two edits make another word, and so does changing all of a short one.
+// when none is: more than two edits make another word, and so does changing more than half of it.
 func nearest(word string, names []string) string {
-	best, near, begin := min(3, len(word)), "", []string(nil)
+	best, near, begin := min(3, len(word)/2+1), "", []string(nil)
 	for _, n := range names {
 		if strings.HasPrefix(n, word) {
 			begin = append(begin, n)

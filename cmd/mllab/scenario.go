@@ -166,7 +166,7 @@ keeps.`,
   mllab scenario reset ./my.yaml`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return fault.Usage("see `mllab scenario list`", "%s needs the name or the file of one scenario, got %q", c.CommandPath(), args)
+				return fault.Usage("see `mllab scenario list`", "%s takes the name or the file of one scenario, and got %d", c.CommandPath(), len(args))
 			}
 			name, unknown, err := scenarioOf(args[0])
 			if err != nil {
@@ -188,7 +188,7 @@ keeps.`,
 				task.Done("removed " + cmp.Or(strings.Join(names, ", "), "nothing"))
 			}
 			a.report.Close()
-			result := map[string][]string{"removed": slices.Concat([]string{}, names)} // null is no list
+			result := map[string][]string{"removed": append([]string{}, names...)} // null is no list
 			if printed := a.print(result, func(w io.Writer) { printRemoved(w, names, err) }); err == nil {
 				err = printed
 			}

@@ -86,7 +86,7 @@ func TestWithoutALabThePageSaysThatNothingWasTested(t *testing.T) {
 func TestAReportIsMadeFromTheLabsEvidence(t *testing.T) {
 	state := t.TempDir()
 	code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, "report")
-	if code != 2 || !strings.Contains(stderr, "DIR must be a folder") {
+	if code != 3 || !strings.Contains(stderr, "no run has left evidence in "+state) || !strings.Contains(stderr, "hint:  mllab scenario canary\n") {
 		t.Errorf("code %d: %s", code, stderr)
 	}
 	folder := filepath.Join(state, bootstrap.DefaultName, "evidence", "canary")

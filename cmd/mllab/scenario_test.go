@@ -36,7 +36,7 @@ func TestWrongUseOfScenariosIsSaidBeforeAnythingRuns(t *testing.T) {
 		"scenario nothing":                        "error: no scenario is called \"nothing\"\nhint:  scenarios are: ",
 		"scenario list nothing":                   "error: no scenario is called \"nothing\"\nhint:  scenarios are: ",
 		"scenario list canary canary":             "error: mllab scenario list takes one scenario, and got [\"canary\" \"canary\"]\nhint:  see",
-		"scenario reset":                          "error: mllab scenario reset needs the name or the file of one scenario, got []\nhint:  see `mllab scenario list`\n",
+		"scenario reset":                          "error: mllab scenario reset takes the name or the file of one scenario, and got 0\nhint:  see `mllab scenario list`\n",
 		"scenario reset Nothing":                  "error: the name of a scenario must be a name of up to 20 small letters",
 		"scenario reset nowhere.yaml":             "error: reading the scenario: open nowhere.yaml: no such file or directory\nhint:  give the path",
 		"scenario canary --shares 90/20":          "error: --shares \"90/20\": they add up to 110 %, not 100 %\nhint:  such as --shares 90/10\n",

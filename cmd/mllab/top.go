@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// topWindow is what each count looks back at, and topEvery how often --watch
+	// topWindow is what each count looks back at (the texts say "the last minute"), and topEvery how often --watch
 	// asks: as often as Prometheus looks at the models.
 	topWindow = time.Minute
 	topEvery  = 2 * time.Second
@@ -25,10 +25,10 @@ func newTop(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "top [flags]",
 		Short: "Show requests, errors and latencies of each version of the models",
-		Long: fmt.Sprintf(`Show what each version of each model was asked in the last %s, as the lab's
+		Long: fmt.Sprintf(`Show what each version of each model was asked in the last minute, as the lab's
 Prometheus has measured it: requests, their share, errors, and the percentiles
 of the time to answer, each with its %.0f %% confidence interval. It
-shows the lab's sample models; docs/progressive.md says how to measure others.`, topWindow, 100*prom.Confidence),
+shows the lab's sample models; docs/progressive.md says how to measure others.`, 100*prom.Confidence),
 		Example: `  mllab top
   mllab top --watch          # until ^C
   mllab top -o json`,
@@ -75,7 +75,7 @@ func (a *app) top(ctx context.Context, watch bool, measured func() ([]prom.Versi
 
 func printTop(w io.Writer, versions []prom.Version) {
 	if len(versions) == 0 {
-		fmt.Fprintf(w, "no model that Prometheus measures was there in the last %s\n", topWindow)
+		fmt.Fprintln(w, "no model that Prometheus measures was there in the last minute")
 		return
 	}
 	rows := [][]string{{"NAMESPACE", "MODEL", "VERSION", "REQUESTS", "SHARE", "ERRORS", "P50", "P95", "P99"}}
