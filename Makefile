@@ -8,7 +8,7 @@ export CGO_ENABLED ?= 0
 override export RUN := $(value RUN)
 
 help: ## show this menu
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 lab: tools build ## install what is missing, build, bring the lab up, prove a canary delivery on it
 	$(BIN) up && $(BIN) scenario canary
