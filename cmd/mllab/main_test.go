@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -217,6 +218,45 @@ func TestCompletionIsThere(t *testing.T) {
 	code, stdout, _ := call(t, nil, "completion", "bash")
 	if code != 0 || !strings.Contains(stdout, "mllab") {
 		t.Errorf("code %d, %d bytes", code, len(stdout))
+	}
+}
+
+func TestManualPagesAreForTheirReaders(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", "")
+	dir := filepath.Join(home, "man")
+	if code, _, stderr := call(t, nil, "man", dir); code != 0 {
+		t.Fatal(stderr)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "mllab-up.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{`"MLLAB-UP" "1"`: true, "~/": true, home: false, "Auto generated": false} {
+		if strings.Contains(string(page), text) != want {
+			t.Errorf("%q is in the page: %t, want %t", text, !want, want)
+		}
+	}
+}
+
+func TestAShellOffersWhatAFlagCanBe(t *testing.T) {
+	for line, want := range map[string][]string{
+		"up --image-source":               {"auto", "source", "registry"},
+		"down --engine":                   {"docker", "podman", "nerdctl"},
+		"status -o":                       {"text", "json"},
+		"scenario canary --output":        {"text", "json", "jsonl", "junit"},
+		"scenario list":                   {"canary", "shadow"},
+		"scenario list canary":            nil,
+		"scenario progressive --strategy": {"canary", "mirror"},
+	} {
+		code, stdout, _ := call(t, nil, append(append([]string{"__complete"}, strings.Fields(line)...), "")...)
+		got := strings.Fields(stdout)
+		for _, w := range append(want, ":4") { // no files
+			if !slices.Contains(got, w) {
+				t.Errorf("%s: exit code %d, offered are %q, want %s among them", line, code, got, w)
+			}
+		}
 	}
 }
 

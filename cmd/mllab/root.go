@@ -97,6 +97,7 @@ proves with real requests that a delivery does what it claims, and states the er
 		}
 		return err
 	}
+	complete(root)
 	return root
 }
 
@@ -109,6 +110,19 @@ func (a *app) noJSON(c *cobra.Command, what string) error {
 		return nil
 	}
 	return fault.Usage("leave out -o json", "%s writes %s, not JSON", c.CommandPath(), what)
+}
+
+// complete gives a shell the values of each flag that is a choice: it would offer files.
+func complete(c *cobra.Command) {
+	offer := func(f *pflag.Flag) {
+		if v, is := f.Value.(*choice); is {
+			_ = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(v.of, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+		}
+	}
+	c.NonInheritedFlags().VisitAll(offer)
+	for _, sub := range c.Commands() {
+		complete(sub)
+	}
 }
 
 // unexpanded reports whether a path begins with the ~ that only a shell reads as the home folder.

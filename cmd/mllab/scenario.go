@@ -105,6 +105,14 @@ func newScenarioList(a *app) *cobra.Command {
 		Example: `  mllab scenario list
   mllab scenario list canary`,
 		Args: oneScenario,
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			for _, s := range scenarios.All() {
+				if len(args) == 0 {
+					names = append(names, s.Name)
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			var rows []outline
 			for _, s := range scenarios.All() {
