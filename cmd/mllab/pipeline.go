@@ -45,7 +45,7 @@ refused, with its cell and line: here if this machine has python3 from 3.11 on,
 else by the first step, before it runs a cell. Name what the notebook imports of
 yours, or reads, with --file.`,
 		Example: `  mllab pipeline compile train.ipynb
-  mllab pipeline compile train.ipynb --file helper.py | kubectl create -f -`,
+  mllab pipeline compile train.ipynb --file helper.py | kubectl apply --server-side -f -`,
 		Annotations: map[string]string{writes: "YAML"},
 		Args:        one("notebook"),
 		RunE: func(c *cobra.Command, args []string) error {

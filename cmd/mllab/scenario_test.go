@@ -557,3 +557,33 @@ func TestAReportGoesWhereALinkLeads(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestMistakesInAFileAreReportedAsThePageSays(t *testing.T) {
+	page, err := os.ReadFile("../../docs/own-scenarios.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wrong = `apiVersion: mllab.local/v1alpha1
+kind: Scenario
+name: mine
+summary: a file with mistakes
+steps:
+  - name: v1 serves
+    apply:
+      - knative: {name: model, version: v1, env: {FAIL_PERCENT: 5}}
+    expect-all: {of: model, version: v1}
+  - name: one in ten
+    split: {of: model, percent: {v1: 90, v2: 20}}
+    sleep: 5
+`
+	file := filepath.Join(t.TempDir(), "my.yaml")
+	for _, text := range []string{wrong, strings.NewReplacer("FAIL_PERCENT: 5", `FAIL_PERCENT: "5"`, "    sleep: 5\n", "").Replace(wrong)} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, stdout, stderr := call(t, nil, "scenario", "run", file)
+		if code != 2 || stdout != "" || !strings.Contains(string(page), "\n"+stderr) {
+			t.Errorf("code %d, %s, not on the page: %s", code, stdout, stderr)
+		}
+	}
+}
