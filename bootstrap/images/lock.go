@@ -150,6 +150,8 @@ func (r *registrySource) look(ctx context.Context, upstream string, was pin, rea
 				}
 			}
 		}
+	} else {
+		return now, &refusal{reason: "it is one image, and no index with an image for each architecture"}
 	}
 	for i, arch := range lockArchs {
 		if now.images[i].Hex == "" {

@@ -113,11 +113,15 @@ func TestAReferenceIsHeldToTheLock(t *testing.T) {
 	if err == nil {
 		err = remote.Delete(ref)
 	}
+	single, _ := r.tag(pause)
+	if err == nil {
+		err = remote.Write(single, first)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	rows, problems = look()
-	want := map[string]string{pilot: "the tag moved: the lock file has sha256:", proxy: "it has no image for linux/arm64", etcd: "does not have this image (404 Not Found)"}
+	want := map[string]string{pilot: "the tag moved: the lock file has sha256:", proxy: "it has no image for linux/arm64", etcd: "does not have this image (404 Not Found)", pause: "it is one image, and no index"}
 	for reference, problem := range want {
 		if !strings.Contains(problems[reference], problem) {
 			t.Errorf("%s: got %q, want %q", reference, problems[reference], problem)
