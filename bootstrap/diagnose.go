@@ -65,7 +65,7 @@ func diagnoseLab(ctx context.Context, o Options, to, version string, p deps) (Di
 	d := collect(ctx, o, p)
 	d.files["version.txt"] = version
 	if err = ctx.Err(); !errors.Is(err, context.Canceled) {
-		err = writeArchive(f, d.masked())
+		err = fault.Hinted(writeArchive(f, d.masked()), "free some space, or name another file with --to")
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return Diagnosis{}, errors.Join(fmt.Errorf("writing %s: %w", to, err), os.Remove(to))

@@ -42,7 +42,7 @@ var forms = compile(
 	`(//hooks\.slack\.com/services/)[^\s"'\\]+`,
 	`(?i)([?&](?:[\w-]*sig|key|auth)=)[^&\s"'\\]+`,
 	// The value of a name.
-	`(?i)(`+named+`\\"[ \t]*:[ \t]*\\")`+inEscaped,
+	`(?i)(`+named+`(?:\\?["'])?[ \t]*[:=][ \t]*\\")`+inEscaped,
 	`(?i)(`+named+`["']?[ \t]*[:=][ \t]*")`+inQuotes,
 	`(?i)(`+named+`["']?[ \t]*[:=][ \t]*')[^'\n]+`,
 	`(?im)(^[ \t-]*`+more+named+`:[ \t]+)[^\s"'|>{\[&*][^\n]*`, // in YAML, to the line's end
@@ -52,7 +52,7 @@ var forms = compile(
 	`(?i)(\bname["']?:\s*["']?`+more+named+`["']?\s*,?\s*["']?value["']?:\s*")`+inQuotes,
 	`(?i)(\bname:\s*["']?`+more+named+`["']?\s*,?\s*value:\s*)[^\s"',}][^\n,}]*`,
 	// The argument after a flag.
-	`(?i)(--?`+more+named+`\\?["']?,?\s+(?:- )?\\?["']?)[^\s"',\\\[-][^\s"',\\]*`,
+	`(?im)((?:^|[\s"'\[,])--?`+more+named+`\\?["']?,?\s+(?:- )?\\?["']?)[^\s"',\\\[-][^\s"',\\]*`,
 )
 
 // A text with manifests of Secrets has all data masked.

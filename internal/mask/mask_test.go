@@ -31,6 +31,8 @@ func TestSecretsAreMaskedAndTheRestStays(t *testing.T) {
 		"a URL's query":                {"GET /x?access_token=s3cret&n=1", "GET /x?access_token=[masked]&n=1"},
 		"a password with blanks":       {`{"password":"a s3cret, \"long\"","user":"me"}`, `{"password":"[masked]","user":"me"}`},
 		"the same in quoted JSON":      {`"{\"password\":\"a s3cret\",\"user\":\"me\"}"`, `"{\"password\":\"[masked]\",\"user\":\"me\"}"`},
+		"YAML in JSON":                 {`{"text":"password: \"a s3cret\" and more"}`, `{"text":"password: \"[masked]\" and more"}`},
+		"a volume of a token":          {`volume \"istio-token\" (UniqueName: x) and "istio-token" next`, `volume \"istio-token\" (UniqueName: x) and "istio-token" next`},
 		"the same in YAML":             {"db_password: a s3cret\nuser: me", "db_password: [masked]\nuser: me"},
 		"a container's environment":    {`[{"name":"DB_PASSWORD","value":"s3cret"},{"name":"A","value":"b"}]`, `[{"name":"DB_PASSWORD","value":"[masked]"},{"name":"A","value":"b"}]`},
 		"the same, quoted":             {`{\"name\":\"DB_PASSWORD\",\"value\":\"s3cret\"}`, `{\"name\":\"DB_PASSWORD\",\"value\":\"[masked]\"}`},
