@@ -247,7 +247,8 @@ func (d *collection) masked() []archived {
 	}
 	all := []archived{{"causes.txt", top}}
 	for _, name := range slices.Sorted(maps.Keys(d.files)) {
-		text := m.Text(d.files[name])
+		text := d.files[name]
+		text = m.Text(text[max(0, len(text)-2*diagnosisFile):]) // half of it shows what a secret at the beginning of the rest is
 		all = append(all, archived{name, text[max(0, len(text)-diagnosisFile):]})
 	}
 	return all

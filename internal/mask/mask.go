@@ -45,12 +45,12 @@ var forms = compile(
 	`(?i)(`+named+`(?:\\?["'])?[ \t]*[:=][ \t]*\\")`+inEscaped,
 	`(?i)(`+named+`["']?[ \t]*[:=][ \t]*")`+inQuotes,
 	`(?i)(`+named+`["']?[ \t]*[:=][ \t]*')[^'\n]+`,
-	`(?im)(^[ \t-]*`+more+named+`:[ \t]+)[^\s"'|>{\[&*][^\n]*`, // in YAML, to the line's end
+	`(?im)(^[ \t+-]*`+more+named+`:[ \t]+)[^\s"'|>{\[&*][^\n]*`, // in YAML, to the line's end
 	`(?i)(`+named+`\\?["']?[ \t]*[:=][ \t]*)[^\s"',}\\{\[][^\s"',}\\&]*`,
 	// The value next to a name, as in the environment of a container.
 	`(?i)(\bname\\":\s*\\"`+more+named+`\\",\s*\\"value\\":\s*\\")`+inEscaped,
 	`(?i)(\bname["']?:\s*["']?`+more+named+`["']?\s*,?\s*["']?value["']?:\s*")`+inQuotes,
-	`(?i)(\bname:\s*["']?`+more+named+`["']?\s*,?\s*value:\s*)[^\s"',}][^\n,}]*`,
+	`(?i)(\bname:\s*["']?`+more+named+`["']?\s*,?[\s+-]*value:\s*)[^\s"',}][^\n,}]*`, // also in a diff
 	// The argument after a flag.
 	`(?im)((?:^|[\s"'\[,])--?`+more+named+`\\?["']?,?\s+(?:- )?\\?["']?)[^\s"',\\\[-][^\s"',\\]*`,
 )
@@ -103,8 +103,26 @@ func New(values []string) Masker {
 }
 
 // Text returns text without secrets.
-func (m Masker) Text(text string) string {
-	text = m.known.Replace(text)
+func (m Masker) Text(text string) string { return likely(m.known.Replace(text)) }
+
+// lines is a JSON string of several lines.
+var lines = regexp.MustCompile(`"(?:[^"\\\n]|\\.)*\\n(?:[^"\\\n]|\\.)*"`)
+
+// likely masks what looks like a secret. Evidence has YAML and diffs as JSON strings, which are masked as what they are.
+func likely(text string) string {
+	text = lines.ReplaceAllStringFunc(text, func(quoted string) string {
+		var inner string
+		if json.Unmarshal([]byte(quoted), &inner) != nil {
+			return quoted
+		}
+		var out strings.Builder
+		e := json.NewEncoder(&out)
+		e.SetEscapeHTML(false)
+		if e.Encode(likely(inner)) != nil {
+			return quoted
+		}
+		return strings.TrimSpace(out.String())
+	})
 	if secretKind.MatchString(text) {
 		text = replace(secretData, text)
 	}
