@@ -40,7 +40,7 @@ func TestDoctorWarnsOfPartsWithoutFixes(t *testing.T) {
 		{Name: "argo-workflows", Version: "4.1.4", End: "with 4.3"}, {Name: "jobset", Version: "0.12.0"}}
 	for _, c := range []struct{ day, level, what string }{
 		{"2027-02-02", LevelOK, "until 2027-02-02"},
-		{"2027-02-04", LevelWarn, "knative 1.23.0 (2027-02-02)"},
+		{"2027-02-03", LevelWarn, "knative 1.23.0 (2027-02-02)"},
 		{"2027-06-30", LevelWarn, "kubernetes 1.36.5 (2027-06-28), knative 1.23.0"},
 	} {
 		now, err := time.Parse(time.DateOnly, c.day)

@@ -31,9 +31,10 @@ It changes nothing, and needs no lab that works.`,
 				return err
 			}
 			var version strings.Builder
-			printVersion(&version, v)
+			now := time.Now()
+			printVersion(&version, v, now)
 			if to == "" {
-				to = "mllab-diagnosis-" + time.Now().Format("20060102-150405") + ".tar.gz"
+				to = "mllab-diagnosis-" + now.Format("20060102-150405") + ".tar.gz"
 			}
 			d, err := bootstrap.Diagnose(c.Context(), a.options(), to, version.String())
 			return show(a, d, err, printDiagnosis)

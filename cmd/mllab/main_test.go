@@ -7,11 +7,12 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"mllab.local/addons"
 	"mllab.local/bootstrap"
 	"mllab.local/internal/report"
 )
@@ -209,8 +210,19 @@ func TestVersionNamesWhatIsInstalled(t *testing.T) {
 			t.Errorf("no version of %s in %s", name, stdout)
 		}
 	}
-	if _, stdout, _ := call(t, nil, "version"); !regexp.MustCompile(`(?m)^kubernetes +1\.\d+\.\d+ +fixes end 20\d\d-\d\d-\d\d$`).MatchString(stdout) {
-		t.Errorf("no end of Kubernetes' fixes in %s", stdout)
+	v = versionInfo{parts: []addons.Version{{Name: "kubernetes", Version: "1.36.5", End: "2027-06-28"}, {Name: "istio", Version: "1.31.0", End: "six weeks after 1.33"}}}
+	for _, c := range []struct{ hour, want string }{
+		{"2027-06-28T23:59:00Z", "kubernetes           1.36.5     fixes end 2027-06-28\nistio                1.31.0     fixes end six weeks after 1.33\n"},
+		{"2027-06-29T00:01:00Z", "kubernetes           1.36.5     fixes ended 2027-06-28\nistio                1.31.0     fixes end six weeks after 1.33\n"},
+	} {
+		now, err := time.Parse(time.RFC3339, c.hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		if printVersion(&out, v, now); !strings.HasSuffix(out.String(), c.want) {
+			t.Errorf("at %s: %s", c.hour, out.String())
+		}
 	}
 }
 

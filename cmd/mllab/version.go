@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +31,7 @@ func newVersion(a *app) *cobra.Command {
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v, err := readVersion()
-			return show(a, v, err, printVersion)
+			return show(a, v, err, func(w io.Writer, v versionInfo) { printVersion(w, v, time.Now()) })
 		},
 	}
 }
@@ -56,7 +57,8 @@ func readVersion() (versionInfo, error) {
 	return v, err
 }
 
-func printVersion(w io.Writer, v versionInfo) {
+func printVersion(w io.Writer, v versionInfo, now time.Time) {
+	ends := map[bool]string{false: "end", true: "ended"}
 	fmt.Fprintf(w, "mllab %s (%s)\n", v.Version, v.Go)
 	if v.Revision != "" {
 		fmt.Fprintf(w, "%-20s %s\n", "revision", v.Revision)
@@ -64,7 +66,7 @@ func printVersion(w io.Writer, v versionInfo) {
 	for _, p := range v.parts {
 		line := fmt.Sprintf("%-20s %s", p.Name, p.Version)
 		if p.End != "" {
-			line = fmt.Sprintf("%-30s  fixes end %s", line, p.End)
+			line = fmt.Sprintf("%-30s  fixes %s %s", line, ends[p.Past(now)], p.End)
 		}
 		fmt.Fprintln(w, line)
 	}
