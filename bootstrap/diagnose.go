@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
@@ -85,6 +86,9 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 	d := &collection{files: map[string]string{}}
 	findings, err := doctor(ctx, UpOptions{Options: o}, p)
 	d.json("doctor.json", findings, err)
+	if findings == nil {
+		d.failed(err)
+	}
 	checked := func(level string) {
 		for _, f := range findings {
 			if f.Level == level && (level == LevelFail || f.ID != "cluster") { // else status says what the cluster lacks
@@ -108,12 +112,13 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 	troubled(true)
 	report, err := status(ctx, o, p)
 	d.json("status.json", report, err)
+	d.failed(err)
 	for _, r := range report.Proxies {
 		d.cause(r.Error(), r.Hint())
 	}
 	for _, a := range report.Addons {
 		if !a.Ready && !a.Gone {
-			d.cause(a.Name+": "+a.Why, o.Command("up"))
+			d.cause(a.Name+": "+a.Why, report.Next)
 		}
 	}
 	if !report.Ready {
@@ -211,6 +216,13 @@ func newestFolder(dir string) (newest string) {
 func (d *collection) cause(what, fix string) {
 	if len(d.causes) < mostCauses && what != "" && !slices.ContainsFunc(d.causes, func(c Cause) bool { return strings.HasPrefix(c.What, what) || strings.HasPrefix(what, c.What) }) {
 		d.causes = append(d.causes, Cause{what, fix})
+	}
+}
+
+// failed keeps the error of what could not look at all, such as one of the lab's record.
+func (d *collection) failed(err error) {
+	if err != nil {
+		d.cause(err.Error(), cmp.Or(fault.Hint(err), "see the archive"))
 	}
 }
 

@@ -143,6 +143,7 @@ func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			o := w.options()
+			o.Core = true
 			if c.up {
 				mustUp(t, w, o)
 			}
@@ -155,7 +156,24 @@ func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 				if !strings.HasPrefix(d.Causes[i].What, want) || d.Causes[i].Fix == "" {
 					t.Errorf("cause %d is %+v, want %q", i+1, d.Causes[i], want)
 				}
+				if strings.HasPrefix(want, "knative") && d.Causes[i].Fix != "mllab up --core" {
+					t.Errorf("the fix of an addon of a core lab is %q", d.Causes[i].Fix)
+				}
 			}
 		})
+	}
+}
+
+func TestADiagnosisNamesARecordThatCannotBeRead(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	o.Name = DefaultName
+	mustUp(t, w, o)
+	if err := os.WriteFile(o.store().stateFile(), []byte("{broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := diagnoseLab(t.Context(), o.Options, filepath.Join(t.TempDir(), "d.tar.gz"), "", w.deps())
+	if err != nil || len(d.Causes) != 1 || !strings.Contains(d.Causes[0].What, "state.json") || !strings.Contains(d.Causes[0].Fix, "`mllab down") {
+		t.Errorf("%+v, %v", d, err)
 	}
 }
