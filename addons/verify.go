@@ -21,6 +21,11 @@ import (
 // are verified at a time.
 const verifyNamespace, verifyName = "default", "mllab-verify"
 
+// Verifies reports whether a pod is of an addon's verification. It may stay half a minute after that (see verification).
+func Verifies(namespace, pod string) bool {
+	return namespace == verifyNamespace && strings.HasPrefix(pod, verifyName+"-")
+}
+
 // verifyLabel is a label of the objects that an addon is verified with: the addon.
 const verifyLabel = "mllab.local/verify"
 

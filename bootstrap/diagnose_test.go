@@ -129,7 +129,10 @@ func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 		"a pod that starts": {func(w *world) {
 			w.troubles.Pods = []kube.TroubledPod{{Namespace: "a", Name: "new", Why: "runs, not ready", Age: time.Second}}
 		}, true, nil},
-		"a stopped node, once":          {func(w *world) { w.containers[0].Status = "exited" }, true, []string{"cluster mllab: its node is stopped"}},
+		"a stopped node, once": {func(w *world) { w.containers[0].Status = "exited" }, true, []string{"cluster mllab: its node is stopped"}},
+		"a pod of a verification, which goes": {func(w *world) {
+			w.troubles.Pods = []kube.TroubledPod{{Namespace: "default", Name: "mllab-verify-7bgmd-kserve-predictor", Why: "cannot pull kind.local/none", Final: true}}
+		}, true, nil},
 		"what waiting cannot fix first": {func(w *world) { w.troubles.Pods = pods }, true, []string{"Pod/b/broken: OOMKilled", "Pod/a/slow"}},
 		"a pod, and the addon it is of": {func(w *world) {
 			w.troubles.Pods = pods[1:]
