@@ -385,7 +385,7 @@ func (j *checker) disks() {
 	default:
 		need, want = images.RegistryDisk, images.RegistryDisk
 	}
-	j.add("disk-cache", levelFor(m.CacheFree, need, want), "free some space, or put the cache elsewhere: `mllab up --cache-dir FOLDER`",
+	j.add("disk-cache", levelFor(m.CacheFree, need, want), "free some space, or put the cache elsewhere with --cache-dir FOLDER",
 		"%s free at %s (needed %s%s; the image cache holds %s)", size(m.CacheFree), j.o.Cache, size(need),
 		ifElse(want > need, ", and "+size(want)+" to build from source", ""), size(m.CacheUsed))
 	if e == nil || !m.EngineDisk {

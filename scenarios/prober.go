@@ -83,7 +83,7 @@ func (p *prober) lostNone(ctx context.Context, l *Session) (Evidence, error) {
 func judgeLoss(record probe.Record, rate float64) (Evidence, error) {
 	tally := probe.Count(record.Answers)
 	e := Evidence{Tally: &tally}
-	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: rate, Outage: 3 / rate}
+	seen := &Watched{Sent: tally.Sent, Lost: len(tally.Failed), Missed: record.Missed, Rate: rate, Outage: max(3/rate, longestPause(record.Answers).Seconds())}
 	if tally.Sent > 0 {
 		seen.Seconds = record.Answers[tally.Sent-1].Scheduled.Sub(record.Answers[0].Scheduled).Seconds()
 	}
@@ -104,6 +104,15 @@ func judgeLoss(record probe.Record, rate float64) (Evidence, error) {
 		return e, lost
 	}
 	return e, nil
+}
+
+// longestPause is the longest time between two requests of a watcher. It is more than their interval when this machine stood still,
+// or the program (^Z): an outage in that time is not seen.
+func longestPause(answers []probe.Answer) (longest time.Duration) {
+	for i := 1; i < len(answers); i++ {
+		longest = max(longest, answers[i].Sent.Sub(answers[i-1].Sent))
+	}
+	return longest
 }
 
 // whenLost is when lost requests were sent, in the clock of the lab's logs, and how many of them were a connection's first.

@@ -343,3 +343,21 @@ func TestASmallShareTakesMoreRequestsUnlessTheyWereGiven(t *testing.T) {
 		t.Errorf("got %v (hint %q)", err, fault.Hint(err))
 	}
 }
+
+func TestAWatcherThatStoodStillDoesNotClaimToHaveSeenAShortOutage(t *testing.T) {
+	record := probe.Record{}
+	at := time.Now()
+	for i := range 100 {
+		sent := at.Add(time.Duration(i) * 20 * time.Millisecond)
+		if i > 49 {
+			sent = at.Add(4*time.Second + time.Duration(i)) // the machine slept, and then all that was due is sent
+		}
+		record.Answers = append(record.Answers, probe.Answer{Status: 200, Target: "v1", Scheduled: at.Add(time.Duration(i) * 20 * time.Millisecond), Sent: sent})
+	}
+	for n, want := range map[int]string{50: "an outage over 60ms ", 100: "an outage over 3.02s "} {
+		e, err := judgeLoss(probe.Record{Answers: record.Answers[:n]}, 50)
+		if err != nil || !strings.Contains(e.Summary, want) {
+			t.Errorf("%d requests: %v, %s, want %s", n, err, e.Summary, want)
+		}
+	}
+}

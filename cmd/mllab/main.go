@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"mllab.local/internal/fault"
 	"mllab.local/internal/report"
@@ -24,10 +25,22 @@ func main() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
+		first := time.Now()
 		cancel()
 		talk.Note("\nstopping: cleaning up first (^C again ends at once)")
-		<-signals
-		os.Exit(130) // deliberate, and announced: a clean-up that hangs must not hold a person
+		for range signals {
+			if time.Since(first) > time.Second { // timeout(1) sends two at once: to its child, and to the child's group
+				os.Exit(130) // deliberate, and announced: a clean-up that hangs must not hold a person
+			}
+		}
+	}()
+	// A pipe whose reader has ended stops the work as ^C does, which ends `mllab … | tee log` from the right. Without this
+	// the signal would end the program before it has cleaned up.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	go func() {
+		<-pipes
+		cancel()
 	}()
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, color: report.IsColored(os.Stderr), getenv: os.Getenv, report: talk}
 	os.Exit(a.main(ctx, os.Args[1:]))
@@ -67,6 +80,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	c, err := root.ExecuteContextC(ctx)
 	a.report.Close()
+	if errors.Is(out.err, syscall.EPIPE) {
+		return fault.Code(context.Canceled) // `| head` has seen enough, and nobody reads on
+	}
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("writing the result: %w", out.err)
 	}
