@@ -390,7 +390,7 @@ func (g byGit) wait(ctx context.Context, objs []*unstructured.Unstructured, reas
 				return nil
 			}
 			if has, _, _ := unstructured.NestedString(k.Object, "status", "lastAppliedRevision"); err == nil && has != want {
-				err = fmt.Errorf("%s: it has applied %s, not yet %s", kube.Name(k), has, want)
+				err = fmt.Errorf("%s: it has applied %s, not yet %s", kube.Name(k), cmp.Or(has, "nothing"), want)
 			}
 			return err
 		})
