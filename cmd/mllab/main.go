@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/report"
 )
@@ -103,12 +104,21 @@ func (a *app) main(ctx context.Context, args []string) int {
 		return fault.Code(err)
 	}
 	fmt.Fprintln(a.stderr, "error: "+strings.TrimSpace(err.Error()))
-	if hint := fault.Hint(err); hint != "" {
-		fmt.Fprintln(a.stderr, "hint:  "+hint)
-	}
 	code := fault.Code(err)
+	if hint := fault.Hint(err); hint != "" {
+		fmt.Fprintln(a.stderr, "hint:  "+forLab(hint, a.global.name, code))
+	}
 	if code == 3 || code == 1 && c.Name() == "up" {
 		fmt.Fprintln(a.stderr, "more:  "+a.options().Command("diagnose")+" writes what helps to find the cause into one file")
 	}
 	return code
+}
+
+// forLab adds --name to a hint about another lab than the default one. What is below package bootstrap knows no lab's name, and
+// without it `mllab up` would create a second lab. A hint about wrong use, code 2, is about no lab.
+func forLab(hint, name string, code int) string {
+	if code == 2 || name == bootstrap.DefaultName || !strings.Contains(hint, "mllab ") || strings.Contains(hint, "--name") {
+		return hint
+	}
+	return hint + " (with --name " + name + ")"
 }

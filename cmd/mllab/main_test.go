@@ -295,3 +295,21 @@ func TestDownNamesTheNextCommandOfItsLab(t *testing.T) {
 		t.Errorf("got %s want %s", out.String(), want)
 	}
 }
+
+func TestAHintIsAboutTheLabOfTheCommand(t *testing.T) {
+	for _, c := range []struct {
+		hint, name string
+		code       int
+		want       string
+	}{
+		{"`mllab up` starts it again", "lab-2", 3, "`mllab up` starts it again (with --name lab-2)"},
+		{"`mllab up` starts it again", bootstrap.DefaultName, 3, "`mllab up` starts it again"},
+		{"mllab up --name lab-2", "lab-2", 3, "mllab up --name lab-2"},
+		{"see `mllab up --help`", "lab-2", 2, "see `mllab up --help`"},
+		{"name another folder", "lab-2", 1, "name another folder"},
+	} {
+		if got := forLab(c.hint, c.name, c.code); got != c.want {
+			t.Errorf("got %s, want %s", got, c.want)
+		}
+	}
+}
