@@ -3,6 +3,8 @@ package images
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -363,9 +365,22 @@ func isOther(needed map[string]bool) match.Matcher {
 	}
 }
 
-// prune removes blobs that no image refers to any more.
+// prune removes blobs that no image refers to any more, and what killed processes left of blobs: a layout writes to the
+// name of a blob and a number, and only one process writes at a time.
 func (c *cache) prune() error {
 	return c.locked(func(p layout.Path) error {
+		blobs := filepath.Join(string(p), "blobs", "sha256")
+		entries, err := os.ReadDir(blobs)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			if len(e.Name()) > hex.EncodedLen(sha256.Size) {
+				if err := os.Remove(filepath.Join(blobs, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
 		hashes, err := p.GarbageCollect()
 		if err != nil {
 			return err

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -367,6 +369,31 @@ func TestABrokenLayerIsContinuedWhereItBroke(t *testing.T) {
 				t.Errorf("asked %d times, for the parts %q", f.asked(f.bad[2].Hex), f.ranges)
 			}
 		})
+	}
+}
+
+func TestWhatAKilledPullLeftOfALayerIsRemoved(t *testing.T) {
+	f := newFailing(t)
+	o := Options{Cache: t.TempDir(), Mode: "registry", Mirror: f.host, Components: []string{"istio-pilot"}, Report: report.Discard()}
+	c, err := openCache(o.Cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := c.blob(f.bad[2]) + "1234567890"
+	if err := os.MkdirAll(filepath.Dir(part), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(part, f.last[:1000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Resolve(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(part); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if _, err := os.Stat(c.blob(f.bad[2])); err != nil {
+		t.Error(err)
 	}
 }
 
