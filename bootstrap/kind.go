@@ -38,6 +38,8 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 //   - The kubeadm patches are in the node image, from manifests/node.
 //   - etcd does not wait for the disk: a lab comes up in a tenth less time. What a killed process or node wrote is in the
 //     kernel's cache and stays. A machine that loses its power may lose the cluster; see "etcd does not run" in docs/troubleshooting.md.
+//   - etcd's only member waits for up to an election's time before it leads itself, and the API server waits for it: 0.1 s
+//     instead of 1 s.
 //   - kubeadm's own timeout of 4 minutes is raised: mllab's follows the progress of the node.
 //   - The controller manager creates an account for each of its forty controllers before kube-proxy has a pod, so its
 //     limit of 20 requests a second is raised. It keeps leader election: without it, it exits if the API does not answer

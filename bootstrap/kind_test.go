@@ -152,6 +152,7 @@ func TestTheNodeRefusesWhatWouldLeaveItForTheLabsOwnRanges(t *testing.T) {
 		"-A FORWARD -d " + services + " -j REJECT",
 		"-A FORWARD -d " + pods + " -o eth0 -j REJECT",
 		"-t mangle -A POSTROUTING -d " + pods + " -o eth0 -j DROP",
+		"-t nat -A POSTROUTING -s " + pods + " ! -d " + pods + " -j MASQUERADE",
 	} {
 		if !slices.Contains(unit, "ExecStart=/usr/sbin/iptables -w "+rule) { // "=-" would go on without it
 			t.Errorf("the node has no rule %q", rule)
