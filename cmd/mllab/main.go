@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/report"
@@ -39,12 +41,22 @@ func main() {
 	// the signal would end the program before it has cleaned up.
 	pipes := make(chan os.Signal, 1)
 	signal.Notify(pipes, syscall.SIGPIPE)
-	go func() {
-		<-pipes
-		cancel()
-	}()
+	go stopWithoutReader(pipes, cancel, os.Stdout, os.Stderr)
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, color: report.IsColored(os.Stderr), getenv: os.Getenv, report: talk}
 	os.Exit(a.main(ctx, os.Args[1:]))
+}
+
+// stopWithoutReader calls cancel when a signal comes and nobody reads one of the files any more. Any other pipe or connection
+// that is written to after its end sends the same signal, such as one to an API server that starts.
+func stopWithoutReader(signals <-chan os.Signal, cancel func(), files ...*os.File) {
+	for range signals {
+		for _, f := range files {
+			fds := []unix.PollFd{{Fd: int32(f.Fd())}}
+			if n, err := unix.Poll(fds, 0); err == nil && n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+				cancel()
+			}
+		}
+	}
 }
 
 // app is one call of the program: where it talks, and what all verbs share.
