@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"mllab.local/bootstrap"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/report"
@@ -23,7 +21,11 @@ import (
 func main() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	talk := report.ForTerminal(os.Stderr)
+	// A reader of stdout or stderr that has ended stops the work as ^C does, which ends `mllab … | tee log` from the right: Go's
+	// own way is to end at once, before a clean-up. A connection that breaks sends the same signal, and stops nothing.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	stdout, stderr := &output{Writer: os.Stdout, gone: cancel}, &output{Writer: os.Stderr, gone: cancel}
+	talk := report.ForTerminal(stderr)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
@@ -37,26 +39,8 @@ func main() {
 			}
 		}
 	}()
-	// A pipe whose reader has ended stops the work as ^C does, which ends `mllab … | tee log` from the right. Without this
-	// the signal would end the program before it has cleaned up.
-	pipes := make(chan os.Signal, 1)
-	signal.Notify(pipes, syscall.SIGPIPE)
-	go stopWithoutReader(pipes, cancel, os.Stdout, os.Stderr)
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, color: report.IsColored(os.Stderr), getenv: os.Getenv, report: talk}
+	a := &app{stdin: os.Stdin, stdout: stdout, stderr: stderr, color: report.IsColored(stderr), getenv: os.Getenv, report: talk}
 	os.Exit(a.main(ctx, os.Args[1:]))
-}
-
-// stopWithoutReader calls cancel when a signal comes and nobody reads one of the files any more. Any other pipe or connection
-// that is written to after its end sends the same signal, such as one to an API server that starts.
-func stopWithoutReader(signals <-chan os.Signal, cancel func(), files ...*os.File) {
-	for range signals {
-		for _, f := range files {
-			fds := []unix.PollFd{{Fd: int32(f.Fd())}}
-			if n, err := unix.Poll(fds, 0); err == nil && n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
-				cancel()
-			}
-		}
-	}
 }
 
 // app is one call of the program: where it talks, and what all verbs share.
@@ -69,11 +53,12 @@ type app struct {
 	global         global
 }
 
-// output is stdout. It remembers that a result could not be written, because not
+// output is stdout or stderr. It remembers that a result could not be written, because not
 // every writer of texts asks.
 type output struct {
 	io.Writer
-	err error // the first one
+	gone func() // called when nobody reads any more
+	err  error  // the first one
 }
 
 // Unwrap has package report see the terminal.
@@ -82,6 +67,9 @@ func (o *output) Unwrap() io.Writer { return o.Writer }
 func (o *output) Write(p []byte) (int, error) {
 	n, err := o.Writer.Write(p)
 	o.err = cmp.Or(o.err, err)
+	if errors.Is(err, syscall.EPIPE) && o.gone != nil {
+		o.gone()
+	}
 	return n, err
 }
 

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -313,24 +312,4 @@ func TestAHintIsAboutTheLabOfTheCommand(t *testing.T) {
 			t.Errorf("got %s, want %s", got, c.want)
 		}
 	}
-}
-
-func TestOnlyAPipeOfItsOwnStopsTheWork(t *testing.T) {
-	reader, own, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer own.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	signals := make(chan os.Signal)
-	defer close(signals)
-	go stopWithoutReader(signals, cancel, own)
-	signals <- syscall.SIGPIPE // of a connection
-	signals <- syscall.SIGPIPE // taken when the first was judged
-	if ctx.Err() != nil {
-		t.Error("the end of another pipe stopped the work")
-	}
-	reader.Close()
-	signals <- syscall.SIGPIPE
-	<-ctx.Done()
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -50,6 +52,35 @@ func TestTwoSignalsAtOnceAreOne(t *testing.T) {
 	}
 	_ = c.Process.Signal(syscall.SIGTERM)
 	_ = c.Process.Signal(os.Interrupt)
+	if err := c.Wait(); err != nil {
+		t.Errorf("it did not end in order: %v", err)
+	}
+}
+
+// The kernel sends SIGPIPE also for a connection that has ended, or the stdin of a program that has.
+func TestABrokenConnectionIsNoInterrupt(t *testing.T) {
+	c := itself(t, "view")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Process.Signal(syscall.SIGPIPE)
+	for range 20 { // a process that the signal interrupts ends soon, not at once
+		r, err := http.Get(strings.TrimSpace(url))
+		if err != nil {
+			t.Error("it has stopped:", err)
+			break
+		}
+		_ = r.Body.Close()
+	}
+	_ = c.Process.Signal(syscall.SIGTERM)
 	if err := c.Wait(); err != nil {
 		t.Errorf("it did not end in order: %v", err)
 	}

@@ -67,9 +67,9 @@ func newReporter(w io.Writer, o Options) *reporter {
 	}}
 }
 
-// ForTerminal returns a Reporter for f: live when f is a terminal that can move its cursor (TERM is not "dumb"), and
+// ForTerminal returns a Reporter for w: live when w is a terminal that can move its cursor (TERM is not "dumb"), and
 // colored unless NO_COLOR is set (https://no-color.org).
-func ForTerminal(f *os.File) Reporter { return New(f, terminalOptions(f, os.Getenv)) }
+func ForTerminal(w io.Writer) Reporter { return New(w, terminalOptions(w, os.Getenv)) }
 
 // IsTerminal reports whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
@@ -86,11 +86,11 @@ func fileOf(w io.Writer) (*os.File, bool) {
 	return f, ok
 }
 
-// IsColored reports whether ForTerminal would write colors to f.
-func IsColored(f *os.File) bool { return terminalOptions(f, os.Getenv).Color }
+// IsColored reports whether ForTerminal would write colors to w.
+func IsColored(w io.Writer) bool { return terminalOptions(w, os.Getenv).Color }
 
-func terminalOptions(f *os.File, getenv func(string) string) Options {
-	live := IsTerminal(f) && getenv("TERM") != "dumb"
+func terminalOptions(w io.Writer, getenv func(string) string) Options {
+	live := IsTerminal(w) && getenv("TERM") != "dumb"
 	return Options{Live: live, Color: live && getenv("NO_COLOR") == ""}
 }
 
