@@ -21,9 +21,10 @@ import (
 // are verified at a time.
 const verifyNamespace, verifyName = "default", "mllab-verify"
 
-// Verifies reports whether a pod is of an addon's verification. It may stay half a minute after that (see verification).
-func Verifies(namespace, pod string) bool {
-	return namespace == verifyNamespace && strings.HasPrefix(pod, verifyName+"-")
+// IsBroken reports whether a pod is broken on purpose: that of KServe's verification has no image. It may stay half a minute
+// after that (see verification).
+func IsBroken(namespace, pod string) bool {
+	return namespace == verifyNamespace && strings.HasPrefix(pod, verifyName+"-") && strings.Contains(pod, "-kserve-predictor")
 }
 
 // verifyLabel is a label of the objects that an addon is verified with: the addon.

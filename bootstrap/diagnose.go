@@ -104,7 +104,7 @@ func collect(ctx context.Context, o Options, p deps) *collection {
 			if len(pod.Logs) == 0 {
 				where = "read its events in the archive, in events.txt: its containers left no log"
 			}
-			if (pod.Final || !finalOnly && pod.Age >= podStarts) && !addons.Verifies(pod.Namespace, pod.Name) {
+			if (pod.Final || !finalOnly && pod.Age >= podStarts) && !addons.IsBroken(pod.Namespace, pod.Name) {
 				d.cause(fmt.Sprintf("Pod/%s/%s: %s", pod.Namespace, pod.Name, pod.Why), where)
 			}
 		}

@@ -131,8 +131,11 @@ func TestTheMostLikelyCauseComesFirst(t *testing.T) {
 		}, true, nil},
 		"a stopped node, once": {func(w *world) { w.containers[0].Status = "exited" }, true, []string{"cluster mllab: its node is stopped"}},
 		"a pod of a verification, which goes": {func(w *world) {
-			w.troubles.Pods = []kube.TroubledPod{{Namespace: "default", Name: "mllab-verify-7bgmd-kserve-predictor", Why: "cannot pull kind.local/none", Final: true}}
+			w.troubles.Pods = []kube.TroubledPod{{Namespace: "default", Name: "mllab-verify-7bgmd-kserve-predictor-7d9f", Why: "cannot pull kind.local/none", Final: true}}
 		}, true, nil},
+		"a pod of a verification, which has no room": {func(w *world) {
+			w.troubles.Pods = []kube.TroubledPod{{Namespace: "default", Name: "mllab-verify-7bgmd-argo-workflows", Why: "Insufficient memory", Final: true}}
+		}, true, []string{"Pod/default/mllab-verify-7bgmd-argo-workflows"}},
 		"what waiting cannot fix first": {func(w *world) { w.troubles.Pods = pods }, true, []string{"Pod/b/broken: OOMKilled", "Pod/a/slow"}},
 		"a pod, and the addon it is of": {func(w *world) {
 			w.troubles.Pods = pods[1:]

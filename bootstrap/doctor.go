@@ -57,7 +57,7 @@ func doctor(ctx context.Context, o UpOptions, p deps) ([]Finding, error) {
 		s.Findings = append(s.Findings, proxies(ctx, o.Options, p)...)
 	}
 	if wrong := s.failed(); len(wrong) > 0 {
-		return s.Findings, fault.Usage("fix the failed checks, then run `mllab up`", "mllab up would refuse because of: %s", strings.Join(wrong, ", "))
+		return s.Findings, fault.Usage("fix the failed checks, then run `"+o.Command("up")+"`", "mllab up would refuse because of: %s", strings.Join(wrong, ", "))
 	}
 	return s.Findings, nil
 }

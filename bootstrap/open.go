@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	neturl "net/url"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func Open(ctx context.Context, o Options, verb string) (Running, error) {
 	}
 	unlock, err := o.store().lock(verb)
 	if err != nil {
-		if fault.Code(err) == 1 { // locked: nothing was tested
+		if errors.Is(err, ErrLocked) { // nothing was tested
 			err = fault.CannotTest(fault.Hint(err), "%w", err)
 		}
 		return Running{}, err

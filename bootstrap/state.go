@@ -45,6 +45,9 @@ type hostRecord struct {
 	LibModules bool     `json:"libModules,omitempty"`
 }
 
+// ErrLocked is the error of a lab that another mllab works on.
+var ErrLocked = errors.New("is locked")
+
 // store is the state folder of one cluster: ROOT/NAME/{state.json,kubeconfig,merged.json}, ROOT/NAME.lock, ROOT/NAME.up.lock, ROOT/made.json.
 type store struct{ root, name string }
 
@@ -94,10 +97,11 @@ func (s store) load() (*state, error) {
 	var st state
 	found, err := readJSON(s.stateFile(), &st)
 	if err != nil {
+		lab := Options{Name: s.name}
 		if wrong := folder.Check("--state-dir", s.root, stateSigns...); wrong != nil { // then down fails as well
 			return nil, wrong
 		}
-		return nil, fault.Hinted(err, "run `mllab down --name "+s.name+"`, then `mllab up` again")
+		return nil, fault.Hinted(err, "run `"+lab.Command("down")+"`, then `"+lab.Command("up")+"` again")
 	}
 	if !found {
 		return nil, nil
@@ -217,7 +221,7 @@ func (s store) lockBy(file, verb string) (unlock func(), err error) {
 			if file == s.lockFile() && strings.HasPrefix(string(holder), "mllab up") {
 				hint = "wait until it says that the core is ready, then try again"
 			}
-			return nil, fault.Hinted(fmt.Errorf("cluster %s is locked: %s", s.name, cmp.Or(strings.TrimSpace(string(holder)), "by another mllab")), hint)
+			return nil, fault.Hinted(fmt.Errorf("cluster %s %w: %s", s.name, ErrLocked, cmp.Or(strings.TrimSpace(string(holder)), "by another mllab")), hint)
 		}
 		// The previous holder may have removed its file meanwhile. A lock on a removed file is useless.
 		held, herr := f.Stat()

@@ -86,7 +86,7 @@ func status(ctx context.Context, o Options, p deps) (StatusReport, error) {
 		if ctx.Err() != nil {
 			return r, ctx.Err()
 		}
-		r.Why, r.Next = err.Error(), "mllab doctor"
+		r.Why, r.Next = err.Error(), o.Command("doctor")
 		return r, nil
 	}
 	r.Engine = e.Name + " " + e.Version

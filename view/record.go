@@ -162,6 +162,9 @@ func (r *run) sampled(step, sample int) (own []answer) {
 	return own
 }
 
+// ErrNoRun is the error of a folder that does not exist, or has no events.
+var ErrNoRun = errors.New("no run has left evidence")
+
 // Read reads the events that are kept in a folder of evidence and the folders in
 // it. The end of a run that was killed is missing; all else that cannot be read is
 // an error.
@@ -174,12 +177,10 @@ func Read(dir string) (*Record, error) {
 		return err
 	})
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fault.Usage("name a folder of evidence", "DIR must be a folder, got %s", dir)
+	case errors.Is(err, fs.ErrNotExist) || err == nil && len(files) == 0:
+		return nil, fault.Usage("name a folder of evidence, such as .../evidence/canary", "%w in %s", ErrNoRun, dir)
 	case err != nil:
 		return nil, fault.Usage("name a folder that this user can read", "looking for events: %w", err)
-	case len(files) == 0:
-		return nil, fault.Usage("name a folder of evidence, such as .../evidence/canary", "DIR must have a file %s in it or in a folder of it, got %s", scenarios.EventsFile, dir)
 	}
 	var r Record
 	for _, path := range files {

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +33,7 @@ func main() {
 		cancel()
 		talk.Note("\nstopping: cleaning up first (^C again ends at once)")
 		for range signals {
-			if time.Since(first) > time.Second { // timeout(1) sends two at once: to its child, and to the child's group
+			if time.Since(first) > 200*time.Millisecond { // timeout(1) sends two at once: to its child, and to the child's group
 				os.Exit(130) // deliberate, and announced: a clean-up that hangs must not hold a person
 			}
 		}
@@ -66,7 +65,9 @@ func (o *output) Unwrap() io.Writer { return o.Writer }
 
 func (o *output) Write(p []byte) (int, error) {
 	n, err := o.Writer.Write(p)
-	o.err = cmp.Or(o.err, err)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
 	if errors.Is(err, syscall.EPIPE) && o.gone != nil {
 		o.gone()
 	}
@@ -81,8 +82,8 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	c, err := root.ExecuteContextC(ctx)
 	a.report.Close()
-	if errors.Is(out.err, syscall.EPIPE) {
-		return fault.Code(context.Canceled) // `| head` has seen enough, and nobody reads on
+	if errors.Is(out.err, syscall.EPIPE) && (err == nil || errors.Is(err, syscall.EPIPE) || err == context.Canceled) {
+		return fault.Code(context.Canceled) // `| head` has seen enough, and there is nothing to say to it
 	}
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("writing the result: %w", out.err)
@@ -108,7 +109,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if hint := fault.Hint(err); hint != "" {
 		fmt.Fprintln(a.stderr, "hint:  "+forLab(hint, a.global.name, code))
 	}
-	if code == 3 || code == 1 && c.Name() == "up" {
+	if (code == 3 || code == 1 && c.Name() == "up") && !errors.Is(err, bootstrap.ErrLocked) {
 		fmt.Fprintln(a.stderr, "more:  "+a.options().Command("diagnose")+" writes what helps to find the cause into one file")
 	}
 	return code

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -173,6 +174,25 @@ func TestAResultThatCannotBeWrittenIsAFailure(t *testing.T) {
 func TestExitCode3NamesDiagnose(t *testing.T) {
 	code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": t.TempDir()}, "status", "--name", "none-of-this-name")
 	if code != 3 || !strings.Contains(stderr, "more:  mllab diagnose --name none-of-this-name writes ") {
+		t.Errorf("code %d: %s", code, stderr)
+	}
+}
+
+func TestALockedLabNeedsNoDiagnosis(t *testing.T) {
+	state := t.TempDir()
+	if err := os.WriteFile(filepath.Join(state, "made.json"), []byte("{}"), 0o600); err != nil { // a folder of mllab's
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(state, bootstrap.DefaultName+".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, "scenario", "canary")
+	if code != 3 || !strings.Contains(stderr, "is locked") || strings.Contains(stderr, "more:") {
 		t.Errorf("code %d: %s", code, stderr)
 	}
 }

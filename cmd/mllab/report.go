@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -35,8 +36,8 @@ evidence, or one that holds several; without it, the lab's own.`,
 				return err
 			}
 			record, err := view.Read(dir)
-			if len(args) == 0 && fault.Code(err) == 2 {
-				err = fault.CannotTest(a.options().Command("scenario canary"), "no run has left evidence in %s", dir)
+			if len(args) == 0 && errors.Is(err, view.ErrNoRun) {
+				err = fault.CannotTest(a.options().Command("scenario canary"), "%w", err)
 			}
 			if err != nil {
 				return err

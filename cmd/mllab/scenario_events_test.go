@@ -93,11 +93,18 @@ func TestAReportIsMadeFromTheLabsEvidence(t *testing.T) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	file := filepath.Join(folder, scenarios.EventsFile)
+	if err := os.WriteFile(file, []byte("{\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := call(t, map[string]string{"MLLAB_STATE_DIR": state}, "report"); code != 2 || !strings.Contains(stderr, "reading "+file) {
+		t.Errorf("damaged evidence: code %d: %s", code, stderr)
+	}
 	line, err := json.Marshal(scenarios.Result{Scenario: "canary", Pass: true}.Event())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(folder, scenarios.EventsFile), append(line, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(file, append(line, '\n'), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"report"}, {"report", folder}} {
