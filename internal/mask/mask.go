@@ -20,48 +20,100 @@ const (
 	named = `(?:password|passwd|passphrase|[_-]pass|[_-]pwd|token|secret|credentials?|signature|client-key-data|(?:secret|api|access|private|secret[-_]?access)[-_]?key)`
 	more  = `[\w.-]*`
 	user  = `://[^/\s:@"'\[]*`
-	// Up to the quote that ends a JSON string, and one in a JSON string.
+	flag  = `(?:^|[\s"'\[,])--?` + more + named
+	apart = `(?:\\?["'],\s*|\\?["']?,?[ \t]+)` // between a flag and its argument
+	item  = `["']?[ \t]*\r?\n[ \t+-]*- +`      // between them in a list of YAML, also in a diff
+	// Up to the quote that ends a JSON string, one in a JSON string, and one of YAML.
 	inQuotes  = `(?:[^"\\\n]|\\.)+`
 	inEscaped = `(?:[^\\"]|\\{2,}.|\\[^"\\])+`
+	inSingle  = `(?:[^'\n]|'')+`
 )
 
-// forms are what secrets look like, whoever made them. The first group, if any, stays, and so does the second.
-var forms = compile(
+// privateKeys are the only forms of any number of lines.
+var privateKeys = compile(
 	`(?s)-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\z)`,
-	`(?:[A-Za-z0-9+/=]{16,}(?:\s|\\n)+)+-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----`,               // the end of one, as a log's tail has it
-	`\bLS0tLS1CRUdJTiB[A-CE-Z][A-Za-z0-9+/=]+`,                                                     // one in base64; in that place a certificate has a D
-	`\beyJ[\w-]+\.[\w-]+\.[\w-]+`,                                                                  // a JSON web token
-	`\b(?:gh[a-z]_|github_pat_|glpat-|AKIA|ASIA|xox[a-z]-|AIza|hf_|npm_|sk-)[\w-]{10,}`,            // of GitHub, GitLab, AWS, Slack, Google, Hugging Face, npm and OpenAI
-	`(?i)(\bauthorization\\?["']?[:=] *\\?["']?(?:(?:bearer|basic|token|digest) +)?)[^\s"',\\\[]+`, // an Authorization header
-	`(?i)(\b(?:bearer|basic) )[A-Za-z0-9+/=._~-]{8,}`,
-	`(?i)(\bcookie\\?["']?: *\\?["']?)[^\s"'\\][^"'\n\\]*`,
-	`(\bauth\\?":\s*\\?")[A-Za-z0-9+/=]{8,}`,    // in Docker's configuration
-	`(`+user+`:)[^/\s"']+(@)`,                   // a URL's password
-	`(`+user+`:)[^/\s"']*[^/\s"'\d][^\s"']*(@)`, // the same with a slash in it; a port has digits only
-	`(://)[^/\s:@"'\[]{16,}(@)`,                 // a token in place of a user
-	`(//hooks\.slack\.com/services/)[^\s"'\\]+`,
-	`(?i)([?&](?:[\w-]*sig|key|auth)=)[^&\s"'\\]+`,
-	// The value of a name.
-	`(?i)(`+named+`(?:\\?["'])?[ \t]*[:=][ \t]*\\")`+inEscaped,
-	`(?i)(`+named+`["']?[ \t]*[:=][ \t]*")`+inQuotes,
-	`(?i)(`+named+`["']?[ \t]*[:=][ \t]*')[^'\n]+`,
-	`(?im)(^[ \t+-]*`+more+named+`:[ \t]+)[^\s"'|>{\[&*][^\n]*`, // in YAML, to the line's end
-	`(?i)(`+named+`\\?["']?[ \t]*[:=][ \t]*)[^\s"',}\\{\[][^\s"',}\\&]*`,
-	// The value next to a name, as in the environment of a container.
-	`(?i)(\bname\\":\s*\\"`+more+named+`\\",\s*\\"value\\":\s*\\")`+inEscaped,
-	`(?i)(\bname["']?:\s*["']?`+more+named+`["']?\s*,?\s*["']?value["']?:\s*")`+inQuotes,
-	`(?i)(\bname:\s*["']?`+more+named+`["']?\s*,?[\s+-]*value:\s*)[^\s"',}][^\n,}]*`, // also in a diff
-	// The argument after a flag.
-	`(?im)((?:^|[\s"'\[,])--?`+more+named+`\\?["']?,?\s+(?:- )?\\?["']?)[^\s"',\\\[-][^\s"',\\]*`,
+	`(?:[A-Za-z0-9+/=]{16,}(?:\s|\\n)+)+-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----`, // the end of one, as a log's tail has it
 )
+
+// family is forms of secrets that have one of its words in them, in lower case. A form takes far longer than a look for a word.
+type family struct {
+	words  []string
+	blocks []*regexp.Regexp // see maskBlocks
+	forms  []*regexp.Regexp // the first group, if any, stays, and so does the second
+}
+
+// families are what secrets look like, whoever made them.
+var families = []family{
+	{
+		words: []string{"ls0tls1crudjtib", "eyj", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-", "akia", "asia", "xox", "aiza", "hf_", "npm_", "sk-"},
+		forms: compile(
+			`\bLS0tLS1CRUdJTiB[A-CE-Z][A-Za-z0-9+/=]+`,                               // a private key in base64; in that place a certificate has a D
+			`\beyJ[\w-]+\.[\w-]+\.[\w-]+`,                                            // a JSON web token
+			`\b(?:gh[oprsu]_|github_pat_|glpat-|AKIA|ASIA|xox[a-z]-|AIza)[\w-]{10,}`, // of GitHub, GitLab, AWS, Slack and Google
+			`\b(?:hf_[A-Za-z0-9]{20,}|npm_[A-Za-z0-9]{30,})`,                         // of Hugging Face and npm
+			`\bsk-[\w-]*[A-Za-z0-9]{20,}[\w-]*`,                                      // of OpenAI; a pod's name has shorter parts
+		),
+	},
+	{
+		words: []string{"auth", "bearer ", "basic ", "cookie"},
+		forms: compile(
+			`(?i)(\bauthorization\\?["']?[:=] *\\?["']?(?:(?:bearer|basic|token|digest) +)?)[^\s"',\\\[]+`, // an Authorization header
+			`(?i)(\b(?:bearer|basic) )[A-Za-z0-9+/=._~-]{8,}`,
+			`(?i)(\bcookie\\?["']?: *\\?["']?)[^\s"'\\][^"'\n\\]*`,
+			`(\bauth\\?":\s*\\?")[A-Za-z0-9+/=]{8,}`, // in Docker's configuration
+		),
+	},
+	{
+		words: []string{"//"},
+		forms: compile(
+			// A URL's password. A list of addresses has "," or ";" after a port.
+			`(`+user+`:)(?:\d+|\d*[^/\s"',;\d][^/\s"']*)(@)`,
+			`(`+user+`:)\d*[^/\s"',;\d][^\s"']*(@)`, // the same with a slash in it; a port has digits only
+			`(://)[^/\s:@"'\[,;]{16,}(@)`,           // a token in place of a user
+			`(//hooks\.slack\.com/services/)[^\s"'\\]+`,
+		),
+	},
+	{
+		words: []string{"sig=", "key=", "auth="},
+		forms: compile(`(?i)([?&](?:[\w-]*sig|key|auth)=)[^&\s"'\\]+`),
+	},
+	{
+		words: []string{"pass", "pwd", "token", "secret", "credential", "signature", "-key", "_key", "apikey", "accesskey", "privatekey"},
+		blocks: compile(
+			// The value of a name, and the value next to a name, as in the environment of a container. One in quotes that end on its line is below.
+			`(?im)^([ +-]?[ \t]*(?:- +)*)(`+more+named+`:)[ \t]+(?:[^\s"'{\[#][^\n]*|"(?:[^"\\\n]|\\[^\n])*\\?|'(?:[^'\n]|'')*)(?:\n|\z)`,
+			`(?im)\bname:[ \t]*["']?`+more+named+`["']?[ \t]*(?:#[^\n]*)?\r?\n([ +-]?[ \t]*)(value:)[^\n]*(?:\n|\z)`,
+		),
+		forms: compile(
+			// The value of a name.
+			`(?i)(`+named+`(?:\\?["'])?[ \t]*[:=][ \t]*\\")`+inEscaped,
+			`(?i)(`+named+`["']?[ \t]*[:=][ \t]*")`+inQuotes,
+			`(?i)(`+named+`["']?[ \t]*[:=][ \t]*')`+inSingle,
+			`(?i)(`+named+`\\?["']?[ \t]*[:=][ \t]*)[^\s"',}\\{\[][^\s"',}\\&]*`,
+			// The value next to a name.
+			`(?i)(\bname\\":\s*\\"`+more+named+`\\",\s*\\"value\\":\s*\\")`+inEscaped,
+			`(?i)(\bname["']?:\s*["']?`+more+named+`["']?\s*,?\s*["']?value["']?:\s*")`+inQuotes,
+			`(?i)(\bname:\s*["']?`+more+named+`["']?\s*,?\s*value:\s*')`+inSingle,
+			`(?i)(\bname:\s*["']?`+more+named+`["']?\s*,?\s*value:\s*)[^\s"',}][^\n,}]*`,
+			// The argument after a flag.
+			`(?im)(`+flag+`\\",\s*\\")`+inEscaped,
+			`(?im)(`+flag+apart+`")`+inQuotes,
+			`(?im)(`+flag+apart+`')`+inSingle,
+			`(?im)(`+flag+apart+`\\?["']?)[^\s"',\\\[-][^\s"',\\]*`,
+			`(?im)(`+flag+item+`)[^\s-][^\n]*`,
+			`(?im)(`+flag+`["']?[ \t]*\r?\n-[ \t]*- [^\n]*\n\+[ \t]*- +)[^\s-][^\n]*`, // what a diff has in its place
+		),
+	},
+}
+
+// blockHead is what a line has that may be a head of the blocks above.
+var blockHead = regexp.MustCompile(`(?i)` + named + `:[ \t]|\bname:[ \t]*["']?` + more + named)
 
 // A text with manifests of Secrets has all data masked.
 var (
-	secretKind = regexp.MustCompile(`\bkind\\?["']?:\s*\\?["']?Secret\b`)
-	secretData = compile(
-		`(\b(?:data|stringData)\\?["']?:\s*\{)(?:[^{}"\\]|\\.|"(?:[^"\\]|\\.)*")+(\})`,
-		`(?m)(^[ \t]*(?:data|stringData):[ \t]*\n)(?:[ \t]+[^\n]*(?:\n|\z))+`,
-	)
+	secretKind = regexp.MustCompile(`kind\\?["']?:\s*\\?["']?Secret\b`)
+	secretFlow = compile(`(\b(?:data|stringData)\\?["']?:\s*\{)(?:[^{}"\\]|\\.|"(?:[^"\\]|\\.)*")+(\})`)
+	secretData = regexp.MustCompile(`(?m)^([ +-]?[ \t]*(?:- +)*)(["']?(?:data|stringData)["']?:)[ \t]*(?:[#&!][^\n]*)?\r?\n`)
 )
 
 func compile(forms ...string) (list []*regexp.Regexp) {
@@ -124,9 +176,108 @@ func likely(text string) string {
 		return strings.TrimSpace(out.String())
 	})
 	if secretKind.MatchString(text) {
-		text = replace(secretData, text)
+		text = maskBlocks(secretData, replace(secretFlow, text))
 	}
-	return replace(forms, text)
+	if strings.Contains(text, "PRIVATE KEY") {
+		text = replace(privateKeys, text)
+	}
+	return byLines(text)
+}
+
+// byLines masks what the families look like, near the lines that have one of their words.
+func byLines(text string) string {
+	hasWord := func(lower string) func(family) bool {
+		return func(f family) bool {
+			return slices.ContainsFunc(f.words, func(word string) bool { return strings.Contains(lower, word) })
+		}
+	}
+	var out strings.Builder
+	all := strings.SplitAfter(text, "\n")
+	for i := 0; i < len(all); {
+		end, after, depth := i, 0, len(text)
+		for ; end < len(all); end++ { // a value can be in the next two lines, which a diff has, and in all that are indented more
+			in := indent(all[end])
+			if slices.ContainsFunc(families, hasWord(strings.ToLower(all[end]))) {
+				after = 2
+				if in < depth && blockHead.MatchString(all[end]) {
+					depth = in
+				}
+			} else if end == i {
+				break
+			} else if in < len(strings.TrimRight(all[end], "\r\n")) && in <= depth {
+				if after == 0 {
+					break
+				}
+				after--
+			}
+		}
+		near := strings.Join(all[i:end], "")
+		if end == i {
+			near, end = "", i+1
+			out.WriteString(all[i])
+		}
+		lower := strings.ToLower(near)
+		for _, f := range families {
+			if hasWord(lower)(f) {
+				for _, head := range f.blocks {
+					near = maskBlocks(head, near)
+				}
+				near = replace(f.forms, near)
+			}
+		}
+		out.WriteString(near)
+		i = end
+	}
+	return out.String()
+}
+
+// indent returns how many bytes come before the text of a line. The sign of a diff's line is one of them.
+func indent(line string) int {
+	sign := 0
+	if strings.HasPrefix(line, "+") || strings.HasPrefix(line, "-") {
+		sign = 1
+	}
+	return len(line) - len(strings.TrimLeft(line[sign:], " \t"))
+}
+
+// maskBlocks masks the values of YAML's keys. head matches a key's line with its end; its groups are what comes before the key, and
+// the key. The value is the rest of the line and all lines after it that are empty or indented more than the key. In a diff, the
+// value that takes its place may follow.
+func maskBlocks(head *regexp.Regexp, text string) string {
+	var out strings.Builder
+	done := 0
+	for _, at := range head.FindAllStringSubmatchIndex(text, -1) {
+		if at[0] < done {
+			continue // it is in the value before
+		}
+		key, depth, end := text[at[2]:at[5]], at[3]-at[2], at[1]
+		empty := strings.TrimSpace(text[at[5]:end]) == ""
+		out.WriteString(text[done:at[5]])
+		value := " " + Masked
+		for next := end; next < len(text); {
+			line, _, _ := strings.Cut(text[next:], "\n")
+			next = min(next+len(line)+1, len(text))
+			line = strings.TrimRight(line, "\r")
+			in := indent(line)
+			if in == len(line) {
+				continue
+			}
+			if key[0] == '-' && strings.HasPrefix(line, "+"+key[1:]) {
+				value += "\n+" + key[1:] + " " + Masked
+			} else if in <= depth || depth == 0 && strings.ContainsAny(line[:1], "+-") { // a diff's keys have a sign or a blank
+				break
+			}
+			end, empty = next, false
+		}
+		if empty {
+			value = text[at[5]:end]
+		} else if text[end-1] == '\n' {
+			value += "\n"
+		}
+		out.WriteString(value)
+		done = end
+	}
+	return out.String() + text[done:]
 }
 
 func replace(forms []*regexp.Regexp, text string) string {
