@@ -66,8 +66,9 @@ func diagnoseLab(ctx context.Context, o Options, to, version string, p deps) (Di
 	defer cancel()
 	d := collect(ctx, o, p)
 	d.files["version.txt"] = version
-	if err = ctx.Err(); !errors.Is(err, context.Canceled) {
-		err = fault.Hinted(writeArchive(f, d.masked()), "free some space, or name another file with --to")
+	files, err := d.masked(ctx)
+	if err == nil {
+		err = fault.Hinted(writeArchive(f, files), "free some space, or name another file with --to")
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return Diagnosis{}, errors.Join(fmt.Errorf("writing %s: %w", to, err), os.Remove(to))
@@ -248,8 +249,9 @@ func (d *collection) maskedCauses() []Cause {
 	return list
 }
 
-// masked returns the archive's files without secrets, the causes first.
-func (d *collection) masked() []archived {
+// masked returns the archive's files without secrets, the causes first. Only the cancellation of ctx is an error: what was found when
+// its time is over is worth an archive.
+func (d *collection) masked(ctx context.Context) ([]archived, error) {
 	m := mask.New(d.secrets)
 	top := "The most likely causes, by mllab diagnose:\n\n"
 	for i, c := range d.maskedCauses() {
@@ -260,11 +262,14 @@ func (d *collection) masked() []archived {
 	}
 	all := []archived{{"causes.txt", top}}
 	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		if err := ctx.Err(); errors.Is(err, context.Canceled) { // masking takes seconds when there are many files
+			return nil, err
+		}
 		text := d.files[name]
 		text = m.Text(text[max(0, len(text)-2*diagnosisFile):]) // half of it shows what a secret at the beginning of the rest is
 		all = append(all, archived{name, text[max(0, len(text)-diagnosisFile):]})
 	}
-	return all
+	return all, nil
 }
 
 type archived struct{ name, text string }

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"archive/tar"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -110,6 +111,32 @@ func TestADiagnosisHasNoSecret(t *testing.T) {
 	}
 	if _, err := diagnoseLab(t.Context(), o.Options, to, "", w.deps()); fault.Code(err) != 2 {
 		t.Errorf("a file that is there: %v", err)
+	}
+}
+
+// endsLater is a context that is canceled after its first look.
+type endsLater struct {
+	context.Context
+	looks int
+}
+
+func (c *endsLater) Err() error {
+	if c.looks++; c.looks > 1 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestACancellationEndsTheMaskingBetweenFiles(t *testing.T) {
+	d := &collection{files: map[string]string{"a": "x", "b": "x", "c": "x"}}
+	ctx := &endsLater{Context: t.Context()}
+	if files, err := d.masked(ctx); !errors.Is(err, context.Canceled) || files != nil || ctx.looks != 2 {
+		t.Errorf("%v, %v after %d looks", files, err, ctx.looks)
+	}
+	over, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	if files, err := d.masked(over); err != nil || len(files) != 4 {
+		t.Errorf("out of time: %v, %v", files, err)
 	}
 }
 
