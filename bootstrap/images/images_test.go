@@ -834,6 +834,20 @@ func TestImagesAreCompiledByTheGoThatCompiledMllab(t *testing.T) {
 	}
 }
 
+func TestAGoThatCannotBeDownloadedIsNotAskedFor(t *testing.T) {
+	for version, want := range map[string]string{
+		"go1.26.8": "go1.26.8", "go1.27rc1": "go1.27rc1",
+		"go1.26.8-X:jsonv2": "local", "go1.25.3 X:jsonv2": "local", "go1.27-devel_abc": "local", "devel go1.25-abc Mon Jan 1": "local",
+	} {
+		if got := toolchain(version); got != want {
+			t.Errorf("%s: GOTOOLCHAIN=%s, want %s", version, got, want)
+		}
+		if says := strings.Contains(moduleHint(version), "compiled by "+version); says != (want != "local") {
+			t.Errorf("%s: %s", version, moduleHint(version))
+		}
+	}
+}
+
 // So whichever Go compiled mllab, from the oldest that can, compiles its images.
 func TestNoImageNeedsANewerGoThanMllab(t *testing.T) {
 	files, err := filepath.Glob("modules/*/go.mod")

@@ -263,17 +263,25 @@ func (b *built) compileAll(ctx context.Context, work string, needs map[string]*a
 }
 
 // goEnv returns the settings that must not come from the user's environment.
-// Images are compiled by the Go that compiled mllab, because keyOf names it; a
-// go command of another version downloads that one.
+// Images are compiled by the Go that compiled mllab, because keyOf names it.
 func (b *built) goEnv(m module) []string {
 	cgo := "CGO_ENABLED=0"
 	if m.cgo {
 		cgo = "CGO_ENABLED=1"
 	}
-	toolchain, _, _ := strings.Cut(runtime.Version(), " ") // without "X:" and experiments
-	return []string{cgo, "GOTOOLCHAIN=" + toolchain, "GOWORK=off", "GOOS=linux", "GOARCH=" + b.goarch(), "GOFLAGS=-mod=readonly -buildvcs=false",
+	return []string{cgo, "GOTOOLCHAIN=" + toolchain(runtime.Version()), "GOWORK=off", "GOOS=linux", "GOARCH=" + b.goarch(), "GOFLAGS=-mod=readonly -buildvcs=false",
 		// Less garbage collection takes less CPU time and more memory.
 		"GOGC=300"}
+}
+
+// toolchain returns the GOTOOLCHAIN for a version of Go: a go command of another
+// version downloads that one. Of a development version, or one with experiments
+// (go1.26.8-X:name, with a space before 1.26), there is no download.
+func toolchain(version string) string {
+	if strings.ContainsAny(version, " -") {
+		return "local"
+	}
+	return version
 }
 
 func (b *built) download(ctx context.Context, dir, name string) (string, error) {
@@ -282,9 +290,18 @@ func (b *built) download(ctx context.Context, dir, name string) (string, error) 
 	}
 	err := b.run.Run(ctx, run.Cmd{Path: "go", Args: []string{"mod", "download"}, Dir: dir, Env: b.goEnv(modules[name])})
 	if err != nil {
-		return "", fault.Hinted(fmt.Errorf("downloading the modules of %s: %w", name, err), "check that the Go module proxy is reachable: `go env GOPROXY`")
+		return "", fault.Hinted(fmt.Errorf("downloading the modules of %s: %w", name, err), moduleHint(runtime.Version()))
 	}
 	return dir, b.patch(ctx, dir, name)
+}
+
+// moduleHint says what the first go command of a build needs, where version compiled mllab.
+func moduleHint(version string) string {
+	hint := "check that the Go module proxy is reachable: `go env GOPROXY`"
+	if toolchain(version) != "local" {
+		hint += fmt.Sprintf(". mllab was compiled by %s: a go command of another version downloads that one, for which GOSUMDB must not be off; or install %[1]s", version)
+	}
+	return hint
 }
 
 // patch adds files that a module lacks to a copy of the module, fixes what is
