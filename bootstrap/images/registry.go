@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -143,6 +144,7 @@ func (r *registrySource) failed(c Component, err error) error {
 
 const (
 	buildHere   = "or build the images here with --image-source source"
+	networkHint = "the network, and HTTPS_PROXY and NO_PROXY if it has a proxy; " + buildHere
 	changedHint = "try again: what was pulled stays in the cache. If this error returns, a proxy or mirror changes what it passes on: " +
 		"use another with --registry-mirror, " + buildHere
 )
@@ -154,16 +156,19 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled) || fault.Hint(err) != "" || errors.As(err, new(*fs.PathError)):
 		return err
-	case errors.As(err, new(*tls.CertificateVerificationError)): // before the answer to the try without TLS, which loopback gets
+	// Certificates come before the answer to the try without TLS, which loopback gets.
+	case errors.As(err, new(x509.UnknownAuthorityError)):
 		return fault.Hinted(err, "add the authority of the registry's certificate to those that this machine trusts, "+buildHere)
+	case errors.As(err, new(*tls.CertificateVerificationError)): // expired, or of another host
+		return fault.Hinted(err, "check this machine's clock and "+networkHint)
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return fault.Hinted(err, "a registry without TLS is taken by a loopback or private address only, not by a name: --registry-mirror 127.0.0.1:5000; "+buildHere)
+		return fault.Hinted(err, "a registry without TLS is taken by a loopback or private address, or as localhost:PORT, not by another name: --registry-mirror 127.0.0.1:5000; "+buildHere)
 	case errors.As(err, &known):
 		return fault.Hinted(known, known.hint)
 	case errors.As(err, &answer):
 		return answerError(answer)
 	case errors.As(err, new(*url.Error)):
-		return fault.Hinted(err, "check the network, and HTTPS_PROXY and NO_PROXY if it has a proxy; "+buildHere)
+		return fault.Hinted(err, "check "+networkHint)
 	}
 	return fault.Hinted(err, changedHint)
 }

@@ -2,13 +2,18 @@ package images
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log"
 	"maps"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -425,18 +430,37 @@ func TestAPullThatWaitsEndsWithTheUsersInterrupt(t *testing.T) {
 }
 
 func TestARegistryOfAnotherScheme(t *testing.T) {
-	speaksTLS := httptest.NewUnstartedServer(http.NotFoundHandler())
-	speaksTLS.Config.ErrorLog = log.New(io.Discard, "", 0) // of the refused handshakes
-	speaksTLS.StartTLS()
-	defer speaksTLS.Close()
+	// refused returns the error of a pull from a registry with this certificate; nil is one that no authority knows.
+	refused := func(certificate *x509.Certificate) error {
+		srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+		srv.Config.ErrorLog = log.New(io.Discard, "", 0) // of the refused handshakes
+		if certificate != nil {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			certificate.SerialNumber = big.NewInt(1)
+			signed, err := x509.CreateCertificate(rand.Reader, certificate, certificate, key.Public(), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			srv.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{signed}, PrivateKey: key}}}
+		}
+		srv.StartTLS()
+		defer srv.Close()
+		_, err := (&registrySource{mirror: srv.Listener.Addr().String()}).pull(t.Context(), table[0], func(string) {})
+		return err
+	}
+	here, now := []net.IP{net.IPv4(127, 0, 0, 1)}, time.Now()
 	var mismatch error = &url.Error{Op: "Get", URL: "https://registry.example/v2/", Err: http.ErrSchemeMismatch}
-	_, unknown := (&registrySource{mirror: speaksTLS.Listener.Addr().String()}).pull(t.Context(), table[0], func(string) {})
 	for _, c := range []struct {
 		err        error
 		what, hint string
 	}{
-		{unknown, "certificate signed by unknown authority", "add the authority of the registry's certificate"},
-		{mismatch, "server gave HTTP response to HTTPS client", "by a loopback or private address"},
+		{refused(nil), "certificate signed by unknown authority", "add the authority of the registry's certificate"},
+		{refused(&x509.Certificate{IPAddresses: here, NotBefore: now.Add(-2 * time.Hour), NotAfter: now.Add(-time.Hour)}), "has expired", "check this machine's clock and the network"},
+		{refused(&x509.Certificate{DNSNames: []string{"other.example"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}), "cannot validate certificate for 127.0.0.1", "check this machine's clock and the network"},
+		{mismatch, "server gave HTTP response to HTTPS client", "by a loopback or private address, or as localhost:PORT"},
 	} {
 		if err := explain(c.err); err == nil || !strings.Contains(err.Error(), c.what) || !strings.Contains(fault.Hint(err), c.hint) {
 			t.Errorf("got %v (hint %q), want %s (hint %q)", err, fault.Hint(err), c.what, c.hint)
