@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,10 +87,12 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 		}
 	}
 	keys := []string{"GOCACHE", "GOMODCACHE", "GOTMPDIR"}
-	out, err := run.Output(ctx, p.run, "go", append([]string{"env"}, keys...)...)
-	values := strings.Split(out, "\n")
+	var out bytes.Buffer
+	// A build has a GOTOOLCHAIN of its own, whatever the user's is, and nothing is downloaded here.
+	err := p.run.Run(ctx, run.Cmd{Path: "go", Args: append([]string{"env"}, keys...), Env: []string{"GOTOOLCHAIN=local"}, Stdout: &out})
+	values := strings.Split(out.String(), "\n")
 	if err != nil {
-		return append(list, folderUse{"go-env", "Go's settings", "", errors.New(goSays(err)), "correct the variable that Go names", level})
+		return append(list, folderUse{"go-env", "Go's settings", "", errors.New(said(err)[0]), "correct the variable that Go names", level})
 	}
 	for i, key := range keys {
 		path := ""
@@ -119,12 +121,6 @@ func readFolders(ctx context.Context, p deps, o UpOptions, hasGo bool) []folderU
 		list = append(list, use)
 	}
 	return list
-}
-
-// goSays returns the first line of go's error that is no progress.
-func goSays(err error) string {
-	lines := slices.DeleteFunc(said(err), func(line string) bool { return strings.HasPrefix(line, "go: downloading ") })
-	return strings.Join(lines[:min(1, len(lines))], "")
 }
 
 func isFolder(path string) error {

@@ -109,7 +109,6 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 		{"Go's default is relative", map[string]string{"XDG_CACHE_HOME": "x/y"}, goEnv("off", good, ""), nil, "go-cache", "XDG_CACHE_HOME must be an absolute path, got x/y"},
 		{"GOCACHE is off", map[string]string{"GOCACHE": "off"}, goEnv("off", good, ""), nil, "go-cache", "GOCACHE is off"},
 		{"GOPATH is relative", nil, errors.New("running go env: exit status 2: go: GOPATH entry is relative; must be absolute path: \"x\".\nFor more details see: 'go help gopath'"), nil, "go-env", `GOPATH entry is relative; must be absolute path: "x"`},
-		{"Go's toolchain is not there", nil, errors.New("running go env: exit status 1: go: downloading go1.99 (linux/amd64)\ngo: download go1.99 for linux/amd64: toolchain not available"), nil, "go-env", "toolchain not available"},
 		{"the state folder is a file", nil, goEnv(good, good, ""), func(o *UpOptions) { o.State = file }, "state", "--state-dir must be a folder that mllab can write to, got " + file},
 		{"the cache is below a link that leads nowhere", nil, goEnv(good, good, ""), func(o *UpOptions) { o.Cache = filepath.Join(link, "cache") }, "cache", "leads nowhere"},
 		{"the state folder has other things", nil, goEnv(good, good, ""), func(o *UpOptions) { o.State = filepath.Dir(file) }, "state", "which holds file"},
@@ -154,6 +153,25 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 				t.Errorf("%+v", f)
 			}
 		})
+	}
+}
+
+// A build overrides GOTOOLCHAIN, so the user's is no fault, and its Go is not downloaded for a check.
+func TestGoIsAskedWithoutTheUsersToolchain(t *testing.T) {
+	t.Setenv("GOTOOLCHAIN", "go1.99")
+	t.Setenv("GOPROXY", "off")
+	p := engines(nil)
+	p.run, p.getenv = run.Exec{}, os.Getenv
+	o := newWorld(t).options()
+	o.Mode = "source"
+	list := readFolders(t.Context(), p, o, true)
+	for _, f := range list {
+		if strings.HasPrefix(f.ID, "go-") && f.Err != nil {
+			t.Errorf("%+v", f)
+		}
+	}
+	if !slices.ContainsFunc(list, func(f folderUse) bool { return f.ID == "go-cache" && f.Path != "" }) {
+		t.Errorf("Go was not asked: %+v", list)
 	}
 }
 
