@@ -41,6 +41,7 @@ func down(ctx context.Context, o DownOptions, p deps) (DownReport, error) {
 	if fault.Code(broken) == 2 {
 		return r, broken // it belongs to another program
 	}
+	var unasked error
 	engines, err := enginesFor(ctx, o, p, st)
 	if ctx.Err() != nil {
 		return r, ctx.Err()
@@ -49,10 +50,14 @@ func down(ctx context.Context, o DownOptions, p deps) (DownReport, error) {
 		if st != nil || broken != nil {
 			return r, fmt.Errorf("cluster %s has a record, but its engine does not work: %w", o.Name, err)
 		}
-		if o.Engine != "" {
+		switch {
+		case o.Engine == "":
+			o.Report.Note("no engine works, so mllab did not look for containers")
+		case o.Purge: // the cache needs no engine
+			unasked = fmt.Errorf("mllab did not look for a cluster or node images in %s: %w", o.Engine, err)
+		default:
 			return r, err
 		}
-		o.Report.Note("no engine works, so mllab did not look for containers")
 	}
 	recorded := st != nil || broken != nil
 	for _, e := range engines {
@@ -77,7 +82,7 @@ func down(ctx context.Context, o DownOptions, p deps) (DownReport, error) {
 	if err := removeShared(ctx, engines, s, &r); err != nil {
 		return r, err
 	}
-	return r, cacheAfterDown(ctx, engines, o, &r)
+	return r, errors.Join(cacheAfterDown(ctx, engines, o, &r), unasked)
 }
 
 // enginesFor returns the engine of --engine and that of the cluster's record. Without either it returns every engine that

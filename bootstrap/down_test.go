@@ -167,8 +167,26 @@ func TestDownKeepsTheRecordWhenTheEngineCannotBeAsked(t *testing.T) {
 	w.failing["info"] = errors.New("exit status 125: Cannot connect to Podman")
 	none := w.options().down()
 	mustDown(t, w, none) // no record: nothing to be sorry for
-	if none.Engine = "podman"; errorOf(down(t.Context(), none, w.deps())) == nil {
+	if none.Engine = "podman"; fault.Code(errorOf(down(t.Context(), none, w.deps()))) != 2 {
 		t.Error("the engine that was named does not work, and down says that there is no cluster")
+	}
+}
+
+func TestPurgeNeedsNoEngineForTheCache(t *testing.T) {
+	w := newWorld(t)
+	w.failing["info"] = errors.New("exit status 125: Cannot connect to Podman")
+	o := w.options().purge()
+	o.Engine = "podman"
+	blob := filepath.Join(o.Cache, "images", "blob")
+	if err := errors.Join(writeFile(blob, nil), writeFile(filepath.Join(o.Cache, "work.lock"), nil)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := down(t.Context(), o, w.deps())
+	if fault.Code(err) != 2 || !strings.Contains(err.Error(), "did not look for a cluster or node images in podman: ") || !strings.Contains(err.Error(), "Cannot connect") {
+		t.Errorf("code %d, %v", fault.Code(err), err)
+	}
+	if exists(blob) || len(r.Removed) != 1 {
+		t.Errorf("removed %v", r.Removed)
 	}
 }
 
