@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/mod/modfile"
 )
 
 var (
@@ -124,12 +125,13 @@ func TestTheSnippetsForCIAreScriptsThatParse(t *testing.T) {
 }
 
 // TestAJobsVerdictAndWhatItKeeps runs scripts/action with a stand-in for mllab, whose exit codes it knows, where a former
-// job left its reports.
+// job left its reports, also of a scenario that is not run now. What mllab does not write stays.
 func TestAJobsVerdictAndWhatItKeeps(t *testing.T) {
 	const standIn = `#!/bin/sh
 echo "$1 $2 $3" >>"$CALLS"
 case "$1 $2 $3" in
 "up "*) exit $UP ;;
+"scenario list ") printf 'scenario  needs\ncanary    knative\nblue-green  istio\n' ;;
 "scenario list typo") exit 2 ;;
 "scenario canary --junit") echo new >"$4" ;;
 "scenario shadow --junit") echo new >"$4"; exit 1 ;;
@@ -150,7 +152,7 @@ esac
 		dir := t.TempDir()
 		results, log := filepath.Join(dir, "results"), filepath.Join(dir, "calls")
 		err := errors.Join(os.Mkdir(results, 0o700), os.WriteFile(filepath.Join(dir, "mllab"), []byte(standIn), 0o700))
-		for _, file := range []string{"canary.xml", "canary.html", "diagnosis.tar.gz", "other.xml"} {
+		for _, file := range []string{"canary.xml", "canary.html", "blue-green.xml", "all.html", "diagnosis.tar.gz", "other.xml"} {
 			err = errors.Join(err, os.WriteFile(filepath.Join(results, file), []byte("old"), 0o600))
 		}
 		if err != nil {
@@ -185,6 +187,48 @@ esac
 		}
 		if cmd.ProcessState.ExitCode() != c.code || !slices.Equal(calls, c.calls) || !slices.Equal(kept, c.kept) {
 			t.Errorf("%s: exit code %d, want %d\ncalls %q\n want %q\n kept %q\n want %q\n%s", name, cmd.ProcessState.ExitCode(), c.code, calls, c.calls, kept, c.kept, out)
+		}
+	}
+}
+
+// TestAReleaseIsCompiledByTheGoThatGoModNames runs scripts/release with a stand-in for go, which says its version and ends
+// with 9 when it shall compile.
+func TestAReleaseIsCompiledByTheGoThatGoModNames(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := modfile.Parse("go.mod", text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "go" + mod.Go.Version
+	if mod.Toolchain != nil {
+		want = mod.Toolchain.Name
+	}
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "go"), []byte("#!/bin/sh\n[ \"$*\" = 'env GOVERSION' ] || exit 9\necho $HAVE\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		have string
+		args []string
+		code int
+		says string
+	}{
+		{want, nil, 9, ""},
+		{want, []string{"--snapshot"}, 9, ""},
+		{"go1.26.0", nil, 2, "run it with GOTOOLCHAIN=" + want},
+		{"go1.26.0", []string{"--skip=publish", "--snapshot"}, 9, "warning: go1.26.0 compiles this snapshot"},
+	} {
+		cmd := exec.Command(filepath.Join(root, "scripts", "release"), c.args...)
+		cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HAVE="+c.have)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		if cmd.ProcessState.ExitCode() != c.code || !strings.Contains(string(out), c.says) || c.says == "" && len(out) > 0 {
+			t.Errorf("%s %q: exit code %d, want %d, and %q in\n%s", c.have, c.args, cmd.ProcessState.ExitCode(), c.code, c.says, out)
 		}
 	}
 }
