@@ -158,7 +158,7 @@ func TestFoldersOfLaterStepsAreLookedAtByTheirVariables(t *testing.T) {
 
 // A build overrides GOTOOLCHAIN, so the user's is no fault, and its Go is not downloaded for a check.
 func TestGoIsAskedWithoutTheUsersToolchain(t *testing.T) {
-	t.Setenv("GOTOOLCHAIN", "go1.99")
+	t.Setenv("GOTOOLCHAIN", "go1.99.0")
 	t.Setenv("GOPROXY", "off")
 	p := engines(nil)
 	p.run, p.getenv = run.Exec{}, os.Getenv
@@ -166,7 +166,7 @@ func TestGoIsAskedWithoutTheUsersToolchain(t *testing.T) {
 	o.Mode = "source"
 	list := readFolders(t.Context(), p, o, true)
 	for _, f := range list {
-		if strings.HasPrefix(f.ID, "go-") && f.Err != nil {
+		if f.ID == "go-env" { // only there when Go fails
 			t.Errorf("%+v", f)
 		}
 	}
