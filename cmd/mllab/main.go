@@ -29,14 +29,14 @@ func main() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
-		first := time.Now()
 		cancel()
 		talk.Note("\nstopping: cleaning up first (^C again ends at once)")
-		for range signals {
-			if time.Since(first) > 200*time.Millisecond { // timeout(1) sends two at once: to its child, and to the child's group
-				os.Exit(130) // deliberate, and announced: a clean-up that hangs must not hold a person
-			}
+		time.Sleep(200 * time.Millisecond) // timeout(1) sends two at once: to its child, and to the child's group
+		for len(signals) > 0 {
+			<-signals
 		}
+		<-signals
+		os.Exit(130) // deliberate, and announced: a clean-up that hangs must not hold a person
 	}()
 	a := &app{stdin: os.Stdin, stdout: stdout, stderr: stderr, color: report.IsColored(stderr), getenv: os.Getenv, report: talk}
 	os.Exit(a.main(ctx, os.Args[1:]))

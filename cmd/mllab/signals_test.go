@@ -37,28 +37,9 @@ func TestAReaderThatHasEndedIsAnInterrupt(t *testing.T) {
 	}
 }
 
-// timeout(1) sends its signal to its child, and then to its group, which the child is in.
-func TestTwoSignalsAtOnceAreOne(t *testing.T) {
-	c := itself(t, "view")
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // its address: it serves
-		t.Fatal(err)
-	}
-	_ = c.Process.Signal(syscall.SIGTERM)
-	_ = c.Process.Signal(os.Interrupt)
-	if err := c.Wait(); err != nil {
-		t.Errorf("it did not end in order: %v", err)
-	}
-}
-
-// The kernel sends SIGPIPE also for a connection that has ended, or the stdin of a program that has.
-func TestABrokenConnectionIsNoInterrupt(t *testing.T) {
+// serving starts mllab's page, and returns its process and its address.
+func serving(t *testing.T) (*exec.Cmd, string) {
+	t.Helper()
 	c := itself(t, "view")
 	out, err := c.StdoutPipe()
 	if err != nil {
@@ -71,9 +52,25 @@ func TestABrokenConnectionIsNoInterrupt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, strings.TrimSpace(url)
+}
+
+// timeout(1) sends its signal to its child, and then to its group, which the child is in.
+func TestTwoSignalsAtOnceAreOne(t *testing.T) {
+	c, _ := serving(t)
+	_ = c.Process.Signal(syscall.SIGTERM)
+	_ = c.Process.Signal(os.Interrupt)
+	if err := c.Wait(); err != nil {
+		t.Errorf("it did not end in order: %v", err)
+	}
+}
+
+// The kernel sends SIGPIPE also for a connection that has ended, or the stdin of a program that has.
+func TestABrokenConnectionIsNoInterrupt(t *testing.T) {
+	c, url := serving(t)
 	_ = c.Process.Signal(syscall.SIGPIPE)
 	for range 20 { // a process that the signal interrupts ends soon, not at once
-		r, err := http.Get(strings.TrimSpace(url))
+		r, err := http.Get(url)
 		if err != nil {
 			t.Error("it has stopped:", err)
 			break
