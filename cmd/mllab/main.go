@@ -31,7 +31,7 @@ func main() {
 		<-signals
 		cancel()
 		talk.Note("\nstopping: cleaning up first (^C again ends at once)")
-		time.Sleep(200 * time.Millisecond) // timeout(1) sends two at once: to its child, and to the child's group
+		<-time.After(200 * time.Millisecond) // timeout(1) sends two at once: to its child, and to the child's group
 		for len(signals) > 0 {
 			<-signals
 		}
