@@ -346,14 +346,7 @@ func TestSharedModulesHaveOneVersion(t *testing.T) {
 		if name == "" {
 			file = "../../go.mod"
 		}
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := modfile.Parse(file, data, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := goMod(t, file)
 		built := map[string]string{}
 		for _, r := range f.Require {
 			built[r.Mod.Path] = r.Mod.Version
@@ -848,23 +841,27 @@ func TestAGoThatCannotBeDownloadedIsNotAskedFor(t *testing.T) {
 	}
 }
 
+// goMod reads a go.mod.
+func goMod(t *testing.T, file string) *modfile.File {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := modfile.Parse(file, data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // So whichever Go compiled mllab, from the oldest that can, compiles its images.
 func TestNoImageNeedsANewerGoThanMllab(t *testing.T) {
 	files, err := filepath.Glob("modules/*/go.mod")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no modules", err)
 	}
-	version := func(file string) string {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := modfile.Parse(file, data, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return "go" + f.Go.Version
-	}
+	version := func(file string) string { return "go" + goMod(t, file).Go.Version }
 	mllab := version("../../go.mod")
 	for _, file := range files {
 		if needs := version(file); goversion.Compare(needs, mllab) > 0 {
