@@ -244,11 +244,19 @@ func magicCall(magic, args string, taken func(string) bool) string {
 // bare is a line that may be a magic without its %.
 var bare = regexp.MustCompile(`^([A-Za-z_]\w*)(?:[ \t]+([^=, \t].*))?$`)
 
+// joining are Python's words between two values.
+var joining = []string{"and", "for", "if", "in", "is", "not", "or"}
+
 // automagic translates a cell whose only line is a magic without its %, as IPython
-// does if the notebook does not use the name itself: also ls *.csv.
+// does if the notebook does not use the name itself: also ls *.csv. With a word after
+// it, as in pip install, the line is no Python whoever uses the name.
 func automagic(lines []string, at int, taken func(string) bool) {
 	m := bare.FindStringSubmatch(strings.TrimRight(lines[at], " \t"))
-	if m != nil && slices.Contains(magics, m[1]) && !taken(m[1]) {
+	if m == nil || !slices.Contains(magics, m[1]) {
+		return
+	}
+	word := m[2][:len(m[2])-len(strings.TrimLeftFunc(m[2], func(r rune) bool { return isName(r, 0) }))]
+	if word != "" && !slices.Contains(joining, word) || !taken(m[1]) {
 		lines[at] = magicCall(m[1], m[2], taken)
 	}
 }

@@ -189,6 +189,25 @@ func TestANameOfTheNotebooksIsNoMagic(t *testing.T) {
 	}
 }
 
+// Other cells may have the same magic, with or without its %: that sets no name.
+func TestAMagicOfTwoCellsNeedsNoPercentSign(t *testing.T) {
+	for _, cells := range [][]string{
+		{"pip list", "pip list"}, {"!pip list", "pip list"}, {"%pip list", "pip list"}, {"%%bash\npip list", "pip list"}, {"ls", "ls"}, {"%cd -q ..", "cd .."},
+		{"%time !ls", "ls"}, {"x.ls()", "ls"}, {"from x import *", "pip install y"},
+	} {
+		book, err := Read(notebook(t, code(cells[0], "step:a"), code(cells[1])))
+		if err != nil || !strings.HasPrefix(book.Steps[0].Cells[1].Code, "get_ipython().run_line_magic(") {
+			t.Errorf("%q: got %v, %v", cells, book, err)
+		}
+	}
+	for _, cells := range [][]string{{"ls = 3", "ls"}, {"%%time\nls = 3", "ls -la"}, {"%time ls = 3", "ls"}, {"import time", "time"}, {"from x import *", "ls"}, {"pip = y", "pip if pip else y"}} {
+		book, err := Read(notebook(t, code(cells[0], "step:a"), code(cells[1])))
+		if err != nil || book.Steps[0].Cells[1].Code != cells[1] {
+			t.Errorf("%q: got %v, %v", cells, book, err)
+		}
+	}
+}
+
 func TestLinesForJupyterAreBounded(t *testing.T) {
 	if _, err := toPython(strings.Repeat("!ls\n", maxLines), nil); err != nil {
 		t.Error(err)

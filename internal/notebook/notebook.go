@@ -203,7 +203,7 @@ func Read(data []byte) (*Notebook, error) {
 	if language != "" && !slices.Contains([]string{"python", "python3", "ipython"}, strings.ToLower(language)) {
 		return nil, fmt.Errorf("the language of the notebook's kernel must be python, got %s", language)
 	}
-	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]int{}}
+	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]bool{}}
 	cells := make([]fileCell, len(f.Cells))
 	for i, raw := range f.Cells {
 		if err := parse(raw, &cells[i]); err != nil {
@@ -245,8 +245,8 @@ type reader struct {
 	cells     map[string][]Cell // those of no step, by tag
 	last      string            // tag or step that untagged cells go with
 	prevs     []prev
-	mentioned map[string]int // in how many cells a name is
-	stars     bool           // a cell imports *, and so names that no cell mentions
+	mentioned map[string]bool // the names in cells
+	stars     bool            // a cell imports *, and so names that no cell mentions
 }
 
 // prev is a tag prev: of a cell.
@@ -255,19 +255,16 @@ type prev struct {
 	of, name string // the cell's step, and the one before
 }
 
-// mention notes the names of a cell.
+// mention notes the names of a cell, less those of a magic without its %: it mentions none.
 func (r *reader) mention(code string) {
-	names := map[string]bool{}
-	for _, line := range tokens(code + "\n") {
+	code, _ = toPython(code, func(string) bool { return false }) // cell returns the error
+	for _, line := range logical(code) {
 		for i, t := range line {
-			if t.kind == aName {
-				names[t.text] = true
+			if t.named(line[:i]) {
+				r.mentioned[t.text] = true
 			}
 			r.stars = r.stars || t.is("*") && i > 0 && line[i-1].is("import")
 		}
-	}
-	for each := range names {
-		r.mentioned[each]++
 	}
 }
 
@@ -297,7 +294,7 @@ func (r *reader) cell(number int, code, language string, raw []any) error {
 	if language != "" && language != "python" {
 		return fmt.Errorf("its language must be python, got %s: tag it %q", language, tagSkip)
 	}
-	if code, err = toPython(code, func(name string) bool { return r.stars || r.mentioned[name] > 1 }); err != nil {
+	if code, err = toPython(code, func(name string) bool { return r.stars || r.mentioned[name] }); err != nil {
 		return err
 	}
 	made := Cell{number, code}
@@ -419,14 +416,29 @@ func (r *reader) measured(metric string) bool {
 	return false
 }
 
-// hasName reports whether a cell has a name, also in the Python that its magics run. A
-// string that nothing closes may hide it: Python says that.
+// hasName reports whether a cell has a name. A string that nothing closes may hide it:
+// Python says that.
 func hasName(code, name string) bool {
-	for _, line := range tokens(code + "\n") {
+	for _, line := range logical(code) {
 		for i, t := range line {
-			if t.kind == unclosed || t.kind == aName && t.text == name && (i == 0 || !line[i-1].is(".")) {
+			if t.kind == unclosed || t.text == name && t.named(line[:i]) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// named reports whether the token is a name, and none of an attribute. before are the tokens of its line before it.
+func (t token) named(before []token) bool {
+	return t.kind == aName && (len(before) == 0 || !before[len(before)-1].is("."))
+}
+
+// logical returns the lines of a cell that is translated, and of the Python that its magics run.
+func logical(code string) [][]token {
+	lines := tokens(code + "\n")
+	for _, line := range slices.Clone(lines) {
+		for i, t := range line {
 			if !t.is("get_ipython") || len(line) < i+9 || !slices.Contains([]string{`"time"`, `"capture"`}, line[i+6].text) {
 				continue
 			}
@@ -434,12 +446,12 @@ func hasName(code, name string) bool {
 			if len(line) > i+10 && line[i+10].kind == aString {
 				last = line[i+10]
 			}
-			if inside, err := strconv.Unquote(last.text); err == nil && hasName(inside, name) {
-				return true
+			if inside, err := strconv.Unquote(last.text); err == nil {
+				lines = append(lines, logical(inside)...)
 			}
 		}
 	}
-	return false
+	return lines
 }
 
 // parameters returns the names to which the cells assign a number, a string, True
