@@ -147,7 +147,14 @@ func (l *Session) waitActive(ctx context.Context, r probe.Request, mark string) 
 // that carries mark, and by whom it should be. Envoy's own 503 carries a mark,
 // too: it says so until it knows the endpoints.
 func (l *Session) marked(ctx context.Context, mark string, by func(probe.Answer) bool, asked ...probe.Request) error {
-	return l.until(ctx, "the route's new state", func() string { return l.unmarked(ctx, mark, by, asked...) })
+	last := ""
+	return l.until(ctx, "the route's new state", func() string {
+		why := l.unmarked(ctx, mark, by, asked...)
+		if ctx.Err() == nil || why == "" { // that the wait has ended is no reason
+			last = why
+		}
+		return cmp.Or(last, why)
+	})
 }
 
 // unmarked says why none of these requests is answered so on inForceStreak fresh

@@ -59,8 +59,8 @@ steps:
 func testRefusedRoutes(t *testing.T, c cli) {
 	mark := `headers: {response: {set: {X-Mllab-Route: first}}}`
 	for name, route := range map[string]struct{ http, says string }{
-		"looks-ahead": {`{match: [{headers: {user-agent: {regex: "^(?!.*Chrome).*$"}}}], route: [{destination: {host: model-v2}}], ` + mark + `}`, "(?!"},
-		"no-weights":  {`{route: [{destination: {host: model-v1}}, {destination: {host: model-v2}}], ` + mark + `}`, "weight"},
+		"two-ways":    {`{redirect: {uri: /}, route: [{destination: {host: model-v2}}], ` + mark + `}`, "both route and redirect"},
+		"two-mirrors": {`{route: [{destination: {host: model-v2}}], mirror: {host: model-v1}, mirrors: [{destination: {host: model-v1}}], ` + mark + `}`, "both mirror and mirrors"},
 	} {
 		file := filepath.Join(t.TempDir(), name+".yaml")
 		if err := os.WriteFile(file, []byte(strings.NewReplacer("NAME", name, "HTTP]", route.http+"]").Replace(badRoute)), 0o600); err != nil {

@@ -133,11 +133,13 @@ func (t *validator) note(ref Ref, object *value) {
 	case "Service":
 		if ref.Group == "" {
 			t.backends.services[ref.Name] = append(t.backends.services[ref.Name], v)
+			t.noteRouting(ref, v)
 		}
 		for _, port := range v.get("ports").list() {
 			t.ports[ref.Name] = with(t.ports[ref.Name], fmt.Sprint(port.get("port").int))
 		}
 	case "DestinationRule":
+		t.noteRouting(ref, v)
 		service, _, _ := strings.Cut(v.get("host").str(), ".")
 		for _, subset := range v.get("subsets").list() {
 			name := subset.get("name").str()
@@ -151,29 +153,18 @@ func (t *validator) note(ref Ref, object *value) {
 			}
 		}
 	case "VirtualService":
-		t.noteMarks(v)
+		for _, mark := range marksOf(v) {
+			t.marks[mark] = true
+		}
 		if len(gatewaysOf(v)) == 0 {
 			return // the sidecars' only
 		}
+		t.noteRouting(ref, v)
 		for _, h := range v.get("hosts").list() {
 			if name := t.hostName(h.text); name != "" {
 				t.state.hosts[name] = true
 			}
 		}
-	}
-}
-
-// noteMarks keeps the marks that a part of a VirtualService gives answers.
-func (t *validator) noteMarks(v *value) {
-	for _, change := range []string{"set", "add"} {
-		for _, f := range v.get("headers").get("response").get(change).all() {
-			if strings.EqualFold(f.name, "X-Mllab-Route") {
-				t.marks[f.text] = true
-			}
-		}
-	}
-	for _, each := range append(v.get("http").list(), v.get("route").list()...) {
-		t.noteMarks(each)
 	}
 }
 

@@ -33,6 +33,7 @@ func (t *validator) expect(f stepForm) Expect {
 		x, v := *f.ExpectSplit, f.At.get("expect-split")
 		x.Requests, x.Alpha = cmp.Or(x.Requests, t.rules.Requests), cmp.Or(x.Alpha, t.rules.Alpha)
 		t.host(v.get("of"))
+		t.checkSeen(v.get("of"), x.Of)
 		if !t.shares(v) {
 			return x
 		}
@@ -46,6 +47,7 @@ func (t *validator) expect(f stepForm) Expect {
 		x, v := *f.ExpectAll, f.At.get("expect-all")
 		x.Requests = cmp.Or(x.Requests, t.rules.Requests)
 		t.host(v.get("of"))
+		t.checkSeen(v.get("of"), x.Of)
 		t.checkVersion(x.Of, v.get("version"))
 		t.checkHeaders(v)
 		return x
@@ -122,9 +124,13 @@ func (t *validator) wait(f changeForm) Wait {
 		}
 		return Wait{No: true}
 	case w.Mark != "":
-		if mark := w.At.get("mark"); t.host(w.At.get("of")) && !t.marks[w.Mark] {
+		mark := w.At.get("mark")
+		if t.host(w.At.get("of")) && !t.marks[w.Mark] {
 			t.wrong(mark, "no VirtualService up to here sets the response header X-Mllab-Route: %s, so the wait could not end%s", w.Mark, thereAre(sorted(t.marks)))
+		} else if ref, is := t.stale[w.Mark]; is {
+			t.wrong(mark, "%s sets this mark before the change, too, so the wait would not see it; give X-Mllab-Route another value here and there", ref)
 		}
+		clear(t.state.unseen)
 	case w.Ready == "" && f.Apply == nil && f.Delete == nil && f.Split == nil && f.Mirror == nil:
 		t.wrong(w.At, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")
 	}

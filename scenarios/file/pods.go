@@ -281,14 +281,20 @@ func allNamed(v *value, name string) (all []*value) {
 	return all
 }
 
-// destinations returns the destinations that requests by a rule can reach.
-func destinations(rule *value) (all []*value) {
+// weighted returns the destinations of a rule that get a share of its requests.
+func weighted(rule *value) (all []*value) {
 	routes := rule.get("route").list()
 	for _, route := range routes {
 		if weight := route.get("weight"); len(routes) == 1 || weight != nil && weight.int > 0 {
 			all = append(all, route.get("destination"))
 		}
 	}
+	return all
+}
+
+// destinations returns the destinations that requests by a rule can reach.
+func destinations(rule *value) (all []*value) {
+	all = weighted(rule)
 	copies := func(to, percentage *value) {
 		if percent := percentage.get("value"); to != nil && (percent == nil || percent.float > 0) {
 			all = append(all, to)

@@ -27,8 +27,16 @@ func (t *validator) checkRoutes(items *value) {
 		case "VirtualService":
 			t.checkNamed(spec)
 			t.checkServed(spec)
+			t.checkWeights(spec)
+			if len(gatewaysOf(spec)) > 0 {
+				t.checkExported(spec)
+			}
 		case "DestinationRule":
 			t.checkService(spec.get("host"), "so nothing would come of it")
+			service, _, _ := strings.Cut(spec.get("host").str(), ".")
+			if len(t.routesTo(service)) > 0 {
+				t.checkExported(spec)
+			}
 		}
 	}
 }
@@ -48,6 +56,22 @@ func (t *validator) checkServed(spec *value) {
 		name := t.hostName(h.text)
 		if name != "" && taken != nil && !slices.Contains(taken, name) && !slices.Contains(taken, "*") && name != "*" {
 			t.wrong(h, "Gateway %s takes no request to this host%s", strings.Join(gateways, ", "), thereAre(taken))
+		}
+	}
+}
+
+// checkExported checks that the lab's gateway may know an object.
+func (t *validator) checkExported(spec *value) {
+	if to := spec.get("exportTo"); to != nil && !slices.ContainsFunc(to.items, func(v *value) bool { return v.text == "istio-system" }) {
+		t.wrong(to, "the lab's gateway would not know it, and answer 404 or 503 instead; add istio-system, or remove `exportTo`")
+	}
+}
+
+// checkWeights checks that a rule with several destinations gives one of them a weight: Istio takes a missing one for 0.
+func (t *validator) checkWeights(spec *value) {
+	for _, rule := range spec.get("http").list() {
+		if route := rule.get("route"); len(route.list()) > 1 && len(weighted(rule)) == 0 {
+			t.wrong(route, "no destination has a weight, so none would get a request; give each its `weight`, such as 50")
 		}
 	}
 }
@@ -83,8 +107,11 @@ func (t *validator) checkDestination(v *value) {
 		return
 	}
 	service, _, _ := strings.Cut(host.text, ".")
-	if port, known := v.get("port").get("number"), t.ports[service]; port != nil && known != nil && !slices.Contains(known, fmt.Sprint(port.int)) {
+	switch port, known := v.get("port").get("number"), t.ports[service]; {
+	case port != nil && known != nil && !slices.Contains(known, fmt.Sprint(port.int)):
 		t.wrong(port, "Service %s has no port %d%s", service, port.int, thereAre(known))
+	case port == nil && len(known) > 1 && !slices.Contains(known, "80"): // then Istio takes the gateway's own
+		t.wrong(host, "Service %s has several ports, %s; add `port: {number: …}`%s", service, unanswered, thereAre(known))
 	}
 	if subset := v.get("subset"); subset != nil && !slices.Contains(t.subsets[service], subset.text) {
 		fix := "; apply a DestinationRule with it"

@@ -201,6 +201,8 @@ var formats = map[string]func(string) bool{
 	"header-value": func(s string) bool {
 		return len(s) <= maxHeader && !strings.Contains(commands.ReplaceAllString(s, ""), "%")
 	},
+	"re2":        isRegex,
+	"re2-or-all": func(s string) bool { return s == "*" || isRegex(s) },
 	"retry-on": func(s string) bool {
 		return !slices.ContainsFunc(strings.Split(s, ","), func(each string) bool {
 			code, _ := strconv.Atoi(each)
@@ -221,6 +223,13 @@ var formats = map[string]func(string) bool{
 func isTime(s string) bool {
 	d, err := time.ParseDuration(s)
 	return err == nil && d >= time.Millisecond && d%time.Millisecond == 0
+}
+
+// isRegex reports whether Istio takes s as a regular expression. It compiles it with Go's library, too:
+// https://github.com/istio/istio/blob/master/pkg/config/validation/validation.go
+func isRegex(s string) bool {
+	_, err := regexp.Compile(s)
+	return err == nil && s != "" && len(s) <= 1024
 }
 
 // maxHeader is the largest value of a header, in bytes, that Envoy sets. It refuses all routes because of a larger one.

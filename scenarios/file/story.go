@@ -14,6 +14,8 @@ type fileState struct {
 	hosts    map[string]bool // behind the gateway; "*" means all
 	objects  map[Ref]string  // with the field that applied them
 	watching map[string]bool
+	routing  map[Ref]*value // specs by which the gateway finds pods: VirtualServices, DestinationRules, Services
+	unseen   map[string]Ref // hosts whose way to the pods has changed by this, and no wait has seen the gateway follow
 }
 
 type modelState struct {
@@ -22,7 +24,7 @@ type modelState struct {
 }
 
 func (s fileState) clone() fileState {
-	return fileState{maps.Clone(s.models), maps.Clone(s.hosts), maps.Clone(s.objects), maps.Clone(s.watching)}
+	return fileState{maps.Clone(s.models), maps.Clone(s.hosts), maps.Clone(s.objects), maps.Clone(s.watching), maps.Clone(s.routing), maps.Clone(s.unseen)}
 }
 
 // validator checks the steps of one file.
@@ -38,6 +40,7 @@ type validator struct {
 	subsets map[string][]string // of a Service, by DestinationRules
 	serves  map[string][]string // hosts of a Gateway, as hostName has them
 	marks   map[string]bool     // that VirtualServices give answers
+	stale   map[string]Ref      // marks that say nothing of this change: its VirtualService gave them before, too
 
 	backends backends
 }
@@ -49,7 +52,7 @@ func (r *reader) story(name string, root *value) *File {
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
 	t := &validator{
 		reader: r, name: name, file: f, made: map[Ref]bool{},
-		state: fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}},
+		state: fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}, map[Ref]*value{}, map[string]Ref{}},
 		ports: map[string][]string{}, subsets: map[string][]string{}, serves: map[string][]string{}, marks: map[string]bool{},
 		backends: backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}},
 	}
@@ -149,6 +152,7 @@ func (t *validator) step(i int, f stepForm) Step {
 	if s.Change = t.change(f.changeForm); f.Watch != nil {
 		of := f.At.get("watch").get("of")
 		t.host(of)
+		t.checkSeen(of, of.text)
 		if t.state.watching[of.text] {
 			t.wrong(of, "%s is being watched already; end that with expect-no-loss first", of.text)
 		}
@@ -182,6 +186,7 @@ func verbsOf(v *value) (all, does, expects []string) {
 
 // change reads the one change that steps and breaks have in common.
 func (t *validator) change(f changeForm) Change {
+	t.stale = map[string]Ref{}
 	switch {
 	case f.Apply != nil:
 		return t.apply(f.Apply)
@@ -191,6 +196,7 @@ func (t *validator) change(f changeForm) Change {
 			if ref, ok := t.ref(item); ok {
 				refs = append(refs, ref)
 				delete(t.state.objects, ref)
+				delete(t.state.routing, ref)
 			}
 		}
 		return Delete{refs}
@@ -247,6 +253,7 @@ func (t *validator) control(f controlForm, after []fileState) Control {
 	if !claims[c.Catches] {
 		t.wrong(v.get("catches"), "%s is claimed by no step that the break comes before; those claim: %s", quote(c.Catches), strings.Join(sorted(claims), ", "))
 	}
+	clear(t.state.unseen)
 	for _, b := range f.Break {
 		if _, does, _ := verbsOf(b.At); len(does) != 1 {
 			t.wrong(b.At, "a break is a list of single changes, and this has %d; give each an item of its own", len(does))
@@ -258,6 +265,12 @@ func (t *validator) control(f controlForm, after []fileState) Control {
 			t.checkUnapplied(b.At.get("env"), *b.Env, first, c.After != "")
 		}
 		c.Break = append(c.Break, Break{change, t.wait(b.changeForm)})
+	}
+	for i, s := range t.file.Steps[first:] {
+		if s.Wait.Mark != "" && (i > 0 || c.After == "") { // it comes after the break
+			break
+		}
+		t.checkSeen(v.get("break"), asked(s.Expect))
 	}
 	return c
 }

@@ -176,7 +176,7 @@ func (r *reader) tree(data []byte) *value {
 		r.say(place{1, 1}, wholeFile, "it is empty; begin with `apiVersion: %s`", APIVersion)
 		return nil
 	case err == nil && second != nil:
-		r.say(place{second.Line, second.Column}, wholeFile, "a second document begins here; a file holds one scenario, so make it a file of its own")
+		r.say(place{second.Line, second.Column}, wholeFile, "a second document begins here; a file holds one scenario, and objects are items of a step's apply; make it a file of its own, or such an item")
 		return nil
 	case err == nil:
 		return r.build(doc.Content[0], "", 0, map[*yaml.Node]bool{})

@@ -45,7 +45,8 @@ steps:
           http:
             - {RULE}
             - {match: [{MATCH}], route: [{destination: {host: web}}]}
-            - {route: [{destination: {host: web}}], MORE}
+            - {route: [{destination: {host: web}, headers: {response: {set: {X-Mllab-Route: x}}}}], MORE}
+    wait: {mark: x, of: web}
     expect-all: {of: web, version: v1}
 `
 
@@ -86,6 +87,15 @@ var valueCases = []struct{ at, right, wrong, says string }{
 	{"MATCH", "uri: {exact: /v1}", "uri: {exact: v1}", "is not a path"},
 	{"MATCH", "uri: {prefix: \"\"}", "uri: {prefix: v1}", "is not the beginning of a path"},
 	{"MATCH", "uri: {prefix: /v1/}", "uri: {prefix: \"/v1?a=b\"}", "is not the beginning of a path"},
+	{"MATCH", "uri: {regex: \"/v[12](/.*)?\"}", "uri: {regex: \"/(?!v1).*\"}", "is not a regular expression of RE2"},
+	{"MATCH", "headers: {user-agent: {regex: \".*Safari.*\"}}", "headers: {user-agent: {regex: \"^(?!.*Chrome).*Safari.*\"}}", "withoutHeaders excludes a text"},
+	{"MATCH", "headers: {x-user: {regex: \"(?i)(?:me|you)\"}}", "headers: {x-user: {regex: \"*\"}}", "is not a regular expression"},
+	{"MATCH", "queryParams: {v: {regex: \"[0-9]+\"}}", "queryParams: {v: {regex: \"\"}}", "is not a regular expression"},
+	{"MATCH", "method: {regex: GET|POST}", "method: {regex: \"(GET\"}", "is not a regular expression"},
+	{"MATCH", "authority: {prefix: web.}", "authority: {prefix: \"\"}", "is not the beginning of a text"},
+	{"MATCH", "scheme: {regex: " + strings.Repeat("a", 1024) + "}", "scheme: {regex: " + strings.Repeat("a", 1025) + "}", "of up to 1024 bytes"},
+	{"MORE", "corsPolicy: {allowOrigins: [{regex: \".*\"}]}", "corsPolicy: {allowOrigins: [{regex: \"*\"}]}", "is not a regular expression"},
+	{"MATCH", "withoutHeaders: {x-user: {prefix: a}}", "withoutHeaders: {x-user: {regex: \"**\"}}", "is not a regular expression"},
 	{"MATCH", "method: {exact: GET}", "method: {exact: get}", "is not a method in capitals"},
 	{"MATCH", "headers: {\":method\": {exact: GET}}", "headers: {\":port\": {exact: \"80\"}}", "is not a header's name"},
 	{"MATCH", "headers: {x-user: {}}", "headers: {\"x user\": {exact: a}}", "is not a header's name"},
