@@ -204,6 +204,53 @@ func TestAStepHasTheImportsFunctionsAndClassesOfThoseBefore(t *testing.T) {
 	}
 }
 
+// What a step has deleted, or cannot hand on, does not come from a step before it.
+func TestAStepGetsNoValueThatALaterStepHasReplaced(t *testing.T) {
+	b := newBench(t)
+	cells := func(last string) []byte {
+		return notebook(t, code("counts, gone, f, again, made = {}, 1, 5, 2, 3", "step:a"),
+			code("import collections\ncounts = collections.defaultdict(lambda: 0)\ndef maker():\n    def inner(): pass\n    return inner\nmade = maker()\ndef decorated(): pass\nimport functools\ndecorated = functools.wraps(decorated)(lambda: 1)\ndef wrapped(): pass\nwrapped = collections.defaultdict(lambda: wrapped)\ndel gone, again\ndef f(): return 7", "step:b", "prev:a"),
+			code("again = 3", "step:c", "prev:b"), code(last, "step:d", "prev:c"))
+	}
+	good := cells("assert f() == 7 and again == 3 and not {'counts', 'gone'} & {*globals()}, globals()")
+	images := []string{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		exit, out, image := b.step(good, append([]string{name}, images...)...)
+		if exit != 0 {
+			t.Fatalf("%d\n%s", exit, out)
+		}
+		images = append(images, name+"="+image)
+	}
+	for cell, want := range map[string]string{
+		"counts['a'] += 1": "NameError: name 'counts' is not defined: step b has left it and cannot hand it on: ",
+		"made()":           "NameError: name 'made' is not defined: step b has left it and cannot hand it on: ",
+		"decorated()":      "NameError: name 'decorated' is not defined: step b has left it and cannot hand it on: ",
+		"wrapped()":        "NameError: name 'wrapped' is not defined: step b has left it and cannot hand it on: ",
+		"gone":             "NameError: name 'gone' is not defined",
+		"never":            "NameError: name 'never' is not defined",
+	} {
+		exit, out, _ := b.step(cells(cell), append([]string{"d"}, images[:3]...)...)
+		if got := last(out).Error; exit != 1 || !strings.HasPrefix(got, want) || strings.HasSuffix(want, "defined") && got != want {
+			t.Errorf("%q: %d\n%s", cell, exit, out)
+		}
+	}
+}
+
+// Functions and classes may come from an assignment.
+func TestAStepHasWhatThoseBeforeDefineByAssignments(t *testing.T) {
+	b := newBench(t)
+	cells := notebook(t, code("import decimal, math\nNumber, root = decimal.Decimal, math.sqrt\ntry:\n    from json import dumps\nexcept ImportError: pass\noffset = 1\nadd = plus = lambda x: x + offset\ntwice: object = lambda x: 2 * x\nreplaced = lambda: 1\nreplaced = 4\ndef f(): return 5\nalias = f\nimport collections, typing, enum\nP, T = 1, 2\nP = collections.namedtuple('P', 'x')\nT = typing.TypeVar('T')\nColor = enum.Enum('Color', 'RED')\np, red, ts = P(7), Color.RED, [T]", "step:a"), code("offset = 10", "step:b", "prev:a"),
+		code("assert (add(1), plus(2), twice(3), replaced) == (11, 12, 6, 4)\nassert (Number('1') + 1, root(4), dumps(1)) == (2, 2, '1')\nassert alias is f and p == P(7) and red is Color.RED and ts == [T]", "step:c", "prev:b"))
+	images := []string{}
+	for _, name := range []string{"a", "b", "c"} {
+		exit, out, image := b.step(cells, append([]string{name}, images...)...)
+		if exit != 0 {
+			t.Fatalf("%d\n%s", exit, out)
+		}
+		images = append(images, name+"="+image)
+	}
+}
+
 func TestARegistryThatFailsIsNotTheCellsFault(t *testing.T) {
 	own := "import subprocess\nsubprocess.run(['modelcar', 'push', '.', 'm'], check=True)"
 	for name, tc := range map[string]struct {

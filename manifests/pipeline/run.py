@@ -124,6 +124,8 @@ UNABLE = {magic: why for why, magics in UNABLE.items() for magic in magics.split
 FILE = re.compile(r"""(-i\s+)?("[^"]+"|'[^']+'|[^\s"'-]\S*)(\s|$)""")
 NOTEBOOK = re.compile(r"""(-i\s+)?("[^"]+\.ipy(nb)?"|'[^']+\.ipy(nb)?'|\S+\.ipy(nb)?)(\s|$)""")
 PROGRAM = re.compile(r"((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]")
+# What makes a class or a type that is known by the name to which it is assigned.
+MAKERS = "Enum Flag IntEnum IntFlag NamedTuple NewType ParamSpec StrEnum TypeVar TypeVarTuple TypedDict make_dataclass namedtuple".split()
 # A notebook that names one of these, or whose files do, may have magics of its own.
 REGISTERS = "register_magic_function", "register_line_magic", "register_cell_magic", "register_line_cell_magic"
 TIMEIT_OPTIONS = re.compile(r"(\s*-([nr]\s*\d+|[tcqpo]+\d*)(\s+|$))*")
@@ -428,20 +430,31 @@ def newer_string(code):
 
 
 def definitions(cells, future=0):
-    """Returns what cells import and define, outside of all blocks: by name, code that does it again. future are the flags of the cells before."""
+    """Returns what cells import and define, outside of all blocks: by name, code that does it again, or None where they assign another value.
+    future are the flags of the cells before."""
     kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
     found = []
     for cell in cells:
         where = f"cell {cell['cell']}"
         for node in ast.parse(cell["code"]).body:
-            if isinstance(node, (ast.Expr, ast.Assign)):
-                found += definitions(({**cell, "code": text} for text in in_magics(ast.walk(node), leaving=True)), future)
-            elif isinstance(node, kinds):
+            if isinstance(node, kinds):
                 names = [node.name] if hasattr(node, "name") else [(n.asname or n.name).split(".")[0] for n in node.names]
+            else:
+                names = [each.id for each in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(each, ast.Name)]
+            if isinstance(node, kinds) or names and defines(getattr(node, "value", None)):
                 made = compiled_tree(ast.Module([node], []), where, future=future)
                 future |= made.co_flags & FUTURES
                 found.append((names, made))
+            elif isinstance(node, (ast.Expr, ast.Assign)):
+                found.append((names, None))
+                found += definitions(({**cell, "code": text} for text in in_magics(ast.walk(node), leaving=True)), future)
     return found
+
+
+def defines(value):
+    """Returns whether a value is a lambda, or calls what makes a class or a type."""
+    called = getattr(value, "func", None)
+    return isinstance(value, ast.Lambda) or (getattr(called, "id", None) or getattr(called, "attr", None)) in MAKERS
 
 
 def assigned(name, cells):
@@ -886,7 +899,7 @@ def main(file, step, before):
     if bad := broken(steps, {each.name: each.read_text("utf-8", "replace") for each in files}):
         cell, line, why = bad
         return failed(1, step, f"cell {cell['cell']}", f"line {line}: {why}")
-    where = "the registry"
+    where, lost = "the registry", {}  # names that the steps before cannot hand on, and why
     try:
         left = {name: modelcar("pull", image, f"/tmp/{name}") for name, image in before}
     except subprocess.CalledProcessError as e:  # another step has pushed it: it is not this one's fault
@@ -905,14 +918,22 @@ def main(file, step, before):
         cells = [cell for before in own["after"] for cell in steps["steps"][before]["cells"]]
         for cell in cells:
             keep_source(cell["code"], f"cell {cell['cell']}")
-        again = definitions(cells, shell.future)
+        again = [each for each in definitions(cells, shell.future) if each[1]]
         for _, made in again:
             shell.future |= made.co_flags & FUTURES
         undefined, values = define(again, names), {}
         for name in left:
             where = f"the names that step {name} has left"
-            values.update(joblib.load(f"/tmp/{name}/names.joblib"))
+            kept, gone = joblib.load(f"/tmp/{name}/names.joblib")
+            for each in [*kept, *gone]:
+                values.pop(each, None)
+                lost.pop(each, None)
+            values.update(kept)
+            lost.update({each: f"step {name} has left it and cannot hand it on: {why}" for each, why in gone.items() if why})
         names.update(values)
+        for name in lost:
+            names.pop(name, None)  # it is no longer what its definition makes
+        inherited = set(values)
         for what, error in define([(what, code) for what, code in undefined if not values.keys() & what], names, errors=True):
             say(step=step, not_defined=what, error=error)
         for cell in own["cells"]:
@@ -932,33 +953,39 @@ def main(file, step, before):
         traceback.print_exc()
         if isinstance(e, subprocess.CalledProcessError) and e.returncode == TEMP_FAIL:  # the cell's own modelcar
             return failed(TEMP_FAIL, step, where, (e.stderr or str(e)).strip())
-        return failed(1, step, where, f"{type(e).__name__}: {e}")
+        why = isinstance(e, NameError) and lost.get(e.name)
+        return failed(1, step, where, f"{type(e).__name__}: {e}" + (f": {why}" if why else ""))
 
     values = {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, NO_VALUES)}
     # The next step runs definitions outside of blocks again. A value that needs another definition cannot be kept.
-    defined = {name for what, _ in again + definitions(own["cells"]) for name in what}
+    own_names, defined = set(), {name for what, _ in again for name in what}
+    for what, made in definitions(own["cells"]):
+        own_names.update(what)
+        (defined.update if made else defined.difference_update)(what)
     for name, value in list(names.items()):
         if isinstance(value, NO_VALUES) and shared.get(name) is not value and name not in defined:
             del names[name]
-    kept, lost = {}, []
+            if not (name.startswith("_") or name in shared or "*" in defined):
+                values[name] = value  # it may be another name of what can be had, such as a module's function
+    kept, gone = {}, dict.fromkeys(inherited | own_names, "")  # gone are names that the next steps get from no step before, either, and why if they are lost
     for name, value in values.items():
         if name in shared:
-            if value is not shared[name]:
-                lost.append(name)
             continue
         try:
             joblib.dump(value, "/tmp/one.joblib")
             kept[name] = value
-        except Exception:  # whatever a value's own pickling raises
-            lost.append(name)
+            gone.pop(name, None)
+        except Exception as e:  # whatever a value's own pickling raises
+            gone[name] = f"{type(e).__name__}: {e}"[:500]
+    not_kept = [name for name in gone if gone[name]] + [name for name in values if name in shared and shared[name] is not values[name]]
     folder = Path("/tmp/left")
     folder.mkdir()
-    joblib.dump(kept, folder / "names.joblib")
+    joblib.dump((kept, gone), folder / "names.joblib")
     try:
         hand_out("names", modelcar("push", folder, f"{os.environ['STORE']}:{os.environ['RUN']}-{step}"))
     except subprocess.CalledProcessError as e:
         return failed(e.returncode, step, "handing its names on", e.stderr.strip())
-    say(step=step, names=sorted(kept), not_kept=sorted(lost), seconds=round(time.monotonic() - BEGAN, 3))
+    say(step=step, names=sorted(kept), not_kept=sorted(not_kept), seconds=round(time.monotonic() - BEGAN, 3))
     return 0
 
 
