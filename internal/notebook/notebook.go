@@ -76,7 +76,8 @@ type file struct {
 			Name     string `json:"name"`
 		} `json:"kernelspec"`
 		Info struct { // what is left where the kernel was stripped
-			Name string `json:"name"`
+			Name    string `json:"name"`
+			Version any    `json:"version"`
 		} `json:"language_info"`
 	} `json:"metadata"`
 	Cells []json.RawMessage `json:"cells"`
@@ -84,8 +85,8 @@ type file struct {
 
 // fileCell is one of a file's cells.
 type fileCell struct {
-	Type     string `json:"cell_type"`
-	Source   source `json:"source"`
+	Type     string  `json:"cell_type"`
+	Source   *source `json:"source"`
 	Metadata struct {
 		Tags   []any `json:"tags"`
 		VSCode struct {
@@ -180,7 +181,7 @@ func clean(data []byte) ([]byte, error) {
 
 // otherKernels matches the names of kernels that are not Python's and may have no
 // language of their own.
-var otherKernels = regexp.MustCompile(`^(ir|julia.*|bash|deno|javascript|octave|ruby|rust|scala.*|spylon-kernel|spark(r)?kernel|xcpp.*|\.net-.*)$`)
+var otherKernels = regexp.MustCompile(`^(ir|julia.*|bash|deno|gonb|gophernotes|java(script)?|kotlin|matlab|octave|ruby|rust|sagemath|scala.*|spylon-kernel|spark(r)?kernel|sql|stata|xcpp.*|\.net-.*)$`)
 
 // Read reads a notebook.
 //
@@ -203,21 +204,29 @@ func Read(data []byte) (*Notebook, error) {
 	if language != "" && !slices.Contains([]string{"python", "python3", "ipython"}, strings.ToLower(language)) {
 		return nil, fmt.Errorf("the language of the notebook's kernel must be python, got %s", language)
 	}
+	if version := fmt.Sprint(cmp.Or(f.Metadata.Info.Version, any(strings.TrimPrefix(f.Metadata.Kernel.Name, "python")))); strings.HasPrefix(version+".", "2.") {
+		return nil, fmt.Errorf("the notebook's kernel must be Python 3, got Python %s: run the notebook with Python 3, see that it does the same, and save it", version)
+	}
 	r := reader{steps: map[string]int{}, cells: map[string][]Cell{}, mentioned: map[string]bool{}}
 	cells := make([]fileCell, len(f.Cells))
 	for i, raw := range f.Cells {
 		if err := parse(raw, &cells[i]); err != nil {
 			return nil, fmt.Errorf("cell %d: %w", i+1, err)
 		}
-		if cells[i].Type == "code" {
-			r.mention(string(cells[i].Source))
+		switch c := cells[i]; {
+		case c.Type == "code" && c.Source == nil:
+			return nil, fmt.Errorf("cell %d: source must be a string or an array of strings, got none", i+1)
+		case c.Type == "code":
+			r.mention(string(*c.Source))
+		case c.Type != "markdown" && c.Type != "raw":
+			return nil, fmt.Errorf("cell %d: cell_type must be code, markdown or raw, got %q", i+1, c.Type)
 		}
 	}
 	for i, c := range cells {
 		if c.Type != "code" {
 			continue
 		}
-		if err := r.cell(i+1, string(c.Source), c.Metadata.VSCode.Language, c.Metadata.Tags); err != nil {
+		if err := r.cell(i+1, string(*c.Source), c.Metadata.VSCode.Language, c.Metadata.Tags); err != nil {
 			return nil, fmt.Errorf("cell %d: %w", i+1, err)
 		}
 	}
@@ -290,6 +299,9 @@ func (r *reader) cell(number int, code, language string, raw []any) error {
 			r.book.Unused = append(r.book.Unused, number)
 		}
 		return nil
+	}
+	if slices.Contains(raw, any("skip-execution")) {
+		return fmt.Errorf("tag %q is nbclient's, and a step would run the cell: tag it %q", "skip-execution", tagSkip)
 	}
 	if language != "" && language != "python" {
 		return fmt.Errorf("its language must be python, got %s: tag it %q", language, tagSkip)
