@@ -45,7 +45,7 @@ func (t *validator) model(v *value, m Model) Model {
 		t.need("istio")
 		t.addObject(v, "model", Ref{istio, "Gateway", m.Name}, again)
 		t.addObject(v, "model", Ref{istio, "VirtualService", m.Name}, again)
-		t.state.hosts[m.Name], t.state.hosts[m.Version+"-"+m.Name] = true, true
+		t.serve(v, "model "+m.Name, m.Name, m.Version+"-"+m.Name)
 		t.serves[m.Name] = with(with(t.serves[m.Name], m.Name), m.Version+"-"+m.Name)
 	}
 	t.state.models[m.Name] = modelState{false, m.Route, with(was.versions, m.Version)}
@@ -70,7 +70,7 @@ func (t *validator) knative(v *value, m Model) Model {
 	}
 	t.need("knative")
 	t.addObject(v, "knative", Ref{serving, "Service", m.Name}, again)
-	t.state.hosts[m.Name], t.state.hosts[m.Version+"-"+m.Name] = true, true
+	t.serve(v, "model "+m.Name, m.Name, m.Version+"-"+m.Name)
 	t.state.models[m.Name] = modelState{true, true, with(was.versions, m.Version)}
 	return m
 }
@@ -93,6 +93,16 @@ func (t *validator) addObject(v *value, field string, ref Ref, again bool) {
 	t.made[ref] = true
 }
 
+// serve records that one serves these hosts. It reports a problem if another one does: a request would reach either.
+func (t *validator) serve(v *value, one string, hosts ...string) {
+	for _, host := range hosts {
+		if by := t.state.hosts[host]; by != "" && by != one {
+			t.wrong(v, "host %s is served by %s already; use another name", host, by)
+		}
+		t.state.hosts[host] = one
+	}
+}
+
 func (t *validator) object(v *value) Object {
 	o := Object{t.where(v), v.any().(map[string]any)}
 	ref := o.Ref()
@@ -107,10 +117,10 @@ func (t *validator) object(v *value) Object {
 		}
 	case ref.Group == serving:
 		t.need("knative")
-		t.state.hosts[ref.Name] = true
+		t.serve(v, ref.String(), ref.Name)
 		for _, each := range v.get("spec").get("traffic").list() {
 			if tag := each.get("tag"); tag != nil {
-				t.state.hosts[tag.text+"-"+ref.Name] = true
+				t.serve(tag, ref.String(), tag.text+"-"+ref.Name)
 			}
 		}
 	case ref.Kind == "Deployment":
@@ -161,8 +171,8 @@ func (t *validator) note(ref Ref, object *value) {
 		}
 		t.noteRouting(ref, v)
 		for _, h := range v.get("hosts").list() {
-			if name := t.hostName(h.text); name != "" {
-				t.state.hosts[name] = true
+			if name := t.hostName(h.text); name != "" && t.state.hosts[name] == "" { // several may share one
+				t.state.hosts[name] = ref.String()
 			}
 		}
 	}

@@ -188,7 +188,7 @@ func (t *validator) ref(v *value) (Ref, bool) {
 
 // host checks that an applied object answers to a name.
 func (t *validator) host(of *value) bool {
-	if t.state.hosts[of.text] || t.state.hosts["*"] {
+	if t.state.hosts[of.text] != "" || t.state.hosts["*"] != "" {
 		return true
 	}
 	t.wrong(of, "nothing is served as %q at this point of the story%s", of.text, thereAre(sorted(t.state.hosts)))

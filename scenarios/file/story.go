@@ -11,8 +11,8 @@ import (
 // fileState has the objects that the steps of a file have applied so far.
 type fileState struct {
 	models   map[string]modelState
-	hosts    map[string]bool // behind the gateway; "*" means all
-	objects  map[Ref]string  // with the field that applied them
+	hosts    map[string]string // behind the gateway, with what serves them; "*" means all
+	objects  map[Ref]string    // with the field that applied them
 	watching map[string]bool
 	routing  map[Ref]*value // specs by which the gateway finds pods: VirtualServices, DestinationRules, Services
 	unseen   map[string]Ref // hosts whose way to the pods has changed by this, and no wait has seen the gateway follow
@@ -52,7 +52,7 @@ func (r *reader) story(name string, root *value) *File {
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
 	t := &validator{
 		reader: r, name: name, file: f, made: map[Ref]bool{},
-		state: fileState{map[string]modelState{}, map[string]bool{}, map[Ref]string{}, map[string]bool{}, map[Ref]*value{}, map[string]Ref{}},
+		state: fileState{map[string]modelState{}, map[string]string{}, map[Ref]string{}, map[string]bool{}, map[Ref]*value{}, map[string]Ref{}},
 		ports: map[string][]string{}, subsets: map[string][]string{}, serves: map[string][]string{}, marks: map[string]bool{},
 		backends: backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}},
 	}
