@@ -184,6 +184,12 @@ func TestWhatIsWrittenTwiceByAnAliasIsReadTwice(t *testing.T) {
 }
 
 // What people write, and Istio, a browser and kubectl take.
+// numbered has a revision without a name, and one with, and the same again with other traffic.
+const numbered = `  - apply: [{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: old}, spec: {template: &one {metadata: {name: old-v1}, spec: {containers: [{image: "${image}"}]}}}}]
+  - apply: [{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: old}, spec: {template: *one, traffic: [{revisionName: old-v1, percent: 100}]}}]
+  - apply: [{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: old}, spec: {template: {spec: {containers: [{image: "${image}"}]}}, traffic: [{revisionName: old-v1, percent: 50}, {revisionName: old-00002, percent: 50}]}}]
+`
+
 func TestWhatIsRightIsTaken(t *testing.T) {
 	for name, text := range map[string]string{
 		"documents with nothing": "---\n# nothing\n---\n" + story + "---\n",
@@ -191,6 +197,8 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"a header's underscore":  strings.Replace(story, "cookies: {who: me}", `headers: {x_user: me, cookie: "a=1; b=2"}`, 1),
 		"Istio's older versions": strings.Replace(strings.Replace(story, "networking.istio.io/v1\n", "networking.istio.io/v1beta1\n", 1), "networking.istio.io/v1,", "networking.istio.io/v1alpha3,", 1),
 		"weights that are parts": strings.Replace(story, "svc.cluster.local\"}", "svc.cluster.local\"}, weight: 900", 1),
+		"a folded title":         strings.NewReplacer("name: watched", "name: >\n      watched", "after: watched", "after: |\n      watched").Replace(story),
+		"a number of a revision": strings.Replace(story, "steps:\n", "steps:\n"+numbered, 1),
 		"names with dots":        strings.NewReplacer("{name: own, namespace", "{name: 2.own.routes, namespace", "{name: web}", "{name: web.v1}").Replace(story),
 		"the version of YAML":    "%YAML 1.2\n---\n" + story,
 		"a model that ends":      strings.Replace(story, "steps:\n", "steps:\n  - apply: [{model: {name: late, version: v1, env: {FAIL_PERCENT: abc}}}]\n    wait: false\n", 1),

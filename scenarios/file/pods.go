@@ -3,6 +3,7 @@ package file
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -219,19 +220,22 @@ func (t *validator) checkBackends(root *value) {
 			empty[name.text] = true
 		}
 	}
-	said, revisions := map[*value]bool{}, map[string][]string{}
+	said, revisions := map[*value]bool{}, map[string]*revisionsMade{}
 	for _, step := range root.get("steps").list() {
 		wait := step.get("wait")
 		for _, item := range step.get("apply").list() {
 			name := item.get("metadata").get("name").str()
-			if revision := item.get("spec").get("template").get("metadata").get("name"); revision != nil {
-				revisions[name] = append(revisions[name], revision.text)
+			if revisions[name] == nil {
+				revisions[name] = &revisionsMade{templates: map[string]*value{}}
+			}
+			if item.get("apiVersion").str() == serving+"/v1" {
+				t.noteRevision(name, item.get("spec").get("template"), revisions[name])
 			}
 			if wait == nil || wait.kind != boolean { // with `wait: false` a pod may be meant never to become ready
 				t.checkMaps(item)
 				containers := item.get("spec").get("template").get("spec").get("containers").list()
 				t.checkAsked(containers)
-				t.checkRevisions(name, item.get("spec").get("traffic").list(), revisions[name])
+				t.checkRevisions(item.get("spec").get("traffic").list(), revisions[name].names)
 				if item.get("kind").str() == "Deployment" {
 					t.checkProbes(containers)
 				}
@@ -254,18 +258,39 @@ func (t *validator) checkBackends(root *value) {
 	}
 }
 
+// revisionsMade are the revisions of a Knative Service.
+type revisionsMade struct {
+	names     []string
+	templates map[string]*value // by name, of those that have one
+	applied   int               // how often the Service was
+}
+
+// noteRevision keeps the revision that a template makes. Knative gives one without a name the number of the Service's
+// template, which is at most how often the Service was applied.
+func (t *validator) noteRevision(service string, template *value, made *revisionsMade) {
+	made.applied++
+	name := template.get("metadata").get("name")
+	if name == nil {
+		for n := range made.applied {
+			made.names = with(made.names, fmt.Sprintf("%s-%05d", service, n+1))
+		}
+		return
+	}
+	if was := made.templates[name.text]; was != nil && !reflect.DeepEqual(was.any(), template.any()) {
+		t.wrong(name, "revision %s is there already with another template, and a revision does not change; use another name", name.text)
+	}
+	made.names, made.templates[name.text] = with(made.names, name.text), template
+}
+
 // checkRevisions checks that the traffic of a Knative Service goes to revisions that the steps have made: Knative waits for
-// one that is not there. It gives a revision without a name a number.
-func (t *validator) checkRevisions(service string, traffic []*value, made []string) {
+// one that is not there.
+func (t *validator) checkRevisions(traffic []*value, made []string) {
 	for _, each := range traffic {
-		name := each.get("revisionName")
-		if number, _ := strings.CutPrefix(name.str(), service+"-"); name != nil && !slices.Contains(made, name.text) && !numbered.MatchString(number) {
+		if name := each.get("revisionName"); name != nil && !slices.Contains(made, name.text) {
 			t.wrong(name, "no step up to here makes revision %s, so Knative would wait for it%s", name.text, thereAre(made))
 		}
 	}
 }
-
-var numbered = regexp.MustCompile(`^[0-9]{5}$`)
 
 // allNamed returns the fields of that name at any depth.
 func allNamed(v *value, name string) (all []*value) {
