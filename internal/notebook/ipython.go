@@ -248,10 +248,15 @@ var bare = regexp.MustCompile(`^([A-Za-z_]\w*)(?:[ \t]+([^=, \t].*))?$`)
 var joining = []string{"and", "for", "if", "in", "is", "not", "or"}
 
 // automagic translates a cell whose only line is a magic without its %, as IPython
-// does if the notebook does not use the name itself: also ls *.csv. With a word after
+// does if the notebook does not use the name itself: also ls *.csv, and exit. With a word after
 // it, as in pip install, the line is no Python whoever uses the name.
 func automagic(lines []string, at int, taken func(string) bool) {
-	m := bare.FindStringSubmatch(strings.TrimRight(lines[at], " \t"))
+	line := strings.TrimRight(lines[at], " \t")
+	if (line == "exit" || line == "quit") && !taken(line) {
+		lines[at] = line + "()"
+		return
+	}
+	m := bare.FindStringSubmatch(line)
 	if m == nil || !slices.Contains(magics, m[1]) {
 		return
 	}

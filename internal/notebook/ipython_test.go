@@ -102,6 +102,9 @@ var lineCases = []struct {
 	{code: "time.sleep(1)"},
 	{code: "pip install x\n\ny = 1", want: "pip install x\n\ny = 1"}, // more than a line: for Python
 	{code: "who", want: `get_ipython().run_line_magic("who", "")`, automagic: true},
+	{code: "exit", want: "exit()", automagic: true},
+	{code: "quit ", want: "quit()", automagic: true},
+	{code: "x = 1\nexit"},
 	{code: "conda install x", want: `get_ipython().run_line_magic("conda", "install x")`, automagic: true},
 
 	// Help.
@@ -200,7 +203,7 @@ func TestAMagicOfTwoCellsNeedsNoPercentSign(t *testing.T) {
 			t.Errorf("%q: got %v, %v", cells, book, err)
 		}
 	}
-	for _, cells := range [][]string{{"ls = 3", "ls"}, {"%%time\nls = 3", "ls -la"}, {"%time ls = 3", "ls"}, {"import time", "time"}, {"from x import *", "ls"}, {"pip = y", "pip if pip else y"}} {
+	for _, cells := range [][]string{{"ls = 3", "ls"}, {"%%time\nls = 3", "ls -la"}, {"%time ls = 3", "ls"}, {"import time", "time"}, {"exit = 3", "exit"}, {"from x import *", "ls"}, {"pip = y", "pip if pip else y"}} {
 		book, err := Read(notebook(t, code(cells[0], "step:a"), code(cells[1])))
 		if err != nil || book.Steps[0].Cells[1].Code != cells[1] {
 			t.Errorf("%q: got %v, %v", cells, book, err)

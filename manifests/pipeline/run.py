@@ -86,7 +86,7 @@ SURELY = {
     **dict.fromkeys(["FunctionDef", "AsyncFunctionDef"], "decorator_list args"),
     "Lambda": "args",
     "arg": "",
-    "AnnAssign": "value",
+    "AnnAssign": "target value",
     "ClassDef": "decorator_list bases",
     "Match": "subject",
     "BoolOp": "values",
@@ -124,6 +124,10 @@ UNABLE = {magic: why for why, magics in UNABLE.items() for magic in magics.split
 FILE = re.compile(r"""(-i\s+)?("[^"]+"|'[^']+'|[^\s"'-]\S*)(\s|$)""")
 NOTEBOOK = re.compile(r"""(-i\s+)?("[^"]+\.ipy(nb)?"|'[^']+\.ipy(nb)?'|\S+\.ipy(nb)?)(\s|$)""")
 PROGRAM = re.compile(r"((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]")
+# A line that was copied from a shell, and is no Python.
+SHELL_LINE = re.compile(r"\s*(?:\$ +)?((?<=\$ )\S.*|(?:apt|apt-get|cd|conda|curl|export|git|ls|mkdir|npm|pip3?|python3?|sudo|wget)\s+[\w./~$-].*)")
+# A command that runs a Python file.
+PYTHON_FILE = re.compile(r"python3?\s+(?:-u\s+)?([\w./-]+\.py)(?=\s|$)")
 # What makes a class or a type that is known by the name to which it is assigned.
 MAKERS = "Enum Flag IntEnum IntFlag NamedTuple NewType ParamSpec StrEnum TypeVar TypeVarTuple TypedDict make_dataclass namedtuple".split()
 # A notebook that names one of these, or whose files do, may have magics of its own.
@@ -386,7 +390,9 @@ def broken(steps, files={}):
             check(cell["code"], f"cell {cell['cell']}", compiled)
         except SyntaxError as e:
             line = e.lineno or 1
-            return cell, *(magic_above(line, cell["code"], by_files.union(*map(sets, every))) or (line, f"syntax error: {e.msg}"))
+            shell = SHELL_LINE.match("\n".join(cell["code"].split("\n")[line - 1 : line]))
+            hint = f": a line of a shell begins with !, as !{shell[1].strip()}" if shell else ""
+            return cell, *(magic_above(line, cell["code"], by_files.union(*map(sets, every))) or (line, f"syntax error: {e.msg}{hint}"))
         except (RecursionError, MemoryError):  # too deep for this machine's Python, and maybe not for the pods'
             return None
     known = by_files.union(files, *map(sets, every))
@@ -394,7 +400,7 @@ def broken(steps, files={}):
         known.add("import")
     if any(step.get("image") for step in steps["steps"].values()):  # an image of one's own may have any module
         known.add("*.py")
-    ran = {id(arg) for node in every if (call := magic_call(node)) and call[1] == "run" for arg in node.args}
+    ran = {id(arg) for node in every if runs_file(node)[0] for arg in node.args}
     texts = [node.value for node in every if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in ran] + list(files.values())
     if any(ELSEWHERE.search(text) for text in files.values()):
         known.add("*")
@@ -404,14 +410,24 @@ def broken(steps, files={}):
                 return cell, node.lineno, why
 
 
-def missing(node, files, texts):
-    """Returns why %run fails for want of its file, or None. texts are those of the notebook and its files: its code may write the file."""
+def runs_file(node):
+    """Returns the line that runs a Python file, by %run or as a command, and the file; or None twice."""
     _, magic, line = (*(magic_call(node) or ()), None, None, None)[:3]
-    given = magic == "run" and not re.search(r"[{$~]", line) and FILE.match(line)
-    file = os.path.normpath(given[2].strip("\"'")) if given else "/"
+    if magic == "run" and not re.search(r"[{$~]", line) and (found := FILE.match(line)):
+        return f"%run {line}", found[2].strip("\"'")
+    command = node.args[0] if isinstance(node, ast.Call) and of_ipython(node.func) and node.func.attr in ("system", "getoutput") and node.args else None
+    if isinstance(command, ast.Constant) and (found := PYTHON_FILE.match(str(command.value))):
+        return f"!{command.value}", found[1]
+    return None, None
+
+
+def missing(node, files, texts):
+    """Returns why a node runs no Python file for want of it, or None. texts are those of the notebook and its files: its code may write the file."""
+    line, file = runs_file(node)
+    file = os.path.normpath(file or "/")
     if file.startswith("/") or {file, f"{file}.py"} & set(files) or any(os.path.basename(file) in text for text in texts):
         return None
-    return f"%run {line}: a step has no file {file}: give it with --file, whose files have no folder, or tag the cell \"skip\""
+    return f"{line}: a step has no file {file}: give it with --file, whose files have no folder, or tag the cell \"skip\""
 
 
 def newer_string(code):
