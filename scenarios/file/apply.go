@@ -2,6 +2,7 @@ package file
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -103,6 +104,23 @@ func (t *validator) serve(v *value, one string, hosts ...string) {
 	}
 }
 
+// unserve records that the object that serves some hosts is deleted. Another VirtualService may have been for them, too.
+func (t *validator) unserve(ref Ref) {
+	delete(t.state.routing, ref)
+	one := ref.String()
+	if by := t.state.objects[ref]; (by == "model" || by == "knative") && (ref.Group == istio || ref.Group == serving) {
+		one = "model " + ref.Name
+	}
+	maps.DeleteFunc(t.state.hosts, func(_, by string) bool { return by == one })
+	for other, spec := range t.state.routing {
+		for _, h := range spec.get("hosts").list() {
+			if name := t.hostName(h.text); name != "" && t.state.hosts[name] == "" {
+				t.state.hosts[name], t.state.unseen[name] = other.String(), ref
+			}
+		}
+	}
+}
+
 func (t *validator) object(v *value) Object {
 	o := Object{t.where(v), v.any().(map[string]any)}
 	ref := o.Ref()
@@ -117,6 +135,9 @@ func (t *validator) object(v *value) Object {
 		}
 	case ref.Group == serving:
 		t.need("knative")
+		if v.get("metadata").get("labels").get("networking.knative.dev/visibility").str() == "cluster-local" {
+			break // not behind the gateway
+		}
 		t.serve(v, ref.String(), ref.Name)
 		for _, each := range v.get("spec").get("traffic").list() {
 			if tag := each.get("tag"); tag != nil {

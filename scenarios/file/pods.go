@@ -62,11 +62,17 @@ func (t *validator) checkMaps(object *value) {
 	}
 }
 
-// checkProbes checks that the containers of a pod have the ports that their probes
-// ask: a name is the container's own, and a number is asked at the pod's address.
+// checkProbes checks that each container of a pod has ports of its own, and those that its probes ask: a name is the
+// container's own, and a number is asked at the pod's address.
 func (t *validator) checkProbes(containers []*value) {
-	open := openOf(containers)
+	open, taken := openOf(containers), map[string]string{}
 	for _, container := range containers {
+		for _, port := range listens(container) {
+			if by, name := taken[port], container.get("name").str(); by != "" && by != name {
+				t.wrong(container, "it listens on port %s as container %s of its pod does, and would not start; set its variable PORT", port, by)
+			}
+			taken[port] = container.get("name").str()
+		}
 		var named []string
 		for _, port := range container.get("ports").list() {
 			named = append(named, port.get("name").str())

@@ -195,8 +195,8 @@ func (t *validator) change(f changeForm) Change {
 		for _, item := range f.At.get("delete").items {
 			if ref, ok := t.ref(item); ok {
 				refs = append(refs, ref)
+				t.unserve(ref)
 				delete(t.state.objects, ref)
-				delete(t.state.routing, ref)
 			}
 		}
 		return Delete{refs}
