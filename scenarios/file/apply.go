@@ -90,6 +90,9 @@ func (t *validator) addObject(v *value, field string, ref Ref, again bool) {
 	if by, there := t.state.objects[ref]; there && !(again && by == field) {
 		t.wrong(v, "%s is made by `%s:` already; use another name", ref, by)
 	}
+	if ref == (Ref{istio, "Gateway", "mesh"}) {
+		t.wrong(v, "to Istio mesh means the sidecars, so no request from outside of the pods would go by it; use another name")
+	}
 	t.state.objects[ref] = field
 	t.made[ref] = true
 }
