@@ -236,6 +236,24 @@ func TestAStepGetsNoValueThatALaterStepHasReplaced(t *testing.T) {
 	}
 }
 
+// Who forgets a tag is told which.
+func TestANameOfAStepThatIsNotBeforeIsSaidToBeThere(t *testing.T) {
+	b := newBench(t)
+	for cell, want := range map[string]string{
+		"load_data":                    "NameError: name 'load_data' is not defined: step fetch-it sets it, and no tag prev: has it come before this one",
+		"print(rows)":                  "NameError: name 'rows' is not defined: step fetch-it sets it, and no tag prev: has it come before this one",
+		"print(other)":                 "NameError: name 'other' is not defined",
+		"local":                        "NameError: name 'local' is not defined",
+		"raise NameError('own words')": "NameError: own words",
+	} {
+		cells := notebook(t, code("other = 1", "step:first"), code("def load_data(local):\n    local = 3\nload_data.local = 1\nrows = await load_data", "step:fetch_it"), code("del other\n"+cell, "step:b", "prev:first"))
+		_, _, image := b.step(cells, "first")
+		if exit, out, _ := b.step(cells, "b", "first="+image); exit != 1 || last(out).Error != want {
+			t.Errorf("%q: %d, want %q\n%s", cell, exit, want, out)
+		}
+	}
+}
+
 // Functions and classes may come from an assignment.
 func TestAStepHasWhatThoseBeforeDefineByAssignments(t *testing.T) {
 	b := newBench(t)
@@ -309,7 +327,7 @@ func TestLinesForJupyterRun(t *testing.T) {
 		{"a script that may fail", "%%bash --no-raise-error\nexit 3", ""},
 		{"a cell that people switch off", "%%script false --no-raise-error\nnobody runs it", ""},
 		{"a script that is captured", "%%capture both\n!echo 1\nget_ipython().run_cell_magic('sh', '', 'echo 2; echo 3 >&2')", ""},
-		{"what was captured", "print(repr(both.stdout), repr(both.stderr))", "'1\\n2\\n' '3\\n'\n"},
+		{"what was captured", "print(repr(both.stdout), repr(both.stderr))\nboth()", "'1\\n2\\n' '3\\n'\n1\n2\n3\n"},
 		{"lines of a cell", "%%sx\necho 1", ""},
 		{"a file", "%%writefile -a made.py\nmade = 5", ""},
 		{"a file beside the code", "%run helper.py a 'b c'\nprint(from_helper)", "['a', 'b c']\n"},

@@ -26,6 +26,7 @@ import ast
 import asyncio
 import builtins
 import contextlib
+import dis
 import functools
 import importlib.util
 import inspect
@@ -499,6 +500,14 @@ def define(definitions, names, errors=False):
     return failed
 
 
+def elsewhere(name, step, steps):
+    """Returns which step sets a name and does not come before this one, as an error's reason; or None."""
+    for other in sorted(steps.keys() - {step, *steps[step]["after"]}):
+        made = [each for cell in steps[other]["cells"] for each in dis.get_instructions(compiled(cell["code"], other))]
+        if any(each.opname == "STORE_NAME" and each.argval == name for each in made):
+            return f"step {other} sets it, and no tag prev: has it come before this one"
+
+
 def plain(value):
     """Returns a value as JSON has it: also numpy's numbers and arrays."""
     if hasattr(value, "tolist"):
@@ -851,6 +860,8 @@ class Captured:
         sys.stdout.write(self.stdout)
         sys.stderr.write(self.stderr)
 
+    __call__ = show
+
 
 def display(*values, display_id=None, **_):
     for value in values:
@@ -969,7 +980,7 @@ def main(file, step, before):
         traceback.print_exc()
         if isinstance(e, subprocess.CalledProcessError) and e.returncode == TEMP_FAIL:  # the cell's own modelcar
             return failed(TEMP_FAIL, step, where, (e.stderr or str(e)).strip())
-        why = isinstance(e, NameError) and lost.get(e.name)
+        why = isinstance(e, NameError) and (lost.get(e.name) or elsewhere(e.name, step, steps["steps"]))
         return failed(1, step, where, f"{type(e).__name__}: {e}" + (f": {why}" if why else ""))
 
     values = {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, NO_VALUES)}
