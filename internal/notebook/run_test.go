@@ -559,8 +559,10 @@ func TestMetricsAreNumbers(t *testing.T) {
 			t.Errorf("%q: %d %s\n%s", magic, exit, outputs["metrics"], out)
 		}
 	}
-	if exit, out, _ := b.run(cells("'high'"), nil, "a"); exit != 1 || last(out).Where != "metric acc" {
-		t.Errorf("%d\n%s", exit, out)
+	for _, value := range []string{"'high'", "float('nan')", "float('-inf')", "None"} {
+		if exit, out, outputs := b.run(cells(value), nil, "a"); exit != 1 || last(out).Where != "metric acc" || outputs["metrics"] != "{}" {
+			t.Errorf("%s: %d %s\n%s", value, exit, outputs["metrics"], out)
+		}
 	}
 }
 

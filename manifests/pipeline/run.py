@@ -975,7 +975,7 @@ def main(file, step, before):
         for name in own.get("metrics", []):
             where = f"metric {name}"
             measured[name] = float(names[name])
-        hand_out("metrics", json.dumps(measured))
+            hand_out("metrics", json.dumps(measured, allow_nan=False))  # JSON has no NaN
     except BaseException as e:  # also of a cell that exits, interrupts itself, or awaits what is canceled: it has not ended
         traceback.print_exc()
         if isinstance(e, subprocess.CalledProcessError) and e.returncode == TEMP_FAIL:  # the cell's own modelcar
