@@ -35,7 +35,8 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 
 // clusterConfig returns kind's configuration. If apiPort is 0, kind picks a port.
 //
-//   - The kubeadm patches are in the node image, from manifests/node.
+//   - The kubeadm patches are in the node image, from manifests/node. So is the database with which etcd starts, in a folder that
+//     only a lab's etcd has: see images.WriteEtcd.
 //   - etcd does not wait for the disk: a lab comes up in a tenth less time. What a killed process or node wrote is in the
 //     kernel's cache and stays. A machine that loses its power may lose the cluster; see "etcd does not run" in docs/troubleshooting.md.
 //   - etcd's only member waits for up to an election's time before it leads itself, and the API server waits for it: 0.1 s

@@ -38,10 +38,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/mod/modfile"
 
+	"mllab.local/addons"
 	"mllab.local/internal/fault"
 	"mllab.local/internal/oci"
 	"mllab.local/internal/report"
 	"mllab.local/internal/run"
+	"mllab.local/manifests"
 )
 
 // small is a tiny image with one file and, by size, a distinct digest.
@@ -1269,3 +1271,23 @@ func TestALinkInACacheAndWhatItLeadsToStay(t *testing.T) {
 }
 
 func errorOf[T any](_ T, err error) error { return err }
+
+// What is not stored costs each lab seconds, and nobody would notice.
+func TestEtcdHasTheKindsOfTheCore(t *testing.T) {
+	var want []string
+	for _, name := range addons.Core() {
+		text, err := manifests.Upstream(name + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(text, []byte(`"kind":"CustomResourceDefinition"`)) {
+			want = append(want, name+".yaml")
+		}
+	}
+	if !strings.Contains(manifests.KindCluster, "dataDir: "+etcdDir+"\n") {
+		t.Errorf("a lab's etcd is elsewhere than in %s", etcdDir)
+	}
+	if got := stored[1:]; !slices.Equal(got, want) {
+		t.Errorf("etcd has the kinds of %v, and the core defines those of %v", got, want)
+	}
+}

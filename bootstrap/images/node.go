@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -125,13 +126,18 @@ func embedTree(files tree, from fs.FS, root string) error {
 	})
 }
 
-// nodeImage assembles the node image in dir: base, mllab's files, and all images,
-// unpacked.
+// nodeImage assembles the node image in dir: base, mllab's files, what etcd has, and
+// all images, unpacked.
 func nodeImage(ctx context.Context, dir string, base v1.Image, list map[string]v1.Image) (v1.Image, error) {
 	files, err := nodeFiles()
 	if err != nil {
 		return nil, err
 	}
+	etcd, err := etcdFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(files, etcd)
 	ours, err := newLayer(dir, files.write)
 	if err != nil {
 		return nil, err

@@ -61,7 +61,7 @@ type Node struct {
 
 // nodeFormat is part of every node image's key. Raise it when the code that
 // assembles the image changes.
-const nodeFormat = "1"
+const nodeFormat = "2"
 
 // Row is what List returns for a component.
 type Row struct {
@@ -196,6 +196,11 @@ func nodeRef(list []Component, keys map[string]string) (string, error) {
 	for _, f := range slices.Sorted(maps.Keys(files)) {
 		lock = append(lock, f, string(files[f].data))
 	}
+	texts, err := storedTexts()
+	if err != nil {
+		return "", err
+	}
+	lock = append(lock, texts...)
 	return "localhost/mllab-node:" + shortHash("node", lock...), nil
 }
 

@@ -47,14 +47,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-func TestAgainstARealAPIServer(t *testing.T) {
+// newServer returns an API server and its etcd that do not run yet.
+func newServer(t *testing.T) *envtest.Environment {
 	dir := os.Getenv("KUBEBUILDER_ASSETS")
 	for _, file := range []string{"kube-apiserver", "etcd"} {
 		if _, err := os.Stat(filepath.Join(dir, file)); dir == "" || err != nil {
 			t.Fatalf("set KUBEBUILDER_ASSETS to a directory that holds kube-apiserver and etcd; it is %q", dir)
 		}
 	}
-	server := &envtest.Environment{BinaryAssetsDirectory: dir, ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: time.Minute}
+	return &envtest.Environment{BinaryAssetsDirectory: dir, ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: time.Minute}
+}
+
+// start starts a server until the test ends.
+func start(t *testing.T, server *envtest.Environment) *Client {
 	cfg, err := server.Start()
 	if err != nil {
 		t.Fatal(err)
@@ -70,6 +75,11 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, c.Admits(t.Context())) // envtest returns when the server is ready
+	return c
+}
+
+func TestAgainstARealAPIServer(t *testing.T) {
+	c := start(t, newServer(t))
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *Client)

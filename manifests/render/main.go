@@ -102,6 +102,12 @@ var outputs = []output{
 	{"flux/helm-controller", []source{
 		{pin: flux, module: "github.com/fluxcd/helm-controller", globs: fluxFiles},
 	}},
+	// As upstream's own test expects them of the API server, which writes them when it starts.
+	{"roles.yaml", []source{
+		{pin: nested + "/kubernetes", module: "k8s.io/kubernetes", globs: []string{
+			rolePolicy + "cluster-roles.yaml", rolePolicy + "controller-roles.yaml", rolePolicy + "namespace-roles.yaml", rolePolicy + "*-bindings.yaml",
+		}},
+	}},
 	{"envoy_bootstrap.json", []source{
 		{pin: ".", module: "istio.io/istio", globs: []string{"tools/packaging/common/envoy_bootstrap.json"}},
 	}},
@@ -134,6 +140,8 @@ var outputs = []output{
 	}},
 }
 
+const rolePolicy = "plugin/pkg/auth/authorizer/rbac/bootstrappolicy/testdata/"
+
 var fluxFiles = []string{"config/crd/bases/*.yaml", "config/rbac/role.yaml", "config/manager/deployment.yaml"}
 
 // kindBase is the tree that kind lays over its node image.
@@ -145,7 +153,6 @@ var shown = []source{
 	{pin: nested + "/istio", module: "istio.io/client-go"},
 	// Their manifests are ours, or they have none.
 	{pin: ".", module: "helm.sh/helm/v3"},
-	{pin: nested + "/kubernetes", module: "k8s.io/kubernetes"},
 	{pin: nested + "/registry", module: "github.com/distribution/distribution/v3"},
 	{pin: nested + "/prometheus", module: "github.com/prometheus/prometheus"},
 	{pin: nested + "/alertmanager", module: "github.com/prometheus/alertmanager"},
