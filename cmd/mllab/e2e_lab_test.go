@@ -247,13 +247,19 @@ func TestLab(t *testing.T) {
 	})
 
 	// A pattern that no longer matches kind's configuration changes nothing, and says so nowhere.
-	c.part(t, "containerd has the lab's settings, and kubeadm made elliptic keys", func(t *testing.T) {
+	c.part(t, "containerd has the lab's settings, kubeadm made elliptic keys, and etcd had the core's CRDs before there was a node", func(t *testing.T) {
 		got := engine(t, "exec", c.node(), "sh", "-c", `containerd config dump 2>/dev/null | grep -E 'restrict_oom_score_adj|SystemdCgroup' | sort -u
 			echo "cgroup v2 $(test -f /sys/fs/cgroup/cgroup.controllers && echo true || echo false)"
 			openssl x509 -in /etc/kubernetes/pki/ca.crt -noout -text | grep Algorithm:.id`)
 		got = strings.Join(strings.Fields(got), " ")
 		if want := regexp.MustCompile(`^SystemdCgroup = (true restrict_oom_score_adj = true cgroup v2 true|false restrict_oom_score_adj = true cgroup v2 false) .*id-ecPublicKey$`); !want.MatchString(got) {
 			t.Errorf("got %s, want %s", got, want)
+		}
+		made := func(object string) string {
+			return c.kubectl(t, "get", object, "-o", "jsonpath={.metadata.creationTimestamp}")
+		}
+		if crd, node := made("crd/virtualservices.networking.istio.io"), made("node/"+c.node()); crd == "" || crd >= node {
+			t.Errorf("a CRD is of %s, the node of %s", crd, node)
 		}
 	})
 
