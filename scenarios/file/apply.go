@@ -42,6 +42,11 @@ func (t *validator) model(v *value, m Model) Model {
 	t.addObject(v, "model", Ref{"", "Service", m.Name + "-" + m.Version}, again)
 	t.ports[m.Name+"-"+m.Version] = []string{"80"} // as in userfile/service.yaml
 	t.backends.noteModel(m)
+	deployment := Ref{"apps", "Deployment", m.Name + "-" + m.Version}
+	if env, there := t.state.routing[deployment]; there && !m.Route && !same(env, v.get("env")) {
+		t.noteRollout(deployment, map[string]string{"app": m.Name, "version": m.Version}, m.Name+"-"+m.Version)
+	}
+	t.state.routing[deployment] = v.get("env")
 	if m.Route {
 		t.need("istio")
 		t.addObject(v, "model", Ref{istio, "Gateway", m.Name}, again)
@@ -116,6 +121,9 @@ func (t *validator) unserve(ref Ref) {
 	}
 	maps.DeleteFunc(t.state.hosts, func(_, by string) bool { return by == one })
 	for other, spec := range t.state.routing {
+		if other.Kind != "VirtualService" {
+			continue
+		}
 		for _, h := range spec.get("hosts").list() {
 			if name := t.hostName(h.text); name != "" && t.state.hosts[name] == "" {
 				t.state.hosts[name], t.state.unseen[name] = other.String(), ref
@@ -164,6 +172,11 @@ func (t *validator) note(ref Ref, object *value) {
 		}
 	case "Deployment":
 		t.backends.notePods(ref.Name, v)
+		template := v.get("template")
+		if was := t.state.routing[ref]; was != nil && !same(was, template) {
+			t.noteRollout(ref, dictOf(template.get("metadata").get("labels")))
+		}
+		t.state.routing[ref] = template
 	case "Service":
 		if ref.Group == "" {
 			t.backends.services[ref.Name] = append(t.backends.services[ref.Name], v)

@@ -197,6 +197,7 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"a header's underscore":  strings.Replace(story, "cookies: {who: me}", `headers: {x_user: me, cookie: "a=1; b=2"}`, 1),
 		"Istio's older versions": strings.Replace(strings.Replace(story, "networking.istio.io/v1\n", "networking.istio.io/v1beta1\n", 1), "networking.istio.io/v1,", "networking.istio.io/v1alpha3,", 1),
 		"weights that are parts": strings.Replace(story, "svc.cluster.local\"}", "svc.cluster.local\"}, weight: 900", 1),
+		"a second version":       strings.Replace(story, "  - name: watched", "  - apply: [{model: {name: model, version: v2, env: {DELAY: 1ms}}}]\n    expect-all: {of: own, version: v1}\n  - name: watched", 1),
 		"a folded title":         strings.NewReplacer("name: watched", "name: >\n      watched", "after: watched", "after: |\n      watched").Replace(story),
 		"a number of a revision": strings.Replace(story, "steps:\n", "steps:\n"+numbered, 1),
 		"names with dots":        strings.NewReplacer("{name: own, namespace", "{name: 2.own.routes, namespace", "{name: web}", "{name: web.v1}").Replace(story),

@@ -3,7 +3,6 @@ package file
 import (
 	"fmt"
 	"maps"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -282,7 +281,7 @@ func (t *validator) noteRevision(service string, template *value, made *revision
 		}
 		return
 	}
-	if was := made.templates[name.text]; was != nil && !reflect.DeepEqual(was.any(), template.any()) {
+	if was := made.templates[name.text]; was != nil && !same(was, template) {
 		t.wrong(name, "revision %s is there already with another template, and a revision does not change; use another name", name.text)
 	}
 	made.names, made.templates[name.text] = with(made.names, name.text), template
@@ -435,15 +434,21 @@ var http2 = regexp.MustCompile(`^(http2|grpc|kubernetes\.io/h2c)(-|$)`)
 
 func (b *backends) selected(labels map[string]string) (found []podForm) {
 	for _, p := range b.pods {
-		all := true
-		for name, value := range labels {
-			all = all && p.labels[name] == value
-		}
-		if all {
+		if selects(labels, p.labels) {
 			found = append(found, p)
 		}
 	}
 	return found
+}
+
+// selects reports whether a selector takes pods with these labels.
+func selects(selector, labels map[string]string) bool {
+	for name, value := range selector {
+		if labels[name] != value {
+			return false
+		}
+	}
+	return true
 }
 
 func (b *backends) labels() (all []string) {

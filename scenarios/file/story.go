@@ -14,7 +14,7 @@ type fileState struct {
 	hosts    map[string]string // behind the gateway, with what serves them; "*" means all
 	objects  map[Ref]string    // with the field that applied them
 	watching map[string]bool
-	routing  map[Ref]*value // specs by which the gateway finds pods: VirtualServices, DestinationRules, Services
+	routing  map[Ref]*value // what the gateway finds pods by: specs, and the templates of Deployments or the variables of models
 	unseen   map[string]Ref // hosts whose way to the pods has changed by this, and no wait has seen the gateway follow
 }
 

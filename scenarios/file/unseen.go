@@ -11,7 +11,7 @@ import (
 func (t *validator) noteRouting(ref Ref, spec *value) {
 	was := t.state.routing[ref]
 	t.state.routing[ref] = spec
-	if was != nil && reflect.DeepEqual(was.any(), spec.any()) {
+	if was != nil && same(was, spec) {
 		return
 	}
 	if ref.Kind == "VirtualService" {
@@ -35,6 +35,21 @@ func (t *validator) noteRouting(ref Ref, spec *value) {
 	}
 }
 
+// noteRollout keeps that pods with these labels are replaced: the gateway sends requests to the former ones until it knows
+// of the new ones.
+func (t *validator) noteRollout(because Ref, labels map[string]string, services ...string) {
+	for ref, spec := range t.state.routing {
+		if ref.Kind == "Service" && selects(dictOf(spec.get("selector")), labels) {
+			services = append(services, ref.Name)
+		}
+	}
+	for _, service := range services {
+		for _, route := range t.routesTo(service) {
+			t.noteUnseen(because, route)
+		}
+	}
+}
+
 // routesTo returns the VirtualServices by which the gateway sends requests to a Service.
 func (t *validator) routesTo(service string) (specs []*value) {
 	for ref, spec := range t.state.routing {
@@ -46,6 +61,14 @@ func (t *validator) routesTo(service string) (specs []*value) {
 		}
 	}
 	return specs
+}
+
+// same reports whether two parts of the file say the same; nil says nothing.
+func same(a, b *value) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return reflect.DeepEqual(a.any(), b.any())
 }
 
 // noteUnseen keeps that the hosts of a VirtualService are served in a new way because of an object.
