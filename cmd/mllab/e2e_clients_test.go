@@ -46,7 +46,7 @@ func testClients(t *testing.T, c cli) {
 	c.run("status", "-o", "json").decode(t, &cs.lab)
 	cs.image = c.kubectl(t, "-n", "mllab-sample", "get", "services.serving.knative.dev", "sample", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 
-	var each sync.WaitGroup // and not t.Parallel, which would let a third lab start meanwhile
+	var each sync.WaitGroup // and not t.Parallel, which runs no more at a time than there are cores
 	defer each.Wait()
 	for name, judge := range map[string]func(*testing.T){
 		"Kubeflow's SDK trains a function":                         cs.kubeflow,

@@ -40,7 +40,6 @@ func inBudget(t *testing.T, r scenarios.Result) {
 // TestLabDelivery has the lab with everything: delivery by Git, and the minimal
 // Kubeflow.
 func TestLabDelivery(t *testing.T) {
-	t.Parallel()
 	c := newCLI(t, "mllab-e2e-delivery")
 	c.up(t, "--with", "all")
 

@@ -24,7 +24,6 @@ import (
 // TestLab is what a newcomer runs: wrong use, interruptions at every stage, each
 // scenario once and short, and a `down` that leaves nothing.
 func TestLab(t *testing.T) {
-	t.Parallel()
 	c := newCLI(t, "mllab-e2e")
 	c.own(t)
 	userConfig, _ := os.ReadFile(filepath.Join(os.Getenv("HOME"), ".kube", "config"))

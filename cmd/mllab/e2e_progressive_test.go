@@ -13,7 +13,6 @@ import (
 
 // TestLabProgressive has the core lab with Flagger, Prometheus and Alertmanager.
 func TestLabProgressive(t *testing.T) {
-	t.Parallel()
 	c := newCLI(t, "mllab-e2e-progressive")
 	c.up(t, "--core", "--with", "progressive")
 

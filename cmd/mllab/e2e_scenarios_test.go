@@ -23,7 +23,6 @@ import (
 // TestLabScenarios has the core lab: each of its scenarios in full length, each
 // control, worlds that no control names, and then its addons by GitOps.
 func TestLabScenarios(t *testing.T) {
-	t.Parallel()
 	c := newCLI(t, "mllab-e2e-scenarios")
 	c.up(t, "--core")
 

@@ -1,7 +1,7 @@
 //go:build e2e
 
 // These tests drive bin/mllab as a person would, on real clusters of their
-// own. Each TestLab* has a lab of its own; two run at a time.
+// own. Each TestLab* has a lab of its own; TestEveryLab is all of them, two at a time.
 //
 //	TestLab             what `make test` runs: the machine, interruptions, each scenario once and short
 //	TestLabScenarios    the core lab: scenarios in full length, their controls, broken worlds, GitOps for addons
@@ -30,6 +30,33 @@ import (
 
 	"mllab.local/bootstrap"
 )
+
+// TestEveryLab has two labs at a time: most of its time a lab waits. Those that take longest are first, so that both places
+// end at about the same time. t.Parallel has no order: which labs came last was chance.
+func TestEveryLab(t *testing.T) {
+	type lab struct {
+		name string
+		test func(*testing.T)
+	}
+	all := []lab{
+		{"TestLabDelivery", TestLabDelivery}, {"TestLabScenarios", TestLabScenarios},
+		{"TestLabProgressive", TestLabProgressive}, {"TestLab", TestLab},
+	}
+	next := make(chan lab, len(all))
+	for _, l := range all {
+		next <- l
+	}
+	close(next)
+	var places sync.WaitGroup
+	defer places.Wait()
+	for range 2 {
+		places.Go(func() {
+			for l := range next {
+				t.Run(l.name, l.test)
+			}
+		})
+	}
+}
 
 // cli is bin/mllab and the one lab that it is used on.
 type cli struct {
