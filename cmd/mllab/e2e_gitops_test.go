@@ -15,10 +15,13 @@ import (
 	"mllab.local/scenarios"
 )
 
-// testDelivery delivers by commits: a scenario that needs Flux and the lab's Git, and its controls.
-func testDelivery(t *testing.T, c cli, name string) {
-	c.part(t, name+" passes, and the proof of each of its commits is in Git", func(t *testing.T) {
-		result := c.scenario(t, 0, name)
+// testDelivery delivers by commits: a scenario that needs Flux and the lab's Git, and its controls. Meanwhile, what the title
+// says is done to the run.
+func testDelivery(t *testing.T, c cli, name, title string, meanwhile func(*testing.T, *process)) {
+	c.part(t, name+" passes"+title+", and the proof of each of its commits is in Git", func(t *testing.T) {
+		p := c.start("scenario", name, "--timeout", "25m", "-o", "json")
+		meanwhile(t, p)
+		result := honest(t, p.wait(), 0)
 		judged := map[string]bool{}
 		repo := c.clone(t)
 		notes, err := repo.Notes()
@@ -54,7 +57,7 @@ func testDelivery(t *testing.T, c cli, name string) {
 
 // testGitOps delivers by commits, and kills what delivers in the middle of it.
 func testGitOps(t *testing.T, c cli) {
-	testDelivery(t, c, "gitops")
+	testDelivery(t, c, "gitops", " while a person pushes between its commits", c.pushesDuring)
 
 	c.part(t, "the Git pod and two of Flux's are killed during a run: the lab converges and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
@@ -76,52 +79,52 @@ func testGitOps(t *testing.T, c cli) {
 
 	c.part(t, "the node is stopped during a run: up starts it again, and nothing is lost", func(t *testing.T) {
 		p := c.start("scenario", "gitops", "--short", "-o", "json")
-		p.says(t, "gitops: commit to traffic: started")
+		p.says(t, "gitops: a commit moves 10 % to v2: started")
 		c.stopsNodeOf(t, p)
 		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 		c.gitIsWhole(t)
 	})
+}
 
-	c.part(t, "a person pushes between a run's own commits: it passes, and nothing is lost", func(t *testing.T) {
-		ada := gitUser{t, t.TempDir()}
-		ada.git("clone", "-q", c.gitRemote(t).String(), ".")
-		p := c.start("scenario", "gitops", "--short", "-o", "json")
-		defer func() {
-			if p.running() {
-				p.kill()
-			}
-		}()
-		pushed, late := 0, 0
-		for tick := time.NewTicker(5 * time.Second); p.running() && pushed < 100; <-tick.C {
-			// Flux looks after each push, and would put back what is changed by hand before it is in the traffic.
-			if byHand := "gitops: a change by hand is undone: "; strings.Contains(p.stderr(), byHand+"started") && !strings.Contains(p.stderr(), byHand+"done") {
-				continue
-			}
-			message := fmt.Sprint("Ada's commit ", pushed)
-			ada.commit(message, "ada/notes.md", message+"\n")
-			for out, err := ada.try("push", "-q"); err != nil; out, err = ada.try("push", "-q") {
-				// By git's own look, or the server's when the run came in between.
-				if !strings.Contains(out, "fetch first") && !strings.Contains(out, "fetch, merge and push again") {
-					t.Fatalf("git push: %v\n%s", err, out)
-				}
-				ada.git("pull", "-q", "--rebase")
-				late++
-			}
-			pushed++
+// pushesDuring pushes to Git during a run, as a person would with a clone: every push is in the history in the end.
+func (c cli) pushesDuring(t *testing.T, p *process) {
+	ada := gitUser{t, t.TempDir()}
+	ada.git("clone", "-q", c.gitRemote(t).String(), ".")
+	defer func() {
+		if p.running() {
+			p.kill()
 		}
-		if run := honest(t, p.wait(), 0); pushed < 5 {
-			t.Errorf("only %d pushes fell into the run: %+v", pushed, run)
+	}()
+	pushed, late := 0, 0
+	for tick := time.NewTicker(5 * time.Second); p.running(); <-tick.C {
+		// Flux looks after each push, and would put back what is changed by hand before it is in the traffic.
+		if byHand := "gitops: a change by hand is undone: "; strings.Contains(p.stderr(), byHand+"started") && !strings.Contains(p.stderr(), byHand+"done") {
+			continue
 		}
-		t.Logf("%d pushes, %d of them again because the run was first", pushed, late)
-		if n := strings.Count(ada.git("log", "--format=%s", "--", "ada"), "Ada's commit"); n != pushed {
-			t.Errorf("%d of %d commits are in the history", n, pushed)
+		message := fmt.Sprint("Ada's commit ", pushed)
+		ada.commit(message, "ada/notes.md", message+"\n")
+		for out, err := ada.try("push", "-q"); err != nil; out, err = ada.try("push", "-q") {
+			// By git's own look, or the server's when the run came in between.
+			if !strings.Contains(out, "fetch first") && !strings.Contains(out, "fetch, merge and push again") {
+				t.Fatalf("git push: %v\n%s", err, out)
+			}
+			ada.git("pull", "-q", "--rebase")
+			late++
 		}
-		c.gitIsWhole(t)
-		ada.git("pull", "-q", "--rebase")
-		ada.git("rm", "-q", "-r", "ada")
-		ada.git("commit", "-q", "-m", "Ada is done")
-		ada.git("push", "-q")
-	})
+		pushed++
+	}
+	if pushed < 5 {
+		t.Errorf("only %d pushes fell into the run", pushed)
+	}
+	t.Logf("%d pushes, %d of them again because the run was first", pushed, late)
+	if n := strings.Count(ada.git("log", "--format=%s", "--", "ada"), "Ada's commit"); n != pushed {
+		t.Errorf("%d of %d commits are in the history", n, pushed)
+	}
+	c.gitIsWhole(t)
+	ada.git("pull", "-q", "--rebase")
+	ada.git("rm", "-q", "-r", "ada")
+	ada.git("commit", "-q", "-m", "Ada is done")
+	ada.git("push", "-q")
 }
 
 // scenario runs one and returns its result, which must have that exit code.

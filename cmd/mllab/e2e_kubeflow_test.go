@@ -70,12 +70,12 @@ func TestLabDelivery(t *testing.T) {
 	c.part(t, "model-canary, and what Git says of it", func(t *testing.T) { testModelCanary(t, c) })
 
 	testGitOps(t, c)
-	testDelivery(t, c, "gitops-helm")
+	testDelivery(t, c, "gitops-helm", "", func(*testing.T, *process) {})
 
 	for _, name := range kubeflowScenarios {
 		c.part(t, name, func(t *testing.T) {
 			inBudget(t, c.scenario(t, 0, name))
-			c.catches(t, name, "--short", "--parallel", "3")
+			c.catches(t, name, "--short", "--parallel", "4")
 		})
 	}
 
@@ -120,7 +120,7 @@ func TestLabDelivery(t *testing.T) {
 	})
 	c.run("scenario", "reset", "mlops").exits(t, 0)
 	c.part(t, "every control of mlops is caught for its own reason", func(t *testing.T) {
-		c.catches(t, "mlops", "--short", "--parallel", "3")
+		c.catches(t, "mlops", "--short", "--parallel", "4")
 	})
 
 	c.part(t, "the registry is killed repeatedly in a pipeline: it passes or reports why, and only complete models serve", func(t *testing.T) {
