@@ -19,7 +19,7 @@ func testGuardedCanary(t *testing.T, c cli) {
 		t.Errorf("the verdict lacks what the guard saw: %s", r.out)
 	}
 	var runs []scenarios.Result
-	c.run("scenario", "canary", "--guard", "--controls", "--parallel", "2", "-o", "json").ok(t, &runs)
+	c.run("scenario", "canary", "--guard", "--controls", "--parallel", "3", "-o", "json").ok(t, &runs)
 	for _, run := range runs {
 		back := run.Steps[len(run.Steps)-1]
 		if back.Name != "automatic rollback to v1" || !back.Pass || back.Evidence.Verdict.Counts["v1"] != back.Evidence.Verdict.N {

@@ -26,8 +26,8 @@ func TestLabScenarios(t *testing.T) {
 	c := newCLI(t, "mllab-e2e-scenarios")
 	c.up(t, "--core")
 
-	c.part(t, "canary passes, its verdict carries n, counts, interval, alpha and power, and its evidence each request's ID once", func(t *testing.T) {
-		r := c.run("scenario", "canary", "--shares", "80/20", "--requests", "400")
+	c.part(t, "canary passes, its verdict carries n, counts, interval, alpha and power, its evidence each request's ID once, and reset removes what --keep left", func(t *testing.T) {
+		r := c.run("scenario", "canary", "--shares", "80/20", "--requests", "400", "--keep")
 		r.ok(t, nil)
 		_, verdict, _ := strings.Cut(r.out, "PASS canary")
 		_, split, _ := strings.Cut(verdict, "80/20: ")
@@ -39,9 +39,6 @@ func TestLabScenarios(t *testing.T) {
 		}
 		if !strings.Contains(rest, "watched requests lost") {
 			t.Errorf("the verdict lacks the watcher: %s", r.out)
-		}
-		if ns := c.kubectl(t, "get", "namespace", "mllab-canary", "--ignore-not-found", "-o", "name"); ns != "" {
-			t.Errorf("it left %s", ns)
 		}
 		events, err := os.ReadFile(filepath.Join(c.state, c.name, "evidence", "canary", "events.jsonl"))
 		if err != nil {
@@ -80,6 +77,19 @@ func TestLabScenarios(t *testing.T) {
 		if len(ids) < 5*400 {
 			t.Errorf("only %d requests are on record", len(ids))
 		}
+
+		if ns := c.kubectl(t, "get", "namespace", "mllab-canary", "--ignore-not-found", "-o", "name"); ns == "" {
+			t.Error("--keep kept nothing")
+		}
+		if r := c.run("scenario", "reset", "canary"); r.code != 0 || !strings.Contains(r.out, "mllab-canary") {
+			t.Error(r)
+		}
+		if r := c.run("scenario", "reset", "canary"); r.code != 0 || !strings.Contains(r.out, "nothing to reset") {
+			t.Error(r)
+		}
+		if r := c.run("scenario", "reset", "canary", "-o", "json"); r.code != 0 || !strings.Contains(r.out, `"removed": []`) {
+			t.Error(r)
+		}
 	})
 
 	c.part(t, "every scenario passes", func(t *testing.T) { c.everyScenario(t, scenarios.Options{}, core) })
@@ -98,7 +108,7 @@ func TestLabScenarios(t *testing.T) {
 	c.part(t, "a canary by steps with a guard, and one by Knative itself, with their controls", func(t *testing.T) {
 		testGuardedCanary(t, c)
 		c.run("scenario", "canary", "--rollout-duration", "20s").ok(t, nil)
-		c.run("scenario", "canary", "--rollout-duration", "20s", "--controls").ok(t, nil)
+		c.run("scenario", "canary", "--rollout-duration", "20s", "--controls", "--parallel", "3").ok(t, nil)
 	})
 
 	c.part(t, "the scenarios that users are shown pass, and their controls are caught", func(t *testing.T) {
@@ -112,25 +122,25 @@ func TestLabScenarios(t *testing.T) {
 		}
 	})
 
-	c.part(t, "users' files: the field's cases", func(t *testing.T) { testUserFiles(t, c) })
-	c.part(t, "istiod refuses a route that no proxy accepts", func(t *testing.T) { testRefusedRoutes(t, c) })
 	c.part(t, "status reports a proxy that rejects its routes", func(t *testing.T) { testRefusingProxy(t, c) })
-	c.part(t, "a user's own Gateway answers on the lab's one port", func(t *testing.T) { testNetwork(t, c) })
-	c.part(t, "what live and shadow capture is what the IDs say", func(t *testing.T) { testCapture(t, c) })
-
-	c.part(t, "reset removes what --keep left", func(t *testing.T) {
-		c.run("scenario", "canary", "--short", "--keep").ok(t, nil)
-		if ns := c.kubectl(t, "get", "namespace", "mllab-canary", "--ignore-not-found", "-o", "name"); ns == "" {
-			t.Error("--keep kept nothing")
+	c.part(t, "a gateway that answers 503 fails the claim, not the tool, and disturbs nobody else", func(t *testing.T) {
+		busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+		defer busy.Close()
+		other := c
+		other.env = append(slices.Clone(c.env), "MLLAB_STATE_DIR="+c.stateWithGateway(t, busy.Listener.Addr().(*net.TCPAddr).Port))
+		p := other.start("scenario", "canary", "--requests", "200", "-o", "junit")
+		// That run waits a minute, and the lab's own gateway answers.
+		c.part(t, "users' files: the field's cases", func(t *testing.T) { testUserFiles(t, c) })
+		c.part(t, "istiod refuses a route that no proxy accepts", func(t *testing.T) { testRefusedRoutes(t, c) })
+		c.part(t, "a user's own Gateway answers on the lab's one port", func(t *testing.T) { testNetwork(t, c) })
+		c.part(t, "what live and shadow capture is what the IDs say", func(t *testing.T) { testCapture(t, c) })
+		r := p.wait()
+		r.exits(t, 1, "503")
+		var suites struct {
+			Failures int `xml:"failures,attr"`
 		}
-		if r := c.run("scenario", "reset", "canary"); r.code != 0 || !strings.Contains(r.out, "mllab-canary") {
-			t.Error(r)
-		}
-		if r := c.run("scenario", "reset", "canary"); r.code != 0 || !strings.Contains(r.out, "nothing to reset") {
-			t.Error(r)
-		}
-		if r := c.run("scenario", "reset", "canary", "-o", "json"); r.code != 0 || !strings.Contains(r.out, `"removed": []`) {
-			t.Error(r)
+		if err := xml.Unmarshal([]byte(r.out), &suites); err != nil || suites.Failures == 0 {
+			t.Errorf("JUnit counts %d failures, %v:\n%s", suites.Failures, err, r.out)
 		}
 	})
 
@@ -193,21 +203,6 @@ func TestLabScenarios(t *testing.T) {
 			c.kubectl(t, "-n", "istio-system", "rollout", "status", "deployment/istio-ingressgateway", "--timeout=300s")
 		})
 	}
-
-	c.part(t, "a gateway that answers 503 fails the claim, not the tool", func(t *testing.T) {
-		busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
-		defer busy.Close()
-		other := c
-		other.env = append(slices.Clone(c.env), "MLLAB_STATE_DIR="+c.stateWithGateway(t, busy.Listener.Addr().(*net.TCPAddr).Port))
-		r := other.run("scenario", "canary", "--requests", "200", "-o", "junit")
-		r.exits(t, 1, "503")
-		var suites struct {
-			Failures int `xml:"failures,attr"`
-		}
-		if err := xml.Unmarshal([]byte(r.out), &suites); err != nil || suites.Failures == 0 {
-			t.Errorf("JUnit counts %d failures, %v:\n%s", suites.Failures, err, r.out)
-		}
-	})
 
 	c.part(t, "a stopped node: the scenario names up, and up starts the node again", func(t *testing.T) {
 		engine(t, "stop", "-t", "5", c.node())
