@@ -22,7 +22,7 @@ test-all: tools ## run all tests: every scenario in full, every control, kills
 unit: ## run the tests that need no cluster
 	scripts/test unit
 
-e2e: tools ## run the tests on a real cluster; one part on your lab: make e2e RUN=TestLabScenarios/explain LAB=mllab
+e2e: tools ## run the tests on a real cluster; one part on your lab: make e2e RUN=TestLabScenarios/evidence LAB=mllab
 	scripts/test e2e
 
 bench: tools ## measure `up` against a plain kind cluster of the same node image

@@ -8,7 +8,7 @@
 //	TestLabProgressive  the core lab with Flagger and what measures: versions judged, alerts, their controls, kills
 //	TestLabDelivery     the lab with everything: delivery by Git, Kubeflow, their controls, kills
 //
-// `make e2e RUN=TestLabScenarios/explain LAB=mllab` runs one part on a lab that is up.
+// `make e2e RUN=TestLabScenarios/evidence LAB=mllab` runs one part on a lab that is up.
 package main
 
 import (
