@@ -989,6 +989,11 @@ func TestWhatOnlyIPythonHasIsFoundBeforeAnythingRuns(t *testing.T) {
 		"!python {name}.py":                           "",
 		"if x:\n    !python helper.py":                "",
 		"!wget http://x/helper.py\n!python helper.py": "",
+		"import os\nos._exit(00)":                     "cell 3, line 2: os._exit(0) ends the step at once, and what it has is lost: take it out, or tag the cell",
+		"import os\nos.kill(os.getpid(), 9)":          "cell 3, line 2: os.kill(os.getpid(), 9) ends the step at once",
+		"import os\nos.kill(child, 9)":                "",
+		"if os.fork() == 0:\n    os._exit(0)":         "",
+		"os._exit = print\nos._exit(0)":               "",
 		"Out[3]: 7":                                   "cell 3, line 1: Out is set by IPython",
 		"x: int = 3\ny.z: int = 4":                    "",
 		// What asks a person in other words.

@@ -129,6 +129,8 @@ PROGRAM = re.compile(r"((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]")
 SHELL_LINE = re.compile(r"\s*(?:\$ +)?((?<=\$ )\S.*|(?:apt|apt-get|cd|conda|curl|export|git|ls|mkdir|npm|pip3?|python3?|sudo|wget)\s+[\w./~$-].*)")
 # A command that runs a Python file.
 PYTHON_FILE = re.compile(r"python3?\s+(?:-u\s+)?([\w./-]+\.py)(?=\s|$)")
+# What ends a program at once, as people restart Colab's with: with exit code 0 a step would have succeeded, without its names.
+ENDS = re.compile(r"os\._exit\(|os\.kill\(os\.getpid\(\)")
 # What makes a class or a type that is known by the name to which it is assigned.
 MAKERS = "Enum Flag IntEnum IntFlag NamedTuple NewType ParamSpec StrEnum TypeVar TypeVarTuple TypedDict make_dataclass namedtuple".split()
 # A notebook that names one of these, or whose files do, may have magics of its own.
@@ -318,6 +320,8 @@ def needs(node, known):
                 if module.startswith("IPython"):
                     return f'{module} is IPython\'s, and a step is a script without it: take it out, or tag the cell "skip"'
                 return f'a step has no module {module}: give it with --file, take it out, or tag the cell "skip" (the image has Python\'s own, {", ".join(PACKAGES)})'
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("_exit", "kill") and ENDS.match(ast.unparse(node)) and not known & {"_exit", "kill"}:
+        return f'{ast.unparse(node)} ends the step at once, and what it has is lost: take it out, or tag the cell "skip"'
     if isinstance(node, ast.Call) and (called := asks(node.func, known)) and "stdin" not in known:
         return f'{called}() needs a person, and none is at a step: take it out, or tag the cell "skip"'
 
