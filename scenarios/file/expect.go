@@ -127,10 +127,11 @@ func (t *validator) wait(f changeForm) Wait {
 		mark := w.At.get("mark")
 		if t.host(w.At.get("of")) && !t.marks[w.Mark] {
 			t.wrong(mark, "no VirtualService up to here sets the response header X-Mllab-Route: %s, so the wait could not end%s", w.Mark, thereAre(sorted(t.marks)))
-		} else if ref, is := t.stale[w.Mark]; is {
+		} else if ref, is := t.state.stale[w.Mark]; is {
 			t.wrong(mark, "%s sets this mark before the change, too, so the wait would not see it; give X-Mllab-Route another value here and there", ref)
 		}
 		clear(t.state.unseen)
+		clear(t.state.stale)
 	case w.Ready == "" && f.Apply == nil && f.Delete == nil && f.Split == nil && f.Mirror == nil:
 		t.wrong(w.At, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")
 	}

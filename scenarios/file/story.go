@@ -16,6 +16,7 @@ type fileState struct {
 	watching map[string]bool
 	routing  map[Ref]*value // what the gateway finds pods by: specs, and the templates of Deployments or the variables of models
 	unseen   map[string]Ref // hosts whose way to the pods has changed by this, and no wait has seen the gateway follow
+	stale    map[string]Ref // marks that say nothing of an unseen change: its VirtualService gave them before, too
 }
 
 type modelState struct {
@@ -24,7 +25,7 @@ type modelState struct {
 }
 
 func (s fileState) clone() fileState {
-	return fileState{maps.Clone(s.models), maps.Clone(s.hosts), maps.Clone(s.objects), maps.Clone(s.watching), maps.Clone(s.routing), maps.Clone(s.unseen)}
+	return fileState{maps.Clone(s.models), maps.Clone(s.hosts), maps.Clone(s.objects), maps.Clone(s.watching), maps.Clone(s.routing), maps.Clone(s.unseen), maps.Clone(s.stale)}
 }
 
 // validator checks the steps of one file.
@@ -40,7 +41,6 @@ type validator struct {
 	subsets map[string][]string // of a Service, by DestinationRules
 	serves  map[string][]string // hosts of a Gateway, as hostName has them
 	marks   map[string]bool     // that VirtualServices give answers
-	stale   map[string]Ref      // marks that say nothing of this change: its VirtualService gave them before, too
 
 	backends backends
 }
@@ -52,7 +52,7 @@ func (r *reader) story(name string, root *value) *File {
 	f := &File{Name: d.Name, Summary: d.Summary, Mesh: d.Mesh}
 	t := &validator{
 		reader: r, name: name, file: f, made: map[Ref]bool{},
-		state: fileState{map[string]modelState{}, map[string]string{}, map[Ref]string{}, map[string]bool{}, map[Ref]*value{}, map[string]Ref{}},
+		state: fileState{map[string]modelState{}, map[string]string{}, map[Ref]string{}, map[string]bool{}, map[Ref]*value{}, map[string]Ref{}, map[string]Ref{}},
 		ports: map[string][]string{}, subsets: map[string][]string{}, serves: map[string][]string{}, marks: map[string]bool{},
 		backends: backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}},
 	}
@@ -186,7 +186,6 @@ func verbsOf(v *value) (all, does, expects []string) {
 
 // change reads the one change that steps and breaks have in common.
 func (t *validator) change(f changeForm) Change {
-	t.stale = map[string]Ref{}
 	switch {
 	case f.Apply != nil:
 		return t.apply(f.Apply)

@@ -16,8 +16,8 @@ func (t *validator) noteRouting(ref Ref, spec *value) {
 	}
 	if ref.Kind == "VirtualService" {
 		for _, mark := range marksOf(spec) {
-			if slices.Contains(marksOf(was), mark) {
-				t.stale[mark] = ref
+			if delete(t.state.stale, mark); slices.Contains(marksOf(was), mark) {
+				t.state.stale[mark] = ref
 			}
 		}
 		t.noteUnseen(ref, spec)
@@ -92,9 +92,9 @@ func (t *validator) checkSeen(v *value, host string) {
 	}
 	fix := "add"
 	if because.Kind == "VirtualService" {
-		fix = "have its rules set a new X-Mllab-Route in the response, and add"
+		fix = "have its rules set the response header X-Mllab-Route to a new value, and add"
 	}
-	t.wrong(v, "no wait sees the gateway follow the change of %s, so what was before could be judged; %s `wait: {mark: …, of: %s}` to it", because, fix, host)
+	t.wrong(v, "no wait sees the gateway follow the change of %s, so what was before could be judged; %s `wait: {mark: …, of: %s}` to the step", because, fix, host)
 }
 
 // asked returns the host whose routes an expectation asks, or "".
