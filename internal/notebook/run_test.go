@@ -198,7 +198,17 @@ func TestAStepHasTheImportsFunctionsAndClassesOfThoseBefore(t *testing.T) {
 		t.Errorf("%d\n%s", exit, out)
 	}
 	// What cannot be there is missed only by who uses it.
-	cells = notebook(t, code("import only_here", "step:a", "image:registry/own"), code("x = 1", "step:b", "prev:a"))
+	b.write("code/only_here.py", "class C: pass", 0o600)
+	cells = notebook(t, code("import only_here\nAlias = only_here.C", "step:a", "image:registry/own"), code("x = 1", "step:b", "prev:a"))
+	if exit, out, a = b.step(cells, "a"); exit != 0 {
+		t.Fatalf("%d\n%s", exit, out)
+	}
+	if err := os.Remove(filepath.Join(b.dir, "code/only_here.py")); err != nil {
+		t.Fatal(err)
+	}
+	if exit, out, _ := b.step(cells, "b", "a="+a); exit != 0 {
+		t.Errorf("%d\n%s", exit, out)
+	}
 	if exit, out, _ := b.step(cells, "b"); exit != 0 || !strings.Contains(out, `"not_defined": ["only_here"], "error": "ModuleNotFoundError`) {
 		t.Errorf("%d\n%s", exit, out)
 	}

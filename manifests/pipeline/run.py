@@ -989,6 +989,7 @@ def main(file, step, before):
 
     values = {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, NO_VALUES)}
     # The next step runs definitions outside of blocks again. A value that needs another definition cannot be kept.
+    images = {each.get("image") for each in steps["steps"].values()}
     own_names, defined = set(), {name for what, _ in again for name in what}
     for what, made in definitions(own["cells"]):
         own_names.update(what)
@@ -996,8 +997,8 @@ def main(file, step, before):
     for name, value in list(names.items()):
         if isinstance(value, NO_VALUES) and shared.get(name) is not value and name not in defined:
             del names[name]
-            if not (name.startswith("_") or name in shared or "*" in defined):
-                values[name] = value  # it may be another name of what can be had, such as a module's function
+            if not (name.startswith("_") or name in shared or "*" in defined or len(images) > 1):
+                values[name] = value  # it may be another name of what can be had, such as a module's function, if each step has the same modules
     kept, gone = {}, dict.fromkeys(inherited | own_names, "")  # gone are names that the next steps get from no step before, either, and why if they are lost
     for name, value in values.items():
         if name in shared:
