@@ -244,6 +244,11 @@ func (t *validator) checkBackends(root *value) {
 				if item.get("kind").str() == "Deployment" {
 					t.checkProbes(containers)
 				}
+				for _, first := range item.get("spec").get("template").get("spec").get("initContainers").list() {
+					if listens(first) != nil {
+						t.wrong(first.get("image"), "${image} serves until it is stopped, so the containers after it would not start; remove it, or use an image that ends")
+					}
+				}
 			}
 			if item.get("kind").str() != "VirtualService" {
 				continue

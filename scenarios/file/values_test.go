@@ -111,6 +111,7 @@ var valueCases = []struct{ at, right, wrong, says string }{
 	{"POLICY", "outlierDetection: {maxEjectionPercent: 100}", "outlierDetection: {maxEjectionPercent: 101}", "101 is not between 0 and 100"},
 	{"{name: http, containerPort: 8080}", "{name: http, containerPort: 8081}", "{name: a-name-of-16-let, containerPort: 8080}", "up to 15 small letters"},
 	{"containerPort: 8080}]", "containerPort: 8080}]}, {name: b, image: \"${image}\", env: [{name: PORT, value: \"8081\"}]", "containerPort: 8080}]}, {name: b, image: \"${image}\"", "it listens on port 8080 as container web of its pod does"},
+	{"spec: {containers: [{name: web", "spec: {initContainers: [{name: first, image: busybox}], containers: [{name: web", "spec: {initContainers: [{name: first, image: \"${image}\"}], containers: [{name: web", "${image} serves until it is stopped"},
 	{"targetPort: http}", "targetPort: 8080}", "targetPort: a-name-of-16-let}", "up to 15 small letters"},
 }
 
