@@ -23,10 +23,10 @@ import (
 	"mllab.local/manifests"
 )
 
-// etcdDir is the folder of a lab's etcd (manifests/kind/cluster.yaml). In the node image it has what every lab's API server
-// would first check and store, for seconds: Kubernetes' own roles, without which the scheduler and the controllers are
-// refused, and the core's CRDs. The etcd of a plain cluster has another folder, and nothing of this.
-const etcdDir = "/kind/etcd"
+// etcdDir is the folder of a lab's etcd (manifests/kind/cluster.yaml), on the node's volume. In the node image it has what
+// every lab's API server would first check and store, for seconds: Kubernetes' own roles, without which the scheduler and the
+// controllers are refused, and the core's CRDs. The etcd of a plain cluster has another folder, and nothing of this.
+const etcdDir = "/var/lib/mllab/etcd"
 
 // stored are the files of manifests/upstream with the roles and the CRDs. Of the others' objects, up creates its own.
 var stored = []string{"roles.yaml", "gateway-api.yaml", "istio.yaml", "knative.yaml"}

@@ -200,7 +200,7 @@ func nodeRef(list []Component, keys map[string]string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	lock = append(lock, texts...)
+	lock = append(append(lock, etcdDir), texts...)
 	return "localhost/mllab-node:" + shortHash("node", lock...), nil
 }
 
