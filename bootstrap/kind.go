@@ -48,8 +48,9 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 //     needs no election.
 //   - When a stopped node starts again, some controllers exit once or twice, until their dependencies run. The kubelet
 //     would wait up to five minutes before it restarts them; its newer setting makes that 5 s.
-//   - kubeadm's last change of the kubelet, for which it starts it again, is left out: where the kubelet finds its client certificate
-//     after a year. The others of kubeadm's certificates end then, too. kind itself skips the first phase.
+//   - The kubelet keeps kubeadm's client certificate, which ends after a year, as the others of kubeadm's do: with a new one it would
+//     drop all its connections while the lab's pods start. So kubeadm's last phase, which names the new one and starts the kubelet
+//     again, is left out. kind itself skips the first phase.
 //   - kube-proxy waits a second after each change of its rules, and changes that come meanwhile wait, too. For the few Services of a lab
 //     0.1 s are enough.
 //   - The keys of its certificates are elliptic: kubeadm makes sixteen, and an RSA key takes a tenth of a second.
@@ -162,8 +163,7 @@ func (k *kindCluster) serving(ctx context.Context, port int) (lab, error) {
 			}
 			return err
 		},
-		func() error { return client.Admits(ctx) },
-		func() error { return client.CreateAccounts(ctx) },
+		func() error { return client.Serves(ctx) },
 	}
 	err := wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(context.Context) (bool, error) {
 		for len(steps) > 0 && steps[0]() == nil {

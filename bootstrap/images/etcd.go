@@ -5,20 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/encoding/protowire"
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"mllab.local/manifests"
 )
@@ -28,27 +26,31 @@ import (
 // controllers are refused, and the core's CRDs. The etcd of a plain cluster has another folder, and nothing of this.
 const etcdDir = "/var/lib/mllab/etcd"
 
-// stored are the files of manifests/upstream with the roles and the CRDs. Of the others' objects, up creates its own.
+// stored are the files of manifests/upstream whose roles and CRDs etcd has from the start.
 var stored = []string{"roles.yaml", "gateway-api.yaml", "istio.yaml", "knative.yaml"}
 
-// storedTexts returns the contents of stored.
+// storedTexts returns the documents of stored with lists of roles, or with a CRD: each is a line of JSON.
 func storedTexts() ([]string, error) {
 	var texts []string
 	for _, name := range stored {
-		text, err := manifests.Upstream(name)
+		file, err := manifests.Upstream(name)
 		if err != nil {
 			return nil, err
 		}
-		texts = append(texts, string(text))
+		for line := range strings.Lines(string(file)) {
+			if strings.Contains(line, `"kind":"CustomResourceDefinition"`) || strings.Contains(line, `"kind":"List"`) {
+				texts = append(texts, line)
+			}
+		}
 	}
 	return texts, nil
 }
 
-// etcdFiles returns the files of etcdDir. It writes those that are large into dir.
+// etcdFiles returns the files of etcdDir. It writes the database into dir.
 func etcdFiles(dir string) (tree, error) {
 	file := filepath.Join(dir, "etcd.db")
 	if err := WriteEtcd(file); err != nil {
-		return nil, fmt.Errorf("what etcd has from the start: %w", err)
+		return nil, fmt.Errorf("writing etcd's database: %w", err)
 	}
 	files := tree{path.Join(etcdDir, "member/snap/db"): {mode: 0o600, from: file}}
 	for _, d := range []string{"", "member", "member/snap"} { // etcd warns of folders that others can read
@@ -58,7 +60,7 @@ func etcdFiles(dir string) (tree, error) {
 }
 
 // WriteEtcd writes the database with which a lab's etcd starts, in the folder member/snap. Its objects are as the API server
-// has them when mllab has applied them, so it changes none of them.
+// has stored them when mllab has applied the CRDs, so that it changes none of them.
 //
 // The database is bbolt's. Its bucket "key" has each revision of a key: https://etcd.io/docs/v3.6/learning/data_model/
 func WriteEtcd(file string) error {
@@ -77,43 +79,62 @@ func WriteEtcd(file string) error {
 			return err
 		}
 		revision := uint64(1) // of an empty etcd
-		for _, text := range texts {
-			err := eachObject(text, func(o *unstructured.Unstructured) error {
-				key, value, err := storedObject(o)
-				if err != nil || key == "" {
-					return err
-				}
-				revision++
-				id := append(binary.BigEndian.AppendUint64(nil, revision), "_\x00\x00\x00\x00\x00\x00\x00\x00"...)
-				return bucket.Put(id, keyValue(key, value, revision))
-			})
+		return eachStored(texts, func(key string, object any) error {
+			value, err := json.Marshal(object)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", key, err)
 			}
-		}
-		return nil
+			revision++
+			id := append(binary.BigEndian.AppendUint64(nil, revision), "_\x00\x00\x00\x00\x00\x00\x00\x00"...)
+			return bucket.Put(id, keyValue(key, value, revision))
+		})
 	})
 	return errors.Join(err, db.Close())
 }
 
-// eachObject calls f for every object of a text, also for those in a list.
-func eachObject(text string, f func(*unstructured.Unstructured) error) error {
-	docs := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
-	for {
+// eachStored calls f with the key and the value of each object in texts, and of the accounts of Kubernetes' controllers. The
+// controller manager would create these one after the other before its first controller works.
+// https://github.com/kubernetes/kubernetes/blob/v1.36.0/staging/src/k8s.io/controller-manager/pkg/clientbuilder/client_builder_dynamic.go
+func eachStored(texts []string, f func(key string, object any) error) error {
+	for _, text := range texts {
 		var o unstructured.Unstructured
-		err := docs.Decode(&o)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err == nil && o.IsList():
-			err = o.EachListItem(func(item runtime.Object) error { return f(item.(*unstructured.Unstructured)) })
-		case err == nil:
-			err = f(&o)
+		if err := o.UnmarshalJSON([]byte(text)); err != nil {
+			return err
 		}
+		if !o.IsList() {
+			crd, err := storedCRD(&o)
+			if err == nil {
+				err = f("/registry/apiextensions.k8s.io/customresourcedefinitions/"+o.GetName(), crd)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", o.GetName(), err)
+			}
+			continue
+		}
+		err := o.EachListItem(func(item runtime.Object) error {
+			role := item.(*unstructured.Unstructured)
+			if name, ok := strings.CutPrefix(role.GetName(), "system:controller:"); ok && role.GetKind() == "ClusterRoleBinding" {
+				account := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ServiceAccount"}}
+				account.SetName(name) // as upstream names the binding
+				account.SetNamespace(metav1.NamespaceSystem)
+				if err := f("/registry/serviceaccounts/kube-system/"+name, created(account)); err != nil {
+					return err
+				}
+			}
+			return f(path.Join("/registry", strings.ToLower(role.GetKind())+"s", role.GetNamespace(), role.GetName()), created(role))
+		})
 		if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// created returns an object as it is when it is created now.
+func created(o *unstructured.Unstructured) *unstructured.Unstructured {
+	o.SetUID(uuid.NewUUID())
+	o.SetCreationTimestamp(metav1.Now())
+	return o
 }
 
 // keyValue encodes etcd's message KeyValue of a key's first revision:
@@ -127,29 +148,14 @@ func keyValue(key string, value []byte, revision uint64) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(m, valueField, protowire.BytesType), value)
 }
 
-// storedObject returns the key and the value of an object in etcd; no key for what up applies itself.
-func storedObject(o *unstructured.Unstructured) (key string, value []byte, err error) {
-	switch _, own := o.GetLabels()["kubernetes.io/bootstrapping"]; { // as upstream's roles
-	case own:
-		o.SetUID(uuid.NewUUID())
-		o.SetCreationTimestamp(metav1.Now())
-		value, err = json.Marshal(o)
-		return path.Join("/registry", strings.ToLower(o.GetKind())+"s", o.GetNamespace(), o.GetName()), value, err
-	case o.GetKind() == "CustomResourceDefinition":
-		value, err = storedCRD(o)
-		return path.Join("/registry/apiextensions.k8s.io/customresourcedefinitions", o.GetName()), value, err
-	}
-	return "", nil, nil
-}
-
 // storedCRD returns a CRD as it is when mllab has applied it and its names are accepted.
-func storedCRD(o *unstructured.Unstructured) ([]byte, error) {
+func storedCRD(o *unstructured.Unstructured) (*apiextensionsv1.CustomResourceDefinition, error) {
 	applied, err := o.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}
-	var crd apiextensionsv1.CustomResourceDefinition
-	if err := json.Unmarshal(applied, &crd); err != nil {
+	crd := &apiextensionsv1.CustomResourceDefinition{}
+	if err := json.Unmarshal(applied, crd); err != nil {
 		return nil, err
 	}
 	owned := map[string]any{"spec": o.Object["spec"], "metadata": map[string]any{}}
@@ -162,7 +168,7 @@ func storedCRD(o *unstructured.Unstructured) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := metav1.NewTime(time.Now().Truncate(time.Second))
+	now := metav1.Now()
 	apiextensionsv1.SetDefaults_CustomResourceDefinitionSpec(&crd.Spec)
 	crd.UID, crd.CreationTimestamp, crd.Generation = uuid.NewUUID(), now, 1
 	crd.ManagedFields = []metav1.ManagedFieldsEntry{{
@@ -180,15 +186,12 @@ func storedCRD(o *unstructured.Unstructured) ([]byte, error) {
 	}
 	condition(apiextensionsv1.NamesAccepted, "NoConflicts", "no conflicts found")
 	condition(apiextensionsv1.Established, "InitialNamesAccepted", "the initial names have been accepted")
-	for _, v := range crd.Spec.Versions {
-		if v.Storage {
-			crd.Status.StoredVersions = []string{v.Name}
-		}
-	}
-	return json.Marshal(crd)
+	version, err := apihelpers.GetCRDStorageVersion(crd)
+	crd.Status.StoredVersions = []string{version}
+	return crd, err
 }
 
-// ownedFields returns the managed fields of whoever applies v, in whose kind each list is owned as a whole.
+// ownedFields returns the managed fields of a manager that applies v, in which every list is atomic.
 // https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 func ownedFields(v any) map[string]any {
 	fields := map[string]any{}

@@ -58,7 +58,7 @@ func newServer(t *testing.T) *envtest.Environment {
 	return &envtest.Environment{BinaryAssetsDirectory: dir, ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: time.Minute}
 }
 
-// start starts a server until the test ends.
+// start starts a server, and stops it when the test ends.
 func start(t *testing.T, server *envtest.Environment) *Client {
 	cfg, err := server.Start()
 	if err != nil {
@@ -74,7 +74,7 @@ func start(t *testing.T, server *envtest.Environment) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t, c.Admits(t.Context())) // envtest returns when the server is ready
+	must(t, c.core.RESTClient().Get().AbsPath("/readyz").Do(t.Context()).Error()) // envtest returns when the server is ready
 	return c
 }
 
@@ -87,7 +87,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		{"a second apply writes nothing", secondApplyWritesNothing},
 		{"a second apply of Knative writes nothing, whatever its webhook has written", secondApplyOfKnative},
 		{"hundreds of objects take seconds", hundredsTakeSeconds},
-		{"the controllers' accounts are created", controllersAccounts},
+		{"Kubernetes' own roles are those that a lab's etcd has", rolesAreKubernetesOwn},
 		{"a CRD is established when its apply returns", crdIsEstablished},
 		{"a new kind can be watched when the apply of its CRD returns", newKindCanBeWatched},
 		{"what others change in our fields is put back, their own fields stay", driftIsPutBack},
@@ -332,17 +332,6 @@ func secondApplyOfKnative(t *testing.T, c *Client) {
 	expect(t, apply(t, c, objs), len(objs), "created")
 	controllersRun(t, c, objs)
 	applyAgain(t, c, objs)
-}
-
-func controllersAccounts(t *testing.T, c *Client) {
-	ctx := t.Context()
-	must(t, c.CreateAccounts(ctx))
-	must(t, c.CreateAccounts(ctx)) // some are there already
-	var accounts corev1.ServiceAccountList
-	must(t, c.List(ctx, &accounts, client.InNamespace("kube-system")))
-	if !slices.ContainsFunc(accounts.Items, func(a corev1.ServiceAccount) bool { return a.Name == "daemon-set-controller" }) {
-		t.Errorf("of %d accounts none is the DaemonSet controller's", len(accounts.Items))
-	}
 }
 
 func hundredsTakeSeconds(t *testing.T, c *Client) {

@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	coordination "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -32,33 +28,12 @@ func (c *Client) Answers(ctx context.Context) error {
 	return err
 }
 
-// Admits returns nil when the API answers and lets those in who need more than the rights of system:masters: Kubernetes' own
-// roles are written. Whoever writes to the API before that delays them, and all who wait for them.
-func (c *Client) Admits(ctx context.Context) error {
-	return c.core.RESTClient().Get().AbsPath("/readyz/poststarthook/rbac/bootstrap-roles").Do(ctx).Error()
-}
-
-// CreateAccounts creates the service accounts of Kubernetes' controllers, which its own roles are bound to. The
-// controller manager would create them one after the other, with three requests each, before its first controller works,
-// and until then nobody makes a pod. What is not created here it still creates.
-// https://github.com/kubernetes/kubernetes/blob/v1.36.0/staging/src/k8s.io/controller-manager/pkg/clientbuilder/client_builder_dynamic.go
-func (c *Client) CreateAccounts(ctx context.Context) error {
-	var bindings rbacv1.ClusterRoleBindingList
-	if err := c.List(ctx, &bindings, client.MatchingLabels{"kubernetes.io/bootstrapping": "rbac-defaults"}); err != nil {
-		return err
-	}
-	var g errgroup.Group
-	for _, b := range bindings.Items {
-		for _, s := range b.Subjects {
-			if strings.HasPrefix(b.Name, "system:controller:") && s.Kind == rbacv1.ServiceAccountKind && s.Namespace == metav1.NamespaceSystem {
-				g.Go(func() error {
-					account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name}}
-					return client.IgnoreAlreadyExists(c.Create(ctx, account))
-				})
-			}
-		}
-	}
-	return g.Wait()
+// Serves returns nil when the API is ready to be written to. It does not wait for what the server itself writes a second later:
+// its own roles, which a lab's etcd has from the start, and the classes of pods that no node runs yet.
+// https://kubernetes.io/docs/reference/using-api/health-checks/
+func (c *Client) Serves(ctx context.Context) error {
+	return c.core.RESTClient().Get().AbsPath("/readyz").Param("exclude", "poststarthook/rbac/bootstrap-roles").
+		Param("exclude", "poststarthook/scheduling/bootstrap-system-priority-classes").Do(ctx).Error()
 }
 
 // DropLeases removes the leader election leases that were last renewed before the given time, when the whole cluster
