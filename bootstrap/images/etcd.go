@@ -173,7 +173,7 @@ func storedCRD(o *unstructured.Unstructured) (*apiextensionsv1.CustomResourceDef
 	crd.UID, crd.CreationTimestamp, crd.Generation = uuid.NewUUID(), now, 1
 	crd.ManagedFields = []metav1.ManagedFieldsEntry{{
 		Manager: "mllab", Operation: metav1.ManagedFieldsOperationApply, APIVersion: o.GetAPIVersion(), Time: &now,
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: fields},
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(string(fields)),
 	}}
 	condition := func(kind apiextensionsv1.CustomResourceDefinitionConditionType, reason, message string) {
 		crd.Status.Conditions = append(crd.Status.Conditions, apiextensionsv1.CustomResourceDefinitionCondition{
