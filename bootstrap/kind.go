@@ -42,7 +42,7 @@ var kindConfig = template.Must(template.New("kind").Parse(manifests.KindCluster)
 //   - etcd's only member waits for up to an election's time before it leads itself, and the API server waits for it: 0.1 s
 //     instead of 1 s.
 //   - kubeadm's own timeout of 4 minutes is raised: mllab's follows the progress of the node.
-//   - The controller manager creates an account for each of its forty controllers before kube-proxy has a pod, so its
+//   - The controller manager asks for the account and a token of each of its forty controllers before kube-proxy has a pod, so its
 //     limit of 20 requests a second is raised. It keeps leader election: without it, it exits if the API does not answer
 //     within 10 s. It tries every second or two, not every 2 to 4 s: nobody makes a pod before it leads. The only scheduler
 //     needs no election.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"path/filepath"
 	"strings"
@@ -102,22 +103,23 @@ func eachStored(texts []string, f func(key string, object any) error) error {
 			return err
 		}
 		if !o.IsList() {
-			crd, err := storedCRD(&o)
-			if err == nil {
-				err = f("/registry/apiextensions.k8s.io/customresourcedefinitions/"+o.GetName(), crd)
-			}
+			crd, err := storedCRD(text, &o)
 			if err != nil {
 				return fmt.Errorf("%s: %w", o.GetName(), err)
+			}
+			if err := f("/registry/apiextensions.k8s.io/customresourcedefinitions/"+o.GetName(), crd); err != nil {
+				return err
 			}
 			continue
 		}
 		err := o.EachListItem(func(item runtime.Object) error {
 			role := item.(*unstructured.Unstructured)
-			if name, ok := strings.CutPrefix(role.GetName(), "system:controller:"); ok && role.GetKind() == "ClusterRoleBinding" {
-				account := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ServiceAccount"}}
-				account.SetName(name) // as upstream names the binding
-				account.SetNamespace(metav1.NamespaceSystem)
-				if err := f("/registry/serviceaccounts/kube-system/"+name, created(account)); err != nil {
+			if strings.HasPrefix(role.GetName(), "system:controller:") && role.GetKind() == "ClusterRoleBinding" {
+				subject := role.Object["subjects"].([]any)[0].(map[string]any) // it has no other
+				account := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": subject["kind"]}}
+				account.SetName(subject["name"].(string))
+				account.SetNamespace(subject["namespace"].(string))
+				if err := f(path.Join("/registry/serviceaccounts", account.GetNamespace(), account.GetName()), created(account)); err != nil {
 					return err
 				}
 			}
@@ -148,23 +150,16 @@ func keyValue(key string, value []byte, revision uint64) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(m, valueField, protowire.BytesType), value)
 }
 
-// storedCRD returns a CRD as it is when mllab has applied it and its names are accepted.
-func storedCRD(o *unstructured.Unstructured) (*apiextensionsv1.CustomResourceDefinition, error) {
-	applied, err := o.MarshalJSON()
-	if err != nil {
-		return nil, err
-	}
+// storedCRD returns a CRD, whose text and object are given, as it is when mllab has applied it and its names are accepted.
+func storedCRD(text string, o *unstructured.Unstructured) (*apiextensionsv1.CustomResourceDefinition, error) {
 	crd := &apiextensionsv1.CustomResourceDefinition{}
-	if err := json.Unmarshal(applied, crd); err != nil {
+	if err := json.Unmarshal([]byte(text), crd); err != nil {
 		return nil, err
 	}
-	owned := map[string]any{"spec": o.Object["spec"], "metadata": map[string]any{}}
-	for _, name := range []string{"annotations", "labels"} {
-		if v, ok := o.Object["metadata"].(map[string]any)[name]; ok {
-			owned["metadata"].(map[string]any)[name] = v
-		}
-	}
-	fields, err := json.Marshal(ownedFields(owned))
+	metadata := maps.Clone(o.Object["metadata"].(map[string]any))
+	delete(metadata, "name") // identity, which nobody owns
+	delete(metadata, "creationTimestamp")
+	fields, err := json.Marshal(ownedFields(map[string]any{"metadata": metadata, "spec": o.Object["spec"]}))
 	if err != nil {
 		return nil, err
 	}

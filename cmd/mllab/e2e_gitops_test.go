@@ -83,6 +83,7 @@ func testGitOps(t *testing.T, c cli) {
 		c.stopsNodeOf(t, p)
 		c.run("up", "--image-source", "source", "--with", "all").ok(t, nil)
 		c.gitIsWhole(t)
+		c.run("scenario", "reset", "gitops").ok(t, nil)
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -246,7 +247,7 @@ func TestLab(t *testing.T) {
 	})
 
 	// A pattern that no longer matches kind's configuration changes nothing, and says so nowhere.
-	c.part(t, "containerd has the lab's settings, kubeadm made elliptic keys, and etcd had the core's CRDs before there was a node", func(t *testing.T) {
+	c.part(t, "containerd has the lab's settings, kubeadm made elliptic keys, and etcd had the core's CRDs from the start", func(t *testing.T) {
 		got := engine(t, "exec", c.node(), "sh", "-c", `containerd config dump 2>/dev/null | grep -E 'restrict_oom_score_adj|SystemdCgroup' | sort -u
 			echo "cgroup v2 $(test -f /sys/fs/cgroup/cgroup.controllers && echo true || echo false)"
 			openssl x509 -in /etc/kubernetes/pki/ca.crt -noout -text | grep Algorithm:.id`)
@@ -254,11 +255,19 @@ func TestLab(t *testing.T) {
 		if want := regexp.MustCompile(`^SystemdCgroup = (true restrict_oom_score_adj = true cgroup v2 true|false restrict_oom_score_adj = true cgroup v2 false) .*id-ecPublicKey$`); !want.MatchString(got) {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		made := func(object string) string {
-			return c.kubectl(t, "get", object, "-o", "jsonpath={.metadata.creationTimestamp}")
+		written := func(object string) int {
+			text := c.kubectl(t, "get", "-n", "kube-system", object, "-o", "jsonpath={.metadata.resourceVersion}")
+			version, err := strconv.Atoi(text)
+			if err != nil {
+				t.Errorf("%s: %v", object, err)
+			}
+			return version
 		}
-		if crd, node := made("crd/virtualservices.networking.istio.io"), made("node/"+c.node()); crd == "" || crd >= node {
-			t.Errorf("a CRD is of %s, the node of %s", crd, node)
+		first := written("namespace/kube-system") // by the server itself
+		for _, object := range []string{"crd/virtualservices.networking.istio.io", "clusterrole/system:node", "serviceaccount/daemon-set-controller"} {
+			if at := written(object); at >= first {
+				t.Errorf("%s was written at %d, after %d", object, at, first)
+			}
 		}
 	})
 

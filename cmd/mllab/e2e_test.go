@@ -63,6 +63,7 @@ type cli struct {
 	bin, name, state string
 	env              []string
 	lent             bool // $LAB names the lab: it is used, not made and not removed
+	parts            *int // how many ran
 }
 
 // newCLI returns the command line for the lab of that name, which has a state
@@ -73,7 +74,7 @@ func newCLI(t *testing.T, name string) cli {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := cli{bin: filepath.Join(root, "bin", "mllab"), name: name, state: filepath.Join(root, ".test", "state")}
+	c := cli{parts: new(int), bin: filepath.Join(root, "bin", "mllab"), name: name, state: filepath.Join(root, ".test", "state")}
 	if lent := os.Getenv("LAB"); lent != "" {
 		c.name, c.lent = lent, true
 		if c.state = os.Getenv("MLLAB_STATE_DIR"); c.state == "" {
@@ -86,6 +87,11 @@ func newCLI(t *testing.T, name string) cli {
 		t.Fatalf("build it first with `make build`: %v", err)
 	}
 	c.env = append(os.Environ(), "MLLAB_STATE_DIR="+c.state, "MLLAB_NAME="+c.name)
+	t.Cleanup(func() {
+		if strings.Contains(t.Name(), "TestLab") && *c.parts == 0 && !t.Failed() { // bench and soak have no parts
+			t.Error("no part of this test ran: what `go test -run` (RUN of make) names after the / is no part of it, or a part of a part")
+		}
+	})
 	return c
 }
 
@@ -124,6 +130,7 @@ func (c cli) node() string { return c.name + "-control-plane" }
 func (c cli) part(t *testing.T, name string, f func(t *testing.T)) bool {
 	t.Helper()
 	return t.Run(name, func(t *testing.T) {
+		*c.parts++
 		began := time.Now()
 		defer func() {
 			if t.Failed() {

@@ -232,3 +232,46 @@ func TestAReleaseIsCompiledByTheGoThatGoModNames(t *testing.T) {
 		}
 	}
 }
+
+var (
+	labTest   = regexp.MustCompile(`(?m)^func (TestLab\w*)\(t \*testing\.T\)`)
+	labListed = regexp.MustCompile(`\{"(TestLab\w*)", (TestLab\w*)\}`)
+	skipped   = regexp.MustCompile(`-skip '\^TestEveryLab\$/\^TestLab\$/\^([^$']*)\$'`)
+)
+
+// CI runs the labs by a list, so that it runs them in its order. One that is not on it would never run, and nobody would notice.
+func TestCIRunsEveryLab(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(root, "cmd", "mllab", "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all string
+	for _, f := range append(files, filepath.Join(root, "scripts", "test")) {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += string(text)
+	}
+	var there, listed []string
+	for _, m := range labTest.FindAllStringSubmatch(all, -1) {
+		there = append(there, m[1])
+	}
+	for _, m := range labListed.FindAllStringSubmatch(all, -1) {
+		listed = append(listed, m[1])
+		if m[1] != m[2] {
+			t.Errorf("%s is called %s", m[2], m[1])
+		}
+	}
+	slices.Sort(there)
+	slices.Sort(listed)
+	if len(there) < 4 || !slices.Equal(there, listed) {
+		t.Errorf("the labs' tests are %v, and CI runs %v", there, listed)
+	}
+	for _, m := range skipped.FindAllStringSubmatch(all, -1) {
+		if name := strings.ReplaceAll(m[1], "_", " "); strings.Contains(all, `"`+name+`"`) {
+			return
+		}
+	}
+	t.Error("what CI skips is no part of a lab's test")
+}

@@ -368,6 +368,7 @@ func TestOnlyRefusalsOfAStartingClusterAreRepeated(t *testing.T) {
 		{apierrors.NewInternalError(errors.New(`failed calling webhook "webhook.serving.knative.dev": dial tcp: connect: connection refused`)), false, true},
 		{apierrors.NewInternalError(errors.New(`failed calling webhook "a": no endpoints available for service "webhook"`)), false, true},
 		{apierrors.NewInternalError(errors.New("conversion webhook for x/v1, Kind=Y failed")), false, true},
+		{apierrors.NewInternalError(errors.New(`failed to allocate a serviceIP for Service "istiod": range is full`)), false, true},
 		{apierrors.NewTooManyRequests("slow down", 1), false, true},
 		{noKind, true, true},
 		{noKind, false, false},

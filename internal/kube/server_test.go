@@ -74,6 +74,7 @@ func start(t *testing.T, server *envtest.Environment) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	must(t, c.Serves(t.Context()))
 	must(t, c.core.RESTClient().Get().AbsPath("/readyz").Do(t.Context()).Error()) // envtest returns when the server is ready
 	return c
 }

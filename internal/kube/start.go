@@ -29,7 +29,7 @@ func (c *Client) Answers(ctx context.Context) error {
 }
 
 // Serves returns nil when the API is ready to be written to. It does not wait for what the server itself writes a second later:
-// its own roles, which a lab's etcd has from the start, and the classes of pods that no node runs yet.
+// its own roles, which a lab's etcd has from the start, and the priority classes of kube-system's pods, which cannot run yet.
 // https://kubernetes.io/docs/reference/using-api/health-checks/
 func (c *Client) Serves(ctx context.Context) error {
 	return c.core.RESTClient().Get().AbsPath("/readyz").Param("exclude", "poststarthook/rbac/bootstrap-roles").

@@ -37,21 +37,18 @@ func TestTheServerChangesNothingOfWhatEtcdHasFromTheStart(t *testing.T) {
 	c := start(t, server)
 
 	found := map[string]*unstructured.Unstructured{}
-	unwritten := func() {
-		for _, kind := range []string{"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount", "CustomResourceDefinition"} {
-			objs := list(t, c, kind)
-			if len(objs) == 0 {
-				t.Errorf("there is no %s", kind)
-			}
-			for _, o := range objs {
-				found[Name(o)] = o
-				if at, err := strconv.Atoi(o.GetResourceVersion()); err != nil || at > last {
-					t.Errorf("the server wrote %s: it has resource version %s, and the last stored one was %d", Name(o), o.GetResourceVersion(), last)
-				}
+	for _, kind := range []string{"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount", "CustomResourceDefinition"} {
+		objs := list(t, c, kind)
+		if len(objs) == 0 {
+			t.Errorf("there is no %s", kind)
+		}
+		for _, o := range objs {
+			found[Name(o)] = o
+			if at, err := strconv.Atoi(o.GetResourceVersion()); err != nil || at > last {
+				t.Errorf("the server wrote %s: it has resource version %s, and the last stored one was %d", Name(o), o.GetResourceVersion(), last)
 			}
 		}
 	}
-	unwritten()
 	var crds []*unstructured.Unstructured
 	for _, name := range []string{"gateway-api.yaml", "istio.yaml", "knative.yaml"} {
 		text, err := manifests.Upstream(name)
@@ -71,19 +68,18 @@ func TestTheServerChangesNothingOfWhatEtcdHasFromTheStart(t *testing.T) {
 			t.Errorf("%s would need a dry run (%v)", Name(crd), err)
 		}
 	}
-	unwritten() // nor did a controller that is slower than the others
 
 	must(t, c.Delete(t.Context(), crds))
 	_, err := c.Apply(t.Context(), crds)
 	must(t, err)
 	for _, crd := range crds {
-		stored, made := comparable(t, found[Name(crd)]), map[string]any{}
+		stored, made := compared(t, found[Name(crd)]), map[string]any{}
 		err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 			live, err := c.live(ctx, crd)
 			if err != nil || live == nil {
 				return false, err
 			}
-			made = comparable(t, live)
+			made = compared(t, live)
 			return reflect.DeepEqual(stored, made), nil // its conditions come one after the other
 		})
 		if err != nil {
@@ -158,8 +154,8 @@ func storedRevisions(t *testing.T, file string) (n int) {
 	return n
 }
 
-// comparable returns a CRD without what differs each time, and with the fields of mllab alone.
-func comparable(t *testing.T, crd *unstructured.Unstructured) map[string]any {
+// compared returns a CRD without what differs each time, and with the fields of mllab alone.
+func compared(t *testing.T, crd *unstructured.Unstructured) map[string]any {
 	crd = crd.DeepCopy()
 	var fields map[string]any
 	for _, e := range crd.GetManagedFields() {
