@@ -11,8 +11,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -391,17 +391,12 @@ func TestAKnativeServiceOfAFileIsAppliedWithItsContainersDefaults(t *testing.T) 
 	}
 }
 
+// sendBy is a Sender that knows who asks.
+type sendBy func(context.Context, probe.Request) probe.Answer
+
+func (f sendBy) Send(ctx context.Context, r probe.Request) probe.Answer { return f(ctx, r) }
+
 func TestAMarkIsSeenByARequestOfTheFilesOwn(t *testing.T) {
-	var others atomic.Int32
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.Host, "v1-m.") && others.Add(1) > 1 {
-			<-r.Context().Done() // when the wait ends
-		}
-		if r.Header.Get("Cookie") == "a=1; b=2" && r.Header.Get("X-User") == "me" { // the only rule that has the mark
-			w.Header().Set(probe.HeaderRoute, "mine")
-		}
-	}))
-	t.Cleanup(srv.Close)
 	f, err := file.Read("mine.yaml", []byte(mine(`  - apply: [{model: {name: m, version: v1}}]
     expect-all: {of: m, version: v1}
   - expect-all: {of: m, version: v1, headers: {x-user: me}, cookies: {b: "2", a: "1"}}
@@ -409,13 +404,28 @@ func TestAMarkIsSeenByARequestOfTheFilesOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for of, limit := range map[string]time.Duration{"m": time.Minute, "v1-m": 2 * time.Second} {
-		l := &Session{Env: &Env{Gateway: srv.URL, Domain: "mllab.test"}, Sender: probe.NewHTTP(0), Namespace: "ns"}
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		err := newUserStory(f, 1e-6).wait(ctx, l, file.Wait{Mark: "mine", Of: of})
-		cancel()
-		if want := of == "m"; want && err != nil || !want && (!errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `(last: answered by state "" instead of "mine" (status 200 from a proxy`) || !strings.Contains(fault.Hint(err), "X-Mllab-Route: mine")) {
-			t.Errorf("%s: got %v, hint %q", of, err, fault.Hint(err))
-		}
+	for _, of := range []string{"m", "v1-m"} {
+		synctest.Test(t, func(t *testing.T) {
+			others := 0
+			send := func(ctx context.Context, r probe.Request) probe.Answer {
+				if strings.HasPrefix(r.Host, "v1-m.") {
+					if others++; others > 1 {
+						<-ctx.Done() // when the wait ends
+						return probe.Answer{Err: ctx.Err().Error()}
+					}
+				}
+				if r.Header.Get("Cookie") == "a=1; b=2" && r.Header.Get("X-User") == "me" { // the only rule that has the mark
+					return probe.Answer{Status: http.StatusOK, Router: true, Route: "mine"}
+				}
+				return probe.Answer{Status: http.StatusOK, Router: true}
+			}
+			l := &Session{Env: &Env{Domain: "mllab.test"}, Sender: sendBy(send), Namespace: "ns"}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			err := newUserStory(f, 1e-6).wait(ctx, l, file.Wait{Mark: "mine", Of: of})
+			if want := of == "m"; want && err != nil || !want && (!errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `(last: answered by state "" instead of "mine" (status 200 from a proxy`) || !strings.Contains(fault.Hint(err), "X-Mllab-Route: mine")) {
+				t.Errorf("%s: got %v, hint %q", of, err, fault.Hint(err))
+			}
+		})
 	}
 }
