@@ -310,7 +310,7 @@ func Read(name string, data []byte, rules Rules) (*File, error) {
 	if len(data) > MaxBytes {
 		r.say(place{1, 1}, wholeFile, "it has more than %d bytes; make it smaller", MaxBytes)
 	} else if root := r.tree(data); root != nil && len(r.problems) == 0 {
-		if kind := root.get("kind"); kind.str() != "" && kind.text != Kind && root.get("metadata") != nil { // it was written for kubectl
+		if kind := root.get("kind"); kind.str() != "" && !strings.EqualFold(kind.text, Kind) && root.get("metadata") != nil { // it was written for kubectl
 			r.wrong(kind, "a %s is no scenario; make it an item of a step's `apply` in one, as the examples do", kind.text)
 		} else if r.check(form.Schema, root); len(r.problems) == 0 {
 			f = r.story(name, root)
