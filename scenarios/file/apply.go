@@ -208,6 +208,11 @@ func (t *validator) note(ref Ref, object *value) {
 		}
 		t.noteRouting(ref, v)
 		for _, h := range v.get("hosts").list() {
+		for _, rule := range v.get("http").list() {
+			for _, d := range destinations(rule) {
+				t.uses[serviceOf(d)+"/"+d.get("subset").str()] = true
+			}
+		}
 			if name := t.hostName(h.text); name != "" && t.state.hosts[name] == "" { // several may share one
 				t.state.hosts[name] = ref.String()
 			}

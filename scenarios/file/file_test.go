@@ -183,13 +183,52 @@ func TestWhatIsWrittenTwiceByAnAliasIsReadTwice(t *testing.T) {
 	}
 }
 
-// What people write, and Istio, a browser and kubectl take.
 // numbered has a revision without a name, and one with, and the same again with other traffic.
 const numbered = `  - apply: [{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: old}, spec: {template: &one {metadata: {name: old-v1}, spec: {containers: [{image: "${image}"}]}}}}]
   - apply: [{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: old}, spec: {template: *one, traffic: [{revisionName: old-v1, percent: 100}]}}]
   - apply: [{apiVersion: serving.knative.dev/v1, kind: Service, metadata: {name: old}, spec: {template: {spec: {containers: [{image: "${image}"}]}}, traffic: [{revisionName: old-v1, percent: 50}, {revisionName: old-00002, percent: 50}]}}]
 `
 
+// shop has a Service whose versions are subsets, and a route to one of them.
+const shop = `apiVersion: mllab.local/v1alpha1
+kind: Scenario
+name: mine
+summary: one Service, its versions are subsets
+mesh: true
+steps:
+  - name: all to v1
+    apply:
+      - model: {name: model, version: v1, route: false}
+      - model: {name: model, version: v2, route: false}
+      - {apiVersion: v1, kind: Service, metadata: {name: shop}, spec: {selector: {app: model}, ports: [{port: 80, targetPort: http}]}}
+      - ` + rule + `{name: v1, labels: {version: v1}}]}}
+      - {apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: shop}, spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*.${namespace}.mllab.test"]}]}}
+      - ` + route + `headers: {response: {set: {X-Mllab-Route: one}}}}]}}
+    wait: {mark: one, of: shop}
+    expect-all: {of: shop, version: v1}
+  # more
+controls:
+  - name: c
+    summary: s
+    after: all to v1
+    break: [{delete: [Service/shop]}]
+    catches: answers
+`
+
+const (
+	rule  = `{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: shop}, spec: {host: shop, subsets: [`
+	route = `{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop}, spec: {gateways: [shop], hosts: ["${host:shop}"], http: [{route: [{destination: {host: shop, subset: v1}}], `
+	all   = "\n    expect-all: {of: shop, version: v1}\n"
+	again = `model: {name: model, version: v1, route: false, env: {FAIL_PERCENT: "100"}}`
+)
+
+// more returns shop with more steps.
+func more(steps string) string { return strings.Replace(shop, "  # more\n", steps, 1) }
+
+// broken returns shop whose control breaks it so.
+func broken(items string) string { return strings.Replace(shop, "{delete: [Service/shop]}", items, 1) }
+
+// What people write, and Istio, a browser and kubectl take.
 func TestWhatIsRightIsTaken(t *testing.T) {
 	for name, text := range map[string]string{
 		"documents with nothing": "---\n# nothing\n---\n" + story + "---\n",
@@ -208,6 +247,20 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"amounts":                strings.Replace(story, `image: "${image}"`, `resources: {requests: {cpu: .5, memory: 1e6}, limits: {cpu: 1, memory: 64Mi}}, image: "${image}"`, 1),
 		"parts of pods":          strings.Replace(story, "selector: {matchLabels", "strategy: {rollingUpdate: {maxSurge: 25%, maxUnavailable: 0}}\n          selector: {matchLabels", 1),
 		"a Service's own port":   strings.Replace(story, `svc.cluster.local"`, `svc.cluster.local", port: {number: 80}`, 1),
+		"subsets":                shop,
+		"a second state":         more("  - apply: [" + route + "headers: {response: {set: {X-Mllab-Route: two}}}}]}}]\n    wait: {mark: two, of: shop}" + all),
+		"the first state again": more("  - apply: [" + route + "headers: {response: {set: {X-Mllab-Route: two}}}}]}}]\n    wait: {mark: two, of: shop}" + all +
+			"  - apply: [" + route + "headers: {response: {set: {X-Mllab-Route: one}}}}]}}]\n    wait: {mark: one, of: shop}" + all),
+		"several ports in the mesh": more(`  - apply:
+      - {apiVersion: v1, kind: Service, metadata: {name: two}, spec: {selector: {app: model}, ports: [{name: a, port: 8000, targetPort: http}, {name: b, port: 9000, targetPort: http}]}}
+      - {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: two}, spec: {gateways: [mesh], hosts: [two], http: [{route: [{destination: {host: two}}]}]}}
+`),
+		"another port later": more("  - apply: [{apiVersion: v1, kind: Service, metadata: {name: two}, spec: {selector: {app: model}, ports: [{port: 8000, targetPort: http}]}}, " +
+			strings.ReplaceAll(strings.Replace(route, "host: shop, subset: v1", "host: two", 1), "shop}", "two}") + "headers: {response: {set: {X-Mllab-Route: of-two}}}}]}}]\n" +
+			"  - apply: [{apiVersion: v1, kind: Service, metadata: {name: two}, spec: {selector: {app: model}, ports: [{port: 9000, targetPort: http}]}}]\n"),
+		"a rule for the sidecars": more(`  - apply:
+      - {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: sidecars}, spec: {host: shop, exportTo: ["."], trafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 1}}}}}
+`),
 	} {
 		if _, err := Read("mine.yaml", []byte(text), rules); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -30,11 +30,11 @@ func (t *validator) checkRoutes(items *value) {
 			t.checkWeights(spec)
 			if len(gatewaysOf(spec)) > 0 {
 				t.checkExported(spec)
+				t.checkPorts(spec)
 			}
 		case "DestinationRule":
 			t.checkService(spec.get("host"), "so nothing would come of it")
-			service, _, _ := strings.Cut(spec.get("host").str(), ".")
-			if len(t.routesTo(service)) > 0 {
+			if slices.ContainsFunc(spec.get("subsets").list(), func(subset *value) bool { return t.uses[serviceOf(spec)+"/"+subset.get("name").str()] }) {
 				t.checkExported(spec)
 			}
 		}
@@ -107,11 +107,8 @@ func (t *validator) checkDestination(v *value) {
 		return
 	}
 	service, _, _ := strings.Cut(host.text, ".")
-	switch port, known := v.get("port").get("number"), t.ports[service]; {
-	case port != nil && known != nil && !slices.Contains(known, fmt.Sprint(port.int)):
+	if port, known := v.get("port").get("number"), t.ports[service]; port != nil && known != nil && !slices.Contains(known, fmt.Sprint(port.int)) {
 		t.wrong(port, "Service %s has no port %d%s", service, port.int, thereAre(known))
-	case port == nil && len(known) > 1 && !slices.Contains(known, "80"): // then Istio takes the gateway's own
-		t.wrong(host, "Service %s has several ports, %s; add `port: {number: …}`%s", service, unanswered, thereAre(known))
 	}
 	if subset := v.get("subset"); subset != nil && !slices.Contains(t.subsets[service], subset.text) {
 		fix := "; apply a DestinationRule with it"
@@ -119,6 +116,23 @@ func (t *validator) checkDestination(v *value) {
 			fix = thereAre(all)
 		}
 		t.wrong(subset, "no DestinationRule of the steps has the subset %s of Service %s, %s%s", subset.text, service, unanswered, fix)
+	}
+}
+
+// checkPorts checks that the destinations of a gateway's route name a port of a Service with several: Istio takes the
+// gateway's own for one that does not.
+func (t *validator) checkPorts(spec *value) {
+	for _, d := range slices.Concat(allNamed(spec, "destination"), allNamed(spec, "mirror")) {
+		for _, form := range t.backends.services[serviceOf(d)] {
+			var ports []string
+			for _, port := range form.get("ports").list() {
+				ports = append(ports, port.get("port").str())
+			}
+			if d.get("port") == nil && len(ports) > 1 && !slices.Contains(ports, "80") {
+				t.wrong(d.get("host"), "Service %s has several ports, %s; add `port: {number: …}`%s", serviceOf(d), unanswered, thereAre(ports))
+				break
+			}
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ type validator struct {
 	ports   map[string][]string // of a Service
 	subsets map[string][]string // of a Service, by DestinationRules
 	serves  map[string][]string // hosts of a Gateway, as hostName has them
+	uses    map[string]bool     // SERVICE/SUBSET that the gateway's routes have
 	marks   map[string]bool     // that VirtualServices give answers
 
 	backends backends
@@ -53,7 +54,7 @@ func (r *reader) story(name string, root *value) *File {
 	t := &validator{
 		reader: r, name: name, file: f, made: map[Ref]bool{},
 		state: fileState{map[string]modelState{}, map[string]string{}, map[Ref]string{}, map[string]bool{}, map[Ref]*value{}, map[string]Ref{}, map[string]Ref{}},
-		ports: map[string][]string{}, subsets: map[string][]string{}, serves: map[string][]string{}, marks: map[string]bool{},
+		ports: map[string][]string{}, subsets: map[string][]string{}, serves: map[string][]string{}, uses: map[string]bool{}, marks: map[string]bool{},
 		backends: backends{services: map[string][]*value{}, subsets: map[string][]*value{}, maps: map[string][]string{}},
 	}
 	t.checkNamespace(root.get("name"), f.Name)

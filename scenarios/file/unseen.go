@@ -63,6 +63,12 @@ func (t *validator) routesTo(service string) (specs []*value) {
 	return specs
 }
 
+// serviceOf returns the name of the Service that is the host of a destination or a DestinationRule.
+func serviceOf(v *value) string {
+	name, _, _ := strings.Cut(v.get("host").str(), ".")
+	return name
+}
+
 // same reports whether two parts of the file say the same; nil says nothing.
 func same(a, b *value) bool {
 	if a == nil || b == nil {
