@@ -105,7 +105,7 @@ func (t *validator) addObject(v *value, field string, ref Ref, again bool) {
 // serve records that one serves these hosts. It reports a problem if another one does: a request would reach either.
 func (t *validator) serve(v *value, one string, hosts ...string) {
 	for _, host := range hosts {
-		if by := t.state.hosts[host]; by != "" && by != one {
+		if by := t.state.hosts[host]; by != "" && by != one && !strings.HasPrefix(by, "VirtualService.") {
 			t.wrong(v, "host %s is served by %s already; use another name", host, by)
 		}
 		t.state.hosts[host] = one

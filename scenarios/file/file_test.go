@@ -261,6 +261,8 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"a rule for the sidecars": more(`  - apply:
       - {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: sidecars}, spec: {host: shop, exportTo: ["."], trafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 1}}}}}
 `),
+		"a model behind an own route of its host": more("  - apply: [" + strings.NewReplacer("{name: shop}", "{name: beta}", "[shop]", "[m]", "host:shop", "host:m").Replace(route) + "match: [{headers: {x-beta: {exact: a}}}]}]}}, {model: {name: m, version: v1}}]\n" +
+			"  - apply: [" + strings.NewReplacer("{name: shop}", "{name: late}", "host:shop", "host:m").Replace(route) + "match: [{headers: {x-late: {exact: a}}}]}]}}]\n"),
 	} {
 		if _, err := Read("mine.yaml", []byte(text), rules); err != nil {
 			t.Errorf("%s: %v", name, err)
