@@ -38,11 +38,11 @@ func (t *validator) model(v *value, m Model) Model {
 	case again && was.routed != m.Route:
 		t.wrong(v, "%s has versions with a route and without; say the same `route` for each", m.Name)
 	}
-	t.addObject(v, "model", Ref{"apps", "Deployment", m.Name + "-" + m.Version}, again)
+	deployment := Ref{"apps", "Deployment", m.Name + "-" + m.Version}
+	t.addObject(v, "model", deployment, again)
 	t.addObject(v, "model", Ref{"", "Service", m.Name + "-" + m.Version}, again)
 	t.ports[m.Name+"-"+m.Version] = []string{"80"} // as in userfile/service.yaml
 	t.backends.noteModel(m)
-	deployment := Ref{"apps", "Deployment", m.Name + "-" + m.Version}
 	if env, there := t.state.routing[deployment]; there && !m.Route && !same(env, v.get("env")) {
 		t.noteRollout(deployment, map[string]string{"app": m.Name, "version": m.Version}, m.Name+"-"+m.Version)
 	}
@@ -102,7 +102,8 @@ func (t *validator) addObject(v *value, field string, ref Ref, again bool) {
 	t.made[ref] = true
 }
 
-// serve records that one serves these hosts. It reports a problem if another one does: a request would reach either.
+// serve records that one serves these hosts. It reports a problem if another one does: a request would reach either. The rules
+// of VirtualServices for one host come together, whatever Gateways they are for.
 func (t *validator) serve(v *value, one string, hosts ...string) {
 	for _, host := range hosts {
 		if by := t.state.hosts[host]; by != "" && by != one && !strings.HasPrefix(by, "VirtualService.") {
@@ -174,7 +175,7 @@ func (t *validator) note(ref Ref, object *value) {
 		t.backends.notePods(ref.Name, v)
 		template := v.get("template")
 		if was := t.state.routing[ref]; was != nil && !same(was, template) {
-			t.noteRollout(ref, dictOf(template.get("metadata").get("labels")))
+			t.noteRollout(ref, dictOf(template.get("metadata").get("labels")), "")
 		}
 		t.state.routing[ref] = template
 	case "Service":
@@ -187,7 +188,7 @@ func (t *validator) note(ref Ref, object *value) {
 		}
 	case "DestinationRule":
 		t.noteRouting(ref, v)
-		service, _, _ := strings.Cut(v.get("host").str(), ".")
+		service := serviceOf(v)
 		for _, subset := range v.get("subsets").list() {
 			name := subset.get("name").str()
 			t.subsets[service] = with(t.subsets[service], name)
@@ -207,12 +208,12 @@ func (t *validator) note(ref Ref, object *value) {
 			return // the sidecars' only
 		}
 		t.noteRouting(ref, v)
-		for _, h := range v.get("hosts").list() {
 		for _, rule := range v.get("http").list() {
 			for _, d := range destinations(rule) {
 				t.uses[serviceOf(d)+"/"+d.get("subset").str()] = true
 			}
 		}
+		for _, h := range v.get("hosts").list() {
 			if name := t.hostName(h.text); name != "" && t.state.hosts[name] == "" { // several may share one
 				t.state.hosts[name] = ref.String()
 			}

@@ -2,6 +2,7 @@ package file
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -28,12 +29,16 @@ func (t *validator) shares(v *value) bool {
 }
 
 func (t *validator) expect(f stepForm) Expect {
+	place := "the step"
+	if f.Wait != nil && f.Wait.At.kind == boolean {
+		place = "a step after it, and expect this there"
+	}
 	switch {
 	case f.ExpectSplit != nil:
 		x, v := *f.ExpectSplit, f.At.get("expect-split")
 		x.Requests, x.Alpha = cmp.Or(x.Requests, t.rules.Requests), cmp.Or(x.Alpha, t.rules.Alpha)
 		t.host(v.get("of"))
-		t.checkSeen(v.get("of"), x.Of)
+		t.checkSeen(v.get("of"), x.Of, place)
 		if !t.shares(v) {
 			return x
 		}
@@ -47,7 +52,7 @@ func (t *validator) expect(f stepForm) Expect {
 		x, v := *f.ExpectAll, f.At.get("expect-all")
 		x.Requests = cmp.Or(x.Requests, t.rules.Requests)
 		t.host(v.get("of"))
-		t.checkSeen(v.get("of"), x.Of)
+		t.checkSeen(v.get("of"), x.Of, place)
 		t.checkVersion(x.Of, v.get("version"))
 		t.checkHeaders(v)
 		return x
@@ -127,11 +132,14 @@ func (t *validator) wait(f changeForm) Wait {
 		mark := w.At.get("mark")
 		if t.host(w.At.get("of")) && !t.marks[w.Mark] {
 			t.wrong(mark, "no VirtualService up to here sets the response header X-Mllab-Route: %s, so the wait could not end%s", w.Mark, thereAre(sorted(t.marks)))
-		} else if ref, is := t.state.stale[w.Mark]; is {
+		} else if ref, is := t.state.stale[w.Mark]; is && t.routesFor(ref, w.Of) {
 			t.wrong(mark, "%s sets this mark before the change, too, so the wait would not see it; give X-Mllab-Route another value here and there", ref)
 		}
-		clear(t.state.unseen)
-		clear(t.state.stale)
+		// Of what is behind a route the gateway learns with any.
+		maps.DeleteFunc(t.state.unseen, func(_ string, because Ref) bool {
+			return because.Kind != "VirtualService" || t.routesFor(because, w.Of)
+		})
+		maps.DeleteFunc(t.state.stale, func(_ string, ref Ref) bool { return t.routesFor(ref, w.Of) })
 	case w.Ready == "" && f.Apply == nil && f.Delete == nil && f.Split == nil && f.Mirror == nil:
 		t.wrong(w.At, "nothing changes in this step; `empty` goes with apply, split, mirror, delete, or with mark")
 	}

@@ -251,6 +251,10 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"a second state":         more("  - apply: [" + route + "headers: {response: {set: {X-Mllab-Route: two}}}}]}}]\n    wait: {mark: two, of: shop}" + all),
 		"the first state again": more("  - apply: [" + route + "headers: {response: {set: {X-Mllab-Route: two}}}}]}}]\n    wait: {mark: two, of: shop}" + all +
 			"  - apply: [" + route + "headers: {response: {set: {X-Mllab-Route: one}}}}]}}]\n    wait: {mark: one, of: shop}" + all),
+		"a break that never is ready":    broken("{apply: [{" + again + "}], wait: false}"),
+		"v2 next to it":                  more("  - apply: [" + rule + "{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}}]" + all),
+		"a rollout of what has no share": more("  - apply: [{" + strings.Replace(again, "v1", "v2", 1) + "}]" + all),
+		"a port that gets a name":        more(`  - apply: [{apiVersion: v1, kind: Service, metadata: {name: shop}, spec: {selector: {app: model}, ports: [{name: http, port: 80, targetPort: http}]}}]` + all),
 		"several ports in the mesh": more(`  - apply:
       - {apiVersion: v1, kind: Service, metadata: {name: two}, spec: {selector: {app: model}, ports: [{name: a, port: 8000, targetPort: http}, {name: b, port: 9000, targetPort: http}]}}
       - {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: two}, spec: {gateways: [mesh], hosts: [two], http: [{route: [{destination: {host: two}}]}]}}
@@ -261,8 +265,14 @@ func TestWhatIsRightIsTaken(t *testing.T) {
 		"a rule for the sidecars": more(`  - apply:
       - {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: sidecars}, spec: {host: shop, exportTo: ["."], trafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 1}}}}}
 `),
+		"a route of all other hosts": more("  - apply: [{model: {name: m, version: v1}}, " + strings.ReplaceAll(strings.Replace(route, "${host:shop}", "*.${namespace}.mllab.test", 1), "{name: shop}", "{name: rest}") +
+			"headers: {response: {set: {X-Mllab-Route: rest}}}}]}}]\n    expect-all: {of: m, version: v1}\n"),
 		"a model behind an own route of its host": more("  - apply: [" + strings.NewReplacer("{name: shop}", "{name: beta}", "[shop]", "[m]", "host:shop", "host:m").Replace(route) + "match: [{headers: {x-beta: {exact: a}}}]}]}}, {model: {name: m, version: v1}}]\n" +
 			"  - apply: [" + strings.NewReplacer("{name: shop}", "{name: late}", "host:shop", "host:m").Replace(route) + "match: [{headers: {x-late: {exact: a}}}]}]}}]\n"),
+		"a break that delays": broken("{apply: [" + route + "fault: {delay: {percentage: {value: 100}, fixedDelay: 10s}}}]}}]}"),
+		"a check after the one that catches": strings.NewReplacer(
+			"  # more\n", "  - name: watched\n    watch: {of: shop}\n  - expect-no-loss: {of: shop}\n  - expect-all: {of: shop, version: v1}\n",
+			"after: all to v1", "after: watched", "{delete: [Service/shop]}", "{apply: ["+route+"fault: {abort: {percentage: {value: 100}, httpStatus: 500}}}]}}]}", "catches: answers", "catches: no-loss").Replace(shop),
 	} {
 		if _, err := Read("mine.yaml", []byte(text), rules); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -280,6 +290,10 @@ func TestAllProblemsAreToldUpToTen(t *testing.T) {
 	text = strings.Replace(story, "percent: {v1: 100}", "percent: {v1: 90}", 1)
 	if _, err = Read("mine.yaml", []byte(text), rules); strings.Contains(err.Error(), "\n") {
 		t.Errorf("got one problem twice\n%v", err)
+	}
+	text = strings.Replace(broken("{apply: ["+route+"headers: {response: {set: {X-Mllab-Route: two}}}}]}}]}"), "  # more\n", "  - name: again\n"+all[1:]+"  - expect-all: {of: shop, version: v1}\n", 1)
+	if _, err = Read("mine.yaml", []byte(text), rules); err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got one break more than once\n%v", err)
 	}
 	_, err = Read("mine.yaml", append([]byte(story), bytes.Repeat([]byte("\"\": x\n"), 20)...), rules)
 	if lines := strings.Split(err.Error(), "\n"); len(lines) != 11 || !strings.HasPrefix(lines[10], "and ") {

@@ -405,7 +405,7 @@ func fieldsOf(t reflect.Type) map[string][]int {
 
 func dictOf(v *value) map[string]string {
 	m := map[string]string{}
-	for _, f := range v.fields {
+	for _, f := range v.all() {
 		m[f.name] = f.text
 	}
 	return m

@@ -153,7 +153,7 @@ func (t *validator) step(i int, f stepForm) Step {
 	if s.Change = t.change(f.changeForm); f.Watch != nil {
 		of := f.At.get("watch").get("of")
 		t.host(of)
-		t.checkSeen(of, of.text)
+		t.checkSeen(of, of.text, "a step before it")
 		if t.state.watching[of.text] {
 			t.wrong(of, "%s is being watched already; end that with expect-no-loss first", of.text)
 		}
@@ -243,10 +243,13 @@ func (t *validator) control(f controlForm, after []fileState) Control {
 		t.state = after[0].clone()
 	}
 	claims := map[string]bool{}
-	for _, s := range t.file.Steps[first:] {
+	last := first - 1 // step that claims what the control catches
+	for i, s := range t.file.Steps[first:] {
 		if s.Expect != nil {
 			for _, claim := range s.Expect.Claims() {
-				claims[claim] = true
+				if claims[claim] = true; claim == c.Catches {
+					last = first + i
+				}
 			}
 		}
 	}
@@ -254,6 +257,7 @@ func (t *validator) control(f controlForm, after []fileState) Control {
 		t.wrong(v.get("catches"), "%s is claimed by no step that the break comes before; those claim: %s", quote(c.Catches), strings.Join(sorted(claims), ", "))
 	}
 	clear(t.state.unseen)
+	clear(t.state.stale)
 	for _, b := range f.Break {
 		if _, does, _ := verbsOf(b.At); len(does) != 1 {
 			t.wrong(b.At, "a break is a list of single changes, and this has %d; give each an item of its own", len(does))
@@ -264,13 +268,19 @@ func (t *validator) control(f controlForm, after []fileState) Control {
 			change = *b.Env
 			t.checkUnapplied(b.At.get("env"), *b.Env, first, c.After != "")
 		}
-		c.Break = append(c.Break, Break{change, t.wait(b.changeForm)})
+		wait := t.wait(b.changeForm)
+		maps.DeleteFunc(t.state.unseen, func(_ string, because Ref) bool { // what no wait could see
+			return wait.No && because.Kind == "Deployment" || delays(t.state.routing[because])
+		})
+		c.Break = append(c.Break, Break{change, wait})
 	}
-	for i, s := range t.file.Steps[first:] {
+	for i, s := range t.file.Steps[first : last+1] {
 		if s.Wait.Mark != "" && (i > 0 || c.After == "") { // it comes after the break
 			break
 		}
-		t.checkSeen(v.get("break"), asked(s.Expect))
+		if !t.checkSeen(v.get("break"), asked(s.Expect), "an item of `break`") {
+			break
+		}
 	}
 	return c
 }

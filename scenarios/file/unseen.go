@@ -1,6 +1,8 @@
 package file
 
 import (
+	"cmp"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,51 +18,86 @@ func (t *validator) noteRouting(ref Ref, spec *value) {
 	}
 	if ref.Kind == "VirtualService" {
 		for _, mark := range marksOf(spec) {
-			if delete(t.state.stale, mark); slices.Contains(marksOf(was), mark) {
+			if t.state.stale[mark] == ref {
+				delete(t.state.stale, mark)
+			}
+			if slices.Contains(marksOf(was), mark) {
 				t.state.stale[mark] = ref
 			}
 		}
 		t.noteUnseen(ref, spec)
 		return
 	}
-	service := ref.Name
-	if ref.Kind == "DestinationRule" {
-		service, _, _ = strings.Cut(spec.get("host").str(), ".")
-	}
 	if was == nil {
 		return
 	}
-	for _, route := range t.routesTo(service) {
-		t.noteUnseen(ref, route)
-	}
+	t.noteBehind(ref, func(service string, destination *value) bool {
+		own := service == ref.Name
+		if ref.Kind == "DestinationRule" {
+			own = service == serviceOf(spec)
+		}
+		return own && !reflect.DeepEqual(usedBy(destination, was), usedBy(destination, spec))
+	})
 }
 
 // noteRollout keeps that pods with these labels are replaced: the gateway sends requests to the former ones until it knows
-// of the new ones.
-func (t *validator) noteRollout(because Ref, labels map[string]string, services ...string) {
-	for ref, spec := range t.state.routing {
-		if ref.Kind == "Service" && selects(dictOf(spec.get("selector")), labels) {
-			services = append(services, ref.Name)
+// of the new ones. own is a Service of theirs.
+func (t *validator) noteRollout(because Ref, labels map[string]string, own string) {
+	t.noteBehind(because, func(service string, destination *value) bool {
+		spec := t.state.routing[Ref{"", "Service", service}]
+		if spec == nil {
+			return service == own
 		}
-	}
-	for _, service := range services {
-		for _, route := range t.routesTo(service) {
-			t.noteUnseen(because, route)
+		wanted := dictOf(spec.get("selector"))
+		for ref, rule := range t.state.routing {
+			if ref.Kind != "DestinationRule" || serviceOf(rule) != service {
+				continue
+			}
+			for _, subset := range rule.get("subsets").list() {
+				if subset.get("name").str() == destination.get("subset").str() {
+					maps.Copy(wanted, dictOf(subset.get("labels")))
+				}
+			}
+		}
+		return selects(wanted, labels)
+	})
+}
+
+// noteBehind keeps that an object has changed the way to the pods of the hosts that have such a destination.
+func (t *validator) noteBehind(because Ref, is func(service string, destination *value) bool) {
+	for ref, spec := range t.state.routing {
+		if ref.Kind != "VirtualService" {
+			continue
+		}
+		for _, rule := range spec.get("http").list() {
+			for _, destination := range destinations(rule) {
+				if is(serviceOf(destination), destination) {
+					t.noteUnseen(because, spec)
+				}
+			}
 		}
 	}
 }
 
-// routesTo returns the VirtualServices by which the gateway sends requests to a Service.
-func (t *validator) routesTo(service string) (specs []*value) {
-	for ref, spec := range t.state.routing {
-		if ref.Kind == "VirtualService" && slices.ContainsFunc(allNamed(spec, "host"), func(host *value) bool {
-			name, _, _ := strings.Cut(host.text, ".")
-			return name == service
-		}) {
-			specs = append(specs, spec)
+// usedBy returns what requests to a destination depend on in the spec of its Service or DestinationRule.
+func usedBy(destination, spec *value) (used []any) {
+	for _, f := range spec.all() {
+		if f.name == "selector" || f.name == "trafficPolicy" {
+			used = append(used, f.name, f.any())
 		}
 	}
-	return specs
+	for _, port := range spec.get("ports").list() {
+		number, asked := port.get("port").str(), destination.get("port").get("number").str()
+		if asked == "" || asked == number {
+			used = append(used, number, cmp.Or(port.get("targetPort").str(), number))
+		}
+	}
+	for _, subset := range spec.get("subsets").list() {
+		if subset.get("name").str() == destination.get("subset").str() {
+			used = append(used, subset.any())
+		}
+	}
+	return used
 }
 
 // serviceOf returns the name of the Service that is the host of a destination or a DestinationRule.
@@ -86,21 +123,36 @@ func (t *validator) noteUnseen(because Ref, route *value) {
 	}
 }
 
-// checkSeen checks that a wait has seen the gateway follow the last change of a host's routes. Without it what was before
-// may be judged. v is what says that the host is asked.
-func (t *validator) checkSeen(v *value, host string) {
+// routesFor reports whether a VirtualService routes the requests to a host; one that is deleted routes none any more.
+func (t *validator) routesFor(ref Ref, host string) bool {
+	spec := t.state.routing[ref]
+	return spec == nil || slices.ContainsFunc(spec.get("hosts").list(), func(h *value) bool {
+		name := t.hostName(h.text)
+		return name == host || name == "*"
+	})
+}
+
+// checkSeen checks that a wait has seen the gateway follow the last change of a host's routes, and reports whether it has.
+// Without it what was before may be judged. v is what says that the host is asked, and place where the wait can be.
+func (t *validator) checkSeen(v *value, host, place string) bool {
 	because, is := t.state.unseen[host]
-	if !is {
+	if !is && t.state.hosts[host] == "" { // else Envoy prefers what serves it by name
 		because, is = t.state.unseen["*"]
 	}
 	if !is || host == "" {
-		return
+		return true
 	}
 	fix := "add"
-	if because.Kind == "VirtualService" {
+	if because.Kind == "VirtualService" && t.state.routing[because] != nil {
 		fix = "have its rules set the response header X-Mllab-Route to a new value, and add"
 	}
-	t.wrong(v, "no wait sees the gateway follow the change of %s, so what was before could be judged; %s `wait: {mark: …, of: %s}` to the step", because, fix, host)
+	t.wrong(v, "no wait sees the gateway follow the change of %s, so what was before could be judged; %s `wait: {mark: …, of: %s}` to %s", because, fix, host, place)
+	return false
+}
+
+// delays reports whether the rules of a VirtualService delay requests: the wait for a mark may not be answered in time.
+func delays(spec *value) bool {
+	return slices.ContainsFunc(spec.get("http").list(), func(rule *value) bool { return rule.get("fault").get("delay") != nil })
 }
 
 // asked returns the host whose routes an expectation asks, or "".
