@@ -22,6 +22,13 @@ var magics = strings.Fields(`
 // pythonMagics are the cell magics whose body is Python.
 var pythonMagics = []string{"capture", "time", "timeit"}
 
+// cellMagics are IPython's cell magics, and Colab's shell.
+var cellMagics = strings.Fields(`
+	! HTML SVG bash capture code_wrap debug file html javascript js latex markdown perl prun pypy python python2 python3 ruby script sh shell svg sx system time timeit writefile`)
+
+// magicCalls matches the calls of magics, with the line magic's name or the cell magic's.
+var magicCalls = regexp.MustCompile(`\brun_(?:line_magic\(\\?["'](\w+)|cell_magic\(\\?["']([^"'\\]+))`)
+
 // shown is a line as an error quotes it.
 func shown(line string) string {
 	line, _, _ = strings.Cut(strings.TrimSpace(line), "\n")
@@ -253,7 +260,7 @@ var joining = []string{"and", "for", "if", "in", "is", "not", "or"}
 func automagic(lines []string, at int, taken func(string) bool) {
 	line := strings.TrimRight(lines[at], " \t")
 	if (line == "exit" || line == "quit") && !taken(line) {
-		lines[at] = line + "()"
+		lines[at] = "raise SystemExit" // the name would then be one that the notebook uses
 		return
 	}
 	m := bare.FindStringSubmatch(line)

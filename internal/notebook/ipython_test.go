@@ -102,8 +102,8 @@ var lineCases = []struct {
 	{code: "time.sleep(1)"},
 	{code: "pip install x\n\ny = 1", want: "pip install x\n\ny = 1"}, // more than a line: for Python
 	{code: "who", want: `get_ipython().run_line_magic("who", "")`, automagic: true},
-	{code: "exit", want: "exit()", automagic: true},
-	{code: "quit ", want: "quit()", automagic: true},
+	{code: "exit", want: "raise SystemExit", automagic: true},
+	{code: "quit ", want: "raise SystemExit", automagic: true},
 	{code: "x = 1\nexit"},
 	{code: "conda install x", want: `get_ipython().run_line_magic("conda", "install x")`, automagic: true},
 
@@ -197,16 +197,30 @@ func TestAMagicOfTwoCellsNeedsNoPercentSign(t *testing.T) {
 	for _, cells := range [][]string{
 		{"pip list", "pip list"}, {"!pip list", "pip list"}, {"%pip list", "pip list"}, {"%%bash\npip list", "pip list"}, {"ls", "ls"}, {"%cd -q ..", "cd .."},
 		{"%time !ls", "ls"}, {"x.ls()", "ls"}, {"from x import *", "pip install y"},
+		{"%%writefile x.py\nls = 1", "ls"}, {"%%shell\nls", "ls"}, {"%%!\nls", "ls"},
 	} {
 		book, err := Read(notebook(t, code(cells[0], "step:a"), code(cells[1])))
 		if err != nil || !strings.HasPrefix(book.Steps[0].Cells[1].Code, "get_ipython().run_line_magic(") {
 			t.Errorf("%q: got %v, %v", cells, book, err)
 		}
 	}
-	for _, cells := range [][]string{{"ls = 3", "ls"}, {"%%time\nls = 3", "ls -la"}, {"%time ls = 3", "ls"}, {"import time", "time"}, {"exit = 3", "exit"}, {"from x import *", "ls"}, {"pip = y", "pip if pip else y"}} {
+	for _, cells := range [][]string{{"ls = 3", "ls"}, {"%%time\nls = 3", "ls -la"}, {"%time ls = 3", "ls"}, {"import time", "time"}, {"exit = 3", "exit"}, {"from x import *", "ls"}, {"%run x.py", "history"}, {"%%time\n%run x.py", "history"}, {"%%sql rows <<\nSELECT 1", "history"}, {"pip = y", "pip if pip else y"}} {
 		book, err := Read(notebook(t, code(cells[0], "step:a"), code(cells[1])))
 		if err != nil || book.Steps[0].Cells[1].Code != cells[1] {
 			t.Errorf("%q: got %v, %v", cells, book, err)
+		}
+	}
+}
+
+// It ends a step, however often a notebook has it.
+func TestExitAloneEndsAStep(t *testing.T) {
+	book, err := Read(notebook(t, code("exit", "step:a"), code("quit"), code("exit"), code("%%time\nquit")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range book.Steps[0].Cells {
+		if !strings.Contains(c.Code, "raise SystemExit") {
+			t.Errorf("got %q", c.Code)
 		}
 	}
 }

@@ -255,7 +255,7 @@ type reader struct {
 	last      string            // tag or step that untagged cells go with
 	prevs     []prev
 	mentioned map[string]bool // the names in cells
-	stars     bool            // a cell imports *, and so names that no cell mentions
+	stars     bool            // a cell may set names that no cell mentions: by import *, %run, or a magic that is not IPython's
 }
 
 // prev is a tag prev: of a cell.
@@ -267,6 +267,9 @@ type prev struct {
 // mention notes the names of a cell, less those of a magic without its %: it mentions none.
 func (r *reader) mention(code string) {
 	code, _ = toPython(code, func(string) bool { return false }) // cell returns the error
+	for _, m := range magicCalls.FindAllStringSubmatch(code, -1) {
+		r.stars = r.stars || m[1] == "run" || m[2] != "" && !slices.Contains(cellMagics, m[2])
+	}
 	for _, line := range logical(code) {
 		for i, t := range line {
 			if t.named(line[:i]) {
@@ -283,7 +286,7 @@ func (r *reader) cell(number int, code, language string, raw []any) error {
 	if err != nil {
 		return err
 	}
-	if t.special == tagSkip {
+	if t.special == tagSkip || slices.Contains(raw, any("skip-execution")) { // nbclient's
 		return nil // the cell after it goes with the cell before it
 	}
 	if inStep := t.step != "" || t.stepped && strings.HasPrefix(r.last, tagStep); t.needs != "" && !inStep {
@@ -299,9 +302,6 @@ func (r *reader) cell(number int, code, language string, raw []any) error {
 			r.book.Unused = append(r.book.Unused, number)
 		}
 		return nil
-	}
-	if slices.Contains(raw, any("skip-execution")) {
-		return fmt.Errorf("tag %q is nbclient's, and a step would run the cell: tag it %q", "skip-execution", tagSkip)
 	}
 	if language != "" && language != "python" {
 		return fmt.Errorf("its language must be python, got %s: tag it %q", language, tagSkip)
@@ -449,7 +449,7 @@ func (t token) named(before []token) bool {
 // logical returns the lines of a cell that is translated, and of the Python that its magics run.
 func logical(code string) [][]token {
 	lines := tokens(code + "\n")
-	for _, line := range slices.Clone(lines) {
+	for _, line := range lines {
 		for i, t := range line {
 			if !t.is("get_ipython") || len(line) < i+9 || !slices.Contains([]string{`"time"`, `"capture"`}, line[i+6].text) {
 				continue
