@@ -33,7 +33,9 @@ import inspect
 import io
 import json
 import linecache
+import math
 import os
+import pickle
 import re
 import shlex
 import signal
@@ -126,11 +128,9 @@ FILE = re.compile(r"""(-i\s+)?("[^"]+"|'[^']+'|[^\s"'-]\S*)(\s|$)""")
 NOTEBOOK = re.compile(r"""(-i\s+)?("[^"]+\.ipy(nb)?"|'[^']+\.ipy(nb)?'|\S+\.ipy(nb)?)(\s|$)""")
 PROGRAM = re.compile(r"((--no-raise-error|--(out|err)[ =]\S+)\s+)*[^\s-]")
 # A line that was copied from a shell, and is no Python.
-SHELL_LINE = re.compile(r"\s*(?:\$ +)?((?<=\$ )\S.*|(?:apt|apt-get|cd|conda|curl|export|git|ls|mkdir|npm|pip3?|python3?|sudo|wget)\s+[\w./~$-].*)")
+SHELL_LINE = re.compile(r"\s*(?:\$ +)?((?<=\$ )\S.*|(?:cd|curl|export|git|ls|mkdir|npm|pip3?|python3?|wget)\s+[\w./~$-].*)")
 # A command that runs a Python file.
 PYTHON_FILE = re.compile(r"python3?\s+(?:-u\s+)?([\w./-]+\.py)(?=\s|$)")
-# What ends a program at once, as people restart Colab's with: with exit code 0 a step would have succeeded, without its names.
-ENDS = re.compile(r"os\._exit\(|os\.kill\(os\.getpid\(\)")
 # What makes a class or a type that is known by the name to which it is assigned.
 MAKERS = "Enum Flag IntEnum IntFlag NamedTuple NewType ParamSpec StrEnum TypeVar TypeVarTuple TypedDict make_dataclass namedtuple".split()
 # A notebook that names one of these, or whose files do, may have magics of its own.
@@ -320,8 +320,6 @@ def needs(node, known):
                 if module.startswith("IPython"):
                     return f'{module} is IPython\'s, and a step is a script without it: take it out, or tag the cell "skip"'
                 return f'a step has no module {module}: give it with --file, take it out, or tag the cell "skip" (the image has Python\'s own, {", ".join(PACKAGES)})'
-    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("_exit", "kill") and ENDS.match(ast.unparse(node)) and not known & {"_exit", "kill"}:
-        return f'{ast.unparse(node)} ends the step at once, and what it has is lost: take it out, or tag the cell "skip"'
     if isinstance(node, ast.Call) and (called := asks(node.func, known)) and "stdin" not in known:
         return f'{called}() needs a person, and none is at a step: take it out, or tag the cell "skip"'
 
@@ -396,7 +394,8 @@ def broken(steps, files={}):
         except SyntaxError as e:
             line = e.lineno or 1
             shell = SHELL_LINE.match("\n".join(cell["code"].split("\n")[line - 1 : line]))
-            hint = f": a line of a shell begins with !, as !{shell[1].strip()}" if shell else ""
+            there = shell and re.sub(r"^!(cd|export)\b", lambda found: {"cd": "%cd", "export": "%env"}[found[1]], f"!{shell[1].strip()}")  # with ! they set nothing
+            hint = f": a line of a shell begins with {there[0]}, as {there}" if there else ""
             return cell, *(magic_above(line, cell["code"], by_files.union(*map(sets, every))) or (line, f"syntax error: {e.msg}{hint}"))
         except (RecursionError, MemoryError):  # too deep for this machine's Python, and maybe not for the pods'
             return None
@@ -421,7 +420,7 @@ def runs_file(node):
     if magic == "run" and not re.search(r"[{$~]", line) and (found := FILE.match(line)):
         return f"%run {line}", found[2].strip("\"'")
     command = node.args[0] if isinstance(node, ast.Call) and of_ipython(node.func) and node.func.attr in ("system", "getoutput") and node.args else None
-    if isinstance(command, ast.Constant) and (found := PYTHON_FILE.match(str(command.value))):
+    if isinstance(command, ast.Constant) and "||" not in str(command.value) and (found := PYTHON_FILE.match(str(command.value))):
         return f"!{command.value}", found[1]
     return None, None
 
@@ -453,29 +452,31 @@ def newer_string(code):
 def definitions(cells, future=0):
     """Returns what cells import and define, outside of all blocks: by name, code that does it again, or None where they assign another value.
     future are the flags of the cells before."""
-    kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    imports = ast.Import, ast.ImportFrom
+    kinds = *imports, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
     found = []
     for cell in cells:
         where = f"cell {cell['cell']}"
         for node in ast.parse(cell["code"]).body:
-            if isinstance(node, kinds):
-                names = [node.name] if hasattr(node, "name") else [(n.asname or n.name).split(".")[0] for n in node.names]
-            else:
-                names = [each.id for each in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(each, ast.Name)]
+            made = compiled_tree(ast.Module([node], []), where, future=future | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            names = {each.argval for each in dis.get_instructions(made) if each.opname in ("STORE_NAME", "DELETE_NAME")}
+            imported = {(n.asname or n.name).split(".")[0] for each in ast.walk(node) if isinstance(each, imports) for n in each.names}
             if isinstance(node, kinds) or names and defines(getattr(node, "value", None)):
-                made = compiled_tree(ast.Module([node], []), where, future=future)
                 future |= made.co_flags & FUTURES
-                found.append((names, made))
-            elif isinstance(node, (ast.Expr, ast.Assign)):
-                found.append((names, None))
-                found += definitions(({**cell, "code": text} for text in in_magics(ast.walk(node), leaving=True)), future)
+                found.append((names | imported & {"*"}, made))
+            else:
+                found.append((names - imported, None))  # what a block imports has its name everywhere
+                inside = definitions(({**cell, "code": text} for text in in_magics(ast.walk(node), leaving=True)), future)
+                found += inside if isinstance(node, (ast.Expr, ast.Assign)) else [(what, None) for what, _ in inside]
     return found
 
 
 def defines(value):
-    """Returns whether a value is a lambda, or calls what makes a class or a type."""
+    """Returns whether a value is a lambda, less one whose defaults are values of then, or calls what makes a class or a type."""
+    if isinstance(value, ast.Lambda):
+        return all(each is None or isinstance(each, ast.Constant) for each in value.args.defaults + value.args.kw_defaults)
     called = getattr(value, "func", None)
-    return isinstance(value, ast.Lambda) or (getattr(called, "id", None) or getattr(called, "attr", None)) in MAKERS
+    return (getattr(called, "id", None) or getattr(called, "attr", None)) in MAKERS
 
 
 def assigned(name, cells):
@@ -507,8 +508,7 @@ def define(definitions, names, errors=False):
 def elsewhere(name, step, steps):
     """Returns which step sets a name and does not come before this one, as an error's reason; or None."""
     for other in sorted(steps.keys() - {step, *steps[step]["after"]}):
-        made = [each for cell in steps[other]["cells"] for each in dis.get_instructions(compiled(cell["code"], other))]
-        if any(each.opname == "STORE_NAME" and each.argval == name for each in made):
+        if step not in steps[other]["after"] and any(name in what for what, _ in definitions(steps[other]["cells"])):
             return f"step {other} sets it, and no tag prev: has it come before this one"
 
 
@@ -909,6 +909,50 @@ def ipython(shell):
     return modules
 
 
+class Lacking:
+    """In the place of what a step cannot load. What has one cannot be pickled."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    append = extend = __setitem__ = __setstate__ = __init__  # as pickle fills them
+
+    def __reduce_ex__(self, _):
+        raise TypeError
+
+
+def unkept(step, why):
+    return f"step {step} has left it and cannot hand it on: {why[:500]}"
+
+
+def load(step):
+    """Returns what a step before has left: values by name, and by other names the step that cannot hand them on, and why. What needs a class or
+    a module that is not here is among these."""
+    import joblib
+
+    lacks, found = [], pickle._Unpickler.find_class
+
+    def find(unpickler, module, name):
+        try:
+            return found(unpickler, module, name)
+        except Exception as e:
+            lacks.append(f"{type(e).__name__}: {e}")
+            return type(name, (Lacking,), {})
+
+    pickle._Unpickler.find_class = find  # that of joblib, too
+    try:
+        kept, gone = joblib.load(f"/tmp/{step}/names.joblib")
+    finally:
+        pickle._Unpickler.find_class = found
+    for name in list(kept) if lacks else []:
+        try:
+            joblib.dump(kept[name], "/tmp/one.joblib")
+        except Exception:
+            del kept[name]
+            gone[name] = step, unkept(step, ", ".join(dict.fromkeys(lacks)))
+    return kept, gone
+
+
 def main(file, step, before):
     import joblib
 
@@ -930,7 +974,15 @@ def main(file, step, before):
     if bad := broken(steps, {each.name: each.read_text("utf-8", "replace") for each in files}):
         cell, line, why = bad
         return failed(1, step, f"cell {cell['cell']}", f"line {line}: {why}")
-    where, lost = "the registry", {}  # names that the steps before cannot hand on, and why
+    # Names that the steps before have left, by the last to say so: the step, and why it cannot hand the value on; None if it can.
+    last, lost = {}, {}
+    where = "the registry"
+
+    def leave(status, leave=os._exit, own=os.getpid()):
+        """Ends the process. With 0 the step itself would have succeeded, without its names."""
+        leave(status or os.getpid() == own and failed(1, step, where, "os._exit ends the step at once, and what it has is lost"))
+
+    os._exit = leave
     try:
         left = {name: modelcar("pull", image, f"/tmp/{name}") for name, image in before}
     except subprocess.CalledProcessError as e:  # another step has pushed it: it is not this one's fault
@@ -955,18 +1007,21 @@ def main(file, step, before):
         undefined, values = define(again, names), {}
         for name in left:
             where = f"the names that step {name} has left"
-            kept, gone = joblib.load(f"/tmp/{name}/names.joblib")
-            for each in [*kept, *gone]:
-                values.pop(each, None)
-                lost.pop(each, None)
+            kept, gone = load(name)
+            for each, (origin, why) in [*gone.items(), *((each, (name, None)) for each in kept)]:
+                # A reason that is only passed on says nothing of what others have left beside its origin, or after it.
+                if origin == name or each not in last or last[each][0] in steps["steps"][origin]["after"]:
+                    values.pop(each, None)
+                    last[each] = origin, why
             values.update(kept)
-            lost.update({each: f"step {name} has left it and cannot hand it on: {why}" for each, why in gone.items() if why})
+        lost = {each: why for each, (_, why) in last.items() if why is not None}
         names.update(values)
         for name in lost:
             names.pop(name, None)  # it is no longer what its definition makes
         inherited = set(values)
-        for what, error in define([(what, code) for what, code in undefined if not values.keys() & what], names, errors=True):
-            say(step=step, not_defined=what, error=error)
+        for what, error in define([(what, code) for what, code in undefined if not {*values, *lost} & what], names, errors=True):
+            say(step=step, not_defined=sorted(what), error=error)
+        was = dict(names)
         for cell in own["cells"]:
             where = f"cell {cell['cell']}"
             shell.cell(cell["code"], where)
@@ -979,7 +1034,9 @@ def main(file, step, before):
         for name in own.get("metrics", []):
             where = f"metric {name}"
             measured[name] = float(names[name])
-            hand_out("metrics", json.dumps(measured, allow_nan=False))  # JSON has no NaN
+            if not math.isfinite(measured[name]):  # JSON has no NaN
+                raise ValueError(f"metric {name} must be a finite number, got {measured[name]}")
+            hand_out("metrics", json.dumps(measured))
     except BaseException as e:  # also of a cell that exits, interrupts itself, or awaits what is canceled: it has not ended
         traceback.print_exc()
         if isinstance(e, subprocess.CalledProcessError) and e.returncode == TEMP_FAIL:  # the cell's own modelcar
@@ -989,27 +1046,34 @@ def main(file, step, before):
 
     values = {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, NO_VALUES)}
     # The next step runs definitions outside of blocks again. A value that needs another definition cannot be kept.
-    images = {each.get("image") for each in steps["steps"].values()}
-    own_names, defined = set(), {name for what, _ in again for name in what}
+    own_names, defined = set(), {name for what, _ in again for name in what} - lost.keys()
     for what, made in definitions(own["cells"]):
         own_names.update(what)
         (defined.update if made else defined.difference_update)(what)
+    # A branch that was not taken has replaced nothing.
+    defined.update(name for what, _ in again for name in what if name in names and names[name] is was.get(name, was))
     for name, value in list(names.items()):
         if isinstance(value, NO_VALUES) and shared.get(name) is not value and name not in defined:
             del names[name]
-            if not (name.startswith("_") or name in shared or "*" in defined or len(images) > 1):
-                values[name] = value  # it may be another name of what can be had, such as a module's function, if each step has the same modules
-    kept, gone = {}, dict.fromkeys(inherited | own_names, "")  # gone are names that the next steps get from no step before, either, and why if they are lost
+            if not (name.startswith("_") or name in shared or "*" in defined and name not in own_names):
+                values[name] = value  # it may be another name of what can be had, such as a module's function
+    # What the next steps get from no step before, either: why, nothing if it was deleted, or None if a definition makes it.
+    kept, gone = {}, {name: last[name] for name in lost}
+    for name in (inherited | own_names) - shared.keys():
+        gone[name] = step, None if name in defined else unkept(step, "its name begins with _") if name.startswith("_") else ""
     for name, value in values.items():
         if name in shared:
             continue
         try:
+            if isinstance(value, types.BuiltinFunctionType) and not isinstance(value.__self__, (types.ModuleType, types.NoneType, type)):
+                raise TypeError(f"a method of a {type(value.__self__).__name__}, which would be another one")
             joblib.dump(value, "/tmp/one.joblib")
             kept[name] = value
             gone.pop(name, None)
         except Exception as e:  # whatever a value's own pickling raises
-            gone[name] = f"{type(e).__name__}: {e}"[:500]
-    not_kept = [name for name in gone if gone[name]] + [name for name in values if name in shared and shared[name] is not values[name]]
+            gone[name] = step, unkept(step, f"{type(e).__name__}: {e}")
+    not_kept = [name for name, (origin, why) in gone.items() if why and origin == step and name in values]
+    not_kept += [name for name in values if name in shared and shared[name] is not values[name]]
     folder = Path("/tmp/left")
     folder.mkdir()
     joblib.dump((kept, gone), folder / "names.joblib")
