@@ -1009,7 +1009,7 @@ def main(file, step, before):
             where = f"the names that step {name} has left"
             kept, gone = load(name)
             for each, (origin, why) in [*gone.items(), *((each, (name, None)) for each in kept)]:
-                # A reason that is only passed on says nothing of what others have left beside its origin, or after it.
+                # A reason that is only passed on says nothing of what others have left next to its origin, or after it.
                 if origin == name or each not in last or last[each][0] in steps["steps"][origin]["after"]:
                     values.pop(each, None)
                     last[each] = origin, why
