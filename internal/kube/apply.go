@@ -324,7 +324,8 @@ func isTransient(err error, fresh bool) bool {
 	}
 	// The API server reports a webhook that it cannot reach as an internal error, which has no reason of its own.
 	// Until the server knows its range of Services, it says that the range is full.
-	return errors.Is(err, errBeingDeleted) || strings.Contains(text, "failed to allocate a serviceIP") || strings.Contains(text, "failed calling webhook") || strings.Contains(text, "conversion webhook for") ||
+	return errors.Is(err, errBeingDeleted) || strings.Contains(text, "failed to allocate a serviceIP") ||
+		strings.Contains(text, "failed calling webhook") || strings.Contains(text, "conversion webhook for") ||
 		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
 		apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || // two writers at once; the next try sees the other's write
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err)

@@ -175,7 +175,7 @@ func compared(t *testing.T, crd *unstructured.Unstructured) map[string]any {
 	return map[string]any{"object": crd.Object, "conditions": conditions, "fields": fields}
 }
 
-// dropTimes removes what an object gets anew each time that it is created.
+// dropTimes removes what differs each time that an object is created.
 func dropTimes(o *unstructured.Unstructured) {
 	for _, name := range []string{"uid", "creationTimestamp", "resourceVersion", "managedFields"} {
 		unstructured.RemoveNestedField(o.Object, "metadata", name)
